@@ -1,0 +1,27 @@
+"""bakeoff finds out which way of adapting a language model is worth its cost on your task."""
+
+from importlib.metadata import version
+from typing import Any
+
+__version__ = version("bakeoff")
+__all__ = ["BakeoffError", "Method", "load_config", "load_results", "plan", "register", "run", "write_report"]
+
+_HOMES = {
+    "BakeoffError": "errors",
+    "Method": "methods",
+    "load_config": "config",
+    "load_results": "api",
+    "plan": "api",
+    "register": "methods",
+    "run": "api",
+    "write_report": "report",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that `bakeoff --help` loads none of them."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'bakeoff' has no attribute '{name}'")
+    from importlib import import_module
+
+    return getattr(import_module(f"bakeoff.{_HOMES[name]}"), name)

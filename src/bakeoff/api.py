@@ -1,0 +1,110 @@
+"""The Python API: run, plan, load_results, and what they return. The command line is a thin skin over these."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bakeoff.config import Config, dump_config, load_config
+from bakeoff.data.sources import example_rows
+from bakeoff.display import Display, open_display
+from bakeoff.errors import SetupError
+from bakeoff.evaluation.summary import summarize
+from bakeoff.executors.local import run_local
+from bakeoff.plan import Plan, make_plan
+from bakeoff.records import SPLITS, Event, Folder, append_jsonl, write_json, write_jsonl, write_text
+from bakeoff.report import write_report
+from bakeoff.results import Results
+
+Source = str | Path | dict[str, Any]
+
+
+def plan(source: Source, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return what would run: runs, steps, exact parameter counts. Reads the data, writes nothing."""
+    return make_plan(load_config(source, overrides)).document
+
+
+def run(source: Source, overrides: dict[str, Any] | None = None, display: str = "auto") -> Results:
+    """Run a bakeoff from a YAML file or a mapping and return its results; a finished run is not repeated.
+
+    `overrides` are dotted keys, {"protocol.epochs": 1}. Raises BakeoffError for what the user can mend. An
+    interrupt (Ctrl-C) ends the current run, writes the report of what exists and is raised again.
+    """
+    config = load_config(source, overrides)
+    folder = Folder(config.folder)
+    check_free(folder, config)
+    planned = make_plan(config)
+    prepare(folder, config, planned)
+    done = {r.id for r in planned.runs if (result := folder.run(r.id).result()) and result.status == "done"}
+    with open_display(display, planned.runs, done) as screen, reported(folder, screen):
+        for event in run_local(folder.path, [r for r in planned.runs if r.id not in done]):
+            if event.kind != "progress":
+                append_jsonl(folder.events_file, {"run": event.run, "kind": event.kind, **event.values})
+            screen.handle(event)
+    return load_results(folder.path)
+
+
+@contextmanager
+def reported(folder: Folder, screen: Display) -> Iterator[None]:
+    """Within, runs happen; on the way out, also by an interrupt, results and report are written of what exists."""
+    try:
+        yield
+    finally:
+        screen.note(f"report: {refresh_report(folder.path)}")
+
+
+def refresh_report(path: str | Path) -> Path:
+    """Write results.json, the page, CSV and Markdown from a folder's records; return the page's path."""
+    folder = Folder(path)
+    folder.plan()
+    write_json(folder.results_file, summarize(folder))
+    return write_report(folder.path)
+
+
+def check_free(folder: Folder, config: Config) -> None:
+    """Raise SetupError where the run folder holds something else than this bakeoff."""
+    if not folder.path.exists() or not any(folder.path.iterdir()):
+        return
+    if not folder.config_file.exists():
+        raise SetupError(f"{folder.path}: holds other files. Try: another name, or -s output=FOLDER")
+    there = load_config(folder.config_file).model_dump()
+    differing = [key for key, value in flatten(config.model_dump()).items() if flatten(there).get(key) != value]
+    differing += [key for key in flatten(there) if key not in flatten(config.model_dump())]
+    differing = [key for key in differing if key != "output"]
+    if differing:
+        raise SetupError(
+            f"{folder.path}: holds another bakeoff (it differs in {', '.join(differing[:3])}). "
+            "Try: another name, or -s output=FOLDER"
+        )
+
+
+def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested mappings as one with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        flat |= flatten(inner, f"{prefix}{key}.") if isinstance(inner, dict) else {f"{prefix}{key}": inner}
+    return flat
+
+
+def prepare(folder: Folder, config: Config, planned: Plan) -> None:
+    """Write config, plan, environment and examples; raise SetupError where the folder's runs are of other inputs."""
+    from bakeoff.environment import environment
+
+    if folder.plan_file.exists():
+        if [r.id for r in folder.runs()] != [r.id for r in planned.runs]:
+            raise SetupError(
+                f"{folder.path}: its runs were made from other data, weights or version. Try: another name, or -s output=FOLDER"
+            )
+        return
+    write_text(folder.config_file, dump_config(config))
+    for split in SPLITS:
+        write_jsonl(folder.examples_file(split), example_rows(planned.splits[split]))
+    write_json(folder.environment_file, environment())
+    write_json(folder.plan_file, planned.document)
+
+
+def load_results(path: str | Path) -> Results:
+    """Return the results in a bakeoff's folder; raise SetupError where it is none."""
+    folder = Folder(path)
+    folder.plan()
+    return Results(folder, summarize(folder))

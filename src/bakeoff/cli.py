@@ -1,0 +1,162 @@
+"""The command line: parse, call, print. Heavy imports happen inside the commands."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bakeoff.errors import BakeoffError
+
+OVERRIDES = click.option(
+    "-s", "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a config value, as in protocol.epochs=1."
+)
+DISPLAY = click.option(
+    "--display", type=click.Choice(["auto", "live", "plain", "json", "none"]), default="auto", show_default=True,
+    help="How progress is shown, on standard error.",
+)  # fmt: skip
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+class Commands(click.Group):
+    """A group whose commands print a BakeoffError as one line and exit with 2, and an interrupt with 130."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the chosen command."""
+        try:
+            return super().invoke(ctx)
+        except BakeoffError as error:
+            click.echo(f"bakeoff: {error}", err=True)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            click.echo("bakeoff: interrupted. The same command goes on from here", err=True)
+            sys.exit(130)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="bakeoff")
+def main() -> None:
+    """Find out which way of adapting a language model is worth its cost on your task."""
+
+
+def parse(settings: tuple[str, ...]) -> dict[str, Any]:
+    """Return -s options as dotted overrides."""
+    from bakeoff.config import parse_override
+
+    return dict(parse_override(text) for text in settings)
+
+
+def run_and_show(source: Path, settings: tuple[str, ...], display: str) -> None:
+    """Run a bakeoff, print its table and verdict, and exit with 1 where a run failed."""
+    from bakeoff.api import run
+
+    results = run(source, parse(settings), display)
+    print_results(results.document)
+    click.echo(f"report: {results.folder.report_file}")
+    if results.document["status"] != "done":
+        sys.exit(1)
+
+
+def print_results(document: dict[str, Any]) -> None:
+    """Print the table and the verdict."""
+    from rich.console import Console
+
+    from bakeoff.report.table import text_table
+
+    console = Console()
+    console.print(text_table(document))
+    console.print(document["verdict"]["text"], markup=False, highlight=False)
+
+
+@main.command()
+@OVERRIDES
+@DISPLAY
+def demo(settings: tuple[str, ...], display: str) -> None:
+    """Run a whole bakeoff offline: three methods, the embedded base, the docstring task."""
+    run_and_show(Path(__file__).parent / "assets/demo.yaml", settings, display)
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@OVERRIDES
+@DISPLAY
+def run(file: Path, settings: tuple[str, ...], display: str) -> None:
+    """Run the bakeoff described in FILE; the same command goes on where an interrupted one stopped."""
+    run_and_show(file, settings, display)
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@OVERRIDES
+@AS_JSON
+def plan(file: Path, settings: tuple[str, ...], as_json: bool) -> None:
+    """Show what FILE would run: runs, steps, exact parameter counts. Writes nothing."""
+    from bakeoff.api import plan as make
+
+    document = make(file, parse(settings))
+    if as_json:
+        click.echo(json.dumps(document, indent=1))
+        return
+    from rich.console import Console
+
+    from bakeoff.report.table import plan_table
+
+    Console().print(plan_table(document))
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@AS_JSON
+def show(folder: Path, as_json: bool) -> None:
+    """Print the table and the verdict of the bakeoff in FOLDER."""
+    from bakeoff.api import load_results
+
+    document = load_results(folder).document
+    if as_json:
+        click.echo(json.dumps(document, indent=1))
+    else:
+        print_results(document)
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+def report(folder: Path) -> None:
+    """Write the HTML page, CSV and Markdown of the bakeoff in FOLDER again."""
+    from bakeoff.api import refresh_report
+
+    click.echo(refresh_report(folder))
+
+
+@main.command()
+@click.argument("name", required=False)
+@AS_JSON
+def methods(name: str | None, as_json: bool) -> None:
+    """List the methods, or show the fields, defaults, search range and paper of one."""
+    from bakeoff.methods.reference import describe_method, describe_methods, method_document
+
+    if as_json:
+        click.echo(json.dumps(method_document(name), indent=1))
+        return
+    click.echo(describe_method(name) if name else describe_methods())
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--entry", help="Which adapter; default: the one the verdict names first.")
+def generate(folder: Path, entry: str | None) -> None:
+    """Read documents from standard input, separated by form feeds, and print the adapter's output for each."""
+    from bakeoff.api import load_results
+
+    results = load_results(folder)
+    chosen = results.entry(entry) if entry else results.best()
+    documents = [text for text in click.get_text_stream("stdin").read().split("\f") if text.strip()]
+    if not documents:
+        raise BakeoffError("generate: nothing on standard input. Try: bakeoff generate DIR < document.txt")
+    for output in chosen.load().generate(documents):
+        click.echo(output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,217 @@
+"""The YAML as frozen classes: load, override, dump, JSON Schema.
+
+Knows nothing of methods, models or data: an entry's settings stay a plain mapping here and are checked by the
+method they name. Every field carries its documentation, which becomes the schema and the reference page.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from bakeoff.errors import ConfigError, did_you_mean
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
+class Section(BaseModel):
+    """Base of every part of the config: frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class DataConfig(Section):
+    """Where the examples come from. `data: docstrings` is short for `data: {source: docstrings}`."""
+
+    source: Literal["files", "docstrings"] = Field("files", description="files, or the embedded docstring task")
+    train: str | None = Field(None, description="JSONL file of training examples, relative to the config file")
+    validation: str | None = Field(None, description="JSONL file that best checkpoints are chosen on")
+    test: str | None = Field(None, description="JSONL file that is read once per final run")
+    document: str = Field("document", description="column that holds the source text")
+    summary: str = Field("summary", description="column that holds the target text")
+    train_limit: int | None = Field(None, ge=1, description="use a seeded sample of this many training examples")
+    validation_limit: int | None = Field(None, ge=1, description="likewise for validation")
+    test_limit: int | None = Field(None, ge=1, description="likewise for test")
+
+    @model_validator(mode="after")
+    def _paths(self) -> "DataConfig":
+        missing = [s for s in ("train", "validation", "test") if getattr(self, s) is None]
+        if self.source == "files" and missing:
+            raise ValueError(f"'{missing[0]}' is missing. Name a JSONL file for train, validation and test")
+        return self
+
+
+class ProtocolConfig(Section):
+    """Everything that is held equal over the entries."""
+
+    epochs: int = Field(3, ge=1, description="passes over the training examples")
+    batch_size: int = Field(8, ge=1, description="examples in one optimizer step")
+    max_tokens: int = Field(512, ge=16, description="document, template and summary together; the document is cut")
+    warmup_share: float = Field(0.06, ge=0, le=1, description="share of the steps in which the learning rate rises")
+    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="learning rate after the warm-up")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay, the same for every entry")
+    clip_norm: float | None = Field(1.0, gt=0, description="largest gradient norm; null turns clipping off")
+    evaluate_every: int | None = Field(None, ge=1, description="steps between validations; null: once an epoch")
+    seed: int = Field(0, ge=0, description="first seed: initialisation and order of examples")
+    seeds: int = Field(1, ge=1, description="runs per entry, with seeds counted up from `seed`")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="frozen weights and matrix products; auto: bf16 where the hardware multiplies it natively"
+    )
+
+
+class GenerationConfig(Section):
+    """Greedy decoding, the same for every entry; a model's own generation settings are never read."""
+
+    max_new_tokens: int | None = Field(
+        None, ge=1, description="longest output; null: the training summaries' 99th percentile"
+    )
+    batch_size: int = Field(16, ge=1, description="documents decoded side by side; it does not change the outputs")
+
+
+class Config(Section):
+    """One bakeoff."""
+
+    name: Name = Field("bakeoff", description="name of the run folder and of the report")
+    model: str = Field("base", description="base model: a hub id, a folder, or 'base', the embedded one")
+    data: DataConfig = Field(description="the examples")
+    template: str = Field("{{ document }}\nTL;DR:", description="text before the summary; must hold {{ document }} once")
+    entries: dict[Name, dict[str, Any]] = Field(
+        min_length=1, description="what is compared: method names, or entry names with a method and its fields"
+    )
+    protocol: ProtocolConfig = Field(default_factory=ProtocolConfig, description="what is held equal")
+    generation: GenerationConfig = Field(default_factory=GenerationConfig, description="how outputs are decoded")
+    output: str | None = Field(None, description="run folder; null: bakeoffs/<name>")
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.output) if self.output else Path("bakeoffs") / self.name
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _short_data(cls, value: Any) -> Any:
+        return {"source": value} if isinstance(value, str) else value
+
+    @field_validator("entries", mode="before")
+    @classmethod
+    def _short_entries(cls, value: Any) -> Any:
+        if not isinstance(value, list):
+            return {n: {"method": n, **(e or {})} for n, e in value.items()} if isinstance(value, dict) else value
+        rows = [{"method": row} if isinstance(row, str) else dict(row) for row in value if isinstance(row, str | dict)]
+        named = {str(row.pop("name", row.get("method"))): row for row in rows}
+        if len(named) != len(value):
+            raise ValueError("two entries share a name. Give each its own `name:`")
+        return named
+
+    @field_validator("template")
+    @classmethod
+    def _one_document(cls, value: str) -> str:
+        if value.count("{{ document }}") != 1:
+            raise ValueError("must hold {{ document }} exactly once")
+        return value
+
+
+def load_config(source: str | Path | dict[str, Any], overrides: dict[str, Any] | None = None) -> Config:
+    """Return the config of a YAML file (or a mapping) with dotted `overrides` applied.
+
+    Paths in `data` are taken relative to the file. Raises ConfigError with one line that names file, key and cure.
+    """
+    if isinstance(source, dict):
+        where, raw, base = "config", dict(source), Path()
+    else:
+        where, raw, base = str(source), read_yaml(Path(source)), Path(source).parent
+        raw.setdefault("name", Path(source).stem)
+    for key, value in (overrides or {}).items():
+        set_dotted(raw, key, value)
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(explain(where, raw, error)) from None
+    paths = {s: str((base / p).resolve()) for s in ("train", "validation", "test") if (p := getattr(config.data, s))}
+    return config.model_copy(update={"data": config.data.model_copy(update=paths)})
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the mapping in a YAML file."""
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file. Try: bakeoff demo, or write one as the README shows") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+    except yaml.YAMLError as error:
+        place = getattr(error, "problem_mark", None)
+        line = f":{place.line + 1}" if place else ""
+        raise ConfigError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', error)})") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected keys and values, got {type(raw).__name__}")
+    return raw
+
+
+def set_dotted(raw: dict[str, Any], key: str, value: Any) -> None:
+    """Set `a.b.c` in nested mappings; a list or a short form on the way is turned into its long form first."""
+    *path, last = key.split(".")
+    for part in path:
+        below = raw.get(part)
+        if isinstance(below, list):
+            below = Config._short_entries(below)
+        elif isinstance(below, str):
+            below = {"source": below}
+        raw[part] = below = dict(below or {})
+        raw = below
+    raw[last] = value
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Return (key, value) of `a.b=c`, the value read as YAML."""
+    key, sign, value = text.partition("=")
+    if not sign or not key:
+        raise ConfigError(f"-s {text}: expected KEY=VALUE, as in -s protocol.epochs=1")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"-s {text}: the value is not valid YAML") from None
+
+
+def dump_config(config: Config) -> str:
+    """Return the resolved config as YAML that `load_config` reads back to the same config."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def json_schema() -> str:
+    """Return the JSON Schema of the config for editors."""
+    return json.dumps(Config.model_json_schema(), indent=1)
+
+
+def explain(where: str, raw: dict[str, Any], error: ValidationError) -> str:
+    """Return pydantic's first complaint as one line: where, what, got, what to try."""
+    first = error.errors()[0]
+    place = ".".join(str(p) for p in first["loc"] if p != "[key]")
+    if first["type"] == "extra_forbidden":
+        return f"{where}: {place}: unknown key.{did_you_mean(str(first['loc'][-1]), known_keys(first['loc'][:-1]))}"
+    if first["type"] == "missing":
+        return f"{where}: {place}: missing. {describe(first['loc'])}"
+    message = first["msg"].removeprefix("Value error, ")
+    got = "" if isinstance(first["input"], dict | list) else f" (got {first['input']!r})"
+    return f"{where}: {place}: {message[0].lower() + message[1:]}{got}" if place else f"{where}: {message}"
+
+
+def _section(path: tuple[Any, ...]) -> type[Section]:
+    section: type[Section] = Config
+    for part in path:
+        inner = section.model_fields[str(part)].annotation
+        section = inner if isinstance(inner, type) and issubclass(inner, Section) else section
+    return section
+
+
+def known_keys(path: tuple[Any, ...]) -> list[str]:
+    """Return the keys that are allowed at `path`."""
+    return list(_section(path).model_fields)
+
+
+def describe(path: tuple[Any, ...]) -> str:
+    """Return the documentation of the field at `path`."""
+    field = _section(path[:-1]).model_fields.get(str(path[-1]))
+    return f"It is {field.description}" if field and field.description else ""

@@ -1,0 +1,90 @@
+"""Data sources: a config's `data` section becomes examples, or one line that says which row cannot be used."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+from bakeoff.config import DataConfig
+from bakeoff.data.docstrings import load_docstrings
+from bakeoff.data.examples import Example
+from bakeoff.errors import DataError, did_you_mean
+from bakeoff.records import SPLITS
+
+Splits = dict[str, list[Example]]
+SAMPLE_SEED = 0
+
+
+def load_examples(config: DataConfig) -> Splits:
+    """Return the examples of train, validation and test; raise DataError where a file or row cannot be used.
+
+    A limit takes a seeded sample in file order, the same for every bakeoff on these files.
+    """
+    if config.source == "docstrings":
+        splits = load_docstrings()
+    else:
+        splits = {s: list(read_file(Path(getattr(config, s)), config.document, config.summary)) for s in SPLITS}
+    for split in SPLITS:
+        if not splits[split]:
+            raise DataError(f"data.{split}: {getattr(config, split)}: no examples in it. A bakeoff needs at least one")
+        limit = getattr(config, f"{split}_limit")
+        if limit is not None and limit < len(splits[split]):
+            chosen = numpy.random.default_rng(SAMPLE_SEED).choice(len(splits[split]), limit, replace=False)
+            splits[split] = [splits[split][i] for i in sorted(chosen)]
+    return splits
+
+
+def read_file(path: Path, document: str, summary: str) -> Iterator[Example]:
+    """Yield the rows of a JSONL file as examples; an example's id is its line number."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    row = parse_line(line, f"{path}:{number}")
+                    texts = [text_field(row, column, f"{path}:{number}") for column in (document, summary)]
+                    yield Example(id=str(number), document=texts[0], summary=texts[1])
+    except (FileNotFoundError, IsADirectoryError):
+        raise DataError(f"data: {path}: no such file. Paths are relative to the config file") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"data: {path}: not UTF-8 text ({error}). Try: iconv -t UTF-8") from None
+
+
+def parse_line(line: str, where: str) -> dict[str, Any]:
+    """Return the JSON object in a line."""
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{where}: not JSON ({error}). Expected one JSON object a line") from None
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: expected a JSON object, got {type(row).__name__}")
+    return row
+
+
+def text_field(row: dict[str, Any], column: str, where: str) -> str:
+    """Return a row's text; raise DataError where it is missing, no text, or blank."""
+    if column not in row:
+        raise DataError(f"{where}: no column '{column}'.{did_you_mean(column, row)} Set data.document and data.summary")
+    value = row[column]
+    if not isinstance(value, str):
+        raise DataError(f"{where}: column '{column}' holds {type(value).__name__}, expected text")
+    if not value.strip():
+        raise DataError(f"{where}: column '{column}' is empty. Remove the row, or fill it")
+    return value
+
+
+def content_identity(splits: Splits) -> str:
+    """Return a hash of every example of every split, in order."""
+    digest = hashlib.sha256()
+    for split in SPLITS:
+        for e in splits[split]:
+            digest.update(json.dumps([split, e.document, e.summary], ensure_ascii=False).encode())
+    return digest.hexdigest()[:16]
+
+
+def example_rows(examples: Sequence[Example]) -> Iterator[dict[str, str]]:
+    """Yield examples as plain data for a run folder's JSONL."""
+    for e in examples:
+        yield {"id": e.id, "document": e.document, "summary": e.summary, "group": e.group}

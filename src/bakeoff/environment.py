@@ -1,0 +1,48 @@
+"""The environment block of a record: versions and hardware, nothing that names a person or a path."""
+
+import os
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("bakeoff", "torch", "transformers", "peft", "tokenizers", "numpy", "rouge-score")
+
+
+def environment() -> dict[str, Any]:
+    """Return a flat mapping of what results may depend on and a reader wants to know."""
+    facts: dict[str, Any] = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+    }
+    for name in PACKAGES:
+        try:
+            facts[name] = version(name)
+        except PackageNotFoundError:
+            facts[name] = None
+    return facts | accelerator()
+
+
+def processor() -> str:
+    """Return the processor's name as the kernel gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+def accelerator() -> dict[str, Any]:
+    """Return the GPU's name and the precision that `auto` chooses here."""
+    import torch
+
+    from bakeoff.model import choose_precision
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    name = torch.cuda.get_device_name() if device.type == "cuda" else None
+    return {"gpu": name, "native_precision": choose_precision("auto", device)}

@@ -1,0 +1,59 @@
+"""The fork server: imports the heavy libraries once, then forks a fresh process for every run.
+
+`python -m bakeoff.executors.server` reads {"folder", "run"} lines on standard input. Each run's process writes its
+events as JSON lines on standard output; when it has ended, the server adds {"exit": status}. It is a program of its
+own and not `multiprocessing`, whose children import the user's main script again and talk in pickles.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TextIO
+
+import peft
+import torch
+import transformers
+
+from bakeoff.records import Event, Folder
+from bakeoff.worker import execute
+
+PRELOADED = (peft, torch, transformers)
+
+
+def serve(requests: TextIO, events: TextIO) -> None:
+    """Fork a process for each request, one after the other, until the requests end."""
+    for line in requests:
+        request = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                status = run(Path(request["folder"]), request["run"], events)
+            finally:
+                os._exit(status)
+        _, status = os.waitpid(pid, 0)
+        print(json.dumps({"exit": os.waitstatus_to_exitcode(status)}), file=events, flush=True)
+
+
+def run(folder: Path, run_id: str, events: TextIO) -> int:
+    """Carry out one run with its own log file as standard output and error; return the exit status."""
+    log_file = Folder(folder).run(run_id).log_file
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+
+    def emit(event: Event) -> None:
+        print(json.dumps({"kind": event.kind, "values": event.values}), file=events, flush=True)
+
+    result = execute(folder, run_id, emit)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return 0 if result.status == "done" else 1
+
+
+if __name__ == "__main__":
+    channel = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    serve(sys.stdin, channel)

@@ -1,0 +1,34 @@
+"""Using an adapter that a bakeoff made: documents in, outputs out, exactly as in its evaluation."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from bakeoff.config import load_config
+from bakeoff.data.examples import Example
+from bakeoff.data.tokens import encode, encode_targets, longest_output
+from bakeoff.evaluation.generation import generate
+from bakeoff.model import load_adapter, load_base
+from bakeoff.records import Folder, read_jsonl
+
+
+class Summarizer:
+    """A base model with one adapter on it."""
+
+    def __init__(self, folder: Folder, adapter: Path):
+        self.config = load_config(folder.config_file)
+        self.base = load_base(self.config.model, self.config.protocol.precision)
+        self.model = load_adapter(self.base, adapter)
+        self.max_tokens: int = folder.plan()["max_tokens"]
+        targets = encode_targets([Example(**r) for r in read_jsonl(folder.examples_file("train"))], self.base.tokenizer)
+        self.output_tokens = self.config.generation.max_new_tokens or longest_output(targets)
+
+    def generate(self, documents: Sequence[str]) -> list[str]:
+        """Return the greedy output for each document."""
+        examples = [Example(id=str(i), document=text, summary="") for i, text in enumerate(documents)]
+        rows = encode(
+            examples, self.base.tokenizer, self.config.template, self.max_tokens, self.output_tokens, "documents"
+        )
+        ids = generate(
+            self.base, self.model, [r.prompt for r in rows], self.output_tokens, self.config.generation.batch_size
+        )
+        return [text.strip() for text in self.base.tokenizer.batch_decode(ids, skip_special_tokens=True)]

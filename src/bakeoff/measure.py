@@ -1,0 +1,58 @@
+"""Clocks and peaks: what a run costs. Each phase has a clock and a peak of its own."""
+
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import torch
+
+
+class Clocks:
+    """Seconds by phase; phases do not nest, and time between them is counted nowhere."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the time spent within to phase `name`; work queued on a GPU is waited for."""
+        wait()
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            wait()
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def add(self, other: "Clocks") -> None:
+        """Add another clock's phases to these."""
+        for name, seconds in other.seconds.items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+
+
+def wait() -> None:
+    """Wait until the device has done what was asked of it."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def reset_peak() -> None:
+    """Start a new peak: of this process's memory (Linux), and of the device's where there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    # Not every kernel or sandbox has the file; the peak is then the process's own from its start.
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_bytes() -> int:
+    """Return the peak since `reset_peak`: allocated device memory on a GPU, else this process's resident memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    try:
+        status = Path("/proc/self/status").read_text()
+        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,96 @@
+"""Traditional fine-tuning of the top of the model. PEFT has no such method: tensors are frozen and saved here."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from bakeoff.errors import SetupError
+from bakeoff.methods.method import Method, register
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@register("last_layers")
+class LastLayers(Method):
+    """Last layers: the top blocks and an output head of their own are trained, all below is frozen.
+
+    A tied head is untied by a copy, so that the input embedding stays frozen (Howard and Ruder 2018 train from
+    the top down in the same spirit).
+    """
+
+    paper: ClassVar[str] = "https://arxiv.org/abs/1801.06146"
+    search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-5, 3e-3)}
+
+    learning_rate: float = Field(3e-4, gt=0, description="AdamW's peak learning rate")
+    blocks: int = Field(1, ge=0, description="how many of the top blocks are trained")
+    head: bool = Field(True, description="train the output head, untied from the input embedding")
+    final_norm: bool = Field(False, description="train the normalisation before the head")
+
+    def adapt(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> "nn.Module":
+        """Return `model` itself with the top unfrozen."""
+        model.requires_grad_(False)
+        blocks, norm = find_blocks(model)
+        if self.blocks > len(blocks):
+            raise SetupError(f"last_layers: blocks: {self.blocks} is more than the model's {len(blocks)}")
+        if not (self.blocks or self.head or self.final_norm):
+            raise SetupError("last_layers: nothing to train. Set blocks, head or final_norm")
+        for block in blocks[len(blocks) - self.blocks :]:
+            block.requires_grad_(True)
+        if self.head:
+            untie_head(model).requires_grad_(True)
+        if self.final_norm:
+            norm.requires_grad_(True)
+        return model
+
+    def save(self, adapted: "nn.Module", folder: Path) -> None:
+        """Write the trained tensors as safetensors, and a manifest of their names and shapes."""
+        from safetensors.torch import save_file
+
+        tensors = {n: p.detach().contiguous() for n, p in adapted.named_parameters() if p.requires_grad}
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, folder / "tensors.safetensors", metadata={"format": "pt"})
+        manifest = {n: {"shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")} for n, t in tensors.items()}
+        (folder / "tensors.json").write_text(json.dumps(manifest, indent=1) + "\n")
+
+    def load(self, model: "PreTrainedModel", folder: Path) -> "nn.Module":
+        """Return `model` with the saved tensors in place of its own, frozen."""
+        from safetensors.torch import load_file
+
+        adapted = self.adapt(model, None)
+        saved = load_file(folder / "tensors.safetensors")
+        wanted = {n for n, p in adapted.named_parameters() if p.requires_grad}
+        if wanted != set(saved):
+            raise SetupError(f"{folder}: tensors do not fit this model: {sorted(wanted ^ set(saved))[:3]}")
+        adapted.load_state_dict(saved, strict=False)
+        return adapted.requires_grad_(False)
+
+
+def find_blocks(model: "PreTrainedModel") -> tuple["nn.ModuleList", "nn.Module"]:
+    """Return the decoder's list of blocks and the normalisation after it.
+
+    The list is found by its length, the norm as the list's next sibling: every decoder of transformers is built so.
+    """
+    from torch import nn
+
+    depth = model.config.get_text_config(decoder=True).num_hidden_layers
+    for parent in model.modules():
+        children = list(parent.children())
+        for i, child in enumerate(children):
+            if isinstance(child, nn.ModuleList) and len(child) == depth and i + 1 < len(children):
+                return child, children[i + 1]
+    raise SetupError(f"last_layers: no list of {depth} blocks found in {type(model).__name__}")
+
+
+def untie_head(model: "PreTrainedModel") -> "nn.Module":
+    """Return the output head after giving it a weight of its own."""
+    from torch import nn
+
+    head = model.get_output_embeddings()
+    if head.weight is model.get_input_embeddings().weight:
+        head.weight = nn.Parameter(head.weight.detach().clone())
+        model.config.tie_word_embeddings = False
+    return head

@@ -1,0 +1,99 @@
+"""What a method is, and the register of them.
+
+A method is one frozen class: its fields are hyper-parameters in PEFT's spelling, `adapt` puts it on a model, and
+that is all the training loop ever asks of it. Nothing here imports torch, so that configs are checked without it.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bakeoff.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class Method(BaseModel, ABC):
+    """A way to adapt a model. Subclasses add their hyper-parameters as fields and implement `adapt`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: ClassVar[str]
+    paper: ClassVar[str] = ""
+    search_range: ClassVar[dict[str, tuple[float, float]]] = {}
+
+    learning_rate: float = Field(gt=0, description="AdamW's peak learning rate")
+
+    @property
+    def virtual_tokens(self) -> int:
+        """How many positions of the context the method takes for itself."""
+        return 0
+
+    @abstractmethod
+    def adapt(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> "nn.Module":
+        """Return `model`, adapted: exactly the parameters to be trained require gradients.
+
+        `model` may be changed. `tokenizer` is None where only the shape matters (a plan on the meta device).
+        """
+
+    def after_step(self, adapted: "nn.Module", step: int) -> None:
+        """Do what the method needs after optimizer step `step` (counted from 1); most need nothing."""
+
+    def save(self, adapted: "nn.Module", folder: Path) -> None:
+        """Write the adapter into `folder`, in PEFT's format."""
+        adapted.save_pretrained(str(folder), save_embedding_layers=False)  # type: ignore[operator]
+
+    def load(self, model: "PreTrainedModel", folder: Path) -> "nn.Module":
+        """Return `model` with the adapter in `folder` on it, frozen."""
+        from peft import PeftModel
+
+        return PeftModel.from_pretrained(model, str(folder))
+
+
+M = TypeVar("M", bound=type[Method])
+_REGISTER: dict[str, type[Method]] = {}
+
+
+def register(name: str) -> Callable[[M], M]:
+    """Return a class decorator that makes a method known as `name`."""
+
+    def add(cls: M) -> M:
+        cls.name = name
+        _REGISTER[name] = cls
+        return cls
+
+    return add
+
+
+def method_class(name: str, where: str = "methods") -> type[Method]:
+    """Return the method called `name`; raise ConfigError with a suggestion where there is none."""
+    if name not in _REGISTER:
+        raise ConfigError(f"{where}: unknown method '{name}'.{did_you_mean(name, _REGISTER)}")
+    return _REGISTER[name]
+
+
+def method_names() -> list[str]:
+    """Return the registered methods' names, sorted."""
+    return sorted(_REGISTER)
+
+
+def build_method(entry: str, settings: dict[str, Any]) -> Method:
+    """Return the method of a config entry; raise ConfigError where a field is unknown or out of range."""
+    where = f"entries.{entry}"
+    values = dict(settings)
+    cls = method_class(str(values.pop("method", entry)), where)
+    try:
+        return cls.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise ConfigError(
+                f"{where}: '{key}' is no field of {cls.name}.{did_you_mean(key, cls.model_fields)}"
+            ) from None
+        raise ConfigError(f"{where}.{key}: {first['msg'].removeprefix('Value error, ')} (got {first['input']!r})") from None

@@ -1,0 +1,42 @@
+"""What `bakeoff methods` shows: made from the classes themselves, so that it cannot drift from them."""
+
+from typing import Any
+
+from bakeoff.methods.method import method_class, method_names
+
+
+def method_document(name: str | None = None) -> dict[str, Any]:
+    """Return each method's (or one method's) summary, paper, search range and fields as plain data."""
+    return {n: _document(n) for n in ([name] if name else method_names())}
+
+
+def _document(name: str) -> dict[str, Any]:
+    cls = method_class(name)
+    schema = cls.model_json_schema()["properties"]
+    fields = {n: {"default": f.default, "description": f.description, "type": _kind(schema[n])} for n, f in cls.model_fields.items()}
+    summary = (cls.__doc__ or "").strip().partition("\n")[0]
+    return {"summary": summary, "paper": cls.paper, "search_range": cls.search_range, "fields": fields}
+
+
+def _kind(schema: dict[str, Any]) -> str:
+    kinds = [schema.get("type")] if "type" in schema else [s.get("type") for s in schema.get("anyOf", [])]
+    return " or ".join(str(kind) for kind in kinds)
+
+
+def describe_methods() -> str:
+    """Return one line a method."""
+    rows = method_document()
+    width = max(len(name) for name in rows)
+    return "\n".join(f"{name:{width}}  {row['summary']}" for name, row in rows.items())
+
+
+def describe_method(name: str) -> str:
+    """Return one method's page: summary, paper, fields with defaults and ranges."""
+    row = method_document(name)[name]
+    lines = [row["summary"], f"paper: {row['paper']}", "fields:"]
+    width = max(len(field) for field in row["fields"])
+    for field, facts in row["fields"].items():
+        searched = row["search_range"].get(field)
+        span = f" Searched from {searched[0]:g} to {searched[1]:g}." if searched else ""
+        lines.append(f"  {field:{width}}  {facts['default']!r:<14} {facts['description']}.{span}")
+    return "\n".join(lines)

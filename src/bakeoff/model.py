@@ -1,0 +1,231 @@
+"""The base model: where it comes from, what it weighs, how an adapted one is called.
+
+One call signature serves every method: token ids in, logits of chosen positions out, with the method's virtual
+tokens (if it has any) placed right before the text. Knows nothing of data sets, losses or optimizers.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPT2Config, PreTrainedModel
+
+from bakeoff.config import Config
+from bakeoff.errors import SetupError
+from bakeoff.methods import Method, build_method
+from bakeoff.records import write_json
+
+EMBEDDED = Path(__file__).parent / "assets/base"
+# GPT-2's shape is public knowledge and never changes: a plan needs no network for it.
+KNOWN_SHAPES = {"gpt2": GPT2Config, "openai-community/gpt2": GPT2Config}
+
+
+@dataclass
+class Base:
+    """A loaded base model with its tokenizer."""
+
+    model: PreTrainedModel
+    tokenizer: Any
+    device: torch.device
+    precision: str  # "fp32" or "bf16"
+
+    @property
+    def pad(self) -> int:
+        """An id to fill up rows with; nothing is ever read at its places, so any id will do."""
+        return self.tokenizer.eos_token_id
+
+
+def resolve(name: str) -> str:
+    """Return what transformers loads for a config's `model`: the embedded folder, a folder or a hub id."""
+    if name == "base":
+        return str(EMBEDDED)
+    folder = Path(name)
+    if folder.exists() and not (folder / "config.json").exists():
+        raise SetupError(f"model: {name}: not a model folder (no config.json). Allowed: a hub id, a model folder, base")
+    if not folder.exists() and (name.count("/") > 1 or name.startswith((".", "/", "~"))):
+        raise SetupError(f"model: {name}: no such folder. Allowed: a hub id, a model folder, base")
+    return name
+
+
+def load_base(name: str, precision: str = "auto") -> Base:
+    """Return the base model in eval mode with its tokenizer; raise SetupError where it cannot be had.
+
+    `precision` bf16 stores the frozen weights in bf16; what a method trains is made fp32 by `prepare`.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = choose_precision(precision, device)
+    dtype = torch.bfloat16 if chosen == "bf16" else torch.float32
+    source = resolve(name)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation="sdpa")
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise SetupError(f"model: {name}: cannot be loaded ({reason}). Allowed: a hub id, a model folder, base") from None
+    if tokenizer.eos_token_id is None:
+        raise SetupError(f"model: {name}: its tokenizer has no end-of-text token, so outputs could never end")
+    return Base(model.to(device).eval(), tokenizer, device, chosen)
+
+
+def choose_precision(asked: str, device: torch.device) -> str:
+    """Return fp32 or bf16; auto takes bf16 where the hardware multiplies it natively (protocol rule 4)."""
+    if asked != "auto":
+        return asked
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    capabilities = torch.cpu.get_capabilities()
+    return "bf16" if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else "fp32"
+
+
+def shape_only(name: str) -> PreTrainedModel:
+    """Return the model on the meta device: every shape, no weight, and no network for the shapes known here."""
+    source = resolve(name)
+    try:
+        config = KNOWN_SHAPES[source]() if source in KNOWN_SHAPES else AutoConfig.from_pretrained(source)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise SetupError(f"model: {name}: cannot be loaded ({reason}). Allowed: a hub id, a model folder, base") from None
+
+
+@lru_cache(maxsize=8)
+def base_identity(name: str) -> str | None:
+    """Return a hash of the base's weights, config and tokenizer files; None for a hub id that is not in the cache."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    folder = Path(resolve(name))
+    if not folder.exists():
+        try:
+            folder = Path(snapshot_download(name, local_files_only=True))
+        except (LocalEntryNotFoundError, OSError):
+            return None
+    digest = hashlib.sha256()
+    for file in sorted(p for p in folder.iterdir() if p.suffix in {".safetensors", ".json"}):
+        digest.update(file.name.encode())
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def adapt(base: Base, method: Method) -> nn.Module:
+    """Return the base adapted by `method` and made ready to train: trained weights fp32, frozen parts in eval mode."""
+    base_modules = set(base.model.modules())
+    adapted = method.adapt(base.model, base.tokenizer).to(base.device)
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    set_modes(base.model, base_modules)
+    return adapted
+
+
+def set_modes(module: nn.Module, base_modules: set[nn.Module]) -> None:
+    """Put what is trained (modules a method added, base parts all of whose weights train) in train mode, the rest in eval.
+
+    A frozen part with dropout would make the loss noisy for nothing, and cost its random numbers (protocol rule 4).
+    """
+    weights = list(module.parameters())
+    if module not in base_modules or (weights and all(p.requires_grad for p in weights)):
+        module.train()
+        return
+    module.training = False
+    for child in module.children():
+        set_modes(child, base_modules)
+
+
+def trainable(adapted: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters to be trained by name."""
+    return {name: p for name, p in adapted.named_parameters() if p.requires_grad}
+
+
+def count_parameters(adapted: nn.Module) -> tuple[int, int]:
+    """Return (trainable, total) parameters; a weight that two modules share counts once."""
+    return sum(p.numel() for p in trainable(adapted).values()), sum(p.numel() for p in adapted.parameters())
+
+
+def inner(adapted: nn.Module) -> PreTrainedModel:
+    """Return the transformers model inside, with whatever the method has injected into it."""
+    return adapted.get_base_model() if hasattr(adapted, "get_base_model") else adapted  # type: ignore[operator,return-value]
+
+
+def soft_prompt(adapted: nn.Module) -> torch.Tensor | None:
+    """Return the method's virtual tokens as (tokens, width), or None where it has none."""
+    config = getattr(adapted, "active_peft_config", None)
+    if config is None or not config.is_prompt_learning:
+        return None
+    return adapted.get_prompt(batch_size=1)[0]  # type: ignore[operator]
+
+
+def embed(adapted: nn.Module, ids: torch.Tensor, pads: torch.Tensor | None = None) -> torch.Tensor:
+    """Return the input embeddings (batch, virtual + seq, width) of right- or left-padded token ids (batch, seq).
+
+    Virtual tokens come right before a row's text: first of all where `pads` is None (right padding), else after the
+    row's `pads` (batch,) leading pad tokens, because a soft prompt far from its text would see other positions in
+    generation than in training.
+    """
+    words = inner(adapted).get_input_embeddings()(ids)
+    prompt = soft_prompt(adapted)
+    if prompt is None:
+        return words
+    prompt = prompt.to(words.dtype)
+    if pads is None:
+        return torch.cat([prompt.expand(len(ids), -1, -1), words], dim=1)
+    rows = [torch.cat([w[:n], prompt, w[n:]]) for w, n in zip(words, pads.tolist(), strict=True)]
+    return torch.stack(rows)
+
+
+@contextmanager
+def only_rows(model: PreTrainedModel, rows: torch.Tensor) -> Iterator[None]:
+    """Within, the output head sees only the hidden states at `rows` of the flattened (batch x seq) positions.
+
+    The head is the widest product of a small model, and only target positions need it: logits come out as
+    (rows, vocabulary), after the model's own scaling or soft-capping.
+    """
+
+    def select(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
+        return (inputs[0].flatten(0, 1)[rows],)
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(select)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def frozen_identity(adapted: nn.Module) -> str:
+    """Return a hash of every tensor that must not move: frozen parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in (*adapted.named_parameters(), *adapted.named_buffers()):
+        if not tensor.requires_grad:
+            digest.update(name.encode())
+            digest.update(tensor.detach().contiguous().cpu().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def save_adapter(folder: Path, adapted: nn.Module, method: Method, config: Config) -> None:
+    """Write the adapter, and beside it what `load_adapter` needs: method, settings, base, template."""
+    folder.mkdir(parents=True, exist_ok=True)
+    method.save(adapted, folder)
+    manifest = {
+        "method": method.name,
+        "settings": method.model_dump(),
+        "model": config.model,
+        "model_identity": base_identity(config.model),
+        "template": config.template,
+    }
+    write_json(folder / "bakeoff.json", manifest)
+
+
+def load_adapter(base: Base, folder: Path) -> nn.Module:
+    """Return the base with the adapter in `folder` on it, frozen and in eval mode."""
+    manifest = json.loads((folder / "bakeoff.json").read_text(encoding="utf-8"))
+    method = build_method(manifest["method"], {"method": manifest["method"], **manifest["settings"]})
+    return method.load(base.model, folder).to(base.device).requires_grad_(False).eval()

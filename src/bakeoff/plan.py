@@ -1,0 +1,115 @@
+"""The plan: a config becomes a list of runs with ids, exact parameter counts and the data's facts. Writes nothing."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bakeoff import __version__
+from bakeoff.config import Config
+from bakeoff.data.sources import Splits, content_identity, load_examples
+from bakeoff.errors import ConfigError
+from bakeoff.methods import Method, build_method
+from bakeoff.records import SPLITS, Run
+
+BASELINES = ("base", "lead-1")
+
+
+@dataclass
+class Plan:
+    """What will be run. `document` is plan.json; `splits` are the examples behind it."""
+
+    document: dict[str, Any]
+    runs: list[Run]
+    splits: Splits
+
+
+def make_plan(config: Config) -> Plan:
+    """Return the plan of a config; raise a BakeoffError for anything in it that cannot be run."""
+    from bakeoff.model import base_identity
+
+    methods = {name: build_method(name, settings) for name, settings in config.entries.items()}
+    taken = set(methods) & set(BASELINES)
+    if taken:
+        raise ConfigError(f"entries.{taken.pop()}: the name of a baseline. Give the entry another `name:`")
+    shapes = count(config.model, methods)
+    max_tokens = fit_context(config, methods, shapes["context"])
+    splits = load_examples(config.data)
+    model = {"name": config.model, "identity": base_identity(config.model), **shapes["model"]}
+    data = {
+        "source": config.data.source,
+        "identity": content_identity(splits),
+        "splits": {s: {"examples": len(splits[s])} for s in SPLITS},
+    }
+    held_equal = {
+        "version": __version__,
+        "template": config.template,
+        "model": model["identity"] or config.model,
+        "data": data["identity"],
+        "max_tokens": max_tokens,
+        "generation": config.generation.model_dump(),
+        "protocol": config.protocol.model_dump(exclude={"seed", "seeds"}),
+    }
+    steps = config.protocol.epochs * -(-len(splits["train"]) // config.protocol.batch_size)
+    seeds = range(config.protocol.seed, config.protocol.seed + config.protocol.seeds)
+    runs = [make_run(name, "baseline", name, {}, config.protocol.seed, 0, held_equal) for name in BASELINES]
+    for name, method in methods.items():
+        runs += [make_run(name, "entry", method.name, method.model_dump(), s, steps, held_equal) for s in seeds]
+    document = {
+        "name": config.name,
+        "model": model,
+        "data": data,
+        "max_tokens": max_tokens,
+        "entries": {
+            name: {"method": m.name, "steps": steps, "trials": 0, "learning_rate": m.learning_rate, **shapes["entries"][name]}
+            for name, m in methods.items()
+        },
+        "runs": [asdict(run) for run in runs],
+    }
+    return Plan(document, runs, splits)
+
+
+def make_run(
+    entry: str, kind: Any, method: str, settings: dict[str, Any], seed: int, steps: int, held_equal: dict[str, Any]
+) -> Run:
+    """Return a run whose id holds a hash of all that determines its result."""
+    content = json.dumps([kind, method, settings, seed, held_equal], sort_keys=True)
+    return Run(f"{entry}-{hashlib.sha256(content.encode()).hexdigest()[:10]}", entry, kind, method, settings, seed, steps)
+
+
+def count(model: str, methods: dict[str, Method]) -> dict[str, Any]:
+    """Return exact counts of the base and of every entry, from shapes alone: no weights are read."""
+    import torch
+
+    from bakeoff.model import count_parameters, shape_only
+
+    base = shape_only(model)
+    config = base.config.get_text_config(decoder=True)
+    counts: dict[str, Any] = {
+        "context": getattr(config, "max_position_embeddings", None),
+        "model": {"total_parameters": count_parameters(base)[1], "architecture": type(base).__name__},
+        "entries": {},
+    }
+    for name, method in methods.items():
+        with torch.device("meta"):
+            trainable, total = count_parameters(method.adapt(shape_only(model), None))
+        counts["entries"][name] = {
+            "trainable_parameters": trainable,
+            "total_parameters": total,
+            "trainable_percent": 100 * trainable / total,
+        }
+    return counts
+
+
+def fit_context(config: Config, methods: dict[str, Method], context: int | None) -> int:
+    """Return the longest example in tokens for every entry: what the context leaves beside the largest soft prompt."""
+    virtual = max(m.virtual_tokens for m in methods.values())
+    if context is None:
+        return config.protocol.max_tokens
+    if context - virtual < 32:
+        name = max(methods, key=lambda n: methods[n].virtual_tokens)
+        raise ConfigError(
+            f"entries.{name}.num_virtual_tokens: {virtual} leaves {max(0, context - virtual)} of the model's {context} "
+            f"positions for text. Allowed: at most {context - 32}"
+        )
+    return min(config.protocol.max_tokens, context - virtual)

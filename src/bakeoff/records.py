@@ -1,0 +1,170 @@
+"""What a bakeoff leaves on disk: runs, events, results, the layout of the run folder, atomic files.
+
+Both halves meet here: workers write records, the driver, the terminal and the report read them. Plain data and
+JSON only; nothing here knows torch or a terminal.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from bakeoff.errors import SetupError
+
+SPLITS = ("train", "validation", "test")
+Kind = Literal["entry", "baseline"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training (or one baseline's evaluation): an entry, its settings and a seed."""
+
+    id: str
+    entry: str
+    kind: Kind
+    method: str
+    settings: dict[str, Any]
+    seed: int
+    steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened in a run; `kind` is state, progress, metrics, done or failed."""
+
+    run: str
+    kind: Literal["state", "progress", "metrics", "done", "failed"]
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class RunResult:
+    """A run's result.json. Metrics are `split/name`; what was not measured is None.
+
+    Costs: train_seconds (optimizer steps only), setup_seconds, evaluation_seconds, generation_seconds, peak_bytes
+    (training), evaluation_peak_bytes, tokens_per_second (real tokens in training), adapter_bytes.
+    """
+
+    run: Run
+    status: Literal["done", "failed"]
+    error: str | None = None
+    trainable_parameters: int | None = None
+    total_parameters: int | None = None
+    learning_rate: float | None = None
+    steps: int | None = None
+    best_step: int | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    costs: dict[str, float | None] = field(default_factory=dict)
+    checks: dict[str, bool] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> "RunResult":
+        """Return the result that `asdict` was taken of."""
+        return cls(**{**raw, "run": Run(**raw["run"])})
+
+
+class RunFolder:
+    """Names of the files of one run."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.result_file = path / "result.json"
+        self.metrics_file = path / "metrics.jsonl"
+        self.predictions_file = path / "predictions.jsonl"
+        self.log_file = path / "log.txt"
+        self.adapter = path / "adapter"
+
+    def result(self) -> RunResult | None:
+        """Return the run's result, or None where there is no whole one yet."""
+        try:
+            return RunResult.from_json(json.loads(self.result_file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
+    def curve(self) -> list[dict[str, float]]:
+        """Return the rows of metrics.jsonl: step, epoch, seconds, and train/loss or validation/loss."""
+        return list(read_jsonl(self.metrics_file)) if self.metrics_file.exists() else []
+
+    def predictions(self) -> list[dict[str, Any]]:
+        """Return a row a test example, in test order: id, output, loss, tokens, rouge1 and the rest as {p, r, f}."""
+        return list(read_jsonl(self.predictions_file)) if self.predictions_file.exists() else []
+
+
+class Folder:
+    """Names of the files of one bakeoff."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.config_file = self.path / "config.yaml"
+        self.plan_file = self.path / "plan.json"
+        self.environment_file = self.path / "environment.json"
+        self.events_file = self.path / "events.jsonl"
+        self.results_file = self.path / "results.json"
+        self.csv_file = self.path / "results.csv"
+        self.markdown_file = self.path / "results.md"
+        self.report_file = self.path / "report.html"
+
+    def run(self, run_id: str) -> RunFolder:
+        """Return the folder of one run."""
+        return RunFolder(self.path / "runs" / run_id)
+
+    def examples_file(self, split: str) -> Path:
+        """Return the JSONL of a split's examples as every run reads them."""
+        return self.path / "data" / f"{split}.jsonl"
+
+    def plan(self) -> dict[str, Any]:
+        """Return plan.json; raise SetupError where this is no bakeoff's folder."""
+        try:
+            return json.loads(self.plan_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise SetupError(f"{self.path}: not a bakeoff's folder (no plan.json). Try: ls bakeoffs") from None
+
+    def environment(self) -> dict[str, Any]:
+        """Return environment.json, or an empty mapping where there is none."""
+        try:
+            return json.loads(self.environment_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+
+    def runs(self) -> list[Run]:
+        """Return the planned runs in order."""
+        return [Run(**row) for row in self.plan()["runs"]]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` by `text` so that a reader, or a crash, sees the old or the new file and never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically; NaN is refused, because JSON has none."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write one JSON object a line, atomically."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+
+
+def append_jsonl(path: Path, row: dict[str, Any]) -> None:
+    """Append one JSON object as a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a JSONL file; a torn last line, which only a crash leaves, is passed over."""
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if line.endswith("\n"):
+                yield json.loads(line)
+

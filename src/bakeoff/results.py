@@ -1,0 +1,88 @@
+"""Results as Python objects: a table to print, a frame, and the winner ready to use."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bakeoff.errors import SetupError, did_you_mean
+from bakeoff.records import Folder, read_jsonl
+
+if TYPE_CHECKING:
+    import pandas
+
+
+class Results:
+    """What a bakeoff found. `document` is results.json; printing it gives the table."""
+
+    def __init__(self, folder: Folder, document: dict[str, Any]):
+        self.folder = folder
+        self.document = document
+
+    def __str__(self) -> str:
+        """Return the Markdown table and the verdict."""
+        from bakeoff.report.table import markdown_table
+
+        return f"{markdown_table(self.document)}\n{self.document['verdict']['text']}\n"
+
+    @property
+    def entries(self) -> dict[str, dict[str, Any]]:
+        """The entries' rows by name."""
+        return self.document["entries"]
+
+    @property
+    def verdict(self) -> str:
+        """The verdict's sentences."""
+        return self.document["verdict"]["text"]
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """Return a frame with a row an entry or baseline; metrics' means, lows and highs are columns."""
+        try:
+            import pandas
+        except ImportError:
+            raise SetupError("results.to_pandas: pandas is not installed. Try: pip install bakeoff[pandas]") from None
+        rows = {}
+        for name, row in (self.entries | self.document["baselines"]).items():
+            flat = {k: v for k, v in row.items() if not isinstance(v, dict | list)} | row["costs"]
+            for metric, values in row["metrics"].items():
+                flat |= {metric if k == "mean" else f"{metric}/{k}": v for k, v in values.items()}
+            rows[name] = flat
+        return pandas.DataFrame.from_dict(rows, orient="index")
+
+    def entry(self, name: str) -> "EntryResult":
+        """Return one entry's result by name."""
+        if name not in self.entries:
+            raise SetupError(f"{self.folder.path}: no entry '{name}'.{did_you_mean(name, self.entries)}")
+        return EntryResult(self.folder, name, self.entries[name])
+
+    def best(self) -> "EntryResult":
+        """Return the entry that the verdict names first."""
+        name = self.document["verdict"]["best"]
+        if name is None:
+            raise SetupError(f"{self.folder.path}: no entry has finished. Try: bakeoff run again, or see its report")
+        return self.entry(name)
+
+
+class EntryResult:
+    """One entry of a finished bakeoff."""
+
+    def __init__(self, folder: Folder, name: str, row: dict[str, Any]):
+        self.folder, self.name, self.row = folder, name, row
+
+    @property
+    def adapter(self) -> Path:
+        """The saved adapter's folder: of the seed with the lowest validation loss, never chosen on test."""
+        runs = [r for i in self.row["runs"] if (r := self.folder.run(i).result()) and r.status == "done"]
+        if not runs:
+            raise SetupError(f"{self.folder.path}: entry '{self.name}' has no finished run")
+        return self.folder.run(min(runs, key=lambda r: r.metrics["validation/loss"]).run.id).adapter
+
+    def predictions(self) -> list[dict[str, Any]]:
+        """Return the rows of the entry's first run beside their references."""
+        examples = read_jsonl(self.folder.examples_file("test"))
+        rows = self.folder.run(self.row["runs"][0]).predictions()
+        return [{**example, **row} for example, row in zip(examples, rows, strict=True)]
+
+    def load(self) -> Any:
+        """Return an `inference.Summarizer`: the base with this adapter, ready to generate."""
+        from bakeoff.inference import Summarizer
+
+        return Summarizer(self.folder, self.adapter)

@@ -1,0 +1,133 @@
+"""The training loop: one, for every method. A method's only part in it is `after_step`."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from bakeoff.config import ProtocolConfig
+from bakeoff.data.batches import collate, epoch_batches
+from bakeoff.data.tokens import Tokens
+from bakeoff.errors import BakeoffError
+from bakeoff.measure import Clocks
+from bakeoff.methods import Method
+from bakeoff.model import Base, trainable
+from bakeoff.training.loss import evaluate_loss, mean_loss, target_losses
+
+Report = Callable[[str, dict[str, Any]], None]
+PROGRESS_SECONDS = 0.5
+
+
+class DivergedError(BakeoffError):
+    """The loss is not finite any more."""
+
+
+@dataclass
+class Trained:
+    """What training leaves: counts for the record; the model holds its best checkpoint."""
+
+    steps: int
+    best_step: int
+    validation_loss: float
+    train_loss: float
+    tokens: int
+
+
+def steps_in(examples: int, protocol: ProtocolConfig) -> int:
+    """Return how many optimizer steps a run takes."""
+    return protocol.epochs * math.ceil(examples / protocol.batch_size)
+
+
+def rate_factor(step: int, steps: int, protocol: ProtocolConfig) -> float:
+    """Return the learning rate's multiplier in step `step` (from 0): a linear warm-up, then the schedule towards 0."""
+    warmup = round(protocol.warmup_share * steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    left = (steps - step) / max(1, steps - warmup)
+    return {"linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left), "constant": 1.0}[protocol.schedule]
+
+
+class Trainer:
+    """Trains one adapted model on one order of examples, and keeps the best checkpoint by validation loss."""
+
+    def __init__(
+        self, base: Base, adapted: nn.Module, method: Method, protocol: ProtocolConfig, seed: int, report: Report
+    ):
+        self.base, self.adapted, self.method, self.protocol = base, adapted, method, protocol
+        self.seed, self.report = seed, report
+        self.weights = trainable(adapted)
+        self.optimizer = torch.optim.AdamW(
+            self.weights.values(), lr=method.learning_rate, weight_decay=protocol.weight_decay, fused=True
+        )
+        self.clocks = Clocks()
+        self.best: tuple[float, int, dict[str, torch.Tensor]] = (math.inf, 0, {})
+
+    def train(self, train: Sequence[Tokens], validation: Sequence[Tokens]) -> Trained:
+        """Train over all epochs; on return the model holds the weights of the best validation."""
+        steps = steps_in(len(train), self.protocol)
+        lengths = [len(row) for row in train]
+        step = tokens = 0
+        epoch_loss = 0.0
+        self._validate(validation, 0, 0.0, None)
+        for epoch in range(self.protocol.epochs):
+            total, epoch_targets = torch.zeros((), dtype=torch.float64), 0
+            batches = epoch_batches(lengths, self.protocol.batch_size, self.seed, epoch)
+            for position, members in enumerate(batches, start=1):
+                with self.clocks.phase("train"):
+                    batch = collate([train[i] for i in members], self.base.pad, self.base.device)
+                    loss = self._step(batch, step, steps)
+                step += 1
+                tokens += batch.tokens
+                total += loss
+                epoch_targets += len(batch.targets)
+                self._progress(step, steps, tokens, float(total) / epoch_targets)
+                last = position == len(batches)
+                if last or (self.protocol.evaluate_every and step % self.protocol.evaluate_every == 0):
+                    epoch_loss = float(total) / epoch_targets
+                    self._validate(validation, step, epoch + position / len(batches), epoch_loss)
+        loss, best_step, weights = self.best
+        with torch.no_grad():
+            for name, weight in self.weights.items():
+                weight.copy_(weights[name])
+        return Trained(steps, best_step, loss, epoch_loss, tokens)
+
+    def _step(self, batch: Any, step: int, steps: int) -> torch.Tensor:
+        """Take one optimizer step and return the batch's summed loss."""
+        rate = self.method.learning_rate * rate_factor(step, steps, self.protocol)
+        self.optimizer.param_groups[0]["lr"] = rate
+        losses = target_losses(self.base, self.adapted, batch)
+        losses.mean().backward()
+        if self.protocol.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.weights.values(), self.protocol.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.method.after_step(self.adapted, step + 1)
+        return losses.detach().double().sum().cpu()
+
+    def _validate(self, validation: Sequence[Tokens], step: int, epoch: float, train_loss: float | None) -> None:
+        self.report("state", {"state": "validating"})
+        with self.clocks.phase("evaluation"):
+            results = evaluate_loss(self.base, self.adapted, validation, 2 * self.protocol.batch_size)
+        loss = mean_loss(results)
+        if not math.isfinite(loss):
+            raise DivergedError(
+                f"the validation loss is {loss} after step {step}. Try a lower learning_rate than {self.method.learning_rate}"
+            )
+        if loss < self.best[0]:
+            self.best = (loss, step, {n: w.detach().clone() for n, w in self.weights.items()})
+        row = {"step": step, "epoch": epoch, "seconds": self.clocks.seconds.get("train", 0.0), "validation/loss": loss}
+        self.report("metrics", row if train_loss is None else {**row, "train/loss": train_loss})
+        self.report("state", {"state": "training"})
+
+    def _progress(self, step: int, steps: int, tokens: int, train_loss: float) -> None:
+        seconds = self.clocks.seconds["train"]
+        self.report(
+            "progress",
+            {
+                "step": step, "steps": steps, "train/loss": train_loss,
+                "tokens_per_second": tokens / seconds, "seconds_left": seconds / step * (steps - step),
+            },
+        )  # fmt: skip

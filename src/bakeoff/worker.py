@@ -1,0 +1,162 @@
+"""One run from start to result: the only function an executor ever calls.
+
+A run reads its bakeoff's folder, works in a process of its own and leaves a record, whatever happens. This is the
+one place that catches every exception, because here it becomes a record.
+"""
+
+import math
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bakeoff.config import Config, load_config
+from bakeoff.data.examples import Example
+from bakeoff.data.tokens import Tokens, encode, encode_targets, longest_output
+from bakeoff.errors import BakeoffError
+from bakeoff.evaluation.generation import generate
+from bakeoff.evaluation.rouge import TYPES, Scores, lead, rouge
+from bakeoff.measure import Clocks, peak_bytes, reset_peak
+from bakeoff.methods import Method, build_method
+from bakeoff.model import Base, adapt, count_parameters, frozen_identity, load_adapter, load_base, save_adapter
+from bakeoff.records import SPLITS, Event, Folder, Run, RunFolder, RunResult, append_jsonl, read_jsonl, write_json, write_jsonl
+from bakeoff.training.loop import Trainer
+from bakeoff.training.loss import evaluate_loss, mean_loss
+
+Emit = Callable[[Event], None]
+RELOAD_EXAMPLES = 8
+
+
+def execute(path: Path, run_id: str, emit: Emit) -> RunResult:
+    """Carry out one run of the bakeoff in folder `path`, write its record and return it; never raises an Exception."""
+    folder = Folder(path)
+    run = next(r for r in folder.runs() if r.id == run_id)
+    files = folder.run(run_id)
+    for stale in (files.metrics_file, files.result_file, files.predictions_file):
+        stale.unlink(missing_ok=True)
+    try:
+        result = RunWork(folder, run, emit).result()
+    except Exception as error:
+        traceback.print_exc(file=sys.stderr)
+        text = str(error).strip() or type(error).__name__
+        reason = text if isinstance(error, BakeoffError) else f"{type(error).__name__}: {text.splitlines()[0]}"
+        result = RunResult(run, "failed", error=reason)
+    write_json(files.result_file, asdict(result))
+    if result.status == "done":
+        emit(Event(run_id, "done", {"metrics": result.metrics, "costs": result.costs}))
+    else:
+        emit(Event(run_id, "failed", {"error": result.error}))
+    return result
+
+
+class RunWork:
+    """The steps of one run, sharing its folder, config and clocks."""
+
+    def __init__(self, folder: Folder, run: Run, emit: Emit):
+        self.run, self.emit = run, emit
+        self.files: RunFolder = folder.run(run.id)
+        self.config: Config = load_config(folder.config_file)
+        self.max_tokens: int = folder.plan()["max_tokens"]
+        self.examples = {s: [Example(**row) for row in read_jsonl(folder.examples_file(s))] for s in SPLITS}
+        self.clocks = Clocks()
+        self.result_record = RunResult(run, "done")
+
+    def report(self, kind: Any, values: dict[str, Any]) -> None:
+        """Pass on what the loop reports; curves also go to the run's metrics file."""
+        if kind == "metrics":
+            append_jsonl(self.files.metrics_file, values)
+        self.emit(Event(self.run.id, kind, values))
+
+    def state(self, state: str) -> None:
+        """Tell what the run is doing."""
+        self.report("state", {"state": state})
+
+    def result(self) -> RunResult:
+        """Return the finished record of an entry's training, of the untouched base, or of lead-k."""
+        if self.run.entry.startswith("lead-"):
+            count = int(self.run.entry.removeprefix("lead-"))
+            return self.score([lead(e.document, count) for e in self.examples["test"]], None)
+        self.state("loading")
+        with self.clocks.phase("setup"):
+            torch.manual_seed(self.run.seed)
+            base = load_base(self.config.model, self.config.protocol.precision)
+            tokens, output_tokens = self.tokens(base)
+            method = build_method(self.run.entry, {"method": self.run.method, **self.run.settings}) if self.run.kind == "entry" else None
+            adapted = adapt(base, method) if method else base.model.requires_grad_(False)
+            trainable, total = count_parameters(adapted)
+        self.result_record.trainable_parameters, self.result_record.total_parameters = trainable, total
+        if method:
+            self.train(base, adapted, method, tokens)
+        return self.evaluate(base, adapted, tokens["test"], output_tokens)
+
+    def tokens(self, base: Base) -> tuple[dict[str, list[Tokens]], int]:
+        """Return every split's token ids, and how many tokens an output may have."""
+        longest = longest_output(encode_targets(self.examples["train"], base.tokenizer))
+        output_tokens = self.config.generation.max_new_tokens or longest
+        settings = (base.tokenizer, self.config.template, self.max_tokens, output_tokens)
+        return {s: encode(self.examples[s], *settings, f"data.{s}") for s in SPLITS}, output_tokens
+
+    def train(self, base: Base, adapted: torch.nn.Module, method: Method, tokens: dict[str, list[Tokens]]) -> None:
+        """Train, save the adapter, and check that nothing else moved and that it loads to the same loss."""
+        record = self.result_record
+        frozen = frozen_identity(adapted)
+        reset_peak()
+        self.state("training")
+        trainer = Trainer(base, adapted, method, self.config.protocol, self.run.seed, self.report)
+        trained = trainer.train(tokens["train"], tokens["validation"])
+        record.costs["peak_bytes"] = peak_bytes()
+        record.costs["tokens_per_second"] = trained.tokens / trainer.clocks.seconds["train"]
+        self.clocks.add(trainer.clocks)
+        record.steps, record.best_step, record.learning_rate = trained.steps, trained.best_step, method.learning_rate
+        record.metrics |= {"train/loss": trained.train_loss, "validation/loss": trained.validation_loss}
+        record.checks["base_unchanged"] = frozen_identity(adapted) == frozen
+        self.state("saving")
+        with self.clocks.phase("saving"):
+            save_adapter(self.files.adapter, adapted, method, self.config)
+            record.costs["adapter_bytes"] = sum(f.stat().st_size for f in self.files.adapter.iterdir() if f.suffix == ".safetensors")
+            record.checks["reloads_to_same_loss"] = self.reloads(base, adapted, tokens["validation"][:RELOAD_EXAMPLES])
+
+    def reloads(self, base: Base, adapted: torch.nn.Module, rows: Sequence[Tokens]) -> bool:
+        """Return whether the saved adapter, on a freshly loaded base, gives the loss that the trained model gives."""
+        fresh = load_base(self.config.model, self.config.protocol.precision)
+        again = load_adapter(fresh, self.files.adapter)
+        losses = [mean_loss(evaluate_loss(b, m, rows, len(rows))) for b, m in ((base, adapted), (fresh, again))]
+        return math.isclose(*losses, rel_tol=1e-6)
+
+    def evaluate(self, base: Base, adapted: torch.nn.Module, tokens: Sequence[Tokens], output_tokens: int) -> RunResult:
+        """Read the test split once: its loss, then greedy outputs and their scores."""
+        reset_peak()
+        self.state("testing")
+        with self.clocks.phase("evaluation"):
+            losses = evaluate_loss(base, adapted, tokens, 2 * self.config.protocol.batch_size)
+        self.result_record.metrics["test/loss"] = mean_loss(losses)
+        self.state("generating")
+        with self.clocks.phase("generation"):
+            ids = generate(
+                base, adapted, [t.prompt for t in tokens], output_tokens, self.config.generation.batch_size,
+                lambda n: self.report("progress", {"examples": n, "examples_total": len(tokens)}),
+            )  # fmt: skip
+        self.result_record.costs["evaluation_peak_bytes"] = peak_bytes()
+        outputs = [text.strip() for text in base.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        return self.score(outputs, losses)
+
+    def score(self, outputs: Sequence[str], losses: list[tuple[float, int]] | None) -> RunResult:
+        """Store a row a test example and return the record with the mean scores."""
+        test, record = self.examples["test"], self.result_record
+        with self.clocks.phase("evaluation"):
+            scores: list[Scores] = rouge(outputs, [e.summary for e in test])
+        rows: list[dict[str, Any]] = [{"id": e.id, "output": o, **s} for e, o, s in zip(test, outputs, scores, strict=True)]
+        if losses is not None:
+            rows = [{**row, "loss": loss, "tokens": count} for row, (loss, count) in zip(rows, losses, strict=True)]
+        write_jsonl(self.files.predictions_file, rows)
+        for name in TYPES:
+            for letter, suffix in (("f", ""), ("p", "_precision"), ("r", "_recall")):
+                record.metrics[f"test/{name}{suffix}"] = sum(s[name][letter] for s in scores) / len(scores)
+        record.metrics["test/output_words"] = sum(len(o.split()) for o in outputs) / len(outputs)
+        record.costs |= {f"{phase}_seconds": seconds for phase, seconds in self.clocks.seconds.items()}
+        record.checks["finite"] = all(math.isfinite(v) for v in record.metrics.values())
+        return record

@@ -1,0 +1,87 @@
+"""Tiny things that tests share: a 2-layer model with a 300-word tokenizer, and a small data set."""
+
+import json
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+WORDS = [a + b for a in "b d f g k l m n p r s t v z".split() for b in "a e i o u ab eb ib ob ub an en in on un".split()]
+END = "<|endoftext|>"
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    """A seeded random GPT-2 of two blocks in a folder, with a word-level tokenizer."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny")
+    words = [END, "[UNK]", "TL", "DR", ";", ":", ".", *WORDS]
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, bos_token=END, pad_token=END, unk_token="[UNK]")
+    fast.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=len(words), n_positions=64, n_embd=16, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0, pad_token_id=0
+    )
+    model = GPT2LMHeadModel(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(4)  # a flat random model would give every method the same logits
+    model.save_pretrained(folder)
+    return folder
+
+
+def make_rows(count: int, seed: int) -> list[dict[str, str]]:
+    """Return rows whose summary is the document's first three words: a task that can be learnt."""
+    chosen = random.Random(seed)
+    rows = []
+    for _ in range(count):
+        words = chosen.choices(WORDS, k=chosen.randint(6, 24))
+        rows.append({"document": " ".join(words), "summary": " ".join(words[:3])})
+    return rows
+
+
+def write_rows(path: Path, rows: list[dict[str, str]]) -> Path:
+    """Write rows as JSONL."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def data_files(tmp_path):
+    """Paths of a small train, validation and test file."""
+    sizes = {"train": 40, "validation": 8, "test": 10}
+    return {s: str(write_rows(tmp_path / f"{s}.jsonl", make_rows(n, i))) for i, (s, n) in enumerate(sizes.items())}
+
+
+@pytest.fixture
+def tiny_config(tiny_model, data_files, tmp_path):
+    """A config of three entries over the tiny model and data, as a mapping."""
+    return {
+        "name": "tiny",
+        "model": str(tiny_model),
+        "data": data_files,
+        "entries": {
+            "prompt_tuning": {"num_virtual_tokens": 4},
+            "last_layers": {},
+            "lora": {"r": 4, "lora_alpha": 8, "target_modules": ["c_attn"]},
+        },
+        "protocol": {"epochs": 2, "max_tokens": 48},
+        "output": str(tmp_path / "bakeoffs/tiny"),
+    }
+
+
+@pytest.fixture
+def base(tiny_model):
+    """The tiny model, loaded."""
+    from bakeoff.model import load_base
+
+    return load_base(str(tiny_model), "fp32")
