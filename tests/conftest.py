@@ -10,7 +10,7 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-WORDS = [a + b for a in "b d f g k l m n p r s t v z".split() for b in "a e i o u ab eb ib ob ub an en in on un".split()]
+WORDS = [a + b for a in "bdfgklmnprstvz" for b in "a e i o u ab eb ib ob ub an en in on un".split()]  # noqa: SIM905
 END = "<|endoftext|>"
 
 
@@ -25,11 +25,20 @@ def tiny_model(tmp_path_factory):
     words = [END, "[UNK]", "TL", "DR", ";", ":", ".", *WORDS]
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, bos_token=END, pad_token=END, unk_token="[UNK]")
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=END, bos_token=END, pad_token=END, unk_token="[UNK]"
+    )
     fast.save_pretrained(folder)
     torch.manual_seed(0)
     config = GPT2Config(
-        vocab_size=len(words), n_positions=64, n_embd=16, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0, pad_token_id=0
+        vocab_size=len(words),
+        n_positions=64,
+        n_embd=16,
+        n_layer=2,
+        n_head=2,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
     )
     model = GPT2LMHeadModel(config)
     with torch.no_grad():

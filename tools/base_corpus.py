@@ -36,9 +36,24 @@ def download(folder: Path) -> None:
     pins = (HERE / "base_packages.txt").read_text().split()
     folder.mkdir(parents=True, exist_ok=True)
     have = {p.name.split("-")[0].lower() + "==" + p.name.split("-")[1] for p in folder.glob("*.whl")}
-    missing = [pin for pin in pins if pin.lower().replace("-", "_").replace(".", "_") not in {h.replace(".", "_") for h in have}]
+    missing = [
+        pin
+        for pin in pins
+        if pin.lower().replace("-", "_").replace(".", "_") not in {h.replace(".", "_") for h in have}
+    ]
     for pin in missing:
-        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", str(folder), pin]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "-q",
+            "--no-deps",
+            "--only-binary=:all:",
+            "-d",
+            str(folder),
+            pin,
+        ]
         subprocess.run(command, check=True)
 
 
@@ -61,7 +76,7 @@ def read_wheel(wheel: Path, scratch: Path) -> list[str]:
 
 
 def read_apart(wheel: Path, scratch: Path, guarded: set[int]) -> tuple[list[str], int]:
-    """Return a wheel's texts that share at most a fifth of their shingles with the guarded ones, and how many did not."""
+    """Return a wheel's texts, less those that share over a fifth of their shingles with the guarded, and how many."""
     texts = read_wheel(wheel, scratch)
     apart = [t for t in texts if len((grams := shingles(t)) & guarded) <= 0.2 * len(grams)]
     return apart, len(texts) - len(apart)
@@ -69,7 +84,9 @@ def read_apart(wheel: Path, scratch: Path, guarded: set[int]) -> tuple[list[str]
 
 def split_description(description: str) -> list[str]:
     """Cut a long README into pieces of a few paragraphs, each without badges and raw HTML."""
-    paragraphs = [p.strip() for p in description.split("\n\n") if not re.search(r"<\w|badge|\]\(http|https?://\S{60}", p)]
+    paragraphs = [
+        p.strip() for p in description.split("\n\n") if not re.search(r"<\w|badge|\]\(http|https?://\S{60}", p)
+    ]
     return ["\n\n".join(paragraphs[i : i + 6]) for i in range(0, len(paragraphs), 6)]
 
 
@@ -140,7 +157,12 @@ def write(work: Path, texts: dict[str, list[str]], packages: dict, dropped: int)
     bpe = ByteLevelBPETokenizer()
     bpe.train_from_iterator(texts["train"], vocab_size=VOCABULARY, special_tokens=[END], show_progress=False)
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=bpe._tokenizer, bos_token=END, eos_token=END, pad_token=END, unk_token=END, model_max_length=512
+        tokenizer_object=bpe._tokenizer,
+        bos_token=END,
+        eos_token=END,
+        pad_token=END,
+        unk_token=END,
+        model_max_length=512,
     )
     fast.save_pretrained(work / "tokenizer")
     end = fast.eos_token_id

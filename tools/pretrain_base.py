@@ -19,9 +19,10 @@ from pathlib import Path
 
 import numpy
 import torch
-from base_corpus import build
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from base_corpus import build
 
 ASSET = Path(__file__).parent.parent / "src/bakeoff/assets/base"
 BATCH_TOKENS = 8192
@@ -72,7 +73,8 @@ def make_model(end: int) -> GPT2LMHeadModel:
     torch.manual_seed(0)
     config = GPT2Config(
         vocab_size=8192, n_positions=512, n_embd=256, n_layer=5, n_head=4, activation_function="gelu_pytorch_tanh",
-        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=end, eos_token_id=end, pad_token_id=end, use_cache=False,
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=end, eos_token_id=end, pad_token_id=end,
+        use_cache=False,
     )  # fmt: skip
     return GPT2LMHeadModel(config)
 
@@ -122,9 +124,14 @@ def held_out_loss(model: torch.nn.Module, stream: numpy.ndarray, sequences: int)
 
 def save_checkpoint(path: Path, model: torch.nn.Module, optimizers: list, step: int, seconds: float) -> None:
     """Write weights, optimizer state and position in one atomic rename."""
-    state = {"step": step, "seconds": seconds, "model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
+    state = {
+        "step": step,
+        "seconds": seconds,
+        "model": model.state_dict(),
+        "optimizers": [o.state_dict() for o in optimizers],
+    }
     torch.save(state, path.with_suffix(".tmp"))
-    os.replace(path.with_suffix(".tmp"), path)
+    path.with_suffix(".tmp").replace(path)
 
 
 def train(work: Path, tokens: int) -> dict:
@@ -133,7 +140,10 @@ def train(work: Path, tokens: int) -> dict:
     model = make_model(PreTrainedTokenizerFast.from_pretrained(work / "tokenizer").eos_token_id).train()
     matrices = [p for n, p in model.named_parameters() if ".h." in n and p.ndim == 2]
     others = [p for p in model.parameters() if all(p is not m for m in matrices)]
-    optimizers = [Muon(matrices, MUON_RATE), torch.optim.AdamW(others, ADAM_RATE, betas=(0.9, 0.95), weight_decay=0.0, fused=True)]
+    optimizers = [
+        Muon(matrices, MUON_RATE),
+        torch.optim.AdamW(others, ADAM_RATE, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+    ]
     steps, start, seconds = math.ceil(tokens / BATCH_TOKENS), 0, 0.0
     checkpoint = work / "checkpoint.pt"
     if checkpoint.exists():
@@ -169,7 +179,7 @@ def train(work: Path, tokens: int) -> dict:
 
 
 def export(work: Path, model: GPT2LMHeadModel) -> None:
-    """Write config, tokenizer and fp16 weights (fp16 keeps three more bits than bf16 at this range) into the package."""
+    """Write config, tokenizer and fp16 weights into the package; fp16 keeps three more bits than bf16."""
     ASSET.mkdir(parents=True, exist_ok=True)
     model.config.use_cache = True
     model.save_pretrained(ASSET)
@@ -187,7 +197,9 @@ def main() -> None:
     facts = arguments.work / "corpus.json"
     corpus = json.loads(facts.read_text()) if facts.exists() else build(arguments.work)
     result = train(arguments.work, arguments.tokens)
-    result["bits_per_byte"] = result["held_out_loss"] / math.log(2) * corpus["held_out"]["tokens"] / corpus["held_out"]["bytes"]
+    result["bits_per_byte"] = (
+        result["held_out_loss"] / math.log(2) * corpus["held_out"]["tokens"] / corpus["held_out"]["bytes"]
+    )
     result["hardware"] = f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}"
     (arguments.work / "result.json").write_text(json.dumps(result, indent=1))
     print(json.dumps(result, indent=1))

@@ -7,12 +7,13 @@ from typing import Any
 
 from bakeoff.config import Config, dump_config, load_config
 from bakeoff.data.sources import example_rows
+from bakeoff.data.tokens import save_tokens
 from bakeoff.display import Display, open_display
 from bakeoff.errors import SetupError
 from bakeoff.evaluation.summary import summarize
 from bakeoff.executors.local import run_local
 from bakeoff.plan import Plan, make_plan
-from bakeoff.records import SPLITS, Event, Folder, append_jsonl, write_json, write_jsonl, write_text
+from bakeoff.records import SPLITS, Folder, append_jsonl, write_json, write_jsonl, write_text
 from bakeoff.report import write_report
 from bakeoff.results import Results
 
@@ -21,7 +22,14 @@ Source = str | Path | dict[str, Any]
 
 def plan(source: Source, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return what would run: runs, steps, exact parameter counts. Reads the data, writes nothing."""
-    return make_plan(load_config(source, overrides)).document
+    from bakeoff.model import load_tokenizer
+
+    config = load_config(source, overrides)
+    try:
+        tokenizer = load_tokenizer(config.model, local_files_only=True)
+    except SetupError:
+        tokenizer = None
+    return make_plan(config, tokenizer).document
 
 
 def run(source: Source, overrides: dict[str, Any] | None = None, display: str = "auto") -> Results:
@@ -30,10 +38,12 @@ def run(source: Source, overrides: dict[str, Any] | None = None, display: str = 
     `overrides` are dotted keys, {"protocol.epochs": 1}. Raises BakeoffError for what the user can mend. An
     interrupt (Ctrl-C) ends the current run, writes the report of what exists and is raised again.
     """
+    from bakeoff.model import load_tokenizer
+
     config = load_config(source, overrides)
     folder = Folder(config.folder)
     check_free(folder, config)
-    planned = make_plan(config)
+    planned = make_plan(config, load_tokenizer(config.model))
     prepare(folder, config, planned)
     done = {r.id for r in planned.runs if (result := folder.run(r.id).result()) and result.status == "done"}
     with open_display(display, planned.runs, done) as screen, reported(folder, screen):
@@ -93,12 +103,14 @@ def prepare(folder: Folder, config: Config, planned: Plan) -> None:
     if folder.plan_file.exists():
         if [r.id for r in folder.runs()] != [r.id for r in planned.runs]:
             raise SetupError(
-                f"{folder.path}: its runs were made from other data, weights or version. Try: another name, or -s output=FOLDER"
+                f"{folder.path}: its runs were made from other data, weights or version. "
+                "Try: another name, or -s output=FOLDER"
             )
         return
     write_text(folder.config_file, dump_config(config))
     for split in SPLITS:
         write_jsonl(folder.examples_file(split), example_rows(planned.splits[split]))
+        save_tokens(folder.tokens_file(split), planned.tokens[split])
     write_json(folder.environment_file, environment())
     write_json(folder.plan_file, planned.document)
 

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,12 @@ import click
 from bakeoff.errors import BakeoffError
 
 OVERRIDES = click.option(
-    "-s", "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a config value, as in protocol.epochs=1."
+    "-s",
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a config value, as in protocol.epochs=1.",
 )
 DISPLAY = click.option(
     "--display", type=click.Choice(["auto", "live", "plain", "json", "none"]), default="auto", show_default=True,
@@ -50,9 +54,9 @@ def parse(settings: tuple[str, ...]) -> dict[str, Any]:
 
 def run_and_show(source: Path, settings: tuple[str, ...], display: str) -> None:
     """Run a bakeoff, print its table and verdict, and exit with 1 where a run failed."""
-    from bakeoff.api import run
+    from bakeoff import api
 
-    results = run(source, parse(settings), display)
+    results = api.run(source, parse(settings), display)
     print_results(results.document)
     click.echo(f"report: {results.folder.report_file}")
     if results.document["status"] != "done":
@@ -151,7 +155,7 @@ def generate(folder: Path, entry: str | None) -> None:
 
     results = load_results(folder)
     chosen = results.entry(entry) if entry else results.best()
-    documents = [text for text in click.get_text_stream("stdin").read().split("\f") if text.strip()]
+    documents = [text for text in sys.stdin.read().split("\f") if text.strip()]
     if not documents:
         raise BakeoffError("generate: nothing on standard input. Try: bakeoff generate DIR < document.txt")
     for output in chosen.load().generate(documents):

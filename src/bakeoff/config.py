@@ -76,7 +76,9 @@ class Config(Section):
     name: Name = Field("bakeoff", description="name of the run folder and of the report")
     model: str = Field("base", description="base model: a hub id, a folder, or 'base', the embedded one")
     data: DataConfig = Field(description="the examples")
-    template: str = Field("{{ document }}\nTL;DR:", description="text before the summary; must hold {{ document }} once")
+    template: str = Field(
+        "{{ document }}\nTL;DR:", description="text before the summary; must hold {{ document }} once"
+    )
     entries: dict[Name, dict[str, Any]] = Field(
         min_length=1, description="what is compared: method names, or entry names with a method and its fields"
     )

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from bakeoff.config import load_config
 from bakeoff.data.examples import Example
-from bakeoff.data.tokens import encode, encode_targets, longest_output
+from bakeoff.data.tokens import encode
 from bakeoff.evaluation.generation import generate
 from bakeoff.model import load_adapter, load_base
-from bakeoff.records import Folder, read_jsonl
+from bakeoff.records import Folder
 
 
 class Summarizer:
@@ -19,8 +19,7 @@ class Summarizer:
         self.base = load_base(self.config.model, self.config.protocol.precision)
         self.model = load_adapter(self.base, adapter)
         self.max_tokens: int = folder.plan()["max_tokens"]
-        targets = encode_targets([Example(**r) for r in read_jsonl(folder.examples_file("train"))], self.base.tokenizer)
-        self.output_tokens = self.config.generation.max_new_tokens or longest_output(targets)
+        self.output_tokens: int = folder.plan()["output_tokens"]
 
     def generate(self, documents: Sequence[str]) -> list[str]:
         """Return the greedy output for each document."""

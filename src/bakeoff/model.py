@@ -63,15 +63,30 @@ def load_base(name: str, precision: str = "auto") -> Base:
     chosen = choose_precision(precision, device)
     dtype = torch.bfloat16 if chosen == "bf16" else torch.float32
     source = resolve(name)
-    try:
+    with explained(name):
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation="sdpa")
-        tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise SetupError(f"model: {name}: cannot be loaded ({reason}). Allowed: a hub id, a model folder, base") from None
+    return Base(model.to(device).eval(), load_tokenizer(name), device, chosen)
+
+
+def load_tokenizer(name: str, local_files_only: bool = False) -> Any:
+    """Return the base's tokenizer; raise SetupError where it cannot be had."""
+    with explained(name):
+        tokenizer = AutoTokenizer.from_pretrained(resolve(name), local_files_only=local_files_only)
     if tokenizer.eos_token_id is None:
         raise SetupError(f"model: {name}: its tokenizer has no end-of-text token, so outputs could never end")
-    return Base(model.to(device).eval(), tokenizer, device, chosen)
+    return tokenizer
+
+
+@contextmanager
+def explained(name: str) -> Iterator[None]:
+    """Within, turn transformers' errors of loading into one line."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise SetupError(
+            f"model: {name}: cannot be loaded ({reason}). Allowed: a hub id, a model folder, base"
+        ) from None
 
 
 def choose_precision(asked: str, device: torch.device) -> str:
@@ -87,13 +102,9 @@ def choose_precision(asked: str, device: torch.device) -> str:
 def shape_only(name: str) -> PreTrainedModel:
     """Return the model on the meta device: every shape, no weight, and no network for the shapes known here."""
     source = resolve(name)
-    try:
+    with explained(name), torch.device("meta"):
         config = KNOWN_SHAPES[source]() if source in KNOWN_SHAPES else AutoConfig.from_pretrained(source)
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise SetupError(f"model: {name}: cannot be loaded ({reason}). Allowed: a hub id, a model folder, base") from None
+        return AutoModelForCausalLM.from_config(config)
 
 
 @lru_cache(maxsize=8)
@@ -128,7 +139,7 @@ def adapt(base: Base, method: Method) -> nn.Module:
 
 
 def set_modes(module: nn.Module, base_modules: set[nn.Module]) -> None:
-    """Put what is trained (modules a method added, base parts all of whose weights train) in train mode, the rest in eval.
+    """Put what is trained in train mode and the rest in eval: trained are added modules, and base parts as a whole.
 
     A frozen part with dropout would make the loss noisy for nothing, and cost its random numbers (protocol rule 4).
     """
@@ -153,7 +164,7 @@ def count_parameters(adapted: nn.Module) -> tuple[int, int]:
 
 def inner(adapted: nn.Module) -> PreTrainedModel:
     """Return the transformers model inside, with whatever the method has injected into it."""
-    return adapted.get_base_model() if hasattr(adapted, "get_base_model") else adapted  # type: ignore[operator,return-value]
+    return adapted.get_base_model() if hasattr(adapted, "get_base_model") else adapted  # type: ignore[operator]
 
 
 def soft_prompt(adapted: nn.Module) -> torch.Tensor | None:

@@ -8,6 +8,7 @@ from typing import Any
 from bakeoff import __version__
 from bakeoff.config import Config
 from bakeoff.data.sources import Splits, content_identity, load_examples
+from bakeoff.data.tokens import Tokens, encode, encode_targets, longest_output, statistics
 from bakeoff.errors import ConfigError
 from bakeoff.methods import Method, build_method
 from bakeoff.records import SPLITS, Run
@@ -22,10 +23,14 @@ class Plan:
     document: dict[str, Any]
     runs: list[Run]
     splits: Splits
+    tokens: dict[str, list[Tokens]]
 
 
-def make_plan(config: Config) -> Plan:
-    """Return the plan of a config; raise a BakeoffError for anything in it that cannot be run."""
+def make_plan(config: Config, tokenizer: Any = None) -> Plan:
+    """Return the plan of a config; raise a BakeoffError for anything in it that cannot be run.
+
+    With the base's tokenizer the plan also holds the examples' tokens and what their lengths tell.
+    """
     from bakeoff.model import base_identity
 
     methods = {name: build_method(name, settings) for name, settings in config.entries.items()}
@@ -34,12 +39,18 @@ def make_plan(config: Config) -> Plan:
         raise ConfigError(f"entries.{taken.pop()}: the name of a baseline. Give the entry another `name:`")
     shapes = count(config.model, methods)
     max_tokens = fit_context(config, methods, shapes["context"])
-    splits = load_examples(config.data)
+    splits, findings = load_examples(config.data)
+    tokens, output_tokens = encode_splits(config, splits, tokenizer, max_tokens) if tokenizer else ({}, None)
+    if not tokens:
+        findings.append(
+            f"lengths and cut documents not measured: the tokenizer of {config.model} is not on this machine"
+        )
     model = {"name": config.model, "identity": base_identity(config.model), **shapes["model"]}
     data = {
         "source": config.data.source,
         "identity": content_identity(splits),
-        "splits": {s: {"examples": len(splits[s])} for s in SPLITS},
+        "splits": {s: statistics(tokens[s]) if tokens else {"examples": len(splits[s])} for s in SPLITS},
+        "findings": findings,
     }
     held_equal = {
         "version": __version__,
@@ -60,13 +71,30 @@ def make_plan(config: Config) -> Plan:
         "model": model,
         "data": data,
         "max_tokens": max_tokens,
+        "output_tokens": output_tokens,
         "entries": {
-            name: {"method": m.name, "steps": steps, "trials": 0, "learning_rate": m.learning_rate, **shapes["entries"][name]}
+            name: {
+                "method": m.name,
+                "steps": steps,
+                "trials": 0,
+                "learning_rate": m.learning_rate,
+                **shapes["entries"][name],
+            }
             for name, m in methods.items()
         },
         "runs": [asdict(run) for run in runs],
     }
-    return Plan(document, runs, splits)
+    return Plan(document, runs, splits, tokens)
+
+
+def encode_splits(
+    config: Config, splits: Splits, tokenizer: Any, max_tokens: int
+) -> tuple[dict[str, list[Tokens]], int]:
+    """Return every split's token ids, and how many tokens an output may have."""
+    longest = longest_output(encode_targets(splits["train"], tokenizer))
+    output_tokens = config.generation.max_new_tokens or longest
+    settings = (tokenizer, config.template, max_tokens, output_tokens)
+    return {s: encode(splits[s], *settings, f"data.{s}") for s in SPLITS}, output_tokens
 
 
 def make_run(
@@ -74,7 +102,9 @@ def make_run(
 ) -> Run:
     """Return a run whose id holds a hash of all that determines its result."""
     content = json.dumps([kind, method, settings, seed, held_equal], sort_keys=True)
-    return Run(f"{entry}-{hashlib.sha256(content.encode()).hexdigest()[:10]}", entry, kind, method, settings, seed, steps)
+    return Run(
+        f"{entry}-{hashlib.sha256(content.encode()).hexdigest()[:10]}", entry, kind, method, settings, seed, steps
+    )
 
 
 def count(model: str, methods: dict[str, Method]) -> dict[str, Any]:

@@ -114,6 +114,10 @@ class Folder:
         """Return the JSONL of a split's examples as every run reads them."""
         return self.path / "data" / f"{split}.jsonl"
 
+    def tokens_file(self, split: str) -> Path:
+        """Return the file of a split's token ids, in the order of its examples."""
+        return self.path / "data" / f"{split}.tokens.npz"
+
     def plan(self) -> dict[str, Any]:
         """Return plan.json; raise SetupError where this is no bakeoff's folder."""
         try:
@@ -167,4 +171,3 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
         for line in file:
             if line.endswith("\n"):
                 yield json.loads(line)
-

@@ -16,14 +16,25 @@ import torch
 
 from bakeoff.config import Config, load_config
 from bakeoff.data.examples import Example
-from bakeoff.data.tokens import Tokens, encode, encode_targets, longest_output
+from bakeoff.data.tokens import Tokens, load_tokens
 from bakeoff.errors import BakeoffError
 from bakeoff.evaluation.generation import generate
 from bakeoff.evaluation.rouge import TYPES, Scores, lead, rouge
 from bakeoff.measure import Clocks, peak_bytes, reset_peak
 from bakeoff.methods import Method, build_method
 from bakeoff.model import Base, adapt, count_parameters, frozen_identity, load_adapter, load_base, save_adapter
-from bakeoff.records import SPLITS, Event, Folder, Run, RunFolder, RunResult, append_jsonl, read_jsonl, write_json, write_jsonl
+from bakeoff.records import (
+    SPLITS,
+    Event,
+    Folder,
+    Run,
+    RunFolder,
+    RunResult,
+    append_jsonl,
+    read_jsonl,
+    write_json,
+    write_jsonl,
+)
 from bakeoff.training.loop import Trainer
 from bakeoff.training.loss import evaluate_loss, mean_loss
 
@@ -60,8 +71,9 @@ class RunWork:
         self.run, self.emit = run, emit
         self.files: RunFolder = folder.run(run.id)
         self.config: Config = load_config(folder.config_file)
-        self.max_tokens: int = folder.plan()["max_tokens"]
-        self.examples = {s: [Example(**row) for row in read_jsonl(folder.examples_file(s))] for s in SPLITS}
+        self.output_tokens: int = folder.plan()["output_tokens"]
+        self.test = [Example(**row) for row in read_jsonl(folder.examples_file("test"))]
+        self.tokens = {s: load_tokens(folder.tokens_file(s)) for s in SPLITS}
         self.clocks = Clocks()
         self.result_record = RunResult(run, "done")
 
@@ -79,35 +91,31 @@ class RunWork:
         """Return the finished record of an entry's training, of the untouched base, or of lead-k."""
         if self.run.entry.startswith("lead-"):
             count = int(self.run.entry.removeprefix("lead-"))
-            return self.score([lead(e.document, count) for e in self.examples["test"]], None)
+            return self.score([lead(e.document, count) for e in self.test], None)
         self.state("loading")
         with self.clocks.phase("setup"):
             torch.manual_seed(self.run.seed)
             base = load_base(self.config.model, self.config.protocol.precision)
-            tokens, output_tokens = self.tokens(base)
-            method = build_method(self.run.entry, {"method": self.run.method, **self.run.settings}) if self.run.kind == "entry" else None
+            method = (
+                build_method(self.run.entry, {"method": self.run.method, **self.run.settings})
+                if self.run.kind == "entry"
+                else None
+            )
             adapted = adapt(base, method) if method else base.model.requires_grad_(False)
             trainable, total = count_parameters(adapted)
         self.result_record.trainable_parameters, self.result_record.total_parameters = trainable, total
         if method:
-            self.train(base, adapted, method, tokens)
-        return self.evaluate(base, adapted, tokens["test"], output_tokens)
+            self.train(base, adapted, method)
+        return self.evaluate(base, adapted)
 
-    def tokens(self, base: Base) -> tuple[dict[str, list[Tokens]], int]:
-        """Return every split's token ids, and how many tokens an output may have."""
-        longest = longest_output(encode_targets(self.examples["train"], base.tokenizer))
-        output_tokens = self.config.generation.max_new_tokens or longest
-        settings = (base.tokenizer, self.config.template, self.max_tokens, output_tokens)
-        return {s: encode(self.examples[s], *settings, f"data.{s}") for s in SPLITS}, output_tokens
-
-    def train(self, base: Base, adapted: torch.nn.Module, method: Method, tokens: dict[str, list[Tokens]]) -> None:
+    def train(self, base: Base, adapted: torch.nn.Module, method: Method) -> None:
         """Train, save the adapter, and check that nothing else moved and that it loads to the same loss."""
         record = self.result_record
         frozen = frozen_identity(adapted)
         reset_peak()
         self.state("training")
         trainer = Trainer(base, adapted, method, self.config.protocol, self.run.seed, self.report)
-        trained = trainer.train(tokens["train"], tokens["validation"])
+        trained = trainer.train(self.tokens["train"], self.tokens["validation"])
         record.costs["peak_bytes"] = peak_bytes()
         record.costs["tokens_per_second"] = trained.tokens / trainer.clocks.seconds["train"]
         self.clocks.add(trainer.clocks)
@@ -117,8 +125,12 @@ class RunWork:
         self.state("saving")
         with self.clocks.phase("saving"):
             save_adapter(self.files.adapter, adapted, method, self.config)
-            record.costs["adapter_bytes"] = sum(f.stat().st_size for f in self.files.adapter.iterdir() if f.suffix == ".safetensors")
-            record.checks["reloads_to_same_loss"] = self.reloads(base, adapted, tokens["validation"][:RELOAD_EXAMPLES])
+            record.costs["adapter_bytes"] = sum(
+                f.stat().st_size for f in self.files.adapter.iterdir() if f.suffix == ".safetensors"
+            )
+            record.checks["reloads_to_same_loss"] = self.reloads(
+                base, adapted, self.tokens["validation"][:RELOAD_EXAMPLES]
+            )
 
     def reloads(self, base: Base, adapted: torch.nn.Module, rows: Sequence[Tokens]) -> bool:
         """Return whether the saved adapter, on a freshly loaded base, gives the loss that the trained model gives."""
@@ -127,8 +139,9 @@ class RunWork:
         losses = [mean_loss(evaluate_loss(b, m, rows, len(rows))) for b, m in ((base, adapted), (fresh, again))]
         return math.isclose(*losses, rel_tol=1e-6)
 
-    def evaluate(self, base: Base, adapted: torch.nn.Module, tokens: Sequence[Tokens], output_tokens: int) -> RunResult:
+    def evaluate(self, base: Base, adapted: torch.nn.Module) -> RunResult:
         """Read the test split once: its loss, then greedy outputs and their scores."""
+        tokens = self.tokens["test"]
         reset_peak()
         self.state("testing")
         with self.clocks.phase("evaluation"):
@@ -137,7 +150,7 @@ class RunWork:
         self.state("generating")
         with self.clocks.phase("generation"):
             ids = generate(
-                base, adapted, [t.prompt for t in tokens], output_tokens, self.config.generation.batch_size,
+                base, adapted, [t.prompt for t in tokens], self.output_tokens, self.config.generation.batch_size,
                 lambda n: self.report("progress", {"examples": n, "examples_total": len(tokens)}),
             )  # fmt: skip
         self.result_record.costs["evaluation_peak_bytes"] = peak_bytes()
@@ -146,10 +159,12 @@ class RunWork:
 
     def score(self, outputs: Sequence[str], losses: list[tuple[float, int]] | None) -> RunResult:
         """Store a row a test example and return the record with the mean scores."""
-        test, record = self.examples["test"], self.result_record
+        test, record = self.test, self.result_record
         with self.clocks.phase("evaluation"):
             scores: list[Scores] = rouge(outputs, [e.summary for e in test])
-        rows: list[dict[str, Any]] = [{"id": e.id, "output": o, **s} for e, o, s in zip(test, outputs, scores, strict=True)]
+        rows: list[dict[str, Any]] = [
+            {"id": e.id, "output": o, **s} for e, o, s in zip(test, outputs, scores, strict=True)
+        ]
         if losses is not None:
             rows = [{**row, "loss": loss, "tokens": count} for row, (loss, count) in zip(rows, losses, strict=True)]
         write_jsonl(self.files.predictions_file, rows)

@@ -1,0 +1,1 @@
+"""Data: sources of examples, the docstring task, tokens and batches."""

@@ -9,24 +9,29 @@ import ast
 import hashlib
 import importlib.util
 import inspect
+import json
+import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
 from bakeoff.data.examples import Example
 from bakeoff.errors import DataError
+from bakeoff.records import read_jsonl, write_jsonl
 
 SUMMARY_WORDS = (3, 25)
 BODY_WORDS = 25
 STANDARD_LIBRARY = "stdlib"
 
-# Split by package. No package here may stand in the base's pretraining corpus (tools/base_packages.txt).
-PACKAGES = {
-    "train": ("torch", "scipy", "sympy", "accelerate", "peft", "huggingface_hub", "absl", "mpmath", STANDARD_LIBRARY),
-    "validation": ("nltk", "narwhals", "fsspec", "anyio"),
-    "test": ("numpy", "networkx", "click", "jinja2", "joblib", "jsonschema", "rich"),
-}
+# Which package is in which split, and what it gave where the manifest was made (tools/docstring_manifest.py). No
+# package here may stand in the base's pretraining corpus (tools/base_packages.txt).
+MANIFEST: dict[str, dict[str, dict[str, str]]] = json.loads(
+    (Path(__file__).parent.parent / "assets/docstrings.json").read_text(encoding="utf-8")
+)
 
 
 def iter_docstrings(root: Path) -> Iterator[tuple[str, str]]:
@@ -37,7 +42,8 @@ def iter_docstrings(root: Path) -> Iterator[tuple[str, str]]:
     """
     for file in python_files(root):
         try:
-            tree = ast.parse(file.read_bytes())
+            with warnings.catch_warnings(action="ignore"):  # invalid escapes in other people's strings
+                tree = ast.parse(file.read_bytes())
         except (SyntaxError, ValueError, RecursionError):
             continue
         place = file.relative_to(root.parent).with_suffix("").as_posix().replace("/", ".")
@@ -87,13 +93,15 @@ def fingerprint(text: str) -> str:
 
 
 def package_roots(name: str) -> list[Path]:
-    """Return the folders or files that hold package `name`, without importing it; raise DataError where it is missing."""
+    """Return the folders or files that hold package `name`, without importing it; raise DataError where none are."""
     if name == STANDARD_LIBRARY:
         names = sorted(n for n in sys.stdlib_module_names if not n.startswith("_") and n not in ("antigravity", "this"))
         return [root for n in names for root in _located(n)]
     roots = _located(name)
     if not roots:
-        raise DataError(f"data: docstrings: package '{name}' is not installed. Try: pip install -c constraints.txt {name}")
+        raise DataError(
+            f"data: docstrings: package '{name}' is not installed. Try: pip install -c constraints.txt {name}"
+        )
     return roots
 
 
@@ -109,6 +117,22 @@ def _located(name: str) -> list[Path]:
 def load_docstrings() -> dict[str, list[Example]]:
     """Return the examples of each split in a fixed order; the same installed versions give the same examples.
 
+    Parsing thousands of files takes a while, so the result is kept in the user's cache, under a name that holds the
+    size and time of every file read.
+    """
+    cache = cache_folder() / f"docstrings-{sources_identity()}.jsonl"
+    if cache.exists():
+        rows = list(read_jsonl(cache))
+        return {s: [Example(**row["example"]) for row in rows if row["split"] == s] for s in MANIFEST}
+    splits = read_docstrings()
+    with suppress(OSError):  # a cache that cannot be written costs time, nothing else
+        write_jsonl(cache, ({"split": s, "example": asdict(e)} for s, rows in splits.items() for e in rows))
+    return splits
+
+
+def read_docstrings() -> dict[str, list[Example]]:
+    """Return the examples as `load_docstrings` does, from the sources themselves.
+
     Summaries and bodies that differ only in case, digits or punctuation count once, over all splits: test keeps
     its copy first, then validation, so that nothing evaluated is trained on.
     """
@@ -116,7 +140,7 @@ def load_docstrings() -> dict[str, list[Example]]:
     splits: dict[str, list[Example]] = {}
     for split in ("test", "validation", "train"):
         rows = splits[split] = []
-        for name in PACKAGES[split]:
+        for name in MANIFEST[split]:
             for root in package_roots(name):
                 for place, docstring in iter_docstrings(root):
                     pair = split_summary(docstring)
@@ -127,3 +151,44 @@ def load_docstrings() -> dict[str, list[Example]]:
                         rows.append(Example(id=place, document=pair[0], summary=pair[1], group=name))
                     seen |= marks
     return splits
+
+
+def cache_folder() -> Path:
+    """Return the user's cache folder for bakeoff (XDG base directories)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bakeoff"
+
+
+def sources_identity() -> str:
+    """Return a hash of this module, the Python version, and the place, size and time of every source file."""
+    digest = hashlib.sha256(Path(__file__).read_bytes() + sys.version.encode() + json.dumps(MANIFEST).encode())
+    for split in MANIFEST.values():
+        for name in split:
+            for root in package_roots(name):
+                for file in python_files(root):
+                    facts = file.stat()
+                    digest.update(f"{file} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def manifest_of(splits: dict[str, list[Example]]) -> dict[str, dict[str, dict[str, str]]]:
+    """Return the manifest of examples: by split and package, how many and their content hash."""
+    manifest: dict[str, dict[str, dict[str, str]]] = {}
+    for split, rows in splits.items():
+        manifest[split] = {}
+        for name in MANIFEST[split]:
+            texts = [f"{e.document}\0{e.summary}\0" for e in rows if e.group == name]
+            digest = hashlib.sha256("".join(texts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+            manifest[split][name] = {"examples": str(len(texts)), "sha256": digest}
+    return manifest
+
+
+def manifest_findings(splits: dict[str, list[Example]]) -> list[str]:
+    """Return a line for every package whose examples are not those of the manifest: another version is installed."""
+    here = manifest_of(splits)
+    return [
+        f"docstrings: {name} ({split}) gives other examples than in the manifest; results compare only with the same "
+        "versions. Try: pip install -c constraints.txt"
+        for split, packages in MANIFEST.items()
+        for name, facts in packages.items()
+        if facts != here[split][name]
+    ]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy
 
 from bakeoff.config import DataConfig
-from bakeoff.data.docstrings import load_docstrings
+from bakeoff.data.docstrings import load_docstrings, manifest_findings
 from bakeoff.data.examples import Example
 from bakeoff.errors import DataError, did_you_mean
 from bakeoff.records import SPLITS
@@ -18,13 +18,16 @@ Splits = dict[str, list[Example]]
 SAMPLE_SEED = 0
 
 
-def load_examples(config: DataConfig) -> Splits:
-    """Return the examples of train, validation and test; raise DataError where a file or row cannot be used.
+def load_examples(config: DataConfig) -> tuple[Splits, list[str]]:
+    """Return the examples of train, validation and test, and findings about them, a line each.
 
-    A limit takes a seeded sample in file order, the same for every bakeoff on these files.
+    A limit takes a seeded sample in file order, the same for every bakeoff on these files. Raises DataError where a
+    file or row cannot be used.
     """
+    findings: list[str] = []
     if config.source == "docstrings":
         splits = load_docstrings()
+        findings += manifest_findings(splits)
     else:
         splits = {s: list(read_file(Path(getattr(config, s)), config.document, config.summary)) for s in SPLITS}
     for split in SPLITS:
@@ -34,7 +37,7 @@ def load_examples(config: DataConfig) -> Splits:
         if limit is not None and limit < len(splits[split]):
             chosen = numpy.random.default_rng(SAMPLE_SEED).choice(len(splits[split]), limit, replace=False)
             splits[split] = [splits[split][i] for i in sorted(chosen)]
-    return splits
+    return splits, findings
 
 
 def read_file(path: Path, document: str, summary: str) -> Iterator[Example]:
@@ -72,6 +75,10 @@ def text_field(row: dict[str, Any], column: str, where: str) -> str:
         raise DataError(f"{where}: column '{column}' holds {type(value).__name__}, expected text")
     if not value.strip():
         raise DataError(f"{where}: column '{column}' is empty. Remove the row, or fill it")
+    if any("\ud800" <= c <= "\udfff" for c in value):
+        raise DataError(
+            f"{where}: column '{column}' holds half a surrogate pair, which is no text. Mend its \\u escapes"
+        )
     return value
 
 

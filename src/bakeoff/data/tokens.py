@@ -6,6 +6,7 @@ are cut, and the share of cut documents is part of the record.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -43,8 +44,8 @@ def encode(
         room = max_tokens - len(head) - len(tail) - max(len(target), output_tokens)
         if room < 1:
             raise DataError(
-                f"{where}: example '{example.id}': {len(target)} tokens of summary and {output_tokens} of output leave no "
-                f"room for the document in protocol.max_tokens={max_tokens}. Raise it, or shorten the summary"
+                f"{where}: example '{example.id}': {len(target)} tokens of summary and {output_tokens} of output leave "
+                f"no room for the document in protocol.max_tokens={max_tokens}. Raise it, or shorten the summary"
             )
         rows.append(Tokens(example.id, head + document[:room] + tail, target, len(document) > room))
     return rows
@@ -74,3 +75,25 @@ def statistics(rows: Sequence[Tokens]) -> dict[str, float]:
         "target_tokens_mean": sum(len(r.target) for r in rows) / len(rows),
     }
 
+
+def save_tokens(path: Path, rows: Sequence[Tokens]) -> None:
+    """Write rows as one .npz: all ids in a row, and how long each prompt and target is."""
+    numpy.savez(
+        path,
+        ids=numpy.array([i for row in rows for i in row.prompt + row.target], dtype=numpy.int32),
+        prompts=numpy.array([len(row.prompt) for row in rows], dtype=numpy.int32),
+        targets=numpy.array([len(row.target) for row in rows], dtype=numpy.int32),
+        cut=numpy.array([row.cut for row in rows]),
+        names=numpy.array([row.id for row in rows]),
+    )
+
+
+def load_tokens(path: Path) -> list[Tokens]:
+    """Return the rows that `save_tokens` wrote."""
+    with numpy.load(path, allow_pickle=False) as file:
+        ids, prompts, targets, cut, names = (file[k].tolist() for k in ("ids", "prompts", "targets", "cut", "names"))
+    rows, at = [], 0
+    for prompt, target, was_cut, name in zip(prompts, targets, cut, names, strict=True):
+        rows.append(Tokens(name, ids[at : at + prompt], ids[at + prompt : at + prompt + target], was_cut))
+        at += prompt + target
+    return rows

@@ -74,7 +74,7 @@ def _next_tokens(model: nn.Module, inputs: torch.Tensor, mask: torch.Tensor, cac
     """
     positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -inputs.shape[1] :]
     last = torch.arange(1, len(inputs) + 1, device=inputs.device) * inputs.shape[1] - 1
-    with only_rows(model, last):  # type: ignore[arg-type]
+    with only_rows(model, last):
         logits = model(
             inputs_embeds=inputs,
             attention_mask=None if bool(mask.all()) else mask,

@@ -1,9 +1,7 @@
 """What the scores allow one to say: bootstrap intervals and paired differences over documents. numpy only."""
 
-from collections.abc import Sequence
-
 import numpy
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 RESAMPLES = 10_000
 Array = NDArray[numpy.float64]
@@ -26,7 +24,7 @@ def interval(values: Array, level: float = 0.95) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def summary(numerators: Sequence[float], denominators: Sequence[float], weights: Array) -> dict[str, float]:
+def summary(numerators: ArrayLike, denominators: ArrayLike, weights: Array) -> dict[str, float]:
     """Return {"mean", "low", "high"} of a ratio of sums with its 95 % interval over documents."""
     top, bottom = numpy.asarray(numerators, dtype=float), numpy.asarray(denominators, dtype=float)
     low, high = interval(resampled_ratio(top, bottom, weights))

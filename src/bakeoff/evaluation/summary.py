@@ -27,7 +27,9 @@ def summarize(folder: Folder) -> dict[str, Any]:
     rows = {name: entry_row(folder, group, results, weights) for name, group in groups.items()}
     for name, row in rows.items():
         row |= {k: v for k, v in plan["entries"].get(name, {}).items() if k not in row or row[k] is None}
-    scores = {name: f for name, group in groups.items() if (f := example_scores(folder, group, results, "rougeL")) is not None}
+    scores = {
+        name: f for name, group in groups.items() if (f := example_scores(folder, group, results, "rougeL")) is not None
+    }
     done = [row["status"] == "done" for row in rows.values()]
     return {
         "name": plan["name"],
@@ -74,7 +76,9 @@ def metrics(
 ) -> dict[str, dict[str, float]]:
     """Return {"split/name": {"mean", "low", "high"}}; the interval is left out where no per-example scores exist."""
     done = [r for run in group if (r := results[run.id]) and r.status == "done"]
-    table: dict[str, dict[str, float]] = {n: {"mean": v} for n, v in averages([r.metrics for r in done]).items() if v is not None}
+    table: dict[str, dict[str, float]] = {
+        n: {"mean": v} for n, v in averages([r.metrics for r in done]).items() if v is not None
+    }
     for name in TYPES:
         scores = example_scores(folder, group, results, name)
         if scores is not None:
@@ -85,9 +89,7 @@ def metrics(
     return table
 
 
-def example_scores(
-    folder: Folder, group: list[Run], results: dict[str, RunResult | None], name: str
-) -> Array | None:
+def example_scores(folder: Folder, group: list[Run], results: dict[str, RunResult | None], name: str) -> Array | None:
     """Return the F measure of each test example, averaged over an entry's finished seeds, (documents,)."""
     tables = [
         [row[name]["f"] for row in folder.run(run.id).predictions()]
@@ -111,5 +113,5 @@ def example_losses(
 def averages(rows: list[dict[str, Any]]) -> dict[str, float | None]:
     """Return the mean of every key over rows; None where a row lacks it or did not measure it."""
     keys = dict.fromkeys(key for row in rows for key in row)
-    values = {key: [row.get(key) for row in rows] for key in keys}
-    return {key: None if None in column else sum(column) / len(column) for key, column in values.items()}
+    columns: dict[str, list[Any]] = {key: [row.get(key) for row in rows] for key in keys}
+    return {key: None if None in column else float(numpy.mean(column)) for key, column in columns.items()}

@@ -53,7 +53,9 @@ class LastLayers(Method):
         tensors = {n: p.detach().contiguous() for n, p in adapted.named_parameters() if p.requires_grad}
         folder.mkdir(parents=True, exist_ok=True)
         save_file(tensors, folder / "tensors.safetensors", metadata={"format": "pt"})
-        manifest = {n: {"shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")} for n, t in tensors.items()}
+        manifest = {
+            n: {"shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")} for n, t in tensors.items()
+        }
         (folder / "tensors.json").write_text(json.dumps(manifest, indent=1) + "\n")
 
     def load(self, model: "PreTrainedModel", folder: Path) -> "nn.Module":

@@ -43,5 +43,9 @@ class Lora(Method):
         try:
             return get_peft_model(model, config)
         except ValueError as error:
-            names = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if getattr(m, "weight", None) is not None})
-            raise SetupError(f"lora: target_modules {self.target_modules}: {error}. This model has: {', '.join(names)}") from None
+            names = sorted(
+                {n.rpartition(".")[2] for n, m in model.named_modules() if getattr(m, "weight", None) is not None}
+            )
+            raise SetupError(
+                f"lora: target_modules {self.target_modules}: {error}. This model has: {', '.join(names)}"
+            ) from None

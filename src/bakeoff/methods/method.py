@@ -96,4 +96,6 @@ def build_method(entry: str, settings: dict[str, Any]) -> Method:
             raise ConfigError(
                 f"{where}: '{key}' is no field of {cls.name}.{did_you_mean(key, cls.model_fields)}"
             ) from None
-        raise ConfigError(f"{where}.{key}: {first['msg'].removeprefix('Value error, ')} (got {first['input']!r})") from None
+        raise ConfigError(
+            f"{where}.{key}: {first['msg'].removeprefix('Value error, ')} (got {first['input']!r})"
+        ) from None

@@ -13,7 +13,10 @@ def method_document(name: str | None = None) -> dict[str, Any]:
 def _document(name: str) -> dict[str, Any]:
     cls = method_class(name)
     schema = cls.model_json_schema()["properties"]
-    fields = {n: {"default": f.default, "description": f.description, "type": _kind(schema[n])} for n, f in cls.model_fields.items()}
+    fields = {
+        n: {"default": f.default, "description": f.description, "type": _kind(schema[n])}
+        for n, f in cls.model_fields.items()
+    }
     summary = (cls.__doc__ or "").strip().partition("\n")[0]
     return {"summary": summary, "paper": cls.paper, "search_range": cls.search_range, "fields": fields}
 

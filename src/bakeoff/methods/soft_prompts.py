@@ -21,7 +21,9 @@ class PromptTuning(Method):
     learning_rate: float = Field(0.05, gt=0, description="AdamW's peak learning rate")
     num_virtual_tokens: int = Field(6, ge=1, description="how many vectors are trained")
     prompt_tuning_init_text: str = Field(
-        "[SUMMARIZE]", min_length=1, description="the vectors start as this text's embeddings, repeated or cut to length"
+        "[SUMMARIZE]",
+        min_length=1,
+        description="the vectors start as this text's embeddings, repeated or cut to length",
     )
 
     @property

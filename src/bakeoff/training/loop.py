@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bakeoff.config import ProtocolConfig
-from bakeoff.data.batches import collate, epoch_batches
+from bakeoff.data.batches import Batch, collate, epoch_batches
 from bakeoff.data.tokens import Tokens
 from bakeoff.errors import BakeoffError
 from bakeoff.measure import Clocks
@@ -73,7 +73,7 @@ class Trainer:
         epoch_loss = 0.0
         self._validate(validation, 0, 0.0, None)
         for epoch in range(self.protocol.epochs):
-            total, epoch_targets = torch.zeros((), dtype=torch.float64), 0
+            total, epoch_targets = 0.0, 0
             batches = epoch_batches(lengths, self.protocol.batch_size, self.seed, epoch)
             for position, members in enumerate(batches, start=1):
                 with self.clocks.phase("train"):
@@ -83,10 +83,10 @@ class Trainer:
                 tokens += batch.tokens
                 total += loss
                 epoch_targets += len(batch.targets)
-                self._progress(step, steps, tokens, float(total) / epoch_targets)
+                self._progress(step, steps, tokens, total / epoch_targets)
                 last = position == len(batches)
                 if last or (self.protocol.evaluate_every and step % self.protocol.evaluate_every == 0):
-                    epoch_loss = float(total) / epoch_targets
+                    epoch_loss = total / epoch_targets
                     self._validate(validation, step, epoch + position / len(batches), epoch_loss)
         loss, best_step, weights = self.best
         with torch.no_grad():
@@ -94,7 +94,7 @@ class Trainer:
                 weight.copy_(weights[name])
         return Trained(steps, best_step, loss, epoch_loss, tokens)
 
-    def _step(self, batch: Any, step: int, steps: int) -> torch.Tensor:
+    def _step(self, batch: Batch, step: int, steps: int) -> float:
         """Take one optimizer step and return the batch's summed loss."""
         rate = self.method.learning_rate * rate_factor(step, steps, self.protocol)
         self.optimizer.param_groups[0]["lr"] = rate
@@ -105,7 +105,7 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.method.after_step(self.adapted, step + 1)
-        return losses.detach().double().sum().cpu()
+        return float(losses.detach().double().sum())
 
     def _validate(self, validation: Sequence[Tokens], step: int, epoch: float, train_loss: float | None) -> None:
         self.report("state", {"state": "validating"})
@@ -114,7 +114,8 @@ class Trainer:
         loss = mean_loss(results)
         if not math.isfinite(loss):
             raise DivergedError(
-                f"the validation loss is {loss} after step {step}. Try a lower learning_rate than {self.method.learning_rate}"
+                f"the validation loss is {loss} after step {step}. "
+                f"Try a lower learning_rate than {self.method.learning_rate}"
             )
         if loss < self.best[0]:
             self.best = (loss, step, {n: w.detach().clone() for n, w in self.weights.items()})

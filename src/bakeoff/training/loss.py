@@ -28,9 +28,7 @@ def target_losses(base: Base, adapted: nn.Module, batch: Batch) -> torch.Tensor:
 
 
 @torch.no_grad()
-def evaluate_loss(
-    base: Base, adapted: nn.Module, rows: Sequence[Tokens], batch_size: int
-) -> list[tuple[float, int]]:
+def evaluate_loss(base: Base, adapted: nn.Module, rows: Sequence[Tokens], batch_size: int) -> list[tuple[float, int]]:
     """Return (summed loss in nats, target tokens) of each example, in the order of `rows`, with dropout off.
 
     The split's loss is the sum of the losses over the sum of the tokens (protocol rule 7), never a mean of means.

@@ -1,0 +1,110 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from bakeoff.cli import main
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def config_file(tiny_config, tmp_path):
+    path = tmp_path / "bakeoff.yaml"
+    path.write_text(yaml.safe_dump(tiny_config, sort_keys=False))
+    return path
+
+
+def call(*arguments):
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def test_run_show_report_generate(config_file, tiny_config):
+    ran = call("run", config_file, "-s", "protocol.epochs=1", "--display", "plain")
+    assert ran.exit_code == 0, ran.output
+    assert "lora" in ran.stdout
+    folder = tiny_config["output"]
+    shown = json.loads(call("show", folder, "--json").stdout)
+    assert shown["entries"]["lora"]["metrics"]["test/loss"]["mean"] > 0
+    assert "ROUGE-L" in call("show", folder).stdout
+    assert Path(call("report", folder).stdout.strip()).name == "report.html"
+    out = CliRunner().invoke(main, ["generate", folder, "--entry", "lora"], input="ba be bi bo\fda de di")
+    assert out.exit_code == 0
+    assert len(out.stdout.splitlines()) == 2
+
+
+def test_a_failed_run_exits_with_1(config_file):
+    result = call(
+        "run",
+        config_file,
+        "-s",
+        "entries.lora.learning_rate=1e30",
+        "-s",
+        "protocol.clip_norm=null",
+        "--display",
+        "none",
+    )
+    assert result.exit_code == 1
+    assert "failed" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-s", "protocol.epoch=1"], "protocol.epoch: unknown key. Did you mean 'epochs'?"),
+        (["-s", "data.document=text"], "train.jsonl:1: no column 'text'"),
+        (["-s", "entries.lora.method=lorra"], "unknown method 'lorra'. Did you mean 'lora'?"),
+        (["-s", "model=/nowhere/model"], "no such folder"),
+        (["-s", "entries.last_layers.blocks=5"], "more than the model's 2"),
+    ],
+)
+def test_mistakes_are_one_line_exit_2_and_write_nothing(config_file, tiny_config, arguments, message):
+    result = call("run", config_file, *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not Path(tiny_config["output"]).exists()
+
+
+def test_a_model_folder_that_is_none(config_file, tmp_path):
+    (tmp_path / "empty").mkdir()
+    result = call("plan", config_file, "-s", f"model={tmp_path / 'empty'}")
+    assert result.exit_code == 2
+    assert "not a model folder" in result.stderr
+
+
+def test_the_studys_counts_without_weights_or_network(monkeypatch):
+    result = call("plan", ROOT / "recipes/study.yaml", "--json")
+    assert result.exit_code == 0, result.output
+    entries = json.loads(result.stdout)["entries"]
+    assert entries["prompt_tuning"]["trainable_parameters"] == 4_608
+    assert entries["last_layers"]["trainable_parameters"] == 45_685_248
+    assert entries["lora"]["trainable_parameters"] == 4_718_592
+    assert entries["lora"]["total_parameters"] == 129_158_400
+    assert round(entries["lora"]["trainable_percent"], 4) == 3.6533
+
+
+def test_methods_are_described_from_their_classes():
+    assert set(json.loads(call("methods", "--json").stdout)) >= {"lora", "last_layers", "prompt_tuning"}
+    page = call("methods", "lora").stdout
+    assert "lora_alpha" in page
+    assert "arxiv.org/abs/2106.09685" in page
+    assert call("methods", "lara").exit_code == 2
+
+
+def test_plan_writes_nothing(config_file, tiny_config):
+    result = call("plan", config_file)
+    assert result.exit_code == 0
+    assert "lora" in result.stdout
+    assert not Path(tiny_config["output"]).exists()
+
+
+def test_a_script_without_a_main_guard_can_call_run(config_file, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(f"import bakeoff\nprint('started')\nbakeoff.run({str(config_file)!r}, display='none')\n")
+    out = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout
+    assert out == "started\n"

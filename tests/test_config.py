@@ -1,0 +1,89 @@
+import json
+
+import pytest
+import yaml
+
+from bakeoff.config import dump_config, json_schema, load_config, parse_override
+from bakeoff.errors import ConfigError
+
+MINIMAL = {"data": "docstrings", "entries": ["prompt_tuning", "last_layers", "lora"]}
+
+
+def written(tmp_path, text):
+    path = tmp_path / "bakeoff.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_a_short_config_is_whole(tmp_path):
+    path = written(
+        tmp_path,
+        "data: {train: a.jsonl, validation: sub/b.jsonl, test: /c.jsonl, document: article, summary: highlights}\n"
+        "entries: [lora, {name: big, method: lora, r: 64}]\nprotocol: {epochs: 2}\n",
+    )
+    config = load_config(path, {"protocol.batch_size": 4, "entries.lora.r": 2})
+    assert config.name == "bakeoff"
+    assert config.model == "base"
+    assert list(config.entries) == ["lora", "big"]
+    assert config.entries["big"] == {"method": "lora", "r": 64}
+    assert config.entries["lora"]["r"] == 2
+    assert (config.protocol.epochs, config.protocol.batch_size) == (2, 4)
+    assert config.data.train == str(tmp_path / "a.jsonl")
+    assert config.data.test == "/c.jsonl"
+    assert str(config.folder) == "bakeoffs/bakeoff"
+
+
+def test_the_resolved_config_is_itself_runnable(tmp_path):
+    config = load_config(MINIMAL, {"name": "x", "protocol.clip_norm": None, "data.train_limit": 5})
+    again = load_config(written(tmp_path, dump_config(config)))
+    assert again == config
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epochs: 1", "epochs: unknown key"),
+        ("protocol: {epoch: 1}", r"bakeoff.yaml: protocol.epoch: unknown key. Did you mean 'epochs'\?"),
+        ("protocol: {epochs: 0}", r"protocol.epochs: .*greater than or equal to 1 \(got 0\)"),
+        ("protocol: {schedule: up}", "protocol.schedule: .*'linear', 'cosine' or 'constant'"),
+        ("data: {train: a}", "'validation' is missing"),
+        ("data: {source: docstring}", "data.source"),
+        ("entries: []", "entries"),
+        ("entries: [lora, lora]", "share a name"),
+        ("entries: {../x: {method: lora}}", "entries"),
+        ("template: hello", "must hold {{ document }}"),
+        ("name: a/b", "name"),
+        ("[1]", "expected keys and values, got list"),
+        ("a: [", "not valid YAML"),
+    ],
+)
+def test_mistakes_are_explained_in_one_line(tmp_path, text, message):
+    raw = yaml.safe_load(text) if not text.endswith("[") else None
+    path = written(tmp_path, text if not isinstance(raw, dict) else yaml.safe_dump(MINIMAL | raw))
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_config(path)
+    assert "\n" not in str(caught.value)
+    assert "bakeoff.yaml" in str(caught.value)
+
+
+def test_a_missing_file_and_missing_entries_are_explained(tmp_path):
+    with pytest.raises(ConfigError, match="no such file"):
+        load_config(tmp_path / "no.yaml")
+    with pytest.raises(ConfigError, match="entries: missing"):
+        load_config({"data": "docstrings"})
+
+
+def test_overrides_are_yaml():
+    assert parse_override("a.b=1e-3")[1] == "1e-3"  # YAML 1.1 reads this as text; the schema makes it a number
+    assert parse_override("a.b=[1, 2]") == ("a.b", [1, 2])
+    assert parse_override("x=null") == ("x", None)
+    assert load_config(MINIMAL, {"protocol.weight_decay": "1e-2"}).protocol.weight_decay == 0.01
+    for wrong in ("a", "=1", "a=["):
+        with pytest.raises(ConfigError, match="-s"):
+            parse_override(wrong)
+
+
+def test_the_schema_documents_every_field():
+    schema = json.loads(json_schema())
+    for section in (schema, *(schema["$defs"][n] for n in ("DataConfig", "ProtocolConfig", "GenerationConfig"))):
+        assert all("description" in field for field in section["properties"].values())

@@ -1,0 +1,143 @@
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from bakeoff.config import DataConfig
+from bakeoff.data import docstrings
+from bakeoff.data.docstrings import MANIFEST, fingerprint, iter_docstrings, split_summary
+from bakeoff.data.sources import content_identity, load_examples
+from bakeoff.errors import DataError
+from tests.conftest import make_rows, write_rows
+
+BODY = "The body says in many words what the function does with its arguments, " * 3
+ROOT = Path(__file__).parent.parent
+
+
+def files(tmp_path, **texts):
+    for split in ("train", "validation", "test"):
+        if split in texts:
+            (tmp_path / split).write_bytes(texts[split].encode("utf-8", "surrogateescape"))
+        else:
+            write_rows(tmp_path / split, make_rows(3, 1))
+    return DataConfig(**{s: str(tmp_path / s) for s in ("train", "validation", "test")})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "data.train: .*no examples"),
+        ("\n\n", "data.train: .*no examples"),
+        ('{"document": "a", "summary": "b"}\n{"document": "a"}', r"train:2: no column 'summary'"),
+        ('{"documents": "a", "summary": "b"}', r"train:1: no column 'document'. Did you mean 'documents'\?"),
+        ('{"document": "a", "summary": "  "}', r"train:1: column 'summary' is empty"),
+        ('{"document": 5, "summary": "b"}', r"train:1: column 'document' holds int, expected text"),
+        ('{"document": "a\\ud800", "summary": "b"}', "train:1: column 'document' holds half a surrogate pair"),
+        ("[1]", "train:1: expected a JSON object, got list"),
+        ("{", "train:1: not JSON"),
+        ('{"document": "\udcff"}', "not UTF-8"),
+    ],
+)
+def test_rows_that_cannot_be_used_are_named(tmp_path, text, message):
+    with pytest.raises(DataError, match=message) as caught:
+        load_examples(files(tmp_path, train=text))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    config = files(tmp_path).model_copy(update={"test": str(tmp_path / "none.jsonl")})
+    with pytest.raises(DataError, match=r"none.jsonl: no such file"):
+        load_examples(config)
+
+
+def test_limits_take_the_same_sample_in_file_order(tmp_path):
+    config = files(tmp_path).model_copy(update={"train_limit": 2})
+    first, second = load_examples(config)[0], load_examples(config)[0]
+    assert first == second
+    assert [len(first[s]) for s in ("train", "validation", "test")] == [2, 3, 3]
+    ids = [int(e.id) for e in first["train"]]
+    assert ids == sorted(ids)
+
+
+def test_identity_follows_the_content(tmp_path):
+    config = files(tmp_path)
+    before = content_identity(load_examples(config)[0])
+    assert before == content_identity(load_examples(config)[0])
+    write_rows(tmp_path / "test", make_rows(3, 2))
+    assert before != content_identity(load_examples(config)[0])
+
+
+@pytest.mark.parametrize(
+    ("docstring", "expected"),
+    [
+        (f"Return the best of\nall values.\n\n{BODY}", "Return the best of all values."),
+        (f"Return it.\n\n{BODY}", None),  # two words
+        (f"Parameters of the call:\n\n{BODY}", None),
+        (f">>> x = f(1, 2, [3]) + 4\n\n{BODY}", None),
+        ("Return the best of all values.\n\nShort body.", None),
+        ("Return the best of all values. " + BODY, None),
+        (f"{'word ' * 26}\n\n{BODY}", None),
+    ],
+)
+def test_a_summary_is_a_short_first_paragraph_over_a_body(docstring, expected):
+    pair = split_summary(docstring)
+    assert (pair[1] if pair else None) == expected
+    assert pair is None or pair[0] == BODY.strip()
+
+
+def test_docstrings_are_read_as_text_and_tests_are_left_out(tmp_path):
+    package = tmp_path / "pack"
+    (package / "tests").mkdir(parents=True)
+    (package / "a.py").write_text(
+        '"""Top."""\nraise SystemExit\nclass A:\n    """Cls."""\n    def f(self):\n        """Fn."""\n'
+    )
+    (package / "bad.py").write_text("def (")
+    (package / "tests/t.py").write_text('"""Test."""\n')
+    assert list(iter_docstrings(package)) == [("pack.a", "Top."), ("pack.a.A", "Cls."), ("pack.a.A.f", "Fn.")]
+
+
+def test_fingerprints_ignore_case_digits_and_punctuation():
+    assert fingerprint("Return x1, the BEST.") == fingerprint("return x2 the best")
+    assert fingerprint("Return x") != fingerprint("Return y")
+
+
+def test_no_task_package_is_in_two_splits_or_in_the_bases_corpus():
+    names = [name for split in MANIFEST.values() for name in split]
+    assert len(names) == len(set(names))
+    corpus = {line.partition("==")[0].lower() for line in (ROOT / "tools/base_packages.txt").read_text().split()}
+    assert corpus
+    assert corpus.isdisjoint(n.lower() for n in names)
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    with pytest.raises(DataError, match="package 'no_such_thing' is not installed"):
+        docstrings.package_roots("no_such_thing")
+
+
+def test_examples_stay_in_their_packages_split(monkeypatch, tmp_path):
+    chosen = {
+        s: {n: MANIFEST[o][n]}
+        for s, o, n in (("test", "test", "jinja2"), ("validation", "test", "click"), ("train", "validation", "anyio"))
+    }
+    monkeypatch.setattr(docstrings, "MANIFEST", chosen)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    splits = docstrings.load_docstrings()
+    for split, (name,) in chosen.items():
+        assert splits[split]
+        assert {e.group for e in splits[split]} == {name}
+    texts = [fingerprint(e.document) for rows in splits.values() for e in rows]
+    assert len(texts) == len(set(texts))
+    summaries = [fingerprint(e.summary) for rows in splits.values() for e in rows]
+    assert len(summaries) == len(set(summaries))
+    assert len(list(tmp_path.rglob("docstrings-*.jsonl"))) == 1
+    assert splits == docstrings.load_docstrings()
+    assert docstrings.manifest_findings(splits) == []
+    splits["test"].pop()
+    assert "jinja2 (test) gives other examples" in docstrings.manifest_findings(splits)[0]
+
+
+def test_reading_does_not_import_the_package():
+    source = (ROOT / "src/bakeoff/data/docstrings.py").read_text()
+    assert not re.search(r"import_module|__import__", source)
+    assert ast.parse(source)

@@ -1,0 +1,51 @@
+import random
+
+import pytest
+import torch
+
+from bakeoff.evaluation.generation import generate
+from tests.test_methods import SETTINGS, adapted_by
+
+PROMPTS = [[random.Random(i).randrange(7, 200) for _ in range(random.Random(i).randint(2, 20))] for i in range(17)]
+
+
+def reference(base, adapted, prompt, count):
+    """HF generate's greedy output for one prompt alone."""
+    ids = torch.tensor([prompt])
+    out = adapted.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=False,
+        max_new_tokens=count,
+        eos_token_id=0,
+        pad_token_id=0,
+    )[0].tolist()
+    new = out[len(prompt) :] if out[: len(prompt)] == prompt else out
+    return new[: new.index(0)] if 0 in new else new
+
+
+@pytest.mark.filterwarnings("ignore:Position ids are not supported")  # PEFT, of its own dropping of them
+@pytest.mark.parametrize("name", ["base", *SETTINGS])
+def test_outputs_equal_hf_generate_at_any_batch_size(name, base):
+    adapted = base.model if name == "base" else adapted_by(name, base)[1]
+    adapted.eval()
+    ours = generate(base, adapted, PROMPTS, 12, 16)
+    assert ours == generate(base, adapted, PROMPTS, 12, 1)
+    assert ours == [reference(base, adapted, prompt, 12) for prompt in PROMPTS]
+    assert len({tuple(o) for o in ours}) > 3
+
+
+def test_rows_that_end_early_leave_the_others_alone(base):
+    with torch.no_grad():
+        base.model.lm_head.weight = torch.nn.Parameter(base.model.lm_head.weight.clone())
+        base.model.lm_head.weight[0] *= 6  # end-of-text comes often, at different steps
+    ours = generate(base, base.model, PROMPTS, 20, 16)
+    assert ours == [reference(base, base.model, prompt, 20) for prompt in PROMPTS]
+    assert len({len(o) for o in ours}) > 2
+
+
+def test_the_models_own_generation_config_is_not_read(base):
+    before = generate(base, base.model, PROMPTS[:4], 8, 4)
+    base.model.generation_config.do_sample = True
+    base.model.generation_config.repetition_penalty = 5.0
+    assert generate(base, base.model, PROMPTS[:4], 8, 4) == before

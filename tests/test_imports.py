@@ -1,0 +1,83 @@
+"""Imports point down, and the driver's half starts without torch."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+SOURCE = Path(__file__).parent.parent / "src/bakeoff"
+LAYERS = [
+    {"errors"},
+    {"config", "records", "data.examples"},
+    {"data", "methods"},
+    {"model", "measure"},
+    {"training"},
+    {"evaluation"},
+    {"worker", "inference", "environment"},
+    {"plan", "results"},
+    {"executors"},
+    {"display", "report"},
+    {"api"},
+    {"cli"},
+]
+COMPUTE = {"data", "methods", "model", "measure", "training", "evaluation", "worker", "inference"}
+DRIVER = {"errors", "config", "records", "plan", "results", "display", "report", "api", "cli"}
+TERMINAL = {"rich", "click", "jinja2", "altair", "vl_convert"}
+
+
+def layer(module: str) -> int:
+    found = [i for i, names in enumerate(LAYERS) for n in names if module == n or module.startswith(n + ".")]
+    assert found, f"{module} stands in no layer: add it to LAYERS"
+    return found[-1] if module not in LAYERS[1] else 1
+
+
+def imports(path: Path, top_only: bool) -> list[str]:
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top_only else list(ast.walk(tree))
+    found = []
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.append(node.module)
+    return found
+
+
+def modules() -> dict[str, Path]:
+    names = {}
+    for path in SOURCE.rglob("*.py"):
+        name = (
+            path.relative_to(SOURCE).with_suffix("").as_posix().replace("/", ".").removesuffix("__init__").rstrip(".")
+        )
+        if name:
+            names[name] = path
+    return names
+
+
+def test_imports_point_down():
+    for name, path in modules().items():
+        for imported in imports(path, top_only=True):
+            if imported.startswith("bakeoff."):
+                inner = imported.removeprefix("bakeoff.")
+                assert layer(inner) <= layer(name), f"{name} imports {inner}, which stands above it"
+
+
+def test_the_compute_half_knows_no_terminal_and_the_driver_half_no_torch():
+    for name, path in modules().items():
+        room = name.partition(".")[0]
+        tops = {i.partition(".")[0] for i in imports(path, top_only=True)}
+        if room in COMPUTE:
+            assert tops.isdisjoint(TERMINAL), name
+        if room in DRIVER:
+            assert tops.isdisjoint({"torch", "transformers", "peft"}), name
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys; from bakeoff.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'transformers', 'numpy', 'pydantic', 'rich', 'altair'} & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.splitlines()[-1] == "[]"

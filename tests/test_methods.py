@@ -1,0 +1,156 @@
+import copy
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from bakeoff.data.batches import collate
+from bakeoff.data.tokens import Tokens
+from bakeoff.errors import ConfigError, SetupError
+from bakeoff.methods import build_method, method_names
+from bakeoff.model import (
+    Base,
+    adapt,
+    count_parameters,
+    frozen_identity,
+    inner,
+    load_adapter,
+    load_base,
+    save_adapter,
+    trainable,
+)  # fmt: skip
+from bakeoff.training.loss import evaluate_loss, mean_loss, target_losses
+
+SETTINGS = {
+    "prompt_tuning": {"num_virtual_tokens": 4},
+    "last_layers": {},
+    "lora": {"r": 4, "lora_alpha": 8, "lora_dropout": 0.1, "target_modules": ["c_attn"]},
+}
+ROWS = [Tokens("a", [9, 10, 11, 12, 3], [20, 21, 0], False), Tokens("b", [30, 31, 3], [40, 0], False)]
+
+
+def adapted_by(name: str, base: Base):
+    method = build_method(name, {"method": name, **SETTINGS[name]})
+    torch.manual_seed(1)
+    return method, adapt(base, method)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "trainable_count", "total"),
+    [
+        ("prompt_tuning", {"num_virtual_tokens": 6}, 4_608, 124_439_808 + 4_608),
+        ("last_layers", {"blocks": 1, "head": True}, 45_685_248, 124_439_808 + 50_257 * 768),
+        ("lora", {"r": 128, "lora_alpha": 32, "target_modules": ["c_attn"]}, 4_718_592, 129_158_400),
+    ],
+)
+def test_counts_of_the_study_on_gpt2s_shape(name, settings, trainable_count, total):
+    with torch.device("meta"):
+        model = build_method(name, {"method": name, **settings}).adapt(GPT2LMHeadModel(GPT2Config()), None)
+    assert count_parameters(model) == (trainable_count, total)
+
+
+def test_settings_cover_every_method():
+    assert set(SETTINGS) == set(method_names())
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_only_what_is_meant_to_moves_and_the_loss_falls(name, base):
+    method, adapted = adapted_by(name, base)
+    frozen, before = frozen_identity(adapted), {n: p.detach().clone() for n, p in trainable(adapted).items()}
+    optimizer = torch.optim.AdamW(trainable(adapted).values(), lr=0.05)
+    batch = collate(ROWS, 0)
+    losses = []
+    for _ in range(12):
+        loss = target_losses(base, adapted, batch).mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert frozen_identity(adapted) == frozen
+    assert losses[-1] < losses[0]
+    assert all(not torch.equal(p, before[n]) for n, p in trainable(adapted).items())
+    assert all(p.grad is None for p in adapted.parameters() if not p.requires_grad)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_saved_adapter_gives_the_same_loss_on_a_fresh_base(name, base, tiny_model, tmp_path, tiny_config):
+    from bakeoff.config import load_config
+
+    method, adapted = adapted_by(name, base)
+    with torch.no_grad():
+        for parameter in trainable(adapted).values():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    save_adapter(tmp_path / "adapter", adapted, method, load_config(tiny_config))
+    fresh = load_base(str(tiny_model), "fp32")
+    loaded = load_adapter(fresh, tmp_path / "adapter")
+    assert evaluate_loss(base, adapted, ROWS, 2) == evaluate_loss(fresh, loaded, ROWS, 2)
+
+
+def test_peft_itself_loads_what_lora_saved(base, tiny_model, tmp_path, tiny_config):
+    from peft import PeftModel
+
+    from bakeoff.config import load_config
+
+    method, adapted = adapted_by("lora", base)
+    with torch.no_grad():
+        for parameter in trainable(adapted).values():
+            parameter.add_(0.1)
+    save_adapter(tmp_path / "adapter", adapted, method, load_config(tiny_config))
+    other = PeftModel.from_pretrained(GPT2LMHeadModel.from_pretrained(tiny_model), tmp_path / "adapter").eval()
+    ids = torch.tensor([[9, 10, 11]])
+    torch.testing.assert_close(other(input_ids=ids).logits, adapted.eval()(input_ids=ids).logits, rtol=0, atol=0)
+
+
+def test_lora_starts_as_the_base(base):
+    reference = mean_loss(evaluate_loss(base, base.model, ROWS, 2))
+    _, adapted = adapted_by("lora", base)
+    assert mean_loss(evaluate_loss(base, adapted, ROWS, 2)) == reference
+
+
+def test_soft_prompt_starts_as_the_text(base):
+    words = base.model.get_input_embeddings().weight.detach().clone()
+    method = build_method("p", {"method": "prompt_tuning", "num_virtual_tokens": 5, "prompt_tuning_init_text": "ba be"})
+    adapted = adapt(base, method)
+    ids = base.tokenizer("ba be")["input_ids"]
+    prompt = adapted.get_prompt(batch_size=1)[0]
+    torch.testing.assert_close(prompt, words[[ids[0], ids[1], ids[0], ids[1], ids[0]]])
+
+
+def test_untied_head_leaves_the_embedding_frozen(base):
+    before = copy.deepcopy(base.model.get_input_embeddings().weight)
+    _, adapted = adapted_by("last_layers", base)
+    assert not inner(adapted).get_input_embeddings().weight.requires_grad
+    inner(adapted).get_output_embeddings().weight.data.zero_()
+    torch.testing.assert_close(inner(adapted).get_input_embeddings().weight, before)
+    names = {n.split(".")[0] if "lm_head" in n else ".".join(n.split(".")[:3]) for n in trainable(adapted)}
+    assert names == {"transformer.h.1", "lm_head"}
+
+
+def test_frozen_parts_are_in_eval_mode(base):
+    _, adapted = adapted_by("lora", base)
+    training = {n.rpartition(".")[2] for n, m in base.model.named_modules() if m.training and not list(m.children())}
+    assert "lora_A" not in training
+    assert not base.model.transformer.drop.training
+    assert not base.model.transformer.h[0].attn.attn_dropout.training
+    assert base.model.transformer.h[0].attn.c_attn.lora_dropout["default"].training
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "lara"}, "Did you mean 'lora'"),
+        ({"method": "lora", "rank": 4}, "no field of lora"),
+        ({"method": "lora", "r": 0}, r"entries.x.r: .*greater than or equal to 1 \(got 0\)"),
+        ({"method": "prompt_tuning", "learning_rate": -1}, "learning_rate"),
+    ],
+)
+def test_bad_settings_are_explained(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        build_method("x", settings)
+
+
+def test_bad_fit_to_the_model_is_explained(base):
+    with pytest.raises(SetupError, match="more than the model's 2"):
+        adapt(base, build_method("x", {"method": "last_layers", "blocks": 3}))
+    with pytest.raises(SetupError, match="This model has: .*c_attn"):
+        adapt(base, build_method("x", {"method": "lora", "target_modules": ["q_proj"]}))

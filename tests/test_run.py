@@ -1,0 +1,191 @@
+"""Whole bakeoffs over the tiny model, through the Python API."""
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import bakeoff
+from bakeoff.errors import SetupError
+from bakeoff.methods import build_method
+from bakeoff.records import Folder
+
+ENTRIES = ["prompt_tuning", "last_layers", "lora"]
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory, tiny_model):
+    """One finished bakeoff that several tests look at."""
+    from tests.conftest import make_rows, write_rows
+
+    tmp = tmp_path_factory.mktemp("shared")
+    sizes = {"train": 40, "validation": 8, "test": 10}
+    config = {
+        "name": "shared",
+        "model": str(tiny_model),
+        "data": {s: str(write_rows(tmp / f"{s}.jsonl", make_rows(n, i))) for i, (s, n) in enumerate(sizes.items())},
+        "entries": {"prompt_tuning": {"num_virtual_tokens": 4}, "last_layers": {"learning_rate": 0.01},
+                    "lora": {"r": 4, "learning_rate": 0.01}},
+        "protocol": {"epochs": 2, "max_tokens": 48, "evaluate_every": 3},
+        "output": str(tmp / "out"),
+    }  # fmt: skip
+    return config, bakeoff.run(config, display="none")
+
+
+def test_a_bakeoff_leaves_every_figure(shared):
+    _, results = shared
+    document = json.loads(results.folder.results_file.read_text())
+    assert document["status"] == "done"
+    assert list(document["entries"]) == ENTRIES
+    assert list(document["baselines"]) == ["base", "lead-1"]
+    for row in document["entries"].values():
+        assert row["status"] == "done"
+        for name in ("loss", "rouge1", "rouge2", "rougeL", "rougeLsum"):
+            metric = row["metrics"][f"test/{name}"]
+            assert metric["low"] <= metric["mean"] <= metric["high"]
+        for cost in ("train_seconds", "peak_bytes", "tokens_per_second", "adapter_bytes"):
+            assert row["costs"][cost] > 0
+        assert all(row["checks"].values())
+        assert {"base_unchanged", "reloads_to_same_loss", "finite"} <= set(row["checks"])
+        assert 0 < row["trainable_parameters"] < row["total_parameters"]
+        assert row["metrics"]["test/loss"]["mean"] < document["baselines"]["base"]["metrics"]["test/loss"]["mean"]
+    assert document["data"]["splits"]["train"]["cut_documents"] >= 0
+    assert results.folder.report_file.stat().st_size > 1000
+
+
+def test_the_plan_foretells_counts_and_steps(shared):
+    config, results = shared
+    plan = bakeoff.plan(config)
+    for name, row in plan["entries"].items():
+        assert row["trainable_parameters"] == results.entries[name]["trainable_parameters"]
+        assert row["total_parameters"] == results.entries[name]["total_parameters"]
+        assert row["steps"] == results.entries[name]["steps"] == 10
+    assert [r["id"] for r in plan["runs"]] == [r.id for r in results.folder.runs()]
+
+
+def test_curves_hold_every_validation_and_the_best_is_kept(shared):
+    _, results = shared
+    for row in results.entries.values():
+        curve = results.folder.run(row["runs"][0]).curve()
+        assert [point["step"] for point in curve] == [0, 3, 5, 6, 9, 10]
+        best = min(curve, key=lambda point: point["validation/loss"])
+        assert row["best_step"] == best["step"]
+        assert row["metrics"]["validation/loss"]["mean"] == best["validation/loss"]
+
+
+def test_a_finished_bakeoff_is_not_run_again(shared):
+    config, results = shared
+    times = {p: p.stat().st_mtime_ns for p in results.folder.path.glob("runs/*/result.json")}
+    again = bakeoff.run(config, display="none")
+    assert {p: p.stat().st_mtime_ns for p in results.folder.path.glob("runs/*/result.json")} == times
+    assert again.document == results.document
+
+
+def test_the_same_config_gives_the_same_losses(shared, tmp_path):
+    config, results = shared
+    again = bakeoff.run(
+        {**config, "output": str(tmp_path / "again"), "entries": {"lora": config["entries"]["lora"]}}, display="none"
+    )
+    assert again.entries["lora"]["metrics"] == results.entries["lora"]["metrics"]
+    assert again.entries["lora"]["runs"] == results.entries["lora"]["runs"]
+
+
+def test_results_print_make_a_frame_and_load_the_winner(shared):
+    _, results = shared
+    assert "lora" in str(results)
+    assert results.verdict in str(results)
+    frame = results.to_pandas()
+    assert list(frame.index) == [*ENTRIES, "base", "lead-1"]
+    assert frame.loc["lora", "test/loss"] == results.entries["lora"]["metrics"]["test/loss"]["mean"]
+    best = results.best()
+    rows = best.predictions()
+    assert best.load().generate([row["document"] for row in rows]) == [row["output"] for row in rows]
+    with pytest.raises(SetupError, match="Did you mean 'lora'"):
+        results.entry("lara")
+
+
+def test_a_folder_of_something_else_is_left_alone(shared, tmp_path):
+    config, results = shared
+    with pytest.raises(SetupError, match=r"holds another bakeoff \(it differs in protocol.epochs\)"):
+        bakeoff.run(config, {"protocol.epochs": 1}, display="none")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/notes.txt").write_text("mine")
+    with pytest.raises(SetupError, match="holds other files"):
+        bakeoff.run({**config, "output": str(tmp_path / "other")}, display="none")
+    assert [p.name for p in (tmp_path / "other").iterdir()] == ["notes.txt"]
+    with pytest.raises(SetupError, match="not a bakeoff's folder"):
+        bakeoff.load_results(tmp_path)
+
+
+def test_changed_data_is_noticed(shared):
+    config, results = shared
+    test_file = Path(config["data"]["test"])
+    text = test_file.read_text()
+    try:
+        test_file.write_text(text + text.splitlines()[0] + "\n")
+        with pytest.raises(SetupError, match="made from other data"):
+            bakeoff.run(config, display="none")
+    finally:
+        test_file.write_text(text)
+
+
+def test_a_failing_run_is_a_row_and_the_others_go_on(tiny_config):
+    tiny_config["entries"] = {"wild": {"method": "last_layers", "learning_rate": 1e30}, "lora": {"r": 2}}
+    results = bakeoff.run(tiny_config, {"protocol.clip_norm": None}, display="none")
+    assert results.document["status"] == "incomplete"
+    assert results.entries["wild"]["status"] == "failed"
+    assert "Try a lower learning_rate" in results.entries["wild"]["error"]
+    assert results.entries["lora"]["status"] == "done"
+    assert "wild (failed)" in results.verdict
+
+
+def test_a_killed_run_is_a_row_and_is_run_again(tiny_config):
+    folder = Folder(tiny_config["output"])
+
+    def kill_first_training() -> None:
+        while not list(folder.path.glob("runs/lora-*/metrics.jsonl")):
+            time.sleep(0.005)
+        for proc in Path("/proc").glob("[0-9]*"):
+            try:
+                if "bakeoff.executors.server" in (proc / "cmdline").read_text():
+                    for child in (proc / "task" / proc.name / "children").read_text().split():
+                        os.kill(int(child), signal.SIGKILL)
+            except OSError:
+                continue
+
+    tiny_config["entries"] = {"lora": {"r": 2}}
+    killer = threading.Thread(target=kill_first_training)
+    killer.start()
+    results = bakeoff.run(tiny_config, {"protocol.epochs": 200}, display="none")
+    killer.join()
+    assert (
+        results.entries["lora"]["error"]
+        == "its process ended with SIGKILL. Out of memory? Try a smaller protocol.batch_size"
+    )
+    assert results.document["baselines"]["base"]["status"] == "done"
+
+
+def test_soft_prompts_leave_room_in_the_context(tiny_config):
+    tiny_config["protocol"]["max_tokens"] = 512
+    tiny_config["entries"]["prompt_tuning"]["num_virtual_tokens"] = 20
+    assert bakeoff.plan(tiny_config)["max_tokens"] == 64 - 20
+    tiny_config["entries"]["prompt_tuning"]["num_virtual_tokens"] = 60
+    with pytest.raises(bakeoff.BakeoffError, match="leaves 4 of the model's 64 positions"):
+        bakeoff.plan(tiny_config)
+
+
+def test_a_run_id_follows_all_that_determines_a_result(tiny_config):
+    first = bakeoff.plan(tiny_config)["runs"]
+    for change in (
+        {"protocol.epochs": 3},
+        {"entries.lora.r": 3},
+        {"template": "{{ document }}:"},
+        {"generation.max_new_tokens": 3},
+    ):
+        second = bakeoff.plan(tiny_config, change)["runs"]
+        assert first[-1]["id"] != second[-1]["id"]
+    assert build_method("lora", tiny_config["entries"]["lora"]).r == 4
