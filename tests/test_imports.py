@@ -14,14 +14,14 @@ LAYERS = [
     {"training"},
     {"evaluation"},
     {"worker", "inference", "environment"},
-    {"plan", "results"},
+    {"planning", "results"},
     {"executors"},
     {"display", "report"},
     {"api"},
     {"cli"},
 ]
 COMPUTE = {"data", "methods", "model", "measure", "training", "evaluation", "worker", "inference"}
-DRIVER = {"errors", "config", "records", "plan", "results", "display", "report", "api", "cli"}
+DRIVER = {"errors", "config", "records", "planning", "results", "display", "report", "api", "cli"}
 TERMINAL = {"rich", "click", "jinja2", "altair", "vl_convert"}
 
 

@@ -12,7 +12,7 @@ from bakeoff.display import Display, open_display
 from bakeoff.errors import SetupError
 from bakeoff.evaluation.summary import summarize
 from bakeoff.executors.local import run_local
-from bakeoff.plan import Plan, make_plan
+from bakeoff.planning import Plan, make_plan
 from bakeoff.records import SPLITS, Folder, append_jsonl, write_json, write_jsonl, write_text
 from bakeoff.report import write_report
 from bakeoff.results import Results

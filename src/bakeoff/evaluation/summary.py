@@ -20,7 +20,7 @@ def summarize(folder: Folder) -> dict[str, Any]:
     config = load_config(folder.config_file)
     runs = folder.runs()
     results = {run.id: folder.run(run.id).result() for run in runs}
-    weights = resample_weights(sum(1 for _ in folder.examples_file("test").open(encoding="utf-8")))
+    weights = resample_weights(plan["data"]["splits"]["test"]["examples"])
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(run.entry, []).append(run)

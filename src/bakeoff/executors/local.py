@@ -46,13 +46,12 @@ def run_local(path: Path, runs: Iterable[Run]) -> Iterator[Event]:
                 yield Event(run.id, message["kind"], message["values"])
             else:
                 raise SetupError(f"the run server stopped with status {server.wait()}. Its last words stand above")
-        server.stdin.close()
-        server.wait()
     finally:
         with suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGKILL)
-        server.stdout.close()
         server.wait()
+        server.stdin.close()
+        server.stdout.close()
 
 
 def died(path: Path, run: Run, status: int) -> Event:
