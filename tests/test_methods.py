@@ -86,6 +86,7 @@ def test_saved_adapter_gives_the_same_loss_on_a_fresh_base(name, base, tiny_mode
     assert evaluate_loss(base, adapted, ROWS, 2) == evaluate_loss(fresh, loaded, ROWS, 2)
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
 def test_peft_itself_loads_what_lora_saved(base, tiny_model, tmp_path, tiny_config):
     from peft import PeftModel
 

@@ -22,6 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from base_card import write_card
 from base_corpus import build
 
 ASSET = Path(__file__).parent.parent / "src/bakeoff/assets/base"
@@ -175,7 +176,8 @@ def train(work: Path, tokens: int) -> dict:
         seconds += time.perf_counter() - clock
     loss = held_out_loss(model, held_out, 256)
     export(work, model)
-    return {"tokens_seen": steps * BATCH_TOKENS, "held_out_loss": loss, "seconds": seconds}
+    parameters = sum(p.numel() for p in model.parameters())
+    return {"tokens_seen": steps * BATCH_TOKENS, "held_out_loss": loss, "seconds": seconds, "parameters": parameters}
 
 
 def export(work: Path, model: GPT2LMHeadModel) -> None:
@@ -200,9 +202,19 @@ def main() -> None:
     result["bits_per_byte"] = (
         result["held_out_loss"] / math.log(2) * corpus["held_out"]["tokens"] / corpus["held_out"]["bytes"]
     )
-    result["hardware"] = f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}"
+    result["hardware"] = hardware()
+    result["date"] = time.strftime("%Y-%m-%d")
     (arguments.work / "result.json").write_text(json.dumps(result, indent=1))
+    recipe = {"batch_tokens": BATCH_TOKENS, "short_tokens": SHORT_TOKENS, "decay": DECAY_SHARE, "muon": MUON_RATE}
+    write_card(ASSET / "README.md", make_model(0).config, corpus, result, recipe | {"adam": ADAM_RATE})
     print(json.dumps(result, indent=1))
+
+
+def hardware() -> str:
+    """Return processor, cores and torch version in a few words."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return f"{os.cpu_count()} cores of {name}, torch {torch.__version__}"
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from bakeoff.errors import SetupError
-from bakeoff.methods.method import Method, register
+from bakeoff.methods.method import Method, register, with_peft
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,7 +29,7 @@ class Lora(Method):
 
     def adapt(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> "nn.Module":
         """Return a PeftModel whose update starts at zero, so that step 0 equals the base."""
-        from peft import LoraConfig, get_peft_model
+        from peft import LoraConfig
         from transformers.pytorch_utils import Conv1D
 
         config = LoraConfig(
@@ -41,7 +41,7 @@ class Lora(Method):
             fan_in_fan_out=any(isinstance(m, Conv1D) for m in model.modules()),
         )
         try:
-            return get_peft_model(model, config)
+            return with_peft(model, config)
         except ValueError as error:
             names = sorted(
                 {n.rpartition(".")[2] for n, m in model.named_modules() if getattr(m, "weight", None) is not None}

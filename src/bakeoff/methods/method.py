@@ -4,8 +4,10 @@ A method is one frozen class: its fields are hyper-parameters in PEFT's spelling
 that is all the training loop ever asks of it. Nothing here imports torch, so that configs are checked without it.
 """
 
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -14,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from bakeoff.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -52,7 +55,24 @@ class Method(BaseModel, ABC):
         """Return `model` with the adapter in `folder` on it, frozen."""
         from peft import PeftModel
 
-        return PeftModel.from_pretrained(model, str(folder))
+        with quiet_peft():
+            return PeftModel.from_pretrained(model, str(folder))
+
+
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Within, PEFT 0.21 may ask transformers 5.23 for a property by its old name without a word about it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        yield
+
+
+def with_peft(model: "PreTrainedModel", config: Any) -> "PeftModel":
+    """Return the model wrapped by PEFT; `config` must be fresh, since PEFT writes into it."""
+    from peft import get_peft_model
+
+    with quiet_peft():
+        return get_peft_model(model, config)
 
 
 M = TypeVar("M", bound=type[Method])

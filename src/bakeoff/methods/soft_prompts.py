@@ -1,10 +1,10 @@
 """Soft prompts: trained vectors that stand before the text."""
 
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from bakeoff.methods.method import Method, register
+from bakeoff.methods.method import Method, register, with_peft
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,12 +37,12 @@ class PromptTuning(Method):
         The start is written here and not by PEFT's TEXT initialisation, which loads a tokenizer by name again.
         """
         import torch
-        from peft import PeftModel, PromptTuningConfig, get_peft_model
+        from peft import PromptTuningConfig
 
         config = PromptTuningConfig(
             task_type="CAUSAL_LM", num_virtual_tokens=self.num_virtual_tokens, num_transformer_submodules=1
         )
-        adapted = cast(PeftModel, get_peft_model(model, config))
+        adapted = with_peft(model, config)
         if tokenizer is not None:
             ids = tokenizer(self.prompt_tuning_init_text, add_special_tokens=False)["input_ids"]
             ids = (ids * self.num_virtual_tokens)[: self.num_virtual_tokens]
