@@ -27,7 +27,7 @@ of Python documentation and little else; it is made to be adapted and compared o
 `make base` (tools/pretrain_base.py), resumable, the same weights from the same inputs on the same machine. Batches of
 {batch_tokens:,} tokens; sequences of 128 tokens up to {short_tokens:,} tokens, then 256, and 512 while the learning
 rate decays linearly to zero over the last {decay:.0%}. Muon at {muon} for the blocks' matrices, AdamW at {adam} for the
-rest, no dropout, fp32. Stored as fp16.
+rest, no dropout, {precision}. Stored as fp16.
 
 ## Data
 Docstrings, block comments and package descriptions out of the wheels below; duplicates dropped, at most 4 million

@@ -1,0 +1,191 @@
+"""The table of results. One definition of its columns serves the terminal, Markdown, CSV and the page."""
+
+import csv
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+
+NOT_MEASURED = "not measured"
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: `key` is metrics/NAME, costs/NAME or a field of the row; `best` is min, max or None."""
+
+    key: str
+    heading: str
+    form: Callable[[float], str]
+    explanation: str
+    best: str | None = None
+    baseline: bool = True  # whether a baseline can have it at all
+
+    def value(self, row: Row) -> Any:
+        """Return the row's raw value, a metric's mean, or None where it was not measured."""
+        section, _, name = self.key.partition("/")
+        if section == "metrics":
+            return row["metrics"].get(name, {}).get("mean")
+        return row["costs"].get(name) if section == "costs" else row.get(self.key)
+
+    def interval(self, row: Row) -> tuple[float, float] | None:
+        """Return a metric's 95 % interval where there is one."""
+        metric = row["metrics"].get(self.key.removeprefix("metrics/"), {})
+        return (metric["low"], metric["high"]) if "low" in metric else None
+
+    def text(self, row: Row) -> str:
+        """Return the value as shown; a dash where a baseline has no such thing."""
+        value = self.value(row)
+        if value is None:
+            return "–" if row["kind"] == "baseline" and not self.baseline else NOT_MEASURED
+        return self.form(value)
+
+    def interval_text(self, row: Row) -> str:
+        """Return the interval as shown, or nothing."""
+        span = self.interval(row)
+        return f"{self.form(span[0])} to {self.form(span[1])}" if span else ""
+
+
+def fixed(digits: int) -> Callable[[float], str]:
+    """Return a formatter to so many decimals, with thousands apart."""
+    return lambda value: f"{value:,.{digits}f}"
+
+
+def size(value: float) -> str:
+    """Return bytes in the unit that suits them."""
+    for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if value >= scale:
+            return f"{value / scale:,.2f} {unit}" if value < 100 * scale else f"{value / scale:,.0f} {unit}"
+    return f"{value:,.0f} B"
+
+
+def rate(value: float) -> str:
+    """Return a learning rate."""
+    return f"{value:.2g}"
+
+
+COLUMNS = (
+    Column("metrics/test/loss", "test loss", fixed(3), "nats per target token over the whole test split", "min"),
+    Column("metrics/test/rouge1", "ROUGE-1", fixed(3), "F measure, unigrams", "max"),
+    Column("metrics/test/rouge2", "ROUGE-2", fixed(3), "F measure, bigrams", "max"),
+    Column("metrics/test/rougeL", "ROUGE-L", fixed(3), "F measure, longest common subsequence", "max"),
+    Column("metrics/test/rougeLsum", "ROUGE-Lsum", fixed(3), "ROUGE-L over sentences on lines of their own", "max"),
+    Column("trainable_parameters", "trainable", fixed(0), "parameters that training changes", "min", False),
+    Column("trainable_percent", "%", fixed(4), "trainable share of all parameters, adapter included", "min", False),
+    Column("costs/adapter_bytes", "adapter", size, "safetensors on disk", "min", False),
+    Column("costs/train_seconds", "train s", fixed(1), "seconds of optimizer steps, nothing else", "min", False),
+    Column("costs/tokens_per_second", "tokens/s", fixed(0), "real tokens in training, padding not counted", "max", False),
+    Column("costs/peak_bytes", "peak memory", size, "of the run's own process while training", "min", False),
+    Column("learning_rate", "learning rate", rate, "AdamW's peak rate", None, False),
+    Column("seeds", "seeds", fixed(0), "finished runs of the entry", None, False),
+)
+NARROW = {"metrics/test/loss", "metrics/test/rouge1", "metrics/test/rouge2", "metrics/test/rougeL", "trainable_parameters",
+          "costs/adapter_bytes", "costs/train_seconds", "costs/peak_bytes"}  # fmt: skip
+
+
+def rows_of(results: dict[str, Any]) -> dict[str, Row]:
+    """Return entries first, then baselines, by name."""
+    return results["entries"] | results["baselines"]
+
+
+def standing(name: str, results: dict[str, Any]) -> str:
+    """Return "best", "tied with the best" or nothing: the verdict in a word."""
+    verdict = results["verdict"]
+    if name == verdict["best"]:
+        return "best"
+    return "tied with the best" if name in verdict["tied_with_best"] else ""
+
+
+def best_values(results: dict[str, Any]) -> dict[str, Any]:
+    """Return each column's best value over the finished entries."""
+    done = [row for row in results["entries"].values() if row["status"] == "done"]
+    found = {}
+    for column in COLUMNS:
+        values = [v for row in done if (v := column.value(row)) is not None]
+        if column.best and values:
+            found[column.key] = min(values) if column.best == "min" else max(values)
+    return found
+
+
+def failure(row: Row) -> str | None:
+    """Return why a row has no results, or None where it has."""
+    if row["status"] == "done":
+        return None
+    return f"{row['status']}: {row['error']}" if row["error"] else str(row["status"])
+
+
+def text_table(results: dict[str, Any], width: int = 120) -> Table:
+    """Return the table for a terminal; a narrow one leaves out the columns that the page has anyway."""
+    columns = [c for c in COLUMNS if width >= 150 or c.key in NARROW]
+    table = Table(title=results["name"], title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table.add_column("entry")
+    for column in columns:
+        table.add_column(column.heading, justify="right")
+    best = best_values(results)
+    for name, row in rows_of(results).items():
+        reason = failure(row)
+        if reason:
+            table.add_row(name, f"[red]{row['status']}[/red]")
+            continue
+        cells = [
+            f"[bold]{c.text(row)}[/bold]" if row["kind"] == "entry" and c.value(row) == best.get(c.key, ...) else c.text(row)
+            for c in columns
+        ]
+        table.add_row(name, *cells, style="dim" if row["kind"] == "baseline" else None)
+    return table
+
+
+def plan_table(plan: dict[str, Any]) -> Table:
+    """Return a plan's entries for a terminal."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("entry")
+    for heading in ("method", "trainable", "of", "%", "steps", "learning rate"):
+        table.add_column(heading, justify="right")
+    for name, row in plan["entries"].items():
+        counts = (f"{row['trainable_parameters']:,}", f"{row['total_parameters']:,}", f"{row['trainable_percent']:.4f}")
+        table.add_row(name, row["method"], *counts, f"{row['steps']:,}", rate(row["learning_rate"]))
+    return table
+
+
+def markdown_table(results: dict[str, Any]) -> str:
+    """Return the table in Markdown, with a line for each failure and the ROUGE signature below it."""
+    lines = [
+        "| " + " | ".join(["entry", *(c.heading for c in COLUMNS)]) + " |",
+        "|---|" + "---:|" * len(COLUMNS),
+    ]
+    notes = []
+    for name, row in rows_of(results).items():
+        reason = failure(row)
+        if reason:
+            notes.append(f"{name} {reason}")
+        cells = [row["status"] if reason else c.text(row) for c in COLUMNS]
+        lines.append("| " + " | ".join(escape_markdown(cell) for cell in [name, *cells]) + " |")
+    notes.append(results["rouge_signature"])
+    return "\n".join(lines) + "\n\n" + "\n\n".join(escape_markdown(note) for note in notes) + "\n"
+
+
+def escape_markdown(text: str) -> str:
+    """Return text that neither ends a cell nor is read as markup."""
+    return "".join("\\" + c if c in "\\|`*_<>[]" else " " if c == "\n" else c for c in text)
+
+
+def csv_table(results: dict[str, Any]) -> str:
+    """Return the table as CSV with raw numbers; a metric with an interval has /low and /high columns."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    metrics = [c.key.removeprefix("metrics/") for c in COLUMNS if c.key.startswith("metrics/")]
+    others = [c for c in COLUMNS if not c.key.startswith("metrics/")]
+    spans = [f"{m}{end}" for m in metrics for end in ("", "/low", "/high")]
+    writer.writerow(["entry", "kind", "status", "error", *spans, *(c.key.rpartition("/")[2] for c in others)])
+    for name, row in rows_of(results).items():
+        values = [row["metrics"].get(m, {}).get(end) for m in metrics for end in ("mean", "low", "high")]
+        cells = [name, row["kind"], row["status"], row["error"], *values, *(c.value(row) for c in others)]
+        writer.writerow(["" if cell is None else csv_safe(cell) for cell in cells])
+    return out.getvalue()
+
+
+def csv_safe(cell: Any) -> Any:
+    """Return the cell so that a spreadsheet does not take a text for a formula."""
+    return f"'{cell}" if isinstance(cell, str) and cell[:1] in "=+-@" else cell
