@@ -80,7 +80,7 @@ def test_the_verdict_says_tied_where_the_interval_holds_zero_and_behind_where_no
     assert verdict["tied_with_best"] == ["b" if verdict["best"] == "a" else "a"]
     assert "are tied on ROUGE-L" in verdict["text"]
     assert "b stores 100.0x less than a" in verdict["text"]
-    assert "c is behind by" in verdict["text"]
+    assert " leads c by " in verdict["text"]
     assert "lead-1" not in verdict["text"]
     assert "d (failed)" in verdict["text"]
     assert "better" not in verdict["text"]
@@ -89,6 +89,6 @@ def test_the_verdict_says_tied_where_the_interval_holds_zero_and_behind_where_no
 def test_the_verdict_tells_an_entry_that_does_not_beat_lead_1():
     scores = {"a": numpy.full(50, 0.2), "lead-1": numpy.full(50, 0.3)}
     verdict = make_verdict({"a": row_of(), "lead-1": row_of("baseline")}, scores, resample_weights(50))
-    assert "a not shown to beat the document's first sentence" in verdict["text"]
+    assert "Not shown to beat the document's first sentence (lead-1): a." in verdict["text"]
     empty = make_verdict({"a": row_of(status="failed")}, {}, resample_weights(50))
     assert empty["best"] is None

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from bakeoff.evaluation.generation import generate
+from bakeoff.model import for_decoding, load_base
 from tests.test_methods import SETTINGS, adapted_by
 
 PROMPTS = [[random.Random(i).randrange(7, 200) for _ in range(random.Random(i).randint(2, 20))] for i in range(17)]
@@ -33,6 +34,14 @@ def test_outputs_equal_hf_generate_at_any_batch_size(name, base):
     assert ours == generate(base, adapted, PROMPTS, 12, 1)
     assert ours == [reference(base, adapted, prompt, 12) for prompt in PROMPTS]
     assert len({tuple(o) for o in ours}) > 3
+
+
+@pytest.mark.parametrize("name", ["base", *SETTINGS])
+def test_decoding_from_a_bf16_base_does_not_depend_on_batch_mates(name, tiny_model):
+    base = load_base(str(tiny_model), "bf16")
+    adapted = base.model if name == "base" else adapted_by(name, base)[1]
+    decoder = for_decoding(base, adapted, "fp32")
+    assert generate(decoder, adapted, PROMPTS, 12, 16) == generate(decoder, adapted, PROMPTS, 12, 1)
 
 
 def test_rows_that_end_early_leave_the_others_alone(base):

@@ -72,16 +72,18 @@ def test_only_what_is_meant_to_moves_and_the_loss_falls(name, base):
     assert all(p.grad is None for p in adapted.parameters() if not p.requires_grad)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", SETTINGS)
-def test_saved_adapter_gives_the_same_loss_on_a_fresh_base(name, base, tiny_model, tmp_path, tiny_config):
+def test_saved_adapter_gives_the_same_loss_on_a_fresh_base(name, precision, tiny_model, tmp_path, tiny_config):
     from bakeoff.config import load_config
 
+    base = load_base(str(tiny_model), precision)
     method, adapted = adapted_by(name, base)
     with torch.no_grad():
         for parameter in trainable(adapted).values():
             parameter.add_(torch.randn_like(parameter) * 0.1)
     save_adapter(tmp_path / "adapter", adapted, method, load_config(tiny_config))
-    fresh = load_base(str(tiny_model), "fp32")
+    fresh = load_base(str(tiny_model), precision)
     loaded = load_adapter(fresh, tmp_path / "adapter")
     assert evaluate_loss(base, adapted, ROWS, 2) == evaluate_loss(fresh, loaded, ROWS, 2)
 

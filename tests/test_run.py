@@ -17,25 +17,6 @@ from bakeoff.records import Folder
 ENTRIES = ["prompt_tuning", "last_layers", "lora"]
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory, tiny_model):
-    """One finished bakeoff that several tests look at."""
-    from tests.conftest import make_rows, write_rows
-
-    tmp = tmp_path_factory.mktemp("shared")
-    sizes = {"train": 40, "validation": 8, "test": 10}
-    config = {
-        "name": "shared",
-        "model": str(tiny_model),
-        "data": {s: str(write_rows(tmp / f"{s}.jsonl", make_rows(n, i))) for i, (s, n) in enumerate(sizes.items())},
-        "entries": {"prompt_tuning": {"num_virtual_tokens": 4}, "last_layers": {"learning_rate": 0.01},
-                    "lora": {"r": 4, "learning_rate": 0.01}},
-        "protocol": {"epochs": 2, "max_tokens": 48, "evaluate_every": 3},
-        "output": str(tmp / "out"),
-    }  # fmt: skip
-    return config, bakeoff.run(config, display="none")
-
-
 def test_a_bakeoff_leaves_every_figure(shared):
     _, results = shared
     document = json.loads(results.folder.results_file.read_text())

@@ -22,10 +22,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from bakeoff.model import choose_precision
 from base_card import write_card
 from base_corpus import build
-
-from bakeoff.model import choose_precision
 
 ASSET = Path(__file__).parent.parent / "src/bakeoff/assets/base"
 BATCH_TOKENS = 8192
@@ -92,7 +91,8 @@ def make_model(end: int) -> GPT2LMHeadModel:
     """
     torch.manual_seed(0)
     config = GPT2Config(
-        attn_implementation="eager", vocab_size=8192, n_positions=512, n_embd=256, n_layer=5, n_head=4, activation_function="gelu_pytorch_tanh",
+        attn_implementation="eager", activation_function="gelu_pytorch_tanh",
+        vocab_size=8192, n_positions=512, n_embd=256, n_layer=5, n_head=4,
         resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=end, eos_token_id=end, pad_token_id=end,
         use_cache=False,
     )  # fmt: skip
@@ -228,7 +228,13 @@ def main() -> None:
     result["date"] = time.strftime("%Y-%m-%d")
     (arguments.work / "result.json").write_text(json.dumps(result, indent=1))
     precision = "bf16 products" if native_bf16() else "fp32"
-    recipe = {"precision": precision, "batch_tokens": BATCH_TOKENS, "short_tokens": SHORT_TOKENS, "decay": DECAY_SHARE, "muon": MUON_RATE}
+    recipe = {
+        "precision": precision,
+        "batch_tokens": BATCH_TOKENS,
+        "short_tokens": SHORT_TOKENS,
+        "decay": DECAY_SHARE,
+        "muon": MUON_RATE,
+    }
     write_card(ASSET / "README.md", make_model(0).config, corpus, result, recipe | {"adam": ADAM_RATE})
     print(json.dumps(result, indent=1))
 

@@ -21,6 +21,7 @@ DISPLAY = click.option(
     "--display", type=click.Choice(["auto", "live", "plain", "json", "none"]), default="auto", show_default=True,
     help="How progress is shown, on standard error.",
 )  # fmt: skip
+PIPED_WIDTH = 160  # a file or pipe has no width of its own; the table then holds every column
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -69,8 +70,8 @@ def print_results(document: dict[str, Any]) -> None:
 
     from bakeoff.report.table import text_table
 
-    console = Console()
-    console.print(text_table(document))
+    console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+    console.print(text_table(document, console.width))
     console.print(document["verdict"]["text"], markup=False, highlight=False)
 
 
@@ -107,7 +108,7 @@ def plan(file: Path, settings: tuple[str, ...], as_json: bool) -> None:
 
     from bakeoff.report.table import plan_table
 
-    Console().print(plan_table(document))
+    Console(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(plan_table(document))
 
 
 @main.command()

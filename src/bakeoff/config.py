@@ -68,6 +68,9 @@ class GenerationConfig(Section):
         None, ge=1, description="longest output; null: the training summaries' 99th percentile"
     )
     batch_size: int = Field(16, ge=1, description="documents decoded side by side; it does not change the outputs")
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="fp32: no output depends on its batch mates; bf16: less memory, but near ties may flip"
+    )
 
 
 class Config(Section):

@@ -7,7 +7,7 @@ from bakeoff.config import load_config
 from bakeoff.data.examples import Example
 from bakeoff.data.tokens import encode
 from bakeoff.evaluation.generation import generate
-from bakeoff.model import load_adapter, load_base
+from bakeoff.model import for_decoding, load_adapter, load_base
 from bakeoff.records import Folder
 
 
@@ -16,8 +16,9 @@ class Summarizer:
 
     def __init__(self, folder: Folder, adapter: Path):
         self.config = load_config(folder.config_file)
-        self.base = load_base(self.config.model, self.config.protocol.precision)
-        self.model = load_adapter(self.base, adapter)
+        base = load_base(self.config.model, self.config.protocol.precision)
+        self.model = load_adapter(base, adapter)
+        self.base = for_decoding(base, self.model, self.config.generation.precision)
         self.max_tokens: int = folder.plan()["max_tokens"]
         self.output_tokens: int = folder.plan()["output_tokens"]
 

@@ -22,7 +22,16 @@ from bakeoff.evaluation.generation import generate
 from bakeoff.evaluation.rouge import TYPES, Scores, lead, rouge
 from bakeoff.measure import Clocks, peak_bytes, reset_peak
 from bakeoff.methods import Method, build_method
-from bakeoff.model import Base, adapt, count_parameters, frozen_identity, load_adapter, load_base, save_adapter
+from bakeoff.model import (
+    Base,
+    adapt,
+    count_parameters,
+    for_decoding,
+    frozen_identity,
+    load_adapter,
+    load_base,
+    save_adapter,
+)
 from bakeoff.records import (
     SPLITS,
     Event,
@@ -149,8 +158,9 @@ class RunWork:
         self.result_record.metrics["test/loss"] = mean_loss(losses)
         self.state("generating")
         with self.clocks.phase("generation"):
+            decoder = for_decoding(base, adapted, self.config.generation.precision)
             ids = generate(
-                base, adapted, [t.prompt for t in tokens], self.output_tokens, self.config.generation.batch_size,
+                decoder, adapted, [t.prompt for t in tokens], self.output_tokens, self.config.generation.batch_size,
                 lambda n: self.report("progress", {"examples": n, "examples_total": len(tokens)}),
             )  # fmt: skip
         self.result_record.costs["evaluation_peak_bytes"] = peak_bytes()

@@ -37,6 +37,7 @@ def summarize(folder: Folder) -> dict[str, Any]:
         "model": plan["model"],
         "data": plan["data"],
         "max_tokens": plan["max_tokens"],
+        "output_tokens": plan["output_tokens"],
         "protocol": config.protocol.model_dump(),
         "generation": config.generation.model_dump(),
         "template": config.template,

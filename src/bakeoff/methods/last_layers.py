@@ -67,7 +67,7 @@ class LastLayers(Method):
         wanted = {n for n, p in adapted.named_parameters() if p.requires_grad}
         if wanted != set(saved):
             raise SetupError(f"{folder}: tensors do not fit this model: {sorted(wanted ^ set(saved))[:3]}")
-        adapted.load_state_dict(saved, strict=False)
+        adapted.load_state_dict(saved, strict=False, assign=True)  # keeps fp32 over a bf16 base
         return adapted.requires_grad_(False)
 
 

@@ -1,14 +1,22 @@
-"""Temporary."""
+"""The report: results.json and the runs' records become one HTML page, a CSV and a Markdown table."""
 
 import json
 from pathlib import Path
 
+from bakeoff.errors import SetupError
 from bakeoff.records import Folder, write_text
-from bakeoff.report.table import markdown_table
+from bakeoff.report.page import render
+from bakeoff.report.table import csv_table, markdown_table
 
 
-def write_report(folder: str | Path) -> Path:
-    """t"""
-    f = Folder(folder)
-    write_text(f.report_file, "<html>" + "x" * 1000 + markdown_table(json.loads(f.results_file.read_text())))
-    return f.report_file
+def write_report(path: str | Path) -> Path:
+    """Write report.html, results.csv and results.md of the bakeoff in `path`; return the page's path."""
+    folder = Folder(path)
+    try:
+        results = json.loads(folder.results_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise SetupError(f"{folder.path}: no results.json. Try: bakeoff report {folder.path}") from None
+    write_text(folder.csv_file, csv_table(results))
+    write_text(folder.markdown_file, f"{markdown_table(results)}\n{results['verdict']['text']}\n")
+    write_text(folder.report_file, render(folder, results))
+    return folder.report_file

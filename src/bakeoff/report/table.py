@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 NOT_MEASURED = "not measured"
+NO_SUCH_THING = "\N{EN DASH}"
 Row = dict[str, Any]
 
 
@@ -21,7 +23,6 @@ class Column:
     form: Callable[[float], str]
     explanation: str
     best: str | None = None
-    baseline: bool = True  # whether a baseline can have it at all
 
     def value(self, row: Row) -> Any:
         """Return the row's raw value, a metric's mean, or None where it was not measured."""
@@ -39,13 +40,13 @@ class Column:
         """Return the value as shown; a dash where a baseline has no such thing."""
         value = self.value(row)
         if value is None:
-            return "–" if row["kind"] == "baseline" and not self.baseline else NOT_MEASURED
+            return NO_SUCH_THING if row["kind"] == "baseline" else NOT_MEASURED
         return self.form(value)
 
     def interval_text(self, row: Row) -> str:
         """Return the interval as shown, or nothing."""
         span = self.interval(row)
-        return f"{self.form(span[0])} to {self.form(span[1])}" if span else ""
+        return f"{self.form(span[0])}\N{EN DASH}{self.form(span[1])}" if span else ""
 
 
 def fixed(digits: int) -> Callable[[float], str]:
@@ -72,17 +73,21 @@ COLUMNS = (
     Column("metrics/test/rouge2", "ROUGE-2", fixed(3), "F measure, bigrams", "max"),
     Column("metrics/test/rougeL", "ROUGE-L", fixed(3), "F measure, longest common subsequence", "max"),
     Column("metrics/test/rougeLsum", "ROUGE-Lsum", fixed(3), "ROUGE-L over sentences on lines of their own", "max"),
-    Column("trainable_parameters", "trainable", fixed(0), "parameters that training changes", "min", False),
-    Column("trainable_percent", "%", fixed(4), "trainable share of all parameters, adapter included", "min", False),
-    Column("costs/adapter_bytes", "adapter", size, "safetensors on disk", "min", False),
-    Column("costs/train_seconds", "train s", fixed(1), "seconds of optimizer steps, nothing else", "min", False),
-    Column("costs/tokens_per_second", "tokens/s", fixed(0), "real tokens in training, padding not counted", "max", False),
-    Column("costs/peak_bytes", "peak memory", size, "of the run's own process while training", "min", False),
-    Column("learning_rate", "learning rate", rate, "AdamW's peak rate", None, False),
-    Column("seeds", "seeds", fixed(0), "finished runs of the entry", None, False),
+    Column("trainable_parameters", "trainable", fixed(0), "parameters that training changes", "min"),
+    Column("trainable_percent", "%", fixed(4), "trainable share of all parameters, adapter included", "min"),
+    Column("costs/adapter_bytes", "adapter", size, "safetensors on disk", "min"),
+    Column("costs/train_seconds", "train s", fixed(1), "seconds of optimizer steps, nothing else", "min"),
+    Column("costs/tokens_per_second", "tokens/s", fixed(0), "real tokens in training, padding not counted", "max"),
+    Column("costs/peak_bytes", "peak memory", size, "of the run's own process while training", "min"),
+    Column("learning_rate", "learning rate", rate, "AdamW's peak rate", None),
+    Column("seeds", "seeds", fixed(0), "finished runs of the entry", None),
 )
-NARROW = {"metrics/test/loss", "metrics/test/rouge1", "metrics/test/rouge2", "metrics/test/rougeL", "trainable_parameters",
-          "costs/adapter_bytes", "costs/train_seconds", "costs/peak_bytes"}  # fmt: skip
+# The columns that a terminal shows, by how wide it must be; the page has them all.
+SHOWN_FROM = {
+    "metrics/test/loss": 0, "metrics/test/rouge1": 80, "metrics/test/rougeL": 0, "trainable_parameters": 60,
+    "costs/adapter_bytes": 80, "costs/train_seconds": 60, "costs/peak_bytes": 80, "metrics/test/rouge2": 100,
+    "trainable_percent": 120, "costs/tokens_per_second": 120,
+}  # fmt: skip
 
 
 def rows_of(results: dict[str, Any]) -> dict[str, Row]:
@@ -116,24 +121,23 @@ def failure(row: Row) -> str | None:
     return f"{row['status']}: {row['error']}" if row["error"] else str(row["status"])
 
 
-def text_table(results: dict[str, Any], width: int = 120) -> Table:
-    """Return the table for a terminal; a narrow one leaves out the columns that the page has anyway."""
-    columns = [c for c in COLUMNS if width >= 150 or c.key in NARROW]
+def text_table(results: dict[str, Any], width: int = 160) -> Table:
+    """Return the table for a terminal `width` columns wide; a narrow one leaves out what the page has anyway."""
+    columns = [c for c in COLUMNS if width >= SHOWN_FROM.get(c.key, 150)]
     table = Table(title=results["name"], title_justify="left", box=None, pad_edge=False, header_style="bold")
-    table.add_column("entry")
+    table.add_column("entry", no_wrap=True)
     for column in columns:
-        table.add_column(column.heading, justify="right")
+        table.add_column(column.heading, justify="right", no_wrap=" " not in column.heading)
     best = best_values(results)
     for name, row in rows_of(results).items():
-        reason = failure(row)
-        if reason:
-            table.add_row(name, f"[red]{row['status']}[/red]")
+        if failure(row):
+            table.add_row(escape(name), f"[red]{row['status']}[/red]")
             continue
         cells = [
-            f"[bold]{c.text(row)}[/bold]" if row["kind"] == "entry" and c.value(row) == best.get(c.key, ...) else c.text(row)
+            f"[bold]{c.text(row)}[/bold]" if row["kind"] == "entry" and c.value(row) == best.get(c.key) else c.text(row)
             for c in columns
         ]
-        table.add_row(name, *cells, style="dim" if row["kind"] == "baseline" else None)
+        table.add_row(escape(name), *cells, style="dim" if row["kind"] == "baseline" else None)
     return table
 
 
@@ -145,7 +149,7 @@ def plan_table(plan: dict[str, Any]) -> Table:
         table.add_column(heading, justify="right")
     for name, row in plan["entries"].items():
         counts = (f"{row['trainable_parameters']:,}", f"{row['total_parameters']:,}", f"{row['trainable_percent']:.4f}")
-        table.add_row(name, row["method"], *counts, f"{row['steps']:,}", rate(row["learning_rate"]))
+        table.add_row(escape(name), row["method"], *counts, f"{row['steps']:,}", rate(row["learning_rate"]))
     return table
 
 

@@ -1,0 +1,103 @@
+"""The report's plain facts: what was held equal, the data, checks and failures, the environment."""
+
+from typing import Any
+
+from bakeoff.report.table import rows_of, size
+
+Pairs = list[tuple[str, str]]
+CHECKS = {
+    "base_unchanged": "no frozen weight moved",
+    "reloads_to_same_loss": "the saved adapter on a fresh base gives the same loss",
+    "finite": "every metric is finite",
+}
+
+
+def sections(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the sections as title, note, pairs of name and value, and points."""
+    learning = ", ".join(
+        f"{n} {row['learning_rate']:g}" for n, row in results["entries"].items() if row["learning_rate"]
+    )
+    note = f"Not equal: each entry ran at one learning rate of its own, not tuned ({learning})." if learning else ""
+    return [
+        section("What was held equal", note, held_equal(results)),
+        section("Data", pairs=data_facts(results), points=[point(f) for f in results["data"]["findings"]]),
+        section("Checks and failures", points=check_points(results)),
+        section("Environment", pairs=environment_facts(results)),
+    ]
+
+
+def section(title: str, note: str = "", pairs: Pairs | None = None, points: list[Any] | None = None) -> dict[str, Any]:
+    """Return one section for the template."""
+    return {"title": title, "note": note, "pairs": pairs or [], "points": points or []}
+
+
+def point(text: str, bad: bool = False) -> dict[str, Any]:
+    """Return one line of a list; a bad one is shown as such."""
+    return {"text": text, "bad": bad}
+
+
+def held_equal(results: dict[str, Any]) -> Pairs:
+    """Return what every entry shared."""
+    protocol, generation = results["protocol"], results["generation"]
+    clipping = f"clipped at norm {protocol['clip_norm']:g}" if protocol["clip_norm"] else "not clipped"
+    precision = protocol["precision"]
+    if precision == "auto":
+        precision = (
+            f"{results['environment'].get('native_precision', 'unknown')}, chosen by what the hardware multiplies"
+        )
+    outputs = f"at most {results['output_tokens']} tokens, {generation['batch_size']} documents side by side"
+    seeds = range(protocol["seed"], protocol["seed"] + protocol["seeds"])
+    return [
+        ("examples and order", "the same, in the same batches, for each seed"),
+        ("template", results["template"]),
+        ("length", f"at most {results['max_tokens']} tokens; documents are cut at their end, summaries never"),
+        ("training", f"{protocol['epochs']} epochs, batches of {protocol['batch_size']}, loss on summary tokens only"),
+        ("optimizer", f"AdamW on fp32 weights, weight decay {protocol['weight_decay']:g}, gradients {clipping}"),
+        ("schedule", f"{protocol['schedule']} after a warm-up over {protocol['warmup_share']:.0%} of the steps"),
+        ("precision", precision),
+        ("checkpoint", "the one with the lowest validation loss"),
+        ("decoding", f"greedy in {generation['precision']}, {outputs}"),
+        ("seeds", ", ".join(map(str, seeds))),
+    ]  # fmt: skip
+
+
+def data_facts(results: dict[str, Any]) -> Pairs:
+    """Return counts, lengths and cut documents of each split, and the content's hash."""
+    data = results["data"]
+    pairs = [("source", data["source"]), ("content hash", data["identity"])]
+    for split, facts in data["splits"].items():
+        text = f"{facts['examples']:,} examples"
+        if "cut_documents" in facts:
+            text += (
+                f", {facts['cut_documents']:.1%} of documents cut, mean {facts['prompt_tokens_mean']:.0f} tokens in, "
+                f"{facts['target_tokens_mean']:.0f} out"
+            )
+        pairs.append((split, text))
+    return pairs
+
+
+def check_points(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return failures first, then every check with the rows it holds for."""
+    rows = rows_of(results)
+    points = [
+        point(f"{n}: {row['status']}: {row['error'] or 'no result yet'}", True)
+        for n, row in rows.items()
+        if row["status"] != "done"
+    ]
+    for check, meaning in CHECKS.items():
+        checked = {n: row["checks"][check] for n, row in rows.items() if check in row["checks"]}
+        broken = [n for n, passed in checked.items() if not passed]
+        if broken:
+            points.append(point(f"Failed for {', '.join(broken)}: {meaning}.", True))
+        elif checked:
+            points.append(point(f"Passed for {', '.join(checked)}: {meaning}."))
+    return points or [point("No run has finished yet.")]
+
+
+def environment_facts(results: dict[str, Any]) -> Pairs:
+    """Return the environment block; bytes in a readable unit."""
+    return [
+        (name.removesuffix("_bytes").replace("_", " "), size(value) if name.endswith("_bytes") else str(value))
+        for name, value in results["environment"].items()
+        if value is not None
+    ]

@@ -1,0 +1,157 @@
+"""The page, the CSV and the Markdown table, from a finished bakeoff, a broken one and a hostile one."""
+
+import csv
+import io
+import json
+import re
+import shutil
+from dataclasses import asdict
+from html.parser import HTMLParser
+
+import pytest
+
+from bakeoff.api import refresh_report
+from bakeoff.errors import SetupError
+from bakeoff.records import Folder, write_json, write_jsonl
+from bakeoff.report import write_report
+from bakeoff.report.table import COLUMNS, escape_markdown
+
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+HOSTILE = "<script>alert('x')</script> & \"quoted\" | *star* `tick`"
+
+
+class Page(HTMLParser):
+    """Collects what a page loads, its table's cells and whether its tags nest."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.loads: list[str] = []
+        self.tags: list[str] = []
+        self.open: list[str] = []
+        self.rows: list[list[str]] = []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.loads += [v for k, v in attrs if k in {"src", "href", "srcset", "xlink:href"}]
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in {"td", "th"}:
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_data(self, data):
+        if "td" in self.open or "th" in self.open:
+            self.rows[-1][-1] += data + "\n"
+
+
+@pytest.fixture
+def folder(shared, tmp_path):
+    """A copy of the finished bakeoff that a test may break."""
+    shutil.copytree(shared[1].folder.path, tmp_path / "copy")
+    return Folder(tmp_path / "copy")
+
+
+def page_of(folder: Folder) -> tuple[str, Page]:
+    text = refresh_report(folder.path).read_text(encoding="utf-8")
+    return text, Page(text)
+
+
+def test_the_page_holds_every_figure_and_loads_nothing(folder):
+    text, page = page_of(folder)
+    results = json.loads(folder.results_file.read_text())
+    assert [re.sub(r"\n.*", "", row[0], flags=re.S) for row in page.rows] == [
+        "entry", "prompt_tuning", "last_layers", "lora", "base", "lead-1",
+    ]  # fmt: skip
+    assert f"{results['entries']['lora']['metrics']['test/loss']['mean']:.3f}" in page.rows[3][1]
+    assert all(len(row) == 1 + len(COLUMNS) for row in page.rows)
+    assert all(load.startswith("data:text/csv") for load in page.loads)
+    assert "script" not in page.tags
+    assert "http" not in text
+    assert text.count("<svg") == 2 + 3
+    assert len(text) < 1_500_000
+    assert results["verdict"]["headline"] in text
+
+
+def test_csv_and_markdown_agree_with_the_results(folder):
+    write_report(folder.path)
+    results = json.loads(folder.results_file.read_text())
+    rows = {row["entry"]: row for row in csv.DictReader(io.StringIO(folder.csv_file.read_text()))}
+    assert list(rows) == [*results["entries"], *results["baselines"]]
+    for name, row in results["entries"].items():
+        assert float(rows[name]["test/rougeL"]) == row["metrics"]["test/rougeL"]["mean"]
+        assert float(rows[name]["test/loss/high"]) == row["metrics"]["test/loss"]["high"]
+        assert int(rows[name]["trainable_parameters"]) == row["trainable_parameters"]
+    assert rows["lead-1"]["test/loss"] == ""
+    lines = [line for line in folder.markdown_file.read_text().splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {len(COLUMNS) + 2}
+
+
+def test_the_same_records_give_the_same_files(folder):
+    files = (folder.report_file, folder.csv_file, folder.markdown_file)
+    refresh_report(folder.path)
+    first = [f.read_bytes() for f in files]
+    refresh_report(folder.path)
+    assert [f.read_bytes() for f in files] == first
+
+
+def test_failed_and_missing_runs_are_rows_that_say_so(folder):
+    failed, missing = (next(r for r in folder.runs() if r.entry == e) for e in ("lora", "last_layers"))
+    result = folder.run(failed.id).result()
+    result.status, result.error = "failed", f"it broke: {HOSTILE}"
+    write_json(folder.run(failed.id).result_file, asdict(result))
+    shutil.rmtree(folder.run(missing.id).path)
+    text, page = page_of(folder)
+    rows = {row[0].split("\n")[0]: row for row in page.rows}
+    assert "failed: it broke: <script>" in rows["lora"][1]
+    assert "missing" in rows["last_layers"][1]
+    assert "script" not in page.tags
+    assert text.count("<svg") == 2 + 2  # the failed run's curve stays
+    assert "Not in this comparison: last_layers, lora" in text
+    assert "it broke" in folder.csv_file.read_text()
+
+
+def test_a_bakeoff_without_any_result_has_a_page(folder):
+    shutil.rmtree(folder.path / "runs")
+    text, _ = page_of(folder)
+    assert "No entry has finished" in text
+    assert "<svg" not in text
+    assert "None yet: no run has generated." in text
+
+
+def test_texts_of_users_are_shown_and_never_read_as_markup(folder):
+    examples = [json.loads(line) for line in folder.examples_file("test").read_text().splitlines()]
+    write_jsonl(folder.examples_file("test"), [{**e, "document": HOSTILE, "summary": HOSTILE} for e in examples])
+    run = folder.run(next(r.id for r in folder.runs() if r.entry == "lora"))
+    write_jsonl(run.predictions_file, [{**row, "output": HOSTILE} for row in run.predictions()])
+    plan = folder.plan()
+    plan["name"] = HOSTILE
+    write_json(folder.plan_file, plan)
+    text, page = page_of(folder)
+    assert "script" not in page.tags
+    assert text.count("&lt;script&gt;") >= 3 * 8
+    assert escape_markdown("a|b\n*c*") == r"a\|b \*c\*"
+
+
+def test_several_seeds_and_one_entry(tiny_config):
+    import bakeoff
+
+    tiny_config["entries"] = {"lora": {"r": 2}}
+    results = bakeoff.run(tiny_config, {"protocol.seeds": 2, "protocol.epochs": 1}, display="none")
+    text = results.folder.report_file.read_text()
+    assert text.count("<svg") == 2 + 1
+    assert results.entries["lora"]["seeds"] == 2
+    assert "seeds</dt><dd>0, 1</dd>" in text
+
+
+def test_a_folder_without_results_is_refused(tmp_path):
+    with pytest.raises(SetupError, match="no results.json"):
+        write_report(tmp_path)
