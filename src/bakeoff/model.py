@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPT2Config, PreTrainedModel
+from transformers.utils import logging
 
 from bakeoff.config import Config
 from bakeoff.errors import SetupError
@@ -63,7 +64,7 @@ def load_base(name: str, precision: str = "auto") -> Base:
     chosen = choose_precision(precision, device)
     dtype = torch.bfloat16 if chosen == "bf16" else torch.float32
     source = resolve(name)
-    with explained(name):
+    with explained(name), no_progress_bar():
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation="sdpa")
     return Base(model.to(device).eval(), load_tokenizer(name), device, chosen)
 
@@ -87,6 +88,18 @@ def explained(name: str) -> Iterator[None]:
         raise SetupError(
             f"model: {name}: cannot be loaded ({reason}). Allowed: a hub id, a model folder, base"
         ) from None
+
+
+@contextmanager
+def no_progress_bar() -> Iterator[None]:
+    """Within, transformers draws no bar: a run's log and the live display have no room for one."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def choose_precision(asked: str, device: torch.device) -> str:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bakeoff import __version__
-from bakeoff.config import Config
+from bakeoff.config import Config, ProtocolConfig
 from bakeoff.data.sources import Splits, content_identity, load_examples
 from bakeoff.data.tokens import Tokens, encode, encode_targets, longest_output, statistics
 from bakeoff.errors import ConfigError
@@ -62,29 +62,33 @@ def make_plan(config: Config, tokenizer: Any = None) -> Plan:
         "protocol": config.protocol.model_dump(exclude={"seed", "seeds"}),
     }
     steps = config.protocol.epochs * -(-len(splits["train"]) // config.protocol.batch_size)
-    seeds = range(config.protocol.seed, config.protocol.seed + config.protocol.seeds)
-    runs = [make_run(name, "baseline", name, {}, config.protocol.seed, 0, held_equal) for name in BASELINES]
-    for name, method in methods.items():
-        runs += [make_run(name, "entry", method.name, method.model_dump(), s, steps, held_equal) for s in seeds]
+    runs = make_runs(config.protocol, methods, steps, held_equal)
     document = {
         "name": config.name,
         "model": model,
         "data": data,
         "max_tokens": max_tokens,
         "output_tokens": output_tokens,
-        "entries": {
-            name: {
-                "method": m.name,
-                "steps": steps,
-                "trials": 0,
-                "learning_rate": m.learning_rate,
-                **shapes["entries"][name],
-            }
-            for name, m in methods.items()
-        },
+        "entries": {n: entry_plan(method, steps, shapes["entries"][n]) for n, method in methods.items()},
         "runs": [asdict(run) for run in runs],
     }
     return Plan(document, runs, splits, tokens)
+
+
+def entry_plan(method: Method, steps: int, counts: dict[str, Any]) -> dict[str, Any]:
+    """Return what the plan says of one entry; `trials` are those of a search for a learning rate."""
+    return {"method": method.name, "steps": steps, "trials": 0, "learning_rate": method.learning_rate, **counts}
+
+
+def make_runs(
+    protocol: ProtocolConfig, methods: dict[str, Method], steps: int, held_equal: dict[str, Any]
+) -> list[Run]:
+    """Return the baselines' runs, then every entry with every seed."""
+    seeds = range(protocol.seed, protocol.seed + protocol.seeds)
+    runs = [make_run(name, "baseline", name, {}, protocol.seed, 0, held_equal) for name in BASELINES]
+    for name, method in methods.items():
+        runs += [make_run(name, "entry", method.name, method.model_dump(), s, steps, held_equal) for s in seeds]
+    return runs
 
 
 def encode_splits(
