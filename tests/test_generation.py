@@ -58,3 +58,21 @@ def test_the_models_own_generation_config_is_not_read(base):
     base.model.generation_config.do_sample = True
     base.model.generation_config.repetition_penalty = 5.0
     assert generate(base, base.model, PROMPTS[:4], 8, 4) == before
+
+
+def test_a_cache_with_room_equals_the_growing_one():
+    from transformers import DynamicCache, GPT2Config
+
+    from bakeoff.evaluation.cache import roomy_cache
+
+    config = GPT2Config(n_layer=1)
+    ours, theirs = roomy_cache(config, 4), DynamicCache(config=config)
+    torch.manual_seed(0)
+    for step, new in enumerate((5, 1, 1, 1)):
+        keys, values = torch.randn(2, 3 if step < 2 else 2, 2, new, 4)
+        for got, want in zip(ours.update(keys, values, 0), theirs.update(keys, values, 0), strict=True):
+            torch.testing.assert_close(got, want, rtol=0, atol=0)
+        if step == 1:
+            for cache in (ours, theirs):
+                cache.batch_select_indices(torch.tensor([0, 2]))
+    assert ours.get_seq_length() == 8

@@ -59,3 +59,15 @@ def test_bf16_stays_near_fp32(base, tiny_model):
     assert all(p.dtype == torch.float32 for p in trainable(adapted).values())
     reference = mean_loss(evaluate_loss(base, base.model, ROWS, 2))
     assert mean_loss(evaluate_loss(half, adapted, ROWS, 2)) == pytest.approx(reference, rel=0.02)
+
+
+def test_the_fused_activation_is_the_same_function(tiny_model):
+    from transformers import AutoModelForCausalLM
+
+    from bakeoff.model import load_base
+
+    plain = AutoModelForCausalLM.from_pretrained(tiny_model)
+    fused = load_base(str(tiny_model), "fp32").model
+    assert type(plain.transformer.h[0].mlp.act) is not type(fused.transformer.h[0].mlp.act)
+    ids = torch.arange(9, 30)[None]
+    torch.testing.assert_close(fused(input_ids=ids).logits, plain.eval()(input_ids=ids).logits, rtol=1e-5, atol=1e-5)

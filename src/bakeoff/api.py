@@ -1,5 +1,6 @@
 """The Python API: run, plan, load_results, and what they return. The command line is a thin skin over these."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,7 @@ def run(source: Source, overrides: dict[str, Any] | None = None, display: str = 
     config = load_config(source, overrides)
     folder = Folder(config.folder)
     check_free(folder, config)
+    open_display(display, []).note("reading examples, counting parameters")
     planned = make_plan(config, load_tokenizer(config.model))
     prepare(folder, config, planned)
     done = {r.id for r in planned.runs if (result := folder.run(r.id).result()) and result.status == "done"}
@@ -60,6 +62,7 @@ def reported(folder: Folder, screen: Display) -> Iterator[None]:
     try:
         yield
     finally:
+        shutil.rmtree(folder.trunk, ignore_errors=True)
         screen.note(f"report: {refresh_report(folder.path)}")
 
 

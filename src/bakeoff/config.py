@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bakeoff.errors import ConfigError, did_you_mean
 
@@ -54,6 +54,9 @@ class ProtocolConfig(Section):
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay, the same for every entry")
     clip_norm: float | None = Field(1.0, gt=0, description="largest gradient norm; null turns clipping off")
     evaluate_every: int | None = Field(None, ge=1, description="steps between validations; null: once an epoch")
+    trunk_cache: Literal["auto", "off"] | ByteSize = Field(
+        "auto", description="disk for what frozen blocks say of each example: off, a size as in 2GB, auto: as needed"
+    )
     seed: int = Field(0, ge=0, description="first seed: initialisation and order of examples")
     seeds: int = Field(1, ge=1, description="runs per entry, with seeds counted up from `seed`")
     precision: Literal["auto", "fp32", "bf16"] = Field(

@@ -181,7 +181,7 @@ class LiveDisplay(Display):
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         table.add_column("run", no_wrap=True)
         table.add_column("state", no_wrap=True, min_width=16)
-        for heading in ("train", "valid", "test", "ROUGE-L", *(("tok/s", "peak") if wide else ()), "left"):
+        for heading in ("train", "valid", "test", "ROUGE-L", *(("tok/s", "peak") if wide else ()), "time"):
             table.add_column(heading, justify="right", no_wrap=True)
         for row in self.visible():
             table.add_row(*self.cells(row, wide))
@@ -210,7 +210,9 @@ class LiveDisplay(Display):
             state = f"{state} {100 * v['step'] // v['steps']:3d} %"
         elif state == "generating" and "examples_total" in v:
             state = f"{state} {100 * v['examples'] // v['examples_total']:3d} %"
-        left = v.get("seconds_left") if row.state in ("training", "validating") else row.seconds
+        took = "" if row.seconds is None else clock_time(row.seconds)
+        if row.state in ("training", "validating") and "seconds_left" in v:
+            took = f"{clock_time(v['seconds_left'])} left"
         cells: list[RenderableType] = [
             self.names[row.run.id],
             Text(state, style=style),
@@ -222,7 +224,7 @@ class LiveDisplay(Display):
         if wide:
             peak = v.get("peak_bytes")
             cells += [number(v.get("tokens_per_second"), ",.0f"), f"{peak / 2**30:.2f} GiB" if peak else ""]
-        return [*cells, clock_time(left) if left is not None else ""]
+        return [*cells, took]
 
     def totals(self) -> str:
         """Return done, failed and total counts, elapsed time, and time left once there is a basis for it."""

@@ -59,7 +59,7 @@ def make_plan(config: Config, tokenizer: Any = None) -> Plan:
         "data": data["identity"],
         "max_tokens": max_tokens,
         "generation": config.generation.model_dump(),
-        "protocol": config.protocol.model_dump(exclude={"seed", "seeds"}),
+        "protocol": config.protocol.model_dump(exclude={"seed", "seeds", "trunk_cache"}),
     }
     steps = config.protocol.epochs * -(-len(splits["train"]) // config.protocol.batch_size)
     runs = make_runs(config.protocol, methods, steps, held_equal)

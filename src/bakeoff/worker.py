@@ -45,7 +45,8 @@ from bakeoff.records import (
     write_jsonl,
 )
 from bakeoff.training.loop import Trainer
-from bakeoff.training.loss import evaluate_loss, mean_loss
+from bakeoff.training.loss import Serve, evaluate_loss, mean_loss
+from bakeoff.training.trunk import TrunkError, open_trunk
 
 Emit = Callable[[Event], None]
 RELOAD_EXAMPLES = 8
@@ -83,6 +84,7 @@ class RunWork:
         self.output_tokens: int = folder.plan()["output_tokens"]
         self.test = [Example(**row) for row in read_jsonl(folder.examples_file("test"))]
         self.tokens = {s: load_tokens(folder.tokens_file(s)) for s in SPLITS}
+        self.trunk_folder = folder.trunk
         self.clocks = Clocks()
         self.result_record = RunResult(run, "done")
 
@@ -121,9 +123,10 @@ class RunWork:
         """Train, save the adapter, and check that nothing else moved and that it loads to the same loss."""
         record = self.result_record
         frozen = frozen_identity(adapted)
+        serve = self.open_trunks(base, adapted)
         reset_peak()
         self.state("training")
-        trainer = Trainer(base, adapted, method, self.config.protocol, self.run.seed, self.report)
+        trainer = Trainer(base, adapted, method, self.config.protocol, self.run.seed, self.report, serve)
         trained = trainer.train(self.tokens["train"], self.tokens["validation"])
         record.costs["peak_bytes"] = peak_bytes()
         record.costs["tokens_per_second"] = trained.tokens / trainer.clocks.seconds["train"]
@@ -140,6 +143,25 @@ class RunWork:
             record.checks["reloads_to_same_loss"] = self.reloads(
                 base, adapted, self.tokens["validation"][:RELOAD_EXAMPLES]
             )
+
+    def open_trunks(self, base: Base, adapted: torch.nn.Module) -> dict[str, Serve]:
+        """Return how the frozen blocks' stored outputs are served, by split; nothing where there is no such trunk."""
+        protocol = self.config.protocol
+        if protocol.trunk_cache == "off":
+            return {}
+        budget = None if protocol.trunk_cache == "auto" else int(protocol.trunk_cache)
+        serve: dict[str, Serve] = {}
+        with self.clocks.phase("trunk"):
+            for split in ("train", "validation"):
+                stem = self.trunk_folder / split
+                try:
+                    trunk = open_trunk(base, adapted, self.tokens[split], stem, budget, 2 * protocol.batch_size)
+                except TrunkError as error:
+                    print(f"trunk cache not used: {error}", file=sys.stderr)
+                    return {}
+                if trunk:
+                    serve[split] = trunk.serving
+        return serve
 
     def reloads(self, base: Base, adapted: torch.nn.Module, rows: Sequence[Tokens]) -> bool:
         """Return whether the saved adapter, on a freshly loaded base, gives the loss that the trained model gives."""

@@ -6,8 +6,11 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 
+from bakeoff.evaluation.cache import roomy_cache
 from bakeoff.model import Base, embed, inner, only_rows
 from bakeoff.training.loss import autocast
+
+LEAVE_SHARE = 0.75  # ended rows leave the batch, which copies the cache, once no more than this share goes on
 
 
 @torch.no_grad()
@@ -22,7 +25,7 @@ def generate(
     """Return the greedy continuation of each prompt, in the given order, without its end-of-text token.
 
     Prompts are sorted by length and left-padded, so that every row's next token stands in the last column; positions
-    count real tokens only. A row that has ended leaves the batch. The outputs do not depend on batch mates.
+    count real tokens only. Rows that have ended leave the batch. The outputs do not depend on batch mates.
     """
     adapted.eval()
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
@@ -45,22 +48,25 @@ def _decode(base: Base, adapted: nn.Module, prompts: list[Sequence[int]], max_ne
     pads = torch.tensor([width - len(p) for p in prompts], device=base.device)
     ids = torch.tensor([[end] * (width - len(p)) + list(p) for p in prompts], device=base.device)
     outputs: list[list[int]] = [[] for _ in prompts]
-    rows = torch.arange(len(prompts), device=base.device)  # which prompt each row of the shrinking batch is
-    cache = DynamicCache(config=model.config)
+    rows = list(range(len(prompts)))  # which prompt each row of the shrinking batch is
+    ended: set[int] = set()
+    cache = roomy_cache(model.config, max_new_tokens)
     with autocast(base):
         inputs = embed(adapted, ids, pads)
         mask = (torch.arange(inputs.shape[1], device=base.device) >= pads[:, None]).long()
         for _ in range(max_new_tokens):
             chosen = _next_tokens(model, inputs, mask, cache)
-            for row, token in zip(rows.tolist(), chosen.tolist(), strict=True):
-                if token != end:
+            for row, token in zip(rows, chosen.tolist(), strict=True):
+                if token == end:
+                    ended.add(row)
+                elif row not in ended:
                     outputs[row].append(token)
-            alive = chosen != end
-            if not alive.all():
-                if not alive.any():
-                    break
-                keep = alive.nonzero()[:, 0]
-                rows, chosen, mask = rows[keep], chosen[keep], mask[keep]
+            alive = [place for place, row in enumerate(rows) if row not in ended]
+            if not alive:
+                break
+            if len(alive) <= LEAVE_SHARE * len(rows):
+                keep = torch.tensor(alive, device=base.device)
+                rows, chosen, mask = [rows[place] for place in alive], chosen[keep], mask[keep]
                 cache.batch_select_indices(keep)
             inputs = model.get_input_embeddings()(chosen[:, None])
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)

@@ -1,7 +1,7 @@
 """The training loop: one, for every method. A method's only part in it is `after_step`."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from bakeoff.errors import BakeoffError
 from bakeoff.measure import Clocks
 from bakeoff.methods import Method
 from bakeoff.model import Base, trainable
-from bakeoff.training.loss import evaluate_loss, mean_loss, target_losses
+from bakeoff.training.loss import Serve, evaluate_loss, mean_loss, target_losses, whole
 
 Report = Callable[[str, dict[str, Any]], None]
 PROGRESS_SECONDS = 0.5
@@ -54,10 +54,18 @@ class Trainer:
     """Trains one adapted model on one order of examples, and keeps the best checkpoint by validation loss."""
 
     def __init__(
-        self, base: Base, adapted: nn.Module, method: Method, protocol: ProtocolConfig, seed: int, report: Report
+        self,
+        base: Base,
+        adapted: nn.Module,
+        method: Method,
+        protocol: ProtocolConfig,
+        seed: int,
+        report: Report,
+        serve: Mapping[str, Serve] | None = None,  # by split
     ):
         self.base, self.adapted, self.method, self.protocol = base, adapted, method, protocol
         self.seed, self.report = seed, report
+        self.serve = {"train": whole, "validation": whole, **(serve or {})}
         self.weights = trainable(adapted)
         self.optimizer = torch.optim.AdamW(
             self.weights.values(), lr=method.learning_rate, weight_decay=protocol.weight_decay, fused=True
@@ -78,7 +86,7 @@ class Trainer:
             for position, members in enumerate(batches, start=1):
                 with self.clocks.phase("train"):
                     batch = collate([train[i] for i in members], self.base.pad, self.base.device)
-                    loss = self._step(batch, step, steps)
+                    loss = self._step(batch, members, step, steps)
                 step += 1
                 tokens += batch.tokens
                 total += loss
@@ -94,11 +102,11 @@ class Trainer:
                 weight.copy_(weights[name])
         return Trained(steps, best_step, loss, epoch_loss, tokens)
 
-    def _step(self, batch: Batch, step: int, steps: int) -> float:
+    def _step(self, batch: Batch, members: Sequence[int], step: int, steps: int) -> float:
         """Take one optimizer step and return the batch's summed loss."""
         rate = self.method.learning_rate * rate_factor(step, steps, self.protocol)
         self.optimizer.param_groups[0]["lr"] = rate
-        losses = target_losses(self.base, self.adapted, batch)
+        losses = target_losses(self.base, self.adapted, batch, self.serve["train"](members))
         losses.mean().backward()
         if self.protocol.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.weights.values(), self.protocol.clip_norm)
@@ -110,7 +118,9 @@ class Trainer:
     def _validate(self, validation: Sequence[Tokens], step: int, epoch: float, train_loss: float | None) -> None:
         self.report("state", {"state": "validating"})
         with self.clocks.phase("evaluation"):
-            results = evaluate_loss(self.base, self.adapted, validation, 2 * self.protocol.batch_size)
+            results = evaluate_loss(
+                self.base, self.adapted, validation, 2 * self.protocol.batch_size, self.serve["validation"]
+            )
         loss = mean_loss(results)
         if not math.isfinite(loss):
             raise DivergedError(

@@ -1,0 +1,182 @@
+"""The trunk cache: what the frozen blocks below the lowest trainable one say of each example, computed once.
+
+Those blocks' outputs never change while an entry trains, so every epoch, seed and entry with the same cut reads them
+from one file instead. The file belongs to a bakeoff's folder, where base, examples and template are fixed; its name
+holds what may still differ: split, cut and precision.
+"""
+
+import fcntl
+import math
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from torch import nn
+
+from bakeoff.data.batches import collate, evaluation_batches
+from bakeoff.data.tokens import Tokens
+from bakeoff.errors import SetupError
+from bakeoff.methods.last_layers import find_blocks
+from bakeoff.model import Base, embed, inner, soft_prompt
+from bakeoff.training.loss import autocast, evaluating, target_losses
+
+FREE_SHARE = 0.25  # of the disk's free space, where no budget is given
+TOLERANCE = {"fp32": 1e-5, "bf16": 1e-2}  # relative, of a batch's loss: batches of another shape round otherwise
+
+
+class _Reached(Exception):  # noqa: N818
+    """The trunk's output is known; the blocks above need not run."""
+
+
+@dataclass
+class Trunk:
+    """One split's trunk outputs on disk: rows of (tokens, width), one after the other."""
+
+    file: Path
+    blocks: Sequence[nn.Module]
+    offsets: list[int]
+    width: int
+    dtype: torch.dtype
+    as_tuple: bool
+    device: torch.device
+
+    def read(self, members: Sequence[int]) -> torch.Tensor:
+        """Return the members' outputs, right-padded with zeros: (batch, seq, width).
+
+        The file is read and not mapped: mapped pages would count as this process's memory, though the kernel may
+        drop them at any time.
+        """
+        lengths = [self.offsets[i + 1] - self.offsets[i] for i in members]
+        hidden = torch.zeros(len(members), max(lengths), self.width, dtype=self.dtype)
+        row_bytes = self.width * self.dtype.itemsize
+        with self.file.open("rb", buffering=0) as stream:
+            for row, i, length in zip(hidden, members, lengths, strict=True):
+                os.preadv(stream.fileno(), [as_bytes(row[:length])], self.offsets[i] * row_bytes)
+        return hidden.to(self.device)
+
+    @contextmanager
+    def serving(self, members: Sequence[int]) -> Iterator[None]:
+        """Within, the trunk's first block returns the members' stored outputs and the others pass them on."""
+        stored = self.read(members)
+
+        def give(*_: Any, **__: Any) -> Any:
+            return (stored,) if self.as_tuple else stored
+
+        try:
+            for block in self.blocks:
+                block.forward = give
+            yield
+        finally:
+            for block in self.blocks:
+                del block.forward
+
+
+def as_bytes(rows: torch.Tensor) -> memoryview:
+    """Return a contiguous tensor's own memory."""
+    return memoryview(rows.view(torch.uint8).numpy())  # type: ignore[arg-type]
+
+
+def cut_of(adapted: nn.Module) -> int:
+    """Return how many blocks lie below everything that trains; 0 where a trained part acts before or in the first."""
+    model = inner(adapted)
+    if soft_prompt(adapted) is not None:
+        return 0
+    try:
+        blocks, norm = find_blocks(model)
+    except SetupError:  # an architecture of another build
+        return 0
+    above = {*norm.parameters(), *model.get_output_embeddings().parameters()}
+    inside = {p for block in blocks for p in block.parameters()}
+    if any(p.requires_grad and p not in above and p not in inside for p in adapted.parameters()):
+        return 0
+    trained = [i for i, block in enumerate(blocks) if any(p.requires_grad for p in block.parameters())]
+    return min(trained, default=len(blocks))
+
+
+def open_trunk(
+    base: Base, adapted: nn.Module, rows: Sequence[Tokens], stem: Path, budget: int | None, batch_size: int
+) -> Trunk | None:
+    """Return the trunk of `rows`, from its file or built now; None where there is no cut or no room.
+
+    `stem` is the file's path without cut and precision; `budget` is in bytes, None for FREE_SHARE of the free space.
+    Raises TrunkError where what is stored does not give the loss of the whole model.
+    """
+    cut = cut_of(adapted)
+    if cut == 0:
+        return None
+    model = inner(adapted)
+    blocks = list(find_blocks(model)[0])[:cut]
+    with autocast(base), torch.no_grad():
+        output, as_tuple = trunk_output(model, blocks, embed(adapted, collate(rows[:1], base.pad, base.device).ids))
+    offsets = [0, *numpy.cumsum([len(row) - 1 for row in rows]).tolist()]
+    file = stem.with_name(f"{stem.name}-{cut}-{base.precision}.bin")
+    trunk = Trunk(file, blocks, offsets, output.shape[-1], output.dtype, as_tuple, base.device)
+    needed = offsets[-1] * trunk.width * trunk.dtype.itemsize
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if needed > (FREE_SHARE * shutil.disk_usage(file.parent).free if budget is None else budget):
+        return None
+    batches = evaluation_batches([len(row) for row in rows], batch_size)
+    with file.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not file.exists():
+            build(base, adapted, trunk, rows, batches)
+    check(base, adapted, trunk, rows, batches[len(batches) // 2])
+    return trunk
+
+
+class TrunkError(Exception):
+    """The model with its trunk replaced is not the model."""
+
+
+def check(base: Base, adapted: nn.Module, trunk: Trunk, rows: Sequence[Tokens], members: Sequence[int]) -> None:
+    """Raise TrunkError unless a batch has the same loss with the stored trunk as without."""
+    batch = collate([rows[i] for i in members], base.pad, base.device)
+    with torch.no_grad(), evaluating(adapted):
+        plain = float(target_losses(base, adapted, batch).double().mean())
+        try:
+            stored = float(target_losses(base, adapted, batch, trunk.serving(members)).double().mean())
+        except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise TrunkError(f"this architecture does not allow it ({error})") from error
+    if not math.isclose(plain, stored, rel_tol=TOLERANCE[base.precision]):
+        raise TrunkError(f"loss {stored} with the stored trunk, {plain} without")
+
+
+@torch.no_grad()
+def build(
+    base: Base, adapted: nn.Module, trunk: Trunk, rows: Sequence[Tokens], batches: Sequence[Sequence[int]]
+) -> None:
+    """Compute the trunk's outputs of every row and put the file in its place in one move."""
+    temporary = trunk.file.with_suffix(f".{os.getpid()}.tmp")
+    row_bytes = trunk.width * trunk.dtype.itemsize
+    with temporary.open("wb", buffering=0) as stream, autocast(base):
+        for members in batches:
+            batch = collate([rows[i] for i in members], base.pad, base.device)
+            hidden = trunk_output(inner(adapted), trunk.blocks, embed(adapted, batch.ids))[0].cpu()
+            for row, i in zip(hidden, members, strict=True):
+                length = trunk.offsets[i + 1] - trunk.offsets[i]
+                os.pwrite(stream.fileno(), as_bytes(row[:length].contiguous()), trunk.offsets[i] * row_bytes)
+    temporary.replace(trunk.file)
+
+
+def trunk_output(model: nn.Module, blocks: Sequence[nn.Module], inputs: torch.Tensor) -> tuple[torch.Tensor, bool]:
+    """Return what the last of `blocks` puts out, (batch, seq, width), and whether it does so in a tuple."""
+    caught: list[Any] = []
+
+    def catch(_: nn.Module, __: Any, output: Any) -> None:
+        caught.append(output)
+        raise _Reached
+
+    handle = blocks[-1].register_forward_hook(catch)
+    try:
+        with suppress(_Reached):
+            model(inputs_embeds=inputs, use_cache=False)
+    finally:
+        handle.remove()
+    as_tuple = isinstance(caught[0], tuple)
+    return (caught[0][0] if as_tuple else caught[0]), as_tuple

@@ -1,0 +1,97 @@
+"""The trunk cache gives the losses and gradients of the whole model, or is not used."""
+
+import threading
+
+import pytest
+import torch
+
+from bakeoff.data.batches import collate
+from bakeoff.data.tokens import Tokens
+from bakeoff.methods import build_method
+from bakeoff.model import adapt, load_base, trainable
+from bakeoff.training.loss import UNCHANGED, target_losses
+from bakeoff.training.trunk import TrunkError, cut_of, open_trunk
+from tests.test_methods import adapted_by
+
+ROWS = [Tokens(str(i), list(range(9 + i, 14 + 2 * i)), [20 + i, 21, 0], False) for i in range(9)]
+
+
+def top_only(base):
+    return adapt(base, build_method("x", {"method": "last_layers", "blocks": 1}))
+
+
+def losses_and_gradients(base, adapted, context):
+    adapted.zero_grad()
+    losses = target_losses(base, adapted, collate([ROWS[i] for i in (4, 1, 7)], 0), context)
+    losses.mean().backward()
+    return losses.detach(), {n: p.grad.clone() for n, p in trainable(adapted).items()}
+
+
+def test_losses_and_gradients_equal_the_whole_model(base, tmp_path):
+    adapted = top_only(base).eval()  # without dropout
+    trunk = open_trunk(base, adapted, ROWS, tmp_path / "train", None, 4)
+    calls = []
+    handle = base.model.transformer.h[0].attn.register_forward_hook(lambda *_: calls.append(1))
+    stored, stored_gradients = losses_and_gradients(base, adapted, trunk.serving([4, 1, 7]))
+    assert not calls
+    plain, plain_gradients = losses_and_gradients(base, adapted, UNCHANGED)
+    assert calls
+    handle.remove()
+    torch.testing.assert_close(stored, plain, rtol=1e-5, atol=1e-5)
+    for name, gradient in plain_gradients.items():
+        torch.testing.assert_close(stored_gradients[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("method", "cut"),
+    [({"method": "last_layers", "blocks": 1}, 1), ({"method": "last_layers", "blocks": 0}, 2),
+     ({"method": "last_layers", "blocks": 2}, 0), ({"method": "lora", "r": 2}, 0),
+     ({"method": "lora", "r": 2, "target_modules": r".*h\.1\.attn\.c_attn"}, 1),
+     ({"method": "prompt_tuning", "num_virtual_tokens": 2}, 0)],
+)  # fmt: skip
+def test_the_cut_is_the_lowest_block_that_trains(method, cut, base):
+    assert cut_of(adapt(base, build_method("x", method))) == cut
+
+
+def test_nothing_is_cached_without_a_cut_or_without_room(base, tmp_path):
+    assert open_trunk(base, adapted_by("lora", base)[1], ROWS, tmp_path / "a", None, 4) is None
+    assert open_trunk(load_base(base.model.name_or_path), top_only(base), ROWS, tmp_path / "b", 100, 4) is None
+    assert not list(tmp_path.glob("*.bin"))
+
+
+def test_the_file_is_built_once_and_shared(base, tiny_model, tmp_path):
+    bases = [base, *(load_base(str(tiny_model), "fp32") for _ in range(3))]
+    threads = [
+        threading.Thread(target=open_trunk, args=(b, top_only(b), ROWS, tmp_path / "train", None, 4)) for b in bases
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (file,) = tmp_path.glob("*.bin")
+    written = file.stat().st_mtime_ns
+    open_trunk(base, base.model, ROWS, tmp_path / "train", None, 4)
+    assert file.stat().st_mtime_ns == written
+
+
+def test_a_trunk_of_another_base_is_noticed(base, tiny_model, tmp_path):
+    open_trunk(base, top_only(base), ROWS, tmp_path / "train", None, 4)
+    other = load_base(str(tiny_model), "fp32")
+    with torch.no_grad():
+        other.model.transformer.h[0].mlp.c_fc.weight.add_(torch.randn(16, 64))
+    with pytest.raises(TrunkError, match="without"):
+        open_trunk(other, top_only(other), ROWS, tmp_path / "train", None, 4)
+
+
+def test_a_bakeoff_gives_the_same_losses_with_and_without(tiny_config, tmp_path):
+    import bakeoff
+
+    tiny_config["entries"] = {"last_layers": {}}
+    first = bakeoff.run(tiny_config, {"protocol.precision": "fp32"}, display="none")
+    off = {"protocol.precision": "fp32", "protocol.trunk_cache": "off", "output": str(tmp_path / "off")}
+    second = bakeoff.run(tiny_config, off, display="none")
+    losses = [r.entries["last_layers"]["metrics"]["test/loss"]["mean"] for r in (first, second)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert first.entries["last_layers"]["costs"]["trunk_seconds"] > 0
+    assert second.entries["last_layers"]["costs"].get("trunk_seconds") is None
+    assert not first.folder.trunk.exists()
