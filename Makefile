@@ -2,7 +2,6 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# glibc gives large blocks back to the kernel after every training step; keeping them saves 10 to 25 %.
 STAMP := $(VENV)/installed
 
 .PHONY: install demo test check base clean
@@ -10,7 +9,7 @@ STAMP := $(VENV)/installed
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
 	touch $@
 
@@ -25,9 +24,10 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# glibc gives large blocks back to the kernel after every training step; keeping them saves 10 to 25 %.
 base: install
 	PYTHONPATH=tools MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_TOP_PAD_=268435456 \
 	  $(BIN)/python tools/pretrain_base.py
 
 clean:
-	rm -rf build $(VENV)
+	rm -rf $(VENV)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from bakeoff.model import EMBEDDED
+from bakeoff.hub import EMBEDDED
 
 SENTENCES = [
     "Return a new array of given shape and type, filled with zeros. If the shape is an integer, the result has one "

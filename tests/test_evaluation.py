@@ -3,7 +3,7 @@ import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
 from bakeoff.evaluation.rouge import TYPES, lead, rouge, sentences
-from bakeoff.evaluation.statistics import interval, resample_weights, summary
+from bakeoff.evaluation.statistics import Resamples, interval, summary
 from bakeoff.evaluation.verdict import make_verdict
 
 PAIRS = [
@@ -40,7 +40,7 @@ def test_sentences_and_lead():
 
 def test_interval_covers_a_known_mean_as_often_as_it_says():
     generator = numpy.random.default_rng(5)
-    weights = resample_weights(120, resamples=600)
+    weights = Resamples(120, resamples=600)
     hits = 0
     for _ in range(400):
         sample = generator.normal(0.3, 0.2, 120)
@@ -50,7 +50,7 @@ def test_interval_covers_a_known_mean_as_often_as_it_says():
 
 
 def test_a_ratio_is_of_sums():
-    row = summary([6.0, 1.0], [3.0, 1.0], resample_weights(2))
+    row = summary([6.0, 1.0], [3.0, 1.0], Resamples(2))
     assert row["mean"] == 7 / 4
     assert (row["low"], row["high"]) == (1.0, 2.0)
     assert interval(numpy.arange(1001.0)) == pytest.approx((25.0, 975.0))
@@ -76,7 +76,7 @@ def test_the_verdict_says_tied_where_the_interval_holds_zero_and_behind_where_no
         "lead-1": row_of("baseline"),
         "d": row_of(status="failed"),
     }
-    verdict = make_verdict(rows, scores, resample_weights(300))
+    verdict = make_verdict(rows, scores, Resamples(300))
     assert verdict["tied_with_best"] == ["b" if verdict["best"] == "a" else "a"]
     assert "are tied on ROUGE-L" in verdict["text"]
     assert "b stores 100.0x less than a" in verdict["text"]
@@ -88,7 +88,7 @@ def test_the_verdict_says_tied_where_the_interval_holds_zero_and_behind_where_no
 
 def test_the_verdict_tells_an_entry_that_does_not_beat_lead_1():
     scores = {"a": numpy.full(50, 0.2), "lead-1": numpy.full(50, 0.3)}
-    verdict = make_verdict({"a": row_of(), "lead-1": row_of("baseline")}, scores, resample_weights(50))
+    verdict = make_verdict({"a": row_of(), "lead-1": row_of("baseline")}, scores, Resamples(50))
     assert "Not shown to beat the document's first sentence (lead-1): a." in verdict["text"]
-    empty = make_verdict({"a": row_of(status="failed")}, {}, resample_weights(50))
+    empty = make_verdict({"a": row_of(status="failed")}, {}, Resamples(50))
     assert empty["best"] is None

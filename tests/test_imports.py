@@ -10,6 +10,7 @@ LAYERS = [
     {"errors"},
     {"config", "records", "data.examples"},
     {"data", "methods"},
+    {"hub"},
     {"model", "measure"},
     {"training"},
     {"evaluation"},
@@ -20,7 +21,7 @@ LAYERS = [
     {"api"},
     {"cli"},
 ]
-COMPUTE = {"data", "methods", "model", "measure", "training", "evaluation", "worker", "inference"}
+COMPUTE = {"data", "methods", "hub", "model", "measure", "training", "evaluation", "worker", "inference"}
 DRIVER = {"errors", "config", "records", "planning", "results", "display", "report", "api", "cli"}
 TERMINAL = {"rich", "click", "jinja2", "altair", "vl_convert"}
 

@@ -31,7 +31,7 @@ def test_a_bakeoff_leaves_every_figure(shared):
         for cost in ("train_seconds", "peak_bytes", "tokens_per_second", "adapter_bytes"):
             assert row["costs"][cost] > 0
         assert all(row["checks"].values())
-        assert {"base_unchanged", "reloads_to_same_loss", "finite"} <= set(row["checks"])
+        assert set(row["checks"]) == {"base_unchanged", "reloads_to_same_loss"}
         assert 0 < row["trainable_parameters"] < row["total_parameters"]
         assert row["metrics"]["test/loss"]["mean"] < document["baselines"]["base"]["metrics"]["test/loss"]["mean"]
     assert document["data"]["splits"]["train"]["cut_documents"] >= 0
@@ -124,19 +124,21 @@ def test_a_failing_run_is_a_row_and_the_others_go_on(tiny_config):
     assert "wild (failed)" in results.verdict
 
 
+def children(pid: int) -> list[int]:
+    """Return the processes that any thread of `pid` has started."""
+    return [int(c) for f in Path(f"/proc/{pid}/task").glob("*/children") for c in f.read_text().split()]
+
+
 def test_a_killed_run_is_a_row_and_is_run_again(tiny_config):
     folder = Folder(tiny_config["output"])
 
     def kill_first_training() -> None:
-        while not list(folder.path.glob("runs/lora-*/metrics.jsonl")):
+        deadline = time.monotonic() + 60
+        while not list(folder.path.glob("runs/lora-*/metrics.jsonl")) and time.monotonic() < deadline:
             time.sleep(0.005)
-        for proc in Path("/proc").glob("[0-9]*"):
-            try:
-                if "bakeoff.executors.server" in (proc / "cmdline").read_text():
-                    for child in (proc / "task" / proc.name / "children").read_text().split():
-                        os.kill(int(child), signal.SIGKILL)
-            except OSError:
-                continue
+        for server in children(os.getpid()):
+            for run in children(server):
+                os.kill(run, signal.SIGKILL)
 
     tiny_config["entries"] = {"lora": {"r": 2}}
     killer = threading.Thread(target=kill_first_training)

@@ -17,7 +17,7 @@ of Python documentation and little else; it is made to be adapted and compared o
 
 | | |
 |---|---|
-| tokens seen | {tokens_seen:,} (of a corpus of {corpus_tokens:,}; no token twice below that) |
+| tokens seen | {tokens_seen:,} (of a corpus of {corpus_tokens:,}; a new pass at each sequence length) |
 | held-out loss | {held_out_loss:.3f} nats a token, {bits_per_byte:.3f} bits a byte, 512-token windows |
 | held-out packages | {held_out} |
 | time and hardware | {hours:.2f} hours, {hardware} |

@@ -4,11 +4,22 @@ from importlib.metadata import version
 from typing import Any
 
 __version__ = version("bakeoff")
-__all__ = ["BakeoffError", "Method", "load_config", "load_results", "plan", "register", "run", "write_report"]
+__all__ = [
+    "BakeoffError",
+    "Method",
+    "Results",
+    "load_config",
+    "load_results",
+    "plan",
+    "register",
+    "run",
+    "write_report",
+]
 
 _HOMES = {
     "BakeoffError": "errors",
     "Method": "methods",
+    "Results": "results",
     "load_config": "config",
     "load_results": "api",
     "plan": "api",

@@ -1,5 +1,7 @@
 """The Python API: run, plan, load_results, and what they return. The command line is a thin skin over these."""
 
+import fcntl
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,21 +41,37 @@ def run(source: Source, overrides: dict[str, Any] | None = None, display: str = 
     `overrides` are dotted keys, {"protocol.epochs": 1}. Raises BakeoffError for what the user can mend. An
     interrupt (Ctrl-C) ends the current run, writes the report of what exists and is raised again.
     """
+    from bakeoff.hub import fetch
     from bakeoff.model import load_tokenizer
 
     config = load_config(source, overrides)
     folder = Folder(config.folder)
     check_free(folder, config)
-    open_display(display, []).note("reading examples, counting parameters")
+    fetch(config.model)
+    if config.data.source == "docstrings":
+        open_display(display, []).note("reading the docstrings of installed packages")
     planned = make_plan(config, load_tokenizer(config.model))
-    prepare(folder, config, planned)
-    done = {r.id for r in planned.runs if (result := folder.run(r.id).result()) and result.status == "done"}
-    with open_display(display, planned.runs, done) as screen, reported(folder, screen):
-        for event in run_local(folder.path, [r for r in planned.runs if r.id not in done]):
-            if event.kind != "progress":
-                append_jsonl(folder.events_file, {"run": event.run, "kind": event.kind, **event.values})
-            screen.handle(event)
+    with locked(folder):
+        prepare(folder, config, planned)
+        done = {r.id for r in planned.runs if (result := folder.run(r.id).result()) and result.status == "done"}
+        with open_display(display, planned.runs, done) as screen, reported(folder, screen):
+            for event in run_local(folder.path, [r for r in planned.runs if r.id not in done]):
+                if event.kind != "progress":
+                    append_jsonl(folder.events_file, {"run": event.run, "kind": event.kind, **event.values})
+                screen.handle(event)
     return load_results(folder.path)
+
+
+@contextmanager
+def locked(folder: Folder) -> Iterator[None]:
+    """Within, no other process runs this bakeoff; raise SetupError where one does already."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with folder.lock_file.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SetupError(f"{folder.path}: another bakeoff run is at work here. Wait for it, or end it") from None
+        yield
 
 
 @contextmanager
@@ -76,14 +94,21 @@ def refresh_report(path: str | Path) -> Path:
 
 def check_free(folder: Folder, config: Config) -> None:
     """Raise SetupError where the run folder holds something else than this bakeoff."""
-    if not folder.path.exists() or not any(folder.path.iterdir()):
+    if not folder.path.exists():
         return
-    if not folder.config_file.exists():
-        raise SetupError(f"{folder.path}: holds other files. Try: another name, or -s output=FOLDER")
+    if not folder.path.is_dir():
+        raise SetupError(f"{folder.path}: is a file. Try: another name, or -s output=FOLDER")
+    if not folder.plan_file.exists():
+        # Nothing, or what a bakeoff leaves that was stopped before it had a plan.
+        own = {folder.lock_file.name, folder.config_file.name, folder.environment_file.name, "data"}
+        other = [file.name for file in folder.path.iterdir() if file.name not in own]
+        if other or (folder.config_file.exists() and folder.config_file.read_text("utf-8") != dump_config(config)):
+            raise SetupError(f"{folder.path}: holds other files. Try: another name, or -s output=FOLDER")
+        return
     there = load_config(folder.config_file).model_dump()
     differing = [key for key, value in flatten(config.model_dump()).items() if flatten(there).get(key) != value]
     differing += [key for key in flatten(there) if key not in flatten(config.model_dump())]
-    differing = [key for key in differing if key != "output"]
+    differing = [key for key in differing if key not in ("output", "protocol.trunk_cache")]
     if differing:
         raise SetupError(
             f"{folder.path}: holds another bakeoff (it differs in {', '.join(differing[:3])}). "
@@ -104,9 +129,9 @@ def prepare(folder: Folder, config: Config, planned: Plan) -> None:
     from bakeoff.environment import environment
 
     if folder.plan_file.exists():
-        if [r.id for r in folder.runs()] != [r.id for r in planned.runs]:
+        if {r.id for r in folder.runs()} != {r.id for r in planned.runs}:
             raise SetupError(
-                f"{folder.path}: its runs were made from other data, weights or version. "
+                f"{folder.path}: its runs were made from other data, weights, precision or version. "
                 "Try: another name, or -s output=FOLDER"
             )
         return
@@ -122,4 +147,8 @@ def load_results(path: str | Path) -> Results:
     """Return the results in a bakeoff's folder; raise SetupError where it is none."""
     folder = Folder(path)
     folder.plan()
+    results = folder.results_file
+    written = results.stat().st_mtime if results.exists() else 0
+    if written and all(f.stat().st_mtime <= written for f in folder.path.glob("runs/*/result.json")):
+        return Results(folder, json.loads(results.read_text(encoding="utf-8")))
     return Results(folder, summarize(folder))

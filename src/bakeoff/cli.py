@@ -68,10 +68,12 @@ def print_results(document: dict[str, Any]) -> None:
     """Print the table and the verdict."""
     from rich.console import Console
 
-    from bakeoff.report.table import text_table
+    from bakeoff.report.table import failures, text_table
 
     console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
     console.print(text_table(document, console.width))
+    for line in failures(document):
+        console.print(line, style="red", markup=False, highlight=False)
     console.print(document["verdict"]["text"], markup=False, highlight=False)
 
 
@@ -106,9 +108,12 @@ def plan(file: Path, settings: tuple[str, ...], as_json: bool) -> None:
         return
     from rich.console import Console
 
-    from bakeoff.report.table import plan_table
+    from bakeoff.report.table import plan_lines, plan_table
 
-    Console(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(plan_table(document))
+    console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+    console.print(plan_table(document))
+    for line in plan_lines(document):
+        console.print(line, markup=False, highlight=False)
 
 
 @main.command()

@@ -63,6 +63,11 @@ class ProtocolConfig(Section):
         "auto", description="frozen weights and matrix products; auto: bf16 where the hardware multiplies it natively"
     )
 
+    @field_validator("trunk_cache", mode="before")
+    @classmethod
+    def _yaml_off(cls, value: Any) -> Any:
+        return "off" if value is False else value  # YAML reads a bare off as false
+
 
 class GenerationConfig(Section):
     """Greedy decoding, the same for every entry; a model's own generation settings are never read."""
@@ -106,9 +111,16 @@ class Config(Section):
     @classmethod
     def _short_entries(cls, value: Any) -> Any:
         if not isinstance(value, list):
-            return {n: {"method": n, **(e or {})} for n, e in value.items()} if isinstance(value, dict) else value
-        rows = [{"method": row} if isinstance(row, str) else dict(row) for row in value if isinstance(row, str | dict)]
-        named = {str(row.pop("name", row.get("method"))): row for row in rows}
+            if not isinstance(value, dict):
+                return value
+            for name, fields in value.items():
+                if fields is not None and not isinstance(fields, dict):
+                    raise ValueError(f"{name}: expected fields, as in {name}: {{learning_rate: 1e-3}}")
+            return {n: {"method": n, **(e or {})} for n, e in value.items()}
+        rows = [{"method": row} if isinstance(row, str) else row for row in value]
+        if not all(isinstance(row, dict) and "method" in row for row in rows):
+            raise ValueError("a list holds method names, or mappings with `method:` and its fields")
+        named = {str(row.get("name", row["method"])): {k: v for k, v in row.items() if k != "name"} for row in rows}
         if len(named) != len(value):
             raise ValueError("two entries share a name. Give each its own `name:`")
         return named
@@ -124,7 +136,8 @@ class Config(Section):
 def load_config(source: str | Path | dict[str, Any], overrides: dict[str, Any] | None = None) -> Config:
     """Return the config of a YAML file (or a mapping) with dotted `overrides` applied.
 
-    Paths in `data` are taken relative to the file. Raises ConfigError with one line that names file, key and cure.
+    Paths in `data`, and a model folder, are taken relative to the file. Raises ConfigError with one line that names
+    file, key and cure.
     """
     if isinstance(source, dict):
         where, raw, base = "config", dict(source), Path()
@@ -138,7 +151,10 @@ def load_config(source: str | Path | dict[str, Any], overrides: dict[str, Any] |
     except ValidationError as error:
         raise ConfigError(explain(where, raw, error)) from None
     paths = {s: str((base / p).resolve()) for s in ("train", "validation", "test") if (p := getattr(config.data, s))}
-    return config.model_copy(update={"data": config.data.model_copy(update=paths)})
+    changes: dict[str, Any] = {"data": config.data.model_copy(update=paths)}
+    if config.model != "base" and (base / config.model).is_dir():
+        changes["model"] = str((base / config.model).resolve())
+    return config.model_copy(update=changes)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -163,10 +179,15 @@ def set_dotted(raw: dict[str, Any], key: str, value: Any) -> None:
     *path, last = key.split(".")
     for part in path:
         below = raw.get(part)
-        if isinstance(below, list):
-            below = Config._short_entries(below)
-        elif isinstance(below, str):
+        if part == "entries" and isinstance(below, list):
+            try:
+                below = Config._short_entries(below)
+            except ValueError as error:
+                raise ConfigError(f"entries: {error}") from None
+        elif part == "data" and isinstance(below, str):
             below = {"source": below}
+        if below is not None and not isinstance(below, dict):
+            raise ConfigError(f"-s {key}: '{part}' holds a value ({below!r}), no keys that could be set")
         raw[part] = below = dict(below or {})
         raw = below
     raw[last] = value

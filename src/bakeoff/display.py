@@ -17,7 +17,6 @@ from rich.text import Text
 
 from bakeoff.records import Event, Run
 
-DISPLAYS = ("auto", "live", "plain", "json", "none")
 PLAIN_SECONDS = 10.0
 
 
@@ -121,7 +120,8 @@ class PlainDisplay(Display):
             if self.clock() - self.progress_at.setdefault(event.run, self.start) >= PLAIN_SECONDS:
                 self.progress_at[event.run] = self.clock()
                 self.note(
-                    f"{name}: step {values['step']}/{values['steps']}  {values['tokens_per_second']:,.0f} tokens/s"
+                    f"{name}: step {values['step']}/{values['steps']}  {values['tokens_per_second']:,.0f} tokens/s  "
+                    f"{clock_time(values['seconds_left'])} left"
                 )
         elif event.kind == "done":
             self.note(f"{name}: done  {scores(values['metrics'])}")
@@ -180,8 +180,8 @@ class LiveDisplay(Display):
         wide = self.console.width >= 100
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         table.add_column("run", no_wrap=True)
-        table.add_column("state", no_wrap=True, min_width=16)
-        for heading in ("train", "valid", "test", "ROUGE-L", *(("tok/s", "peak") if wide else ()), "time"):
+        table.add_column("state", no_wrap=True, min_width=14)
+        for heading in ("train", "valid", "test", "ROUGE-L", "tok/s", *(("peak",) if wide else ()), "time"):
             table.add_column(heading, justify="right", no_wrap=True)
         for row in self.visible():
             table.add_row(*self.cells(row, wide))
@@ -220,10 +220,11 @@ class LiveDisplay(Display):
             number(v.get("validation/loss"), ".3f"),
             number(v.get("test/loss"), ".3f"),
             number(v.get("test/rougeL"), ".3f"),
+            number(v.get("tokens_per_second"), ",.0f"),
         ]
         if wide:
             peak = v.get("peak_bytes")
-            cells += [number(v.get("tokens_per_second"), ",.0f"), f"{peak / 2**30:.2f} GiB" if peak else ""]
+            cells.append(f"{peak / 2**30:.2f} GiB" if peak else "")
         return [*cells, took]
 
     def totals(self) -> str:

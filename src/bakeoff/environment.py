@@ -41,8 +41,8 @@ def accelerator() -> dict[str, Any]:
     """Return the GPU's name and the precision that `auto` chooses here."""
     import torch
 
-    from bakeoff.model import choose_precision
+    from bakeoff.model import choose_precision, default_device
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     name = torch.cuda.get_device_name() if device.type == "cuda" else None
     return {"gpu": name, "native_precision": choose_precision("auto", device)}

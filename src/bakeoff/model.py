@@ -9,7 +9,6 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,10 @@ from transformers.utils import logging
 
 from bakeoff.config import Config
 from bakeoff.errors import SetupError
+from bakeoff.hub import base_identity, explained, resolve
 from bakeoff.methods import Method, build_method
 from bakeoff.records import write_json
 
-EMBEDDED = Path(__file__).parent / "assets/base"
 # GPT-2's shape is public knowledge and never changes: a plan needs no network for it.
 KNOWN_SHAPES = {"gpt2": GPT2Config, "openai-community/gpt2": GPT2Config}
 
@@ -44,24 +43,12 @@ class Base:
         return self.tokenizer.eos_token_id
 
 
-def resolve(name: str) -> str:
-    """Return what transformers loads for a config's `model`: the embedded folder, a folder or a hub id."""
-    if name == "base":
-        return str(EMBEDDED)
-    folder = Path(name)
-    if folder.exists() and not (folder / "config.json").exists():
-        raise SetupError(f"model: {name}: not a model folder (no config.json). Allowed: a hub id, a model folder, base")
-    if not folder.exists() and (name.count("/") > 1 or name.startswith((".", "/", "~"))):
-        raise SetupError(f"model: {name}: no such folder. Allowed: a hub id, a model folder, base")
-    return name
-
-
 def load_base(name: str, precision: str = "auto") -> Base:
     """Return the base model in eval mode with its tokenizer; raise SetupError where it cannot be had.
 
     `precision` bf16 stores the frozen weights in bf16; what a method trains is made fp32 by `prepare`.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     chosen = choose_precision(precision, device)
     dtype = torch.bfloat16 if chosen == "bf16" else torch.float32
     source = resolve(name)
@@ -75,21 +62,11 @@ def load_tokenizer(name: str, local_files_only: bool = False) -> Any:
     """Return the base's tokenizer; raise SetupError where it cannot be had."""
     with explained(name):
         tokenizer = AutoTokenizer.from_pretrained(resolve(name), local_files_only=local_files_only)
+    if not tokenizer("text", add_special_tokens=False)["input_ids"]:
+        raise SetupError(f"model: {name}: has no tokenizer files. Copy them from where the weights came from")
     if tokenizer.eos_token_id is None:
         raise SetupError(f"model: {name}: its tokenizer has no end-of-text token, so outputs could never end")
     return tokenizer
-
-
-@contextmanager
-def explained(name: str) -> Iterator[None]:
-    """Within, turn transformers' errors of loading into one line."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise SetupError(
-            f"model: {name}: cannot be loaded ({reason}). Allowed: a hub id, a model folder, base"
-        ) from None
 
 
 def fuse_activations(model: nn.Module) -> None:
@@ -112,6 +89,11 @@ def no_progress_bar() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def default_device() -> torch.device:
+    """Return the device that runs use."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def choose_precision(asked: str, device: torch.device) -> str:
     """Return fp32 or bf16; auto takes bf16 where the hardware multiplies it natively (protocol rule 4)."""
     if asked != "auto":
@@ -128,26 +110,6 @@ def shape_only(name: str) -> PreTrainedModel:
     with explained(name), torch.device("meta"):
         config = KNOWN_SHAPES[source]() if source in KNOWN_SHAPES else AutoConfig.from_pretrained(source)
         return AutoModelForCausalLM.from_config(config)
-
-
-@lru_cache(maxsize=8)
-def base_identity(name: str) -> str | None:
-    """Return a hash of the base's weights, config and tokenizer files; None for a hub id that is not in the cache."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    folder = Path(resolve(name))
-    if not folder.exists():
-        try:
-            folder = Path(snapshot_download(name, local_files_only=True))
-        except (LocalEntryNotFoundError, OSError):
-            return None
-    digest = hashlib.sha256()
-    for file in sorted(p for p in folder.iterdir() if p.suffix in {".safetensors", ".json"}):
-        digest.update(file.name.encode())
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()[:16]
 
 
 def adapt(base: Base, method: Method) -> nn.Module:
@@ -251,7 +213,7 @@ def frozen_identity(adapted: nn.Module) -> str:
     for name, tensor in (*adapted.named_parameters(), *adapted.named_buffers()):
         if not tensor.requires_grad:
             digest.update(name.encode())
-            digest.update(tensor.detach().contiguous().cpu().view(torch.uint8).numpy().tobytes())
+            digest.update(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -31,7 +31,8 @@ def make_plan(config: Config, tokenizer: Any = None) -> Plan:
 
     With the base's tokenizer the plan also holds the examples' tokens and what their lengths tell.
     """
-    from bakeoff.model import base_identity
+    from bakeoff.hub import base_identity
+    from bakeoff.model import choose_precision, default_device
 
     methods = {name: build_method(name, settings) for name, settings in config.entries.items()}
     taken = set(methods) & set(BASELINES)
@@ -52,14 +53,16 @@ def make_plan(config: Config, tokenizer: Any = None) -> Plan:
         "splits": {s: statistics(tokens[s]) if tokens else {"examples": len(splits[s])} for s in SPLITS},
         "findings": findings,
     }
+    precision = choose_precision(config.protocol.precision, default_device())
     held_equal = {
+        "precision": precision,
         "version": __version__,
         "template": config.template,
         "model": model["identity"] or config.model,
         "data": data["identity"],
         "max_tokens": max_tokens,
         "generation": config.generation.model_dump(),
-        "protocol": config.protocol.model_dump(exclude={"seed", "seeds", "trunk_cache"}),
+        "protocol": config.protocol.model_dump(exclude={"seed", "seeds", "trunk_cache", "precision"}),
     }
     steps = config.protocol.epochs * -(-len(splits["train"]) // config.protocol.batch_size)
     runs = make_runs(config.protocol, methods, steps, held_equal)
@@ -67,6 +70,7 @@ def make_plan(config: Config, tokenizer: Any = None) -> Plan:
         "name": config.name,
         "model": model,
         "data": data,
+        "precision": precision,
         "max_tokens": max_tokens,
         "output_tokens": output_tokens,
         "entries": {n: entry_plan(method, steps, shapes["entries"][n]) for n, method in methods.items()},

@@ -105,6 +105,7 @@ class Folder:
         self.csv_file = self.path / "results.csv"
         self.markdown_file = self.path / "results.md"
         self.report_file = self.path / "report.html"
+        self.lock_file = self.path / ".lock"
         self.trunk = self.path / "trunk"  # there while runs go on
 
     def run(self, run_id: str) -> RunFolder:

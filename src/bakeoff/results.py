@@ -76,9 +76,11 @@ class EntryResult:
         return self.folder.run(min(runs, key=lambda r: r.metrics["validation/loss"]).run.id).adapter
 
     def predictions(self) -> list[dict[str, Any]]:
-        """Return the rows of the entry's first run beside their references."""
+        """Return the rows of the entry's first finished run beside their references."""
         examples = read_jsonl(self.folder.examples_file("test"))
-        rows = self.folder.run(self.row["runs"][0]).predictions()
+        rows = next((p for i in self.row["runs"] if (p := self.folder.run(i).predictions())), None)
+        if rows is None:
+            raise SetupError(f"{self.folder.path}: entry '{self.name}' has no finished run")
         return [{**example, **row} for example, row in zip(examples, rows, strict=True)]
 
     def load(self) -> Any:

@@ -16,7 +16,7 @@ import torch
 
 from bakeoff.config import Config, load_config
 from bakeoff.data.examples import Example
-from bakeoff.data.tokens import Tokens, load_tokens
+from bakeoff.data.tokens import load_tokens
 from bakeoff.errors import BakeoffError
 from bakeoff.evaluation.generation import generate
 from bakeoff.evaluation.rouge import TYPES, Scores, lead, rouge
@@ -44,12 +44,12 @@ from bakeoff.records import (
     write_json,
     write_jsonl,
 )
-from bakeoff.training.loop import Trainer
+from bakeoff.training.loop import DivergedError, Trainer
 from bakeoff.training.loss import Serve, evaluate_loss, mean_loss
 from bakeoff.training.trunk import TrunkError, open_trunk
 
 Emit = Callable[[Event], None]
-RELOAD_EXAMPLES = 8
+PROBE_EXAMPLES = 8
 
 
 def execute(path: Path, run_id: str, emit: Emit) -> RunResult:
@@ -100,29 +100,49 @@ class RunWork:
 
     def result(self) -> RunResult:
         """Return the finished record of an entry's training, of the untouched base, or of lead-k."""
-        if self.run.entry.startswith("lead-"):
+        if self.run.kind == "baseline" and self.run.entry.startswith("lead-"):
             count = int(self.run.entry.removeprefix("lead-"))
             return self.score([lead(e.document, count) for e in self.test], None)
-        self.state("loading")
-        with self.clocks.phase("setup"):
-            torch.manual_seed(self.run.seed)
-            base = load_base(self.config.model, self.config.protocol.precision)
-            method = (
-                build_method(self.run.entry, {"method": self.run.method, **self.run.settings})
-                if self.run.kind == "entry"
-                else None
-            )
-            adapted = adapt(base, method) if method else base.model.requires_grad_(False)
-            trainable, total = count_parameters(adapted)
-        self.result_record.trainable_parameters, self.result_record.total_parameters = trainable, total
-        if method:
-            self.train(base, adapted, method)
+        if self.run.kind == "baseline":
+            base = self.load()
+            self.count(base.model.requires_grad_(False))
+            return self.evaluate(base, base.model)
+        trained_loss = self.train(build_method(self.run.entry, {"method": self.run.method, **self.run.settings}))
+        with self.clocks.phase("reload"):
+            base = self.load()
+            adapted = load_adapter(base, self.files.adapter)
+        again = self.probe(base, adapted)
+        self.result_record.checks["reloads_to_same_loss"] = math.isclose(again, trained_loss, rel_tol=1e-6)
         return self.evaluate(base, adapted)
 
-    def train(self, base: Base, adapted: torch.nn.Module, method: Method) -> None:
-        """Train, save the adapter, and check that nothing else moved and that it loads to the same loss."""
+    def load(self) -> Base:
+        """Return the base, loaded anew."""
+        self.state("loading")
+        return load_base(self.config.model, self.config.protocol.precision)
+
+    def count(self, adapted: torch.nn.Module) -> None:
+        """Record how many parameters the model has, and how many of them train."""
         record = self.result_record
-        frozen = frozen_identity(adapted)
+        record.trainable_parameters, record.total_parameters = count_parameters(adapted)
+
+    def probe(self, base: Base, adapted: torch.nn.Module) -> float:
+        """Return the loss of a few validation examples: what was trained and what was saved must give the same."""
+        rows = self.tokens["validation"][:PROBE_EXAMPLES]
+        return mean_loss(evaluate_loss(base, adapted, rows, len(rows)))
+
+    def train(self, method: Method) -> float:
+        """Train, save the adapter, check that nothing else moved; return the trained model's loss on the probe.
+
+        The model, its optimizer and its best checkpoint are gone on return, so that evaluation, which is of what was
+        saved, has the memory to itself.
+        """
+        record = self.result_record
+        with self.clocks.phase("setup"):
+            torch.manual_seed(self.run.seed)
+            base = self.load()
+            adapted = adapt(base, method)
+            frozen = frozen_identity(adapted)
+        self.count(adapted)
         serve = self.open_trunks(base, adapted)
         reset_peak()
         self.state("training")
@@ -137,12 +157,8 @@ class RunWork:
         self.state("saving")
         with self.clocks.phase("saving"):
             save_adapter(self.files.adapter, adapted, method, self.config)
-            record.costs["adapter_bytes"] = sum(
-                f.stat().st_size for f in self.files.adapter.iterdir() if f.suffix == ".safetensors"
-            )
-            record.checks["reloads_to_same_loss"] = self.reloads(
-                base, adapted, self.tokens["validation"][:RELOAD_EXAMPLES]
-            )
+        record.costs["adapter_bytes"] = sum(f.stat().st_size for f in self.files.adapter.glob("*.safetensors"))
+        return self.probe(base, adapted)
 
     def open_trunks(self, base: Base, adapted: torch.nn.Module) -> dict[str, Serve]:
         """Return how the frozen blocks' stored outputs are served, by split; nothing where there is no such trunk."""
@@ -156,19 +172,12 @@ class RunWork:
                 stem = self.trunk_folder / split
                 try:
                     trunk = open_trunk(base, adapted, self.tokens[split], stem, budget, 2 * protocol.batch_size)
-                except TrunkError as error:
+                except (TrunkError, OSError) as error:
                     print(f"trunk cache not used: {error}", file=sys.stderr)
                     return {}
                 if trunk:
                     serve[split] = trunk.serving
         return serve
-
-    def reloads(self, base: Base, adapted: torch.nn.Module, rows: Sequence[Tokens]) -> bool:
-        """Return whether the saved adapter, on a freshly loaded base, gives the loss that the trained model gives."""
-        fresh = load_base(self.config.model, self.config.protocol.precision)
-        again = load_adapter(fresh, self.files.adapter)
-        losses = [mean_loss(evaluate_loss(b, m, rows, len(rows))) for b, m in ((base, adapted), (fresh, again))]
-        return math.isclose(*losses, rel_tol=1e-6)
 
     def evaluate(self, base: Base, adapted: torch.nn.Module) -> RunResult:
         """Read the test split once: its loss, then greedy outputs and their scores."""
@@ -205,5 +214,7 @@ class RunWork:
                 record.metrics[f"test/{name}{suffix}"] = sum(s[name][letter] for s in scores) / len(scores)
         record.metrics["test/output_words"] = sum(len(o.split()) for o in outputs) / len(outputs)
         record.costs |= {f"{phase}_seconds": seconds for phase, seconds in self.clocks.seconds.items()}
-        record.checks["finite"] = all(math.isfinite(v) for v in record.metrics.values())
+        odd = [name for name, value in record.metrics.items() if not math.isfinite(value)]
+        if odd:
+            raise DivergedError(f"{', '.join(odd)}: not finite. Try a lower learning_rate")
         return record

@@ -26,6 +26,8 @@ from bakeoff.records import read_jsonl, write_jsonl
 SUMMARY_WORDS = (3, 25)
 BODY_WORDS = 25
 STANDARD_LIBRARY = "stdlib"
+# Named one by one: which others a Python has depends on its minor version and on how it was packaged.
+STANDARD_MODULES = (Path(__file__).parent.parent / "assets/stdlib.txt").read_text(encoding="utf-8").split()
 
 # Which package is in which split, and what it gave where the manifest was made (tools/docstring_manifest.py). No
 # package here may stand in the base's pretraining corpus (tools/base_packages.txt).
@@ -95,8 +97,7 @@ def fingerprint(text: str) -> str:
 def package_roots(name: str) -> list[Path]:
     """Return the folders or files that hold package `name`, without importing it; raise DataError where none are."""
     if name == STANDARD_LIBRARY:
-        names = sorted(n for n in sys.stdlib_module_names if not n.startswith("_") and n not in ("antigravity", "this"))
-        return [root for n in names for root in _located(n)]
+        return [root for n in STANDARD_MODULES for root in _located(n)]
     roots = _located(name)
     if not roots:
         raise DataError(
@@ -185,9 +186,10 @@ def manifest_of(splits: dict[str, list[Example]]) -> dict[str, dict[str, dict[st
 def manifest_findings(splits: dict[str, list[Example]]) -> list[str]:
     """Return a line for every package whose examples are not those of the manifest: another version is installed."""
     here = manifest_of(splits)
+    cures = {STANDARD_LIBRARY: "It was made with Python 3.11"}
     return [
         f"docstrings: {name} ({split}) gives other examples than in the manifest; results compare only with the same "
-        "versions. Try: pip install -c constraints.txt"
+        f"versions. {cures.get(name, 'Try: pip install -c constraints.txt')}"
         for split, packages in MANIFEST.items()
         for name, facts in packages.items()
         if facts != here[split][name]

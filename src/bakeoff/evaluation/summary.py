@@ -6,7 +6,7 @@ import numpy
 
 from bakeoff.config import load_config
 from bakeoff.evaluation.rouge import SIGNATURE, TYPES
-from bakeoff.evaluation.statistics import Array, resample_weights, summary
+from bakeoff.evaluation.statistics import Array, Resamples, summary
 from bakeoff.evaluation.verdict import make_verdict
 from bakeoff.records import Folder, Run, RunResult
 
@@ -20,7 +20,7 @@ def summarize(folder: Folder) -> dict[str, Any]:
     config = load_config(folder.config_file)
     runs = folder.runs()
     results = {run.id: folder.run(run.id).result() for run in runs}
-    weights = resample_weights(plan["data"]["splits"]["test"]["examples"])
+    weights = Resamples(plan["data"]["splits"]["test"]["examples"])
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(run.entry, []).append(run)
@@ -36,6 +36,7 @@ def summarize(folder: Folder) -> dict[str, Any]:
         "status": "done" if all(done) else ("failed" if not any(done) else "incomplete"),
         "model": plan["model"],
         "data": plan["data"],
+        "precision": plan["precision"],
         "max_tokens": plan["max_tokens"],
         "output_tokens": plan["output_tokens"],
         "protocol": config.protocol.model_dump(),
@@ -49,7 +50,9 @@ def summarize(folder: Folder) -> dict[str, Any]:
     }
 
 
-def entry_row(folder: Folder, group: list[Run], results: dict[str, RunResult | None], weights: Array) -> dict[str, Any]:
+def entry_row(
+    folder: Folder, group: list[Run], results: dict[str, RunResult | None], weights: Resamples
+) -> dict[str, Any]:
     """Return one entry's or baseline's row: status, counts, metrics with intervals, costs averaged over its seeds."""
     done = [r for run in group if (r := results[run.id]) and r.status == "done"]
     failed = [r for run in group if (r := results[run.id]) and r.status == "failed"]
@@ -66,14 +69,14 @@ def entry_row(folder: Folder, group: list[Run], results: dict[str, RunResult | N
         "costs": averages([r.costs for r in done]),
         "checks": {k: all(r.checks.get(k, False) for r in done) for r in done for k in r.checks},
     }
+    row["converged"] = all(r.best_step != r.steps for r in done) if done and group[0].kind == "entry" else None
     for name in ("trainable_parameters", "total_parameters", "learning_rate", "steps", "best_step"):
         row[name] = getattr(done[0], name) if done else None
-    row["converged"] = row["best_step"] != row["steps"] if row["best_step"] is not None else None
     return row
 
 
 def metrics(
-    folder: Folder, group: list[Run], results: dict[str, RunResult | None], weights: Array
+    folder: Folder, group: list[Run], results: dict[str, RunResult | None], weights: Resamples
 ) -> dict[str, dict[str, float]]:
     """Return {"split/name": {"mean", "low", "high"}}; the interval is left out where no per-example scores exist."""
     done = [r for run in group if (r := results[run.id]) and r.status == "done"]

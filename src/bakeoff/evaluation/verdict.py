@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from bakeoff.evaluation.statistics import Array, interval
+from bakeoff.evaluation.statistics import Array, Resamples, interval
 
 METRIC = "test/rougeL"
 
 
-def make_verdict(rows: dict[str, dict[str, Any]], scores: dict[str, Array], weights: Array) -> dict[str, Any]:
+def make_verdict(rows: dict[str, dict[str, Any]], scores: dict[str, Array], weights: Resamples) -> dict[str, Any]:
     """Return headline, text, metric, best, tied_with_best and differences from per-example ROUGE-L F by entry.
 
     Entries are compared with the best by the paired bootstrap over documents: tied means that the 95 % interval of
@@ -32,7 +32,7 @@ def make_verdict(rows: dict[str, dict[str, Any]], scores: dict[str, Array], weig
         parts.append(
             f"In brackets: 95 % intervals over test documents{' (one seed: not over seeds)' if single else ''}."
         )
-    missing = [n for n, row in rows.items() if row["kind"] == "entry" and row["status"] != "done"]
+    missing = [n for n, row in rows.items() if row["status"] != "done"]
     if missing:
         parts.append(f"Not in this comparison: {', '.join(missing)} ({', '.join(rows[n]['status'] for n in missing)}).")
     return {
@@ -45,7 +45,7 @@ def make_verdict(rows: dict[str, dict[str, Any]], scores: dict[str, Array], weig
     }
 
 
-def difference(first: Array, second: Array, weights: Array) -> dict[str, float]:
+def difference(first: Array, second: Array, weights: Resamples) -> dict[str, float]:
     """Return the mean paired difference first - second and its 95 % interval over documents."""
     low, high = interval(weights @ (first - second) / len(first))
     return {"mean": float((first - second).mean()), "low": low, "high": high}
@@ -79,7 +79,7 @@ def cheaper(best: str, tied: list[str], rows: dict[str, dict[str, Any]]) -> list
     return [f"Of these {small} stores {known[large] / known[small]:.1f}x less than {large}."]
 
 
-def beaten_by_baselines(entries: list[str], scores: dict[str, Array], weights: Array) -> list[str]:
+def beaten_by_baselines(entries: list[str], scores: dict[str, Array], weights: Resamples) -> list[str]:
     """Return a sentence for each entry that does not clearly beat lead-1 (protocol rule 6)."""
     if "lead-1" not in scores:
         return []

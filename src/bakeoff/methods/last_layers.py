@@ -43,6 +43,10 @@ class LastLayers(Method):
         if self.head:
             untie_head(model).requires_grad_(True)
         if self.final_norm:
+            if norm is None:
+                raise SetupError(
+                    f"last_layers: final_norm: {type(model).__name__} has no normalisation beside its blocks"
+                )
             norm.requires_grad_(True)
         return model
 
@@ -71,19 +75,16 @@ class LastLayers(Method):
         return adapted.requires_grad_(False)
 
 
-def find_blocks(model: "PreTrainedModel") -> tuple["nn.ModuleList", "nn.Module"]:
-    """Return the decoder's list of blocks and the normalisation after it.
-
-    The list is found by its length, the norm as the list's next sibling: every decoder of transformers is built so.
-    """
+def find_blocks(model: "PreTrainedModel") -> tuple["nn.ModuleList", "nn.Module | None"]:
+    """Return the decoder's list of blocks, found by its length, and the normalisation beside it, if there is one."""
     from torch import nn
 
     depth = model.config.get_text_config(decoder=True).num_hidden_layers
     for parent in model.modules():
-        children = list(parent.children())
-        for i, child in enumerate(children):
-            if isinstance(child, nn.ModuleList) and len(child) == depth and i + 1 < len(children):
-                return child, children[i + 1]
+        for child in parent.children():
+            if isinstance(child, nn.ModuleList) and len(child) == depth:
+                norms = [c for n, c in parent.named_children() if "norm" in n.lower() or n.lower().startswith("ln")]
+                return child, norms[-1] if norms else None
     raise SetupError(f"last_layers: no list of {depth} blocks found in {type(model).__name__}")
 
 

@@ -47,5 +47,6 @@ class Lora(Method):
                 {n.rpartition(".")[2] for n, m in model.named_modules() if getattr(m, "weight", None) is not None}
             )
             raise SetupError(
-                f"lora: target_modules {self.target_modules}: {error}. This model has: {', '.join(names)}"
+                f"lora: target_modules {self.target_modules}: {str(error).splitlines()[0]} "
+                f"This model has: {', '.join(names)}"
             ) from None

@@ -121,6 +121,11 @@ def failure(row: Row) -> str | None:
     return f"{row['status']}: {row['error']}" if row["error"] else str(row["status"])
 
 
+def failures(results: dict[str, Any]) -> list[str]:
+    """Return a line for each row that has no results: its name and why."""
+    return [f"{name} {reason}" for name, row in rows_of(results).items() if (reason := failure(row))]
+
+
 def text_table(results: dict[str, Any], width: int = 160) -> Table:
     """Return the table for a terminal `width` columns wide; a narrow one leaves out what the page has anyway."""
     columns = [c for c in COLUMNS if width >= SHOWN_FROM.get(c.key, 150)]
@@ -151,6 +156,16 @@ def plan_table(plan: dict[str, Any]) -> Table:
         counts = (f"{row['trainable_parameters']:,}", f"{row['total_parameters']:,}", f"{row['trainable_percent']:.4f}")
         table.add_row(escape(name), row["method"], *counts, f"{row['steps']:,}", rate(row["learning_rate"]))
     return table
+
+
+def plan_lines(plan: dict[str, Any]) -> list[str]:
+    """Return what else a plan tells: how many runs, the splits with their cut documents, and findings."""
+    runs = plan["runs"]
+    lines = [f"{len(runs)} runs, {sum(run['steps'] for run in runs):,} optimizer steps in all"]
+    for split, facts in plan["data"]["splits"].items():
+        cut = f", {facts['cut_documents']:.1%} of documents cut" if "cut_documents" in facts else ""
+        lines.append(f"{split}: {facts['examples']:,} examples{cut}")
+    return lines + plan["data"]["findings"]
 
 
 def markdown_table(results: dict[str, Any]) -> str:

@@ -18,7 +18,6 @@ from bakeoff.model import Base, trainable
 from bakeoff.training.loss import Serve, evaluate_loss, mean_loss, target_losses, whole
 
 Report = Callable[[str, dict[str, Any]], None]
-PROGRESS_SECONDS = 0.5
 
 
 class DivergedError(BakeoffError):

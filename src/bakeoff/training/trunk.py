@@ -57,7 +57,11 @@ class Trunk:
         row_bytes = self.width * self.dtype.itemsize
         with self.file.open("rb", buffering=0) as stream:
             for row, i, length in zip(hidden, members, lengths, strict=True):
-                os.preadv(stream.fileno(), [as_bytes(row[:length])], self.offsets[i] * row_bytes)
+                if (
+                    os.preadv(stream.fileno(), [as_bytes(row[:length])], self.offsets[i] * row_bytes)
+                    < length * row_bytes
+                ):
+                    raise OSError(f"{self.file} is cut short")
         return hidden.to(self.device)
 
     @contextmanager
@@ -91,7 +95,7 @@ def cut_of(adapted: nn.Module) -> int:
         blocks, norm = find_blocks(model)
     except SetupError:  # an architecture of another build
         return 0
-    above = {*norm.parameters(), *model.get_output_embeddings().parameters()}
+    above = {*(norm.parameters() if norm else ()), *model.get_output_embeddings().parameters()}
     inside = {p for block in blocks for p in block.parameters()}
     if any(p.requires_grad and p not in above and p not in inside for p in adapted.parameters()):
         return 0
@@ -160,7 +164,9 @@ def build(
             hidden = trunk_output(inner(adapted), trunk.blocks, embed(adapted, batch.ids))[0].cpu()
             for row, i in zip(hidden, members, strict=True):
                 length = trunk.offsets[i + 1] - trunk.offsets[i]
-                os.pwrite(stream.fileno(), as_bytes(row[:length].contiguous()), trunk.offsets[i] * row_bytes)
+                written = os.pwrite(stream.fileno(), as_bytes(row[:length].contiguous()), trunk.offsets[i] * row_bytes)
+                if written < length * row_bytes:
+                    raise OSError(f"no room for {trunk.file}")
     temporary.replace(trunk.file)
 
 
