@@ -87,3 +87,42 @@ def test_the_schema_documents_every_field():
     schema = json.loads(json_schema())
     for section in (schema, *(schema["$defs"][n] for n in ("DataConfig", "ProtocolConfig", "GenerationConfig"))):
         assert all("description" in field for field in section["properties"].values())
+
+
+@pytest.mark.parametrize(
+    ("raw", "overrides", "message"),
+    [
+        ({"entries": {"lora": 5}}, {}, "entries: lora: expected fields"),
+        ({"entries": [5]}, {}, "entries: a list holds method names"),
+        ({"entries": [{"lora": {"r": 4}}]}, {}, "entries: a list holds method names"),
+        ({"entries": ["lora", "lora"]}, {"entries.lora.r": 4}, "entries: two entries share a name"),
+        ({"protocol": [1]}, {"protocol.epochs": 2}, "-s protocol.epochs: 'protocol' holds a value"),
+        ({"entries": ["lora"], "protocol": {"epochs": 1}}, {"protocol.epochs.x": 2}, "'epochs' holds a value"),
+    ],
+)
+def test_values_of_another_kind_are_one_line(raw, overrides, message):
+    with pytest.raises(ConfigError) as caught:
+        load_config({"data": "docstrings", **raw}, overrides)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_folder_is_relative_to_the_config_file(tmp_path):
+    (tmp_path / "models/m").mkdir(parents=True)
+    (tmp_path / "c.yaml").write_text("model: models/m\ndata: docstrings\nentries: [lora]\n")
+    assert load_config(tmp_path / "c.yaml").model == str(tmp_path / "models/m")
+
+
+def test_yamls_bare_off_is_off():
+    assert (
+        load_config(
+            {"data": "docstrings", "entries": ["lora"], "protocol": {"trunk_cache": False}}
+        ).protocol.trunk_cache
+        == "off"
+    )
+    assert (
+        load_config(
+            {"data": "docstrings", "entries": ["lora"], "protocol": {"trunk_cache": "2GB"}}
+        ).protocol.trunk_cache
+        == 2 * 10**9
+    )

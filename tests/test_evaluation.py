@@ -92,3 +92,10 @@ def test_the_verdict_tells_an_entry_that_does_not_beat_lead_1():
     assert "Not shown to beat the document's first sentence (lead-1): a." in verdict["text"]
     empty = make_verdict({"a": row_of(status="failed")}, {}, Resamples(50))
     assert empty["best"] is None
+
+
+def test_resampled_sums_equal_those_of_the_whole_matrix():
+    weights = Resamples(7, resamples=1100)
+    values = numpy.arange(7.0)
+    whole = numpy.random.default_rng(0).multinomial(7, numpy.full(7, 1 / 7), size=1100)
+    numpy.testing.assert_array_equal(weights @ values, whole @ values)

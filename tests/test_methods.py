@@ -8,6 +8,7 @@ from bakeoff.data.batches import collate
 from bakeoff.data.tokens import Tokens
 from bakeoff.errors import ConfigError, SetupError
 from bakeoff.methods import build_method, method_names
+from bakeoff.methods.last_layers import find_blocks
 from bakeoff.model import (
     Base,
     adapt,
@@ -157,3 +158,25 @@ def test_bad_fit_to_the_model_is_explained(base):
         adapt(base, build_method("x", {"method": "last_layers", "blocks": 3}))
     with pytest.raises(SetupError, match="This model has: .*c_attn"):
         adapt(base, build_method("x", {"method": "lora", "target_modules": ["q_proj"]}))
+
+
+def test_blocks_and_norm_are_found_in_other_decoders():
+    from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig, PhiConfig
+
+    small = {"vocab_size": 20, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    for config in (
+        OPTConfig(**small, ffn_dim=16, word_embed_proj_dim=16),
+        PhiConfig(**small, intermediate_size=16),
+        LlamaConfig(**small, intermediate_size=16),
+    ):
+        blocks, norm = find_blocks(AutoModelForCausalLM.from_config(config))
+        assert len(blocks) == 2
+        assert sum(p.numel() for p in norm.parameters()) > 0
+
+
+def test_a_scalar_buffer_has_an_identity():
+    module = torch.nn.Module()
+    module.register_buffer("scale", torch.tensor(2.0))
+    first = frozen_identity(module)
+    module.scale += 1
+    assert frozen_identity(module) != first

@@ -172,3 +172,57 @@ def test_a_run_id_follows_all_that_determines_a_result(tiny_config):
         second = bakeoff.plan(tiny_config, change)["runs"]
         assert first[-1]["id"] != second[-1]["id"]
     assert build_method("lora", tiny_config["entries"]["lora"]).r == 4
+
+
+def test_an_entry_may_be_called_like_a_baseline_of_another_length(tiny_config):
+    tiny_config["entries"] = {"lead-2": {"method": "lora", "r": 2}}
+    results = bakeoff.run(tiny_config, {"protocol.epochs": 1}, display="none")
+    assert results.entries["lead-2"]["metrics"]["test/loss"]["mean"] > 0
+    assert results.entries["lead-2"]["costs"]["train_seconds"] > 0
+
+
+def test_a_folder_at_work_is_left_to_its_process(shared):
+    from bakeoff.api import locked
+
+    config, results = shared
+    with locked(results.folder), pytest.raises(SetupError, match="another bakeoff run is at work here"):
+        bakeoff.run(config, display="none")
+
+
+def test_a_users_own_config_is_never_replaced(tiny_config, tmp_path):
+    import yaml
+
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    text = f"# my notes\n{yaml.safe_dump({**tiny_config, 'output': str(folder)})}"
+    (folder / "config.yaml").write_text(text)
+    with pytest.raises(SetupError, match="holds other files"):
+        bakeoff.run(folder / "config.yaml", display="none")
+    assert (folder / "config.yaml").read_text() == text
+    with pytest.raises(SetupError, match="is a file"):
+        bakeoff.run({**tiny_config, "output": str(folder / "config.yaml")}, display="none")
+
+
+def test_a_model_without_weights_or_tokenizer_is_refused_before_anything_is_written(tiny_config, tiny_model, tmp_path):
+    import shutil
+
+    for name, missing, message in (("w", "model.safetensors", "holds no weights"), ("t", "tokenizer*", "tokenizer")):
+        shutil.copytree(tiny_model, tmp_path / name)
+        for file in (tmp_path / name).glob(missing):
+            file.unlink()
+        with pytest.raises(bakeoff.BakeoffError, match=message):
+            bakeoff.run({**tiny_config, "model": str(tmp_path / name)}, display="none")
+    assert not Path(tiny_config["output"]).exists()
+
+
+def test_a_method_of_this_process_alone_is_refused(tiny_config):
+    from bakeoff.methods import method
+    from bakeoff.methods.lora import Lora
+
+    bakeoff.register("mine")(type("Mine", (Lora,), {}))
+    try:
+        tiny_config["entries"] = ["mine"]
+        with pytest.raises(bakeoff.BakeoffError, match="entry point of the group bakeoff.methods"):
+            bakeoff.plan(tiny_config)
+    finally:
+        del method._REGISTER["mine"]

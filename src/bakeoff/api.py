@@ -55,6 +55,8 @@ def run(source: Source, overrides: dict[str, Any] | None = None, display: str = 
         prepare(folder, config, planned)
         done = {r.id for r in planned.runs if (result := folder.run(r.id).result()) and result.status == "done"}
         with open_display(display, planned.runs, done) as screen, reported(folder, screen):
+            for finding in planned.document["data"]["findings"]:
+                screen.note(finding)
             for event in run_local(folder.path, [r for r in planned.runs if r.id not in done]):
                 if event.kind != "progress":
                     append_jsonl(folder.events_file, {"run": event.run, "kind": event.kind, **event.values})

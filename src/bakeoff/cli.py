@@ -1,6 +1,7 @@
 """The command line: parse, call, print. Heavy imports happen inside the commands."""
 
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the chosen command."""
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a terminated bakeoff ends as an interrupted one
         try:
             return super().invoke(ctx)
         except BakeoffError as error:

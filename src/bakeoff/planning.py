@@ -10,7 +10,7 @@ from bakeoff.config import Config, ProtocolConfig
 from bakeoff.data.sources import Splits, content_identity, load_examples
 from bakeoff.data.tokens import Tokens, encode, encode_targets, longest_output, statistics
 from bakeoff.errors import ConfigError
-from bakeoff.methods import Method, build_method
+from bakeoff.methods import INSTALLED, Method, build_method
 from bakeoff.records import SPLITS, Run
 
 BASELINES = ("base", "lead-1")
@@ -34,10 +34,7 @@ def make_plan(config: Config, tokenizer: Any = None) -> Plan:
     from bakeoff.hub import base_identity
     from bakeoff.model import choose_precision, default_device
 
-    methods = {name: build_method(name, settings) for name, settings in config.entries.items()}
-    taken = set(methods) & set(BASELINES)
-    if taken:
-        raise ConfigError(f"entries.{taken.pop()}: the name of a baseline. Give the entry another `name:`")
+    methods = build_methods(config)
     shapes = count(config.model, methods)
     max_tokens = fit_context(config, methods, shapes["context"])
     splits, findings = load_examples(config.data)
@@ -77,6 +74,21 @@ def make_plan(config: Config, tokenizer: Any = None) -> Plan:
         "runs": [asdict(run) for run in runs],
     }
     return Plan(document, runs, splits, tokens)
+
+
+def build_methods(config: Config) -> dict[str, Method]:
+    """Return the entries' methods by entry; raise ConfigError where one cannot be run."""
+    methods = {name: build_method(name, settings) for name, settings in config.entries.items()}
+    taken = set(methods) & set(BASELINES)
+    if taken:
+        raise ConfigError(f"entries.{taken.pop()}: the name of a baseline. Give the entry another `name:`")
+    foreign = [f"entries.{name}: method '{m.name}'" for name, m in methods.items() if m.name not in INSTALLED]
+    if foreign:
+        raise ConfigError(
+            f"{foreign[0]} was registered by this process alone, and runs have their own. "
+            "Try: a package with an entry point of the group bakeoff.methods"
+        )
+    return methods
 
 
 def entry_plan(method: Method, steps: int, counts: dict[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,18 @@
-"""Methods: one family a file. Importing this package registers those that come with bakeoff."""
+"""Methods: one family a file. Importing this package registers those that come with bakeoff, and installed ones.
+
+Another package adds its own by an entry point of the group `bakeoff.methods` that names the method's module.
+"""
+
+from importlib.metadata import entry_points
 
 from bakeoff.methods import last_layers, lora, soft_prompts
 from bakeoff.methods.method import Method, build_method, method_class, method_names, register
 
+for _entry_point in entry_points(group="bakeoff.methods"):
+    _entry_point.load()
+INSTALLED = frozenset(method_names())  # what every run's process knows; a script's own methods are not among them
+
 __all__ = [
-    "Method", "build_method", "last_layers", "lora", "method_class", "method_names", "register", "soft_prompts"
+    "INSTALLED", "Method", "build_method", "last_layers", "lora", "method_class", "method_names", "register",
+    "soft_prompts",
 ]  # fmt: skip

@@ -33,6 +33,11 @@ def render(folder: Folder, results: dict[str, Any]) -> str:
         setting=setting(results),
         columns=COLUMNS,
         rows=table_rows(results),
+        trunk=[
+            f"{name} {row['costs']['trunk_seconds']:.1f} s"
+            for name, row in results["entries"].items()
+            if row["costs"].get("trunk_seconds", 0) and row["costs"]["trunk_seconds"] > 0.05
+        ],
         rouge_signature=results["rouge_signature"],
         cost_charts=cost_charts(results),
         curves=loss_curves(folder, results),
