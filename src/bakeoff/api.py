@@ -21,6 +21,7 @@ from bakeoff.report import write_report
 from bakeoff.results import Results
 
 Source = str | Path | dict[str, Any]
+FREE_TO_CHANGE = {"output", "protocol.trunk_cache", "protocol.gradient_checkpointing"}  # when a bakeoff goes on
 
 
 def plan(source: Source, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -110,7 +111,7 @@ def check_free(folder: Folder, config: Config) -> None:
     there = load_config(folder.config_file).model_dump()
     differing = [key for key, value in flatten(config.model_dump()).items() if flatten(there).get(key) != value]
     differing += [key for key in flatten(there) if key not in flatten(config.model_dump())]
-    differing = [key for key in differing if key not in ("output", "protocol.trunk_cache")]
+    differing = [key for key in differing if key not in FREE_TO_CHANGE]
     if differing:
         raise SetupError(
             f"{folder.path}: holds another bakeoff (it differs in {', '.join(differing[:3])}). "

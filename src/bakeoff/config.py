@@ -57,6 +57,9 @@ class ProtocolConfig(Section):
     trunk_cache: Literal["auto", "off"] | ByteSize = Field(
         "auto", description="disk for what frozen blocks say of each example: off, a size as in 2GB, auto: as needed"
     )
+    gradient_checkpointing: bool = Field(
+        False, description="recompute blocks in the backward pass: about a third slower, far less memory"
+    )
     seed: int = Field(0, ge=0, description="first seed: initialisation and order of examples")
     seeds: int = Field(1, ge=1, description="runs per entry, with seeds counted up from `seed`")
     precision: Literal["auto", "fp32", "bf16"] = Field(

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPT2Config, PreTrainedModel
 from transformers.activations import NewGELUActivation
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
 from bakeoff.config import Config
@@ -112,7 +113,7 @@ def shape_only(name: str) -> PreTrainedModel:
         return AutoModelForCausalLM.from_config(config)
 
 
-def adapt(base: Base, method: Method) -> nn.Module:
+def adapt(base: Base, method: Method, gradient_checkpointing: bool = False) -> nn.Module:
     """Return the base adapted by `method` and made ready to train: trained weights fp32, frozen parts in eval mode."""
     base_modules = set(base.model.modules())
     adapted = method.adapt(base.model, base.tokenizer).to(base.device)
@@ -120,6 +121,11 @@ def adapt(base: Base, method: Method) -> nn.Module:
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     set_modes(base.model, base_modules)
+    if gradient_checkpointing:
+        base.model.activation_checkpointing_enable({"use_reentrant": False})
+        for module in base.model.modules():
+            if isinstance(module, GradientCheckpointingLayer):
+                module.training = True  # only such blocks recompute; what is inside them keeps its mode
     return adapted
 
 

@@ -14,6 +14,8 @@ from bakeoff.methods import INSTALLED, Method, build_method
 from bakeoff.records import SPLITS, Run
 
 BASELINES = ("base", "lead-1")
+# Parts of the protocol that a result does not depend on, or that a run's id holds in another form.
+NOT_IN_RESULTS = {"seed", "seeds", "trunk_cache", "precision", "gradient_checkpointing"}
 
 
 @dataclass
@@ -59,7 +61,7 @@ def make_plan(config: Config, tokenizer: Any = None) -> Plan:
         "data": data["identity"],
         "max_tokens": max_tokens,
         "generation": config.generation.model_dump(),
-        "protocol": config.protocol.model_dump(exclude={"seed", "seeds", "trunk_cache", "precision"}),
+        "protocol": config.protocol.model_dump(exclude=NOT_IN_RESULTS),
     }
     steps = config.protocol.epochs * -(-len(splits["train"]) // config.protocol.batch_size)
     runs = make_runs(config.protocol, methods, steps, held_equal)

@@ -140,7 +140,7 @@ class RunWork:
         with self.clocks.phase("setup"):
             torch.manual_seed(self.run.seed)
             base = self.load()
-            adapted = adapt(base, method)
+            adapted = adapt(base, method, self.config.protocol.gradient_checkpointing)
             frozen = frozen_identity(adapted)
         self.count(adapted)
         serve = self.open_trunks(base, adapted)
@@ -149,6 +149,7 @@ class RunWork:
         trainer = Trainer(base, adapted, method, self.config.protocol, self.run.seed, self.report, serve)
         trained = trainer.train(self.tokens["train"], self.tokens["validation"])
         record.costs["peak_bytes"] = peak_bytes()
+        record.costs["micro_batch_size"] = trained.micro_batch
         record.costs["tokens_per_second"] = trained.tokens / trainer.clocks.seconds["train"]
         self.clocks.add(trainer.clocks)
         record.steps, record.best_step, record.learning_rate = trained.steps, trained.best_step, method.learning_rate

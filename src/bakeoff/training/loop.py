@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bakeoff.config import ProtocolConfig
-from bakeoff.data.batches import Batch, collate, epoch_batches
+from bakeoff.data.batches import collate, epoch_batches
 from bakeoff.data.tokens import Tokens
 from bakeoff.errors import BakeoffError
 from bakeoff.measure import Clocks
@@ -33,6 +33,7 @@ class Trained:
     validation_loss: float
     train_loss: float
     tokens: int
+    micro_batch: int  # examples that went through the model at once
 
 
 def steps_in(examples: int, protocol: ProtocolConfig) -> int:
@@ -47,6 +48,11 @@ def rate_factor(step: int, steps: int, protocol: ProtocolConfig) -> float:
         return (step + 1) / warmup
     left = (steps - step) / max(1, steps - warmup)
     return {"linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left), "constant": 1.0}[protocol.schedule]
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Return whether an error says that the device, or on a CPU the machine, has no more memory."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 class Trainer:
@@ -69,6 +75,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             self.weights.values(), lr=method.learning_rate, weight_decay=protocol.weight_decay, fused=True
         )
+        self.micro_batch = protocol.batch_size
         self.clocks = Clocks()
         self.best: tuple[float, int, dict[str, torch.Tensor]] = (math.inf, 0, {})
 
@@ -84,12 +91,10 @@ class Trainer:
             batches = epoch_batches(lengths, self.protocol.batch_size, self.seed, epoch)
             for position, members in enumerate(batches, start=1):
                 with self.clocks.phase("train"):
-                    batch = collate([train[i] for i in members], self.base.pad, self.base.device)
-                    loss = self._step(batch, members, step, steps)
+                    total += self._step(train, members, step, steps)
                 step += 1
-                tokens += batch.tokens
-                total += loss
-                epoch_targets += len(batch.targets)
+                tokens += sum(lengths[i] - 1 for i in members)
+                epoch_targets += sum(len(train[i].target) for i in members)
                 self._progress(step, steps, tokens, total / epoch_targets)
                 last = position == len(batches)
                 if last or (self.protocol.evaluate_every and step % self.protocol.evaluate_every == 0):
@@ -99,20 +104,42 @@ class Trainer:
         with torch.no_grad():
             for name, weight in self.weights.items():
                 weight.copy_(weights[name])
-        return Trained(steps, best_step, loss, epoch_loss, tokens)
+        return Trained(steps, best_step, loss, epoch_loss, tokens, self.micro_batch)
 
-    def _step(self, batch: Batch, members: Sequence[int], step: int, steps: int) -> float:
+    def _step(self, train: Sequence[Tokens], members: Sequence[int], step: int, steps: int) -> float:
         """Take one optimizer step and return the batch's summed loss."""
         rate = self.method.learning_rate * rate_factor(step, steps, self.protocol)
         self.optimizer.param_groups[0]["lr"] = rate
-        losses = target_losses(self.base, self.adapted, batch, self.serve["train"](members))
-        losses.mean().backward()
+        loss = self._backward(train, members)
         if self.protocol.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.weights.values(), self.protocol.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.method.after_step(self.adapted, step + 1)
-        return float(losses.detach().double().sum())
+        return loss
+
+    def _backward(self, train: Sequence[Tokens], members: Sequence[int]) -> float:
+        """Compute the gradients of the batch's mean loss and return its sum; parts are halved where memory runs out."""
+        while True:
+            try:
+                return self._backward_in_parts(train, members)
+            except RuntimeError as error:
+                if not out_of_memory(error) or self.micro_batch == 1:
+                    raise
+            self.optimizer.zero_grad()
+            self.micro_batch = (self.micro_batch + 1) // 2
+
+    def _backward_in_parts(self, train: Sequence[Tokens], members: Sequence[int]) -> float:
+        """Add up the gradients of parts of the batch: their summed losses, divided once by the batch's targets."""
+        targets = sum(len(train[i].target) for i in members)
+        total = 0.0
+        for start in range(0, len(members), self.micro_batch):
+            part = members[start : start + self.micro_batch]
+            batch = collate([train[i] for i in part], self.base.pad, self.base.device)
+            losses = target_losses(self.base, self.adapted, batch, self.serve["train"](part))
+            (losses.sum() / targets).backward()
+            total += float(losses.detach().double().sum())
+        return total
 
     def _validate(self, validation: Sequence[Tokens], step: int, epoch: float, train_loss: float | None) -> None:
         self.report("state", {"state": "validating"})
