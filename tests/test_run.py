@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -226,3 +228,24 @@ def test_a_method_of_this_process_alone_is_refused(tiny_config):
             bakeoff.plan(tiny_config)
     finally:
         del method._REGISTER["mine"]
+
+
+def test_nothing_outlives_a_killed_driver_and_the_bakeoff_goes_on(tiny_config, tmp_path):
+    import yaml
+
+    tiny_config["entries"] = {"lora": {"r": 2}}
+    tiny_config["protocol"]["epochs"] = 60
+    config = tmp_path / "c.yaml"
+    config.write_text(yaml.safe_dump(tiny_config))
+    driver = subprocess.Popen([sys.executable, "-m", "bakeoff.cli", "run", str(config), "--display", "none"])
+    deadline = time.monotonic() + 60
+    while not list(Path(tiny_config["output"]).glob("runs/lora-*/metrics.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    family = [run for server in children(driver.pid) for run in [server, *children(server)]]
+    assert len(family) == 2
+    driver.kill()
+    driver.wait()
+    while any(Path(f"/proc/{pid}").exists() for pid in family) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in family)
+    assert bakeoff.run(config, display="none").document["status"] == "done"

@@ -5,9 +5,12 @@ events as JSON lines on standard output; when it has ended, the server adds {"ex
 own and not `multiprocessing`, whose children import the user's main script again and talk in pickles.
 """
 
+import ctypes
 import json
 import os
+import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -18,7 +21,14 @@ import transformers
 from bakeoff.records import Event, Folder
 from bakeoff.worker import execute
 
+PR_SET_PDEATHSIG = 1
 PRELOADED = (peft, torch, transformers)
+
+
+def end_with_parent() -> None:
+    """Let the kernel end this process when its parent ends, however it does (Linux; elsewhere nothing happens)."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def serve(requests: TextIO, events: TextIO) -> None:
@@ -28,6 +38,7 @@ def serve(requests: TextIO, events: TextIO) -> None:
         pid = os.fork()
         if pid == 0:
             status = 1
+            end_with_parent()
             try:
                 status = run(Path(request["folder"]), request["run"], events)
             finally:
@@ -54,6 +65,7 @@ def run(folder: Path, run_id: str, events: TextIO) -> int:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     serve(sys.stdin, channel)
