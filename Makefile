@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: install demo test check base clean
+.PHONY: install demo test check base race clean
 
 install: $(STAMP)
 
@@ -28,6 +28,10 @@ check: install
 base: install
 	PYTHONPATH=tools MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_TOP_PAD_=268435456 \
 	  $(BIN)/python tools/pretrain_base.py
+
+race: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[race]'
+	$(BIN)/python benchmarks/race.py
 
 clean:
 	rm -rf $(VENV)

@@ -1,0 +1,151 @@
+"""The contenders of the race: `python benchmarks/contenders.py NAME METHOD FOLDER STEPS` runs one, in its own process.
+
+All train the same model on the same examples with AdamW at batch size 8 and print one JSON line: seconds of each
+step, real tokens and target tokens of each, peak bytes. The peers are used as their own documentation has it.
+"""
+
+import json
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from bakeoff.config import ProtocolConfig
+from bakeoff.data.tokens import Tokens, load_tokens
+from bakeoff.measure import peak_bytes, reset_peak
+from bakeoff.methods import Method, build_method
+from bakeoff.model import adapt, choose_precision, default_device, load_base, load_tokenizer
+from bakeoff.training.loop import Trainer
+from bakeoff.training.trunk import open_trunk
+
+BATCH_SIZE = 8
+MAX_TOKENS = 512
+METHODS: dict[str, dict[str, Any]] = {
+    "lora": {"method": "lora", "r": 128, "lora_alpha": 32, "target_modules": ["c_attn"], "learning_rate": 5e-5},
+    "prompt_tuning": {"method": "prompt_tuning", "num_virtual_tokens": 6, "learning_rate": 5e-5},
+    "last_layers": {"method": "last_layers", "blocks": 1, "head": True, "learning_rate": 5e-5},
+}
+DROPOUTS = ("attn_pdrop", "embd_pdrop", "resid_pdrop")
+
+
+def bakeoff(method: Method, folder: Path, steps: int, rows: list[Tokens]) -> dict[str, Any]:
+    """bakeoff's own loop; for last layers with the trunk stored, as from the second epoch on."""
+    base = load_base(str(folder))
+    adapted = adapt(base, method)
+    trunk = open_trunk(base, adapted, rows, folder / "trunk/train", None, 2 * BATCH_SIZE)
+    marks: list[float] = []
+
+    def report(kind: str, _: dict[str, Any]) -> None:
+        if kind == "progress":
+            marks.append(time.perf_counter())
+
+    protocol = ProtocolConfig(epochs=1, batch_size=BATCH_SIZE)
+    trainer = Trainer(base, adapted, method, protocol, 0, report, {"train": trunk.serving} if trunk else {})
+    reset_peak()
+    trainer.train(rows, rows[:1])
+    return {"seconds": [b - a for a, b in pairwise(marks)], "peak_bytes": peak_bytes()}
+
+
+def hugging_face(method: Method, folder: Path, steps: int, rows: list[Tokens], plain: bool) -> dict[str, Any]:
+    """HF Trainer with PEFT: at its best, or (`plain`) the study's way: fp32, padded to 512, dropout on, all logits."""
+    from transformers import Trainer as HFTrainer
+    from transformers import TrainingArguments
+
+    model, tokenizer = peer_model(method, folder, dropout=plain)
+    best = {} if plain else {"train_sampling_strategy": "group_by_length", "bf16": native_bf16()}
+    arguments = TrainingArguments(
+        output_dir=str(folder / "peer"), per_device_train_batch_size=BATCH_SIZE, max_steps=steps, learning_rate=5e-5,
+        save_strategy="no", logging_strategy="no", report_to="none", use_cpu=default_device().type == "cpu",
+        disable_tqdm=True, **best,
+    )  # fmt: skip
+    data = [{"input_ids": r.prompt + r.target, "labels": [-100] * len(r.prompt) + r.target} for r in rows]
+
+    def collate(examples: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+        width = MAX_TOKENS if plain else max(len(e["input_ids"]) for e in examples)
+        fills = {"input_ids": tokenizer.eos_token_id, "labels": -100}
+        batch = {k: [e[k] + [fill] * (width - len(e[k])) for e in examples] for k, fill in fills.items()}
+        masks = [[1] * len(e["input_ids"]) + [0] * (width - len(e["input_ids"])) for e in examples]
+        return {k: torch.tensor(v) for k, v in (batch | {"attention_mask": masks}).items()}
+
+    timer = step_timer()
+    trainer = HFTrainer(model=model, args=arguments, train_dataset=data, data_collator=collate, callbacks=[timer])
+    reset_peak()
+    trainer.train()
+    return {"seconds": timer.seconds, "peak_bytes": peak_bytes()}
+
+
+def trl(method: Method, folder: Path, steps: int, rows: list[Tokens]) -> dict[str, Any]:
+    """TRL's SFTTrainer with its defaults, on prompt and completion texts."""
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    model, tokenizer = peer_model(method, folder, dropout=False)
+    texts = [
+        {"prompt": tokenizer.decode(r.prompt), "completion": tokenizer.decode(r.target, skip_special_tokens=True)}
+        for r in rows
+    ]
+    arguments = SFTConfig(
+        output_dir=str(folder / "peer"), per_device_train_batch_size=BATCH_SIZE, max_steps=steps, max_length=MAX_TOKENS,
+        save_strategy="no", logging_strategy="no", report_to="none", use_cpu=default_device().type == "cpu",
+        disable_tqdm=True, bf16=native_bf16(),
+    )  # fmt: skip
+    timer = step_timer()
+    data = Dataset.from_list(texts)
+    trainer = SFTTrainer(model=model, args=arguments, train_dataset=data, processing_class=tokenizer, callbacks=[timer])
+    reset_peak()
+    trainer.train()
+    return {"seconds": timer.seconds, "peak_bytes": peak_bytes()}
+
+
+def peer_model(method: Method, folder: Path, dropout: bool) -> tuple[torch.nn.Module, Any]:
+    """Return the adapted model in fp32, as the peers' users have it, and its tokenizer."""
+    silent = {} if dropout else dict.fromkeys(DROPOUTS, 0.0)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **silent)
+    tokenizer = load_tokenizer(str(folder))
+    tokenizer.pad_token = tokenizer.eos_token
+    return method.adapt(model, tokenizer), tokenizer
+
+
+def native_bf16() -> bool:
+    """Return whether the hardware multiplies bf16."""
+    return choose_precision("auto", default_device()) == "bf16"
+
+
+def step_timer() -> Any:
+    """Return a Trainer callback that times optimizer steps."""
+    from transformers import TrainerCallback
+
+    class Timer(TrainerCallback):
+        def __init__(self) -> None:
+            self.seconds: list[float] = []
+
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            self.start = time.perf_counter()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            self.seconds.append(time.perf_counter() - self.start)
+
+    return Timer()
+
+
+def main() -> None:
+    """Run one contender and print its figures."""
+    name, kind, folder, steps = sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
+    rows = load_tokens(folder / "race.tokens.npz")[: steps * BATCH_SIZE]
+    method = build_method(kind, METHODS[kind])
+    torch.manual_seed(0)
+    if name == "bakeoff":
+        figures = bakeoff(method, folder, steps, rows)
+    elif name == "trl":
+        figures = trl(method, folder, steps, rows)
+    else:
+        figures = hugging_face(method, folder, steps, rows, plain=name == "study")
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
