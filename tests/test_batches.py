@@ -41,4 +41,4 @@ def test_collate_points_at_the_logits_that_predict_each_target():
     ]
     assert torch.equal(batch.ids[batch.rows, batch.columns], torch.tensor([6, 7, 8, 9, 10]))
     assert batch.counts == [2, 3]
-    assert batch.tokens == 6
+    assert batch.lengths == [3, 3]

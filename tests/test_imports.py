@@ -12,6 +12,7 @@ LAYERS = [
     {"data", "methods"},
     {"hub"},
     {"model", "measure"},
+    {"calling"},
     {"training"},
     {"evaluation"},
     {"worker", "inference", "environment"},
@@ -21,7 +22,7 @@ LAYERS = [
     {"api"},
     {"cli"},
 ]
-COMPUTE = {"data", "methods", "hub", "model", "measure", "training", "evaluation", "worker", "inference"}
+COMPUTE = {"data", "methods", "hub", "model", "calling", "measure", "training", "evaluation", "worker", "inference"}
 DRIVER = {"errors", "config", "records", "planning", "results", "display", "report", "api", "cli"}
 TERMINAL = {"rich", "click", "jinja2", "altair", "vl_convert"}
 

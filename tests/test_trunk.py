@@ -5,11 +5,12 @@ import threading
 import pytest
 import torch
 
+from bakeoff.calling import UNCHANGED
 from bakeoff.data.batches import collate
 from bakeoff.data.tokens import Tokens
 from bakeoff.methods import build_method
 from bakeoff.model import adapt, load_base, trainable
-from bakeoff.training.loss import UNCHANGED, target_losses
+from bakeoff.training.loss import target_losses
 from bakeoff.training.trunk import TrunkError, cut_of, open_trunk
 from tests.test_methods import adapted_by
 

@@ -1,7 +1,6 @@
-"""The base model: where it comes from, what it weighs, how an adapted one is called.
+"""The base model: where it comes from, what it weighs, how it is adapted.
 
-One call signature serves every method: token ids in, logits of chosen positions out, with the method's virtual
-tokens (if it has any) placed right before the text. Knows nothing of data sets, losses or optimizers.
+Knows nothing of data sets, losses or optimizers.
 """
 
 import hashlib
@@ -14,7 +13,15 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPT2Config, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    GPT2Config,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.activations import NewGELUActivation
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
@@ -43,6 +50,11 @@ class Base:
         """An id to fill up rows with; nothing is ever read at its places, so any id will do."""
         return self.tokenizer.eos_token_id
 
+    @property
+    def decoder_start(self) -> int | None:
+        """The id that an encoder-decoder's decoder starts from; None for a causal model."""
+        return self.model.config.decoder_start_token_id if self.model.config.is_encoder_decoder else None
+
 
 def load_base(name: str, precision: str = "auto") -> Base:
     """Return the base model in eval mode with its tokenizer; raise SetupError where it cannot be had.
@@ -54,7 +66,8 @@ def load_base(name: str, precision: str = "auto") -> Base:
     dtype = torch.bfloat16 if chosen == "bf16" else torch.float32
     source = resolve(name)
     with explained(name), no_progress_bar():
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation="sdpa")
+        family = model_class(AutoConfig.from_pretrained(source))
+        model = family.from_pretrained(source, dtype=dtype)
     fuse_activations(model)
     return Base(model.to(device).eval(), load_tokenizer(name), device, chosen)
 
@@ -110,7 +123,12 @@ def shape_only(name: str) -> PreTrainedModel:
     source = resolve(name)
     with explained(name), torch.device("meta"):
         config = KNOWN_SHAPES[source]() if source in KNOWN_SHAPES else AutoConfig.from_pretrained(source)
-        return AutoModelForCausalLM.from_config(config)
+        return model_class(config).from_config(config)
+
+
+def model_class(config: PreTrainedConfig) -> Any:
+    """Return transformers' class for a config's family: causal or encoder-decoder."""
+    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
 
 
 def adapt(base: Base, method: Method, gradient_checkpointing: bool = False) -> nn.Module:
@@ -167,50 +185,6 @@ def count_parameters(adapted: nn.Module) -> tuple[int, int]:
 def inner(adapted: nn.Module) -> PreTrainedModel:
     """Return the transformers model inside, with whatever the method has injected into it."""
     return adapted.get_base_model() if hasattr(adapted, "get_base_model") else adapted  # type: ignore[operator]
-
-
-def soft_prompt(adapted: nn.Module) -> torch.Tensor | None:
-    """Return the method's virtual tokens as (tokens, width), or None where it has none."""
-    config = getattr(adapted, "active_peft_config", None)
-    if config is None or not config.is_prompt_learning:
-        return None
-    return adapted.get_prompt(batch_size=1)[0]  # type: ignore[operator]
-
-
-def embed(adapted: nn.Module, ids: torch.Tensor, pads: torch.Tensor | None = None) -> torch.Tensor:
-    """Return the input embeddings (batch, virtual + seq, width) of right- or left-padded token ids (batch, seq).
-
-    Virtual tokens come right before a row's text: first of all where `pads` is None (right padding), else after the
-    row's `pads` (batch,) leading pad tokens, because a soft prompt far from its text would see other positions in
-    generation than in training.
-    """
-    words = inner(adapted).get_input_embeddings()(ids)
-    prompt = soft_prompt(adapted)
-    if prompt is None:
-        return words
-    prompt = prompt.to(words.dtype)
-    if pads is None:
-        return torch.cat([prompt.expand(len(ids), -1, -1), words], dim=1)
-    rows = [torch.cat([w[:n], prompt, w[n:]]) for w, n in zip(words, pads.tolist(), strict=True)]
-    return torch.stack(rows)
-
-
-@contextmanager
-def only_rows(model: PreTrainedModel, rows: torch.Tensor) -> Iterator[None]:
-    """Within, the output head sees only the hidden states at `rows` of the flattened (batch x seq) positions.
-
-    The head is the widest product of a small model, and only target positions need it: logits come out as
-    (rows, vocabulary), after the model's own scaling or soft-capping.
-    """
-
-    def select(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
-        return (inputs[0].flatten(0, 1)[rows],)
-
-    handle = model.get_output_embeddings().register_forward_pre_hook(select)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def frozen_identity(adapted: nn.Module) -> str:

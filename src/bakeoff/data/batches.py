@@ -41,38 +41,50 @@ def evaluation_batches(lengths: Sequence[int], batch_size: int) -> list[list[int
 class Batch:
     """Right-padded ids and where their targets are.
 
-    `ids` (batch, seq). `rows` and `columns` (targets,) say where the logits that predict each target stand, before
-    any virtual tokens; `targets` (targets,) are the ids to predict, `counts` how many each row has.
+    `ids` (batch, seq): prompt and target of a causal model, the prompts alone of an encoder-decoder, whose decoder
+    gets `decoder_ids` (batch, longest target). `rows` and `columns` (targets,) say where the logits that predict each
+    target stand, before any virtual tokens; `targets` (targets,) are the ids to predict, `counts` how many each row
+    has, `lengths` how many of its `ids` are no padding.
     """
 
     ids: torch.Tensor
+    decoder_ids: torch.Tensor | None
     rows: torch.Tensor
     columns: torch.Tensor
     targets: torch.Tensor
     counts: list[int]
-    tokens: int
+    lengths: list[int]
 
 
-def collate(rows: Sequence[Tokens], pad: int, device: torch.device | str = "cpu") -> Batch:
-    """Return the rows as one batch on `device`.
-
-    Right padding needs no attention mask: a causal model never looks ahead, and nothing is read at pad positions.
-    """
-    width = max(len(row) for row in rows) - 1  # the last target token predicts nothing
-    ids = torch.full((len(rows), width), pad, dtype=torch.long)
-    places: list[tuple[int, int]] = []
-    targets: list[int] = []
-    for i, row in enumerate(rows):
-        text = (row.prompt + row.target)[:-1]
-        ids[i, : len(text)] = torch.tensor(text)
-        places += [(i, len(row.prompt) - 1 + k) for k in range(len(row.target))]
-        targets += row.target
-    where = torch.tensor(places)
+def collate(
+    rows: Sequence[Tokens], pad: int, decoder_start: int | None = None, device: torch.device | str = "cpu"
+) -> Batch:
+    """Return the rows as one batch on `device`: for an encoder-decoder where `decoder_start` is given, else causal."""
+    prompts, targets = [row.prompt for row in rows], [row.target for row in rows]
+    if decoder_start is None:
+        # the last target token predicts nothing
+        ids = padded([prompt + target[:-1] for prompt, target in zip(prompts, targets, strict=True)], pad)
+        decoder_ids, first = None, [len(prompt) - 1 for prompt in prompts]
+    else:
+        ids = padded(prompts, pad)
+        decoder_ids, first = padded([[decoder_start, *t[:-1]] for t in targets], pad).to(device), [0] * len(rows)
+    counts = torch.tensor([len(target) for target in targets])
+    where = torch.arange(len(rows)).repeat_interleave(counts)
+    columns = torch.cat([torch.arange(at, at + len(t)) for at, t in zip(first, targets, strict=True)])
     return Batch(
         ids.to(device),
-        where[:, 0].to(device),
-        where[:, 1].to(device),
-        torch.tensor(targets).to(device),
-        [len(row.target) for row in rows],
-        sum(len(row) - 1 for row in rows),
+        decoder_ids,
+        where.to(device),
+        columns.to(device),
+        torch.tensor([token for target in targets for token in target]).to(device),
+        counts.tolist(),
+        [len(p) + (len(t) - 1 if decoder_start is None else 0) for p, t in zip(prompts, targets, strict=True)],
     )
+
+
+def padded(rows: Sequence[Sequence[int]], pad: int) -> torch.Tensor:
+    """Return ids as (batch, longest row), the rest of each row `pad`."""
+    ids = torch.full((len(rows), max(len(row) for row in rows)), pad, dtype=torch.long)
+    for place, row in zip(ids, rows, strict=True):
+        place[: len(row)] = torch.tensor(row)
+    return ids

@@ -1,5 +1,6 @@
 """Keys and values of decoded tokens in buffers that are made once: transformers' own cache is copied at every token."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,8 +39,13 @@ class RoomyLayer(DynamicLayer):
         self.keys, self.values = (buffer[:, :, :end] for buffer in self.buffers)
 
 
-def roomy_cache(config: PreTrainedConfig, room: int) -> DynamicCache:
-    """Return an empty cache; layers of another kind (sliding windows, states) stay transformers' own."""
+def roomy_cache(config: PreTrainedConfig | None, room: int) -> DynamicCache:
+    """Return an empty cache; layers of another kind (sliding windows, states) stay transformers' own.
+
+    Without a config layers are made as they come: an encoder-decoder's have one kind, and no common name for how many.
+    """
     cache = DynamicCache(config=config)
+    if config is None:
+        cache.layer_class_to_replicate = partial(RoomyLayer, room)
     cache.layers = [RoomyLayer(room) if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache

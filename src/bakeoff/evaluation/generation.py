@@ -4,11 +4,14 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
-from transformers import DynamicCache
+from transformers import DynamicCache, EncoderDecoderCache
+from transformers.modeling_outputs import BaseModelOutput
 
+from bakeoff.calling import only_rows, positions, text_inputs
+from bakeoff.data.batches import padded
 from bakeoff.evaluation.cache import roomy_cache
-from bakeoff.model import Base, embed, inner, only_rows
-from bakeoff.training.loss import autocast
+from bakeoff.model import Base, inner
+from bakeoff.training.loss import autocast, encoder_mask
 
 LEAVE_SHARE = 0.75  # ended rows leave the batch, which copies the cache, once no more than this share goes on
 
@@ -43,19 +46,14 @@ def generate(
 
 
 def _decode(base: Base, adapted: nn.Module, prompts: list[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
-    model, end = inner(adapted), base.tokenizer.eos_token_id
-    width = max(len(p) for p in prompts)
-    pads = torch.tensor([width - len(p) for p in prompts], device=base.device)
-    ids = torch.tensor([[end] * (width - len(p)) + list(p) for p in prompts], device=base.device)
+    end = base.tokenizer.eos_token_id
     outputs: list[list[int]] = [[] for _ in prompts]
     rows = list(range(len(prompts)))  # which prompt each row of the shrinking batch is
     ended: set[int] = set()
-    cache = roomy_cache(model.config, max_new_tokens)
     with autocast(base):
-        inputs = embed(adapted, ids, pads)
-        mask = (torch.arange(inputs.shape[1], device=base.device) >= pads[:, None]).long()
+        decoding = (Causal if base.decoder_start is None else EncoderDecoder)(base, adapted, prompts, max_new_tokens)
         for _ in range(max_new_tokens):
-            chosen = _next_tokens(model, inputs, mask, cache)
+            chosen = decoding.next_tokens()
             for row, token in zip(rows, chosen.tolist(), strict=True):
                 if token == end:
                     ended.add(row)
@@ -66,26 +64,79 @@ def _decode(base: Base, adapted: nn.Module, prompts: list[Sequence[int]], max_ne
                 break
             if len(alive) <= LEAVE_SHARE * len(rows):
                 keep = torch.tensor(alive, device=base.device)
-                rows, chosen, mask = [rows[place] for place in alive], chosen[keep], mask[keep]
-                cache.batch_select_indices(keep)
-            inputs = model.get_input_embeddings()(chosen[:, None])
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+                rows, chosen = [rows[place] for place in alive], chosen[keep]
+                decoding.keep(keep)
+            decoding.append(chosen)
     return outputs
 
 
-def _next_tokens(model: nn.Module, inputs: torch.Tensor, mask: torch.Tensor, cache: DynamicCache) -> torch.Tensor:
-    """Return the likeliest next id of each row, (batch,), and let `cache` grow by the columns of `inputs`.
+class Causal:
+    """A left-padded batch of a causal model in the middle of decoding."""
 
-    Inputs are (batch, new, width), the mask (batch, old + new) with zeros on padding.
-    """
-    positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -inputs.shape[1] :]
-    last = torch.arange(1, len(inputs) + 1, device=inputs.device) * inputs.shape[1] - 1
-    with only_rows(model, last):
-        logits = model(
-            inputs_embeds=inputs,
-            attention_mask=None if bool(mask.all()) else mask,
-            position_ids=positions,
-            past_key_values=cache,
+    def __init__(self, base: Base, adapted: nn.Module, prompts: Sequence[Sequence[int]], room: int):
+        self.model = inner(adapted)
+        width = max(len(p) for p in prompts)
+        pads = torch.tensor([width - len(p) for p in prompts], device=base.device)
+        ids = torch.tensor([[base.pad] * (width - len(p)) + list(p) for p in prompts], device=base.device)
+        self.inputs = text_inputs(adapted, ids, pads)
+        # (batch, tokens so far), zeros on padding
+        self.mask = (torch.arange(positions(self.inputs), device=base.device) >= pads[:, None]).long()
+        self.cache = roomy_cache(self.model.config, room)
+
+    def next_tokens(self) -> torch.Tensor:
+        """Return the likeliest next id of each row, (batch,)."""
+        new = positions(self.inputs)
+        places = (self.mask.cumsum(1) - 1).clamp(min=0)[:, -new:]
+        last = torch.arange(1, len(places) + 1, device=places.device) * new - 1
+        with only_rows(self.model, last):
+            logits = self.model(
+                **self.inputs,
+                attention_mask=None if bool(self.mask.all()) else self.mask,
+                position_ids=places,
+                past_key_values=self.cache,
+                use_cache=True,
+            ).logits
+        return logits.argmax(-1)
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Go on with the rows at these places only."""
+        self.mask = self.mask[rows]
+        self.cache.batch_select_indices(rows)
+
+    def append(self, tokens: torch.Tensor) -> None:
+        """Let each row's text grow by a token (batch,)."""
+        self.inputs = {"input_ids": tokens[:, None]}
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
+
+
+class EncoderDecoder:
+    """A batch of an encoder-decoder in the middle of decoding: the text is read once, all rows start together."""
+
+    def __init__(self, base: Base, adapted: nn.Module, prompts: Sequence[Sequence[int]], room: int):
+        self.model = inner(adapted)
+        ids = padded(prompts, base.pad).to(base.device)
+        inputs = text_inputs(adapted, ids)
+        self.mask = encoder_mask([len(p) for p in prompts], positions(inputs) - ids.shape[1], ids)
+        self.read = self.model.get_encoder()(**inputs, attention_mask=self.mask).last_hidden_state
+        self.tokens = torch.tensor([[base.decoder_start]] * len(prompts), device=base.device)
+        self.cache = EncoderDecoderCache(roomy_cache(None, room), DynamicCache())
+
+    def next_tokens(self) -> torch.Tensor:
+        """Return the likeliest next id of each row, (batch,)."""
+        logits = self.model(
+            encoder_outputs=BaseModelOutput(last_hidden_state=self.read),
+            attention_mask=self.mask,
+            decoder_input_ids=self.tokens,
+            past_key_values=self.cache,
             use_cache=True,
         ).logits
-    return logits.argmax(-1)
+        return logits[:, -1].argmax(-1)
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Go on with the rows at these places only."""
+        self.read, self.mask = self.read[rows], None if self.mask is None else self.mask[rows]
+        self.cache.batch_select_indices(rows)
+
+    def append(self, tokens: torch.Tensor) -> None:
+        """Let each row's output grow by a token (batch,)."""
+        self.tokens = tokens[:, None]

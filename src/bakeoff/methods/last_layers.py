@@ -76,16 +76,22 @@ class LastLayers(Method):
 
 
 def find_blocks(model: "PreTrainedModel") -> tuple["nn.ModuleList", "nn.Module | None"]:
-    """Return the decoder's list of blocks, found by its length, and the normalisation beside it, if there is one."""
+    """Return the decoder's list of blocks, found by its length, and the normalisation after it, if there is one."""
     from torch import nn
 
-    depth = model.config.get_text_config(decoder=True).num_hidden_layers
-    for parent in model.modules():
+    config = model.config.get_text_config(decoder=True)
+    depth = getattr(config, "num_decoder_layers", None) or config.num_hidden_layers  # T5's own name comes first
+    for parent in (model.get_decoder() if model.config.is_encoder_decoder else model).modules():
         for child in parent.children():
             if isinstance(child, nn.ModuleList) and len(child) == depth:
-                norms = [c for n, c in parent.named_children() if "norm" in n.lower() or n.lower().startswith("ln")]
+                norms = [c for n, c in parent.named_children() if is_final_norm(n)]
                 return child, norms[-1] if norms else None
     raise SetupError(f"last_layers: no list of {depth} blocks found in {type(model).__name__}")
+
+
+def is_final_norm(name: str) -> bool:
+    """Return whether a module beside the blocks normalises what they put out; BART and BLOOM have one before them."""
+    return "emb" not in name and ("norm" in name.lower() or name.lower().startswith("ln"))
 
 
 def untie_head(model: "PreTrainedModel") -> "nn.Module":

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from bakeoff.errors import SetupError
-from bakeoff.methods.method import Method, register, with_peft
+from bakeoff.methods.method import Method, register, task_type, with_peft
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,7 +33,7 @@ class Lora(Method):
         from transformers.pytorch_utils import Conv1D
 
         config = LoraConfig(
-            task_type="CAUSAL_LM",
+            task_type=task_type(model),
             r=self.r,
             lora_alpha=self.lora_alpha,
             lora_dropout=self.lora_dropout,

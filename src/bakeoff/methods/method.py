@@ -75,6 +75,11 @@ def with_peft(model: "PreTrainedModel", config: Any) -> "PeftModel":
         return get_peft_model(model, config)
 
 
+def task_type(model: "PreTrainedModel") -> str:
+    """Return PEFT's word for the model's family."""
+    return "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
+
+
 M = TypeVar("M", bound=type[Method])
 _REGISTER: dict[str, type[Method]] = {}
 

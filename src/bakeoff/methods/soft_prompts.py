@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from bakeoff.methods.method import Method, register, with_peft
+from bakeoff.methods.method import Method, register, task_type, with_peft
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,7 +40,7 @@ class PromptTuning(Method):
         from peft import PromptTuningConfig
 
         config = PromptTuningConfig(
-            task_type="CAUSAL_LM", num_virtual_tokens=self.num_virtual_tokens, num_transformer_submodules=1
+            task_type=task_type(model), num_virtual_tokens=self.num_virtual_tokens, num_transformer_submodules=1
         )
         adapted = with_peft(model, config)
         if tokenizer is not None:

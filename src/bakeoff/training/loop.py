@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from bakeoff.config import ProtocolConfig
-from bakeoff.data.batches import collate, epoch_batches
+from bakeoff.data.batches import epoch_batches
 from bakeoff.data.tokens import Tokens
 from bakeoff.errors import BakeoffError
 from bakeoff.measure import Clocks
 from bakeoff.methods import Method
 from bakeoff.model import Base, trainable
-from bakeoff.training.loss import Serve, evaluate_loss, mean_loss, target_losses, whole
+from bakeoff.training.loss import Serve, batch_of, evaluate_loss, mean_loss, target_losses, whole
 
 Report = Callable[[str, dict[str, Any]], None]
 
@@ -135,7 +135,7 @@ class Trainer:
         total = 0.0
         for start in range(0, len(members), self.micro_batch):
             part = members[start : start + self.micro_batch]
-            batch = collate([train[i] for i in part], self.base.pad, self.base.device)
+            batch = batch_of(self.base, [train[i] for i in part])
             losses = target_losses(self.base, self.adapted, batch, self.serve["train"](part))
             (losses.sum() / targets).backward()
             total += float(losses.detach().double().sum())

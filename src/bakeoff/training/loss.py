@@ -1,18 +1,19 @@
 """The loss: cross-entropy of target tokens only, the same function for training and evaluation."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 
+from bakeoff.calling import UNCHANGED, positions, row_losses, text_inputs
 from bakeoff.data.batches import Batch, collate, evaluation_batches
 from bakeoff.data.tokens import Tokens
-from bakeoff.model import Base, embed, inner, only_rows
+from bakeoff.model import Base, inner
 
 # Makes the context in which a batch of these members is evaluated; a trunk cache's replaces the frozen blocks.
 Serve = Callable[[Sequence[int]], AbstractContextManager[None]]
-UNCHANGED: AbstractContextManager[None] = nullcontext()
 
 
 def whole(members: Sequence[int]) -> AbstractContextManager[None]:
@@ -25,18 +26,44 @@ def autocast(base: Base) -> torch.autocast:
     return torch.autocast(base.device.type, torch.bfloat16, enabled=base.precision == "bf16")
 
 
+def batch_of(base: Base, rows: Sequence[Tokens]) -> Batch:
+    """Return the rows as the base reads them, on its device."""
+    return collate(rows, base.pad, base.decoder_start, base.device)
+
+
+def model_inputs(adapted: nn.Module, batch: Batch) -> dict[str, Any]:
+    """Return the arguments of the model's call for a right-padded batch.
+
+    A causal model never looks ahead and needs no mask; an encoder does wherever a row is padded.
+    """
+    inputs: dict[str, Any] = dict(text_inputs(adapted, batch.ids))
+    if batch.decoder_ids is not None:
+        inputs |= {"decoder_input_ids": batch.decoder_ids}
+        virtual = positions(inputs) - batch.ids.shape[1]
+        inputs["attention_mask"] = encoder_mask(batch.lengths, virtual, batch.ids)
+    return inputs
+
+
+def encoder_mask(lengths: Sequence[int], virtual: int, ids: torch.Tensor) -> torch.Tensor | None:
+    """Return ones over each row's virtual tokens and text, (batch, virtual + seq); None where no row is padded."""
+    if min(lengths) == ids.shape[1]:
+        return None
+    columns = torch.arange(virtual + ids.shape[1], device=ids.device)
+    return (columns < virtual + torch.tensor(lengths, device=ids.device)[:, None]).long()
+
+
 def target_losses(
     base: Base, adapted: nn.Module, batch: Batch, context: AbstractContextManager[None] = UNCHANGED
 ) -> torch.Tensor:
     """Return the cross-entropy in nats of every target token, (targets,), fp32; `context` is about the model's call."""
-    model = inner(adapted)
     with autocast(base):
-        inputs = embed(adapted, batch.ids)
-        virtual = inputs.shape[1] - batch.ids.shape[1]
-        rows = batch.rows * inputs.shape[1] + batch.columns + virtual
-        with only_rows(model, rows), context:
-            logits = model(inputs_embeds=inputs, use_cache=False).logits
-    return nn.functional.cross_entropy(logits.float(), batch.targets, reduction="none")
+        inputs = model_inputs(adapted, batch)
+        if batch.decoder_ids is None:
+            width = positions(inputs)
+            columns = batch.columns + width - batch.ids.shape[1]
+        else:
+            width, columns = batch.decoder_ids.shape[1], batch.columns
+        return row_losses(inner(adapted), inputs, batch.rows * width + columns, batch.targets, context)
 
 
 @torch.no_grad()
@@ -50,7 +77,7 @@ def evaluate_loss(
     results: list[tuple[float, int]] = [(0.0, 0)] * len(rows)
     with evaluating(adapted):
         for members in evaluation_batches([len(r) for r in rows], batch_size):
-            batch = collate([rows[i] for i in members], base.pad, base.device)
+            batch = batch_of(base, [rows[i] for i in members])
             losses = target_losses(base, adapted, batch, serve(members)).split(batch.counts)
             for i, values in zip(members, losses, strict=True):
                 results[i] = (float(values.double().sum()), len(values))

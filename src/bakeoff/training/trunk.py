@@ -1,8 +1,9 @@
 """The trunk cache: what the frozen blocks below the lowest trainable one say of each example, computed once.
 
 Those blocks' outputs never change while an entry trains, so every epoch, seed and entry with the same cut reads them
-from one file instead. The file belongs to a bakeoff's folder, where base, examples and template are fixed; its name
-holds what may still differ: split, cut and precision.
+from one file instead. An encoder-decoder's trunk is its whole encoder: blocks of a decoder pass each other more than
+their output. The file belongs to a bakeoff's folder, where base, examples and template are fixed; its name holds what
+may still differ: split, cut and precision.
 """
 
 import fcntl
@@ -19,19 +20,16 @@ import numpy
 import torch
 from torch import nn
 
-from bakeoff.data.batches import collate, evaluation_batches
+from bakeoff.calling import Reached, soft_prompt
+from bakeoff.data.batches import evaluation_batches
 from bakeoff.data.tokens import Tokens
 from bakeoff.errors import SetupError
 from bakeoff.methods.last_layers import find_blocks
-from bakeoff.model import Base, embed, inner, soft_prompt
-from bakeoff.training.loss import autocast, evaluating, target_losses
+from bakeoff.model import Base, inner
+from bakeoff.training.loss import autocast, batch_of, evaluating, model_inputs, target_losses
 
 FREE_SHARE = 0.25  # of the disk's free space, where no budget is given
 TOLERANCE = {"fp32": 1e-5, "bf16": 1e-2}  # relative, of a batch's loss: batches of another shape round otherwise
-
-
-class _Reached(Exception):  # noqa: N818
-    """The trunk's output is known; the blocks above need not run."""
 
 
 @dataclass
@@ -43,7 +41,7 @@ class Trunk:
     offsets: list[int]
     width: int
     dtype: torch.dtype
-    as_tuple: bool
+    kind: type  # of what the last block puts out: a tensor, a tuple, a transformers output
     device: torch.device
 
     def read(self, members: Sequence[int]) -> torch.Tensor:
@@ -67,10 +65,12 @@ class Trunk:
     @contextmanager
     def serving(self, members: Sequence[int]) -> Iterator[None]:
         """Within, the trunk's first block returns the members' stored outputs and the others pass them on."""
-        stored = self.read(members)
+        stored: Any = self.read(members)
+        if self.kind is not torch.Tensor:
+            stored = (stored,) if self.kind is tuple else self.kind(last_hidden_state=stored)
 
         def give(*_: Any, **__: Any) -> Any:
-            return (stored,) if self.as_tuple else stored
+            return stored
 
         try:
             for block in self.blocks:
@@ -103,24 +103,34 @@ def cut_of(adapted: nn.Module) -> int:
     return min(trained, default=len(blocks))
 
 
+def find_trunk(adapted: nn.Module) -> tuple[str, list[nn.Module]]:
+    """Return the trunk's name and the modules that it stands for, the last of which puts out what is stored."""
+    model = inner(adapted)
+    if not model.config.is_encoder_decoder:
+        cut = cut_of(adapted)
+        return str(cut), list(find_blocks(model)[0])[:cut] if cut else []
+    encoder = model.get_encoder()
+    trained = soft_prompt(adapted) is not None or any(p.requires_grad for p in encoder.parameters())
+    return "encoder", [] if trained else [encoder]
+
+
 def open_trunk(
     base: Base, adapted: nn.Module, rows: Sequence[Tokens], stem: Path, budget: int | None, batch_size: int
 ) -> Trunk | None:
-    """Return the trunk of `rows`, from its file or built now; None where there is no cut or no room.
+    """Return the trunk of `rows`, from its file or built now; None where there is none or no room.
 
     `stem` is the file's path without cut and precision; `budget` is in bytes, None for FREE_SHARE of the free space.
     Raises TrunkError where what is stored does not give the loss of the whole model.
     """
-    cut = cut_of(adapted)
-    if cut == 0:
+    name, blocks = find_trunk(adapted)
+    if not blocks:
         return None
-    model = inner(adapted)
-    blocks = list(find_blocks(model)[0])[:cut]
-    with autocast(base), torch.no_grad():
-        output, as_tuple = trunk_output(model, blocks, embed(adapted, collate(rows[:1], base.pad, base.device).ids))
-    offsets = [0, *numpy.cumsum([len(row) - 1 for row in rows]).tolist()]
-    file = stem.with_name(f"{stem.name}-{cut}-{base.precision}.bin")
-    trunk = Trunk(file, blocks, offsets, output.shape[-1], output.dtype, as_tuple, base.device)
+    output, kind = trunk_output(base, adapted, blocks, rows[:1])
+    causal = base.decoder_start is None
+    lengths = [len(row.prompt) + (len(row.target) - 1 if causal else 0) for row in rows]
+    offsets = [0, *numpy.cumsum(lengths).tolist()]
+    file = stem.with_name(f"{stem.name}-{name}-{base.precision}.bin")
+    trunk = Trunk(file, blocks, offsets, output.shape[-1], output.dtype, kind, base.device)
     needed = offsets[-1] * trunk.width * trunk.dtype.itemsize
     file.parent.mkdir(parents=True, exist_ok=True)
     if needed > (FREE_SHARE * shutil.disk_usage(file.parent).free if budget is None else budget):
@@ -140,7 +150,7 @@ class TrunkError(Exception):
 
 def check(base: Base, adapted: nn.Module, trunk: Trunk, rows: Sequence[Tokens], members: Sequence[int]) -> None:
     """Raise TrunkError unless a batch has the same loss with the stored trunk as without."""
-    batch = collate([rows[i] for i in members], base.pad, base.device)
+    batch = batch_of(base, [rows[i] for i in members])
     with torch.no_grad(), evaluating(adapted):
         plain = float(target_losses(base, adapted, batch).double().mean())
         try:
@@ -151,17 +161,15 @@ def check(base: Base, adapted: nn.Module, trunk: Trunk, rows: Sequence[Tokens], 
         raise TrunkError(f"loss {stored} with the stored trunk, {plain} without")
 
 
-@torch.no_grad()
 def build(
     base: Base, adapted: nn.Module, trunk: Trunk, rows: Sequence[Tokens], batches: Sequence[Sequence[int]]
 ) -> None:
     """Compute the trunk's outputs of every row and put the file in its place in one move."""
     temporary = trunk.file.with_suffix(f".{os.getpid()}.tmp")
     row_bytes = trunk.width * trunk.dtype.itemsize
-    with temporary.open("wb", buffering=0) as stream, autocast(base):
+    with temporary.open("wb", buffering=0) as stream:
         for members in batches:
-            batch = collate([rows[i] for i in members], base.pad, base.device)
-            hidden = trunk_output(inner(adapted), trunk.blocks, embed(adapted, batch.ids))[0].cpu()
+            hidden = trunk_output(base, adapted, trunk.blocks, [rows[i] for i in members])[0].cpu()
             for row, i in zip(hidden, members, strict=True):
                 length = trunk.offsets[i + 1] - trunk.offsets[i]
                 written = os.pwrite(stream.fileno(), as_bytes(row[:length].contiguous()), trunk.offsets[i] * row_bytes)
@@ -170,19 +178,22 @@ def build(
     temporary.replace(trunk.file)
 
 
-def trunk_output(model: nn.Module, blocks: Sequence[nn.Module], inputs: torch.Tensor) -> tuple[torch.Tensor, bool]:
-    """Return what the last of `blocks` puts out, (batch, seq, width), and whether it does so in a tuple."""
+@torch.no_grad()
+def trunk_output(
+    base: Base, adapted: nn.Module, blocks: Sequence[nn.Module], rows: Sequence[Tokens]
+) -> tuple[torch.Tensor, type]:
+    """Return what the last of `blocks` puts out for the rows, (batch, seq, width), and as what it does so."""
     caught: list[Any] = []
 
     def catch(_: nn.Module, __: Any, output: Any) -> None:
         caught.append(output)
-        raise _Reached
+        raise Reached
 
     handle = blocks[-1].register_forward_hook(catch)
     try:
-        with suppress(_Reached):
-            model(inputs_embeds=inputs, use_cache=False)
+        with suppress(Reached), autocast(base):
+            inner(adapted)(**model_inputs(adapted, batch_of(base, rows)), use_cache=False)
     finally:
         handle.remove()
-    as_tuple = isinstance(caught[0], tuple)
-    return (caught[0][0] if as_tuple else caught[0]), as_tuple
+    output = caught[0]
+    return (output if isinstance(output, torch.Tensor) else output[0]), type(output)

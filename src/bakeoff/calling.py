@@ -1,0 +1,135 @@
+"""How an adapted model is called: token ids in, the loss of chosen target tokens out, for both model families.
+
+One call signature serves every method. Its virtual tokens (if it has any) stand right before the text: the prompt of a
+causal model, the encoder's input of an encoder-decoder. The head sees target positions only. Knows nothing of data
+sets and optimizers.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from bakeoff.model import inner
+
+LOGITS_BYTES = 256 * 2**20  # of fp32 logits that are held at once; more are computed in parts
+UNCHANGED: AbstractContextManager[None] = nullcontext()
+
+
+class Reached(Exception):  # noqa: N818
+    """What was wanted of a forward pass is known; the rest need not run."""
+
+
+def soft_prompt(adapted: nn.Module) -> torch.Tensor | None:
+    """Return the method's virtual tokens as (tokens, width), or None where it has none."""
+    config = getattr(adapted, "active_peft_config", None)
+    if config is None or not config.is_prompt_learning:
+        return None
+    return adapted.get_prompt(batch_size=1)[0]  # type: ignore[operator]
+
+
+def text_inputs(adapted: nn.Module, ids: torch.Tensor, pads: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+    """Return the model's inputs for right- or left-padded token ids (batch, seq): the ids, or embeddings.
+
+    Embeddings (batch, virtual + seq, width) are given only where virtual tokens stand among them, since some
+    architectures scale what they look up by themselves and not what they are given. Virtual tokens come right before
+    a row's text: first of all where `pads` is None (right padding), else after the row's `pads` (batch,) leading pad
+    tokens, because a soft prompt far from its text would see other positions in generation than in training.
+    """
+    prompt = soft_prompt(adapted)
+    if prompt is None:
+        return {"input_ids": ids}
+    words = inner(adapted).get_input_embeddings()(ids)
+    prompt = prompt.to(words.dtype)
+    if pads is None:
+        return {"inputs_embeds": torch.cat([prompt.expand(len(ids), -1, -1), words], dim=1)}
+    rows = [torch.cat([w[:n], prompt, w[n:]]) for w, n in zip(words, pads.tolist(), strict=True)]
+    return {"inputs_embeds": torch.stack(rows)}
+
+
+def positions(inputs: dict[str, torch.Tensor]) -> int:
+    """Return how many positions, virtual tokens among them, the inputs have."""
+    return next(iter(inputs.values())).shape[1]
+
+
+@contextmanager
+def head_input(model: PreTrainedModel, replace: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    """Within, the output head is given `replace` of its input (batch, seq, width).
+
+    Whatever the model does to logits afterwards (scaling, soft-capping) it still does.
+    """
+
+    def hook(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
+        return (replace(inputs[0]),)
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def only_rows(model: PreTrainedModel, rows: torch.Tensor) -> AbstractContextManager[None]:
+    """Within, the head sees only the hidden states at `rows` of the flattened (batch x seq) positions.
+
+    The head is the widest product of a small model, and only target positions need it: logits come out as
+    (rows, vocabulary).
+    """
+    return head_input(model, lambda hidden: hidden.flatten(0, 1)[rows])
+
+
+def row_losses(
+    model: PreTrainedModel,
+    inputs: dict[str, Any],
+    rows: torch.Tensor,
+    targets: torch.Tensor,
+    context: AbstractContextManager[None] = UNCHANGED,
+) -> torch.Tensor:
+    """Return the cross-entropy in nats (targets,), fp32, of `targets` at `rows`; `context` is about the model's call.
+
+    Where targets x vocabulary would take more than LOGITS_BYTES, logits are computed in parts, and again in the
+    backward pass, so that no more than one part's are ever held.
+    """
+    part = max(1, LOGITS_BYTES // (4 * model.get_output_embeddings().weight.shape[0]))
+    if len(targets) <= part:
+        with only_rows(model, rows), context:
+            logits = model(**inputs, use_cache=False).logits
+        return cross_entropy(logits.float(), targets, reduction="none")
+    with context:
+        hidden = hidden_rows(model, inputs, rows)
+    parts = zip(hidden.split(part), targets.split(part), strict=True)
+    return torch.cat([checkpoint(part_losses, model, h, t, use_reentrant=False) for h, t in parts])
+
+
+def hidden_rows(model: PreTrainedModel, inputs: dict[str, Any], rows: torch.Tensor) -> torch.Tensor:
+    """Return what the head would be given at `rows` of the flattened positions: (rows, width)."""
+    caught: list[torch.Tensor] = []
+
+    def catch(hidden: torch.Tensor) -> torch.Tensor:
+        caught.append(hidden.flatten(0, 1)[rows])
+        raise Reached
+
+    try:
+        with head_input(model, catch):
+            model(**inputs, use_cache=False)
+    except Reached:
+        pass
+    return caught[0]
+
+
+def part_losses(model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the losses (targets,) of hidden states (targets, width) by the model's own head and what follows it.
+
+    The model is called for one token whose hidden state is exchanged: what stands between a head and its logits is
+    written out in every architecture's own forward and can be had in no other way.
+    """
+    token = torch.zeros(1, 1, dtype=torch.long, device=hidden.device)
+    inputs = {"input_ids": token} | ({"decoder_input_ids": token} if model.config.is_encoder_decoder else {})
+    with head_input(model, lambda _: hidden):
+        logits = model(**inputs, use_cache=False).logits
+    return cross_entropy(logits.float(), targets, reduction="none")
