@@ -15,8 +15,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from bakeoff.config import ProtocolConfig
+from bakeoff.data.batches import epoch_batches
 from bakeoff.data.tokens import Tokens, load_tokens
-from bakeoff.measure import peak_bytes, reset_peak
+from bakeoff.measure import peak_bytes, reset_peak, wait
 from bakeoff.methods import Method, build_method
 from bakeoff.model import adapt, choose_precision, default_device, load_base, load_tokenizer
 from bakeoff.training.loop import Trainer
@@ -24,7 +25,7 @@ from bakeoff.training.trunk import open_trunk
 
 BATCH_SIZE = 8
 MAX_TOKENS = 512
-METHODS: dict[str, dict[str, Any]] = {
+METHOD_SETTINGS: dict[str, dict[str, Any]] = {
     "lora": {"method": "lora", "r": 128, "lora_alpha": 32, "target_modules": ["c_attn"], "learning_rate": 5e-5},
     "prompt_tuning": {"method": "prompt_tuning", "num_virtual_tokens": 6, "learning_rate": 5e-5},
     "last_layers": {"method": "last_layers", "blocks": 1, "head": True, "learning_rate": 5e-5},
@@ -47,7 +48,9 @@ def bakeoff(method: Method, folder: Path, steps: int, rows: list[Tokens]) -> dic
     trainer = Trainer(base, adapted, method, protocol, 0, report, {"train": trunk.serving} if trunk else {})
     reset_peak()
     trainer.train(rows, rows[:1])
-    return {"seconds": [b - a for a, b in pairwise(marks)], "peak_bytes": peak_bytes()}
+    batches = epoch_batches([len(row) for row in rows], BATCH_SIZE, 0, 0)
+    tokens = [sum(len(rows[i]) for i in members) for members in batches]
+    return {"seconds": [b - a for a, b in pairwise(marks)], "tokens": tokens[1:], "peak_bytes": peak_bytes()}
 
 
 def hugging_face(method: Method, folder: Path, steps: int, rows: list[Tokens], plain: bool) -> dict[str, Any]:
@@ -57,11 +60,7 @@ def hugging_face(method: Method, folder: Path, steps: int, rows: list[Tokens], p
 
     model, tokenizer = peer_model(method, folder, dropout=plain)
     best = {} if plain else {"train_sampling_strategy": "group_by_length", "bf16": native_bf16()}
-    arguments = TrainingArguments(
-        output_dir=str(folder / "peer"), per_device_train_batch_size=BATCH_SIZE, max_steps=steps, learning_rate=5e-5,
-        save_strategy="no", logging_strategy="no", report_to="none", use_cpu=default_device().type == "cpu",
-        disable_tqdm=True, **best,
-    )  # fmt: skip
+    arguments = TrainingArguments(**peer_arguments(folder, steps), **best)
     data = [{"input_ids": r.prompt + r.target, "labels": [-100] * len(r.prompt) + r.target} for r in rows]
 
     def collate(examples: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
@@ -71,11 +70,8 @@ def hugging_face(method: Method, folder: Path, steps: int, rows: list[Tokens], p
         masks = [[1] * len(e["input_ids"]) + [0] * (width - len(e["input_ids"])) for e in examples]
         return {k: torch.tensor(v) for k, v in (batch | {"attention_mask": masks}).items()}
 
-    timer = step_timer()
-    trainer = HFTrainer(model=model, args=arguments, train_dataset=data, data_collator=collate, callbacks=[timer])
-    reset_peak()
-    trainer.train()
-    return {"seconds": timer.seconds, "peak_bytes": peak_bytes()}
+    trainer = HFTrainer(model=model, args=arguments, train_dataset=data, data_collator=collate)
+    return timed(trainer)
 
 
 def trl(method: Method, folder: Path, steps: int, rows: list[Tokens]) -> dict[str, Any]:
@@ -88,17 +84,48 @@ def trl(method: Method, folder: Path, steps: int, rows: list[Tokens]) -> dict[st
         {"prompt": tokenizer.decode(r.prompt), "completion": tokenizer.decode(r.target, skip_special_tokens=True)}
         for r in rows
     ]
-    arguments = SFTConfig(
-        output_dir=str(folder / "peer"), per_device_train_batch_size=BATCH_SIZE, max_steps=steps, max_length=MAX_TOKENS,
-        save_strategy="no", logging_strategy="no", report_to="none", use_cpu=default_device().type == "cpu",
-        disable_tqdm=True, bf16=native_bf16(),
-    )  # fmt: skip
-    timer = step_timer()
+    arguments = SFTConfig(**peer_arguments(folder, steps), max_length=MAX_TOKENS, bf16=native_bf16())
     data = Dataset.from_list(texts)
-    trainer = SFTTrainer(model=model, args=arguments, train_dataset=data, processing_class=tokenizer, callbacks=[timer])
+    return timed(SFTTrainer(model=model, args=arguments, train_dataset=data, processing_class=tokenizer))
+
+
+def peer_arguments(folder: Path, steps: int) -> dict[str, Any]:
+    """Return what a fair race needs of a peer's settings: batch size and steps, and nothing written or shown."""
+    return {
+        "output_dir": str(folder / "peer"), "per_device_train_batch_size": BATCH_SIZE, "max_steps": steps,
+        "learning_rate": 5e-5, "save_strategy": "no", "logging_strategy": "no", "report_to": "none",
+        "use_cpu": default_device().type == "cpu", "disable_tqdm": True,
+    }  # fmt: skip
+
+
+def timed(trainer: Any) -> dict[str, Any]:
+    """Train with a peer's trainer and return seconds and real tokens of each step, and the peak."""
+    from transformers import TrainerCallback
+
+    seconds: list[float] = []
+    tokens: list[int] = []
+
+    class Timer(TrainerCallback):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            wait()
+            self.start = time.perf_counter()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            wait()
+            seconds.append(time.perf_counter() - self.start)
+
+    collate = trainer.data_collator
+
+    def counted(examples: list[Any]) -> Any:
+        batch = collate(examples)
+        tokens.append(int(batch["attention_mask"].sum()))
+        return batch
+
+    trainer.data_collator = counted
+    trainer.add_callback(Timer())
     reset_peak()
     trainer.train()
-    return {"seconds": timer.seconds, "peak_bytes": peak_bytes()}
+    return {"seconds": seconds, "tokens": tokens[: len(seconds)], "peak_bytes": peak_bytes()}
 
 
 def peer_model(method: Method, folder: Path, dropout: bool) -> tuple[torch.nn.Module, Any]:
@@ -115,28 +142,11 @@ def native_bf16() -> bool:
     return choose_precision("auto", default_device()) == "bf16"
 
 
-def step_timer() -> Any:
-    """Return a Trainer callback that times optimizer steps."""
-    from transformers import TrainerCallback
-
-    class Timer(TrainerCallback):
-        def __init__(self) -> None:
-            self.seconds: list[float] = []
-
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
-            self.start = time.perf_counter()
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            self.seconds.append(time.perf_counter() - self.start)
-
-    return Timer()
-
-
 def main() -> None:
     """Run one contender and print its figures."""
     name, kind, folder, steps = sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
     rows = load_tokens(folder / "race.tokens.npz")[: steps * BATCH_SIZE]
-    method = build_method(kind, METHODS[kind])
+    method = build_method(kind, METHOD_SETTINGS[kind])
     torch.manual_seed(0)
     if name == "bakeoff":
         figures = bakeoff(method, folder, steps, rows)

@@ -20,20 +20,23 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
+import bakeoff
 from bakeoff.config import DataConfig
 from bakeoff.data.sources import load_examples
-from bakeoff.data.tokens import encode, save_tokens
+from bakeoff.data.tokens import encode, load_tokens, save_tokens
 from bakeoff.data.tokens import statistics as token_statistics
 from bakeoff.environment import environment
 from bakeoff.executors.local import ALLOCATOR
 from bakeoff.hub import EMBEDDED
 from bakeoff.model import choose_precision, default_device
-from contenders import BATCH_SIZE, MAX_TOKENS
+from contenders import BATCH_SIZE, MAX_TOKENS, METHOD_SETTINGS
+from useful import matrix_peak, useful_flops
+from whole import race_whole
 
 SHARED = Path(__file__).parent.parent.parent / "shared"
 SHAPES = {"gpt2": {}, "tiny": {"n_embd": 64, "n_layer": 2, "n_head": 2}}
 CONTENDERS = ("bakeoff", "trainer", "trl", "study")
-METHODS = ("lora", "prompt_tuning", "last_layers")
+PARTS = ("training", "decoding", "fixed", "whole")
 PACKAGES = ("torch", "transformers", "peft", "trl")
 WARM_UP_STEPS = 2
 TEMPLATE = "{{ document }}\nTL;DR:"
@@ -61,61 +64,47 @@ def prepare(folder: Path, shape: str, steps: int) -> dict[str, Any]:
     return {"data": "dialogsum" if dialogues.exists() else "docstrings", **token_statistics(rows)}
 
 
-def run(contender: str, method: str, folder: Path, steps: int) -> dict[str, Any] | None:
+def run(script: str, arguments: list[str], ours: bool) -> dict[str, Any] | None:
     """Return a contender's figures, or None where it failed (its last words go to standard error)."""
-    command = [sys.executable, str(Path(__file__).parent / "contenders.py"), contender, method, str(folder), str(steps)]
-    extra = ALLOCATOR if contender == "bakeoff" else {}  # part of our engine; peers start as their users start them
+    command = [sys.executable, str(Path(__file__).parent / script), *arguments]
+    extra = ALLOCATOR if ours else {}  # part of our engine; peers start as their users start them
     done = subprocess.run(command, env={**os.environ, **extra}, capture_output=True, text=True, check=False)
     if done.returncode:
-        print(f"{contender} {method}: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
+        print(f"{script} {' '.join(arguments[:2])}: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
         return None
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def matrix_peak() -> float:
-    """Return the FLOP/s of 2048-cubes in the precision that runs use here."""
-    dtype = torch.bfloat16 if choose_precision("auto", default_device()) == "bf16" else torch.float32
-    a, b = (torch.randn(2048, 2048, dtype=dtype) for _ in range(2))
-    best = 0.0
-    for _ in range(8):
-        start = time.perf_counter()
-        a @ b
-        best = max(best, 2 * 2048**3 / (time.perf_counter() - start))
-    return best
+def race_training(
+    folder: Path, steps: int, rounds: int, methods: list[str], contenders: list[str]
+) -> dict[str, list[dict[str, Any]]]:
+    """Return every round's figures by method and contender: seconds a step of mean size, and peak bytes.
+
+    Contenders make other batches of the same examples, so that seconds are compared by the real tokens in them.
+    """
+    rows = load_tokens(folder / "race.tokens.npz")
+    step_tokens = BATCH_SIZE * sum(len(row) for row in rows) / len(rows)
+    results: dict[str, list[dict[str, Any]]] = {}
+    for number in range(rounds):
+        for method in methods:
+            for contender in contenders:
+                figures = run("contenders.py", [contender, method, str(folder), str(steps)], contender == "bakeoff")
+                if figures:
+                    pairs = list(zip(figures["seconds"], figures["tokens"], strict=True))[WARM_UP_STEPS:]
+                    seconds = step_tokens * sum(s for s, _ in pairs) / sum(t for _, t in pairs)
+                    row = {"step_seconds": seconds, "peak_bytes": figures["peak_bytes"], "round": number}
+                    results.setdefault(f"{method}/{contender}", []).append(row)
+                    print(f"round {number}: {method} {contender}: {seconds:.3f} s/step", file=sys.stderr, flush=True)
+    return results
 
 
-def race(shape: str, steps: int, rounds: int, methods: list[str], contenders: list[str]) -> dict[str, Any]:
-    """Return every contender's figures by method, and their ratios to bakeoff's."""
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        examples = prepare(folder, shape, steps)
-        results: dict[str, list[dict[str, Any]]] = {}
-        for number in range(rounds):
-            for method in methods:
-                for contender in contenders:
-                    figures = run(contender, method, folder, steps)
-                    if figures:
-                        seconds = statistics.median(figures["seconds"][WARM_UP_STEPS:])
-                        row = {"step_seconds": seconds, "peak_bytes": figures["peak_bytes"], "round": number}
-                        results.setdefault(f"{method}/{contender}", []).append(row)
-                        print(
-                            f"round {number}: {method} {contender}: {seconds:.3f} s/step", file=sys.stderr, flush=True
-                        )
-    return {
-        "date": time.strftime("%Y-%m-%d"),
-        "shape": shape,
-        "examples": examples,
-        "environment": environment(),
-        "versions": {name: installed(name) for name in PACKAGES},
-        "matrix_peak_flops": matrix_peak(),
-        "table": table(results),
-        "rounds": results,
-    }
-
-
-def table(results: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Return a row a method and contender: medians, and how many times bakeoff's the same rounds took."""
-    rows = []
+def training_table(folder: Path, results: dict[str, list[dict[str, Any]]], peak: float) -> list[dict[str, Any]]:
+    """Return a row a method and contender: medians, how many times bakeoff's in the same rounds, useful work."""
+    rows = load_tokens(folder / "race.tokens.npz")
+    config = GPT2Config.from_pretrained(folder)
+    steps = len(rows) / BATCH_SIZE
+    targets = sum(len(row.target) for row in rows) / steps
+    table = []
     for key, measured in results.items():
         method, contender = key.split("/")
         ours = {r["round"]: r for r in results.get(f"{method}/bakeoff", [])}
@@ -124,8 +113,44 @@ def table(results: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
             row[figure] = statistics.median(r[figure] for r in measured)
             pairs = [r[figure] / ours[r["round"]][figure] for r in measured if r["round"] in ours]
             row[f"{figure}_ratio"] = statistics.median(pairs) if pairs else None
-        rows.append(row)
-    return rows
+        row["target_tokens_per_second"] = targets / row["step_seconds"]
+        row["share_of_peak"] = useful_flops(METHOD_SETTINGS[method], config, rows) / steps / row["step_seconds"] / peak
+        table.append(row)
+    return table
+
+
+def race_decoding(folder: Path, rounds: int) -> dict[str, Any]:
+    """Return tokens a second and peaks of bakeoff's decoding and HF generate's, and the share of equal outputs."""
+    measured: dict[str, list[dict[str, Any]]] = {"bakeoff": [], "generate": []}
+    for _ in range(rounds):
+        for name, figures in measured.items():
+            figures.append(run("decoding.py", [name, str(folder)], name == "bakeoff") or {})
+    ours, theirs = measured.values()
+    speeds = {n: statistics.median(f["tokens"] / f["seconds"] for f in figures) for n, figures in measured.items()}
+    pairs = list(zip(ours[0]["outputs"], theirs[0]["outputs"], strict=True))
+    return {
+        "tokens_per_second": speeds,
+        "ratio": statistics.median(t["seconds"] / o["seconds"] for o, t in zip(ours, theirs, strict=True)),
+        "peak_bytes": {n: figures[0]["peak_bytes"] for n, figures in measured.items()},
+        "equal_outputs": sum(a == b for a, b in pairs) / len(pairs),
+    }
+
+
+def fixed_cost(folder: Path) -> float:
+    """Return the seconds that one more run costs beside its work: by bakeoffs of 2 and of 10 runs on one example."""
+    example = json.dumps({"document": "One two three four five six.", "summary": "One two."}) + "\n"
+    (folder / "one.jsonl").write_text(example)
+    seconds = []
+    for seeds in (2, 10):
+        config = {
+            "model": str(folder), "data": dict.fromkeys(("train", "validation", "test"), str(folder / "one.jsonl")),
+            "entries": {"lora": METHOD_SETTINGS["lora"]}, "output": str(folder / f"fixed-{seeds}"), "tune": "off",
+            "protocol": {"epochs": 1, "seeds": seeds}, "generation": {"max_new_tokens": 1},
+        }  # fmt: skip
+        start = time.perf_counter()
+        bakeoff.run(config, display="none")
+        seconds.append(time.perf_counter() - start)
+    return (seconds[1] - seconds[0]) / 8
 
 
 def installed(name: str) -> str | None:
@@ -137,17 +162,56 @@ def installed(name: str) -> str | None:
 
 
 def show(results: dict[str, Any]) -> None:
-    """Print the table as Markdown."""
+    """Print the tables as Markdown."""
     where, examples = results["environment"], results["examples"]
-    hardware = f"{where['processor']}, {where['cores']} cores, {results['matrix_peak_flops'] / 1e9:,.0f} GFLOP/s"
+    hardware = f"{where['gpu'] or where['processor']}, {where['cores']} cores, {results['precision']}"
     versions = ", ".join(f"{name} {number or 'not installed'}" for name, number in results["versions"].items())
-    print(f"{results['date']}, {hardware}; {results['shape']} shape on {examples['data']}; {versions}\n")
-    print("| method | contender | s/step | times bakeoff's | peak MB | times bakeoff's |")
-    print("|---|---|---:|---:|---:|---:|")
-    for row in results["table"]:
+    print(f"{results['date']}; {hardware}, matrix peak {results['matrix_peak_flops'] / 1e9:,.0f} GFLOP/s; {versions};")
+    print(f"{results['shape']} shape on {examples['examples']} examples of {examples['data']}, batch {BATCH_SIZE}\n")
+    print("| method | contender | s/step | times bakeoff's | target tokens/s | of peak | peak MB | times bakeoff's |")
+    print("|---|---|---:|---:|---:|---:|---:|---:|")
+    for row in results["training"]:
         cells = (row["method"], row["contender"], f"{row['step_seconds']:.3f}", f"{row['step_seconds_ratio']:.2f}",
+                 f"{row['target_tokens_per_second']:.0f}", f"{row['share_of_peak']:.0%}",
                  f"{row['peak_bytes'] / 1e6:,.0f}", f"{row['peak_bytes_ratio']:.2f}")  # fmt: skip
         print("| " + " | ".join(cells) + " |")
+    if decoding := results.get("decoding"):
+        speeds = decoding["tokens_per_second"]
+        print(f"\nDecoding, batch 16, fp32: {speeds['bakeoff']:.0f} tokens/s, HF generate {speeds['generate']:.0f}: "
+              f"{decoding['ratio']:.2f} times; equal outputs {decoding['equal_outputs']:.0%}")  # fmt: skip
+    if whole := results.get("whole"):
+        print(f"A whole bakeoff on the embedded base: {whole['bakeoff_seconds']:.0f} s, {whole['scripts']} scripts "
+              f"{whole['scripts_seconds']:.0f} s: {whole['ratio']:.2f} times")  # fmt: skip
+    if (cost := results.get("fixed_seconds")) is not None:
+        print(f"Fixed cost of one more run: {cost:.2f} s")
+
+
+def race(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return all results that were asked for."""
+    contenders = [c for c in arguments.contenders if c != "trl" or installed("trl")]
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        examples = prepare(folder, arguments.shape, arguments.steps)
+        results: dict[str, Any] = {
+            "date": time.strftime("%Y-%m-%d"),
+            "shape": arguments.shape,
+            "examples": examples,
+            "environment": environment(),
+            "precision": choose_precision("auto", default_device()),
+            "versions": {name: installed(name) for name in PACKAGES},
+            "matrix_peak_flops": matrix_peak(),
+        }
+        if "training" in arguments.parts:
+            measured = race_training(folder, arguments.steps, arguments.rounds, arguments.methods, contenders)
+            results["rounds"] = measured
+            results["training"] = training_table(folder, measured, results["matrix_peak_flops"])
+        if "decoding" in arguments.parts:
+            results["decoding"] = race_decoding(folder, arguments.rounds)
+        if "fixed" in arguments.parts:
+            results["fixed_seconds"] = fixed_cost(folder)
+        if "whole" in arguments.parts:
+            results["whole"] = race_whole(folder)
+    return results
 
 
 def main() -> None:
@@ -156,12 +220,12 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="gpt2")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", choices=METHOD_SETTINGS, default=list(METHOD_SETTINGS))
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    chosen = [c for c in arguments.contenders if c != "trl" or installed("trl")]
-    results = race(arguments.shape, arguments.steps, arguments.rounds, arguments.methods, chosen)
+    results = race(arguments)
     if arguments.json:
         print(json.dumps(results, indent=1))
     else:

@@ -1,0 +1,55 @@
+"""Useful work: the least arithmetic that gives the same gradients, and what the machine's matrix products can do.
+
+Real tokens only, target logits only, no weight gradient of a frozen weight, no backward pass below the lowest trained
+parameter, the trunk of last layers once and for all (so not here). Of a GPT-2 shape, in floating-point operations.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import GPT2Config
+
+from bakeoff.data.tokens import Tokens
+from bakeoff.measure import wait
+from bakeoff.model import choose_precision, default_device
+
+CUBE = 2048
+REPEATS = 8
+
+
+def matrix_peak() -> float:
+    """Return the FLOP/s of the best of some products of 2048-cubes in the precision that runs use here."""
+    device = default_device()
+    dtype = torch.bfloat16 if choose_precision("auto", device) == "bf16" else torch.float32
+    a, b = (torch.randn(CUBE, CUBE, dtype=dtype, device=device) for _ in range(2))
+    best = 0.0
+    for _ in range(REPEATS):
+        wait()
+        start = time.perf_counter()
+        a @ b
+        wait()
+        best = max(best, 2 * CUBE**3 / (time.perf_counter() - start))
+    return best
+
+
+def useful_flops(method: dict[str, Any], config: GPT2Config, rows: Sequence[Tokens]) -> float:
+    """Return the FLOP of training once on the rows with one of the race's methods."""
+    width, vocabulary, blocks = config.n_embd, config.vocab_size, config.n_layer
+    weights = 12 * width**2  # of a block's linear maps; of them 3 width^2 make queries, keys and values
+    total = 0.0
+    for row in rows:
+        tokens = len(row) - 1 + method.get("num_virtual_tokens", 0)
+        head = 2 * width * vocabulary * len(row.target)
+        linear = 2 * weights * tokens
+        attention = 2 * tokens**2 * width  # scores and their use, below the diagonal
+        first = 2 * 3 * width**2 * tokens  # gradients of the lowest trained block's input, which nothing needs
+        if method["method"] == "lora":
+            update = 6 * method["r"] * 4 * width * tokens
+            total += 2 * head + blocks * (2 * linear + 3 * attention + update) - first
+        elif method["method"] == "prompt_tuning":
+            total += 2 * head + blocks * (2 * linear + 3 * attention)
+        else:
+            total += 3 * head + method["blocks"] * (3 * linear + 3 * attention) - first
+    return total
