@@ -24,7 +24,7 @@ def test_a_bakeoff_leaves_every_figure(shared):
     document = json.loads(results.folder.results_file.read_text())
     assert document["status"] == "done"
     assert list(document["entries"]) == ENTRIES
-    assert list(document["baselines"]) == ["base", "lead-1"]
+    assert list(document["baselines"]) == ["base", "few-shot-2", "lead-1", "oracle"]
     for row in document["entries"].values():
         assert row["status"] == "done"
         for name in ("loss", "rouge1", "rouge2", "rougeL", "rougeLsum"):
@@ -82,7 +82,7 @@ def test_results_print_make_a_frame_and_load_the_winner(shared):
     assert "lora" in str(results)
     assert results.verdict in str(results)
     frame = results.to_pandas()
-    assert list(frame.index) == [*ENTRIES, "base", "lead-1"]
+    assert list(frame.index) == [*ENTRIES, "base", "few-shot-2", "lead-1", "oracle"]
     assert frame.loc["lora", "test/loss"] == results.entries["lora"]["metrics"]["test/loss"]["mean"]
     best = results.best()
     rows = best.predictions()
