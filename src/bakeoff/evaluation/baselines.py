@@ -99,8 +99,8 @@ def few_shot_rows(
         made.append(replace(row, prompt=prompt, cut=row.cut or cut > 0))
         if room < 1 or without_room > ROOMLESS_SHARE * len(rows):
             raise NoRoomError(
-                f"context of {context} tokens has no room: {len(shots)} examples take {len(prefix)} of them, and more "
-                f"than {ROOMLESS_SHARE:.0%} of the documents would lose more than half"
+                f"context of {context} tokens has no room: {len(shots)} examples take {len(prefix)} of them and leave "
+                "too little for the documents"
             )
     return made
 
