@@ -35,6 +35,8 @@ def test_rows_fit_and_hold_no_template():
         == passages()[0][: len(tokenizer.decode(rows[0].prompt + rows[0].target))]
     )
     assert max(len(row) for row in neutral_rows(tokenizer, 32)) == 32
+    halves = neutral_rows(tokenizer, 32, encoder_decoder=True)
+    assert all(len(row.prompt) == len(row.target) == 16 for row in halves)
 
 
 def test_the_loss_is_the_models_own(base):

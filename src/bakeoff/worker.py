@@ -213,7 +213,7 @@ class RunWork:
         """
         metrics, train = self.result_record.metrics, self.tokens["train"]
         with self.clocks.phase("evaluation"):
-            neutral = neutral_rows(base.tokenizer, self.plan["max_tokens"])
+            neutral = neutral_rows(base.tokenizer, self.plan["max_tokens"], base.decoder_start is not None)
             if neutral:
                 metrics["neutral/loss"] = mean_loss(evaluate_loss(base, adapted, neutral, BATCH_SIZE))
             if self.run.kind == "entry":

@@ -39,16 +39,18 @@ def prose(page: str) -> Iterator[str]:
             yield text
 
 
-def neutral_rows(tokenizer: Any, max_tokens: int) -> list[Tokens]:
+def neutral_rows(tokenizer: Any, max_tokens: int, encoder_decoder: bool = False) -> list[Tokens]:
     """Return the passages as rows without template: after the first token, every token is a target.
 
     A loss over them is the language-model loss in nats a token. A soft prompt stands before each of them too: with
-    it the adapted model is what it is.
+    it the adapted model is what it is. An encoder-decoder reads a passage's first half and is asked for the second.
     """
     texts = passages()
     ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
     longest = min(PASSAGE_TOKENS, max_tokens)
-    return [Tokens(str(i), row[:1], row[1:longest], len(row) > longest) for i, row in enumerate(ids) if len(row) > 1]
+    rows = [row[:longest] for row in ids if len(row) > 1]
+    read = [len(row) // 2 if encoder_decoder else 1 for row in rows]
+    return [Tokens(str(i), row[:n], row[n:], False) for i, (row, n) in enumerate(zip(rows, read, strict=True))]
 
 
 def add_forgetting(rows: dict[str, dict[str, Any]]) -> None:
