@@ -53,6 +53,12 @@ def test_the_resolved_config_is_itself_runnable(tmp_path):
         ("entries: {../x: {method: lora}}", "entries"),
         ("template: hello", "must hold {{ document }}"),
         ("name: a/b", "name"),
+        (
+            "baselines: [base, lead-0]",
+            r"baselines: 'lead-0' is none. Did you mean 'lead-1'\? Allowed: base, few-shot-K",
+        ),
+        ("baselines: [oracle]", "baselines: must hold base"),
+        ("baselines: [base, base]", "baselines: must hold base, and nothing twice"),
         ("[1]", "expected keys and values, got list"),
         ("a: [", "not valid YAML"),
     ],

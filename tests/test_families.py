@@ -10,7 +10,7 @@ from bakeoff.data.tokens import Tokens
 from bakeoff.evaluation.generation import generate
 from bakeoff.methods import build_method
 from bakeoff.model import Base, adapt, fuse_activations, load_tokenizer, model_class, trainable
-from bakeoff.training.loss import batch_of, target_losses
+from bakeoff.training.loss import batch_of, evaluate_loss, target_losses
 from bakeoff.training.trunk import open_trunk
 
 COMMON = {"vocab_size": 200, "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0}
@@ -146,3 +146,12 @@ def hf_output(adapted, prompt, base):
     )[0].tolist()  # fmt: skip
     new = out[1:] if base.decoder_start is not None else out[len(prompt) :] if out[: len(prompt)] == prompt else out
     return new[: new.index(0)] if 0 in new else new
+
+
+@pytest.mark.parametrize("family_base", SHAPES, indirect=True)
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_that_says_so_starts_as_the_base_in_every_family(name, family_base):
+    before = evaluate_loss(family_base, family_base.model, ROWS, 3)
+    method = build_method(name, {"method": name, **METHODS[name]})
+    adapted = adapt(family_base, method)
+    assert (evaluate_loss(family_base, adapted, ROWS, 3) == before) == method.starts_as_base

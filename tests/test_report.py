@@ -69,7 +69,7 @@ def test_the_page_holds_every_figure_and_loads_nothing(folder):
     text, page = page_of(folder)
     results = json.loads(folder.results_file.read_text())
     assert [re.sub(r"\n.*", "", row[0], flags=re.S) for row in page.rows] == [
-        "entry", "prompt_tuning", "last_layers", "lora", "base", "lead-1",
+        "entry", "prompt_tuning", "last_layers", "lora", "base", "few-shot-2", "lead-1", "oracle",
     ]  # fmt: skip
     assert f"{results['entries']['lora']['metrics']['test/loss']['mean']:.3f}" in page.rows[3][1]
     assert all(len(row) == 1 + len(COLUMNS) for row in page.rows)

@@ -24,7 +24,7 @@ def test_a_bakeoff_leaves_every_figure(shared):
     document = json.loads(results.folder.results_file.read_text())
     assert document["status"] == "done"
     assert list(document["entries"]) == ENTRIES
-    assert list(document["baselines"]) == ["base", "lead-1"]
+    assert list(document["baselines"]) == ["base", "few-shot-2", "lead-1", "oracle"]
     for row in document["entries"].values():
         assert row["status"] == "done"
         for name in ("loss", "rouge1", "rouge2", "rougeL", "rougeLsum"):
@@ -32,8 +32,17 @@ def test_a_bakeoff_leaves_every_figure(shared):
             assert metric["low"] <= metric["mean"] <= metric["high"]
         for cost in ("train_seconds", "peak_bytes", "tokens_per_second", "adapter_bytes"):
             assert row["costs"][cost] > 0
-        assert all(row["checks"].values())
-        assert set(row["checks"]) == {"base_unchanged", "reloads_to_same_loss"}
+        # A random model guesses worse than token frequencies, and the check says so.
+        assert [check for check, passed in row["checks"].items() if not passed] == ["step0_beats_unigram"]
+        assert set(row["check_notes"]) == {"step0_beats_unigram"}
+        sound = {"loss_finite", "only_intended_moved", "step0_equals_base", "reloads_to_same_loss"}
+        assert set(row["checks"]) - {"step0_beats_unigram"} == sound - (
+            {"step0_equals_base"} if "num_virtual_tokens" in row["settings"] else set()
+        )
+        metric = {name: value["mean"] for name, value in row["metrics"].items()}
+        assert metric["validation/overfitting"] == metric["validation/loss"] - metric["train_sample/loss"]
+        before = document["baselines"]["base"]["metrics"]["neutral/loss"]["mean"]
+        assert metric["neutral/forgetting"] == metric["neutral/loss"] - before
         assert 0 < row["trainable_parameters"] < row["total_parameters"]
         assert row["metrics"]["test/loss"]["mean"] < document["baselines"]["base"]["metrics"]["test/loss"]["mean"]
     assert document["data"]["splits"]["train"]["cut_documents"] >= 0
@@ -82,7 +91,7 @@ def test_results_print_make_a_frame_and_load_the_winner(shared):
     assert "lora" in str(results)
     assert results.verdict in str(results)
     frame = results.to_pandas()
-    assert list(frame.index) == [*ENTRIES, "base", "lead-1"]
+    assert list(frame.index) == [*ENTRIES, "base", "few-shot-2", "lead-1", "oracle"]
     assert frame.loc["lora", "test/loss"] == results.entries["lora"]["metrics"]["test/loss"]["mean"]
     best = results.best()
     rows = best.predictions()
@@ -122,6 +131,7 @@ def test_a_failing_run_is_a_row_and_the_others_go_on(tiny_config):
     assert results.document["status"] == "incomplete"
     assert results.entries["wild"]["status"] == "failed"
     assert "Try a lower learning_rate" in results.entries["wild"]["error"]
+    assert results.entries["wild"]["checks"] == {"loss_finite": False}
     assert results.entries["lora"]["status"] == "done"
     assert "wild (failed)" in results.verdict
 

@@ -5,6 +5,7 @@ method they name. Every field carries its documentation, which becomes the schem
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, fi
 
 from bakeoff.errors import ConfigError, did_you_mean
 
+BASELINES = ("base", "few-shot-2", "lead-1", "oracle")
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
@@ -96,6 +98,12 @@ class Config(Section):
     entries: dict[Name, dict[str, Any]] = Field(
         min_length=1, description="what is compared: method names, or entry names with a method and its fields"
     )
+    baselines: list[str] = Field(
+        list(BASELINES),
+        description="what stands beside the entries: base (always), few-shot-K (the base with K training examples "
+        "before the document), lead-K (the document's first K sentences), oracle (its best sentences, chosen by the "
+        "reference)",
+    )
     protocol: ProtocolConfig = Field(default_factory=ProtocolConfig, description="what is held equal")
     generation: GenerationConfig = Field(default_factory=GenerationConfig, description="how outputs are decoded")
     output: str | None = Field(None, description="run folder; null: bakeoffs/<name>")
@@ -127,6 +135,17 @@ class Config(Section):
         if len(named) != len(value):
             raise ValueError("two entries share a name. Give each its own `name:`")
         return named
+
+    @field_validator("baselines")
+    @classmethod
+    def _known_baselines(cls, value: list[str]) -> list[str]:
+        unknown = [name for name in value if not re.fullmatch(r"base|oracle|(lead|few-shot)-[1-9]\d?", name)]
+        if unknown:
+            hint = did_you_mean(unknown[0], BASELINES)
+            raise ValueError(f"'{unknown[0]}' is none.{hint} Allowed: base, few-shot-K, lead-K and oracle")
+        if "base" not in value or len(set(value)) < len(value):
+            raise ValueError("must hold base, and nothing twice")
+        return value
 
     @field_validator("template")
     @classmethod

@@ -125,6 +125,8 @@ class PlainDisplay(Display):
                 )
         elif event.kind == "done":
             self.note(f"{name}: done  {scores(values['metrics'])}")
+            for check, note in values.get("check_notes", {}).items():
+                self.note(f"{name}: check {check} failed: {note}")
         elif event.kind == "failed":
             self.note(f"{name}: FAILED: {values['error']}")
 
@@ -165,6 +167,8 @@ class LiveDisplay(Display):
         if event.kind in ("done", "failed"):
             row.state, row.seconds = event.kind, self.clock() - row.started
             row.error = event.values.get("error")
+            for check, note in event.values.get("check_notes", {}).items():
+                self.note(f"{self.names[event.run]}: check {check} failed: {note}")
             row.values |= event.values.get("metrics", {}) | event.values.get("costs", {})
         elif event.kind == "state":
             row.state = event.values["state"]

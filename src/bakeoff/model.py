@@ -3,7 +3,6 @@
 Knows nothing of data sets, losses or optimizers.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -185,16 +184,6 @@ def count_parameters(adapted: nn.Module) -> tuple[int, int]:
 def inner(adapted: nn.Module) -> PreTrainedModel:
     """Return the transformers model inside, with whatever the method has injected into it."""
     return adapted.get_base_model() if hasattr(adapted, "get_base_model") else adapted  # type: ignore[operator]
-
-
-def frozen_identity(adapted: nn.Module) -> str:
-    """Return a hash of every tensor that must not move: frozen parameters and buffers."""
-    digest = hashlib.sha256()
-    for name, tensor in (*adapted.named_parameters(), *adapted.named_buffers()):
-        if not tensor.requires_grad:
-            digest.update(name.encode())
-            digest.update(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def save_adapter(folder: Path, adapted: nn.Module, method: Method, config: Config) -> None:

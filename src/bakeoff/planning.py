@@ -6,14 +6,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bakeoff import __version__
-from bakeoff.config import Config, ProtocolConfig
+from bakeoff.config import BASELINES, Config, ProtocolConfig
 from bakeoff.data.sources import Splits, content_identity, load_examples
 from bakeoff.data.tokens import Tokens, encode, encode_targets, longest_output, statistics
 from bakeoff.errors import ConfigError
+from bakeoff.evaluation.baselines import settle
 from bakeoff.methods import INSTALLED, Method, build_method
 from bakeoff.records import SPLITS, Run
 
-BASELINES = ("base", "lead-1")
 # Parts of the protocol that a result does not depend on, or that a run's id holds in another form.
 NOT_IN_RESULTS = {"seed", "seeds", "trunk_cache", "precision", "gradient_checkpointing"}
 
@@ -45,7 +45,13 @@ def make_plan(config: Config, tokenizer: Any = None) -> Plan:
         findings.append(
             f"lengths and cut documents not measured: the tokenizer of {config.model} is not on this machine"
         )
-    model = {"name": config.model, "identity": base_identity(config.model), **shapes["model"]}
+    baselines, not_run = settle(config, splits["train"], tokens, tokenizer, shapes["context"], output_tokens)
+    model = {
+        "name": config.model,
+        "identity": base_identity(config.model),
+        "context": shapes["context"],
+        **shapes["model"],
+    }
     data = {
         "source": config.data.source,
         "identity": content_identity(splits),
@@ -64,7 +70,7 @@ def make_plan(config: Config, tokenizer: Any = None) -> Plan:
         "protocol": config.protocol.model_dump(exclude=NOT_IN_RESULTS),
     }
     steps = config.protocol.epochs * -(-len(splits["train"]) // config.protocol.batch_size)
-    runs = make_runs(config.protocol, methods, steps, held_equal)
+    runs = make_runs(config.protocol, baselines, methods, steps, held_equal)
     document = {
         "name": config.name,
         "model": model,
@@ -73,6 +79,7 @@ def make_plan(config: Config, tokenizer: Any = None) -> Plan:
         "max_tokens": max_tokens,
         "output_tokens": output_tokens,
         "entries": {n: entry_plan(method, steps, shapes["entries"][n]) for n, method in methods.items()},
+        "not_run": not_run,
         "runs": [asdict(run) for run in runs],
     }
     return Plan(document, runs, splits, tokens)
@@ -81,7 +88,7 @@ def make_plan(config: Config, tokenizer: Any = None) -> Plan:
 def build_methods(config: Config) -> dict[str, Method]:
     """Return the entries' methods by entry; raise ConfigError where one cannot be run."""
     methods = {name: build_method(name, settings) for name, settings in config.entries.items()}
-    taken = set(methods) & set(BASELINES)
+    taken = set(methods) & {*BASELINES, *config.baselines}
     if taken:
         raise ConfigError(f"entries.{taken.pop()}: the name of a baseline. Give the entry another `name:`")
     foreign = [f"entries.{name}: method '{m.name}'" for name, m in methods.items() if m.name not in INSTALLED]
@@ -99,11 +106,12 @@ def entry_plan(method: Method, steps: int, counts: dict[str, Any]) -> dict[str, 
 
 
 def make_runs(
-    protocol: ProtocolConfig, methods: dict[str, Method], steps: int, held_equal: dict[str, Any]
-) -> list[Run]:
+    protocol: ProtocolConfig, baselines: dict[str, dict[str, Any]], methods: dict[str, Method], steps: int,
+    held_equal: dict[str, Any],
+) -> list[Run]:  # fmt: skip
     """Return the baselines' runs, then every entry with every seed."""
     seeds = range(protocol.seed, protocol.seed + protocol.seeds)
-    runs = [make_run(name, "baseline", name, {}, protocol.seed, 0, held_equal) for name in BASELINES]
+    runs = [make_run(n, "baseline", n, given, protocol.seed, 0, held_equal) for n, given in baselines.items()]
     for name, method in methods.items():
         runs += [make_run(name, "entry", method.name, method.model_dump(), s, steps, held_equal) for s in seeds]
     return runs

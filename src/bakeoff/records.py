@@ -44,7 +44,8 @@ class RunResult:
     """A run's result.json. Metrics are `split/name`; what was not measured is None.
 
     Costs: train_seconds (optimizer steps only), setup_seconds, evaluation_seconds, generation_seconds, peak_bytes
-    (training), evaluation_peak_bytes, tokens_per_second (real tokens in training), adapter_bytes.
+    (training), evaluation_peak_bytes, tokens_per_second (real tokens in training), adapter_bytes. Losses beside the
+    splits': train_sample/loss (as many training examples as there are validation examples, dropout off), neutral/loss.
     """
 
     run: Run
@@ -58,6 +59,13 @@ class RunResult:
     metrics: dict[str, float] = field(default_factory=dict)
     costs: dict[str, float | None] = field(default_factory=dict)
     checks: dict[str, bool] = field(default_factory=dict)
+    check_notes: dict[str, str] = field(default_factory=dict)  # what is wrong, of the checks that failed
+
+    def check(self, name: str, complaint: str | None) -> None:
+        """Record a check, passed where there is no complaint. A failed one does not end the run."""
+        self.checks[name] = complaint is None
+        if complaint is not None:
+            self.check_notes[name] = complaint
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> "RunResult":

@@ -18,8 +18,11 @@ from bakeoff.config import Config, load_config
 from bakeoff.data.examples import Example
 from bakeoff.data.tokens import load_tokens
 from bakeoff.errors import BakeoffError
+from bakeoff.evaluation.baselines import FEW_SHOT, cut_share, extract, few_shot_rows, first_answer
+from bakeoff.evaluation.checks import beats_unigram, equals_base, fingerprints, finite, only_moved, same_when_loaded
 from bakeoff.evaluation.generation import generate
-from bakeoff.evaluation.rouge import TYPES, Scores, lead, rouge
+from bakeoff.evaluation.neutral import BATCH_SIZE, neutral_rows
+from bakeoff.evaluation.rouge import TYPES, Scores, rouge
 from bakeoff.measure import Clocks, peak_bytes, reset_peak
 from bakeoff.methods import Method, build_method
 from bakeoff.model import (
@@ -27,10 +30,10 @@ from bakeoff.model import (
     adapt,
     count_parameters,
     for_decoding,
-    frozen_identity,
     load_adapter,
     load_base,
     save_adapter,
+    trainable,
 )
 from bakeoff.records import (
     SPLITS,
@@ -66,9 +69,12 @@ def execute(path: Path, run_id: str, emit: Emit) -> RunResult:
         text = str(error).strip() or type(error).__name__
         reason = text if isinstance(error, BakeoffError) else f"{type(error).__name__}: {text.splitlines()[0]}"
         result = RunResult(run, "failed", error=reason)
+        if isinstance(error, DivergedError):
+            result.check("loss_finite", reason)
     write_json(files.result_file, asdict(result))
     if result.status == "done":
-        emit(Event(run_id, "done", {"metrics": result.metrics, "costs": result.costs}))
+        values = {"metrics": result.metrics, "costs": result.costs, "check_notes": result.check_notes}
+        emit(Event(run_id, "done", values))
     else:
         emit(Event(run_id, "failed", {"error": result.error}))
     return result
@@ -81,9 +87,11 @@ class RunWork:
         self.run, self.emit = run, emit
         self.files: RunFolder = folder.run(run.id)
         self.config: Config = load_config(folder.config_file)
-        self.output_tokens: int = folder.plan()["output_tokens"]
+        self.plan = folder.plan()
+        self.output_tokens: int = self.plan["output_tokens"]
         self.test = [Example(**row) for row in read_jsonl(folder.examples_file("test"))]
         self.tokens = {s: load_tokens(folder.tokens_file(s)) for s in SPLITS}
+        self.few_shot = run.kind == "baseline" and run.entry.startswith(FEW_SHOT)
         self.trunk_folder = folder.trunk
         self.clocks = Clocks()
         self.result_record = RunResult(run, "done")
@@ -99,21 +107,33 @@ class RunWork:
         self.report("state", {"state": state})
 
     def result(self) -> RunResult:
-        """Return the finished record of an entry's training, of the untouched base, or of lead-k."""
-        if self.run.kind == "baseline" and self.run.entry.startswith("lead-"):
-            count = int(self.run.entry.removeprefix("lead-"))
-            return self.score([lead(e.document, count) for e in self.test], None)
+        """Return the finished record of an entry's training, or of a baseline."""
         if self.run.kind == "baseline":
-            base = self.load()
-            self.count(base.model.requires_grad_(False))
-            return self.evaluate(base, base.model)
+            return self.baseline()
         trained_loss = self.train(build_method(self.run.entry, {"method": self.run.method, **self.run.settings}))
         with self.clocks.phase("reload"):
             base = self.load()
             adapted = load_adapter(base, self.files.adapter)
         again = self.probe(base, adapted)
-        self.result_record.checks["reloads_to_same_loss"] = math.isclose(again, trained_loss, rel_tol=1e-6)
+        self.result_record.check("reloads_to_same_loss", same_when_loaded(trained_loss, again))
         return self.evaluate(base, adapted)
+
+    def baseline(self) -> RunResult:
+        """Return the finished record of a baseline: of copied text, or of the base with or without examples."""
+        copied = extract(self.run.entry, self.test)
+        if copied is not None:
+            return self.score(copied, None)
+        base = self.load()
+        self.count(base.model.requires_grad_(False))
+        if not self.few_shot:
+            return self.evaluate(base, base.model)
+        whole = self.tokens["test"]
+        shots = [self.tokens["train"][i] for i in self.run.settings["examples"]]
+        self.tokens["test"] = few_shot_rows(
+            whole, shots, base.tokenizer, self.config.template, self.plan["model"]["context"], self.output_tokens
+        )
+        self.result_record.metrics["test/cut_documents"] = cut_share(self.tokens["test"], whole, shots, base.tokenizer)
+        return self.evaluate(base, base.model)
 
     def load(self) -> Base:
         """Return the base, loaded anew."""
@@ -140,8 +160,12 @@ class RunWork:
         with self.clocks.phase("setup"):
             torch.manual_seed(self.run.seed)
             base = self.load()
+            base_loss = self.probe(base, base.model) if method.starts_as_base else None
             adapted = adapt(base, method, self.config.protocol.gradient_checkpointing)
-            frozen = frozen_identity(adapted)
+            before = fingerprints(adapted)
+            to_train = set(trainable(adapted))
+        if base_loss is not None:
+            record.check("step0_equals_base", equals_base(base_loss, self.probe(base, adapted)))
         self.count(adapted)
         serve = self.open_trunks(base, adapted)
         reset_peak()
@@ -154,7 +178,9 @@ class RunWork:
         self.clocks.add(trainer.clocks)
         record.steps, record.best_step, record.learning_rate = trained.steps, trained.best_step, method.learning_rate
         record.metrics |= {"train/loss": trained.train_loss, "validation/loss": trained.validation_loss}
-        record.checks["base_unchanged"] = frozen_identity(adapted) == frozen
+        record.check("only_intended_moved", only_moved(before, fingerprints(adapted), to_train, trained.best_step))
+        first = self.files.curve()[0]["validation/loss"]
+        record.check("step0_beats_unigram", beats_unigram(first, self.tokens["validation"]))
         self.state("saving")
         with self.clocks.phase("saving"):
             save_adapter(self.files.adapter, adapted, method, self.config)
@@ -180,14 +206,34 @@ class RunWork:
                     serve[split] = trunk.serving
         return serve
 
+    def look_beside(self, base: Base, adapted: torch.nn.Module) -> None:
+        """Measure what an adapter forgets and over-fits: losses on neutral text and on a sample of training examples.
+
+        The sample is as large as the validation split at most, evenly spaced over the training split.
+        """
+        metrics, train = self.result_record.metrics, self.tokens["train"]
+        with self.clocks.phase("evaluation"):
+            neutral = neutral_rows(base.tokenizer, self.plan["max_tokens"], base.decoder_start is not None)
+            if neutral:
+                metrics["neutral/loss"] = mean_loss(evaluate_loss(base, adapted, neutral, BATCH_SIZE))
+            if self.run.kind == "entry":
+                count = min(len(train), len(self.tokens["validation"]))
+                sample = [train[i * len(train) // count] for i in range(count)]
+                loss = mean_loss(evaluate_loss(base, adapted, sample, 2 * self.config.protocol.batch_size))
+                metrics["train_sample/loss"] = loss
+                metrics["validation/overfitting"] = metrics["validation/loss"] - loss
+
     def evaluate(self, base: Base, adapted: torch.nn.Module) -> RunResult:
         """Read the test split once: its loss, then greedy outputs and their scores."""
         tokens = self.tokens["test"]
         reset_peak()
         self.state("testing")
+        if not self.few_shot:
+            self.look_beside(base, adapted)
         with self.clocks.phase("evaluation"):
             losses = evaluate_loss(base, adapted, tokens, 2 * self.config.protocol.batch_size)
         self.result_record.metrics["test/loss"] = mean_loss(losses)
+        self.result_record.check("loss_finite", finite(self.files.curve(), losses))
         self.state("generating")
         with self.clocks.phase("generation"):
             decoder = for_decoding(base, adapted, self.config.generation.precision)
@@ -197,6 +243,8 @@ class RunWork:
             )  # fmt: skip
         self.result_record.costs["evaluation_peak_bytes"] = peak_bytes()
         outputs = [text.strip() for text in base.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        if self.few_shot:
+            outputs = [first_answer(text) for text in outputs]
         return self.score(outputs, losses)
 
     def score(self, outputs: Sequence[str], losses: list[tuple[float, int]] | None) -> RunResult:

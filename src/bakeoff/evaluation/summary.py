@@ -5,6 +5,7 @@ from typing import Any
 import numpy
 
 from bakeoff.config import load_config
+from bakeoff.evaluation.neutral import add_forgetting
 from bakeoff.evaluation.rouge import SIGNATURE, TYPES
 from bakeoff.evaluation.statistics import Array, Resamples, summary
 from bakeoff.evaluation.verdict import make_verdict
@@ -27,10 +28,13 @@ def summarize(folder: Folder) -> dict[str, Any]:
     rows = {name: entry_row(folder, group, results, weights) for name, group in groups.items()}
     for name, row in rows.items():
         row |= {k: v for k, v in plan["entries"].get(name, {}).items() if k not in row or row[k] is None}
+    rows |= {name: not_run_row(name, reason) for name, reason in plan["not_run"].items()}
+    add_forgetting(rows)
     scores = {
         name: f for name, group in groups.items() if (f := example_scores(folder, group, results, "rougeL")) is not None
     }
-    done = [row["status"] == "done" for row in rows.values()]
+    compared = {name: row for name, row in rows.items() if row["status"] != "not run"}
+    done = [row["status"] == "done" for row in compared.values()]
     return {
         "name": plan["name"],
         "status": "done" if all(done) else ("failed" if not any(done) else "incomplete"),
@@ -44,8 +48,8 @@ def summarize(folder: Folder) -> dict[str, Any]:
         "template": config.template,
         "rouge_signature": SIGNATURE,
         "entries": {n: r for n, r in rows.items() if r["kind"] == "entry"},
-        "baselines": {n: r for n, r in rows.items() if r["kind"] == "baseline"},
-        "verdict": make_verdict(rows, scores, weights),
+        "baselines": {n: rows[n] for n in config.baselines},
+        "verdict": make_verdict(compared, scores, weights),
         "environment": folder.environment(),
     }
 
@@ -56,6 +60,7 @@ def entry_row(
     """Return one entry's or baseline's row: status, counts, metrics with intervals, costs averaged over its seeds."""
     done = [r for run in group if (r := results[run.id]) and r.status == "done"]
     failed = [r for run in group if (r := results[run.id]) and r.status == "failed"]
+    ended = [*done, *failed]
     status = "failed" if failed else "done" if len(done) == len(group) else "missing"
     row: dict[str, Any] = {
         "kind": group[0].kind,
@@ -67,12 +72,28 @@ def entry_row(
         "runs": [run.id for run in group],
         "metrics": metrics(folder, group, results, weights) if done else {},
         "costs": averages([r.costs for r in done]),
-        "checks": {k: all(r.checks.get(k, False) for r in done) for r in done for k in r.checks},
+        "checks": {k: all(r.checks[k] for r in ended if k in r.checks) for r in ended for k in r.checks},
+        "check_notes": {
+            k: note if len(group) == 1 else f"seed {r.run.seed}: {note}"
+            for r in reversed(ended)  # so that the first run's note stays
+            for k, note in r.check_notes.items()
+        },
     }
     row["converged"] = all(r.best_step != r.steps for r in done) if done and group[0].kind == "entry" else None
     for name in ("trainable_parameters", "total_parameters", "learning_rate", "steps", "best_step"):
         row[name] = getattr(done[0], name) if done else None
     return row
+
+
+def not_run_row(name: str, reason: str) -> dict[str, Any]:
+    """Return the row of a baseline that cannot be run here: nothing is measured, and nothing failed."""
+    nothing = dict.fromkeys(
+        ("converged", "trainable_parameters", "total_parameters", "learning_rate", "steps", "best_step")
+    )
+    return {
+        "kind": "baseline", "method": name, "settings": {}, "status": "not run", "error": reason, "seeds": 0,
+        "runs": [], "metrics": {}, "costs": {}, "checks": {}, "check_notes": {}, **nothing,
+    }  # fmt: skip
 
 
 def metrics(

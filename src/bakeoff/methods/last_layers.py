@@ -24,6 +24,7 @@ class LastLayers(Method):
 
     paper: ClassVar[str] = "https://arxiv.org/abs/1801.06146"
     search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-5, 3e-3)}
+    starts_as_base: ClassVar[bool] = True
 
     learning_rate: float = Field(3e-4, gt=0, description="AdamW's peak learning rate")
     blocks: int = Field(1, ge=0, description="how many of the top blocks are trained")

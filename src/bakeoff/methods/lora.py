@@ -18,6 +18,7 @@ class Lora(Method):
 
     paper: ClassVar[str] = "https://arxiv.org/abs/2106.09685"
     search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (3e-5, 3e-3)}
+    starts_as_base: ClassVar[bool] = True
 
     learning_rate: float = Field(1e-3, gt=0, description="AdamW's peak learning rate")
     r: int = Field(16, ge=1, description="rank of the update")

@@ -29,6 +29,7 @@ class Method(BaseModel, ABC):
     name: ClassVar[str]
     paper: ClassVar[str] = ""
     search_range: ClassVar[dict[str, tuple[float, float]]] = {}
+    starts_as_base: ClassVar[bool] = False  # before the first step its loss is the base's, exactly; every run checks it
 
     learning_rate: float = Field(gt=0, description="AdamW's peak learning rate")
 

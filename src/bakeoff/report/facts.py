@@ -6,7 +6,10 @@ from bakeoff.report.table import rows_of, size
 
 Pairs = list[tuple[str, str]]
 CHECKS = {
-    "base_unchanged": "no frozen weight moved",
+    "loss_finite": "every loss is a finite number",
+    "only_intended_moved": "the trained weights moved, and bit for bit nothing else did",
+    "step0_equals_base": "before the first step a method that starts as the base has exactly its loss",
+    "step0_beats_unigram": "before the first step the validation loss is below the entropy of the target tokens",
     "reloads_to_same_loss": "the saved adapter on a fresh base gives the same loss",
 }
 
@@ -20,6 +23,7 @@ def sections(results: dict[str, Any]) -> list[dict[str, Any]]:
     return [
         section("What was held equal", note, held_equal(results)),
         section("Data", pairs=data_facts(results), points=[point(f) for f in results["data"]["findings"]]),
+        section("Baselines", points=[point(line) for line in baseline_lines(results)]),
         section("Checks and failures", points=check_points(results)),
         section("Environment", pairs=environment_facts(results)),
     ]
@@ -72,21 +76,41 @@ def data_facts(results: dict[str, Any]) -> Pairs:
     return pairs
 
 
+def baseline_lines(results: dict[str, Any]) -> list[str]:
+    """Return a line on what each baseline is."""
+    lines = []
+    for name, row in results["baselines"].items():
+        kind, _, count = name.rpartition("-")
+        if kind == "few-shot":
+            text = (
+                f"the base with {count} training examples before the document; an output ends at its first blank line"
+            )
+            share = row["metrics"].get("test/cut_documents", {"mean": 0})["mean"]
+            text += f"; {share:.1%} of documents cut further for it" if share else ""
+        elif kind == "lead":
+            text = f"the first {count} sentences of the document" if count != "1" else "the document's first sentence"
+        else:
+            ceiling = "the document's sentences closest to the reference, chosen greedily by it: a ceiling for extracts"
+            text = {"base": "the untouched base, with the same template", "oracle": ceiling}[name]
+        lines.append(f"{name}: {text}.")
+    return lines
+
+
 def check_points(results: dict[str, Any]) -> list[dict[str, Any]]:
     """Return failures first, then every check with the rows it holds for."""
     rows = rows_of(results)
     points = [
-        point(f"{n}: {row['status']}: {row['error'] or 'no result yet'}", True)
+        point(f"{n}: {row['status']}: {row['error'] or 'no result yet'}", row["status"] != "not run")
         for n, row in rows.items()
         if row["status"] != "done"
     ]
     for check, meaning in CHECKS.items():
         checked = {n: row["checks"][check] for n, row in rows.items() if check in row["checks"]}
         broken = [n for n, passed in checked.items() if not passed]
-        if broken:
-            points.append(point(f"Failed for {', '.join(broken)}: {meaning}.", True))
-        elif checked:
-            points.append(point(f"Passed for {', '.join(checked)}: {meaning}."))
+        passed = [n for n in checked if n not in broken]
+        if passed:
+            points.append(point(f"Passed for {', '.join(passed)}: {meaning}."))
+        points += [point(f"Failed for {n}: {meaning}. Here: {rows[n]['check_notes'][check]}.", True) for n in broken]
     return points or [point("No run has finished yet.")]
 
 

@@ -11,7 +11,16 @@ from markupsafe import Markup
 from bakeoff.records import Folder, read_jsonl
 from bakeoff.report import charts
 from bakeoff.report.facts import sections
-from bakeoff.report.table import COLUMNS, best_values, csv_table, failure, markdown_table, rows_of, standing
+from bakeoff.report.table import (
+    COLUMNS,
+    best_values,
+    csv_table,
+    failed_checks,
+    failure,
+    markdown_table,
+    rows_of,
+    standing,
+)
 
 HERE = Path(__file__).parent
 SAMPLES = 8
@@ -81,8 +90,16 @@ def table_rows(results: dict[str, Any]) -> list[dict[str, Any]]:
             }
             for column in COLUMNS
         ]
-        tag = standing(name, results)
-        rows.append({"name": name, "kind": row["kind"], "tag": tag, "failure": failure(row), "cells": cells})
+        rows.append(
+            {
+                "name": name,
+                "kind": row["kind"],
+                "tag": standing(name, results),
+                "failed_checks": len(failed_checks(row)),
+                "failure": failure(row),
+                "cells": cells,
+            }
+        )
     return rows
 
 

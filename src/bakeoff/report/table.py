@@ -54,6 +54,11 @@ def fixed(digits: int) -> Callable[[float], str]:
     return lambda value: f"{value:,.{digits}f}"
 
 
+def signed(value: float) -> str:
+    """Return a difference of losses with its sign."""
+    return f"{value:+.3f}"
+
+
 def size(value: float) -> str:
     """Return bytes in the unit that suits them."""
     for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
@@ -73,6 +78,19 @@ COLUMNS = (
     Column("metrics/test/rouge2", "ROUGE-2", fixed(3), "F measure, bigrams", "max"),
     Column("metrics/test/rougeL", "ROUGE-L", fixed(3), "F measure, longest common subsequence", "max"),
     Column("metrics/test/rougeLsum", "ROUGE-Lsum", fixed(3), "ROUGE-L over sentences on lines of their own", "max"),
+    Column(
+        "metrics/validation/overfitting",
+        "over-fitting",
+        signed,
+        "validation loss minus the loss on as many training examples, at the kept checkpoint, dropout off",
+    ),
+    Column(
+        "metrics/neutral/forgetting",
+        "forgetting",
+        signed,
+        "what the adapter adds to the loss on neutral English prose, nats a token, without template",
+        "min",
+    ),
     Column("trainable_parameters", "trainable", fixed(0), "parameters that training changes", "min"),
     Column("trainable_percent", "%", fixed(4), "trainable share of all parameters, adapter included", "min"),
     Column("costs/adapter_bytes", "adapter", size, "safetensors on disk", "min"),
@@ -86,7 +104,8 @@ COLUMNS = (
 SHOWN_FROM = {
     "metrics/test/loss": 0, "metrics/test/rouge1": 80, "metrics/test/rougeL": 0, "trainable_parameters": 60,
     "costs/adapter_bytes": 80, "costs/train_seconds": 60, "costs/peak_bytes": 80, "metrics/test/rouge2": 100,
-    "trainable_percent": 120, "costs/tokens_per_second": 120,
+    "trainable_percent": 120, "costs/tokens_per_second": 120, "metrics/validation/overfitting": 185,
+    "metrics/neutral/forgetting": 185,
 }  # fmt: skip
 
 
@@ -122,8 +141,17 @@ def failure(row: Row) -> str | None:
 
 
 def failures(results: dict[str, Any]) -> list[str]:
-    """Return a line for each row that has no results: its name and why."""
-    return [f"{name} {reason}" for name, row in rows_of(results).items() if (reason := failure(row))]
+    """Return a line for each row that has no results, with why, and for each check that a row failed."""
+    rows = rows_of(results)
+    lines = [f"{name} {reason}" for name, row in rows.items() if (reason := failure(row))]
+    return lines + [f"{name}: {note}" for name, row in rows.items() for note in failed_checks(row)]
+
+
+def failed_checks(row: Row) -> list[str]:
+    """Return a line for each check that a row's runs failed; a failed run has told its reason already."""
+    if row["status"] == "failed":
+        return []
+    return [f"check {name} failed: {note}" for name, note in row["check_notes"].items()]
 
 
 def text_table(results: dict[str, Any], width: int = 160) -> Table:
@@ -136,7 +164,7 @@ def text_table(results: dict[str, Any], width: int = 160) -> Table:
     best = best_values(results)
     for name, row in rows_of(results).items():
         if failure(row):
-            table.add_row(escape(name), f"[red]{row['status']}[/red]")
+            table.add_row(escape(name), f"[{'red' if row['status'] == 'failed' else 'dim'}]{row['status']}")
             continue
         cells = [
             f"[bold]{c.text(row)}[/bold]" if row["kind"] == "entry" and c.value(row) == best.get(c.key) else c.text(row)
@@ -162,6 +190,7 @@ def plan_lines(plan: dict[str, Any]) -> list[str]:
     """Return what else a plan tells: how many runs, the splits with their cut documents, and findings."""
     runs = plan["runs"]
     lines = [f"{len(runs)} runs, {sum(run['steps'] for run in runs):,} optimizer steps in all"]
+    lines += [f"{name} not run: {reason}" for name, reason in plan["not_run"].items()]
     for split, facts in plan["data"]["splits"].items():
         cut = f", {facts['cut_documents']:.1%} of documents cut" if "cut_documents" in facts else ""
         lines.append(f"{split}: {facts['examples']:,} examples{cut}")
@@ -169,17 +198,14 @@ def plan_lines(plan: dict[str, Any]) -> list[str]:
 
 
 def markdown_table(results: dict[str, Any]) -> str:
-    """Return the table in Markdown, with a line for each failure and the ROUGE signature below it."""
+    """Return the table in Markdown, with lines for failures and failed checks and the ROUGE signature below it."""
     lines = [
         "| " + " | ".join(["entry", *(c.heading for c in COLUMNS)]) + " |",
         "|---|" + "---:|" * len(COLUMNS),
     ]
-    notes = []
+    notes = failures(results)
     for name, row in rows_of(results).items():
-        reason = failure(row)
-        if reason:
-            notes.append(f"{name} {reason}")
-        cells = [row["status"] if reason else c.text(row) for c in COLUMNS]
+        cells = [row["status"] if failure(row) else c.text(row) for c in COLUMNS]
         lines.append("| " + " | ".join(escape_markdown(cell) for cell in [name, *cells]) + " |")
     notes.append(results["rouge_signature"])
     return "\n".join(lines) + "\n\n" + "\n\n".join(escape_markdown(note) for note in notes) + "\n"

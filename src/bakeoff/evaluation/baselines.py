@@ -1,0 +1,198 @@
+"""Baselines: what every table compares its entries with. The untouched base, the same with training examples before
+the document, the document's first sentences, and the best extract that greedy choice finds.
+
+Plain texts and token ids: nothing here knows a model.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from itertools import pairwise
+from statistics import median
+from typing import Any
+
+from rouge_score.tokenizers import DefaultTokenizer
+
+from bakeoff.config import Config
+from bakeoff.data.examples import Example
+from bakeoff.data.tokens import Tokens
+from bakeoff.errors import BakeoffError
+from bakeoff.evaluation.rouge import lead, sentences
+
+FEW_SHOT = "few-shot-"
+LEAD = "lead-"
+BLANK_LINE = "\n\n"
+KEPT_SHARE = 0.5  # a document that loses more than the rest of its tokens to the examples has no room ...
+ROOMLESS_SHARE = 0.1  # ... and few-shot is not run where more than this share of the test documents have none
+
+
+class NoRoomError(BakeoffError):
+    """The few-shot baseline cannot be run: the message says why."""
+
+
+def settle(
+    config: Config, train: Sequence[Example], tokens: dict[str, list[Tokens]], tokenizer: Any, context: int | None,
+    output_tokens: int | None,
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:  # fmt: skip
+    """Return the settings of each baseline that is to be run, and of the others why they are not.
+
+    Few-shot's settings are the places of its examples in the training split; without tokens they stay open.
+    """
+    run: dict[str, dict[str, Any]] = {}
+    not_run: dict[str, str] = {}
+    for name in config.baselines:
+        run[name] = {}
+        if name.startswith(FEW_SHOT) and output_tokens is not None:
+            try:
+                places = choose_shots(int(name.removeprefix(FEW_SHOT)), train, tokens["train"])
+                shots = [tokens["train"][i] for i in places]
+                few_shot_rows(tokens["test"], shots, tokenizer, config.template, context, output_tokens)
+                run[name] = {"examples": places}
+            except NoRoomError as error:
+                not_run[name] = str(error)
+                del run[name]
+    return run, not_run
+
+
+def extract(name: str, examples: Sequence[Example]) -> list[str] | None:
+    """Return what the baseline copies out of each document, or None where it takes a model to run it."""
+    if name.startswith(LEAD):
+        return [lead(e.document, int(name.removeprefix(LEAD))) for e in examples]
+    return [oracle(e.document, e.summary) for e in examples] if name == "oracle" else None
+
+
+def choose_shots(count: int, examples: Sequence[Example], rows: Sequence[Tokens]) -> list[int]:
+    """Return the places of `count` training examples: of the shorter half, those whose contents hash lowest.
+
+    Raises NoRoomError where there are fewer.
+    """
+    middle = median(len(row) for row in rows)
+    short = [i for i, row in enumerate(rows) if len(row) <= middle]
+    if len(short) < count:
+        raise NoRoomError(f"the shorter half of the training split has {len(short)} examples, not {count}")
+    marks = {i: hashlib.sha256(f"{examples[i].document}\0{examples[i].summary}".encode()).digest() for i in short}
+    return sorted(short, key=lambda i: (marks[i], i))[:count]
+
+
+def few_shot_rows(
+    rows: Sequence[Tokens], shots: Sequence[Tokens], tokenizer: Any, template: str, context: int | None,
+    output_tokens: int,
+) -> list[Tokens]:  # fmt: skip
+    """Return the rows with `shots` before each prompt, in the same template, a blank line after each of them.
+
+    A document is cut further where the model's `context` of tokens leaves no room for it, its summary and an output.
+    Raises NoRoomError where that takes away too much (KEPT_SHARE, ROOMLESS_SHARE).
+    """
+    blank, head, tail = (_ids(tokenizer, part) for part in (BLANK_LINE, *template.split("{{ document }}")))
+    prefix = [i for shot in shots for i in [*shot.prompt, *shot.target[:-1], *blank]]
+    wrapping = len(head) + len(tail)
+    made, without_room = [], 0
+    for row in rows:
+        length = len(row.prompt) - wrapping
+        room = length if context is None else context - len(prefix) - wrapping - max(len(row.target), output_tokens)
+        without_room += room < max(1, KEPT_SHARE * length)
+        end = len(row.prompt) - len(tail)
+        cut = max(0, length - room)
+        prompt = [*prefix, *row.prompt[: end - cut], *row.prompt[end:]]
+        made.append(replace(row, prompt=prompt, cut=row.cut or cut > 0))
+        if room < 1 or without_room > ROOMLESS_SHARE * len(rows):
+            raise NoRoomError(
+                f"context of {context} tokens has no room: {len(shots)} examples take {len(prefix)} of them and leave "
+                "too little for the documents"
+            )
+    return made
+
+
+def cut_share(rows: Sequence[Tokens], whole: Sequence[Tokens], shots: Sequence[Tokens], tokenizer: Any) -> float:
+    """Return the share of few-shot rows whose document is shorter than in the rows that the entries see."""
+    added = sum(len(shot.prompt) + len(shot.target) - 1 + len(_ids(tokenizer, BLANK_LINE)) for shot in shots)
+    return sum(len(r.prompt) < added + len(w.prompt) for r, w in zip(rows, whole, strict=True)) / len(rows)
+
+
+def first_answer(output: str) -> str:
+    """Return a few-shot output up to its first blank line: there the base begins a next example of its own."""
+    return output.strip().partition(BLANK_LINE)[0].strip()
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] if text else []
+
+
+def oracle(document: str, reference: str) -> str:
+    """Return the extract that greedy choice finds best: a ceiling for extraction, since it reads the reference.
+
+    Sentence by sentence, the one that raises the sum of ROUGE-1, ROUGE-2 and ROUGE-L F most is taken, the earlier of
+    equals, until none raises it (the procedure of Nallapati et al. 2017, section 3). Sentences stand in the
+    document's order; the text is empty where none shares a word with the reference.
+    """
+    texts = [" ".join(s.split()) for s in sentences(document)]
+    wanted = Reference(_words(reference))
+    words = {i: w for i, text in enumerate(texts) if wanted.shares(w := _words(text))}
+    chosen: list[int] = []
+    best = 0.0
+    while True:
+        step = None
+        for i in words:
+            if i not in chosen:
+                score = wanted.score([w for j in sorted([*chosen, i]) for w in words[j]])
+                if score > best:
+                    best, step = score, i
+        if step is None:
+            return " ".join(texts[i] for i in chosen)
+        chosen = sorted([*chosen, step])
+
+
+class Reference:
+    """A reference's words, counted once, against which many candidates are scored."""
+
+    def __init__(self, words: list[str]):
+        self.length = len(words)
+        self.words, self.pairs = Counter(words), Counter(pairwise(words))
+        self.places: dict[str, int] = {}  # of each word, as bits
+        for place, word in enumerate(words):
+            self.places[word] = self.places.get(word, 0) | 1 << place
+
+    def shares(self, words: list[str]) -> bool:
+        """Return whether any of the words is in the reference."""
+        return any(word in self.places for word in words)
+
+    def score(self, words: list[str]) -> float:
+        """Return the sum of ROUGE-1, ROUGE-2 and ROUGE-L F of a candidate, 0 to 3."""
+        return (
+            _f(_overlap(self.words, Counter(words)), len(words), self.length)
+            + _f(_overlap(self.pairs, Counter(pairwise(words))), len(words) - 1, self.length - 1)
+            + _f(self.common_subsequence(words), len(words), self.length)
+        )
+
+    def common_subsequence(self, words: list[str]) -> int:
+        """Return the length of the longest common subsequence, a reference's row of the table at a time as bits.
+
+        Hyyrö 2004, "Bit-parallel LCS-length computation revisited": a zero bit is a place where the length grows.
+        """
+        row = every = (1 << self.length) - 1
+        for word in words:
+            met = row & self.places.get(word, 0)
+            row = (row + met) | (row - met)
+        return self.length - (row & every).bit_count()
+
+
+def _overlap(wanted: Counter[Any], found: Counter[Any]) -> int:
+    return sum(min(count, wanted[gram]) for gram, count in found.items() if gram in wanted)
+
+
+def _f(overlap: int, candidate: int, reference: int) -> float:
+    return 2 * overlap / (candidate + reference) if overlap else 0.0
+
+
+_TOKENIZER = DefaultTokenizer(use_stemmer=True)
+
+
+@lru_cache(maxsize=100_000)
+def _stems(word: str) -> tuple[str, ...]:
+    return tuple(_TOKENIZER.tokenize(word))
+
+
+def _words(text: str) -> list[str]:
+    return [stem for word in text.split() for stem in _stems(word)]

@@ -1,0 +1,94 @@
+"""Checks on every run (protocol rule 11). Each returns None where it passes, else what is wrong in a few words."""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import nn
+
+from bakeoff.data.tokens import Tokens
+
+RELOAD_TOLERANCE = 1e-6  # relative
+NAMES_SHOWN = 3
+
+
+def fingerprints(adapted: nn.Module) -> dict[str, bytes]:
+    """Return a SHA-256 of each parameter and buffer by name, read where it lies, in as many threads as torch has."""
+
+    def digest(tensor: torch.Tensor) -> bytes:
+        plain = tensor.detach().contiguous().cpu().reshape(-1)
+        return hashlib.sha256(memoryview(plain.view(torch.uint8).numpy())).digest()  # type: ignore[arg-type]
+
+    tensors = dict((*adapted.named_parameters(), *adapted.named_buffers()))
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        return dict(zip(tensors, pool.map(digest, tensors.values()), strict=True))
+
+
+def only_moved(
+    before: Mapping[str, bytes], after: Mapping[str, bytes], trained: Collection[str], steps: int
+) -> str | None:
+    """Complain of a tensor that moved though it is not among the `trained`, and of a trained one that did not.
+
+    `steps` are those up to the kept checkpoint. Before the second a weight may rightly stand still: the gradient of
+    LoRA's first factor is zero until the second one has left zero.
+    """
+    if before.keys() != after.keys():
+        return f"tensors appeared or went in training: {shown(before.keys() ^ after.keys())}"
+    moved = {name for name in before if before[name] != after[name]}
+    complaints = []
+    if moved - set(trained):
+        complaints.append(f"not to be trained, yet moved: {shown(moved - set(trained))}")
+    if steps > 1 and set(trained) - moved:
+        complaints.append(f"to be trained, yet never moved: {shown(set(trained) - moved)}")
+    return "; ".join(complaints) or None
+
+
+def shown(names: Iterable[str]) -> str:
+    """Return a few names and how many more there are."""
+    ordered = sorted(names)
+    more = f" and {len(ordered) - NAMES_SHOWN} more" if len(ordered) > NAMES_SHOWN else ""
+    return ", ".join(ordered[:NAMES_SHOWN]) + more
+
+
+def equals_base(base_loss: float, loss: float) -> str | None:
+    """Complain where a method that starts as the base has another loss before its first step."""
+    if loss == base_loss:
+        return None
+    return f"the base's loss is {base_loss:.9g}, the adapted model's {loss:.9g} before the first step"
+
+
+def same_when_loaded(trained_loss: float, loaded_loss: float) -> str | None:
+    """Complain where the saved adapter on a fresh base has another loss than the model that was trained."""
+    if math.isclose(loaded_loss, trained_loss, rel_tol=RELOAD_TOLERANCE):
+        return None
+    return f"loss {trained_loss:.9g} when trained, {loaded_loss:.9g} when loaded"
+
+
+def unigram_entropy(rows: Sequence[Tokens]) -> float:
+    """Return the entropy in nats of the target tokens' frequencies: the loss of guessing by them alone."""
+    counts = Counter(token for row in rows for token in row.target)
+    return -sum(n / counts.total() * math.log(n / counts.total()) for n in counts.values())
+
+
+def beats_unigram(loss: float, rows: Sequence[Tokens]) -> str | None:
+    """Complain where a model that has learnt nothing yet is no better than guessing by token frequency."""
+    entropy = unigram_entropy(rows)
+    if loss < entropy:
+        return None
+    return (
+        f"loss is worse than guessing by token frequency: something is wrong with the labels or the template "
+        f"({loss:.3f} before the first step, {entropy:.3f} by frequency)"
+    )
+
+
+def finite(curve: Iterable[Mapping[str, float]], losses: Iterable[tuple[float, int]]) -> str | None:
+    """Complain of the first loss that is no number, in the curve's rows or among the test examples' sums."""
+    for row in curve:
+        for name, value in row.items():
+            if not math.isfinite(value):
+                return f"{name} is {value} at step {row['step']}"
+    odd = sum(not math.isfinite(loss) for loss, _ in losses)
+    return f"the loss of {odd} test examples is not finite" if odd else None

@@ -1,0 +1,64 @@
+"""Neutral text: English prose that no task here trains on, to see what an adapter makes the base forget.
+
+The passages are paragraphs of Python's own language reference, which comes with every Python as `pydoc_data.topics`;
+another minor version has a few others.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from bakeoff.data.tokens import Tokens
+
+PASSAGES = 40
+WORDS = (60, 150)
+LETTER_SHARE = 0.9  # of a passage's characters without white space: grammar and code are no prose
+PASSAGE_TOKENS = 128
+BATCH_SIZE = 4  # every token is a target here, so logits are many
+
+
+def passages() -> list[str]:
+    """Return up to PASSAGES paragraphs, those that hash lowest; none where this Python has no `pydoc_data`."""
+    try:
+        from pydoc_data.topics import topics
+    except ImportError:
+        return []
+    found = {text for page in topics.values() for text in prose(page)}
+    return sorted(found, key=lambda text: hashlib.sha256(text.encode()).digest())[:PASSAGES]
+
+
+def prose(page: str) -> Iterator[str]:
+    """Yield the paragraphs of WORDS words that stand at the margin, are whole sentences and mostly letters."""
+    for block in re.split(r"\n\s*\n", page):
+        text = " ".join(block.split())
+        letters = sum(c.isalpha() for c in text)
+        whole = text[:1].isupper() and text.endswith(".") and WORDS[0] <= len(text.split()) <= WORDS[1]
+        at_margin = not any(line[:1].isspace() for line in block.splitlines())
+        if whole and at_margin and letters >= LETTER_SHARE * len("".join(text.split())):
+            yield text
+
+
+def neutral_rows(tokenizer: Any, max_tokens: int, encoder_decoder: bool = False) -> list[Tokens]:
+    """Return the passages as rows without template: after the first token, every token is a target.
+
+    A loss over them is the language-model loss in nats a token. A soft prompt stands before each of them too: with
+    it the adapted model is what it is. An encoder-decoder reads a passage's first half and is asked for the second.
+    """
+    texts = passages()
+    ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+    longest = min(PASSAGE_TOKENS, max_tokens)
+    rows = [row[:longest] for row in ids if len(row) > 1]
+    read = [len(row) // 2 if encoder_decoder else 1 for row in rows]
+    return [Tokens(str(i), row[:n], row[n:], False) for i, (row, n) in enumerate(zip(rows, read, strict=True))]
+
+
+def add_forgetting(rows: dict[str, dict[str, Any]]) -> None:
+    """Add to each entry's metrics what its adapter does to the loss on neutral text: adapted minus base.
+
+    Nats a token, above 0 where the model got worse. Nothing is added where either loss was not measured.
+    """
+    base = rows.get("base", {}).get("metrics", {}).get("neutral/loss")
+    for row in rows.values():
+        if base and row["kind"] == "entry" and "neutral/loss" in row["metrics"]:
+            row["metrics"]["neutral/forgetting"] = {"mean": row["metrics"]["neutral/loss"]["mean"] - base["mean"]}

@@ -1,0 +1,172 @@
+"""Each check passes on a sound run and fails on one that is made unsound."""
+
+import json
+import logging
+import math
+import random
+import shutil
+import tomllib
+import unittest
+from pathlib import Path
+
+import pytest
+import torch
+
+from bakeoff.api import refresh_report
+from bakeoff.data.docstrings import iter_docstrings, split_summary
+from bakeoff.data.examples import Example
+from bakeoff.data.tokens import Tokens, encode, load_tokens
+from bakeoff.display import PlainDisplay
+from bakeoff.evaluation.checks import (
+    beats_unigram,
+    equals_base,
+    fingerprints,
+    finite,
+    only_moved,
+    same_when_loaded,
+    unigram_entropy,
+)
+from bakeoff.methods.lora import Lora
+from bakeoff.methods.method import Method
+from bakeoff.methods.soft_prompts import PromptTuning
+from bakeoff.model import load_adapter, load_base
+from bakeoff.records import Folder
+from bakeoff.report.table import failures
+from bakeoff.results import Results
+from bakeoff.training.loss import evaluate_loss, mean_loss
+from bakeoff.worker import execute
+
+
+def test_entropy_counted_by_hand():
+    rows = [Tokens("a", [9], [1, 1], False), Tokens("b", [9], [2, 3], False)]
+    assert unigram_entropy(rows) == pytest.approx(0.5 * math.log(2) + 2 * 0.25 * math.log(4))
+    assert unigram_entropy([Tokens("a", [9], [7, 7, 7], False)]) == 0
+    assert beats_unigram(1.0, rows) is None
+    assert "worse than guessing by token frequency" in beats_unigram(1.04, rows)
+
+
+def test_a_trained_base_beats_token_frequencies_until_its_targets_are_scrambled():
+    base = load_base("base", "fp32")
+    places = [Path(m.__file__).parent for m in (json, logging, unittest, tomllib)]
+    pairs = [pair for place in places for _, text in iter_docstrings(place) if (pair := split_summary(text))]
+    rows = encode([Example("", d, s) for d, s in pairs], base.tokenizer, "{{ document }}\nTL;DR:", 128, 24, "test")
+    assert len(rows) > 20
+    assert beats_unigram(mean_loss(evaluate_loss(base, base.model, rows, 16)), rows) is None
+    targets = [token for row in rows for token in row.target]
+    random.Random(0).shuffle(targets)
+    scrambled = [Tokens(r.id, r.prompt, [targets.pop() for _ in r.target], r.cut) for r in rows]
+    assert unigram_entropy(scrambled) == pytest.approx(unigram_entropy(rows))
+    loss = mean_loss(evaluate_loss(base, base.model, scrambled, 16))
+    assert "something is wrong with the labels or the template" in beats_unigram(loss, scrambled)
+
+
+def test_what_moved_is_told_by_name():
+    module = torch.nn.Sequential(*(torch.nn.Linear(2, 2, bias=False) for _ in range(6)))
+    module.register_buffer("scale", torch.tensor(2.0))
+    module.half_weight = torch.nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
+    before = fingerprints(module)
+    assert only_moved(before, fingerprints(module), {"0.weight"}, 5) == "to be trained, yet never moved: 0.weight"
+    assert only_moved(before, fingerprints(module), {"0.weight"}, 1) is None
+    with torch.no_grad():
+        module[0].weight[1, 1] += 1e-6
+    assert only_moved(before, fingerprints(module), {"0.weight"}, 5) is None
+    assert only_moved(before, fingerprints(module), {"1.weight"}, 5) == (
+        "not to be trained, yet moved: 0.weight; to be trained, yet never moved: 1.weight"
+    )
+    module.scale += 1
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.neg_()
+    after = fingerprints(module)
+    assert only_moved(before, after, {"0.weight"}, 5).endswith("1.weight, 2.weight, 3.weight and 4 more")
+    del after["scale"]
+    assert only_moved(before, after, before, 5) == "tensors appeared or went in training: scale"
+
+
+def test_losses_are_compared_and_must_be_numbers():
+    assert equals_base(2.5, 2.5) is None
+    assert equals_base(2.5, math.nextafter(2.5, 3)) is not None
+    assert same_when_loaded(2.5, 2.5 * (1 + 1e-7)) is None
+    assert same_when_loaded(2.5, 2.5001) == "loss 2.5 when trained, 2.5001 when loaded"
+    row = {"step": 3, "epoch": 1.0, "train/loss": 2.0}
+    assert finite([row], [(1.0, 2)]) is None
+    assert finite([row, {**row, "train/loss": math.inf}], []) == "train/loss is inf at step 3"
+    assert finite([row], [(math.nan, 2), (1.0, 1)]) == "the loss of 1 test examples is not finite"
+
+
+@pytest.fixture
+def folder(shared, tmp_path):
+    """A copy of the finished bakeoff whose runs a test may run again."""
+    shutil.copytree(shared[1].folder.path, tmp_path / "copy")
+    return Folder(tmp_path / "copy")
+
+
+def again(folder: Folder, entry: str):
+    """Run an entry again, in this process; return its record and the events it gave."""
+    events = []
+    run = next(r for r in folder.runs() if r.entry == entry)
+    return execute(folder.path, run.id, events.append), events
+
+
+@pytest.mark.parametrize("entry", ["lora", "prompt_tuning"])
+def test_a_sound_run_passes_what_it_is_checked_for(folder, entry):
+    record, _ = again(folder, entry)
+    expected = {"loss_finite", "only_intended_moved", "reloads_to_same_loss", "step0_beats_unigram"}
+    assert set(record.checks) == expected | ({"step0_equals_base"} if entry == "lora" else set())
+    assert set(record.check_notes) == {"step0_beats_unigram"}
+
+
+def test_a_method_that_moves_the_base_is_told_everywhere(folder, monkeypatch, capsys):
+    def move(self: Method, adapted: torch.nn.Module, step: int) -> None:
+        with torch.no_grad():
+            adapted.get_input_embeddings().weight[0, 0] += 1e-4
+
+    monkeypatch.setattr(Lora, "after_step", move)
+    record, events = again(folder, "lora")
+    assert record.status == "done"
+    assert record.checks["only_intended_moved"] is False
+    assert "wte.weight" in record.check_notes["only_intended_moved"]
+    display = PlainDisplay(folder.runs())
+    display.handle(events[-1])
+    assert "lora: check only_intended_moved failed: not to be trained, yet moved: " in capsys.readouterr().err
+    page = refresh_report(folder.path).read_text()
+    assert "failed 3 of its checks (below)" in page
+    assert "Failed for lora: the trained weights moved, and bit for bit nothing else did. Here: not to be" in page
+    document = json.loads(folder.results_file.read_text())
+    assert document["status"] == "done"
+    assert any(line.startswith("lora: check only_intended_moved failed") for line in failures(document))
+    assert r"check only\_intended\_moved failed" in str(Results(folder, document))
+
+
+def test_a_method_that_does_not_start_as_it_says_is_told(folder, monkeypatch):
+    monkeypatch.setattr(PromptTuning, "starts_as_base", True)
+    record, _ = again(folder, "prompt_tuning")
+    assert record.status == "done"
+    assert "before the first step" in record.check_notes["step0_equals_base"]
+
+
+def test_an_adapter_that_is_not_what_was_trained_is_told(folder, monkeypatch):
+    def save(self: Method, adapted: torch.nn.Module, path: Path) -> None:
+        kept = {n: p.detach().clone() for n, p in adapted.named_parameters() if "lora_B" in n}
+        with torch.no_grad():
+            for name in kept:
+                adapted.get_parameter(name).mul_(0.5)
+            Method.save(self, adapted, path)
+            for name, weight in kept.items():
+                adapted.get_parameter(name).copy_(weight)
+
+    monkeypatch.setattr(Lora, "save", save)
+    record, _ = again(folder, "lora")
+    assert record.status == "done"
+    assert record.check_notes["reloads_to_same_loss"].startswith("loss ")
+
+
+def test_the_gap_is_measured_on_the_saved_adapter_with_dropout_off(shared):
+    _, results = shared
+    for row in results.entries.values():
+        base = load_base(results.document["model"]["name"], results.document["precision"])
+        adapted = load_adapter(base, results.folder.run(row["runs"][0]).adapter)
+        train = load_tokens(results.folder.tokens_file("train"))
+        sample = [train[i] for i in range(0, 40, 5)]  # 8 validation examples, 40 for training
+        loss = mean_loss(evaluate_loss(base, adapted, sample, 16))
+        assert row["metrics"]["train_sample/loss"]["mean"] == pytest.approx(loss, rel=1e-6)
