@@ -68,11 +68,17 @@ def page_of(folder: Folder) -> tuple[str, Page]:
 def test_the_page_holds_every_figure_and_loads_nothing(folder):
     text, page = page_of(folder)
     results = json.loads(folder.results_file.read_text())
-    assert [re.sub(r"\n.*", "", row[0], flags=re.S) for row in page.rows] == [
+    table, differences = page.rows[:6], page.rows[6:]
+    assert [re.sub(r"\n.*", "", row[0], flags=re.S) for row in table] == [
         "entry", "prompt_tuning", "last_layers", "lora", "base", "lead-1",
     ]  # fmt: skip
     assert f"{results['entries']['lora']['metrics']['test/loss']['mean']:.3f}" in page.rows[3][1]
-    assert all(len(row) == 1 + len(COLUMNS) for row in page.rows)
+    assert all(len(row) == 1 + len(COLUMNS) for row in table)
+    assert len(differences) == 1 + 3 + 3 * 2  # a heading, every two entries, every entry with each baseline
+    pair = results["verdict"]["pairs"][0]
+    assert differences[1][0].strip() == f"{pair['first']} \N{MINUS SIGN} {pair['second']}"
+    assert f"{100 * pair['low']:.1f} to {100 * pair['high']:.1f}" in differences[1][1]
+    assert all(f"Preferring {word}: " in text for word in ("quality", "memory", "size", "time"))
     assert all(load.startswith("data:text/csv") for load in page.loads)
     assert "script" not in page.tags
     assert "http" not in text
