@@ -5,7 +5,7 @@ A row's latent score is the sum of normal effects: of its source document (one t
 on that document and that row, of the entry's seed, and of the seed on that row. ROUGE is its normal distribution
 function (bounded, skewed), loss its exponential, weighted by log-normal token counts that lean on the document. Both
 have known means, so coverage is counted against the truth. Tested are the package's own `estimate` and `compare`, with
-fewer resamples (4,000), drawn anew for every 25 simulations so that their chance does not add up.
+fewer resamples (2,000), drawn anew for every 50 simulations so that their chance does not add up.
 
 With one seed the truth is that of this seed: the interval says that it does not speak of others.
 """
@@ -30,7 +30,7 @@ MIDDLE = {METRIC: 0.26, LOSS: 3.0}
 LOSS_SCALE = 0.5  # of the latent score in the exponent
 TOKENS = (2.4, 0.4, 0.2)  # log-normal: location, own spread, lean on the document
 SEED_EFFECTS = {"none": 0.0, "0.8 points": 0.03}  # latent, by what they are in ROUGE
-ENTRIES, RESAMPLES, BATCH = 4, 4000, 25
+ENTRIES, RESAMPLES, BATCH = 4, 2000, 50
 SEEDS, DOCUMENTS = (1, 3, 5), (100, 200, 1000)
 SPREAD = numpy.sqrt(DOCUMENT**2 + ROW**2 + ENTRY_DOCUMENT**2 + ENTRY_ROW**2 + SEED_ROW**2)
 

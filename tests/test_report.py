@@ -147,6 +147,19 @@ def test_texts_of_users_are_shown_and_never_read_as_markup(folder):
     assert escape_markdown("a|b\n*c*") == r"a\|b \*c\*"
 
 
+def test_rows_of_one_source_document_are_one_piece_of_evidence(folder):
+    rows = [json.loads(line) for line in folder.examples_file("test").read_text().splitlines()]
+    write_jsonl(folder.examples_file("test"), [{**r, "document": f"text {i % 3}"} for i, r in enumerate(rows)])
+    page_of(folder)
+    assert json.loads(folder.results_file.read_text())["verdict"]["documents"] == 3
+    write_jsonl(folder.examples_file("test"), [{**r, "document": "the same"} for r in rows])
+    text, _ = page_of(folder)
+    results = json.loads(folder.results_file.read_text())
+    assert "One test document tells no entry from another" in text
+    assert "low" not in results["entries"]["lora"]["metrics"]["test/rougeL"]
+    assert results["verdict"]["pairs"][0]["p_holm"] is None
+
+
 def test_several_seeds_and_one_entry(tiny_config):
     import bakeoff
 
@@ -155,6 +168,7 @@ def test_several_seeds_and_one_entry(tiny_config):
     text = results.folder.report_file.read_text()
     assert text.count("<svg") == 2 + 1
     assert results.entries["lora"]["seeds"] == 2
+    assert results.document["verdict"]["covers"] == "documents and seeds"
     assert "seeds</dt><dd>0, 1</dd>" in text
 
 

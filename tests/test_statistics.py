@@ -37,7 +37,7 @@ def test_one_seed_on_normal_data_is_students_interval_and_p_value():
     assert found.value == pytest.approx(sample.mean())
     assert found.interval() == pytest.approx((low, high), abs=0.02 * (high - low))
     assert found.p_value() == pytest.approx(reference.pvalue, abs=0.02)
-    assert not found.covers_seeds
+    assert found.covers == "documents"
 
 
 def test_seeds_alone_give_students_interval_over_seeds():
@@ -47,7 +47,7 @@ def test_seeds_alone_give_students_interval_over_seeds():
     low, high = stats.ttest_1samp(means, 0).confidence_interval(0.95)
     assert found.freedom == pytest.approx(3)
     assert found.interval() == pytest.approx((low, high), abs=0.04 * (high - low))
-    assert found.covers_seeds
+    assert found.covers == "documents and seeds"
 
 
 def test_seeds_of_two_entries_are_compared_as_welch_does():
@@ -144,8 +144,8 @@ def test_an_entry_with_one_seed_beside_one_with_three_is_said_not_to_cover_seeds
         "lead": scores_of(generator.normal(0.3, 0.1, (1, 40)), seeded=False),
     }
     found = estimate(table, Resamples(range(40)))
-    assert not (found["three"] - found["one"]).covers_seeds
-    assert (found["three"] - found["lead"]).covers_seeds
+    assert (found["three"] - found["one"]).covers == "documents and some seeds"
+    assert (found["three"] - found["lead"]).covers == "documents and seeds"
 
 
 def test_an_interval_stays_within_what_the_metric_can_be():

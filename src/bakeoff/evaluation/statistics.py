@@ -112,9 +112,9 @@ class Estimate:
         return Estimate(self.value - other.value, draws, self.clusters, spreads, bounds, self.seed)
 
     @property
-    def covers_seeds(self) -> bool:
-        """Whether every seeded entry in it has several seeds, so that the interval speaks of new seeds too."""
-        return all(spread.freedom for spread in self.spreads)
+    def covers(self) -> str:
+        """What its interval speaks of beyond what was run; see `coverage`."""
+        return coverage(self.spreads)
 
     @cached_property
     def document_variance(self) -> float:
@@ -202,6 +202,12 @@ def seed_spread(scores: Scores, resamples: Resamples) -> SeedSpread:
     left = parts - parts.mean(axis=0)
     within = clusters * (left**2).sum() / ((seeds - 1) * (clusters - 1)) / seeds
     return SeedSpread(float(means.var(ddof=1) / seeds), float(within), seeds - 1)
+
+
+def coverage(spreads: Sequence[SeedSpread]) -> str:
+    """Return "documents and seeds"; "documents" where all have one seed; "documents and some seeds" where some have."""
+    several = [spread.freedom > 0 for spread in spreads]
+    return "documents and seeds" if all(several) else "documents and some seeds" if any(several) else "documents"
 
 
 def holm(values: ArrayLike) -> list[float]:

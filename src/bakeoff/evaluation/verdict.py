@@ -4,11 +4,16 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from bakeoff.evaluation.statistics import LEVEL, Estimate, holm
+from bakeoff.evaluation.statistics import LEVEL, Estimate, coverage, holm
 
 METRIC, LOSS = "test/rougeL", "test/loss"
 COSTS = {"memory": "peak_bytes", "size": "adapter_bytes", "time": "train_seconds"}
 PREFERENCES = ("quality", *COSTS)
+COVERED = {
+    "documents and seeds": "and seeds",
+    "documents and some seeds": "and the seeds of entries that have several",
+    "documents": "(one seed: not over seeds)",
+}
 CEILING = "oracle"  # a baseline that reads the reference: no entry is asked to beat it
 Estimates = Mapping[tuple[str, str], Estimate]
 Rows = dict[str, dict[str, Any]]
@@ -41,7 +46,7 @@ def make_verdict(rows: Rows, estimates: Estimates) -> dict[str, Any]:
         "pairs": pairs,
         "baseline_pairs": against,
         "detectable_gap": gaps[len(gaps) // 2] if gaps else None,
-        "covers": "documents and seeds" if shown and all(e.covers_seeds for e in shown) else "documents",
+        "covers": coverage([spread for score in shown for spread in score.spreads]),
         "documents": documents,
         "recommendations": recommendations([best, *tied] if best else [], rows),
     }
@@ -77,7 +82,7 @@ def difference(first: str, second: str, metric: str, estimates: Estimates, compa
         "p_holm": None,
         "different": False,
         "detectable": gap.detectable(comparisons),
-        "covers": "documents and seeds" if gap.covers_seeds else "documents",
+        "covers": gap.covers,
     }
 
 
@@ -121,7 +126,7 @@ def details(verdict: dict[str, Any], rows: Rows) -> list[str]:
         gap = points(verdict["detectable_gap"])
         parts.append(f"A gap of {gap} points between two entries would be found in 80 of 100 such bakeoffs.")
     count = len(verdict["pairs"])
-    seeds = "and seeds" if verdict["covers"] == "documents and seeds" else "(one seed: not over seeds)"
+    seeds = COVERED[verdict["covers"]]
     corrected = f"; ties are judged over {count} pairs together (Holm)" if count > 1 else ""
     return [*parts, f"Intervals are 95 % over {verdict['documents']:,} test documents {seeds}{corrected}."]
 
