@@ -104,6 +104,7 @@ def test_a_clear_winner_is_best_with_the_gap_to_the_next():
     assert verdict["headline"].startswith("a is best on ROUGE-L: ")
     assert "points (95 % interval " in verdict["headline"]
     assert verdict["headline"].endswith(" above b.")
+    assert "behind" not in verdict["text"]
     assert verdict["tied_with_best"] == []
     assert "Intervals are 95 % over 200 test documents and seeds." in verdict["text"]
     assert verdict["covers"] == "documents and seeds"

@@ -113,7 +113,9 @@ def details(verdict: dict[str, Any], rows: Rows) -> list[str]:
         return []
     mine = [pair for pair in verdict["pairs"] if pair["first"] == best]
     parts = cheaper([best, *tied], rows)
-    parts += [f"{p['second']} is behind {best} by {gap_text(p)}." for p in mine if p["different"]]
+    # Without a tie the first sentence holds the next entry's gap already.
+    behind = [pair for pair in mine[0 if tied else 1 :] if pair["different"]]
+    parts += [f"{pair['second']} is behind {best} by {gap_text(pair)}." for pair in behind]
     for pair in mine:
         loss = pair["loss"]
         if pair["second"] in tied and loss and loss["different"]:
