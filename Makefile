@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: install demo test check base race clean
+.PHONY: install demo test check base race verdict clean
 
 install: $(STAMP)
 
@@ -32,6 +32,10 @@ base: install
 race: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[race]'
 	$(BIN)/python benchmarks/race.py
+
+# Is the verdict right as often as it says? Simulated bakeoffs with a known truth; some minutes.
+verdict: install
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/verdict.py
 
 clean:
 	rm -rf $(VENV)

@@ -31,6 +31,7 @@ def test_run_show_report_generate(config_file, tiny_config):
     shown = json.loads(call("show", folder, "--json").stdout)
     assert shown["entries"]["lora"]["metrics"]["test/loss"]["mean"] > 0
     assert "ROUGE-L" in call("show", folder).stdout
+    assert call("show", folder, "--prefer", "size").stdout.splitlines()[-1].startswith("Preferring size: ")
     assert Path(call("report", folder).stdout.strip()).name == "report.html"
     out = CliRunner().invoke(main, ["generate", folder, "--entry", "lora"], input="ba be bi bo\fda de di")
     assert out.exit_code == 0

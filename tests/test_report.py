@@ -68,11 +68,17 @@ def page_of(folder: Folder) -> tuple[str, Page]:
 def test_the_page_holds_every_figure_and_loads_nothing(folder):
     text, page = page_of(folder)
     results = json.loads(folder.results_file.read_text())
-    assert [re.sub(r"\n.*", "", row[0], flags=re.S) for row in page.rows] == [
+    table, differences = page.rows[:8], page.rows[8:]
+    assert [re.sub(r"\n.*", "", row[0], flags=re.S) for row in table] == [
         "entry", "prompt_tuning", "last_layers", "lora", "base", "few-shot-2", "lead-1", "oracle",
     ]  # fmt: skip
     assert f"{results['entries']['lora']['metrics']['test/loss']['mean']:.3f}" in page.rows[3][1]
-    assert all(len(row) == 1 + len(COLUMNS) for row in page.rows)
+    assert all(len(row) == 1 + len(COLUMNS) for row in table)
+    assert len(differences) == 1 + 3 + 3 * 3  # a heading, every two entries, every entry with each baseline
+    pair = results["verdict"]["pairs"][0]
+    assert differences[1][0].strip() == f"{pair['first']} \N{MINUS SIGN} {pair['second']}"
+    assert f"{100 * pair['low']:.1f} to {100 * pair['high']:.1f}" in differences[1][1]
+    assert all(f"Preferring {word}: " in text for word in ("quality", "memory", "size", "time"))
     assert all(load.startswith("data:text/csv") for load in page.loads)
     assert "script" not in page.tags
     assert "http" not in text
@@ -141,6 +147,19 @@ def test_texts_of_users_are_shown_and_never_read_as_markup(folder):
     assert escape_markdown("a|b\n*c*") == r"a\|b \*c\*"
 
 
+def test_rows_of_one_source_document_are_one_piece_of_evidence(folder):
+    rows = [json.loads(line) for line in folder.examples_file("test").read_text().splitlines()]
+    write_jsonl(folder.examples_file("test"), [{**r, "document": f"text {i % 3}"} for i, r in enumerate(rows)])
+    page_of(folder)
+    assert json.loads(folder.results_file.read_text())["verdict"]["documents"] == 3
+    write_jsonl(folder.examples_file("test"), [{**r, "document": "the same"} for r in rows])
+    text, _ = page_of(folder)
+    results = json.loads(folder.results_file.read_text())
+    assert "One test document tells no entry from another" in text
+    assert "low" not in results["entries"]["lora"]["metrics"]["test/rougeL"]
+    assert results["verdict"]["pairs"][0]["p_holm"] is None
+
+
 def test_several_seeds_and_one_entry(tiny_config):
     import bakeoff
 
@@ -149,6 +168,7 @@ def test_several_seeds_and_one_entry(tiny_config):
     text = results.folder.report_file.read_text()
     assert text.count("<svg") == 2 + 1
     assert results.entries["lora"]["seeds"] == 2
+    assert results.document["verdict"]["covers"] == "documents and seeds"
     assert "seeds</dt><dd>0, 1</dd>" in text
 
 

@@ -120,16 +120,24 @@ def plan(file: Path, settings: tuple[str, ...], as_json: bool) -> None:
 
 @main.command()
 @click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--prefer",
+    type=click.Choice(["quality", "memory", "size", "time"]),
+    help="Also name the entry to take, among those tied with the best.",
+)
 @AS_JSON
-def show(folder: Path, as_json: bool) -> None:
+def show(folder: Path, prefer: str | None, as_json: bool) -> None:
     """Print the table and the verdict of the bakeoff in FOLDER."""
     from bakeoff.api import load_results
+    from bakeoff.report.differences import recommendation
 
     document = load_results(folder).document
     if as_json:
         click.echo(json.dumps(document, indent=1))
-    else:
-        print_results(document)
+        return
+    print_results(document)
+    if prefer:
+        click.echo(recommendation(document, prefer))
 
 
 @main.command()

@@ -1,47 +1,220 @@
-"""What the scores allow one to say: bootstrap intervals and paired differences over documents. numpy only."""
+"""What scores allow one to say: intervals, p values and detectable gaps over test documents and seeds. No torch.
+
+An entry's score is the mean over its seeds of a ratio of sums over documents. Its uncertainty has two sources, which
+are crossed: every seed is scored on every document. Documents are resampled (bootstrap), all rows of one document
+together and the same draws for all entries. Seeds are too few for that: three have ten different resamples, whose
+variance is a third too small. So the variance that seeds add is estimated and drawn from, and every draw is widened as
+the t distribution is, by how little so few seeds tell of that variance. Calibrated by benchmarks/verdict.py.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
 
 import numpy
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import nctdtrinc, stdtrit
 
 RESAMPLES = 10_000
-ROWS = 500
+LEVEL = 0.95
+POWER = 0.8
+CHUNK = 4_000_000  # draws held at a time: 32 MB
 Array = NDArray[numpy.float64]
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One entry's scores on one metric: `numerators` (seeds, documents) over `denominators` (documents,).
+
+    A mean has denominators of 1; a loss has summed losses over target tokens. `seeded` is false for what has no seeds,
+    such as lead-1: its one row of scores is all there is. `bounds` are the metric's own.
+    """
+
+    numerators: Array
+    denominators: Array
+    seeded: bool = True
+    bounds: tuple[float, float] = (-numpy.inf, numpy.inf)
 
 
 class Resamples:
-    """How often each document is drawn in each resample, (resamples, documents): the same draws for every entry.
+    """Bootstrap draws of source documents, the same for all that is summed over them.
 
-    A count fits a byte (255 draws of one document do not happen), and products are taken some rows at a time, so that
-    100,000 test documents need 1 GB and not 16.
+    `clusters` names each row's source document, (documents,): rows of one source are drawn together.
     """
 
-    def __init__(self, documents: int, seed: int = 0, resamples: int = RESAMPLES):
-        generator = numpy.random.default_rng(seed)
-        share = numpy.full(documents, 1 / documents)
-        self.counts = numpy.empty((resamples, documents), dtype=numpy.uint8)
-        for start in range(0, resamples, ROWS):
-            part = self.counts[start : start + ROWS]
-            part[:] = generator.multinomial(documents, share, size=len(part))
+    def __init__(self, clusters: Sequence[Hashable], seed: int = 0, resamples: int = RESAMPLES):
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(clusters))}
+        self.labels = numpy.array([numbers[name] for name in clusters], dtype=numpy.intp)
+        self.clusters, self.seed, self.resamples = len(numbers), seed, resamples
 
-    def __matmul__(self, values: Array) -> Array:
-        """Return the sum of `values` (documents,) over each resample's documents, (resamples,)."""
-        parts = [self.counts[start : start + ROWS] @ values for start in range(0, len(self.counts), ROWS)]
-        return numpy.concatenate(parts)
+    def totals(self, values: Array) -> Array:
+        """Return sums over each source document's rows, (..., clusters), of `values` (..., documents)."""
+        if self.clusters == len(self.labels):
+            return values
+        rows = values.reshape(-1, values.shape[-1])
+        sums: Array = numpy.stack([numpy.bincount(self.labels, row, self.clusters) for row in rows]).astype(float)
+        return sums.reshape(*values.shape[:-1], self.clusters)
+
+    def sums(self, values: Array) -> Array:
+        """Return the sum of each column of `values` (clusters, columns) in every resample, (resamples, columns).
+
+        The draws are made again at every call and some rows at a time, so that memory does not grow with documents.
+        """
+        generator = numpy.random.default_rng(self.seed)
+        count, found = self.clusters, numpy.empty((self.resamples, values.shape[1]))
+        rows = max(1, CHUNK // count)
+        for start in range(0, self.resamples, rows):
+            part = found[start : start + rows]
+            drawn = generator.integers(0, count, (len(part), count))
+            drawn += count * numpy.arange(len(part))[:, None]
+            drawn_counts = numpy.bincount(drawn.ravel(), minlength=drawn.size)
+            part[:] = drawn_counts.reshape(drawn.shape).astype(float) @ values
+        return found
 
 
-def resampled_ratio(numerators: Array, denominators: Array, weights: Resamples) -> Array:
-    """Return sum(numerator) / sum(denominator) in every resample, (resamples,); a mean has denominators of 1."""
-    return (weights @ numerators) / (weights @ denominators)
+@dataclass(frozen=True)
+class SeedSpread:
+    """What an entry's seeds tell: the variance `between` them of the entry's mean, `freedom` degrees of it (0: one
+    seed), and the part of it, `within`, that comes from seeds meeting documents and is in the document draws already.
+    """
+
+    between: float
+    within: float
+    freedom: int
 
 
-def interval(values: Array, level: float = 0.95) -> tuple[float, float]:
-    """Return the percentile interval of resampled values (Efron 1979)."""
-    low, high = numpy.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+@dataclass(frozen=True)
+class Estimate:
+    """A score, or a difference of scores, with its uncertainty.
+
+    `draws` are its deviations over resampled documents, (resamples,); `spreads` one SeedSpread for each seeded entry in
+    it. Where there is one source document nothing can be said: then intervals and p values are None.
+    """
+
+    value: float
+    draws: Array
+    clusters: int
+    spreads: tuple[SeedSpread, ...]
+    bounds: tuple[float, float]
+    seed: int = 0
+
+    def __sub__(self, other: "Estimate") -> "Estimate":
+        """Return the paired difference: the same documents drawn for both, seeds of their own.
+
+        Seeds are not paired although equal seeds share an order of examples: pairing would leave half the degrees of
+        freedom, and what is common to both entries' seeds only makes the unpaired interval too wide, never too narrow.
+        """
+        (low, high), (other_low, other_high) = self.bounds, other.bounds
+        bounds = (low - other_high, high - other_low)
+        draws, spreads = self.draws - other.draws, self.spreads + other.spreads
+        return Estimate(self.value - other.value, draws, self.clusters, spreads, bounds, self.seed)
+
+    @property
+    def covers(self) -> str:
+        """What its interval speaks of beyond what was run; see `coverage`."""
+        return coverage(self.spreads)
+
+    @cached_property
+    def document_variance(self) -> float:
+        """Variance over documents; n/(n-1) makes up for the bootstrap's own shortfall (Rao and Wu 1988)."""
+        return float(self.draws.var() * self.clusters / (self.clusters - 1))
+
+    @cached_property
+    def seed_variance(self) -> float:
+        """Variance that seeds add to that of documents, by the two-way layout's mean squares; never below zero."""
+        return max(0.0, sum(s.between - s.within for s in self.spreads if s.freedom))
+
+    @property
+    def variance(self) -> float:
+        """Variance over documents and seeds."""
+        return self.document_variance + self.seed_variance
+
+    @property
+    def freedom(self) -> float:
+        """Degrees of freedom of the variance (Satterthwaite 1946)."""
+        parts = [self.document_variance**2 / (self.clusters - 1)]
+        parts += [s.between**2 / s.freedom for s in self.spreads if s.freedom]
+        return min(max(self.variance**2 / sum(parts), 1.0), 1e6) if sum(parts) > 0 else 1e6
+
+    @cached_property
+    def distribution(self) -> Array | None:
+        """Where the true value may lie, (resamples,): its percentiles are the interval; None for one document."""
+        if self.clusters < 2:
+            return None
+        generator = numpy.random.default_rng([self.seed, 1])
+        documents = self.draws * (self.clusters / (self.clusters - 1)) ** 0.5
+        seeds = self.seed_variance**0.5 * generator.standard_normal(len(self.draws))
+        doubt = numpy.sqrt(self.freedom / generator.chisquare(self.freedom, len(self.draws)))
+        return self.value + (documents + seeds) * doubt
+
+    def interval(self) -> tuple[float, float] | None:
+        """Return the 95 % interval, kept within what the metric can be; None for one document."""
+        if self.distribution is None:
+            return None
+        low, high = numpy.quantile(self.distribution, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        return float(max(low, self.bounds[0])), float(min(high, self.bounds[1]))
+
+    def p_value(self) -> float | None:
+        """Return the two-sided p value of zero, twice the smaller share of draws beyond it; None for one document."""
+        if self.distribution is None:
+            return None
+        beyond = min((self.distribution <= 0).sum(), (self.distribution >= 0).sum())
+        return float(min(1.0, 2 * (beyond + 1) / (len(self.distribution) + 1)))
+
+    def detectable(self, comparisons: int = 1) -> float | None:
+        """Return the smallest true value that is told from zero in 80 of 100 such bakeoffs, after correction.
+
+        The correction is Bonferroni's over so many comparisons, which is Holm's first and hardest step. None where
+        there is no spread to reckon with.
+        """
+        if self.clusters < 2 or self.variance == 0:
+            return None
+        critical = stdtrit(self.freedom, 1 - (1 - LEVEL) / 2 / comparisons)
+        return float(nctdtrinc(self.freedom, 1 - POWER, critical) * self.variance**0.5)
 
 
-def summary(numerators: ArrayLike, denominators: ArrayLike, weights: Resamples) -> dict[str, float]:
-    """Return {"mean", "low", "high"} of a ratio of sums with its 95 % interval over documents."""
-    top, bottom = numpy.asarray(numerators, dtype=float), numpy.asarray(denominators, dtype=float)
-    low, high = interval(resampled_ratio(top, bottom, weights))
-    return {"mean": float(top.sum() / bottom.sum()), "low": low, "high": high}
+def estimate(table: Mapping[Key, Scores], resamples: Resamples) -> dict[Key, Estimate]:
+    """Return each entry's score with its uncertainty, over the same draws for all."""
+    if not table:
+        return {}
+    columns = [resamples.totals(numpy.stack([s.numerators.mean(axis=0), s.denominators])) for s in table.values()]
+    sums = resamples.sums(numpy.concatenate(columns).T)
+    found = {}
+    for index, (key, scores) in enumerate(table.items()):
+        value = float(scores.numerators.mean(axis=0).sum() / scores.denominators.sum())
+        draws = sums[:, 2 * index] / sums[:, 2 * index + 1] - value
+        spreads = (seed_spread(scores, resamples),) if scores.seeded else ()
+        found[key] = Estimate(value, draws, resamples.clusters, spreads, scores.bounds, resamples.seed)
+    return found
+
+
+def seed_spread(scores: Scores, resamples: Resamples) -> SeedSpread:
+    """Return the mean squares between seeds, and of seeds by documents, as variances of the mean over seeds."""
+    seeds, clusters = len(scores.numerators), resamples.clusters
+    if seeds < 2 or clusters < 2:
+        return SeedSpread(0.0, 0.0, 0)
+    total = scores.denominators.sum()
+    means = scores.numerators.sum(axis=1) / total
+    # What each source document adds to each seed's score, beyond its size's share, (seeds, clusters).
+    parts = resamples.totals(scores.numerators - means[:, None] * scores.denominators) / total
+    left = parts - parts.mean(axis=0)
+    within = clusters * (left**2).sum() / ((seeds - 1) * (clusters - 1)) / seeds
+    return SeedSpread(float(means.var(ddof=1) / seeds), float(within), seeds - 1)
+
+
+def coverage(spreads: Sequence[SeedSpread]) -> str:
+    """Return "documents and seeds"; "documents" where all have one seed; "documents and some seeds" where some have."""
+    several = [spread.freedom > 0 for spread in spreads]
+    return "documents and seeds" if all(several) else "documents and some seeds" if any(several) else "documents"
+
+
+def holm(values: ArrayLike) -> list[float]:
+    """Return p values adjusted for their number (Holm 1979): below 0.05 holds for all of them at once."""
+    p = numpy.asarray(values, dtype=float)
+    order = numpy.argsort(p, kind="stable")
+    stepped = numpy.maximum.accumulate(p[order] * numpy.arange(len(p), 0, -1))
+    adjusted = numpy.empty(len(p))
+    adjusted[order] = numpy.minimum(1, stepped)
+    return [float(value) for value in adjusted]

@@ -7,32 +7,34 @@ import numpy
 from bakeoff.config import load_config
 from bakeoff.evaluation.neutral import add_forgetting
 from bakeoff.evaluation.rouge import SIGNATURE, TYPES
-from bakeoff.evaluation.statistics import Array, Resamples, summary
-from bakeoff.evaluation.verdict import make_verdict
-from bakeoff.records import Folder, Run, RunResult
+from bakeoff.evaluation.statistics import Estimate, Resamples, Scores, estimate
+from bakeoff.evaluation.verdict import LOSS, make_verdict
+from bakeoff.records import Folder, Run, RunResult, read_jsonl
 
 
 def summarize(folder: Folder) -> dict[str, Any]:
     """Return the content of results.json from whatever runs have finished so far.
 
-    Scores are means over seeds; intervals are 95 % bootstrap intervals over test documents of the seeds' average.
+    Scores are means over seeds; intervals are 95 % over source documents and seeds, as `statistics` has them.
     """
     plan = folder.plan()
     config = load_config(folder.config_file)
     runs = folder.runs()
     results = {run.id: folder.run(run.id).result() for run in runs}
-    weights = Resamples(plan["data"]["splits"]["test"]["examples"])
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(run.entry, []).append(run)
-    rows = {name: entry_row(folder, group, results, weights) for name, group in groups.items()}
+    scores = {n: read_scores(folder, group, results) for n, group in groups.items()}
+    # Rows with the same source text are one cluster: they are no independent evidence. An example's `group` is wider
+    # (a package, a handful to a test split), and too few to resample.
+    resamples = Resamples([row["document"].strip() for row in read_jsonl(folder.examples_file("test"))])
+    estimates = estimate({(n, metric): s for n, table in scores.items() for metric, s in table.items()}, resamples)
+    by_name = {n: {metric: estimates[n, metric] for metric in table} for n, table in scores.items()}
+    rows = {name: entry_row(group, results, by_name[name]) for name, group in groups.items()}
     for name, row in rows.items():
         row |= {k: v for k, v in plan["entries"].get(name, {}).items() if k not in row or row[k] is None}
     rows |= {name: not_run_row(name, reason) for name, reason in plan["not_run"].items()}
     add_forgetting(rows)
-    scores = {
-        name: f for name, group in groups.items() if (f := example_scores(folder, group, results, "rougeL")) is not None
-    }
     compared = {name: row for name, row in rows.items() if row["status"] != "not run"}
     done = [row["status"] == "done" for row in compared.values()]
     return {
@@ -49,14 +51,12 @@ def summarize(folder: Folder) -> dict[str, Any]:
         "rouge_signature": SIGNATURE,
         "entries": {n: r for n, r in rows.items() if r["kind"] == "entry"},
         "baselines": {n: rows[n] for n in config.baselines},
-        "verdict": make_verdict(compared, scores, weights),
+        "verdict": make_verdict(compared, estimates),
         "environment": folder.environment(),
     }
 
 
-def entry_row(
-    folder: Folder, group: list[Run], results: dict[str, RunResult | None], weights: Resamples
-) -> dict[str, Any]:
+def entry_row(group: list[Run], results: dict[str, RunResult | None], estimates: dict[str, Estimate]) -> dict[str, Any]:
     """Return one entry's or baseline's row: status, counts, metrics with intervals, costs averaged over its seeds."""
     done = [r for run in group if (r := results[run.id]) and r.status == "done"]
     failed = [r for run in group if (r := results[run.id]) and r.status == "failed"]
@@ -70,7 +70,7 @@ def entry_row(
         "error": failed[0].error if failed else None,
         "seeds": len(done),
         "runs": [run.id for run in group],
-        "metrics": metrics(folder, group, results, weights) if done else {},
+        "metrics": metrics(done, estimates) if done else {},
         "costs": averages([r.costs for r in done]),
         "checks": {k: all(r.checks[k] for r in ended if k in r.checks) for r in ended for k in r.checks},
         "check_notes": {
@@ -96,43 +96,33 @@ def not_run_row(name: str, reason: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def metrics(
-    folder: Folder, group: list[Run], results: dict[str, RunResult | None], weights: Resamples
-) -> dict[str, dict[str, float]]:
-    """Return {"split/name": {"mean", "low", "high"}}; the interval is left out where no per-example scores exist."""
-    done = [r for run in group if (r := results[run.id]) and r.status == "done"]
+def metrics(done: list[RunResult], estimates: dict[str, Estimate]) -> dict[str, dict[str, float]]:
+    """Return {"split/name": {"mean", "low", "high"}}; the interval is left out where there can be none."""
     table: dict[str, dict[str, float]] = {
         n: {"mean": v} for n, v in averages([r.metrics for r in done]).items() if v is not None
     }
-    for name in TYPES:
-        scores = example_scores(folder, group, results, name)
-        if scores is not None:
-            table[f"test/{name}"] = summary(scores, numpy.ones_like(scores), weights)
-    losses = example_losses(folder, group, results)
-    if losses is not None:
-        table["test/loss"] = summary(*losses, weights)
+    for name, score in estimates.items():
+        span = score.interval()
+        table[name] = {"mean": score.value} | (dict(zip(("low", "high"), span, strict=True)) if span else {})
     return table
 
 
-def example_scores(folder: Folder, group: list[Run], results: dict[str, RunResult | None], name: str) -> Array | None:
-    """Return the F measure of each test example, averaged over an entry's finished seeds, (documents,)."""
-    tables = [
-        [row[name]["f"] for row in folder.run(run.id).predictions()]
-        for run in group
-        if (r := results[run.id]) and r.status == "done"
-    ]
-    return numpy.mean(tables, axis=0) if tables else None
-
-
-def example_losses(
-    folder: Folder, group: list[Run], results: dict[str, RunResult | None]
-) -> tuple[Array, Array] | None:
-    """Return (summed loss, target tokens) of each test example, the losses averaged over an entry's seeds."""
+def read_scores(folder: Folder, group: list[Run], results: dict[str, RunResult | None]) -> dict[str, Scores]:
+    """Return the scores of each test example under each of an entry's finished seeds, by metric."""
     tables = [folder.run(run.id).predictions() for run in group if (r := results[run.id]) and r.status == "done"]
-    if not tables or "loss" not in tables[0][0]:
-        return None
-    losses = numpy.mean([[row["loss"] for row in table] for table in tables], axis=0)
-    return losses, numpy.array([row["tokens"] for row in tables[0]], dtype=float)
+    if not tables:
+        return {}
+    seeded = group[0].kind == "entry"
+    ones = numpy.ones(len(tables[0]))
+    found = {
+        f"test/{name}": Scores(numpy.array([[row[name]["f"] for row in rows] for rows in tables]), ones, seeded, (0, 1))
+        for name in TYPES
+    }
+    if "loss" in tables[0][0]:
+        losses = numpy.array([[row["loss"] for row in rows] for rows in tables])
+        tokens = numpy.array([row["tokens"] for row in tables[0]], dtype=float)
+        found[LOSS] = Scores(losses, tokens, seeded, (0, numpy.inf))
+    return found
 
 
 def averages(rows: list[dict[str, Any]]) -> dict[str, float | None]:

@@ -1,87 +1,202 @@
-"""The verdict: one or two plain sentences that the scores support, and nothing more."""
+"""The verdict: one or two plain sentences that the statistics support, and nothing more."""
 
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
-from bakeoff.evaluation.statistics import Array, Resamples, interval
+from bakeoff.evaluation.statistics import LEVEL, Estimate, coverage, holm
 
-METRIC = "test/rougeL"
+METRIC, LOSS = "test/rougeL", "test/loss"
+COSTS = {"memory": "peak_bytes", "size": "adapter_bytes", "time": "train_seconds"}
+PREFERENCES = ("quality", *COSTS)
+COVERED = {
+    "documents and seeds": "and seeds",
+    "documents and some seeds": "and the seeds of entries that have several",
+    "documents": "(one seed: not over seeds)",
+}
+CEILING = "oracle"  # a baseline that reads the reference: no entry is asked to beat it
+Estimates = Mapping[tuple[str, str], Estimate]
+Rows = dict[str, dict[str, Any]]
+Pair = dict[str, Any]
 
 
-def make_verdict(rows: dict[str, dict[str, Any]], scores: dict[str, Array], weights: Resamples) -> dict[str, Any]:
-    """Return headline, text, metric, best, tied_with_best and differences from per-example ROUGE-L F by entry.
+def make_verdict(rows: Rows, estimates: Estimates) -> dict[str, Any]:
+    """Return the verdict from every row's facts and from estimates by (name, metric).
 
-    Entries are compared with the best by the paired bootstrap over documents: tied means that the 95 % interval of
-    the difference holds zero. "Better" is never said of a tie.
+    Keys: headline, text, metric, best, tied_with_best, pairs (every two entries, the higher score first, with the
+    same for test loss under `loss`), baseline_pairs, detectable_gap, covers, documents, recommendations. An entry is
+    tied with the best where the pair's Holm-adjusted p value is 0.05 or more.
     """
-    entries = [n for n, row in rows.items() if row["kind"] == "entry" and row["status"] == "done" and n in scores]
-    if not entries:
-        headline = "No entry has finished, so there is nothing to compare yet."
-        return {"headline": headline, "text": headline, "metric": METRIC, "best": None, "tied_with_best": [],
-                "differences": {}}  # fmt: skip
-    best = max(entries, key=lambda n: float(scores[n].mean()))
-    others = {n: difference(scores[best], scores[n], weights) for n in scores if n != best}
-    tied = [n for n in entries if n != best and others[n]["low"] <= 0 <= others[n]["high"]]
-    behind = [n for n in entries if n != best and n not in tied]
-    behind.sort(key=lambda n: others[n]["mean"])
-    headline = opening(best, tied, {n: float(f.mean()) for n, f in scores.items()})
-    parts = [f"{best} leads {n} by {points(others[n])}." for n in tied + behind]
-    parts += cheaper(best, tied, rows)
-    parts += beaten_by_baselines(entries, scores, weights)
-    if len(entries) > 1:
-        single = all(rows[n]["seeds"] == 1 for n in entries)
-        parts.append(
-            f"In brackets: 95 % intervals over test documents{' (one seed: not over seeds)' if single else ''}."
-        )
-    missing = [n for n, row in rows.items() if row["status"] != "done"]
-    if missing:
-        parts.append(f"Not in this comparison: {', '.join(missing)} ({', '.join(rows[n]['status'] for n in missing)}).")
-    return {
-        "headline": headline,
-        "text": " ".join([headline, *parts]),
+    entries = [n for n, row in rows.items() if row["kind"] == "entry" and row["status"] == "done"]
+    entries = sorted((n for n in entries if (n, METRIC) in estimates), key=lambda n: -estimates[n, METRIC].value)
+    levels = [n for n, row in rows.items() if row["kind"] == "baseline" and CEILING not in n]
+    pairs = compare(list(combinations(entries, 2)), estimates)
+    against = compare([(n, b) for b in levels if (b, METRIC) in estimates for n in entries], estimates)
+    best = entries[0] if entries else None
+    tied = [pair["second"] for pair in pairs if pair["first"] == best and not pair["different"]]
+    shown = [estimates[n, METRIC] for n in entries]
+    documents = shown[0].clusters if shown else 0
+    gaps = sorted(pair["detectable"] for pair in pairs if pair["detectable"] is not None)
+    verdict: dict[str, Any] = {
+        "headline": "",
+        "text": "",
         "metric": METRIC,
         "best": best,
         "tied_with_best": tied,
-        "differences": others,
+        "pairs": pairs,
+        "baseline_pairs": against,
+        "detectable_gap": gaps[len(gaps) // 2] if gaps else None,
+        "covers": coverage([spread for score in shown for spread in score.spreads]),
+        "documents": documents,
+        "recommendations": recommendations([best, *tied] if best else [], rows),
+    }
+    verdict["headline"] = headline(verdict, estimates)
+    sentences = [verdict["headline"], *details(verdict, rows), *left_out(rows)]
+    return verdict | {"text": " ".join(sentences)}
+
+
+def compare(names: Sequence[tuple[str, str]], estimates: Estimates) -> list[Pair]:
+    """Return the paired differences first - second of each pair on ROUGE-L, and on test loss where both have one.
+
+    Holm's adjustment is over the pairs given, for each of the two metrics by itself.
+    """
+    pairs = [{"first": a, "second": b, **difference(a, b, METRIC, estimates, len(names))} for a, b in names]
+    losses = [(a, b) for a, b in names if (a, LOSS) in estimates and (b, LOSS) in estimates]
+    found = {(a, b): difference(a, b, LOSS, estimates, len(losses)) for a, b in losses}
+    for family in (pairs, list(found.values())):
+        known = [pair for pair in family if pair["p"] is not None]
+        for pair, adjusted in zip(known, holm([pair["p"] for pair in known]), strict=True):
+            pair |= {"p_holm": adjusted, "different": adjusted < 1 - LEVEL}
+    return [pair | {"loss": found.get((pair["first"], pair["second"]))} for pair in pairs]
+
+
+def difference(first: str, second: str, metric: str, estimates: Estimates, comparisons: int) -> Pair:
+    """Return one paired difference on one metric; None for what one document cannot tell."""
+    gap = estimates[first, metric] - estimates[second, metric]
+    low, high = gap.interval() or (None, None)
+    return {
+        "difference": gap.value,
+        "low": low,
+        "high": high,
+        "p": gap.p_value(),
+        "p_holm": None,
+        "different": False,
+        "detectable": gap.detectable(comparisons),
+        "covers": gap.covers,
     }
 
 
-def difference(first: Array, second: Array, weights: Resamples) -> dict[str, float]:
-    """Return the mean paired difference first - second and its 95 % interval over documents."""
-    low, high = interval(weights @ (first - second) / len(first))
-    return {"mean": float((first - second).mean()), "low": low, "high": high}
-
-
-def points(gap: dict[str, float]) -> str:
-    """Return a difference as ROUGE points (hundredths) with its interval."""
-    return f"{100 * gap['mean']:.1f} points ({100 * gap['low']:.1f} to {100 * gap['high']:.1f})"
-
-
-def opening(best: str, tied: list[str], means: dict[str, float]) -> str:
-    """Return the first sentence: who leads, alone or in a tie."""
+def headline(verdict: dict[str, Any], estimates: Estimates) -> str:
+    """Return the first sentence: which entry is ahead, or which are tied."""
+    best, tied, pairs = verdict["best"], verdict["tied_with_best"], verdict["pairs"]
+    if best is None:
+        return "No entry has finished, so there is nothing to compare yet."
+    score = estimates[best, METRIC]
+    if not pairs:
+        span = score.interval()
+        return f"{best} is the only finished entry: ROUGE-L {points(score.value)}{in_brackets(span)}."
+    if verdict["documents"] < 2:
+        return "One test document tells no entry from another: nothing can be concluded."
     if not tied:
-        return f"{best} is best: ROUGE-L {100 * means[best]:.1f}."
-    scores = listed([f"{100 * means[n]:.1f}" for n in (best, *tied)])
-    return f"{listed([best, *tied])} are tied on ROUGE-L ({scores})."
+        return f"{best} is best on ROUGE-L: {points(score.value)}, {gap_text(pairs[0])} above {pairs[0]['second']}."
+    if len(tied) == 1:
+        pair = pairs[0]
+        return f"{listed([best, *tied])} are tied on ROUGE-L (difference {gap_text(pair, inner=True)})."
+    widest = max(pair["difference"] for pair in pairs if pair["first"] == best and pair["second"] in tied)
+    return f"{listed([best, *tied])} are tied on ROUGE-L (differences from {best} of at most {points(widest)} points)."
 
 
-def listed(names: list[str]) -> str:
-    """Return names as one reads them: a, b and c."""
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+def details(verdict: dict[str, Any], rows: Rows) -> list[str]:
+    """Return the sentences after the first: costs of a tie, who is behind, loss, baselines, what it rests on."""
+    best, tied = verdict["best"], verdict["tied_with_best"]
+    if best is None:
+        return []
+    mine = [pair for pair in verdict["pairs"] if pair["first"] == best]
+    parts = cheaper([best, *tied], rows)
+    # Without a tie the first sentence holds the next entry's gap already.
+    behind = [pair for pair in mine[0 if tied else 1 :] if pair["different"]]
+    parts += [f"{pair['second']} is behind {best} by {gap_text(pair)}." for pair in behind]
+    for pair in mine:
+        loss = pair["loss"]
+        if pair["second"] in tied and loss and loss["different"]:
+            lower, higher = (best, pair["second"]) if loss["difference"] < 0 else (pair["second"], best)
+            parts.append(f"On test loss {lower} is below {higher} by {abs(loss['difference']):.3f}.")
+    parts += unbeaten(verdict["baseline_pairs"])
+    if verdict["documents"] < 2 or not verdict["pairs"]:
+        return parts
+    if verdict["detectable_gap"] is not None:
+        gap = points(verdict["detectable_gap"])
+        parts.append(f"A gap of {gap} points between two entries would be found in 80 of 100 such bakeoffs.")
+    count = len(verdict["pairs"])
+    seeds = COVERED[verdict["covers"]]
+    corrected = f"; ties are judged over {count} pairs together (Holm)" if count > 1 else ""
+    return [*parts, f"Intervals are 95 % over {verdict['documents']:,} test documents {seeds}{corrected}."]
 
 
-def cheaper(best: str, tied: list[str], rows: dict[str, dict[str, Any]]) -> list[str]:
+def unbeaten(pairs: Sequence[Pair]) -> list[str]:
+    """Return a sentence for each baseline that some entry is not shown to beat (protocol rule 6)."""
+    weak: dict[str, list[str]] = {}
+    for pair in pairs:
+        if not (pair["different"] and pair["difference"] > 0):
+            weak.setdefault(pair["second"], []).append(pair["first"])
+    known = {"base": "the untouched base", "lead-1": "the document's first sentence (lead-1)"}
+    return [f"Not shown to beat {known.get(level, level)}: {listed(names)}." for level, names in weak.items()]
+
+
+def left_out(rows: Rows) -> list[str]:
+    """Return a sentence that names what has no part in the comparison, and why."""
+    missing = [n for n, row in rows.items() if row["status"] != "done"]
+    if not missing:
+        return []
+    return [f"Not in this comparison: {', '.join(missing)} ({', '.join(rows[n]['status'] for n in missing)})."]
+
+
+def cheaper(names: Sequence[str], rows: Rows) -> list[str]:
     """Return a sentence on adapter size where a tie leaves it to decide."""
-    sizes = {n: rows[n]["costs"].get("adapter_bytes") for n in [best, *tied]}
-    known = {n: size for n, size in sizes.items() if size}
-    if not tied or len(known) < 2:
+    known = {n: size for n in names if (size := rows[n]["costs"].get("adapter_bytes"))}
+    if len(known) < 2:
         return []
     small, large = min(known, key=lambda n: known[n]), max(known, key=lambda n: known[n])
-    return [f"Of these {small} stores {known[large] / known[small]:.1f}x less than {large}."]
+    ratio = known[large] / known[small]
+    return [f"Of these {small} stores {ratio:.1f}x less than {large}."] if ratio >= 1.05 else []
 
 
-def beaten_by_baselines(entries: list[str], scores: dict[str, Array], weights: Resamples) -> list[str]:
-    """Return a sentence for each entry that does not clearly beat lead-1 (protocol rule 6)."""
-    if "lead-1" not in scores:
-        return []
-    weak = [n for n in entries if difference(scores[n], scores["lead-1"], weights)["low"] <= 0]
-    return [f"Not shown to beat the document's first sentence (lead-1): {listed(weak)}."] if weak else []
+def recommendations(names: Sequence[str], rows: Rows) -> dict[str, str | None]:
+    """Return, for each preference, which of the entries `names`, all tied with the best, it asks for.
+
+    Quality asks for the lowest validation loss, memory for the lowest peak, size for the smallest adapter, time for the
+    shortest training. None where that was not measured of all of them.
+    """
+    facts = {p: {n: rows[n]["costs"].get(cost) for n in names} for p, cost in COSTS.items()}
+    quality = {n: rows[n].get("metrics", {}).get("validation/loss", {}).get("mean") for n in names}
+    return {
+        preference: None if not values or None in values.values() else min(values, key=lambda n: values[n])
+        for preference, values in {"quality": quality, **facts}.items()
+    }
+
+
+def gap_text(pair: Pair, inner: bool = False) -> str:
+    """Return a difference in ROUGE points with its interval; `inner`: it stands in brackets already."""
+    span = None if pair["low"] is None else (pair["low"], pair["high"])
+    if not inner:
+        return f"{points(pair['difference'])} points{in_brackets(span)}"
+    text = points(pair["difference"])
+    text += "" if span is None else f", 95 % interval {points(span[0])} to {points(span[1])}"
+    # A pair's own interval may leave out zero where all pairs together do not allow the claim.
+    alone = span is not None and not span[0] <= 0 <= span[1]
+    return f"{text}; not shown after correction for all pairs" if alone and not pair["different"] else text
+
+
+def points(value: float) -> str:
+    """Return a ROUGE score or difference in points (hundredths)."""
+    return f"{round(100 * value, 1) + 0.0:.1f}"
+
+
+def in_brackets(span: tuple[float, float] | None) -> str:
+    """Return a 95 % interval to stand after its value, or nothing."""
+    return "" if span is None else f" (95 % interval {points(span[0])} to {points(span[1])})"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as one reads them: a, b and c."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -8,8 +8,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from bakeoff.evaluation.verdict import PREFERENCES
 from bakeoff.records import Folder, read_jsonl
 from bakeoff.report import charts
+from bakeoff.report.differences import difference_rows, recommendation
 from bakeoff.report.facts import sections
 from bakeoff.report.table import (
     COLUMNS,
@@ -48,6 +50,8 @@ def render(folder: Folder, results: dict[str, Any]) -> str:
             if row["costs"].get("trunk_seconds", 0) and row["costs"]["trunk_seconds"] > 0.05
         ],
         rouge_signature=results["rouge_signature"],
+        differences=difference_rows(verdict),
+        recommendations=[recommendation(results, p) for p in PREFERENCES] if verdict["best"] else [],
         cost_charts=cost_charts(results),
         curves=loss_curves(folder, results),
         not_converged=[n for n, row in results["entries"].items() if row["converged"] is False],

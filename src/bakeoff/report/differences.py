@@ -1,0 +1,53 @@
+"""The pairwise differences behind the verdict, as text, and the recommendation under a stated preference."""
+
+from typing import Any
+
+from bakeoff.errors import SetupError
+from bakeoff.evaluation.verdict import COSTS
+from bakeoff.report.table import size
+
+NOT_KNOWN = "not known"
+WORDS = {
+    "quality": ("quality", lambda value: f"lowest validation loss, {value:.3f}"),
+    "memory": ("memory", lambda value: f"lowest peak memory, {size(value)}"),
+    "size": ("size", lambda value: f"smallest adapter, {size(value)}"),
+    "time": ("time", lambda value: f"shortest training, {value:,.1f} s"),
+}
+
+
+def difference_rows(verdict: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a row a pair, baselines last: its names, then on ROUGE-L and on loss the difference and what it says."""
+    rows = []
+    for pair in [*verdict["pairs"], *verdict["baseline_pairs"]]:
+        cells = [*cell(pair, 100, 1), *cell(pair["loss"], 1, 3)]
+        rows.append({"name": f"{pair['first']} \N{MINUS SIGN} {pair['second']}", "cells": cells})
+    return rows
+
+
+def cell(pair: dict[str, Any] | None, scale: float, digits: int) -> list[dict[str, str]]:
+    """Return the cells of one metric's difference: value with interval, adjusted p value, what follows."""
+    if pair is None:
+        return [{"text": "\N{EN DASH}", "interval": ""}] * 3
+    value, low, high = (None if pair[k] is None else scale * pair[k] for k in ("difference", "low", "high"))
+    span = NOT_KNOWN if low is None or high is None else f"{low:.{digits}f} to {high:.{digits}f}"
+    p = pair["p_holm"]
+    shown = NOT_KNOWN if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+    said = "different" if pair["different"] else "not shown to differ"
+    texts = [(f"{value:.{digits}f}", span), (shown, ""), (said, "")]
+    return [{"text": text, "interval": interval} for text, interval in texts]
+
+
+def recommendation(results: dict[str, Any], preference: str) -> str:
+    """Return in a sentence which entry a preference asks for, among those tied with the best."""
+    verdict = results["verdict"]
+    if verdict["best"] is None:
+        raise SetupError(f"--prefer {preference}: no entry has finished. Try: bakeoff run again, or see its report")
+    among = [verdict["best"], *verdict["tied_with_best"]]
+    named, form = WORDS[preference]
+    name = verdict["recommendations"][preference]
+    if name is None:
+        return f"Preferring {named}: not measured for all of {', '.join(among)}."
+    row = results["entries"][name]
+    value = row["costs"][COSTS[preference]] if preference in COSTS else row["metrics"]["validation/loss"]["mean"]
+    rivals = f"of the {len(among)} entries tied on ROUGE-L" if len(among) > 1 else "the only entry in the top group"
+    return f"Preferring {named}: {name} ({form(value)}; {rivals})."

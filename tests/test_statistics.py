@@ -1,0 +1,185 @@
+"""Intervals, p values and gaps against closed forms, hand-worked examples, invariances and simulated truths."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy
+import pytest
+from scipy import stats
+
+from bakeoff.evaluation.statistics import Estimate, Resamples, Scores, SeedSpread, estimate, holm
+
+
+def scores_of(values, **keys) -> Scores:
+    rows = numpy.atleast_2d(numpy.asarray(values, dtype=float))
+    return Scores(rows, numpy.ones(rows.shape[1]), **keys)
+
+
+def one(values, clusters=None, resamples=10_000, **keys) -> Estimate:
+    scores = scores_of(values, **keys)
+    labels = range(scores.numerators.shape[1]) if clusters is None else clusters
+    return estimate({"a": scores}, Resamples(list(labels), resamples=resamples))["a"]
+
+
+def test_holm_by_hand():
+    # Sorted: 0.005 x 4, 0.01 x 3, 0.03 x 2, 0.04 x 1; the last may not fall below the one before it.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.5]) == [1.0, 1.0]
+    assert holm([0.2]) == [0.2]
+    assert holm([]) == []
+
+
+def test_one_seed_on_normal_data_is_students_interval_and_p_value():
+    sample = numpy.random.default_rng(0).normal(0.1, 1, 40)
+    found = one(sample)
+    reference = stats.ttest_1samp(sample, 0)
+    low, high = reference.confidence_interval(0.95)
+    assert found.value == pytest.approx(sample.mean())
+    assert found.interval() == pytest.approx((low, high), abs=0.02 * (high - low))
+    assert found.p_value() == pytest.approx(reference.pvalue, abs=0.02)
+    assert found.covers == "documents"
+
+
+def test_seeds_alone_give_students_interval_over_seeds():
+    # Every document scores what its seed scores, so that seeds are all there is to vary.
+    means = numpy.array([0.2, 0.5, 0.3, 0.1])
+    found = one(numpy.repeat(means[:, None], 50, axis=1))
+    low, high = stats.ttest_1samp(means, 0).confidence_interval(0.95)
+    assert found.freedom == pytest.approx(3)
+    assert found.interval() == pytest.approx((low, high), abs=0.04 * (high - low))
+    assert found.covers == "documents and seeds"
+
+
+def test_seeds_of_two_entries_are_compared_as_welch_does():
+    first, second = numpy.array([0.2, 0.5, 0.3]), numpy.array([0.15, 0.1, 0.12])
+    table = {n: scores_of(numpy.repeat(m[:, None], 50, axis=1)) for n, m in (("a", first), ("b", second))}
+    found = estimate(table, Resamples(range(50)))
+    gap = found["a"] - found["b"]
+    reference = stats.ttest_ind(first, second, equal_var=False)
+    assert gap.freedom == pytest.approx(reference.df)
+    assert gap.p_value() == pytest.approx(reference.pvalue, abs=0.02)
+
+
+def test_a_noise_that_seeds_and_documents_share_is_counted_once():
+    # No entry effect on documents, no seed effect: the truth is the variance of a mean over all cells, 1 / (S n).
+    generator = numpy.random.default_rng(3)
+    found = [one(generator.normal(0, 1, (4, 50)), resamples=400).variance for _ in range(300)]
+    both = 1 / (4 * 50)
+    assert both < numpy.mean(found) < 1.5 * both  # a sum of both sources would be 2
+    assert numpy.median(found) == pytest.approx(both, rel=0.2)
+
+
+def test_pairing_takes_out_what_documents_share():
+    generator = numpy.random.default_rng(1)
+    shared = generator.normal(0, 1, 200)
+    table = {n: scores_of(shared + generator.normal(0, 0.1, 200)) for n in "ab"}
+    found = estimate(table, Resamples(range(200)))
+    gap = found["a"] - found["b"]
+    sampled = table["a"].numerators[0] - table["b"].numerators[0]
+    assert gap.document_variance == pytest.approx(sampled.var(ddof=1) / 200, rel=0.05)
+    assert gap.document_variance < 0.05 * (found["a"].document_variance + found["b"].document_variance)
+
+
+def test_rows_of_one_document_are_one_piece_of_evidence():
+    sample = numpy.random.default_rng(2).normal(0, 1, 60)
+    single = one(sample)
+    doubled = one(numpy.repeat(sample, 2), clusters=numpy.repeat(numpy.arange(60), 2))
+    assert doubled.clusters == 60
+    assert doubled.interval() == pytest.approx(single.interval())
+    pretended = one(numpy.repeat(sample, 2))
+    assert pretended.variance < 0.6 * doubled.variance
+
+
+def test_a_loss_is_a_ratio_of_sums():
+    loss = Scores(numpy.array([[6.0, 1.0]]), numpy.array([3.0, 1.0]))
+    assert estimate({"a": loss}, Resamples(range(2)))["a"].value == 7 / 4
+    generator = numpy.random.default_rng(4)
+    tokens = generator.integers(5, 30, 300).astype(float)
+    sums = tokens * generator.normal(3, 0.5, 300)
+    found = estimate({"a": Scores(sums[None], tokens)}, Resamples(range(300)))["a"]
+    linear = (sums - found.value * tokens) / tokens.sum()
+    assert found.document_variance == pytest.approx(300 * linear.var(ddof=1), rel=0.05)
+
+
+def test_order_of_documents_and_of_entries_does_not_matter():
+    generator = numpy.random.default_rng(6)
+    table = {n: scores_of(generator.normal(0.3, 0.1, (3, 80))) for n in "abc"}
+    found = estimate(table, Resamples(range(80)))
+    turned = estimate(dict(reversed(table.items())), Resamples(range(80)))
+    assert (found["a"] - found["b"]).interval() == pytest.approx((turned["a"] - turned["b"]).interval())
+    order = generator.permutation(80)
+    shuffled = estimate({n: scores_of(s.numerators[:, order]) for n, s in table.items()}, Resamples(range(80)))
+    for name in table:
+        low, high = found[name].interval()
+        assert shuffled[name].interval() == pytest.approx((low, high), abs=0.05 * (high - low))
+        assert shuffled[name].freedom == pytest.approx(found[name].freedom, rel=0.1)
+
+
+def test_resampled_sums_do_not_depend_on_how_many_are_held_at_a_time(monkeypatch):
+    resamples = Resamples(range(7), resamples=1100)
+    values = numpy.arange(14.0).reshape(7, 2)
+    whole = resamples.sums(values)
+    monkeypatch.setattr("bakeoff.evaluation.statistics.CHUNK", 70)
+    numpy.testing.assert_array_equal(resamples.sums(values), whole)
+    assert resamples.sums(numpy.ones((7, 1))).ravel().tolist() == [7] * 1100
+    assert whole.mean(axis=0) == pytest.approx(values.sum(axis=0), rel=0.02)
+
+
+def test_one_document_says_nothing_and_equal_scores_say_no_difference():
+    single = one([[0.4], [0.6]])
+    assert (single.value, single.interval(), single.p_value(), single.detectable()) == (0.5, None, None, None)
+    table = {n: scores_of(numpy.full((3, 20), 0.25)) for n in "ab"}
+    found = estimate(table, Resamples(range(20)))
+    gap = found["a"] - found["b"]
+    assert found["a"].interval() == (0.25, 0.25)
+    assert (gap.interval(), gap.p_value(), gap.detectable()) == ((0.0, 0.0), 1.0, None)
+    assert estimate({}, Resamples([])) == {}
+
+
+def test_an_entry_with_one_seed_beside_one_with_three_is_said_not_to_cover_seeds():
+    generator = numpy.random.default_rng(7)
+    table = {
+        "three": scores_of(generator.normal(0.3, 0.1, (3, 40))),
+        "one": scores_of(generator.normal(0.3, 0.1, (1, 40))),
+        "lead": scores_of(generator.normal(0.3, 0.1, (1, 40)), seeded=False),
+    }
+    found = estimate(table, Resamples(range(40)))
+    assert (found["three"] - found["one"]).covers == "documents and some seeds"
+    assert (found["three"] - found["lead"]).covers == "documents and seeds"
+
+
+def test_an_interval_stays_within_what_the_metric_can_be():
+    low, high = one([0.0, 0.4], bounds=(0, 1)).interval()
+    assert (low, high) == (0, 1)
+    table = {n: scores_of(v, bounds=(0, 1)) for n, v in (("a", [0.0, 0.9]), ("b", [0.5, 0.0]))}
+    found = estimate(table, Resamples(range(2)))
+    assert (found["a"] - found["b"]).interval() == (-1, 1)
+
+
+def test_the_detectable_gap_is_that_of_the_t_tests_power():
+    for seeds, documents in ((0, 30), (2, 400)):
+        spread = (SeedSpread(0.004, 0.0, seeds),) if seeds else ()
+        draws = numpy.random.default_rng(8).normal(0, 0.01, 5000)
+        found = Estimate(0.0, draws, documents, spread, (-1, 1))
+        freedom, error = found.freedom, found.variance**0.5
+        for comparisons in (1, 6):
+            critical = stats.t.ppf(1 - 0.025 / comparisons, freedom)
+            power = stats.nct.sf(critical, freedom, found.detectable(comparisons) / error)
+            assert power == pytest.approx(0.8, abs=1e-3)
+
+
+def test_simulated_bakeoffs_are_judged_as_often_right_as_the_statistics_say(monkeypatch):
+    spec = importlib.util.spec_from_file_location(
+        "verdict_benchmark", Path(__file__).parent.parent / "benchmarks/verdict.py"
+    )
+    benchmark = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(__import__("sys").modules, spec.name, benchmark)
+    spec.loader.exec_module(benchmark)
+    monkeypatch.setattr(benchmark, "RESAMPLES", 1000)
+    for row in benchmark.measure(benchmark.Cell(3, 100, "0.8 points", 150)):
+        # About three standard errors of 150 simulations around what is claimed.
+        assert 0.89 <= row["score_coverage"] <= 0.99
+        assert 0.92 <= row["difference_coverage"] <= 0.985
+        assert row["same_entry_different"] <= 0.107
+        assert row["family_wise_error"] <= 0.107
+        assert 0.68 <= row["detected_at_gap"] <= 0.92

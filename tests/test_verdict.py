@@ -1,0 +1,178 @@
+"""What the verdict says, and what it must never say."""
+
+from itertools import combinations
+
+import numpy
+import pytest
+
+from bakeoff.errors import SetupError
+from bakeoff.evaluation.statistics import Resamples, Scores, estimate
+from bakeoff.evaluation.verdict import LOSS, METRIC, make_verdict
+from bakeoff.report.differences import difference_rows, recommendation
+
+CLAIMS = ("better", "best on", "leads", "behind", "above")
+
+
+def row_of(kind="entry", status="done", size=100.0, peak=1.0, seconds=1.0, validation=3.0):
+    costs = {"adapter_bytes": size, "peak_bytes": peak, "train_seconds": seconds}
+    return {"kind": kind, "status": status, "costs": costs, "metrics": {"validation/loss": {"mean": validation}}}
+
+
+def judge(rows, rouge, losses=None, resamples=2000):
+    """Return the verdict on score arrays, (documents,) or (seeds, documents), by name."""
+    table = {}
+    for metric, values in ((METRIC, rouge), (LOSS, losses or {})):
+        for name, array in values.items():
+            array = numpy.atleast_2d(array)
+            table[name, metric] = Scores(array, numpy.ones(array.shape[1]), rows[name]["kind"] == "entry")
+    documents = next(iter(table.values())).numerators.shape[1] if table else 0
+    return make_verdict(rows, estimate(table, Resamples(range(documents), resamples=resamples)))
+
+
+@pytest.fixture
+def tie():
+    """Two entries that nearly agree, one far behind, lead-1 below, and one that failed."""
+    generator = numpy.random.default_rng(1)
+    best = generator.uniform(0.2, 0.6, 300)
+    rouge = {
+        "a": best + 0.002 + generator.normal(0, 0.1, 300),
+        "b": best + generator.normal(0, 0.1, 300),
+        "c": best - 0.1 + generator.normal(0, 0.1, 300),
+        "lead-1": best - 0.2,
+    }
+    rows = {
+        "a": row_of(size=1000, peak=5, seconds=1, validation=2.9),
+        "b": row_of(size=10, peak=4, seconds=2, validation=3.1),
+        "c": row_of(size=1, peak=1, seconds=0.1, validation=1.0),
+        "lead-1": row_of("baseline"),
+        "d": row_of(status="failed"),
+    }
+    return rows, rouge
+
+
+def test_a_tie_is_named_with_its_interval_and_the_rest_are_behind(tie):
+    rows, rouge = tie
+    verdict = judge(rows, rouge)
+    first, second = sorted("ab", key=lambda n: -rouge[n].mean())
+    assert (verdict["best"], verdict["tied_with_best"]) == (first, [second])
+    pair = verdict["pairs"][0]
+    assert (pair["first"], pair["second"]) == (first, second)
+    assert pair["difference"] == pytest.approx(rouge[first].mean() - rouge[second].mean())
+    assert pair["low"] < 0 < pair["high"]
+    assert verdict["headline"].startswith(f"{first} and {second} are tied on ROUGE-L (difference ")
+    assert f"95 % interval {100 * pair['low']:.1f} to {100 * pair['high']:.1f}" in verdict["headline"]
+    assert "b stores 100.0x less than a" in verdict["text"]
+    assert f"c is behind {first} by " in verdict["text"]
+    assert "lead-1" not in verdict["text"]
+    assert "d (failed)" in verdict["text"]
+    assert "one seed: not over seeds" in verdict["text"]
+    assert not any(claim in verdict["headline"] for claim in CLAIMS)
+
+
+def test_a_recommendation_is_the_cheapest_of_the_tied_and_quality_is_by_validation(tie):
+    verdict = judge(*tie)
+    assert verdict["recommendations"] == {"quality": "a", "memory": "b", "size": "b", "time": "a"}
+    results = {"verdict": verdict, "entries": tie[0]}
+    assert recommendation(results, "size") == (
+        "Preferring size: b (smallest adapter, 10 B; of the 2 entries tied on ROUGE-L)."
+    )
+    tie[0]["a"]["costs"]["peak_bytes"] = None
+    unmeasured = judge(*tie)
+    assert unmeasured["recommendations"]["memory"] is None
+    assert "not measured" in recommendation({"verdict": unmeasured, "entries": tie[0]}, "memory")
+
+
+def test_every_pair_is_there_once_with_adjusted_p_values(tie):
+    verdict = judge(*tie)
+    named = [frozenset((p["first"], p["second"])) for p in verdict["pairs"]]
+    assert sorted(map(sorted, named)) == [list(pair) for pair in combinations("abc", 2)]
+    for pair in verdict["pairs"]:
+        assert pair["difference"] >= 0
+        assert pair["p_holm"] >= pair["p"]
+        assert pair["different"] == (pair["p_holm"] < 0.05)
+        assert pair["loss"] is None
+    assert [p["second"] for p in verdict["baseline_pairs"]] == ["lead-1"] * 3
+    assert verdict["detectable_gap"] > 0
+    assert len(difference_rows(verdict)) == 6
+
+
+def test_a_clear_winner_is_best_with_the_gap_to_the_next():
+    generator = numpy.random.default_rng(2)
+    base = generator.uniform(0.2, 0.5, (3, 200))
+    rouge = {"a": base + 0.2, "b": base + generator.normal(0, 0.02, (3, 200))}
+    verdict = judge({n: row_of() for n in "ab"}, rouge)
+    assert verdict["headline"].startswith("a is best on ROUGE-L: ")
+    assert "points (95 % interval " in verdict["headline"]
+    assert verdict["headline"].endswith(" above b.")
+    assert "behind" not in verdict["text"]
+    assert verdict["tied_with_best"] == []
+    assert "Intervals are 95 % over 200 test documents and seeds." in verdict["text"]
+    assert verdict["covers"] == "documents and seeds"
+
+
+def test_what_only_one_pair_alone_would_show_is_a_tie_and_said_to_be():
+    generator = numpy.random.default_rng(3)
+    noise = generator.normal(0, 1, (6, 100))
+    noise = (noise - noise.mean(axis=1, keepdims=True)) / noise.std(axis=1, keepdims=True)
+    rouge = {n: 0.3 + 0.02 * noise[i] for i, n in enumerate("abcdef")}
+    rouge["a"] = rouge["a"] + 0.0065
+    verdict = judge({n: row_of() for n in "abcdef"}, rouge)
+    pairs = [p for p in verdict["pairs"] if p["first"] == "a"]
+    assert any(p["low"] > 0 for p in pairs)
+    assert all(not p["different"] for p in pairs)
+    assert sorted(verdict["tied_with_best"]) == list("bcdef")
+    assert not any(claim in verdict["text"] for claim in CLAIMS)
+
+
+def test_a_lone_tie_whose_own_interval_leaves_out_zero_says_why_it_is_one():
+    generator = numpy.random.default_rng(3)
+    noise = generator.normal(0, 1, (3, 100))
+    noise = (noise - noise.mean(axis=1, keepdims=True)) / noise.std(axis=1, ddof=1, keepdims=True)
+    low, high = numpy.full(100, 0.3), numpy.full(100, 0.1)
+    # Standard error 0.002, so t = 2.14 and p = 0.035; c against d leaves Holm's factor at two.
+    rouge = {"a": low + 0.00428 + 0.02 * noise[0], "b": low, "c": high + 0.02 * noise[1], "d": high + 0.02 * noise[2]}
+    verdict = judge({n: row_of() for n in rouge}, rouge, resamples=10_000)
+    pair = verdict["pairs"][0]
+    assert pair["low"] > 0
+    assert 0.05 < pair["p_holm"] == pytest.approx(2 * pair["p"])
+    assert verdict["headline"].startswith("a and b are tied on ROUGE-L (difference 0.4, 95 % interval 0.0 to 0.8; ")
+    assert verdict["headline"].endswith("not shown after correction for all pairs).")
+
+
+def test_loss_is_judged_beside_rouge():
+    generator = numpy.random.default_rng(4)
+    rouge = {n: generator.uniform(0.2, 0.6, 150) for n in "ab"}
+    losses = {"a": generator.normal(3, 0.3, 150)}
+    losses["b"] = losses["a"] - 0.2 + generator.normal(0, 0.05, 150)
+    verdict = judge({n: row_of() for n in "ab"}, rouge, losses)
+    loss = verdict["pairs"][0]["loss"]
+    assert loss["different"]
+    assert "On test loss b is below a by 0.2" in verdict["text"]
+    assert "tied on ROUGE-L" in verdict["headline"]
+
+
+def test_an_entry_that_does_not_beat_a_baseline_is_told_so_but_none_must_beat_the_oracle():
+    rouge = {"a": numpy.linspace(0.1, 0.3, 50), "lead-1": numpy.full(50, 0.3), "base": numpy.full(50, 0.2)}
+    rouge["oracle"] = numpy.full(50, 0.9)
+    rows = {"a": row_of(), **{n: row_of("baseline") for n in ("lead-1", "base", "oracle")}}
+    verdict = judge(rows, rouge)
+    assert "Not shown to beat the document's first sentence (lead-1): a." in verdict["text"]
+    assert "Not shown to beat the untouched base: a." in verdict["text"]
+    assert "oracle" not in verdict["text"]
+    assert verdict["headline"].startswith("a is the only finished entry: ROUGE-L 20.0 (95 % interval ")
+
+
+def test_nothing_finished_one_document_and_equal_entries():
+    empty = judge({"a": row_of(status="failed")}, {})
+    assert (empty["best"], empty["pairs"], empty["detectable_gap"]) == (None, [], None)
+    assert set(empty["recommendations"].values()) == {None}
+    with pytest.raises(SetupError, match="no entry has finished"):
+        recommendation({"verdict": empty, "entries": {}}, "size")
+    single = judge({n: row_of() for n in "ab"}, {"a": numpy.array([0.5]), "b": numpy.array([0.1])})
+    assert single["headline"] == "One test document tells no entry from another: nothing can be concluded."
+    assert single["tied_with_best"] == ["b"]
+    assert single["pairs"][0]["p"] is None
+    assert "not known" in str(difference_rows(single))
+    equal = judge({n: row_of() for n in "ab"}, {n: numpy.full(20, 0.25) for n in "ab"})
+    assert equal["headline"] == "a and b are tied on ROUGE-L (difference 0.0, 95 % interval 0.0 to 0.0)."
+    assert equal["detectable_gap"] is None
