@@ -68,6 +68,8 @@ def load_base(name: str, precision: str = "auto") -> Base:
         family = model_class(AutoConfig.from_pretrained(source))
         model = family.from_pretrained(source, dtype=dtype)
     fuse_activations(model)
+    if not model.config.is_encoder_decoder:
+        model.config.pad_token_id = None  # else transformers warns of ids without a mask, which right padding needs not
     return Base(model.to(device).eval(), load_tokenizer(name), device, chosen)
 
 

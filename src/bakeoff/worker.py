@@ -21,7 +21,7 @@ from bakeoff.errors import BakeoffError
 from bakeoff.evaluation.baselines import FEW_SHOT, cut_share, extract, few_shot_rows, first_answer
 from bakeoff.evaluation.checks import beats_unigram, equals_base, fingerprints, finite, only_moved, same_when_loaded
 from bakeoff.evaluation.generation import generate
-from bakeoff.evaluation.neutral import BATCH_SIZE, neutral_rows
+from bakeoff.evaluation.neutral import neutral_rows
 from bakeoff.evaluation.rouge import TYPES, Scores, rouge
 from bakeoff.measure import Clocks, peak_bytes, reset_peak
 from bakeoff.methods import Method, build_method
@@ -212,14 +212,15 @@ class RunWork:
         The sample is as large as the validation split at most, evenly spaced over the training split.
         """
         metrics, train = self.result_record.metrics, self.tokens["train"]
+        batch = 2 * self.config.protocol.batch_size
         with self.clocks.phase("evaluation"):
             neutral = neutral_rows(base.tokenizer, self.plan["max_tokens"], base.decoder_start is not None)
             if neutral:
-                metrics["neutral/loss"] = mean_loss(evaluate_loss(base, adapted, neutral, BATCH_SIZE))
+                metrics["neutral/loss"] = mean_loss(evaluate_loss(base, adapted, neutral, batch))
             if self.run.kind == "entry":
                 count = min(len(train), len(self.tokens["validation"]))
                 sample = [train[i * len(train) // count] for i in range(count)]
-                loss = mean_loss(evaluate_loss(base, adapted, sample, 2 * self.config.protocol.batch_size))
+                loss = mean_loss(evaluate_loss(base, adapted, sample, batch))
                 metrics["train_sample/loss"] = loss
                 metrics["validation/overfitting"] = metrics["validation/loss"] - loss
 

@@ -15,7 +15,6 @@ PASSAGES = 40
 WORDS = (60, 150)
 LETTER_SHARE = 0.9  # of a passage's characters without white space: grammar and code are no prose
 PASSAGE_TOKENS = 128
-BATCH_SIZE = 4  # every token is a target here, so logits are many
 
 
 def passages() -> list[str]:
