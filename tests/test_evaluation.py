@@ -12,7 +12,7 @@ PAIRS = [
 
 
 def test_scores_are_rouge_scores_own():
-    ours = rouge(*zip(*PAIRS, strict=True))
+    ours = rouge([output for output, _ in PAIRS], [[reference] for _, reference in PAIRS])
     scorer = RougeScorer(list(TYPES), use_stemmer=True)
     for (output, reference), row in zip(PAIRS, ours, strict=True):
         theirs = scorer.score("\n".join(sentences(reference)), "\n".join(sentences(output)))
@@ -22,7 +22,7 @@ def test_scores_are_rouge_scores_own():
 
 
 def test_hand_counted_rouge():
-    row = rouge(["the cat sat"], ["the cat ran off"])[0]
+    row = rouge(["the cat sat"], [["the cat ran off"]])[0]
     assert row["rouge1"] == pytest.approx({"p": 2 / 3, "r": 2 / 4, "f": 4 / 7})
     assert row["rouge2"] == pytest.approx({"p": 1 / 2, "r": 1 / 3, "f": 2 / 5})
     assert row["rougeL"] == pytest.approx({"p": 2 / 3, "r": 2 / 4, "f": 4 / 7})
