@@ -4,7 +4,7 @@ import fcntl
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +76,19 @@ def locked(folder: Folder) -> Iterator[None]:
         try:
             yield
         finally:
-            if [file.name for file in folder.path.iterdir()] == [folder.lock_file.name]:
-                shutil.rmtree(folder.path)  # what was asked for cannot be run, and nothing was written
+            if not folder.plan_file.exists():
+                discard(folder)
+
+
+def discard(folder: Folder) -> None:
+    """Remove what a bakeoff that could not be planned has left: its tokens, and folders with nothing else in them."""
+    for split in SPLITS:
+        folder.tokens_file(split).unlink(missing_ok=True)
+    with suppress(OSError):  # not there, or not empty
+        folder.tokens_file("train").parent.rmdir()
+    if [file.name for file in folder.path.iterdir()] == [folder.lock_file.name]:
+        folder.lock_file.unlink()
+        folder.path.rmdir()
 
 
 @contextmanager

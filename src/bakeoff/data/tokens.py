@@ -76,9 +76,13 @@ def encode(
 
 
 def encode_targets(summaries: Sequence[str], tokenizer: Any) -> list[list[int]]:
-    """Return each summary's ids: a leading space, the text, end-of-text."""
-    texts = _ids(tokenizer, [" " + summary.strip() for summary in summaries])
-    return [[*ids, tokenizer.eos_token_id] for ids in texts]
+    """Return each summary's ids with end-of-text."""
+    return [[*ids, tokenizer.eos_token_id] for ids in summary_ids(summaries, tokenizer)]
+
+
+def summary_ids(summaries: Sequence[str], tokenizer: Any) -> list[list[int]]:
+    """Return each summary's own ids: of a leading space and the text."""
+    return _ids(tokenizer, [" " + summary.strip() for summary in summaries])
 
 
 def target_lengths(examples: Iterable[Example], tokenizer: Any) -> Ints:

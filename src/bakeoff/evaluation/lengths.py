@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from bakeoff.data.tokens import encode_targets
+from bakeoff.data.tokens import summary_ids
 
 LENGTHS = ("output_words", "output_tokens", "reference_words", "reference_tokens")
 
@@ -11,8 +11,8 @@ LENGTHS = ("output_words", "output_tokens", "reference_words", "reference_tokens
 def text_lengths(outputs: Sequence[str], references: Sequence[Sequence[str]], tokenizer: Any) -> list[dict[str, float]]:
     """Return the LENGTHS of each output, and means over its references.
 
-    Tokens are counted in the text as in a summary that is trained on, end-of-text left out; so an output that was
-    copied and one that was decoded compare.
+    Tokens are counted in the text, end-of-text left out, so that an output that was copied and one that was decoded
+    compare.
     """
     return [
         {
@@ -31,4 +31,4 @@ def words(texts: Sequence[str]) -> float:
 def tokens(texts: Sequence[str], tokenizer: Any) -> float:
     """Return the mean number of tokens; an empty text has none."""
     written = [text for text in texts if text.strip()]
-    return sum(len(ids) - 1 for ids in encode_targets(written, tokenizer)) / len(texts) if written else 0.0
+    return sum(len(ids) for ids in summary_ids(written, tokenizer)) / len(texts) if written else 0.0
