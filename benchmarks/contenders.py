@@ -145,7 +145,7 @@ def native_bf16() -> bool:
 def main() -> None:
     """Run one contender and print its figures."""
     name, kind, folder, steps = sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
-    rows = list(load_tokens(folder / "race.tokens.bin")[: steps * BATCH_SIZE])
+    rows = load_tokens(folder / "race.tokens.bin")[: steps * BATCH_SIZE]
     method = build_method(kind, METHOD_SETTINGS[kind])
     torch.manual_seed(0)
     if name == "bakeoff":
