@@ -7,6 +7,7 @@ step, real tokens and target tokens of each, peak bytes. The peers are used as t
 import json
 import sys
 import time
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ METHOD_SETTINGS: dict[str, dict[str, Any]] = {
 DROPOUTS = ("attn_pdrop", "embd_pdrop", "resid_pdrop")
 
 
-def bakeoff(method: Method, folder: Path, steps: int, rows: list[Tokens]) -> dict[str, Any]:
+def bakeoff(method: Method, folder: Path, steps: int, rows: Sequence[Tokens]) -> dict[str, Any]:
     """bakeoff's own loop; for last layers with the trunk stored, as from the second epoch on."""
     base = load_base(str(folder))
     adapted = adapt(base, method)
@@ -53,7 +54,7 @@ def bakeoff(method: Method, folder: Path, steps: int, rows: list[Tokens]) -> dic
     return {"seconds": [b - a for a, b in pairwise(marks)], "tokens": tokens[1:], "peak_bytes": peak_bytes()}
 
 
-def hugging_face(method: Method, folder: Path, steps: int, rows: list[Tokens], plain: bool) -> dict[str, Any]:
+def hugging_face(method: Method, folder: Path, steps: int, rows: Sequence[Tokens], plain: bool) -> dict[str, Any]:
     """HF Trainer with PEFT: at its best, or (`plain`) the study's way: fp32, padded to 512, dropout on, all logits."""
     from transformers import Trainer as HFTrainer
     from transformers import TrainingArguments
@@ -74,7 +75,7 @@ def hugging_face(method: Method, folder: Path, steps: int, rows: list[Tokens], p
     return timed(trainer)
 
 
-def trl(method: Method, folder: Path, steps: int, rows: list[Tokens]) -> dict[str, Any]:
+def trl(method: Method, folder: Path, steps: int, rows: Sequence[Tokens]) -> dict[str, Any]:
     """TRL's SFTTrainer with its defaults, on prompt and completion texts."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
@@ -145,7 +146,7 @@ def native_bf16() -> bool:
 def main() -> None:
     """Run one contender and print its figures."""
     name, kind, folder, steps = sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
-    rows = load_tokens(folder / "race.tokens.npz")[: steps * BATCH_SIZE]
+    rows = load_tokens(folder / "race.tokens.bin")[: steps * BATCH_SIZE]
     method = build_method(kind, METHOD_SETTINGS[kind])
     torch.manual_seed(0)
     if name == "bakeoff":

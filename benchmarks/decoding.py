@@ -43,7 +43,7 @@ def main() -> None:
     """Decode once to warm up, once on the clock, and print the figures."""
     name, folder = sys.argv[1], Path(sys.argv[2])
     base = load_base(str(folder), "fp32")
-    prompts = sorted((row.prompt for row in load_tokens(folder / "race.tokens.npz")), key=len, reverse=True)
+    prompts = sorted((row.prompt for row in load_tokens(folder / "race.tokens.bin")), key=len, reverse=True)
     prompts = prompts[: BATCH_SIZE * BATCHES]
 
     def decode(rows: list[list[int]]) -> list[list[int]]:

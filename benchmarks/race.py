@@ -59,9 +59,9 @@ def prepare(folder: Path, shape: str, steps: int) -> dict[str, Any]:
     else:
         data = DataConfig(source="docstrings", train_limit=limit)
     examples = load_examples(data)[0]["train"]
-    rows = encode(examples, tokenizer, TEMPLATE, MAX_TOKENS, 64, "race")
-    save_tokens(folder / "race.tokens.npz", rows)
-    return {"data": "dialogsum" if dialogues.exists() else "docstrings", **token_statistics(rows)}
+    save_tokens(folder / "race.tokens.bin", encode(examples, tokenizer, TEMPLATE, MAX_TOKENS, 64, "race"))
+    lengths = load_tokens(folder / "race.tokens.bin").lengths
+    return {"data": "dialogsum" if dialogues.exists() else "docstrings", **token_statistics(lengths)}
 
 
 def run(script: str, arguments: list[str], ours: bool) -> dict[str, Any] | None:
@@ -82,7 +82,7 @@ def race_training(
 
     Contenders make other batches of the same examples, so that seconds are compared by the real tokens in them.
     """
-    rows = load_tokens(folder / "race.tokens.npz")
+    rows = load_tokens(folder / "race.tokens.bin")
     step_tokens = BATCH_SIZE * sum(len(row) for row in rows) / len(rows)
     results: dict[str, list[dict[str, Any]]] = {}
     for number in range(rounds):
@@ -100,7 +100,7 @@ def race_training(
 
 def training_table(folder: Path, results: dict[str, list[dict[str, Any]]], peak: float) -> list[dict[str, Any]]:
     """Return a row a method and contender: medians, how many times bakeoff's in the same rounds, useful work."""
-    rows = load_tokens(folder / "race.tokens.npz")
+    rows = load_tokens(folder / "race.tokens.bin")
     config = GPT2Config.from_pretrained(folder)
     steps = len(rows) / BATCH_SIZE
     targets = sum(len(row.target) for row in rows) / steps

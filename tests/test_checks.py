@@ -38,9 +38,9 @@ from bakeoff.worker import execute
 
 
 def test_entropy_counted_by_hand():
-    rows = [Tokens("a", [9], [1, 1], False), Tokens("b", [9], [2, 3], False)]
+    rows = [Tokens([9], [1, 1], False), Tokens([9], [2, 3], False)]
     assert unigram_entropy(rows) == pytest.approx(0.5 * math.log(2) + 2 * 0.25 * math.log(4))
-    assert unigram_entropy([Tokens("a", [9], [7, 7, 7], False)]) == 0
+    assert unigram_entropy([Tokens([9], [7, 7, 7], False)]) == 0
     assert beats_unigram(1.0, rows) is None
     assert "worse than guessing by token frequency" in beats_unigram(1.04, rows)
 
@@ -54,7 +54,7 @@ def test_a_trained_base_beats_token_frequencies_until_its_targets_are_scrambled(
     assert beats_unigram(mean_loss(evaluate_loss(base, base.model, rows, 16)), rows) is None
     targets = [token for row in rows for token in row.target]
     random.Random(0).shuffle(targets)
-    scrambled = [Tokens(r.id, r.prompt, [targets.pop() for _ in r.target], r.cut) for r in rows]
+    scrambled = [Tokens(r.prompt, [targets.pop() for _ in r.target], r.cut) for r in rows]
     assert unigram_entropy(scrambled) == pytest.approx(unigram_entropy(rows))
     loss = mean_loss(evaluate_loss(base, base.model, scrambled, 16))
     assert "something is wrong with the labels or the template" in beats_unigram(loss, scrambled)

@@ -45,9 +45,9 @@ METHODS = {
     "lora": {"r": 2},
 }
 ROWS = [
-    Tokens("a", [9, 10, 11, 12, 3], [20, 21, 0], False),
-    Tokens("b", [30, 31, 3], [40, 0], False),
-    Tokens("c", list(range(50, 70)), [60, 61, 62, 63, 64, 65, 0], False),
+    Tokens([9, 10, 11, 12, 3], [20, 21, 0], False),
+    Tokens([30, 31, 3], [40, 0], False),
+    Tokens(list(range(50, 70)), [60, 61, 62, 63, 64, 65, 0], False),
 ]
 
 

@@ -27,7 +27,7 @@ SETTINGS = {
     "last_layers": {},
     "lora": {"r": 4, "lora_alpha": 8, "lora_dropout": 0.1, "target_modules": ["c_attn"]},
 }
-ROWS = [Tokens("a", [9, 10, 11, 12, 3], [20, 21, 0], False), Tokens("b", [30, 31, 3], [40, 0], False)]
+ROWS = [Tokens([9, 10, 11, 12, 3], [20, 21, 0], False), Tokens([30, 31, 3], [40, 0], False)]
 
 
 def adapted_by(name: str, base: Base):

@@ -15,6 +15,7 @@ import bakeoff
 from bakeoff.errors import SetupError
 from bakeoff.methods import build_method
 from bakeoff.records import Folder
+from tests.conftest import write_rows
 
 ENTRIES = ["prompt_tuning", "last_layers", "lora"]
 
@@ -45,6 +46,8 @@ def test_a_bakeoff_leaves_every_figure(shared):
         assert metric["neutral/forgetting"] == metric["neutral/loss"] - before
         assert 0 < row["trainable_parameters"] < row["total_parameters"]
         assert row["metrics"]["test/loss"]["mean"] < document["baselines"]["base"]["metrics"]["test/loss"]["mean"]
+        assert "test/rougeL_max" not in row["metrics"]
+    assert "one reference" in document["rouge_signature"]
     assert document["data"]["splits"]["train"]["cut_documents"] >= 0
     assert results.folder.report_file.stat().st_size > 1000
 
@@ -259,3 +262,40 @@ def test_nothing_outlives_a_killed_driver_and_the_bakeoff_goes_on(tiny_config, t
         time.sleep(0.01)
     assert not any(Path(f"/proc/{pid}").exists() for pid in family)
     assert bakeoff.run(config, display="none").document["status"] == "done"
+
+
+def test_test_scores_are_against_every_reference(tiny_config, tmp_path):
+    from rouge_score.rouge_scorer import RougeScorer
+
+    documents = [json.loads(line) for line in Path(tiny_config["data"]["test"]).read_text().splitlines()]
+    references = [[row["summary"], row["document"][10:40], "ba be"][: 1 + i % 3] for i, row in enumerate(documents)]
+    rows = [{**row, "summary": texts} for row, texts in zip(documents, references, strict=True)]
+    tiny_config["data"]["test"] = str(write_rows(tmp_path / "several.jsonl", rows))
+    tiny_config["entries"] = {"lora": {"r": 2}}
+    results = bakeoff.run(tiny_config, {"protocol.epochs": 1}, display="none")
+    assert "mean over references" in results.document["rouge_signature"]
+    assert "mean over references" in str(results)
+    scorer = RougeScorer(["rougeL"], use_stemmer=True)
+    for row in (results.entries["lora"], results.document["baselines"]["lead-1"]):
+        outputs = [p["output"] for p in results.folder.run(row["runs"][0]).predictions()]
+        each = [
+            [scorer.score(text, output)["rougeL"].fmeasure for text in texts]
+            for output, texts in zip(outputs, references, strict=True)
+        ]
+        expected = {"rougeL": [sum(s) / len(s) for s in each], "rougeL_max": [max(s) for s in each]}
+        for name, scores in expected.items():
+            metric = row["metrics"][f"test/{name}"]
+            assert metric["mean"] == pytest.approx(sum(scores) / len(scores), abs=1e-9)
+            assert metric["low"] <= metric["mean"] <= metric["high"]
+        words = [len(output.split()) for output in outputs]
+        assert row["metrics"]["test/output_words"]["mean"] == pytest.approx(sum(words) / len(words))
+        assert row["metrics"]["test/reference_tokens"]["mean"] > 0
+    assert results.best().predictions()[2]["references"] == references[2]
+
+
+def test_a_bakeoff_that_cannot_be_planned_leaves_nothing(tiny_config):
+    with pytest.raises(bakeoff.BakeoffError, match="unknown method"):
+        bakeoff.run({**tiny_config, "entries": ["no_such_method"]}, display="none")
+    with pytest.raises(bakeoff.BakeoffError, match="leave no room for the document"):
+        bakeoff.run(tiny_config, {"generation.max_new_tokens": 60}, display="none")
+    assert not Path(tiny_config["output"]).exists()

@@ -14,7 +14,7 @@ from bakeoff.training.loss import target_losses
 from bakeoff.training.trunk import TrunkError, cut_of, open_trunk
 from tests.test_methods import adapted_by
 
-ROWS = [Tokens(str(i), list(range(9 + i, 14 + 2 * i)), [20 + i, 21, 0], False) for i in range(9)]
+ROWS = [Tokens(list(range(9 + i, 14 + 2 * i)), [20 + i, 21, 0], False) for i in range(9)]
 
 
 def top_only(base):

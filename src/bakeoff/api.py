@@ -4,13 +4,11 @@ import fcntl
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from bakeoff.config import Config, dump_config, load_config
-from bakeoff.data.sources import example_rows
-from bakeoff.data.tokens import save_tokens
 from bakeoff.display import Display, open_display
 from bakeoff.errors import SetupError
 from bakeoff.evaluation.summary import summarize
@@ -51,8 +49,9 @@ def run(source: Source, overrides: dict[str, Any] | None = None, display: str = 
     fetch(config.model)
     if config.data.source == "docstrings":
         open_display(display, []).note("reading the docstrings of installed packages")
-    planned = make_plan(config, load_tokenizer(config.model))
+    tokenizer = load_tokenizer(config.model)
     with locked(folder):
+        planned = make_plan(config, tokenizer, folder)
         prepare(folder, config, planned)
         done = {r.id for r in planned.runs if (result := folder.run(r.id).result()) and result.status == "done"}
         with open_display(display, planned.runs, done) as screen, reported(folder, screen):
@@ -74,7 +73,22 @@ def locked(folder: Folder) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise SetupError(f"{folder.path}: another bakeoff run is at work here. Wait for it, or end it") from None
-        yield
+        try:
+            yield
+        finally:
+            if not folder.plan_file.exists():
+                discard(folder)
+
+
+def discard(folder: Folder) -> None:
+    """Remove what a bakeoff that could not be planned has left: its tokens, and folders with nothing else in them."""
+    for split in SPLITS:
+        folder.tokens_file(split).unlink(missing_ok=True)
+    with suppress(OSError):  # not there, or not empty
+        folder.tokens_file("train").parent.rmdir()
+    if [file.name for file in folder.path.iterdir()] == [folder.lock_file.name]:
+        folder.lock_file.unlink()
+        folder.path.rmdir()
 
 
 @contextmanager
@@ -128,7 +142,7 @@ def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def prepare(folder: Folder, config: Config, planned: Plan) -> None:
-    """Write config, plan, environment and examples; raise SetupError where the folder's runs are of other inputs."""
+    """Write config, plan, environment, and examples by their tokens; raise SetupError where the folder has others."""
     from bakeoff.environment import environment
 
     if folder.plan_file.exists():
@@ -140,8 +154,7 @@ def prepare(folder: Folder, config: Config, planned: Plan) -> None:
         return
     write_text(folder.config_file, dump_config(config))
     for split in SPLITS:
-        write_jsonl(folder.examples_file(split), example_rows(planned.splits[split]))
-        save_tokens(folder.tokens_file(split), planned.tokens[split])
+        write_jsonl(folder.examples_file(split), (example.row() for example in planned.splits[split]))
     write_json(folder.environment_file, environment())
     write_json(folder.plan_file, planned.document)
 

@@ -33,6 +33,12 @@ class DataConfig(Section):
     test: str | None = Field(None, description="JSONL file that is read once per final run")
     document: str = Field("document", description="column that holds the source text")
     summary: str = Field("summary", description="column that holds the target text")
+    references: str | list[str] | None = Field(
+        None, description="column or columns of the test file with the references that outputs are scored against"
+    )
+    references_file: str | None = Field(
+        None, description="JSONL file that holds `references`, a row for each row of the test file; null: the test file"
+    )
     train_limit: int | None = Field(None, ge=1, description="use a seeded sample of this many training examples")
     validation_limit: int | None = Field(None, ge=1, description="likewise for validation")
     test_limit: int | None = Field(None, ge=1, description="likewise for test")
@@ -42,6 +48,10 @@ class DataConfig(Section):
         missing = [s for s in ("train", "validation", "test") if getattr(self, s) is None]
         if self.source == "files" and missing:
             raise ValueError(f"'{missing[0]}' is missing. Name a JSONL file for train, validation and test")
+        if self.references_file and not self.references:
+            raise ValueError("'references' is missing: the column of references_file that holds them")
+        if self.references is not None and (self.source != "files" or not self.references):
+            raise ValueError("'references' names a column, or a list of columns, of a test file")
         return self
 
 
@@ -172,7 +182,8 @@ def load_config(source: str | Path | dict[str, Any], overrides: dict[str, Any] |
         config = Config.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(explain(where, raw, error)) from None
-    paths = {s: str((base / p).resolve()) for s in ("train", "validation", "test") if (p := getattr(config.data, s))}
+    files = ("train", "validation", "test", "references_file")
+    paths = {s: str((base / p).resolve()) for s in files if (p := getattr(config.data, s))}
     changes: dict[str, Any] = {"data": config.data.model_copy(update=paths)}
     if config.model != "base" and (base / config.model).is_dir():
         changes["model"] = str((base / config.model).resolve())

@@ -29,6 +29,6 @@ class Summarizer:
             examples, self.base.tokenizer, self.config.template, self.max_tokens, self.output_tokens, "documents"
         )
         ids = generate(
-            self.base, self.model, [r.prompt for r in rows], self.output_tokens, self.config.generation.batch_size
+            self.base, self.model, [row.prompt for row in rows], self.output_tokens, self.config.generation.batch_size
         )
         return [text.strip() for text in self.base.tokenizer.batch_decode(ids, skip_special_tokens=True)]

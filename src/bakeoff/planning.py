@@ -1,18 +1,27 @@
-"""The plan: a config becomes a list of runs with ids, exact parameter counts and the data's facts. Writes nothing."""
+"""The plan: a config becomes a list of runs with ids, exact parameter counts and the data's facts."""
 
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from bakeoff import __version__
 from bakeoff.config import BASELINES, Config, ProtocolConfig
 from bakeoff.data.sources import Splits, content_identity, load_examples
-from bakeoff.data.tokens import Tokens, encode, encode_targets, longest_output, statistics
+from bakeoff.data.tokens import (
+    StoredTokens,
+    encode,
+    load_tokens,
+    longest_output,
+    save_tokens,
+    statistics,
+    target_lengths,
+)
 from bakeoff.errors import ConfigError
 from bakeoff.evaluation.baselines import settle
 from bakeoff.methods import INSTALLED, Method, build_method
-from bakeoff.records import SPLITS, Run
+from bakeoff.records import SPLITS, Folder, Run
 
 # Parts of the protocol that a result does not depend on, or that a run's id holds in another form.
 NOT_IN_RESULTS = {"seed", "seeds", "trunk_cache", "precision", "gradient_checkpointing"}
@@ -25,14 +34,17 @@ class Plan:
     document: dict[str, Any]
     runs: list[Run]
     splits: Splits
-    tokens: dict[str, list[Tokens]]
 
 
-def make_plan(config: Config, tokenizer: Any = None) -> Plan:
+def make_plan(config: Config, tokenizer: Any = None, folder: Folder | None = None) -> Plan:
     """Return the plan of a config; raise a BakeoffError for anything in it that cannot be run.
 
-    With the base's tokenizer the plan also holds the examples' tokens and what their lengths tell.
+    With the base's tokenizer the plan also holds what the examples' lengths in tokens tell. Their ids are left in
+    `folder`, where one is given; nothing else is written.
     """
+    if folder is None:
+        with TemporaryDirectory(prefix="bakeoff-") as temporary:
+            return make_plan(config, tokenizer, Folder(temporary))
     from bakeoff.hub import base_identity
     from bakeoff.model import choose_precision, default_device
 
@@ -40,7 +52,7 @@ def make_plan(config: Config, tokenizer: Any = None) -> Plan:
     shapes = count(config.model, methods)
     max_tokens = fit_context(config, methods, shapes["context"])
     splits, findings = load_examples(config.data)
-    tokens, output_tokens = encode_splits(config, splits, tokenizer, max_tokens) if tokenizer else ({}, None)
+    tokens, output_tokens = encode_splits(config, splits, tokenizer, max_tokens, folder) if tokenizer else ({}, None)
     if not tokens:
         findings.append(
             f"lengths and cut documents not measured: the tokenizer of {config.model} is not on this machine"
@@ -55,7 +67,7 @@ def make_plan(config: Config, tokenizer: Any = None) -> Plan:
     data = {
         "source": config.data.source,
         "identity": content_identity(splits),
-        "splits": {s: statistics(tokens[s]) if tokens else {"examples": len(splits[s])} for s in SPLITS},
+        "splits": {s: statistics(tokens[s].lengths) if tokens else {"examples": len(splits[s])} for s in SPLITS},
         "findings": findings,
     }
     precision = choose_precision(config.protocol.precision, default_device())
@@ -82,7 +94,7 @@ def make_plan(config: Config, tokenizer: Any = None) -> Plan:
         "not_run": not_run,
         "runs": [asdict(run) for run in runs],
     }
-    return Plan(document, runs, splits, tokens)
+    return Plan(document, runs, splits)
 
 
 def build_methods(config: Config) -> dict[str, Method]:
@@ -118,13 +130,20 @@ def make_runs(
 
 
 def encode_splits(
-    config: Config, splits: Splits, tokenizer: Any, max_tokens: int
-) -> tuple[dict[str, list[Tokens]], int]:
-    """Return every split's token ids, and how many tokens an output may have."""
-    longest = longest_output(encode_targets(splits["train"], tokenizer))
-    output_tokens = config.generation.max_new_tokens or longest
-    settings = (tokenizer, config.template, max_tokens, output_tokens)
-    return {s: encode(splits[s], *settings, f"data.{s}") for s in SPLITS}, output_tokens
+    config: Config, splits: Splits, tokenizer: Any, max_tokens: int, folder: Folder
+) -> tuple[dict[str, StoredTokens], int]:
+    """Write every split's token ids to the folder; return them, and how many tokens an output may have.
+
+    A folder that has a plan has its tokens too, and is only read: if they are of other data, so are its runs' ids.
+    """
+    output_tokens = config.generation.max_new_tokens
+    if not folder.plan_file.exists():
+        output_tokens = output_tokens or longest_output(target_lengths(splits["train"], tokenizer))
+        for split in SPLITS:
+            rows = encode(splits[split], tokenizer, config.template, max_tokens, output_tokens, f"data.{split}")
+            save_tokens(folder.tokens_file(split), rows)
+    tokens = {split: load_tokens(folder.tokens_file(split)) for split in SPLITS}
+    return tokens, output_tokens or longest_output(tokens["train"].lengths.targets)
 
 
 def make_run(

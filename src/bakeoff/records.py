@@ -7,9 +7,10 @@ JSON only; nothing here knows torch or a terminal.
 import json
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from bakeoff.errors import SetupError
 
@@ -126,7 +127,7 @@ class Folder:
 
     def tokens_file(self, split: str) -> Path:
         """Return the file of a split's token ids, in the order of its examples."""
-        return self.path / "data" / f"{split}.tokens.npz"
+        return self.path / "data" / f"{split}.tokens.bin"
 
     def plan(self) -> dict[str, Any]:
         """Return plan.json; raise SetupError where this is no bakeoff's folder."""
@@ -147,15 +148,28 @@ class Folder:
         return [Run(**row) for row in self.plan()["runs"]]
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace `path` by `text` so that a reader, or a crash, sees the old or the new file and never a part."""
+@contextmanager
+def replacing(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
+    """Within, write what replaces `path`: a reader, or a crash, sees the old or the new file and never a part.
+
+    Where the block raises, the old file stays.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
+    try:
+        with temporary.open(mode, encoding="utf-8" if mode == "w" else None) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` by `text`, atomically."""
+    with replacing(path) as file:
         file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -164,8 +178,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write one JSON object a line, atomically."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+    """Write one JSON object a line as the rows come, atomically."""
+    with replacing(path) as file:
+        file.writelines(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
 
 
 def append_jsonl(path: Path, row: dict[str, Any]) -> None:

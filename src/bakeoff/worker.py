@@ -7,8 +7,10 @@ one place that catches every exception, because here it becomes a record.
 import math
 import sys
 import traceback
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,14 @@ import torch
 
 from bakeoff.config import Config, load_config
 from bakeoff.data.examples import Example
-from bakeoff.data.tokens import load_tokens
+from bakeoff.data.tokens import Tokens, load_tokens
 from bakeoff.errors import BakeoffError
 from bakeoff.evaluation.baselines import FEW_SHOT, cut_share, extract, few_shot_rows, first_answer
 from bakeoff.evaluation.checks import beats_unigram, equals_base, fingerprints, finite, only_moved, same_when_loaded
 from bakeoff.evaluation.generation import generate
+from bakeoff.evaluation.lengths import LENGTHS, text_lengths
 from bakeoff.evaluation.neutral import neutral_rows
-from bakeoff.evaluation.rouge import TYPES, Scores, rouge
+from bakeoff.evaluation.rouge import rouge
 from bakeoff.measure import Clocks, peak_bytes, reset_peak
 from bakeoff.methods import Method, build_method
 from bakeoff.model import (
@@ -32,6 +35,7 @@ from bakeoff.model import (
     for_decoding,
     load_adapter,
     load_base,
+    load_tokenizer,
     save_adapter,
     trainable,
 )
@@ -89,12 +93,17 @@ class RunWork:
         self.config: Config = load_config(folder.config_file)
         self.plan = folder.plan()
         self.output_tokens: int = self.plan["output_tokens"]
-        self.test = [Example(**row) for row in read_jsonl(folder.examples_file("test"))]
-        self.tokens = {s: load_tokens(folder.tokens_file(s)) for s in SPLITS}
+        self.tokens: dict[str, Sequence[Tokens]] = {s: load_tokens(folder.tokens_file(s)) for s in SPLITS}
+        self.test_file = folder.examples_file("test")
         self.few_shot = run.kind == "baseline" and run.entry.startswith(FEW_SHOT)
         self.trunk_folder = folder.trunk
         self.clocks = Clocks()
         self.result_record = RunResult(run, "done")
+
+    @cached_property
+    def test(self) -> list[Example]:
+        """The test examples; only their outputs' scores need them."""
+        return [Example.from_row(row) for row in read_jsonl(self.test_file)]
 
     def report(self, kind: Any, values: dict[str, Any]) -> None:
         """Pass on what the loop reports; curves also go to the run's metrics file."""
@@ -236,10 +245,11 @@ class RunWork:
         self.result_record.metrics["test/loss"] = mean_loss(losses)
         self.result_record.check("loss_finite", finite(self.files.curve(), losses))
         self.state("generating")
+        prompts = [array("i", row.prompt) for row in tokens]  # 4 bytes an id, where a list takes 36
         with self.clocks.phase("generation"):
             decoder = for_decoding(base, adapted, self.config.generation.precision)
             ids = generate(
-                decoder, adapted, [t.prompt for t in tokens], self.output_tokens, self.config.generation.batch_size,
+                decoder, adapted, prompts, self.output_tokens, self.config.generation.batch_size,
                 lambda n: self.report("progress", {"examples": n, "examples_total": len(tokens)}),
             )  # fmt: skip
         self.result_record.costs["evaluation_peak_bytes"] = peak_bytes()
@@ -251,18 +261,20 @@ class RunWork:
     def score(self, outputs: Sequence[str], losses: list[tuple[float, int]] | None) -> RunResult:
         """Store a row a test example and return the record with the mean scores."""
         test, record = self.test, self.result_record
+        references = [e.references or [e.summary] for e in test]
         with self.clocks.phase("evaluation"):
-            scores: list[Scores] = rouge(outputs, [e.summary for e in test])
+            scores = rouge(outputs, references)
+            lengths = text_lengths(outputs, references, load_tokenizer(self.config.model))
         rows: list[dict[str, Any]] = [
-            {"id": e.id, "output": o, **s} for e, o, s in zip(test, outputs, scores, strict=True)
+            {"id": e.id, "output": o, **s, **n} for e, o, s, n in zip(test, outputs, scores, lengths, strict=True)
         ]
         if losses is not None:
             rows = [{**row, "loss": loss, "tokens": count} for row, (loss, count) in zip(rows, losses, strict=True)]
         write_jsonl(self.files.predictions_file, rows)
-        for name in TYPES:
+        for name in scores[0]:
             for letter, suffix in (("f", ""), ("p", "_precision"), ("r", "_recall")):
                 record.metrics[f"test/{name}{suffix}"] = sum(s[name][letter] for s in scores) / len(scores)
-        record.metrics["test/output_words"] = sum(len(o.split()) for o in outputs) / len(outputs)
+        record.metrics |= {f"test/{name}": sum(n[name] for n in lengths) / len(lengths) for name in LENGTHS}
         record.costs |= {f"{phase}_seconds": seconds for phase, seconds in self.clocks.seconds.items()}
         odd = [name for name, value in record.metrics.items() if not math.isfinite(value)]
         if odd:

@@ -6,16 +6,44 @@ same order, and any step can be rebuilt without the ones before it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import numpy
 import torch
+from numpy.typing import NDArray
 
 from bakeoff.data.tokens import Tokens
 
 POOL_BATCHES = 32
 
+Indices = NDArray[numpy.int64]
+Lengths = Sequence[int] | NDArray[numpy.integer]
 
-def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+
+class Batches(Sequence[list[int]]):
+    """Batches as lists of example indices, cut out of one `order` (examples,) and taken in another (`turns`)."""
+
+    def __init__(self, order: Indices, batch_size: int, turns: Indices | None = None):
+        self.order, self.batch_size = order, batch_size
+        self.turns = numpy.arange(-(-len(order) // batch_size)) if turns is None else turns
+
+    def __len__(self) -> int:
+        return len(self.turns)
+
+    @overload
+    def __getitem__(self, index: int) -> list[int]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "Batches": ...
+
+    def __getitem__(self, index: int | slice) -> "list[int] | Batches":
+        if isinstance(index, slice):
+            return Batches(self.order, self.batch_size, self.turns[index])
+        start = int(self.turns[index]) * self.batch_size
+        return self.order[start : start + self.batch_size].tolist()
+
+
+def epoch_batches(lengths: Lengths, batch_size: int, seed: int, epoch: int) -> Batches:
     """Return the epoch's batches as example indices: each example once, similar lengths together, batches shuffled.
 
     A shuffled pool of POOL_BATCHES batches at a time is sorted by length and cut, which leaves little padding and
@@ -23,18 +51,16 @@ def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int
     """
     generator = numpy.random.default_rng((seed, epoch))
     order = generator.permutation(len(lengths))
-    pool = batch_size * POOL_BATCHES
-    batches = []
+    lengths, pool = numpy.asarray(lengths), batch_size * POOL_BATCHES
     for start in range(0, len(order), pool):
-        part = sorted(order[start : start + pool].tolist(), key=lambda i: lengths[i])
-        batches += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
-    return [batches[i] for i in generator.permutation(len(batches))]
+        part = order[start : start + pool]
+        order[start : start + pool] = part[numpy.argsort(lengths[part], kind="stable")]
+    return Batches(order, batch_size, generator.permutation(-(-len(order) // batch_size)))
 
 
-def evaluation_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+def evaluation_batches(lengths: Lengths, batch_size: int) -> Batches:
     """Return all examples in batches of similar length, longest first (so that memory runs out at once or never)."""
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    return Batches(numpy.argsort(-numpy.asarray(lengths), kind="stable"), batch_size)
 
 
 @dataclass(frozen=True)

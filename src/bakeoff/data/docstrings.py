@@ -16,7 +16,6 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 
 from bakeoff.data.examples import Example
@@ -124,10 +123,10 @@ def load_docstrings() -> dict[str, list[Example]]:
     cache = cache_folder() / f"docstrings-{sources_identity()}.jsonl"
     if cache.exists():
         rows = list(read_jsonl(cache))
-        return {s: [Example(**row["example"]) for row in rows if row["split"] == s] for s in MANIFEST}
+        return {s: [Example.from_row(row["example"]) for row in rows if row["split"] == s] for s in MANIFEST}
     splits = read_docstrings()
     with suppress(OSError):  # a cache that cannot be written costs time, nothing else
-        write_jsonl(cache, ({"split": s, "example": asdict(e)} for s, rows in splits.items() for e in rows))
+        write_jsonl(cache, ({"split": s, "example": e.row()} for s, rows in splits.items() for e in rows))
     return splits
 
 

@@ -1,13 +1,35 @@
 """Examples: what every data source yields and everything else reads."""
 
+import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One document with its summary; `group` clusters rows that are not independent (a package, a source)."""
+    """One document with its summary; `group` clusters rows that are not independent (a package, a source).
+
+    `references` are all its summaries where there are several; the first is `summary`, the one that is trained on.
+    """
 
     id: str
     document: str
     summary: str
     group: str = ""
+    references: tuple[str, ...] = ()
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> "Example":
+        """Return the example that `row` was made of."""
+        return cls(**{**row, "references": tuple(row.get("references", ()))})
+
+    def row(self) -> dict[str, Any]:
+        """Return the example as plain data; `references` only where there are several."""
+        row = {"id": self.id, "document": self.document, "summary": self.summary, "group": self.group}
+        return row | ({"references": list(self.references)} if self.references else {})
+
+    @property
+    def mark(self) -> int:
+        """The first 64 bits of a hash of the texts: which examples a limit takes, and whether a row has changed."""
+        texts = "\0".join((self.document, *(self.references or (self.summary,))))
+        return int.from_bytes(hashlib.sha256(texts.encode()).digest()[:8], "big")

@@ -1,19 +1,21 @@
 """Data sources: a config's `data` section becomes examples, or one line that says which row cannot be used."""
 
 import hashlib
-import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+import numpy
+from numpy.typing import NDArray
 
 from bakeoff.config import DataConfig
 from bakeoff.data.docstrings import load_docstrings, manifest_findings
 from bakeoff.data.examples import Example
-from bakeoff.errors import DataError, did_you_mean
+from bakeoff.data.jsonl import Source, StoredExamples, index_examples
+from bakeoff.errors import DataError
 from bakeoff.records import SPLITS
 
-Splits = dict[str, list[Example]]
+Splits = dict[str, Sequence[Example]]
 
 
 def load_examples(config: DataConfig) -> tuple[Splits, list[str]]:
@@ -23,21 +25,43 @@ def load_examples(config: DataConfig) -> tuple[Splits, list[str]]:
     changes no other choice. Raises DataError where a file or row cannot be used.
     """
     findings: list[str] = []
+    splits: Splits
     if config.source == "docstrings":
-        splits = load_docstrings()
-        findings += manifest_findings(splits)
+        docstrings = load_docstrings()
+        findings += manifest_findings(docstrings)
+        splits = {**docstrings}
     else:
-        splits = {s: list(read_file(Path(getattr(config, s)), config.document, config.summary)) for s in SPLITS}
+        splits = {split: index_examples(source_of(config, split)) for split in SPLITS}
     for split in SPLITS:
         if not splits[split]:
             raise DataError(f"data.{split}: {getattr(config, split)}: no examples in it. A bakeoff needs at least one")
         limit = getattr(config, f"{split}_limit")
         if limit is not None and limit < len(splits[split]):
-            marks = [hashlib.sha256(f"{e.document}\0{e.summary}".encode()).digest() for e in splits[split]]
-            chosen = sorted(range(len(marks)), key=lambda i: (marks[i], i))[:limit]
-            splits[split] = [splits[split][i] for i in sorted(chosen)]
+            lowest = numpy.argsort(marks_of(splits[split]), kind="stable")[:limit]
+            splits[split] = take(splits[split], numpy.sort(lowest))
         findings += script_findings(split, splits[split])
     return splits, findings
+
+
+def source_of(config: DataConfig, split: str) -> Source:
+    """Return where a split's examples stand; only the test split has references of its own."""
+    path, columns = Path(getattr(config, split)), config.references
+    if split != "test" or columns is None:
+        return Source(path, config.document, (config.summary,))
+    beside = Path(config.references_file) if config.references_file else None
+    return Source(path, config.document, (columns,) if isinstance(columns, str) else tuple(columns), beside)
+
+
+def marks_of(examples: Sequence[Example]) -> NDArray[numpy.uint64]:
+    """Return every example's mark, (examples,)."""
+    if isinstance(examples, StoredExamples):
+        return examples.marks
+    return numpy.fromiter((e.mark for e in examples), numpy.uint64, len(examples))
+
+
+def take(examples: Sequence[Example], chosen: NDArray[numpy.int64]) -> Sequence[Example]:
+    """Return the examples at these indices."""
+    return examples.take(chosen) if isinstance(examples, StoredExamples) else [examples[i] for i in chosen]
 
 
 def script_findings(split: str, examples: Sequence[Example]) -> list[str]:
@@ -51,60 +75,9 @@ def script_findings(split: str, examples: Sequence[Example]) -> list[str]:
     ]
 
 
-def read_file(path: Path, document: str, summary: str) -> Iterator[Example]:
-    """Yield the rows of a JSONL file as examples; an example's id is its line number."""
-    try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    row = parse_line(line, f"{path}:{number}")
-                    texts = [text_field(row, column, f"{path}:{number}") for column in (document, summary)]
-                    yield Example(id=str(number), document=texts[0], summary=texts[1])
-    except (FileNotFoundError, IsADirectoryError):
-        raise DataError(f"data: {path}: no such file. Paths are relative to the config file") from None
-    except OSError as error:
-        raise DataError(f"data: {path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"data: {path}: not UTF-8 text ({error}). Try: iconv -t UTF-8") from None
-
-
-def parse_line(line: str, where: str) -> dict[str, Any]:
-    """Return the JSON object in a line."""
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{where}: not JSON ({error}). Expected one JSON object a line") from None
-    if not isinstance(row, dict):
-        raise DataError(f"{where}: expected a JSON object, got {type(row).__name__}")
-    return row
-
-
-def text_field(row: dict[str, Any], column: str, where: str) -> str:
-    """Return a row's text; raise DataError where it is missing, no text, or blank."""
-    if column not in row:
-        raise DataError(f"{where}: no column '{column}'.{did_you_mean(column, row)} Set data.document and data.summary")
-    value = row[column]
-    if not isinstance(value, str):
-        raise DataError(f"{where}: column '{column}' holds {type(value).__name__}, expected text")
-    if not value.strip():
-        raise DataError(f"{where}: column '{column}' is empty. Remove the row, or fill it")
-    if any("\ud800" <= c <= "\udfff" for c in value):
-        raise DataError(
-            f"{where}: column '{column}' holds half a surrogate pair, which is no text. Mend its \\u escapes"
-        )
-    return value
-
-
 def content_identity(splits: Splits) -> str:
     """Return a hash of every example of every split, in order."""
     digest = hashlib.sha256()
     for split in SPLITS:
-        for e in splits[split]:
-            digest.update(json.dumps([split, e.document, e.summary], ensure_ascii=False).encode())
+        digest.update(split.encode() + marks_of(splits[split]).astype(">u8").tobytes())
     return digest.hexdigest()[:16]
-
-
-def example_rows(examples: Sequence[Example]) -> Iterator[dict[str, str]]:
-    """Yield examples as plain data for a run folder's JSONL."""
-    for e in examples:
-        yield {"id": e.id, "document": e.document, "summary": e.summary, "group": e.group}

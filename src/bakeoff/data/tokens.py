@@ -4,22 +4,31 @@ Every entry of a bakeoff sees exactly these tokens. The summary and its end-of-t
 are cut, and the share of cut documents is part of the record.
 """
 
-from collections.abc import Sequence
+import os
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy
+from numpy.typing import NDArray
 
 from bakeoff.data.examples import Example
-from bakeoff.errors import DataError
+from bakeoff.errors import DataError, SetupError
+from bakeoff.records import replacing
+
+# How much text goes through the tokenizer at once: what it holds meanwhile is some hundred bytes a token.
+CHUNK_EXAMPLES = 1000
+CHUNK_CHARACTERS = 1_000_000
+
+Ints = NDArray[numpy.int32]
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
     """One example as ids: `prompt` (template and document) and `target` (summary and end-of-text)."""
 
-    id: str
     prompt: list[int]
     target: list[int]
     cut: bool
@@ -28,72 +37,168 @@ class Tokens:
         return len(self.prompt) + len(self.target)
 
 
+@dataclass(frozen=True)
+class Lengths:
+    """A split's rows in numbers, (rows,) each: tokens of prompts and targets, and whether the document was cut."""
+
+    prompts: Ints
+    targets: Ints
+    cut: Ints
+
+    @property
+    def totals(self) -> Ints:
+        """Tokens of prompt and target together."""
+        return self.prompts + self.targets
+
+
 def encode(
-    examples: Sequence[Example], tokenizer: Any, template: str, max_tokens: int, output_tokens: int, where: str
-) -> list[Tokens]:
-    """Return the examples' ids, each at most `max_tokens` long; raise DataError where a summary alone is longer.
+    examples: Iterable[Example], tokenizer: Any, template: str, max_tokens: int, output_tokens: int, where: str
+) -> Iterator[Tokens]:
+    """Yield the examples' ids, each at most `max_tokens` long; raise DataError where a summary alone is longer.
 
     A document is cut so that its summary fits, and so that `output_tokens` can be generated after it. Template
     parts, document and summary are tokenized apart, so that where the document is cut changes no other token.
     """
     before, after = template.split("{{ document }}")
     head, tail = (_ids(tokenizer, [part])[0] if part else [] for part in (before, after))
-    documents = _ids(tokenizer, [e.document for e in examples])
-    rows = []
-    for example, document, target in zip(examples, documents, encode_targets(examples, tokenizer), strict=True):
-        room = max_tokens - len(head) - len(tail) - max(len(target), output_tokens)
-        if room < 1:
-            raise DataError(
-                f"{where}: example '{example.id}': {len(target)} tokens of summary and {output_tokens} of output leave "
-                f"no room for the document in protocol.max_tokens={max_tokens}. Raise it, or shorten the summary"
-            )
-        rows.append(Tokens(example.id, head + document[:room] + tail, target, len(document) > room))
-    return rows
+    for chunk in _chunks(examples):
+        documents = _ids(tokenizer, [e.document for e in chunk])
+        targets = encode_targets([e.summary for e in chunk], tokenizer)
+        for example, document, target in zip(chunk, documents, targets, strict=True):
+            room = max_tokens - len(head) - len(tail) - max(len(target), output_tokens)
+            if room < 1:
+                raise DataError(
+                    f"{where}: example '{example.id}': {len(target)} tokens of summary and {output_tokens} of output "
+                    f"leave no room for the document in protocol.max_tokens={max_tokens}. Raise it, or shorten the "
+                    "summary"
+                )
+            yield Tokens(head + document[:room] + tail, target, len(document) > room)
 
 
-def encode_targets(examples: Sequence[Example], tokenizer: Any) -> list[list[int]]:
-    """Return each summary's ids: a leading space, the text, end-of-text."""
-    texts = _ids(tokenizer, [" " + e.summary.strip() for e in examples])
-    return [[*ids, tokenizer.eos_token_id] for ids in texts]
+def encode_targets(summaries: Sequence[str], tokenizer: Any) -> list[list[int]]:
+    """Return each summary's ids with end-of-text."""
+    return [[*ids, tokenizer.eos_token_id] for ids in summary_ids(summaries, tokenizer)]
 
 
-def longest_output(targets: Sequence[Sequence[int]]) -> int:
+def summary_ids(summaries: Sequence[str], tokenizer: Any) -> list[list[int]]:
+    """Return each summary's own ids: of a leading space and the text."""
+    return _ids(tokenizer, [" " + summary.strip() for summary in summaries])
+
+
+def target_lengths(examples: Iterable[Example], tokenizer: Any) -> Ints:
+    """Return the length in tokens of each summary with its end-of-text, (examples,)."""
+    summaries = ([e.summary for e in chunk] for chunk in _chunks(examples))
+    return numpy.fromiter((len(ids) for part in summaries for ids in encode_targets(part, tokenizer)), numpy.int32)
+
+
+def longest_output(targets: Ints) -> int:
     """Return the 99th percentile of the targets' lengths in tokens (protocol rule 5)."""
-    return int(numpy.ceil(numpy.percentile([len(ids) for ids in targets], 99)))
+    return int(numpy.ceil(numpy.percentile(targets, 99)))
 
 
 def _ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    return tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    return tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
 
 
-def statistics(rows: Sequence[Tokens]) -> dict[str, float]:
+def _chunks(examples: Iterable[Example]) -> Iterator[list[Example]]:
+    chunk: list[Example] = []
+    characters = 0
+    for example in examples:
+        chunk.append(example)
+        characters += len(example.document) + len(example.summary)
+        if len(chunk) == CHUNK_EXAMPLES or characters >= CHUNK_CHARACTERS:
+            yield chunk
+            chunk, characters = [], 0
+    if chunk:
+        yield chunk
+
+
+def lengths_of(rows: Iterable[Tokens]) -> Lengths:
+    """Return the lengths of rows, going through them only where they are not stored."""
+    if isinstance(rows, StoredTokens):
+        return rows.lengths
+    facts = array("i")
+    for row in rows:
+        facts.extend((len(row.prompt), len(row.target), row.cut))
+    return _lengths(facts)
+
+
+def _lengths(facts: Any) -> Lengths:
+    return Lengths(*numpy.frombuffer(facts, numpy.int32).reshape(-1, 3).T)
+
+
+def statistics(lengths: Lengths) -> dict[str, float]:
     """Return what the record says of a split: examples, share of cut documents, mean lengths in tokens."""
     return {
-        "examples": len(rows),
-        "cut_documents": sum(r.cut for r in rows) / len(rows),
-        "prompt_tokens_mean": sum(len(r.prompt) for r in rows) / len(rows),
-        "target_tokens_mean": sum(len(r.target) for r in rows) / len(rows),
+        "examples": len(lengths.cut),
+        "cut_documents": float(lengths.cut.mean()),
+        "prompt_tokens_mean": float(lengths.prompts.mean()),
+        "target_tokens_mean": float(lengths.targets.mean()),
     }
 
 
-def save_tokens(path: Path, rows: Sequence[Tokens]) -> None:
-    """Write rows as one .npz: all ids in a row, and how long each prompt and target is."""
-    numpy.savez(
-        path,
-        ids=numpy.array([i for row in rows for i in row.prompt + row.target], dtype=numpy.int32),
-        prompts=numpy.array([len(row.prompt) for row in rows], dtype=numpy.int32),
-        targets=numpy.array([len(row.target) for row in rows], dtype=numpy.int32),
-        cut=numpy.array([row.cut for row in rows]),
-        names=numpy.array([row.id for row in rows]),
-    )
+def save_tokens(path: Path, rows: Iterable[Tokens]) -> None:
+    """Write rows as they come; `load_tokens` reads them.
+
+    The file holds int32: prompt and target of every row, then for every row the lengths of both and whether its
+    document was cut; and last, in eight bytes, how many rows there are.
+    """
+    facts = array("i")
+    with replacing(path, "wb") as file:
+        for row in rows:
+            file.write(array("i", row.prompt + row.target))
+            facts.extend((len(row.prompt), len(row.target), row.cut))
+        file.write(facts)
+        file.write(array("q", [len(facts) // 3]))
 
 
-def load_tokens(path: Path) -> list[Tokens]:
-    """Return the rows that `save_tokens` wrote."""
-    with numpy.load(path, allow_pickle=False) as file:
-        ids, prompts, targets, cut, names = (file[k].tolist() for k in ("ids", "prompts", "targets", "cut", "names"))
-    rows, at = [], 0
-    for prompt, target, was_cut, name in zip(prompts, targets, cut, names, strict=True):
-        rows.append(Tokens(name, ids[at : at + prompt], ids[at + prompt : at + prompt + target], was_cut))
-        at += prompt + target
-    return rows
+def load_tokens(path: Path) -> "StoredTokens":
+    """Return the rows that `save_tokens` wrote; raise SetupError where the file is not whole."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(max(0, size - 8))
+        last = file.read()
+        rows = int(numpy.frombuffer(last, numpy.int64)[0]) if len(last) == 8 else -1
+        start = size - 8 - 12 * rows
+        if rows >= 0 and start >= 0:
+            file.seek(start)
+            lengths = _lengths(file.read(12 * rows))
+            ends = 4 * numpy.cumsum(lengths.totals, dtype=numpy.int64)
+            if start == (ends[-1] if rows else 0):
+                return StoredTokens(path, ends - 4 * lengths.totals, lengths)
+    raise SetupError(f"{path}: not a whole file of tokens. Try: remove the run folder, and run again")
+
+
+class StoredTokens(Sequence[Tokens]):
+    """A split's rows that are read from their file whenever they are asked for; `places` (rows,) are in bytes.
+
+    The file is read and not mapped: mapped pages would count as this process's memory.
+    """
+
+    def __init__(self, path: Path, places: NDArray[numpy.int64], lengths: Lengths):
+        self.path, self.places, self.lengths = path, places, lengths
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @overload
+    def __getitem__(self, index: int) -> Tokens: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "StoredTokens": ...
+
+    def __getitem__(self, index: int | slice) -> "Tokens | StoredTokens":
+        lengths = self.lengths
+        if isinstance(index, slice):
+            part = Lengths(lengths.prompts[index], lengths.targets[index], lengths.cut[index])
+            return StoredTokens(self.path, self.places[index], part)
+        prompt, total = int(lengths.prompts[index]), int(lengths.prompts[index] + lengths.targets[index])
+        file = os.open(self.path, os.O_RDONLY)
+        try:
+            content = os.pread(file, 4 * total, int(self.places[index]))
+        finally:
+            os.close(file)
+        ids = array("i", content).tolist()
+        if len(ids) < total:
+            raise SetupError(f"{self.path}: cut short while it was in use. Try: remove the run folder, and run again")
+        return Tokens(ids[:prompt], ids[prompt:], bool(lengths.cut[index]))

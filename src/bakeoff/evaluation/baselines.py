@@ -4,20 +4,20 @@ the document, the document's first sentences, and the best extract that greedy c
 Plain texts and token ids: nothing here knows a model.
 """
 
-import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
-from statistics import median
 from typing import Any
 
+import numpy
 from rouge_score.tokenizers import DefaultTokenizer
 
 from bakeoff.config import Config
 from bakeoff.data.examples import Example
-from bakeoff.data.tokens import Tokens
+from bakeoff.data.sources import marks_of
+from bakeoff.data.tokens import Tokens, lengths_of
 from bakeoff.errors import BakeoffError
 from bakeoff.evaluation.rouge import lead, sentences
 
@@ -33,8 +33,8 @@ class NoRoomError(BakeoffError):
 
 
 def settle(
-    config: Config, train: Sequence[Example], tokens: dict[str, list[Tokens]], tokenizer: Any, context: int | None,
-    output_tokens: int | None,
+    config: Config, train: Sequence[Example], tokens: Mapping[str, Sequence[Tokens]], tokenizer: Any,
+    context: int | None, output_tokens: int | None,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:  # fmt: skip
     """Return the settings of each baseline that is to be run, and of the others why they are not.
 
@@ -68,12 +68,11 @@ def choose_shots(count: int, examples: Sequence[Example], rows: Sequence[Tokens]
 
     Raises NoRoomError where there are fewer.
     """
-    middle = median(len(row) for row in rows)
-    short = [i for i, row in enumerate(rows) if len(row) <= middle]
+    lengths = lengths_of(rows).totals
+    short = numpy.flatnonzero(lengths <= numpy.median(lengths))
     if len(short) < count:
         raise NoRoomError(f"the shorter half of the training split has {len(short)} examples, not {count}")
-    marks = {i: hashlib.sha256(f"{examples[i].document}\0{examples[i].summary}".encode()).digest() for i in short}
-    return sorted(short, key=lambda i: (marks[i], i))[:count]
+    return short[numpy.argsort(marks_of(examples)[short], kind="stable")[:count]].tolist()
 
 
 def few_shot_rows(

@@ -6,7 +6,7 @@ import numpy
 
 from bakeoff.config import load_config
 from bakeoff.evaluation.neutral import add_forgetting
-from bakeoff.evaluation.rouge import SIGNATURE, TYPES
+from bakeoff.evaluation.rouge import BEST_TYPES, TYPES, signature
 from bakeoff.evaluation.statistics import Estimate, Resamples, Scores, estimate
 from bakeoff.evaluation.verdict import LOSS, make_verdict
 from bakeoff.records import Folder, Run, RunResult, read_jsonl
@@ -48,7 +48,7 @@ def summarize(folder: Folder) -> dict[str, Any]:
         "protocol": config.protocol.model_dump(),
         "generation": config.generation.model_dump(),
         "template": config.template,
-        "rouge_signature": SIGNATURE,
+        "rouge_signature": signature(any(f"test/{BEST_TYPES[0]}" in row["metrics"] for row in rows.values())),
         "entries": {n: r for n, r in rows.items() if r["kind"] == "entry"},
         "baselines": {n: rows[n] for n in config.baselines},
         "verdict": make_verdict(compared, estimates),
@@ -116,7 +116,8 @@ def read_scores(folder: Folder, group: list[Run], results: dict[str, RunResult |
     ones = numpy.ones(len(tables[0]))
     found = {
         f"test/{name}": Scores(numpy.array([[row[name]["f"] for row in rows] for rows in tables]), ones, seeded, (0, 1))
-        for name in TYPES
+        for name in (*TYPES, *BEST_TYPES)
+        if name in tables[0][0]
     }
     if "loss" in tables[0][0]:
         losses = numpy.array([[row["loss"] for row in rows] for rows in tables])

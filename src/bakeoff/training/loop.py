@@ -10,7 +10,7 @@ from torch import nn
 
 from bakeoff.config import ProtocolConfig
 from bakeoff.data.batches import epoch_batches
-from bakeoff.data.tokens import Tokens
+from bakeoff.data.tokens import Tokens, lengths_of
 from bakeoff.errors import BakeoffError
 from bakeoff.measure import Clocks
 from bakeoff.methods import Method
@@ -82,19 +82,20 @@ class Trainer:
     def train(self, train: Sequence[Tokens], validation: Sequence[Tokens]) -> Trained:
         """Train over all epochs; on return the model holds the weights of the best validation."""
         steps = steps_in(len(train), self.protocol)
-        lengths = [len(row) for row in train]
+        lengths = lengths_of(train)
+        totals = lengths.totals
         step = tokens = 0
         epoch_loss = 0.0
         self._validate(validation, 0, 0.0, None)
         for epoch in range(self.protocol.epochs):
             total, epoch_targets = 0.0, 0
-            batches = epoch_batches(lengths, self.protocol.batch_size, self.seed, epoch)
+            batches = epoch_batches(totals, self.protocol.batch_size, self.seed, epoch)
             for position, members in enumerate(batches, start=1):
                 with self.clocks.phase("train"):
                     total += self._step(train, members, step, steps)
                 step += 1
-                tokens += sum(lengths[i] - 1 for i in members)
-                epoch_targets += sum(len(train[i].target) for i in members)
+                tokens += int((totals[members] - 1).sum())
+                epoch_targets += int(lengths.targets[members].sum())
                 self._progress(step, steps, tokens, total / epoch_targets)
                 last = position == len(batches)
                 if last or (self.protocol.evaluate_every and step % self.protocol.evaluate_every == 0):
@@ -131,11 +132,12 @@ class Trainer:
 
     def _backward_in_parts(self, train: Sequence[Tokens], members: Sequence[int]) -> float:
         """Add up the gradients of parts of the batch: their summed losses, divided once by the batch's targets."""
-        targets = sum(len(train[i].target) for i in members)
+        rows = [train[i] for i in members]
+        targets = sum(len(row.target) for row in rows)
         total = 0.0
         for start in range(0, len(members), self.micro_batch):
             part = members[start : start + self.micro_batch]
-            batch = batch_of(self.base, [train[i] for i in part])
+            batch = batch_of(self.base, rows[start : start + self.micro_batch])
             losses = target_losses(self.base, self.adapted, batch, self.serve["train"](part))
             (losses.sum() / targets).backward()
             total += float(losses.detach().double().sum())

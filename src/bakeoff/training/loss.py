@@ -9,7 +9,7 @@ from torch import nn
 
 from bakeoff.calling import UNCHANGED, positions, row_losses, text_inputs
 from bakeoff.data.batches import Batch, collate, evaluation_batches
-from bakeoff.data.tokens import Tokens
+from bakeoff.data.tokens import Tokens, lengths_of
 from bakeoff.model import Base, inner
 
 # Makes the context in which a batch of these members is evaluated; a trunk cache's replaces the frozen blocks.
@@ -76,7 +76,7 @@ def evaluate_loss(
     """
     results: list[tuple[float, int]] = [(0.0, 0)] * len(rows)
     with evaluating(adapted):
-        for members in evaluation_batches([len(r) for r in rows], batch_size):
+        for members in evaluation_batches(lengths_of(rows).totals, batch_size):
             batch = batch_of(base, [rows[i] for i in members])
             losses = target_losses(base, adapted, batch, serve(members)).split(batch.counts)
             for i, values in zip(members, losses, strict=True):

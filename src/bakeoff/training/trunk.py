@@ -18,11 +18,12 @@ from typing import Any
 
 import numpy
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from bakeoff.calling import Reached, soft_prompt
 from bakeoff.data.batches import evaluation_batches
-from bakeoff.data.tokens import Tokens
+from bakeoff.data.tokens import Tokens, lengths_of
 from bakeoff.errors import SetupError
 from bakeoff.methods.last_layers import find_blocks
 from bakeoff.model import Base, inner
@@ -38,7 +39,7 @@ class Trunk:
 
     file: Path
     blocks: Sequence[nn.Module]
-    offsets: list[int]
+    offsets: NDArray[numpy.int64]
     width: int
     dtype: torch.dtype
     kind: type  # of what the last block puts out: a tensor, a tuple, a transformers output
@@ -50,13 +51,13 @@ class Trunk:
         The file is read and not mapped: mapped pages would count as this process's memory, though the kernel may
         drop them at any time.
         """
-        lengths = [self.offsets[i + 1] - self.offsets[i] for i in members]
+        lengths = [int(self.offsets[i + 1] - self.offsets[i]) for i in members]
         hidden = torch.zeros(len(members), max(lengths), self.width, dtype=self.dtype)
         row_bytes = self.width * self.dtype.itemsize
         with self.file.open("rb", buffering=0) as stream:
             for row, i, length in zip(hidden, members, lengths, strict=True):
                 if (
-                    os.preadv(stream.fileno(), [as_bytes(row[:length])], self.offsets[i] * row_bytes)
+                    os.preadv(stream.fileno(), [as_bytes(row[:length])], int(self.offsets[i]) * row_bytes)
                     < length * row_bytes
                 ):
                     raise OSError(f"{self.file} is cut short")
@@ -127,15 +128,16 @@ def open_trunk(
         return None
     output, kind = trunk_output(base, adapted, blocks, rows[:1])
     causal = base.decoder_start is None
-    lengths = [len(row.prompt) + (len(row.target) - 1 if causal else 0) for row in rows]
-    offsets = [0, *numpy.cumsum(lengths).tolist()]
+    lengths = lengths_of(rows)
+    offsets = numpy.zeros(len(rows) + 1, numpy.int64)
+    numpy.cumsum(lengths.totals - 1 if causal else lengths.prompts, out=offsets[1:])
     file = stem.with_name(f"{stem.name}-{name}-{base.precision}.bin")
     trunk = Trunk(file, blocks, offsets, output.shape[-1], output.dtype, kind, base.device)
-    needed = offsets[-1] * trunk.width * trunk.dtype.itemsize
+    needed = int(offsets[-1]) * trunk.width * trunk.dtype.itemsize
     file.parent.mkdir(parents=True, exist_ok=True)
     if needed > (FREE_SHARE * shutil.disk_usage(file.parent).free if budget is None else budget):
         return None
-    batches = evaluation_batches([len(row) for row in rows], batch_size)
+    batches = evaluation_batches(lengths.totals, batch_size)
     with file.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not file.exists():
@@ -171,8 +173,9 @@ def build(
         for members in batches:
             hidden = trunk_output(base, adapted, trunk.blocks, [rows[i] for i in members])[0].cpu()
             for row, i in zip(hidden, members, strict=True):
-                length = trunk.offsets[i + 1] - trunk.offsets[i]
-                written = os.pwrite(stream.fileno(), as_bytes(row[:length].contiguous()), trunk.offsets[i] * row_bytes)
+                place = int(trunk.offsets[i])
+                length = int(trunk.offsets[i + 1]) - place
+                written = os.pwrite(stream.fileno(), as_bytes(row[:length].contiguous()), place * row_bytes)
                 if written < length * row_bytes:
                     raise OSError(f"no room for {trunk.file}")
     temporary.replace(trunk.file)

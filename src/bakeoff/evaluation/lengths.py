@@ -1,0 +1,34 @@
+"""How long outputs and references are: a method that writes longer gains recall, so lengths stand beside ROUGE."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from bakeoff.data.tokens import summary_ids
+
+LENGTHS = ("output_words", "output_tokens", "reference_words", "reference_tokens")
+
+
+def text_lengths(outputs: Sequence[str], references: Sequence[Sequence[str]], tokenizer: Any) -> list[dict[str, float]]:
+    """Return the LENGTHS of each output, and means over its references.
+
+    Tokens are counted in the text, end-of-text left out, so that an output that was copied and one that was decoded
+    compare.
+    """
+    return [
+        {
+            "output_words": words([output]), "output_tokens": tokens([output], tokenizer),
+            "reference_words": words(texts), "reference_tokens": tokens(texts, tokenizer),
+        }
+        for output, texts in zip(outputs, references, strict=True)
+    ]  # fmt: skip
+
+
+def words(texts: Sequence[str]) -> float:
+    """Return the mean number of words, as white space parts them."""
+    return sum(len(text.split()) for text in texts) / len(texts)
+
+
+def tokens(texts: Sequence[str], tokenizer: Any) -> float:
+    """Return the mean number of tokens; an empty text has none."""
+    written = [text for text in texts if text.strip()]
+    return sum(len(ids) for ids in summary_ids(written, tokenizer)) / len(texts) if written else 0.0
