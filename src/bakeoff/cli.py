@@ -80,11 +80,12 @@ def print_results(document: dict[str, Any]) -> None:
 
 
 @main.command()
+@click.option("--full", is_flag=True, help="Tune every method with four trials, then train it with three seeds.")
 @OVERRIDES
 @DISPLAY
-def demo(settings: tuple[str, ...], display: str) -> None:
+def demo(full: bool, settings: tuple[str, ...], display: str) -> None:
     """Run a whole bakeoff offline: three methods, the embedded base, the docstring task."""
-    run_and_show(Path(__file__).parent / "assets/demo.yaml", settings, display)
+    run_and_show(Path(__file__).parent / f"assets/{'demo_full' if full else 'demo'}.yaml", settings, display)
 
 
 @main.command()

@@ -14,12 +14,16 @@ from typing import Any, Literal
 from bakeoff.errors import SetupError
 
 SPLITS = ("train", "validation", "test")
-Kind = Literal["entry", "baseline"]
+Kind = Literal["baseline", "trial", "entry"]
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training (or one baseline's evaluation): an entry, its settings and a seed."""
+    """One training (or one baseline's evaluation): an entry, its settings and a seed.
+
+    A trial is one of an entry's search, counted from 1; `until` is the step that it goes to for now, None for the
+    end. `adopts` is the trial of the same settings and seed whose checkpoint the run goes on from. `steps` are at most.
+    """
 
     id: str
     entry: str
@@ -28,6 +32,9 @@ class Run:
     settings: dict[str, Any]
     seed: int
     steps: int | None = None
+    trial: int | None = None
+    until: int | None = None
+    adopts: str | None = None
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ class RunResult:
     """
 
     run: Run
-    status: Literal["done", "failed"]
+    status: Literal["done", "failed", "paused"]  # paused: a trial that has not taken all its steps
     error: str | None = None
     trainable_parameters: int | None = None
     total_parameters: int | None = None
@@ -78,11 +85,20 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = path
+        self.run_file = path / "run.json"  # the run as it was started last
+        self.checkpoint_file = path / "checkpoint.safetensors"  # there while a trial may go on
         self.result_file = path / "result.json"
         self.metrics_file = path / "metrics.jsonl"
         self.predictions_file = path / "predictions.jsonl"
         self.log_file = path / "log.txt"
         self.adapter = path / "adapter"
+
+    def run(self) -> Run:
+        """Return the run as the driver started it; raise SetupError where it never did."""
+        try:
+            return Run(**json.loads(self.run_file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            raise SetupError(f"{self.path}: no run was started here (no run.json)") from None
 
     def result(self) -> RunResult | None:
         """Return the run's result, or None where there is no whole one yet."""
@@ -145,6 +161,16 @@ class Folder:
     def runs(self) -> list[Run]:
         """Return the planned runs in order."""
         return [Run(**row) for row in self.plan()["runs"]]
+
+    def trials(self, entry: str) -> list[Run]:
+        """Return an entry's trials in order: the planned ones, and the extension where one was started."""
+        runs = [run for run in self.runs() if run.kind == "trial" and run.entry == entry]
+        known = {run.id for run in runs}
+        for file in sorted(self.path.glob("runs/*/run.json")):
+            started = RunFolder(file.parent).run()
+            if started.kind == "trial" and started.entry == entry and started.id not in known:
+                runs.append(started)
+        return runs
 
 
 def write_text(path: Path, text: str) -> None:
