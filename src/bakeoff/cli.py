@@ -70,12 +70,14 @@ def print_results(document: dict[str, Any]) -> None:
     """Print the table and the verdict."""
     from rich.console import Console
 
-    from bakeoff.report.table import failures, text_table
+    from bakeoff.report.table import failures, remarks, text_table
 
     console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
     console.print(text_table(document, console.width))
     for line in failures(document):
         console.print(line, style="red", markup=False, highlight=False)
+    for line in remarks(document):
+        console.print(line, style="yellow", markup=False, highlight=False)
     console.print(document["verdict"]["text"], markup=False, highlight=False)
 
 

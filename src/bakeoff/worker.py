@@ -200,9 +200,9 @@ class RunWork:
             }  # fmt: skip
             with self.clocks.phase("saving"):
                 save_checkpoint(self.files.checkpoint_file, trainer, extra)
-            self.clocks.add(trainer.clocks)
+            self.clocks.add(trainer.clocks.seconds)
             return None
-        self.clocks.add(trainer.clocks)
+        self.clocks.add(trainer.clocks.seconds)
         with self.clocks.phase("saving"):
             save_adapter(self.files.adapter, adapted, method, self.config)
         record.costs["adapter_bytes"] = sum(f.stat().st_size for f in self.files.adapter.glob("*.safetensors"))
@@ -236,7 +236,7 @@ class RunWork:
                 write_jsonl(self.files.metrics_file, curve)
                 self.emit(Event(self.run.id, "metrics", curve[-1]))
                 phases = carried["seconds"] if run_id == self.run.id else ("trunk",)
-                self.clocks.seconds |= {k: v for k, v in carried["seconds"].items() if k in phases}
+                self.clocks.add({k: v for k, v in carried["seconds"].items() if k in phases})
                 return carried
         return {}
 
