@@ -305,6 +305,8 @@ def run_names(runs: Sequence[Run]) -> dict[str, str]:
 def scores(metrics: dict[str, float]) -> str:
     """Return a finished run's main scores in a few words."""
     named = {"test/loss": "test loss", "test/rougeL": "ROUGE-L"}
+    if "test/loss" not in metrics and "test/rougeL" not in metrics:
+        named = {"validation/loss": "validation loss"}
     return "  ".join(f"{label} {metrics[name]:.4f}" for name, label in named.items() if name in metrics)
 
 
