@@ -35,6 +35,7 @@ def tuned(tmp_path_factory, tiny_model):
             "top": {"method": "last_layers", "learning_rate": {"low": 1e-3, "high": 1.0}},
             "fixed": {"method": "last_layers", "learning_rate": 0.01},
         },
+        "baselines": ["base", "lead-1"],
         "protocol": {"epochs": 2, "max_tokens": 48, "seed": SEEDS[0], "seeds": 2},
         "output": str(tmp / "out"),
     }

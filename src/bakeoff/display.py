@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from bakeoff.records import Event, Run
+from bakeoff.records import Event, Run, run_names
 
 PLAIN_SECONDS = 10.0
 
@@ -283,23 +283,6 @@ class LiveDisplay(Display):
         if left:
             line += f" · about {clock_time(left)} left"
         return line
-
-
-def run_names(runs: Sequence[Run]) -> dict[str, str]:
-    """Return each run's name to show: its entry, with the seed where an entry has several final runs.
-
-    A trial's has its number, and the settings in which it differs from its entry's other trials.
-    """
-    names = {}
-    for run in runs:
-        group = [r for r in runs if (r.entry, r.kind) == (run.entry, run.kind)]
-        if run.trial is None:
-            names[run.id] = f"{run.entry} seed {run.seed}" if len(group) > 1 else run.entry
-            continue
-        searched = [k for k, v in run.settings.items() if any(r.settings.get(k) != v for r in group)]
-        values = ", ".join(f"{k} {run.settings[k]:.2g}" for k in searched)
-        names[run.id] = f"{run.entry} trial {run.trial}{': ' if values else ''}{values}"
-    return names
 
 
 def scores(metrics: dict[str, float]) -> str:

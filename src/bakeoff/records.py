@@ -6,7 +6,7 @@ JSON only; nothing here knows torch or a terminal.
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -78,6 +78,23 @@ class RunResult:
     def from_json(cls, raw: dict[str, Any]) -> "RunResult":
         """Return the result that `asdict` was taken of."""
         return cls(**{**raw, "run": Run(**raw["run"])})
+
+
+def run_names(runs: Sequence[Run]) -> dict[str, str]:
+    """Return each run's name to show: its entry, with the seed where an entry has several final runs.
+
+    A trial's has its number, and the settings in which it differs from its entry's other trials.
+    """
+    names = {}
+    for run in runs:
+        group = [r for r in runs if (r.entry, r.kind) == (run.entry, run.kind)]
+        if run.trial is None:
+            names[run.id] = f"{run.entry} seed {run.seed}" if len(group) > 1 else run.entry
+            continue
+        searched = [k for k, v in run.settings.items() if any(r.settings.get(k) != v for r in group)]
+        values = ", ".join(f"{k} {run.settings[k]:.2g}" for k in searched)
+        names[run.id] = f"{run.entry} trial {run.trial}{': ' if values else ''}{values}"
+    return names
 
 
 class RunFolder:

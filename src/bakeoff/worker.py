@@ -49,8 +49,8 @@ from bakeoff.records import (
 )
 from bakeoff.training.checkpoint import load_checkpoint, save_checkpoint
 from bakeoff.training.loop import DivergedError, Trainer
-from bakeoff.training.loss import Serve, evaluate_loss, mean_loss
-from bakeoff.training.trunk import TrunkError, open_trunk
+from bakeoff.training.loss import evaluate_loss, mean_loss
+from bakeoff.training.trunk import serve_trunks
 
 Emit = Callable[[Event], None]
 PROBE_EXAMPLES = 8
@@ -182,8 +182,9 @@ class RunWork:
         )
         with self.clocks.phase("setup"):
             carried = self.go_on(trainer)
-        if not trainer.at.ended:
-            trainer.serve |= self.open_trunks(base, adapted)
+        if not trainer.at.ended and self.config.protocol.trunk_cache != "off":
+            with self.clocks.phase("trunk"):
+                trainer.serve |= serve_trunks(base, adapted, self.tokens, self.trunk_folder, self.config.protocol)
         peak = self.take_steps(trainer, carried.get("peak_bytes", 0))
         record.learning_rate = method.learning_rate
         record.check("only_intended_moved", only_moved(before, fingerprints(adapted), to_train, record.best_step or 0))
@@ -239,25 +240,6 @@ class RunWork:
                 self.clocks.add({k: v for k, v in carried["seconds"].items() if k in phases})
                 return carried
         return {}
-
-    def open_trunks(self, base: Base, adapted: torch.nn.Module) -> dict[str, Serve]:
-        """Return how the frozen blocks' stored outputs are served, by split; nothing where there is no such trunk."""
-        protocol = self.config.protocol
-        if protocol.trunk_cache == "off":
-            return {}
-        budget = None if protocol.trunk_cache == "auto" else int(protocol.trunk_cache)
-        serve: dict[str, Serve] = {}
-        with self.clocks.phase("trunk"):
-            for split in ("train", "validation"):
-                stem = self.trunk_folder / split
-                try:
-                    trunk = open_trunk(base, adapted, self.tokens[split], stem, budget, 2 * protocol.batch_size)
-                except (TrunkError, OSError) as error:
-                    print(f"trunk cache not used: {error}", file=sys.stderr)
-                    return {}
-                if trunk:
-                    serve[split] = trunk.serving
-        return serve
 
     def look_beside(self, base: Base, adapted: torch.nn.Module) -> None:
         """Measure what an adapter forgets and over-fits: losses on neutral text and on a sample of training examples.
