@@ -83,7 +83,8 @@ def tiny_config(tiny_model, data_files, tmp_path):
             "last_layers": {},
             "lora": {"r": 4, "lora_alpha": 8, "target_modules": ["c_attn"]},
         },
-        "protocol": {"epochs": 2, "max_tokens": 48},
+        "tune": None,
+        "protocol": {"epochs": 2, "max_tokens": 48, "seeds": 1},
         "output": str(tmp_path / "bakeoffs/tiny"),
     }
 
@@ -109,7 +110,8 @@ def shared(tmp_path_factory, tiny_model):
         "data": {s: str(write_rows(tmp / f"{s}.jsonl", make_rows(n, i))) for i, (s, n) in enumerate(sizes.items())},
         "entries": {"prompt_tuning": {"num_virtual_tokens": 4}, "last_layers": {"learning_rate": 0.01},
                     "lora": {"r": 4, "learning_rate": 0.01}},
-        "protocol": {"epochs": 2, "max_tokens": 48, "evaluate_every": 3},
+        "tune": None,
+        "protocol": {"epochs": 2, "max_tokens": 48, "evaluate_every": 3, "seeds": 1},
         "output": str(tmp / "out"),
     }  # fmt: skip
     return config, bakeoff.run(config, display="none")

@@ -138,3 +138,39 @@ def test_many_runs_fold():
 
 def test_times_are_read_as_clocks():
     assert [clock_time(s) for s in (0, 61, 3661.4)] == ["0:00", "1:01", "1:01:01"]
+
+
+def trial(number, rate):
+    return Run(f"lora-t{number}", "lora", "trial", "lora", {"r": 4, "learning_rate": rate}, 0, 10, number)
+
+
+def test_trials_are_named_by_what_is_searched_and_rest_between_their_parts(capsys):
+    clock = Clock()
+    runs = [trial(1, 3e-4), trial(2, 1e-3), *(run_of("lora", seed=i) for i in range(2))]
+    with PlainDisplay(runs, [], clock) as plain:
+        plain.handle(Event("lora-t2", "state", {"state": "stopped"}))
+        plain.add(trial(3, 3e-3))
+        plain.handle(Event("lora-t3", "done", {"metrics": {"validation/loss": 2.0}}))
+        plain.handle(Event("lora-1", "state", {"state": "training"}))
+    assert capsys.readouterr().err.splitlines() == [
+        "[  0:00] lora trial 2: learning_rate 0.001: stopped",
+        "[  0:00] lora trial 3: learning_rate 0.003: done  validation loss 2.0000",
+        "[  0:00] lora seed 1: training",
+    ]
+    live = LiveDisplay(runs, [], console(120), clock)
+    for start, state in ((0.0, "training"), (60.0, "paused"), (1000.0, "training"), (1030.0, "paused")):
+        clock.now = start
+        live.handle(Event("lora-t1", "state", {"state": state}))
+    live.add(trial(3, 3e-3))
+    live.handle(Event("lora-t1", "state", {"state": "stopped"}))
+    lines = drawn(live)
+    assert [line.split("  ")[0] for line in lines[1:6]] == [
+        "lora trial 1: learning_rate 0.0003",
+        "lora trial 2: learning_rate 0.001",
+        "lora trial 3: learning_rate 0.003",
+        "lora seed 0",
+        "lora seed 1",
+    ]
+    assert "stopped" in lines[1]
+    assert "1:30" in lines[1]
+    assert lines[-1].startswith("1 of 5 runs ended")

@@ -9,7 +9,8 @@ SOURCE = Path(__file__).parent.parent / "src/bakeoff"
 LAYERS = [
     {"errors"},
     {"config", "records", "data.examples"},
-    {"data", "methods"},
+    {"data", "methods", "tuning"},
+    {"entries"},
     {"hub"},
     {"model", "measure"},
     {"calling"},
@@ -19,11 +20,25 @@ LAYERS = [
     {"planning", "results"},
     {"executors"},
     {"display", "report"},
+    {"scheduling"},
     {"api"},
     {"cli"},
 ]
 COMPUTE = {"data", "methods", "hub", "model", "calling", "measure", "training", "evaluation", "worker", "inference"}
-DRIVER = {"errors", "config", "records", "planning", "results", "display", "report", "api", "cli"}
+DRIVER = {
+    "entries",
+    "errors",
+    "tuning",
+    "scheduling",
+    "config",
+    "records",
+    "planning",
+    "results",
+    "display",
+    "report",
+    "api",
+    "cli",
+}
 TERMINAL = {"rich", "click", "jinja2", "altair", "vl_convert"}
 
 

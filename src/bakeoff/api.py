@@ -14,9 +14,10 @@ from bakeoff.errors import SetupError
 from bakeoff.evaluation.summary import summarize
 from bakeoff.executors.local import run_local
 from bakeoff.planning import Plan, make_plan
-from bakeoff.records import SPLITS, Folder, append_jsonl, write_json, write_jsonl, write_text
+from bakeoff.records import SPLITS, Folder, write_json, write_jsonl, write_text
 from bakeoff.report import write_report
 from bakeoff.results import Results
+from bakeoff.scheduling import Schedule
 
 Source = str | Path | dict[str, Any]
 FREE_TO_CHANGE = {"output", "protocol.trunk_cache", "protocol.gradient_checkpointing"}  # when a bakeoff goes on
@@ -57,10 +58,9 @@ def run(source: Source, overrides: dict[str, Any] | None = None, display: str = 
         with open_display(display, planned.runs, done) as screen, reported(folder, screen):
             for finding in planned.document["data"]["findings"]:
                 screen.note(finding)
-            for event in run_local(folder.path, [r for r in planned.runs if r.id not in done]):
-                if event.kind != "progress":
-                    append_jsonl(folder.events_file, {"run": event.run, "kind": event.kind, **event.values})
-                screen.handle(event)
+            schedule = Schedule(folder, planned, screen)
+            for event in run_local(folder.path, schedule.runs()):
+                schedule.tell(event)
     return load_results(folder.path)
 
 

@@ -70,21 +70,24 @@ def print_results(document: dict[str, Any]) -> None:
     """Print the table and the verdict."""
     from rich.console import Console
 
-    from bakeoff.report.table import failures, text_table
+    from bakeoff.report.table import failures, remarks, text_table
 
     console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
     console.print(text_table(document, console.width))
     for line in failures(document):
         console.print(line, style="red", markup=False, highlight=False)
+    for line in remarks(document):
+        console.print(line, style="yellow", markup=False, highlight=False)
     console.print(document["verdict"]["text"], markup=False, highlight=False)
 
 
 @main.command()
+@click.option("--full", is_flag=True, help="Tune every method with four trials, then train it with three seeds.")
 @OVERRIDES
 @DISPLAY
-def demo(settings: tuple[str, ...], display: str) -> None:
+def demo(full: bool, settings: tuple[str, ...], display: str) -> None:
     """Run a whole bakeoff offline: three methods, the embedded base, the docstring task."""
-    run_and_show(Path(__file__).parent / "assets/demo.yaml", settings, display)
+    run_and_show(Path(__file__).parent / f"assets/{'demo_full' if full else 'demo'}.yaml", settings, display)
 
 
 @main.command()

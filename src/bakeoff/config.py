@@ -7,7 +7,7 @@ method they name. Every field carries its documentation, which becomes the schem
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -72,8 +72,13 @@ class ProtocolConfig(Section):
     gradient_checkpointing: bool = Field(
         False, description="recompute blocks in the backward pass: about a third slower, far less memory"
     )
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="validations in a row without a new best that end a run; null: every run takes all steps",
+    )
     seed: int = Field(0, ge=0, description="first seed: initialisation and order of examples")
-    seeds: int = Field(1, ge=1, description="runs per entry, with seeds counted up from `seed`")
+    seeds: int = Field(3, ge=1, description="runs per entry, with seeds counted up from `seed`")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="frozen weights and matrix products; auto: bf16 where the hardware multiplies it natively"
     )
@@ -82,6 +87,15 @@ class ProtocolConfig(Section):
     @classmethod
     def _yaml_off(cls, value: Any) -> Any:
         return "off" if value is False else value  # YAML reads a bare off as false
+
+
+class TuneConfig(Section):
+    """How settings are searched: every entry gets the same number of trials, drawn from its own ranges."""
+
+    trials: int = Field(4, ge=1, description="settings that each entry is tried at, with the first seed")
+    halving: bool = Field(
+        True, description="stop the worse half of an entry's trials after a quarter and after half of the steps"
+    )
 
 
 class GenerationConfig(Section):
@@ -115,6 +129,9 @@ class Config(Section):
         "reference)",
     )
     protocol: ProtocolConfig = Field(default_factory=ProtocolConfig, description="what is held equal")
+    tune: TuneConfig | None = Field(
+        default_factory=TuneConfig, description="trials for what an entry does not fix; off: one fixed setting an entry"
+    )
     generation: GenerationConfig = Field(default_factory=GenerationConfig, description="how outputs are decoded")
     output: str | None = Field(None, description="run folder; null: bakeoffs/<name>")
 
@@ -127,6 +144,13 @@ class Config(Section):
     @classmethod
     def _short_data(cls, value: Any) -> Any:
         return {"source": value} if isinstance(value, str) else value
+
+    @field_validator("tune", mode="before")
+    @classmethod
+    def _short_tune(cls, value: Any) -> Any:
+        if value in (False, "off"):  # YAML reads a bare off as false
+            return None
+        return {} if value in (True, "on") else value
 
     @field_validator("entries", mode="before")
     @classmethod
@@ -219,6 +243,8 @@ def set_dotted(raw: dict[str, Any], key: str, value: Any) -> None:
                 raise ConfigError(f"entries: {error}") from None
         elif part == "data" and isinstance(below, str):
             below = {"source": below}
+        elif part == "tune" and isinstance(below, str | bool):
+            below = {}
         if below is not None and not isinstance(below, dict):
             raise ConfigError(f"-s {key}: '{part}' holds a value ({below!r}), no keys that could be set")
         raw[part] = below = dict(below or {})
@@ -263,8 +289,9 @@ def explain(where: str, raw: dict[str, Any], error: ValidationError) -> str:
 def _section(path: tuple[Any, ...]) -> type[Section]:
     section: type[Section] = Config
     for part in path:
-        inner = section.model_fields[str(part)].annotation
-        section = inner if isinstance(inner, type) and issubclass(inner, Section) else section
+        field = section.model_fields.get(str(part))
+        kinds = (field.annotation, *get_args(field.annotation)) if field else ()
+        section = next((k for k in kinds if isinstance(k, type) and issubclass(k, Section)), section)
     return section
 
 

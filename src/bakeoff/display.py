@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from bakeoff.records import Event, Run
+from bakeoff.records import Event, Run, run_names
 
 PLAIN_SECONDS = 10.0
 
@@ -28,6 +28,7 @@ class Row:
     state: str = "waiting"
     values: dict[str, Any] = field(default_factory=dict)
     started: float | None = None
+    spent: float = 0.0  # in parts that have ended, where a trial takes several
     seconds: float | None = None
     error: str | None = None
 
@@ -46,6 +47,10 @@ class Display(ABC):
     @abstractmethod
     def handle(self, event: Event) -> None:
         """Show what the event tells."""
+
+    @abstractmethod
+    def add(self, run: Run) -> None:
+        """Take in a run that was not planned: a trial past the edge of a range."""
 
     @abstractmethod
     def note(self, text: str) -> None:
@@ -74,6 +79,9 @@ class NoDisplay(Display):
     def handle(self, event: Event) -> None:
         """Show nothing."""
 
+    def add(self, run: Run) -> None:
+        """Show nothing."""
+
     def note(self, text: str) -> None:
         """Show nothing."""
 
@@ -82,11 +90,17 @@ class JsonDisplay(Display):
     """One JSON object a line, for machines."""
 
     def __init__(self, runs: Sequence[Run], done: Collection[str] = ()):
-        self.entries = {run.id: run.entry for run in runs}
+        self.runs = {run.id: run for run in runs}
+
+    def add(self, run: Run) -> None:
+        """Know the run."""
+        self.runs[run.id] = run
 
     def handle(self, event: Event) -> None:
         """Write the event as one line."""
-        line = {"run": event.run, "entry": self.entries[event.run], "kind": event.kind, **event.values}
+        run = self.runs[event.run]
+        trial = {"trial": run.trial} if run.trial else {}
+        line = {"run": run.id, "entry": run.entry, **trial, "kind": event.kind, **event.values}
         print(json.dumps(line), file=sys.stderr, flush=True)
 
     def note(self, text: str) -> None:
@@ -98,10 +112,16 @@ class PlainDisplay(Display):
     """A line for each thing worth one, for logs and pipes."""
 
     def __init__(self, runs: Sequence[Run], done: Collection[str] = (), clock: Callable[[], float] = time.monotonic):
+        self.runs = list(runs)
         self.names = run_names(runs)
         self.clock, self.start = clock, clock()
         self.progress_at: dict[str, float] = {}
         self.before = [self.names[run.id] for run in runs if run.id in done]
+
+    def add(self, run: Run) -> None:
+        """Name the run."""
+        self.runs.append(run)
+        self.names = run_names(self.runs)
 
     def __enter__(self) -> Self:
         if self.before:
@@ -160,12 +180,22 @@ class LiveDisplay(Display):
     ) -> None:
         self.live.stop()
 
+    def add(self, run: Run) -> None:
+        """Put the run's row after its entry's other trials."""
+        last = max(i for i, row in enumerate(self.rows.values()) if row.run.entry == run.entry and row.run.trial)
+        rows = list(self.rows.items())
+        self.rows = dict([*rows[: last + 1], (run.id, Row(run)), *rows[last + 1 :]])
+        self.names = run_names([row.run for row in self.rows.values()])
+
     def handle(self, event: Event) -> None:
         """Take the event into its run's row; the timer redraws."""
         row = self.rows[event.run]
         row.started = self.clock() if row.started is None else row.started
-        if event.kind in ("done", "failed"):
-            row.state, row.seconds = event.kind, self.clock() - row.started
+        if event.values.get("state") in ("paused", "stopped"):
+            row.state, row.spent, row.started = event.values["state"], row.spent + self.clock() - row.started, None
+            row.seconds = row.spent if row.state == "stopped" else None
+        elif event.kind in ("done", "failed"):
+            row.state, row.seconds = event.kind, row.spent + self.clock() - row.started
             row.error = event.values.get("error")
             for check, note in event.values.get("check_notes", {}).items():
                 self.note(f"{self.names[event.run]}: check {check} failed: {note}")
@@ -201,14 +231,19 @@ class LiveDisplay(Display):
     def visible(self) -> list[Row]:
         """Return the rows that fit: what goes on, then what comes next, then what has ended, in plan order."""
         room = max(3, self.console.height - 5 - sum(r.state == "failed" for r in self.rows.values()))
-        rank = {"waiting": 1, "failed": 2, "done": 3, "done before": 4}
+        rank = {"paused": 1, "waiting": 2, "failed": 3, "done": 4, "stopped": 5, "done before": 6}
         chosen = sorted(self.rows.values(), key=lambda r: rank.get(r.state, 0))[:room]
         return [row for row in self.rows.values() if row in chosen]
 
     def cells(self, row: Row, wide: bool) -> list[RenderableType]:
         """Return one row's cells."""
         v = row.values
-        style = {"failed": "red", "waiting": "dim", "done before": "dim", "done": "green"}.get(row.state, "")
+        styles = {
+            "failed": "red",
+            "done": "green",
+            **dict.fromkeys(("waiting", "paused", "stopped", "done before"), "dim"),
+        }
+        style = styles.get(row.state, "")
         state = row.state
         if state in ("training", "validating") and "steps" in v:
             state = f"{state} {100 * v['step'] // v['steps']:3d} %"
@@ -234,26 +269,27 @@ class LiveDisplay(Display):
     def totals(self) -> str:
         """Return done, failed and total counts, elapsed time, and time left once there is a basis for it."""
         rows = list(self.rows.values())
-        ended = [r for r in rows if r.state in ("done", "failed", "done before")]
+        ended = [r for r in rows if r.state in ("done", "failed", "stopped", "done before")]
         line = f"{len(ended)} of {len(rows)} runs ended · {clock_time(self.clock() - self.start)}"
-        known = [r.seconds for r in rows if r.seconds is not None and r.state == "done" and r.run.kind == "entry"]
-        open_rows = [r for r in rows if r not in ended and r.run.kind == "entry"]
-        if known and open_rows:
-            mean = sum(known) / len(known)
-            spent = sum(self.clock() - r.started for r in open_rows if r.started is not None)
-            line += f" · about {clock_time(max(0.0, mean * len(open_rows) - spent))} left"
+        left = 0.0
+        for kind in ("trial", "entry"):
+            known = [r.seconds for r in ended if r.seconds is not None and r.state != "failed" and r.run.kind == kind]
+            open_rows = [r for r in rows if r not in ended and r.run.kind == kind]
+            if open_rows and not known:
+                return line
+            if open_rows:
+                spent = sum(r.spent + (self.clock() - r.started if r.started is not None else 0.0) for r in open_rows)
+                left += max(0.0, sum(known) / len(known) * len(open_rows) - spent)
+        if left:
+            line += f" · about {clock_time(left)} left"
         return line
-
-
-def run_names(runs: Sequence[Run]) -> dict[str, str]:
-    """Return each run's name to show: its entry, with the seed where an entry has several runs."""
-    entries = [run.entry for run in runs]
-    return {r.id: f"{r.entry} seed {r.seed}" if entries.count(r.entry) > 1 else r.entry for r in runs}
 
 
 def scores(metrics: dict[str, float]) -> str:
     """Return a finished run's main scores in a few words."""
     named = {"test/loss": "test loss", "test/rougeL": "ROUGE-L"}
+    if "test/loss" not in metrics and "test/rougeL" not in metrics:
+        named = {"validation/loss": "validation loss"}
     return "  ".join(f"{label} {metrics[name]:.4f}" for name, label in named.items() if name in metrics)
 
 

@@ -2,7 +2,7 @@
 
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -26,9 +26,9 @@ class Clocks:
             wait()
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
-    def add(self, other: "Clocks") -> None:
-        """Add another clock's phases to these."""
-        for name, seconds in other.seconds.items():
+    def add(self, other: Mapping[str, float]) -> None:
+        """Add seconds by phase to these."""
+        for name, seconds in other.items():
             self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -18,10 +18,12 @@ from bakeoff.data.tokens import (
     statistics,
     target_lengths,
 )
+from bakeoff.entries import Entry, read_entries
 from bakeoff.errors import ConfigError
 from bakeoff.evaluation.baselines import settle
-from bakeoff.methods import INSTALLED, Method, build_method
+from bakeoff.methods import INSTALLED, Method
 from bakeoff.records import SPLITS, Folder, Run
+from bakeoff.tuning import Settings, budget, rungs
 
 # Parts of the protocol that a result does not depend on, or that a run's id holds in another form.
 NOT_IN_RESULTS = {"seed", "seeds", "trunk_cache", "precision", "gradient_checkpointing"}
@@ -29,10 +31,18 @@ NOT_IN_RESULTS = {"seed", "seeds", "trunk_cache", "precision", "gradient_checkpo
 
 @dataclass
 class Plan:
-    """What will be run. `document` is plan.json; `splits` are the examples behind it."""
+    """What will be run. `document` is plan.json; `splits` are the examples behind it.
 
+    `held_equal` is what every run's id is made from beside its own settings; `virtual_tokens` is how many positions
+    of the context are kept free for soft prompts.
+    """
+
+    config: Config
     document: dict[str, Any]
+    entries: dict[str, Entry]
     runs: list[Run]
+    held_equal: dict[str, Any]
+    virtual_tokens: int
     splits: Splits
 
 
@@ -48,7 +58,8 @@ def make_plan(config: Config, tokenizer: Any = None, folder: Folder | None = Non
     from bakeoff.hub import base_identity
     from bakeoff.model import choose_precision, default_device
 
-    methods = build_methods(config)
+    entries = checked_entries(config)
+    methods = {name: entry.methods() for name, entry in entries.items()}
     shapes = count(config.model, methods)
     max_tokens = fit_context(config, methods, shapes["context"])
     splits, findings = load_examples(config.data)
@@ -71,6 +82,7 @@ def make_plan(config: Config, tokenizer: Any = None, folder: Folder | None = Non
         "findings": findings,
     }
     precision = choose_precision(config.protocol.precision, default_device())
+    steps = config.protocol.epochs * -(-len(splits["train"]) // config.protocol.batch_size)
     held_equal = {
         "precision": precision,
         "version": __version__,
@@ -80,9 +92,9 @@ def make_plan(config: Config, tokenizer: Any = None, folder: Folder | None = Non
         "max_tokens": max_tokens,
         "generation": config.generation.model_dump(),
         "protocol": config.protocol.model_dump(exclude=NOT_IN_RESULTS),
+        "rungs": rungs(steps, config.tune is not None and config.tune.halving),
     }
-    steps = config.protocol.epochs * -(-len(splits["train"]) // config.protocol.batch_size)
-    runs = make_runs(config.protocol, baselines, methods, steps, held_equal)
+    runs = make_runs(config.protocol, baselines, entries, steps, held_equal)
     document = {
         "name": config.name,
         "model": model,
@@ -90,43 +102,79 @@ def make_plan(config: Config, tokenizer: Any = None, folder: Folder | None = Non
         "precision": precision,
         "max_tokens": max_tokens,
         "output_tokens": output_tokens,
-        "entries": {n: entry_plan(method, steps, shapes["entries"][n]) for n, method in methods.items()},
+        "rungs": held_equal["rungs"],
+        "entries": {n: entry_plan(entry, config, steps, shapes["entries"][n]) for n, entry in entries.items()},
         "not_run": not_run,
         "runs": [asdict(run) for run in runs],
     }
-    return Plan(document, runs, splits)
+    virtual_tokens = max(m.virtual_tokens for group in methods.values() for m in group)
+    return Plan(config, document, entries, runs, held_equal, virtual_tokens, splits)
 
 
-def build_methods(config: Config) -> dict[str, Method]:
-    """Return the entries' methods by entry; raise ConfigError where one cannot be run."""
-    methods = {name: build_method(name, settings) for name, settings in config.entries.items()}
-    taken = set(methods) & {*BASELINES, *config.baselines}
+def checked_entries(config: Config) -> dict[str, Entry]:
+    """Return the config's entries; raise ConfigError where one cannot be run."""
+    entries = read_entries(config)
+    taken = set(entries) & {*BASELINES, *config.baselines}
     if taken:
         raise ConfigError(f"entries.{taken.pop()}: the name of a baseline. Give the entry another `name:`")
-    foreign = [f"entries.{name}: method '{m.name}'" for name, m in methods.items() if m.name not in INSTALLED]
+    foreign = [f"entries.{name}: method '{e.method}'" for name, e in entries.items() if e.method not in INSTALLED]
     if foreign:
         raise ConfigError(
             f"{foreign[0]} was registered by this process alone, and runs have their own. "
             "Try: a package with an entry point of the group bakeoff.methods"
         )
-    return methods
+    return entries
 
 
-def entry_plan(method: Method, steps: int, counts: dict[str, Any]) -> dict[str, Any]:
-    """Return what the plan says of one entry; `trials` are those of a search for a learning rate."""
-    return {"method": method.name, "steps": steps, "trials": 0, "learning_rate": method.learning_rate, **counts}
+def entry_plan(entry: Entry, config: Config, steps: int, counts: dict[str, Any]) -> dict[str, Any]:
+    """Return what the plan says of one entry.
+
+    `trial_steps` are those of all its trials, where none fails and no extension is needed; the chosen trial is the
+    first seed's run too. `learning_rate` is None where it is searched.
+    """
+    trials = len(entry.ladder)
+    return {
+        "method": entry.method,
+        "steps": steps,
+        "tuning": entry.label,
+        "trials": trials,
+        "trial_steps": budget(trials, steps, config.tune.halving) if config.tune and trials else 0,
+        "search": {k: {"low": r.low, "high": r.high, "scale": r.scale} for k, r in entry.ranges.items()},
+        "ladder": entry.ladder,
+        "learning_rate": None if "learning_rate" in entry.ranges else entry.methods()[0].learning_rate,
+        **counts,
+    }
 
 
 def make_runs(
-    protocol: ProtocolConfig, baselines: dict[str, dict[str, Any]], methods: dict[str, Method], steps: int,
+    protocol: ProtocolConfig, baselines: dict[str, Settings], entries: dict[str, Entry], steps: int,
     held_equal: dict[str, Any],
 ) -> list[Run]:  # fmt: skip
-    """Return the baselines' runs, then every entry with every seed."""
+    """Return the baselines' runs, then every entry's trials and its final runs, one a seed.
+
+    The settings of a tuned entry's final runs are not known yet: their ids come from its search, and what is chosen
+    stands in run.json.
+    """
     seeds = range(protocol.seed, protocol.seed + protocol.seeds)
     runs = [make_run(n, "baseline", n, given, protocol.seed, 0, held_equal) for n, given in baselines.items()]
-    for name, method in methods.items():
-        runs += [make_run(name, "entry", method.name, method.model_dump(), s, steps, held_equal) for s in seeds]
+    for name, entry in entries.items():
+        if entry.ladder:
+            runs += [
+                make_trial(entry, i, point, protocol.seed, steps, held_equal) for i, point in enumerate(entry.ladder, 1)
+            ]
+            search = {"fixed": entry.fixed, "ladder": entry.ladder}
+            finals = [make_run(name, "entry", entry.method, search, s, steps, held_equal) for s in seeds]
+            runs += [replace(final, settings={}) for final in finals]
+        else:
+            settings = entry.build().model_dump(mode="json")
+            runs += [make_run(name, "entry", entry.method, settings, s, steps, held_equal) for s in seeds]
     return runs
+
+
+def make_trial(entry: Entry, number: int, point: Settings, seed: int, steps: int, held_equal: dict[str, Any]) -> Run:
+    """Return the run that tries one point of an entry's search."""
+    settings = entry.build(point).model_dump(mode="json")
+    return replace(make_run(entry.name, "trial", entry.method, settings, seed, steps, held_equal), trial=number)
 
 
 def encode_splits(
@@ -156,8 +204,11 @@ def make_run(
     )
 
 
-def count(model: str, methods: dict[str, Method]) -> dict[str, Any]:
-    """Return exact counts of the base and of every entry, from shapes alone: no weights are read."""
+def count(model: str, methods: dict[str, list[Method]]) -> dict[str, Any]:
+    """Return exact counts of the base and of every entry, from shapes alone: no weights are read.
+
+    Where trials differ in size, an entry's counts are its largest trial's.
+    """
     import torch
 
     from bakeoff.model import count_parameters, shape_only
@@ -169,9 +220,10 @@ def count(model: str, methods: dict[str, Method]) -> dict[str, Any]:
         "model": {"total_parameters": count_parameters(base)[1], "architecture": type(base).__name__},
         "entries": {},
     }
-    for name, method in methods.items():
+    for name, group in methods.items():
+        shapes = {m.model_dump_json(exclude={"learning_rate"}): m for m in group}  # one a size, whatever the rate
         with torch.device("meta"):
-            trainable, total = count_parameters(method.adapt(shape_only(model), None))
+            trainable, total = max(count_parameters(m.adapt(shape_only(model), None)) for m in shapes.values())
         counts["entries"][name] = {
             "trainable_parameters": trainable,
             "total_parameters": total,
@@ -180,13 +232,12 @@ def count(model: str, methods: dict[str, Method]) -> dict[str, Any]:
     return counts
 
 
-def fit_context(config: Config, methods: dict[str, Method], context: int | None) -> int:
+def fit_context(config: Config, methods: dict[str, list[Method]], context: int | None) -> int:
     """Return the longest example in tokens for every entry: what the context leaves beside the largest soft prompt."""
-    virtual = max(m.virtual_tokens for m in methods.values())
+    virtual, name = max((m.virtual_tokens, name) for name, group in methods.items() for m in group)
     if context is None:
         return config.protocol.max_tokens
     if context - virtual < 32:
-        name = max(methods, key=lambda n: methods[n].virtual_tokens)
         raise ConfigError(
             f"entries.{name}.num_virtual_tokens: {virtual} leaves {max(0, context - virtual)} of the model's {context} "
             f"positions for text. Allowed: at most {context - 32}"

@@ -6,7 +6,7 @@ JSON only; nothing here knows torch or a terminal.
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +15,16 @@ from typing import IO, Any, Literal
 from bakeoff.errors import SetupError
 
 SPLITS = ("train", "validation", "test")
-Kind = Literal["entry", "baseline"]
+Kind = Literal["baseline", "trial", "entry"]
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training (or one baseline's evaluation): an entry, its settings and a seed."""
+    """One training (or one baseline's evaluation): an entry, its settings and a seed.
+
+    A trial is one of an entry's search, counted from 1; `until` is the step that it goes to for now, None for the
+    end. `adopts` is the trial of the same settings and seed whose checkpoint the run goes on from. `steps` are at most.
+    """
 
     id: str
     entry: str
@@ -29,6 +33,9 @@ class Run:
     settings: dict[str, Any]
     seed: int
     steps: int | None = None
+    trial: int | None = None
+    until: int | None = None
+    adopts: str | None = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ class RunResult:
     """
 
     run: Run
-    status: Literal["done", "failed"]
+    status: Literal["done", "failed", "paused"]  # paused: a trial that has not taken all its steps
     error: str | None = None
     trainable_parameters: int | None = None
     total_parameters: int | None = None
@@ -74,16 +81,42 @@ class RunResult:
         return cls(**{**raw, "run": Run(**raw["run"])})
 
 
+def run_names(runs: Sequence[Run]) -> dict[str, str]:
+    """Return each run's name to show: its entry, with the seed where an entry has several final runs.
+
+    A trial's has its number, and the settings in which it differs from its entry's other trials.
+    """
+    names = {}
+    for run in runs:
+        group = [r for r in runs if (r.entry, r.kind) == (run.entry, run.kind)]
+        if run.trial is None:
+            names[run.id] = f"{run.entry} seed {run.seed}" if len(group) > 1 else run.entry
+            continue
+        searched = [k for k, v in run.settings.items() if any(r.settings.get(k) != v for r in group)]
+        values = ", ".join(f"{k} {run.settings[k]:.2g}" for k in searched)
+        names[run.id] = f"{run.entry} trial {run.trial}{': ' if values else ''}{values}"
+    return names
+
+
 class RunFolder:
     """Names of the files of one run."""
 
     def __init__(self, path: Path):
         self.path = path
+        self.run_file = path / "run.json"  # the run as it was started last
+        self.checkpoint_file = path / "checkpoint.safetensors"  # there while a trial may go on
         self.result_file = path / "result.json"
         self.metrics_file = path / "metrics.jsonl"
         self.predictions_file = path / "predictions.jsonl"
         self.log_file = path / "log.txt"
         self.adapter = path / "adapter"
+
+    def run(self) -> Run:
+        """Return the run as the driver started it; raise SetupError where it never did."""
+        try:
+            return Run(**json.loads(self.run_file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            raise SetupError(f"{self.path}: no run was started here (no run.json)") from None
 
     def result(self) -> RunResult | None:
         """Return the run's result, or None where there is no whole one yet."""
@@ -146,6 +179,16 @@ class Folder:
     def runs(self) -> list[Run]:
         """Return the planned runs in order."""
         return [Run(**row) for row in self.plan()["runs"]]
+
+    def trials(self, entry: str) -> list[Run]:
+        """Return an entry's trials in order: the planned ones, and the extension where one was started."""
+        runs = [run for run in self.runs() if run.kind == "trial" and run.entry == entry]
+        known = {run.id for run in runs}
+        for file in sorted(self.path.glob("runs/*/run.json")):
+            started = RunFolder(file.parent).run()
+            if started.kind == "trial" and started.entry == entry and started.id not in known:
+                runs.append(started)
+        return runs
 
 
 @contextmanager

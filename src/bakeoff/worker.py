@@ -51,21 +51,27 @@ from bakeoff.records import (
     write_json,
     write_jsonl,
 )
+from bakeoff.training.checkpoint import load_checkpoint, save_checkpoint
 from bakeoff.training.loop import DivergedError, Trainer
-from bakeoff.training.loss import Serve, evaluate_loss, mean_loss
-from bakeoff.training.trunk import TrunkError, open_trunk
+from bakeoff.training.loss import evaluate_loss, mean_loss
+from bakeoff.training.trunk import serve_trunks
 
 Emit = Callable[[Event], None]
 PROBE_EXAMPLES = 8
 
 
 def execute(path: Path, run_id: str, emit: Emit) -> RunResult:
-    """Carry out one run of the bakeoff in folder `path`, write its record and return it; never raises an Exception."""
+    """Carry out one run of the bakeoff in folder `path`, write its record and return it; never raises an Exception.
+
+    What to run stands in its run.json. A trial with a checkpoint goes on from there.
+    """
     folder = Folder(path)
-    run = next(r for r in folder.runs() if r.id == run_id)
     files = folder.run(run_id)
-    for stale in (files.metrics_file, files.result_file, files.predictions_file):
+    run = files.run()
+    for stale in (files.result_file, files.predictions_file):
         stale.unlink(missing_ok=True)
+    if not files.checkpoint_file.exists():
+        files.metrics_file.unlink(missing_ok=True)
     try:
         result = RunWork(folder, run, emit).result()
     except Exception as error:
@@ -79,6 +85,8 @@ def execute(path: Path, run_id: str, emit: Emit) -> RunResult:
     if result.status == "done":
         values = {"metrics": result.metrics, "costs": result.costs, "check_notes": result.check_notes}
         emit(Event(run_id, "done", values))
+    elif result.status == "paused":
+        emit(Event(run_id, "state", {"state": "paused"}))
     else:
         emit(Event(run_id, "failed", {"error": result.error}))
     return result
@@ -88,7 +96,7 @@ class RunWork:
     """The steps of one run, sharing its folder, config and clocks."""
 
     def __init__(self, folder: Folder, run: Run, emit: Emit):
-        self.run, self.emit = run, emit
+        self.folder, self.run, self.emit = folder, run, emit
         self.files: RunFolder = folder.run(run.id)
         self.config: Config = load_config(folder.config_file)
         self.plan = folder.plan()
@@ -116,10 +124,12 @@ class RunWork:
         self.report("state", {"state": state})
 
     def result(self) -> RunResult:
-        """Return the finished record of an entry's training, or of a baseline."""
+        """Return the record of a trial, of an entry's final training, or of a baseline."""
         if self.run.kind == "baseline":
             return self.baseline()
         trained_loss = self.train(build_method(self.run.entry, {"method": self.run.method, **self.run.settings}))
+        if trained_loss is None:
+            return self.finished()
         with self.clocks.phase("reload"):
             base = self.load()
             adapted = load_adapter(base, self.files.adapter)
@@ -159,11 +169,11 @@ class RunWork:
         rows = self.tokens["validation"][:PROBE_EXAMPLES]
         return mean_loss(evaluate_loss(base, adapted, rows, len(rows)))
 
-    def train(self, method: Method) -> float:
-        """Train, save the adapter, check that nothing else moved; return the trained model's loss on the probe.
+    def train(self, method: Method) -> float | None:
+        """Train, check that nothing else moved, save the adapter; return the trained model's loss on the probe.
 
-        The model, its optimizer and its best checkpoint are gone on return, so that evaluation, which is of what was
-        saved, has the memory to itself.
+        A trial leaves a checkpoint and no adapter, and returns None. The model, its optimizer and its best weights
+        are gone on return, so that evaluation, which is of what was saved, has the memory to itself.
         """
         record = self.result_record
         with self.clocks.phase("setup"):
@@ -176,44 +186,69 @@ class RunWork:
         if base_loss is not None:
             record.check("step0_equals_base", equals_base(base_loss, self.probe(base, adapted)))
         self.count(adapted)
-        serve = self.open_trunks(base, adapted)
-        reset_peak()
-        self.state("training")
-        trainer = Trainer(base, adapted, method, self.config.protocol, self.run.seed, self.report, serve)
-        trained = trainer.train(self.tokens["train"], self.tokens["validation"])
-        record.costs["peak_bytes"] = peak_bytes()
-        record.costs["micro_batch_size"] = trained.micro_batch
-        record.costs["tokens_per_second"] = trained.tokens / trainer.clocks.seconds["train"]
-        self.clocks.add(trainer.clocks)
-        record.steps, record.best_step, record.learning_rate = trained.steps, trained.best_step, method.learning_rate
-        record.metrics |= {"train/loss": trained.train_loss, "validation/loss": trained.validation_loss}
-        record.check("only_intended_moved", only_moved(before, fingerprints(adapted), to_train, trained.best_step))
+        trainer = Trainer(
+            base, adapted, method, self.config.protocol, self.run.seed, self.report, rungs=self.plan["rungs"]
+        )
+        with self.clocks.phase("setup"):
+            carried = self.go_on(trainer)
+        if not trainer.at.ended and self.config.protocol.trunk_cache != "off":
+            with self.clocks.phase("trunk"):
+                trainer.serve |= serve_trunks(base, adapted, self.tokens, self.trunk_folder, self.config.protocol)
+        peak = self.take_steps(trainer, carried.get("peak_bytes", 0))
+        record.learning_rate = method.learning_rate
+        record.check("only_intended_moved", only_moved(before, fingerprints(adapted), to_train, record.best_step or 0))
         first = self.files.curve()[0]["validation/loss"]
         record.check("step0_beats_unigram", beats_unigram(first, self.tokens["validation"]))
+        for name, complaint in carried.get("check_notes", {}).items():
+            record.check(name, complaint)
         self.state("saving")
+        if self.run.kind == "trial":
+            record.status = "done" if trainer.at.ended else "paused"
+            extra = {
+                "rows": len(self.files.curve()), "seconds": dict(self.clocks.seconds), "peak_bytes": peak,
+                "check_notes": record.check_notes,
+            }  # fmt: skip
+            with self.clocks.phase("saving"):
+                save_checkpoint(self.files.checkpoint_file, trainer, extra)
+            self.clocks.add(trainer.clocks.seconds)
+            return None
+        self.clocks.add(trainer.clocks.seconds)
         with self.clocks.phase("saving"):
             save_adapter(self.files.adapter, adapted, method, self.config)
         record.costs["adapter_bytes"] = sum(f.stat().st_size for f in self.files.adapter.glob("*.safetensors"))
         return self.probe(base, adapted)
 
-    def open_trunks(self, base: Base, adapted: torch.nn.Module) -> dict[str, Serve]:
-        """Return how the frozen blocks' stored outputs are served, by split; nothing where there is no such trunk."""
-        protocol = self.config.protocol
-        if protocol.trunk_cache == "off":
-            return {}
-        budget = None if protocol.trunk_cache == "auto" else int(protocol.trunk_cache)
-        serve: dict[str, Serve] = {}
-        with self.clocks.phase("trunk"):
-            for split in ("train", "validation"):
-                stem = self.trunk_folder / split
-                try:
-                    trunk = open_trunk(base, adapted, self.tokens[split], stem, budget, 2 * protocol.batch_size)
-                except (TrunkError, OSError) as error:
-                    print(f"trunk cache not used: {error}", file=sys.stderr)
-                    return {}
-                if trunk:
-                    serve[split] = trunk.serving
-        return serve
+    def take_steps(self, trainer: Trainer, peak_before: int) -> int:
+        """Train as far as the run goes for now, note losses and costs, and return the peak since the first step."""
+        record, first = self.result_record, trainer.at.step
+        reset_peak()
+        self.state("training")
+        trained = trainer.train(self.tokens["train"], self.tokens["validation"], self.run.until)
+        peak = max(peak_before, peak_bytes() if trained.steps > first else 0)
+        record.costs["peak_bytes"] = peak
+        record.costs["micro_batch_size"] = trained.micro_batch
+        record.costs["tokens_per_second"] = trained.tokens / trainer.clocks.seconds["train"]
+        record.steps, record.best_step = trained.steps, trained.best_step
+        record.metrics |= {"train/loss": trained.train_loss, "validation/loss": trained.validation_loss}
+        return peak
+
+    def go_on(self, trainer: Trainer) -> dict[str, Any]:
+        """Put the trainer where this run, or the trial that it adopts, stopped before; return what is carried over.
+
+        A final run adopts the trial of its settings and seed, whose every step would be its own: the steps, their
+        seconds, peak and trunk are carried over. The trial's set-up is not, because the run has one of its own.
+        """
+        for run_id in filter(None, (self.run.id, self.run.adopts)):
+            source = self.folder.run(run_id)
+            if source.checkpoint_file.exists():
+                carried = load_checkpoint(source.checkpoint_file, trainer)
+                curve = source.curve()[: carried["rows"]]
+                write_jsonl(self.files.metrics_file, curve)
+                self.emit(Event(self.run.id, "metrics", curve[-1]))
+                phases = carried["seconds"] if run_id == self.run.id else ("trunk",)
+                self.clocks.add({k: v for k, v in carried["seconds"].items() if k in phases})
+                return carried
+        return {}
 
     def look_beside(self, base: Base, adapted: torch.nn.Module) -> None:
         """Measure what an adapter forgets and over-fits: losses on neutral text and on a sample of training examples.
@@ -275,6 +310,11 @@ class RunWork:
             for letter, suffix in (("f", ""), ("p", "_precision"), ("r", "_recall")):
                 record.metrics[f"test/{name}{suffix}"] = sum(s[name][letter] for s in scores) / len(scores)
         record.metrics |= {f"test/{name}": sum(n[name] for n in lengths) / len(lengths) for name in LENGTHS}
+        return self.finished()
+
+    def finished(self) -> RunResult:
+        """Return the record with all clocks in it; raise DivergedError where a figure is not finite."""
+        record = self.result_record
         record.costs |= {f"{phase}_seconds": seconds for phase, seconds in self.clocks.seconds.items()}
         odd = [name for name, value in record.metrics.items() if not math.isfinite(value)]
         if odd:

@@ -8,6 +8,7 @@ from bakeoff.config import load_config
 from bakeoff.evaluation.neutral import add_forgetting
 from bakeoff.evaluation.rouge import BEST_TYPES, TYPES, signature
 from bakeoff.evaluation.statistics import Estimate, Resamples, Scores, estimate
+from bakeoff.evaluation.sweep import add_tuning
 from bakeoff.evaluation.verdict import LOSS, make_verdict
 from bakeoff.records import Folder, Run, RunResult, read_jsonl
 
@@ -19,7 +20,7 @@ def summarize(folder: Folder) -> dict[str, Any]:
     """
     plan = folder.plan()
     config = load_config(folder.config_file)
-    runs = folder.runs()
+    runs = [run for run in folder.runs() if run.kind != "trial"]
     results = {run.id: folder.run(run.id).result() for run in runs}
     groups: dict[str, list[Run]] = {}
     for run in runs:
@@ -32,6 +33,7 @@ def summarize(folder: Folder) -> dict[str, Any]:
     by_name = {n: {metric: estimates[n, metric] for metric in table} for n, table in scores.items()}
     rows = {name: entry_row(group, results, by_name[name]) for name, group in groups.items()}
     for name, row in rows.items():
+        add_tuning(folder, plan, name, row)
         row |= {k: v for k, v in plan["entries"].get(name, {}).items() if k not in row or row[k] is None}
     rows |= {name: not_run_row(name, reason) for name, reason in plan["not_run"].items()}
     add_forgetting(rows)
@@ -46,6 +48,7 @@ def summarize(folder: Folder) -> dict[str, Any]:
         "max_tokens": plan["max_tokens"],
         "output_tokens": plan["output_tokens"],
         "protocol": config.protocol.model_dump(),
+        "tune": config.tune.model_dump() if config.tune else None,
         "generation": config.generation.model_dump(),
         "template": config.template,
         "rouge_signature": signature(any(f"test/{BEST_TYPES[0]}" in row["metrics"] for row in rows.values())),
@@ -65,7 +68,7 @@ def entry_row(group: list[Run], results: dict[str, RunResult | None], estimates:
     row: dict[str, Any] = {
         "kind": group[0].kind,
         "method": group[0].method,
-        "settings": group[0].settings,
+        "settings": (done[0].run if done else group[0]).settings,
         "status": status,
         "error": failed[0].error if failed else None,
         "seeds": len(done),
@@ -92,7 +95,7 @@ def not_run_row(name: str, reason: str) -> dict[str, Any]:
     )
     return {
         "kind": "baseline", "method": name, "settings": {}, "status": "not run", "error": reason, "seeds": 0,
-        "runs": [], "metrics": {}, "costs": {}, "checks": {}, "check_notes": {}, **nothing,
+        "runs": [], "metrics": {}, "costs": {}, "checks": {}, "check_notes": {}, "tuning": None, **nothing,
     }  # fmt: skip
 
 

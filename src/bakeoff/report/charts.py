@@ -119,6 +119,36 @@ def curves(rows: list[Point], best: list[Point], names: list[str]) -> dict[str, 
     return drawn
 
 
+def sweep(points: list[Point], name: str, field: str, log: bool, number: int) -> str:
+    """Return an entry's trials: lowest validation loss against a searched field, the chosen trial ringed.
+
+    `points` hold value, loss, status and chosen; a trial that was stopped on the way is a hollow point. `number` is
+    the entry's place among all, for its colour.
+    """
+    scale = alt.Scale(type="log" if log else "linear", zero=False, nice=False, padding=24)
+    x = alt.X("value:Q", title=field.replace("_", " "), scale=scale, axis=alt.Axis(format="~g", tickCount=5))
+    y = alt.Y("loss:Q", title="validation loss", scale=alt.Scale(zero=False, padding=14))
+    ended, stopped, chosen = (
+        alt.Chart(alt.Data(values=part)).encode(x=x, y=y)
+        for part in (
+            [p for p in points if p["status"] == "done"],
+            [p for p in points if p["status"] != "done"],
+            [p for p in points if p["chosen"]],
+        )
+    )
+    hue = SERIES[number % len(SERIES)]
+    layers = [
+        stopped.mark_point(filled=False, size=80, strokeWidth=2, color=hue),
+        ended.mark_point(filled=True, size=80, opacity=1, color=hue),
+        chosen.mark_point(filled=False, size=260, strokeWidth=2, color=INK),
+        alt.Chart(alt.Data(values=points)).mark_text(dy=-14, fontSize=11, color=INK).encode(
+            x=x, y=y, text=alt.Text("value:Q", format=".2~g")
+        ),
+    ]  # fmt: skip
+    title = alt.TitleParams(name, color=INK, anchor="start", fontSize=13)
+    return draw(alt.layer(*layers).properties(width=270, height=200, title=title))
+
+
 def dashes() -> alt.StrokeDash:
     """Return a full line for validation and a broken one for train, named above the panels."""
     legend = alt.Legend(title=None, orient="top", symbolStrokeColor=INK, symbolSize=300)

@@ -12,14 +12,16 @@ CHECKS = {
     "step0_beats_unigram": "before the first step the validation loss is below the entropy of the target tokens",
     "reloads_to_same_loss": "the saved adapter on a fresh base gives the same loss",
 }
+LABELS = {
+    "fixed": "Not equal: these entries ran at the settings given, without trials",
+    "off": "Not equal: tuning was off, and each entry ran at one learning rate of its own",
+}
 
 
 def sections(results: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the sections as title, note, pairs of name and value, and points."""
-    learning = ", ".join(
-        f"{n} {row['learning_rate']:g}" for n, row in results["entries"].items() if row["learning_rate"]
-    )
-    note = f"Not equal: each entry ran at one learning rate of its own, not tuned ({learning})." if learning else ""
+    untuned = {label: [n for n, r in results["entries"].items() if r["tuning"]["label"] == label] for label in LABELS}
+    note = " ".join(f"{text} ({', '.join(untuned[label])})." for label, text in LABELS.items() if untuned[label])
     return [
         section("What was held equal", note, held_equal(results)),
         section("Data", pairs=data_facts(results), points=[point(f) for f in results["data"]["findings"]]),
@@ -46,6 +48,7 @@ def held_equal(results: dict[str, Any]) -> Pairs:
     chosen = " (auto: what the hardware multiplies natively)" if protocol["precision"] == "auto" else ""
     precision = f"{results['precision']} frozen weights and products{chosen}, fp32 trained weights"
     outputs = f"at most {results['output_tokens']} tokens, {generation['batch_size']} documents side by side"
+    patience = f"; {protocol['patience']} validations without a new one end a run" if protocol["patience"] else ""
     seeds = range(protocol["seed"], protocol["seed"] + protocol["seeds"])
     return [
         ("examples and order", "the same, in the same batches, for each seed"),
@@ -55,10 +58,22 @@ def held_equal(results: dict[str, Any]) -> Pairs:
         ("optimizer", f"AdamW on fp32 weights, weight decay {protocol['weight_decay']:g}, gradients {clipping}"),
         ("schedule", f"{protocol['schedule']} after a warm-up over {protocol['warmup_share']:.0%} of the steps"),
         ("precision", precision),
-        ("checkpoint", "the one with the lowest validation loss"),
+        ("tuning", tuning_rule(results["tune"])),
+        ("checkpoint", f"the one with the lowest validation loss{patience}"),
         ("decoding", f"greedy in {generation['precision']}, {outputs}"),
         ("seeds", ", ".join(map(str, seeds))),
     ]  # fmt: skip
+
+
+def tuning_rule(tune: dict[str, Any] | None) -> str:
+    """Return the rule by which settings were chosen."""
+    if tune is None:
+        return "off: the settings given"
+    halving = "; after 1/4 and 1/2 of the steps the worse half stops" if tune["halving"] else ""
+    return (
+        f"{tune['trials']} trials for each tuned entry, with the first seed, from its own range{halving}; "
+        "the lowest validation loss is chosen; one trial more where that lies on the edge of what was tried"
+    )
 
 
 def data_facts(results: dict[str, Any]) -> Pairs:

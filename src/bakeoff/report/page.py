@@ -17,6 +17,7 @@ from bakeoff.report.table import (
     COLUMNS,
     best_values,
     csv_table,
+    edge_note,
     failed_checks,
     failure,
     markdown_table,
@@ -54,6 +55,8 @@ def render(folder: Folder, results: dict[str, Any]) -> str:
         recommendations=[recommendation(results, p) for p in PREFERENCES] if verdict["best"] else [],
         cost_charts=cost_charts(results),
         curves=loss_curves(folder, results),
+        sweeps=sweeps(results),
+        edge_notes=[note for name, row in results["entries"].items() if (note := edge_note(name, row))],
         not_converged=[n for n, row in results["entries"].items() if row["converged"] is False],
         samples=samples(folder, results),
         facts=sections(results),
@@ -154,6 +157,27 @@ def loss_curves(folder: Folder, results: dict[str, Any]) -> list[dict[str, Any]]
         {"svg": Markup(svg), "label": f"Loss of {name} by epoch; lowest validation loss {lowest[name]:.3f}"}
         for name, svg in charts.curves(rows, best, list(results["entries"])).items()
     ]
+
+
+def sweeps(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a drawing for each searched field of each tuned entry, and its trials in words."""
+    drawn = []
+    for number, (name, row) in enumerate(results["entries"].items()):
+        trials = row["tuning"]["trials"]
+        chosen = row["tuning"]["chosen"]
+        for field, span in row["search"].items() if chosen else ():
+            points = [
+                {"value": t["settings"][field], "loss": t["validation_loss"], "status": t["status"],
+                 "chosen": t["settings"] == chosen}
+                for t in trials if t["validation_loss"] is not None and t["status"] != "failed"
+            ]  # fmt: skip
+            label = f"{name}: validation loss by {field}: " + ", ".join(
+                f"{p['loss']:.3f} at {p['value']:.2g} ({'chosen' if p['chosen'] else p['status']})" for p in points
+            )
+            failed = [f"{t['settings'][field]:.2g}: {t['error']}" for t in trials if t["status"] == "failed"]
+            svg = charts.sweep(points, name, field, span["scale"] == "log", number)
+            drawn.append({"svg": Markup(svg), "label": label, "failed": failed})
+    return drawn
 
 
 def samples(folder: Folder, results: dict[str, Any]) -> list[dict[str, Any]]:

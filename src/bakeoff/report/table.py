@@ -16,11 +16,11 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Column:
-    """One column: `key` is metrics/NAME, costs/NAME or a field of the row; `best` is min, max or None."""
+    """One column: `key` is metrics/NAME, costs/NAME, tuning/NAME or a field of the row; `best` is min, max or None."""
 
     key: str
     heading: str
-    form: Callable[[float], str]
+    form: Callable[[Any], str]
     explanation: str
     best: str | None = None
 
@@ -29,6 +29,8 @@ class Column:
         section, _, name = self.key.partition("/")
         if section == "metrics":
             return row["metrics"].get(name, {}).get("mean")
+        if section == "tuning":
+            return (row["tuning"] or {}).get(name)
         return row["costs"].get(name) if section == "costs" else row.get(self.key)
 
     def interval(self, row: Row) -> tuple[float, float] | None:
@@ -40,7 +42,10 @@ class Column:
         """Return the value as shown; a dash where a baseline has no such thing."""
         value = self.value(row)
         if value is None:
-            return NO_SUCH_THING if row["kind"] == "baseline" else NOT_MEASURED
+            none = row["kind"] == "baseline" or (
+                self.key == "costs/tuning_seconds" and row["tuning"]["label"] != "tuned"
+            )
+            return NO_SUCH_THING if none else NOT_MEASURED
         return self.form(value)
 
     def interval_text(self, row: Row) -> str:
@@ -98,6 +103,8 @@ COLUMNS = (
     Column("costs/tokens_per_second", "tokens/s", fixed(0), "real tokens in training, padding not counted", "max"),
     Column("costs/peak_bytes", "peak memory", size, "of the run's own process while training", "min"),
     Column("learning_rate", "learning rate", rate, "AdamW's peak rate", None),
+    Column("tuning/label", "tuning", str, "tuned: chosen by trials; fixed: given in the config; off: nothing is tuned"),
+    Column("costs/tuning_seconds", "tuning s", fixed(1), "seconds of the trials' optimizer steps, beside train s"),
     Column("seeds", "seeds", fixed(0), "finished runs of the entry", None),
 )
 # The columns that a terminal shows, by how wide it must be; the page has them all.
@@ -154,6 +161,33 @@ def failed_checks(row: Row) -> list[str]:
     return [f"check {name} failed: {note}" for name, note in row["check_notes"].items()]
 
 
+def edge_note(name: str, row: Row) -> str | None:
+    """Return in words that an entry's best trial lay on the edge of what was tried; None where it did not."""
+    found = row["tuning"]
+    if not found or not found["edge"]:
+        return None
+    sides = " and ".join(f"{field} was the {side}est" for field, side in found["edge"].items())
+    after = {
+        "better": "one step further was better and was taken, so the best may lie still further",
+        "worse": "one step further was worse",
+        "failed": "one step further failed",
+        "no room": "its bounds leave no room for a step further",
+    }.get(found["extended"], "one step further has not run")
+    return f"{name}: on the edge of its search: {sides} of the {len(row['ladder'])} tried; {after}"
+
+
+def remarks(results: dict[str, Any]) -> list[str]:
+    """Return a line for each entry on the edge of its search, and one for those that had not converged."""
+    entries = results["entries"]
+    lines = [note for name, row in entries.items() if (note := edge_note(name, row))]
+    early = [name for name, row in entries.items() if row["converged"] is False]
+    if early:
+        lines.append(
+            f"not converged: {', '.join(early)}: the last validation was the best, so longer training may help"
+        )
+    return lines
+
+
 def text_table(results: dict[str, Any], width: int = 160) -> Table:
     """Return the table for a terminal `width` columns wide; a narrow one leaves out what the page has anyway."""
     columns = [c for c in COLUMNS if width >= SHOWN_FROM.get(c.key, 150)]
@@ -178,23 +212,42 @@ def plan_table(plan: dict[str, Any]) -> Table:
     """Return a plan's entries for a terminal."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("entry")
-    for heading in ("method", "trainable", "of", "%", "steps", "learning rate"):
+    for heading in ("method", "trainable", "of", "%", "steps", "tuning", "trials", "searched or fixed rate"):
         table.add_column(heading, justify="right")
     for name, row in plan["entries"].items():
         counts = (f"{row['trainable_parameters']:,}", f"{row['total_parameters']:,}", f"{row['trainable_percent']:.4f}")
-        table.add_row(escape(name), row["method"], *counts, f"{row['steps']:,}", rate(row["learning_rate"]))
+        tuning = (row["tuning"], str(row["trials"] or NO_SUCH_THING), searched(row))
+        table.add_row(escape(name), row["method"], *counts, f"{row['steps']:,}", *tuning)
     return table
+
+
+def searched(row: dict[str, Any]) -> str:
+    """Return the ranges that a planned entry's trials are drawn from, or its learning rate where that is fixed."""
+    ranges = [f"{name} {span['low']:.3g} to {span['high']:.3g}" for name, span in row["search"].items()]
+    return ", ".join([*ranges, *([] if row["learning_rate"] is None else [rate(row["learning_rate"])])])
 
 
 def plan_lines(plan: dict[str, Any]) -> list[str]:
     """Return what else a plan tells: how many runs, the splits with their cut documents, and findings."""
-    runs = plan["runs"]
-    lines = [f"{len(runs)} runs, {sum(run['steps'] for run in runs):,} optimizer steps in all"]
+    lines = [f"{len(plan['runs'])} runs, {total_steps(plan):,} optimizer steps in all"]
+    tuned = [row for row in plan["entries"].values() if row["trials"]]
+    if tuned:
+        trials, steps = tuned[0]["trials"], tuned[0]["trial_steps"]
+        lines.append(
+            f"{trials} trials for each tuned entry, {steps:,} steps together; the chosen one is its first seed's run. "
+            f"A choice on the edge of its range has one trial more, of {tuned[0]['steps']:,} steps"
+        )
     lines += [f"{name} not run: {reason}" for name, reason in plan["not_run"].items()]
     for split, facts in plan["data"]["splits"].items():
         cut = f", {facts['cut_documents']:.1%} of documents cut" if "cut_documents" in facts else ""
         lines.append(f"{split}: {facts['examples']:,} examples{cut}")
     return lines + plan["data"]["findings"]
+
+
+def total_steps(plan: dict[str, Any]) -> int:
+    """Return the optimizer steps of all runs without extensions; a tuned entry's first seed adopts its trial's."""
+    finals = sum(run["steps"] for run in plan["runs"] if run["kind"] == "entry")
+    return finals + sum(row["trial_steps"] - row["steps"] for row in plan["entries"].values() if row["trials"])
 
 
 def markdown_table(results: dict[str, Any]) -> str:
@@ -207,7 +260,7 @@ def markdown_table(results: dict[str, Any]) -> str:
     for name, row in rows_of(results).items():
         cells = [row["status"] if failure(row) else c.text(row) for c in COLUMNS]
         lines.append("| " + " | ".join(escape_markdown(cell) for cell in [name, *cells]) + " |")
-    notes.append(results["rouge_signature"])
+    notes += [*remarks(results), results["rouge_signature"]]
     return "\n".join(lines) + "\n\n" + "\n\n".join(escape_markdown(note) for note in notes) + "\n"
 
 
@@ -223,7 +276,7 @@ def csv_table(results: dict[str, Any]) -> str:
     metrics = [c.key.removeprefix("metrics/") for c in COLUMNS if c.key.startswith("metrics/")]
     others = [c for c in COLUMNS if not c.key.startswith("metrics/")]
     spans = [f"{m}{end}" for m in metrics for end in ("", "/low", "/high")]
-    writer.writerow(["entry", "kind", "status", "error", *spans, *(c.key.rpartition("/")[2] for c in others)])
+    writer.writerow(["entry", "kind", "status", "error", *spans, *(c.key.removeprefix("costs/") for c in others)])
     for name, row in rows_of(results).items():
         values = [row["metrics"].get(m, {}).get(end) for m in metrics for end in ("mean", "low", "high")]
         cells = [name, row["kind"], row["status"], row["error"], *values, *(c.value(row) for c in others)]

@@ -1,7 +1,7 @@
 """The training loop: one, for every method. A method's only part in it is `after_step`."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,23 @@ class Trained:
     train_loss: float
     tokens: int
     micro_batch: int  # examples that went through the model at once
+    ended: bool  # whether no step is left; else the model holds its latest weights
+
+
+@dataclass
+class Progress:
+    """How far training has come: all of it that is not a tensor, so that it can stop and go on."""
+
+    step: int = 0
+    tokens: int = 0
+    micro_batch: int = 0
+    loss_sum: float = 0.0  # of the running epoch
+    targets: int = 0  # likewise
+    train_loss: float = 0.0  # at the last validation
+    best_loss: float = math.inf
+    best_step: int = 0
+    since_best: int = 0  # validations
+    ended: bool = False
 
 
 def steps_in(examples: int, protocol: ProtocolConfig) -> int:
@@ -56,7 +73,10 @@ def out_of_memory(error: RuntimeError) -> bool:
 
 
 class Trainer:
-    """Trains one adapted model on one order of examples, and keeps the best checkpoint by validation loss."""
+    """Trains one adapted model on one order of examples, and keeps the best checkpoint by validation loss.
+
+    `rungs` are steps after which a validation is taken besides the protocol's own.
+    """
 
     def __init__(
         self,
@@ -67,6 +87,7 @@ class Trainer:
         seed: int,
         report: Report,
         serve: Mapping[str, Serve] | None = None,  # by split
+        rungs: Collection[int] = (),
     ):
         self.base, self.adapted, self.method, self.protocol = base, adapted, method, protocol
         self.seed, self.report = seed, report
@@ -75,37 +96,51 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             self.weights.values(), lr=method.learning_rate, weight_decay=protocol.weight_decay, fused=True
         )
-        self.micro_batch = protocol.batch_size
+        self.rungs = rungs
         self.clocks = Clocks()
-        self.best: tuple[float, int, dict[str, torch.Tensor]] = (math.inf, 0, {})
+        self.at = Progress(micro_batch=protocol.batch_size)
+        self.best: dict[str, torch.Tensor] = {}  # weights; empty before the first validation
 
-    def train(self, train: Sequence[Tokens], validation: Sequence[Tokens]) -> Trained:
-        """Train over all epochs; on return the model holds the weights of the best validation."""
-        steps = steps_in(len(train), self.protocol)
+    def train(self, train: Sequence[Tokens], validation: Sequence[Tokens], until: int | None = None) -> Trained:
+        """Train to the end, or until after step `until`, one of the rungs; called again, go on from there.
+
+        At the end, which is the last step or what `protocol.patience` says, the model holds its best weights.
+        """
+        at, steps = self.at, steps_in(len(train), self.protocol)
+        limit = steps if until is None else until
         lengths = lengths_of(train)
         totals = lengths.totals
-        step = tokens = 0
-        epoch_loss = 0.0
-        self._validate(validation, 0, 0.0, None)
-        for epoch in range(self.protocol.epochs):
-            total, epoch_targets = 0.0, 0
+        if not self.best:
+            self._validate(validation, 0.0, None)
+        per_epoch = steps // self.protocol.epochs
+        while not at.ended and at.step < limit:
+            epoch, start = divmod(at.step, per_epoch)
+            if start == 0:
+                at.loss_sum, at.targets = 0.0, 0
             batches = epoch_batches(totals, self.protocol.batch_size, self.seed, epoch)
-            for position, members in enumerate(batches, start=1):
+            for position, members in enumerate(batches[start:], start=start + 1):
                 with self.clocks.phase("train"):
-                    total += self._step(train, members, step, steps)
-                step += 1
-                tokens += int((totals[members] - 1).sum())
-                epoch_targets += int(lengths.targets[members].sum())
-                self._progress(step, steps, tokens, total / epoch_targets)
-                last = position == len(batches)
-                if last or (self.protocol.evaluate_every and step % self.protocol.evaluate_every == 0):
-                    epoch_loss = total / epoch_targets
-                    self._validate(validation, step, epoch + position / len(batches), epoch_loss)
-        loss, best_step, weights = self.best
-        with torch.no_grad():
-            for name, weight in self.weights.items():
-                weight.copy_(weights[name])
-        return Trained(steps, best_step, loss, epoch_loss, tokens, self.micro_batch)
+                    at.loss_sum += self._step(train, members, at.step, steps)
+                at.step += 1
+                at.tokens += int((totals[members] - 1).sum())
+                at.targets += int(lengths.targets[members].sum())
+                self._progress(steps)
+                if position == len(batches) or self._due(at.step):
+                    at.train_loss = at.loss_sum / at.targets
+                    self._validate(validation, epoch + position / len(batches), at.train_loss)
+                    at.ended = at.step == steps or at.since_best == self.protocol.patience
+                if at.ended or at.step == limit:
+                    break
+        if at.ended:
+            with torch.no_grad():
+                for name, weight in self.weights.items():
+                    weight.copy_(self.best[name])
+        return Trained(at.step, at.best_step, at.best_loss, at.train_loss, at.tokens, at.micro_batch, at.ended)
+
+    def _due(self, step: int) -> bool:
+        """Return whether a validation is due within an epoch."""
+        every = self.protocol.evaluate_every
+        return step in self.rungs or (every is not None and step % every == 0)
 
     def _step(self, train: Sequence[Tokens], members: Sequence[int], step: int, steps: int) -> float:
         """Take one optimizer step and return the batch's summed loss."""
@@ -125,25 +160,26 @@ class Trainer:
             try:
                 return self._backward_in_parts(train, members)
             except RuntimeError as error:
-                if not out_of_memory(error) or self.micro_batch == 1:
+                if not out_of_memory(error) or self.at.micro_batch == 1:
                     raise
             self.optimizer.zero_grad()
-            self.micro_batch = (self.micro_batch + 1) // 2
+            self.at.micro_batch = (self.at.micro_batch + 1) // 2
 
     def _backward_in_parts(self, train: Sequence[Tokens], members: Sequence[int]) -> float:
         """Add up the gradients of parts of the batch: their summed losses, divided once by the batch's targets."""
         rows = [train[i] for i in members]
         targets = sum(len(row.target) for row in rows)
         total = 0.0
-        for start in range(0, len(members), self.micro_batch):
-            part = members[start : start + self.micro_batch]
-            batch = batch_of(self.base, rows[start : start + self.micro_batch])
+        for start in range(0, len(members), self.at.micro_batch):
+            part = members[start : start + self.at.micro_batch]
+            batch = batch_of(self.base, rows[start : start + self.at.micro_batch])
             losses = target_losses(self.base, self.adapted, batch, self.serve["train"](part))
             (losses.sum() / targets).backward()
             total += float(losses.detach().double().sum())
         return total
 
-    def _validate(self, validation: Sequence[Tokens], step: int, epoch: float, train_loss: float | None) -> None:
+    def _validate(self, validation: Sequence[Tokens], epoch: float, train_loss: float | None) -> None:
+        at = self.at
         self.report("state", {"state": "validating"})
         with self.clocks.phase("evaluation"):
             results = evaluate_loss(
@@ -152,21 +188,28 @@ class Trainer:
         loss = mean_loss(results)
         if not math.isfinite(loss):
             raise DivergedError(
-                f"the validation loss is {loss} after step {step}. "
+                f"the validation loss is {loss} after step {at.step}. "
                 f"Try a lower learning_rate than {self.method.learning_rate}"
             )
-        if loss < self.best[0]:
-            self.best = (loss, step, {n: w.detach().clone() for n, w in self.weights.items()})
-        row = {"step": step, "epoch": epoch, "seconds": self.clocks.seconds.get("train", 0.0), "validation/loss": loss}
+        at.since_best += 1
+        if loss < at.best_loss:
+            at.best_loss, at.best_step, at.since_best = loss, at.step, 0
+            self.best = {n: w.detach().clone() for n, w in self.weights.items()}
+        row = {
+            "step": at.step,
+            "epoch": epoch,
+            "seconds": self.clocks.seconds.get("train", 0.0),
+            "validation/loss": loss,
+        }
         self.report("metrics", row if train_loss is None else {**row, "train/loss": train_loss})
         self.report("state", {"state": "training"})
 
-    def _progress(self, step: int, steps: int, tokens: int, train_loss: float) -> None:
-        seconds = self.clocks.seconds["train"]
+    def _progress(self, steps: int) -> None:
+        at, seconds = self.at, self.clocks.seconds["train"]
         self.report(
             "progress",
             {
-                "step": step, "steps": steps, "train/loss": train_loss,
-                "tokens_per_second": tokens / seconds, "seconds_left": seconds / step * (steps - step),
+                "step": at.step, "steps": steps, "train/loss": at.loss_sum / at.targets,
+                "tokens_per_second": at.tokens / seconds, "seconds_left": seconds / at.step * (steps - at.step),
             },
         )  # fmt: skip

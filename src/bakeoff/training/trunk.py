@@ -10,7 +10,8 @@ import fcntl
 import math
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +23,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bakeoff.calling import Reached, soft_prompt
+from bakeoff.config import ProtocolConfig
 from bakeoff.data.batches import evaluation_batches
 from bakeoff.data.tokens import Tokens, lengths_of
 from bakeoff.errors import SetupError
 from bakeoff.methods.last_layers import find_blocks
 from bakeoff.model import Base, inner
-from bakeoff.training.loss import autocast, batch_of, evaluating, model_inputs, target_losses
+from bakeoff.training.loss import Serve, autocast, batch_of, evaluating, model_inputs, target_losses
 
 FREE_SHARE = 0.25  # of the disk's free space, where no budget is given
 TOLERANCE = {"fp32": 1e-5, "bf16": 1e-2}  # relative, of a batch's loss: batches of another shape round otherwise
@@ -113,6 +115,24 @@ def find_trunk(adapted: nn.Module) -> tuple[str, list[nn.Module]]:
     encoder = model.get_encoder()
     trained = soft_prompt(adapted) is not None or any(p.requires_grad for p in encoder.parameters())
     return "encoder", [] if trained else [encoder]
+
+
+def serve_trunks(
+    base: Base, adapted: nn.Module, tokens: Mapping[str, Sequence[Tokens]], folder: Path, protocol: ProtocolConfig
+) -> dict[str, Serve]:
+    """Return how the frozen blocks' stored outputs are served, by split; nothing where there is no such trunk."""
+    size = protocol.trunk_cache
+    budget = None if isinstance(size, str) else int(size)
+    serve: dict[str, Serve] = {}
+    for split in ("train", "validation"):
+        try:
+            trunk = open_trunk(base, adapted, tokens[split], folder / split, budget, 2 * protocol.batch_size)
+        except (TrunkError, OSError) as error:
+            print(f"trunk cache not used: {error}", file=sys.stderr)
+            return {}
+        if trunk:
+            serve[split] = trunk.serving
+    return serve
 
 
 def open_trunk(

@@ -1,0 +1,133 @@
+"""Entries: from an entry's fields in the config to its method, or to the ranges and the ladder of its trials."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+from pydantic import Field, ValidationError
+
+from bakeoff.config import Config, Section, TuneConfig
+from bakeoff.errors import ConfigError, did_you_mean
+from bakeoff.methods import Method, build_method, method_class
+from bakeoff.tuning import Range, Settings, ladder
+
+EXAMPLE = "as in {low: 1e-5, high: 1e-2}"
+
+
+class RangeConfig(Section):
+    """A range in place of a number, for any numeric field of an entry."""
+
+    low: float = Field(allow_inf_nan=False, description="lowest value")
+    high: float = Field(allow_inf_nan=False, description="highest value")
+    scale: Literal["log", "linear"] = Field("log", description="how points are spread between them")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method with its hyper-parameters, and what of them is searched.
+
+    `fixed` are the fields as given, `ranges` the searched ones, `ladder` the settings of the trials. `label` is
+    tuned, fixed (nothing to search) or off (tuning is off for the whole bakeoff).
+    """
+
+    name: str
+    method: str
+    fixed: Settings
+    ranges: dict[str, Range]
+    ladder: list[Settings]
+    label: Literal["tuned", "fixed", "off"]
+
+    def build(self, searched: Settings | None = None) -> Method:
+        """Return the method at these values of the searched fields; raise ConfigError where a value is not allowed."""
+        return build_method(self.name, {"method": self.method, **self.fixed, **(searched or {})})
+
+    def methods(self) -> list[Method]:
+        """Return the method at every point of the ladder, or the one that is fixed."""
+        return [self.build(point) for point in self.ladder] or [self.build()]
+
+    def chosen(self, settings: Settings) -> Settings:
+        """Return the searched fields' part of a run's settings."""
+        return {name: settings[name] for name in self.ranges}
+
+
+def read_entries(config: Config) -> dict[str, Entry]:
+    """Return the config's entries by name; raise ConfigError where one cannot be run."""
+    return {
+        name: read_entry(name, fields, config.tune, config.protocol.seed) for name, fields in config.entries.items()
+    }
+
+
+def read_entry(name: str, fields: dict[str, Any], tune: TuneConfig | None, seed: int) -> Entry:
+    """Return one entry; the learning rate is searched over its method's own range where it is not given."""
+    where = f"entries.{name}"
+    fixed = dict(fields)
+    cls = method_class(str(fixed.pop("method", name)), where)
+    ranges = {
+        key: read_range(f"{where}.{key}", cls, key, fixed.pop(key))
+        for key, value in fields.items()
+        if key in cls.model_fields and is_range(cls, key, value)
+    }
+    if tune is None:
+        if ranges:
+            raise ConfigError(
+                f"{where}.{next(iter(ranges))}: a range, but tune is off. Try a number, or tune: {{trials: 4}}"
+            )
+        entry = Entry(name, cls.name, fixed, {}, [], "off")
+    else:
+        for key, (low, high) in cls.search_range.items():
+            if key not in fields:
+                ranges[key] = Range(low, high, "log", numeric_kind(cls, key) is int)
+        trials = tune.trials if ranges else 0
+        check_room(where, ranges, trials)
+        entry = Entry(name, cls.name, fixed, ranges, [], "tuned" if ranges else "fixed")
+        for end in (0, 1):
+            entry.build({key: span.at(end) for key, span in ranges.items()})
+        if ranges:
+            entry = replace(entry, ladder=ladder(ranges, trials, seed))
+    entry.methods()
+    return entry
+
+
+def numeric_kind(cls: type[Method], key: str) -> type | None:
+    """Return float or int where a method's field is such a number, else None."""
+    annotation = cls.model_fields[key].annotation
+    kinds = (annotation, *get_args(annotation))
+    return float if float in kinds else int if int in kinds else None
+
+
+def is_range(cls: type[Method], key: str, value: Any) -> bool:
+    """Return whether a field's value is meant as a range; what else a mapping may be is the method's to judge."""
+    return isinstance(value, dict) and (numeric_kind(cls, key) is not None or {"low", "high"} <= set(value))
+
+
+def read_range(where: str, cls: type[Method], key: str, value: dict[str, Any]) -> Range:
+    """Return the range; raise ConfigError where it holds nothing, or its field is no number."""
+    kind = numeric_kind(cls, key)
+    if kind is None:
+        numbers = ", ".join(k for k in cls.model_fields if numeric_kind(cls, k))
+        raise ConfigError(f"{where}: a range, but this field is no number. Numbers of {cls.name}: {numbers}")
+    try:
+        span = RangeConfig.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        part = str(first["loc"][0])
+        if first["type"] == "missing":
+            raise ConfigError(f"{where}: '{part}' is missing. A range has low and high, {EXAMPLE}") from None
+        if first["type"] == "extra_forbidden":
+            raise ConfigError(f"{where}.{part}: unknown key.{did_you_mean(part, RangeConfig.model_fields)}") from None
+        raise ConfigError(f"{where}.{part}: {first['msg']} (got {first['input']!r})") from None
+    if span.low >= span.high:
+        raise ConfigError(f"{where}: low {span.low:g} is not below high {span.high:g}. A range ascends, {EXAMPLE}")
+    if span.scale == "log" and span.low <= 0:
+        raise ConfigError(f"{where}: low {span.low:g} on a log scale. Try a low above 0, or scale: linear")
+    return Range(span.low, span.high, span.scale, kind is int)
+
+
+def check_room(where: str, ranges: dict[str, Range], trials: int) -> None:
+    """Raise ConfigError where whole-number ranges hold fewer settings than there are trials."""
+    room = math.prod(span.count() for span in ranges.values())
+    if room < trials:
+        raise ConfigError(
+            f"{where}.{next(iter(ranges))}: its range holds {room:g} values, fewer than tune.trials ({trials}). "
+            "Try a wider range, or fewer trials"
+        )

@@ -1,0 +1,72 @@
+"""What an entry's trials showed, from their records: validation losses, the choice, its edge, what the search cost."""
+
+from typing import Any
+
+from bakeoff.errors import SetupError
+from bakeoff.records import Folder, Run, RunResult
+from bakeoff.tuning import edges
+
+
+def add_tuning(folder: Folder, plan: dict[str, Any], name: str, row: dict[str, Any]) -> None:
+    """Put `tuning` into a results row, None for a baseline, and what the trials cost beside the row's other costs."""
+    planned = plan["entries"].get(name)
+    row["tuning"] = None
+    if planned:
+        row["tuning"] = tuning(folder, name, planned, row["runs"])
+        row["costs"]["tuning_seconds"] = row["tuning"]["seconds"]
+
+
+def tuning(folder: Folder, name: str, planned: dict[str, Any], finals: list[str]) -> dict[str, Any]:
+    """Return label, chosen, edge, extended, trials and seconds of one entry.
+
+    `chosen` are the searched fields' values once a final run was started. `edge` says for which fields the best of
+    the ladder was its lowest or highest value. `extended` says how the one trial past that edge did: better, worse,
+    failed, or "no room" where the field's bounds leave none. `seconds` are of the trials' optimizer steps; those of
+    the chosen trial are also its seed's final run's.
+    """
+    fields = list(planned["search"])
+    results = {run.id: folder.run(run.id).result() for run in folder.trials(name)}
+    chosen = chosen_settings(folder, finals, fields)
+    rows = [trial_row(run, results[run.id], fields, chosen is not None) for run in folder.trials(name)]
+    ladder = [row for row in rows if row["trial"] <= planned["trials"]]
+    further = [row for row in rows if row["trial"] > planned["trials"]]
+    ended = [row for row in ladder if row["status"] == "done"]
+    best = min(ended, key=lambda row: row["validation_loss"], default=None)
+    edge = edges(planned["ladder"], best["settings"]) if best and chosen else {}
+    extended = None
+    if edge:
+        extended = further[0]["status"] if further else "no room"
+        if extended == "done":
+            assert best is not None
+            extended = "better" if further[0]["validation_loss"] < best["validation_loss"] else "worse"
+    seconds = [r.costs.get("train_seconds") or 0.0 for r in results.values() if r]
+    return {
+        "label": planned["tuning"],
+        "chosen": chosen,
+        "edge": edge,
+        "extended": extended,
+        "trials": rows,
+        "seconds": sum(seconds) if fields else None,
+    }
+
+
+def chosen_settings(folder: Folder, finals: list[str], fields: list[str]) -> dict[str, Any] | None:
+    """Return the searched fields' values of the entry's final runs; None before the first was started."""
+    try:
+        return {field: folder.run(finals[0]).run().settings[field] for field in fields} if fields else None
+    except SetupError:
+        return None
+
+
+def trial_row(run: Run, result: RunResult | None, fields: list[str], decided: bool) -> dict[str, Any]:
+    """Return one trial's settings, validation loss, steps, and status: done, stopped, failed, paused or waiting."""
+    status = result.status if result else "waiting"
+    return {
+        "trial": run.trial,
+        "run": run.id,
+        "settings": {field: run.settings[field] for field in fields},
+        "validation_loss": result.metrics.get("validation/loss") if result else None,
+        "steps": result.steps if result else None,
+        "status": "stopped" if status == "paused" and decided else status,
+        "error": result.error if result else None,
+    }

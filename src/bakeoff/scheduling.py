@@ -1,0 +1,164 @@
+"""What runs next: baselines, then for every entry its trials rung by rung, the extension, and the final runs.
+
+Nothing is remembered beside the records: each decision is made from them, so a bakeoff that was interrupted anywhere
+goes on with the decisions that it would have made.
+"""
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import asdict, replace
+
+from bakeoff.display import Display
+from bakeoff.entries import Entry
+from bakeoff.errors import ConfigError
+from bakeoff.planning import Plan, make_trial
+from bakeoff.records import Event, Folder, Run, RunResult, append_jsonl, write_json
+from bakeoff.tuning import Settings, edges, extension, survivors
+
+
+class Schedule:
+    """Yields the runs of a planned bakeoff one by one, each chosen when those before it have ended."""
+
+    def __init__(self, folder: Folder, planned: Plan, screen: Display):
+        self.folder, self.planned, self.screen = folder, planned, screen
+
+    def tell(self, event: Event) -> None:
+        """Pass an event on to the screen and the events file."""
+        if event.kind != "progress":
+            append_jsonl(self.folder.events_file, {"run": event.run, "kind": event.kind, **event.values})
+        self.screen.handle(event)
+
+    def runs(self) -> Iterator[Run]:
+        """Yield every run that is not done yet, its run.json written; look at its record when the next is asked for."""
+        for run in self.planned.runs:
+            if run.kind == "baseline":
+                yield from self.unless_done(run)
+        for entry in self.planned.entries.values():
+            finals = [run for run in self.planned.runs if run.entry == entry.name and run.kind == "entry"]
+            yield from self.tuned(entry, finals) if entry.ladder else self.fixed(finals)
+
+    def fixed(self, finals: Sequence[Run]) -> Iterator[Run]:
+        """Yield the runs of an entry whose settings are known."""
+        for run in finals:
+            yield from self.unless_done(run)
+
+    def tuned(self, entry: Entry, finals: Sequence[Run]) -> Iterator[Run]:
+        """Yield an entry's trials, then a final run a seed at what they chose; the first seed's adopts its trial."""
+        trials = [run for run in self.planned.runs if run.entry == entry.name and run.kind == "trial"]
+        best = yield from self.search(entry, trials)
+        if best is None:
+            self.fail(finals, f"every trial failed: {self.result(trials[0]).error}")
+            return
+        for run in finals:
+            adopts = best.id if run.seed == best.seed else None
+            yield from self.unless_done(replace(run, settings=best.settings, adopts=adopts))
+            if adopts and (result := self.folder.run(run.id).result()) and result.status == "done":
+                for trial in self.folder.trials(entry.name):
+                    self.forget(trial)
+
+    def search(self, entry: Entry, trials: Sequence[Run]) -> Generator[Run, None, Run | None]:
+        """Yield trials until one is chosen, and return it; None where all failed (then a rerun tries them again)."""
+        if all((r := self.folder.run(t.id).result()) and r.status == "failed" for t in trials):
+            for trial in trials:
+                self.folder.run(trial.id).result_file.unlink()
+        living = list(trials)
+        for rung in self.planned.document["rungs"]:
+            if len(living) > 1:
+                for trial in living:
+                    yield from self.reach(trial, rung)
+                kept = survivors([self.loss(trial, rung) for trial in living])
+                for i, trial in enumerate(living):
+                    if i not in kept:
+                        self.stop(trial)
+                living = [living[i] for i in kept]
+        stopped = [trial for trial in trials if trial not in living]
+        for trial in living:
+            yield from self.reach(trial)
+        for trial in sorted(stopped, key=self.standing):
+            if self.best(trials) is None:  # no survivor has come through
+                yield from self.reach(trial)
+        best = self.best(trials)
+        if best is None:
+            return None
+        further = self.extension(entry, best)
+        if further:
+            self.screen.add(further)
+            yield from self.reach(further)
+            best = self.best([best, further])
+        assert best is not None
+        chosen = ", ".join(f"{name} {value:.3g}" for name, value in entry.chosen(best.settings).items())
+        self.screen.note(f"{entry.name}: chosen by validation loss: {chosen}")
+        return best
+
+    def extension(self, entry: Entry, best: Run) -> Run | None:
+        """Return one more trial past the edge that the best one lies on; None where it lies on none, or has no room."""
+
+        def allowed(point: Settings) -> bool:
+            try:
+                return entry.build(point).virtual_tokens <= self.planned.virtual_tokens
+            except ConfigError:
+                return False
+
+        chosen, count = entry.chosen(best.settings), len(entry.ladder)
+        point = extension(entry.ranges, chosen, edges(entry.ladder, chosen), count, allowed)
+        if point is None:
+            return None
+        return make_trial(entry, count + 1, point, best.seed, best.steps or 0, self.planned.held_equal)
+
+    def result(self, run: Run) -> RunResult:
+        """Return the record of a run that has ended or paused."""
+        result = self.folder.run(run.id).result()
+        assert result is not None, run.id
+        return result
+
+    def reach(self, trial: Run, rung: int | None = None) -> Iterator[Run]:
+        """Yield a trial unless it has come to the rung (None: the end), or has failed on the way."""
+        result = self.folder.run(trial.id).result()
+        if result is None or (result.status == "paused" and (rung is None or (result.steps or 0) < rung)):
+            yield self.start(replace(trial, until=rung))
+
+    def loss(self, trial: Run, rung: int) -> float | None:
+        """Return a trial's lowest validation loss up to a rung; None where it failed before."""
+        curve = self.folder.run(trial.id).curve()
+        reached = any(row["step"] >= rung for row in curve)
+        if self.result(trial).status == "failed" and not reached:
+            return None
+        return min(row["validation/loss"] for row in curve if row["step"] <= rung)
+
+    def standing(self, trial: Run) -> tuple[int, float]:
+        """Return what orders stopped trials, best first: how far they came, then their lowest validation loss."""
+        losses = [row["validation/loss"] for row in self.folder.run(trial.id).curve()]
+        return -len(losses), min(losses, default=0.0)
+
+    def best(self, trials: Sequence[Run]) -> Run | None:
+        """Return the trial with the lowest validation loss of those that came to the end, the first of equals."""
+        results = {t.id: r for t in trials if (r := self.folder.run(t.id).result()) and r.status == "done"}
+        ended = [trial for trial in trials if trial.id in results]
+        return min(ended, key=lambda trial: results[trial.id].metrics["validation/loss"], default=None)
+
+    def unless_done(self, run: Run) -> Iterator[Run]:
+        """Yield a run unless it is done, with these settings."""
+        result = self.folder.run(run.id).result()
+        if result is None or result.status != "done" or result.run.settings != run.settings:
+            yield self.start(run)
+
+    def start(self, run: Run) -> Run:
+        """Return the run after writing what its process reads."""
+        write_json(self.folder.run(run.id).run_file, asdict(run))
+        return run
+
+    def stop(self, trial: Run) -> None:
+        """Let a trial rest where it is."""
+        self.forget(trial)
+        if self.result(trial).status == "paused":
+            self.tell(Event(trial.id, "state", {"state": "stopped"}))
+
+    def forget(self, trial: Run) -> None:
+        """Delete a trial's checkpoint; should it go on after all, it starts anew."""
+        for file in self.folder.run(trial.id).path.glob("*checkpoint.safetensors*"):
+            file.unlink()
+
+    def fail(self, finals: Sequence[Run], error: str) -> None:
+        """Record final runs that cannot be made."""
+        for run in finals:
+            write_json(self.folder.run(run.id).result_file, asdict(RunResult(run, "failed", error=error)))
+            self.tell(Event(run.id, "failed", {"error": error}))

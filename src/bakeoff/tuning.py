@@ -1,0 +1,132 @@
+"""Equal tuning budgets: which settings are tried, which trials go on, which one is chosen.
+
+Pure functions over numbers. Every entry gets the same number of trials, drawn up front from its own ranges, and all
+follow one rule of halving, selection and extension (protocol rule 2). Nothing here knows a run or a file.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Settings = dict[str, Any]
+Side = Literal["low", "high"]
+# After these shares of the steps the worse half of an entry's trials stops.
+RUNGS = (0.25, 0.5)
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values that a numeric field is searched over."""
+
+    low: float
+    high: float
+    scale: Literal["log", "linear"] = "log"
+    integer: bool = False
+
+    def at(self, share: float) -> float:
+        """Return the value at `share` (0 to 1) of the way from low to high on the range's scale."""
+        if self.scale == "log":
+            value = self.low * (self.high / self.low) ** share
+        else:
+            value = self.low + (self.high - self.low) * share
+        if not self.integer:
+            return value
+        return min(max(round(value), math.ceil(self.low)), math.floor(self.high))
+
+    def beyond(self, value: float, side: Side, trials: int) -> float:
+        """Return the value one step past `value`, a step being the distance between `trials` even points."""
+        sign = 1 if side == "high" else -1
+        if self.scale == "log":
+            further = value * (self.high / self.low) ** (sign / trials)
+        else:
+            further = value + sign * (self.high - self.low) / trials
+        if not self.integer:
+            return further
+        return round(further) if round(further) != value else value + sign
+
+    def count(self) -> float:
+        """Return how many different values there are."""
+        return math.floor(self.high) - math.ceil(self.low) + 1 if self.integer else math.inf
+
+
+def ladder(ranges: Mapping[str, Range], trials: int, seed: int) -> list[Settings]:
+    """Return the settings to try, all different: known before anything runs, the same for the same arguments.
+
+    One field: even points on its scale, each in the middle of its bin, ascending. Several: a scrambled Halton
+    sequence (Owen 2017, arXiv:1706.02808). Points that round to one met before are passed over. The ranges must hold
+    `trials` different points (`Range.count`).
+    """
+    if len(ranges) == 1:
+        ((name, span),) = ranges.items()
+        return [{name: value} for value in _even(span, trials)]
+    from scipy.stats import qmc
+
+    sequence = qmc.Halton(len(ranges), scramble=True, rng=seed)
+    points: list[Settings] = []
+    while len(points) < trials:
+        for row in sequence.random(trials):
+            point = {name: span.at(float(share)) for (name, span), share in zip(ranges.items(), row, strict=True)}
+            if point not in points:
+                points.append(point)
+    return points[:trials]
+
+
+def _even(span: Range, trials: int) -> list[float]:
+    """Return ascending points in the middles of even bins; whole numbers that coincide move to the next free one."""
+    values = [span.at((i + 0.5) / trials) for i in range(trials)]
+    if not span.integer:
+        return values
+    taken: list[float] = []
+    for value in values:
+        nearby = (place for distance in itertools.count() for place in (value + distance, value - distance))
+        taken.append(next(n for n in nearby if span.low <= n <= span.high and n not in taken))
+    return sorted(taken)
+
+
+def rungs(steps: int, halving: bool) -> list[int]:
+    """Return after which steps every run validates and the worse half of the trials stops."""
+    marks = {math.ceil(share * steps) for share in RUNGS} if halving else set()
+    return sorted(mark for mark in marks if mark < steps)
+
+
+def survivors(losses: Sequence[float | None]) -> list[int]:
+    """Return which trials go on, in their order: the better half, rounded up, by validation loss; None has failed."""
+    alive = [i for i, loss in enumerate(losses) if loss is not None]
+    best = sorted(alive, key=lambda i: losses[i])  # type: ignore[arg-type, return-value]
+    return sorted(best[: math.ceil(len(losses) / 2)])
+
+
+def budget(trials: int, steps: int, halving: bool) -> int:
+    """Return how many optimizer steps an entry's trials take where none fails and no extension is needed."""
+    total = start = 0
+    for mark in [*rungs(steps, halving), steps]:
+        total += trials * (mark - start)
+        trials, start = math.ceil(trials / 2), mark
+    return total
+
+
+def edges(points: Sequence[Settings], chosen: Settings) -> dict[str, Side]:
+    """Return for which fields the chosen settings hold the lowest or highest value that was tried."""
+    found: dict[str, Side] = {}
+    for name, value in chosen.items():
+        values = [point[name] for point in points]
+        if min(values) < max(values) and value in (min(values), max(values)):
+            found[name] = "low" if value == min(values) else "high"
+    return found
+
+
+def extension(
+    ranges: Mapping[str, Range],
+    chosen: Settings,
+    sides: Mapping[str, Side],
+    trials: int,
+    allowed: Callable[[Settings], bool],
+) -> Settings | None:
+    """Return the settings one step further for every field on an edge; None where its bounds leave no room for any."""
+    further = dict(chosen)
+    for name, side in sides.items():
+        moved = {**further, name: ranges[name].beyond(chosen[name], side, trials)}
+        further = moved if allowed(moved) else further
+    return None if further == chosen else further
