@@ -49,8 +49,9 @@ def test_a_trained_base_beats_token_frequencies_until_its_targets_are_scrambled(
     base = load_base("base", "fp32")
     places = [Path(m.__file__).parent for m in (json, logging, unittest, tomllib)]
     pairs = [pair for place in places for _, text in iter_docstrings(place) if (pair := split_summary(text))]
-    examples = [Example("", d, s) for d, s in pairs]
-    rows = list(encode(examples, base.tokenizer, "{{ document }}\nTL;DR:", 128, 24, "test"))
+    rows = list(
+        encode([Example("", d, s) for d, s in pairs], base.tokenizer, "{{ document }}\nTL;DR:", 128, 24, "test")
+    )
     assert len(rows) > 20
     assert beats_unigram(mean_loss(evaluate_loss(base, base.model, rows, 16)), rows) is None
     targets = [token for row in rows for token in row.target]
