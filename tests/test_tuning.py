@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -155,3 +156,17 @@ def test_trials_on_the_command_line_turn_tuning_on():
     assert load_config(config).tune is None
     assert load_config(config, {"tune.trials": 2}).tune.trials == 2
     assert load_config({**config, "tune": True}).tune.trials == 4
+
+
+def test_the_demos_differ_in_their_budget_alone():
+    import bakeoff
+
+    assets = Path(bakeoff.__file__).parent / "assets"
+    quick, full = (load_config(assets / f"{name}.yaml") for name in ("demo", "demo_full"))
+    assert {entry.label for entry in read_entries(quick).values()} == {"off"}
+    assert {len(entry.ladder) for entry in read_entries(full).values()} == {4}
+    assert (quick.protocol.seeds, full.protocol.seeds) == (1, 3)
+    assert quick.protocol.model_copy(update={"seeds": 3}) == full.protocol
+    assert (quick.data, quick.template, quick.model) == (full.data, full.template, full.model)
+    for name, fields in quick.entries.items():
+        assert {k: v for k, v in fields.items() if k != "learning_rate"} == full.entries[name]
