@@ -22,6 +22,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 import bakeoff
 from bakeoff.config import DataConfig
+from bakeoff.data.forms import make_form
 from bakeoff.data.sources import load_examples
 from bakeoff.data.tokens import encode, load_tokens, save_tokens
 from bakeoff.data.tokens import statistics as token_statistics
@@ -39,7 +40,6 @@ CONTENDERS = ("bakeoff", "trainer", "trl", "study")
 PARTS = ("training", "decoding", "fixed", "whole")
 PACKAGES = ("torch", "transformers", "peft", "trl")
 WARM_UP_STEPS = 2
-TEMPLATE = "{{ document }}\nTL;DR:"
 
 
 def prepare(folder: Path, shape: str, steps: int) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def prepare(folder: Path, shape: str, steps: int) -> dict[str, Any]:
     else:
         data = DataConfig(source="docstrings", train_limit=limit)
     examples = load_examples(data)[0]["train"]
-    save_tokens(folder / "race.tokens.bin", encode(examples, tokenizer, TEMPLATE, MAX_TOKENS, 64, "race"))
+    save_tokens(folder / "race.tokens.bin", encode(examples, make_form(tokenizer, None, False), MAX_TOKENS, 64, "race"))
     lengths = load_tokens(folder / "race.tokens.bin").lengths
     return {"data": "dialogsum" if dialogues.exists() else "docstrings", **token_statistics(lengths)}
 

@@ -10,6 +10,7 @@ from rouge_score.rouge_scorer import RougeScorer
 import bakeoff
 from bakeoff.config import load_config
 from bakeoff.data.examples import Example
+from bakeoff.data.forms import make_form
 from bakeoff.data.tokens import encode
 from bakeoff.errors import ConfigError
 from bakeoff.evaluation.baselines import (
@@ -99,7 +100,7 @@ def examples_of(*lengths: int) -> list[Example]:
 
 def test_shots_are_of_the_shorter_half_whatever_the_order(tokenizer):
     examples = examples_of(*range(10, 50, 2))
-    rows = list(encode(examples, tokenizer, TEMPLATE, 200, 8, "train"))
+    rows = list(encode(examples, make_form(tokenizer, TEMPLATE, False), 200, 8, "train"))
     places = choose_shots(3, examples, rows)
     assert len(set(places)) == 3
     assert all(i < 10 for i in places)
@@ -111,8 +112,8 @@ def test_shots_are_of_the_shorter_half_whatever_the_order(tokenizer):
 
 def test_a_few_shot_prompt_is_the_template_again_and_again(tokenizer):
     examples = examples_of(12, 9, 30)
-    rows = list(encode(examples, tokenizer, TEMPLATE, 100, 8, "test"))
-    made = few_shot_rows(rows[2:], rows[:2], tokenizer, TEMPLATE, 512, 8)
+    rows = list(encode(examples, make_form(tokenizer, TEMPLATE, False), 100, 8, "test"))
+    made = few_shot_rows(rows[2:], rows[:2], make_form(tokenizer, TEMPLATE, False), 512, 8)
     assert tokenizer.decode(made[0].prompt) == (
         f"Text: {examples[0].document}\nTL;DR: answer number 0\n\n"
         f"Text: {examples[1].document}\nTL;DR: answer number 1\n\n"
@@ -120,27 +121,28 @@ def test_a_few_shot_prompt_is_the_template_again_and_again(tokenizer):
     )
     assert tokenizer.eos_token_id not in made[0].prompt
     assert (made[0].target, made[0].cut) == (rows[2].target, False)
-    assert cut_share(made, rows[2:], rows[:2], tokenizer) == 0
-    unbounded = few_shot_rows(rows[2:], rows[:2], tokenizer, TEMPLATE, None, 8)
+    assert cut_share(made, rows[2:], rows[:2], make_form(tokenizer, TEMPLATE, False)) == 0
+    unbounded = few_shot_rows(rows[2:], rows[:2], make_form(tokenizer, TEMPLATE, False), None, 8)
     assert unbounded == made
 
 
 def test_documents_are_cut_to_the_context_and_nothing_else_is(tokenizer):
-    rows = list(encode(examples_of(5, 6, *[20] * 10), tokenizer, TEMPLATE, 100, 8, "test"))
+    rows = list(encode(examples_of(5, 6, *[20] * 10), make_form(tokenizer, TEMPLATE, False), 100, 8, "test"))
     shots, test = rows[:2], rows[2:]
-    whole = few_shot_rows(test, shots, tokenizer, TEMPLATE, 512, 8)
+    whole = few_shot_rows(test, shots, make_form(tokenizer, TEMPLATE, False), 512, 8)
     context = max(len(row.prompt) for row in whole) + 8 - 3
-    made = few_shot_rows(test, shots, tokenizer, TEMPLATE, context, 8)
+    made = few_shot_rows(test, shots, make_form(tokenizer, TEMPLATE, False), context, 8)
     for row, uncut in zip(made, whole, strict=True):
         assert len(row.prompt) + max(8, len(row.target)) <= context
         text = tokenizer.decode(row.prompt)
         assert text.endswith("\nTL;DR:")
         assert tokenizer.decode(uncut.prompt).startswith(text.removesuffix("\nTL;DR:"))
         assert row.cut == (row.prompt != uncut.prompt)
-    assert cut_share(made, test, shots, tokenizer) == sum(row.cut for row in made) / len(made) > 0
+    cut = sum(row.cut for row in made) / len(made)
+    assert cut_share(made, test, shots, make_form(tokenizer, TEMPLATE, False)) == cut > 0
     for context in (60, 30):
         with pytest.raises(NoRoomError, match=f"context of {context} tokens has no room: 2 examples take"):
-            few_shot_rows(test, shots, tokenizer, TEMPLATE, context, 8)
+            few_shot_rows(test, shots, make_form(tokenizer, TEMPLATE, False), context, 8)
 
 
 def test_a_few_shot_output_ends_where_the_base_goes_on_with_another_example():

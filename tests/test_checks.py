@@ -15,6 +15,7 @@ import torch
 from bakeoff.api import refresh_report
 from bakeoff.data.docstrings import iter_docstrings, split_summary
 from bakeoff.data.examples import Example
+from bakeoff.data.forms import make_form
 from bakeoff.data.tokens import Tokens, encode, load_tokens
 from bakeoff.display import PlainDisplay
 from bakeoff.evaluation.checks import (
@@ -49,9 +50,7 @@ def test_a_trained_base_beats_token_frequencies_until_its_targets_are_scrambled(
     base = load_base("base", "fp32")
     places = [Path(m.__file__).parent for m in (json, logging, unittest, tomllib)]
     pairs = [pair for place in places for _, text in iter_docstrings(place) if (pair := split_summary(text))]
-    rows = list(
-        encode([Example("", d, s) for d, s in pairs], base.tokenizer, "{{ document }}\nTL;DR:", 128, 24, "test")
-    )
+    rows = list(encode([Example("", d, s) for d, s in pairs], make_form(base.tokenizer, None, False), 128, 24, "test"))
     assert len(rows) > 20
     assert beats_unigram(mean_loss(evaluate_loss(base, base.model, rows, 16)), rows) is None
     targets = [token for row in rows for token in row.target]

@@ -10,6 +10,7 @@ import pytest
 from bakeoff.config import DataConfig, load_config
 from bakeoff.data import jsonl, tokens
 from bakeoff.data.examples import Example
+from bakeoff.data.forms import make_form
 from bakeoff.data.jsonl import Source, index_examples
 from bakeoff.data.sources import content_identity, load_examples
 from bakeoff.data.tokens import encode, lengths_of, load_tokens, save_tokens
@@ -162,7 +163,9 @@ def peak_of(folder: Path, count: int, tokenizer) -> int:
     try:
         splits, _ = load_examples(config)
         content_identity(splits)
-        save_tokens(folder / "ids", encode(splits["train"], tokenizer, "{{ document }}:", 48, 8, "data.train"))
+        save_tokens(
+            folder / "ids", encode(splits["train"], make_form(tokenizer, "{{ document }}:", False), 48, 8, "data.train")
+        )
         write_jsonl(folder / "rows", (e.row() for e in splits["train"]))
         rows = load_tokens(folder / "ids")
         assert lengths_of(rows).totals.sum() == 17 * (count - 1)

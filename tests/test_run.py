@@ -247,7 +247,7 @@ def test_nothing_outlives_a_killed_driver_and_the_bakeoff_goes_on(tiny_config, t
     import yaml
 
     tiny_config["entries"] = {"lora": {"r": 2}}
-    tiny_config["protocol"]["epochs"] = 60
+    tiny_config["protocol"]["epochs"] = 20
     config = tmp_path / "c.yaml"
     config.write_text(yaml.safe_dump(tiny_config))
     driver = subprocess.Popen([sys.executable, "-m", "bakeoff.cli", "run", str(config), "--display", "none"])

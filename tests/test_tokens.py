@@ -4,18 +4,25 @@ from hypothesis import strategies as st
 
 from bakeoff.data import tokens
 from bakeoff.data.examples import Example
+from bakeoff.data.forms import make_form
 from bakeoff.data.tokens import encode, lengths_of, load_tokens, longest_output, save_tokens, statistics, target_lengths
 from bakeoff.errors import DataError, SetupError
 from tests.conftest import WORDS
 
 TEMPLATE = "ba {{ document }} TL;DR:"
+
+
+def form_of(base):
+    return make_form(base.tokenizer, TEMPLATE, False)
+
+
 WORDS_ST = st.lists(st.sampled_from(WORDS), min_size=1, max_size=60).map(" ".join)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(WORDS_ST, st.lists(st.sampled_from(WORDS), min_size=1, max_size=10).map(" ".join))
 def test_the_summary_always_fits_and_only_the_document_is_cut(base, document, summary):
-    (row,) = encode([Example("1", document, summary)], base.tokenizer, TEMPLATE, 32, 8, "data.train")
+    (row,) = encode([Example("1", document, summary)], form_of(base), 32, 8, "data.train")
     assert len(row) <= 32
     assert len(row.prompt) + 8 <= 32
     assert row.target == [*base.tokenizer(summary)["input_ids"], base.tokenizer.eos_token_id]
@@ -28,12 +35,18 @@ def test_the_summary_always_fits_and_only_the_document_is_cut(base, document, su
 
 
 def test_a_summary_that_leaves_no_room_is_refused(base):
-    with pytest.raises(DataError, match=r"data.test: example '7': .*protocol.max_tokens=16"):
-        list(encode([Example("7", "ba", "be " * 14)], base.tokenizer, TEMPLATE, 16, 4, "data.test"))
+    with pytest.raises(DataError, match=r"data.test: example '7': no room .* in 16 tokens beside 15 tokens of summary"):
+        list(encode([Example("7", "ba", "be " * 14)], form_of(base), 16, 4, "data.test"))
 
 
 def test_statistics_count_cut_documents(base):
-    rows = encode([Example("1", "ba " * 50, "be"), Example("2", "ba", "be")], base.tokenizer, TEMPLATE, 32, 8, "x")
+    rows = encode(
+        [Example("1", "ba " * 50, "be"), Example("2", "ba", "be")],
+        form_of(base),
+        32,
+        8,
+        "x",
+    )
     assert statistics(lengths_of(rows)) == {
         "examples": 2, "cut_documents": 0.5, "prompt_tokens_mean": (32 - 8 + 6) / 2, "target_tokens_mean": 2
     }  # fmt: skip
@@ -41,12 +54,12 @@ def test_statistics_count_cut_documents(base):
 
 def test_outputs_may_be_as_long_as_all_but_a_hundredth_of_the_targets(base):
     examples = [Example(str(i), "ba", "be " * (i + 1)) for i in range(100)]
-    assert longest_output(target_lengths(examples, base.tokenizer)) == 101
+    assert longest_output(target_lengths(examples, form_of(base))) == 101
 
 
 def test_tokens_survive_the_disk(base, tmp_path):
     examples = [Example("é1", "ba " * 50, "be"), Example("2", "ba", "be bi"), Example("3", "ba be", "be")]
-    rows = list(encode(examples, base.tokenizer, TEMPLATE, 32, 8, "x"))
+    rows = list(encode(examples, form_of(base), 32, 8, "x"))
     save_tokens(tmp_path / "rows.bin", iter(rows))
     stored = load_tokens(tmp_path / "rows.bin")
     assert list(stored) == rows
@@ -60,7 +73,7 @@ def test_tokens_survive_the_disk(base, tmp_path):
 @pytest.mark.parametrize("kept", [0, 5, 60, -4])
 def test_a_torn_token_file_is_refused(base, tmp_path, kept):
     file = tmp_path / "rows.bin"
-    save_tokens(file, encode([Example("1", "ba be bi", "be")] * 4, base.tokenizer, TEMPLATE, 32, 8, "x"))
+    save_tokens(file, encode([Example("1", "ba be bi", "be")] * 4, form_of(base), 32, 8, "x"))
     stored = load_tokens(file)
     file.write_bytes(file.read_bytes()[:kept])
     with pytest.raises(SetupError, match="not a whole file of tokens"):
@@ -72,7 +85,7 @@ def test_a_torn_token_file_is_refused(base, tmp_path, kept):
 
 def test_chunks_change_no_token(base, monkeypatch):
     examples = [Example(str(i), " ".join(WORDS[: i + 1]), WORDS[i]) for i in range(30)]
-    settings_ = (base.tokenizer, TEMPLATE, 64, 8, "x")
+    settings_ = (form_of(base), 64, 8, "x")
     whole = list(encode(examples, *settings_))
     monkeypatch.setattr(tokens, "CHUNK_EXAMPLES", 7)
     assert list(encode(examples, *settings_)) == whole

@@ -116,8 +116,10 @@ class Config(Section):
     name: Name = Field("bakeoff", description="name of the run folder and of the report")
     model: str = Field("base", description="base model: a hub id, a folder, or 'base', the embedded one")
     data: DataConfig = Field(description="the examples")
-    template: str = Field(
-        "{{ document }}\nTL;DR:", description="text before the summary; must hold {{ document }} once"
+    template: str | None = Field(
+        None,
+        description="text before the summary; must hold {{ document }} once; null: '{{ document }}\\nTL;DR:', and for "
+        "encoder-decoders 'summarize: {{ document }}'",
     )
     entries: dict[Name, dict[str, Any]] = Field(
         min_length=1, description="what is compared: method names, or entry names with a method and its fields"
@@ -183,8 +185,8 @@ class Config(Section):
 
     @field_validator("template")
     @classmethod
-    def _one_document(cls, value: str) -> str:
-        if value.count("{{ document }}") != 1:
+    def _one_document(cls, value: str | None) -> str | None:
+        if value is not None and value.count("{{ document }}") != 1:
             raise ValueError("must hold {{ document }} exactly once")
         return value
 

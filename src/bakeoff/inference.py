@@ -5,6 +5,7 @@ from pathlib import Path
 
 from bakeoff.config import load_config
 from bakeoff.data.examples import Example
+from bakeoff.data.forms import make_form
 from bakeoff.data.tokens import encode
 from bakeoff.evaluation.generation import generate
 from bakeoff.model import for_decoding, load_adapter, load_base
@@ -25,9 +26,8 @@ class Summarizer:
     def generate(self, documents: Sequence[str]) -> list[str]:
         """Return the greedy output for each document."""
         examples = [Example(id=str(i), document=text, summary="") for i, text in enumerate(documents)]
-        rows = encode(
-            examples, self.base.tokenizer, self.config.template, self.max_tokens, self.output_tokens, "documents"
-        )
+        form = make_form(self.base.tokenizer, self.config.template, self.base.decoder_start is not None)
+        rows = encode(examples, form, self.max_tokens, self.output_tokens, "documents")
         ids = generate(
             self.base, self.model, [row.prompt for row in rows], self.output_tokens, self.config.generation.batch_size
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 from bakeoff import __version__
 from bakeoff.config import BASELINES, Config, ProtocolConfig
+from bakeoff.data.forms import TEMPLATES, Form, make_form
 from bakeoff.data.sources import Splits, content_identity, load_examples
 from bakeoff.data.tokens import (
     StoredTokens,
@@ -63,12 +64,13 @@ def make_plan(config: Config, tokenizer: Any = None, folder: Folder | None = Non
     shapes = count(config.model, methods)
     max_tokens = fit_context(config, methods, shapes["context"])
     splits, findings = load_examples(config.data)
-    tokens, output_tokens = encode_splits(config, splits, tokenizer, max_tokens, folder) if tokenizer else ({}, None)
+    form = make_form(tokenizer, config.template, shapes["encoder_decoder"]) if tokenizer else None
+    tokens, output_tokens = encode_splits(config, splits, form, max_tokens, folder) if form else ({}, None)
     if not tokens:
         findings.append(
             f"lengths and cut documents not measured: the tokenizer of {config.model} is not on this machine"
         )
-    baselines, not_run = settle(config, splits["train"], tokens, tokenizer, shapes["context"], output_tokens)
+    baselines, not_run = settle(config, splits["train"], tokens, form, shapes["context"], output_tokens)
     model = {
         "name": config.model,
         "identity": base_identity(config.model),
@@ -82,11 +84,12 @@ def make_plan(config: Config, tokenizer: Any = None, folder: Folder | None = Non
         "findings": findings,
     }
     precision = choose_precision(config.protocol.precision, default_device())
+    template = config.template or TEMPLATES[shapes["encoder_decoder"]]
     steps = config.protocol.epochs * -(-len(splits["train"]) // config.protocol.batch_size)
     held_equal = {
         "precision": precision,
         "version": __version__,
-        "template": config.template,
+        "template": template,
         "model": model["identity"] or config.model,
         "data": data["identity"],
         "max_tokens": max_tokens,
@@ -100,6 +103,7 @@ def make_plan(config: Config, tokenizer: Any = None, folder: Folder | None = Non
         "model": model,
         "data": data,
         "precision": precision,
+        "template": template,
         "max_tokens": max_tokens,
         "output_tokens": output_tokens,
         "rungs": held_equal["rungs"],
@@ -178,7 +182,7 @@ def make_trial(entry: Entry, number: int, point: Settings, seed: int, steps: int
 
 
 def encode_splits(
-    config: Config, splits: Splits, tokenizer: Any, max_tokens: int, folder: Folder
+    config: Config, splits: Splits, form: Form, max_tokens: int, folder: Folder
 ) -> tuple[dict[str, StoredTokens], int]:
     """Write every split's token ids to the folder; return them, and how many tokens an output may have.
 
@@ -186,9 +190,9 @@ def encode_splits(
     """
     output_tokens = config.generation.max_new_tokens
     if not folder.plan_file.exists():
-        output_tokens = output_tokens or longest_output(target_lengths(splits["train"], tokenizer))
+        output_tokens = output_tokens or longest_output(target_lengths(splits["train"], form))
         for split in SPLITS:
-            rows = encode(splits[split], tokenizer, config.template, max_tokens, output_tokens, f"data.{split}")
+            rows = encode(splits[split], form, max_tokens, output_tokens, f"data.{split}")
             save_tokens(folder.tokens_file(split), rows)
     tokens = {split: load_tokens(folder.tokens_file(split)) for split in SPLITS}
     return tokens, output_tokens or longest_output(tokens["train"].lengths.targets)
@@ -217,6 +221,7 @@ def count(model: str, methods: dict[str, list[Method]]) -> dict[str, Any]:
     config = base.config.get_text_config(decoder=True)
     counts: dict[str, Any] = {
         "context": getattr(config, "max_position_embeddings", None),
+        "encoder_decoder": base.config.is_encoder_decoder,
         "model": {"total_parameters": count_parameters(base)[1], "architecture": type(base).__name__},
         "entries": {},
     }

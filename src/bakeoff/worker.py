@@ -18,6 +18,7 @@ import torch
 
 from bakeoff.config import Config, load_config
 from bakeoff.data.examples import Example
+from bakeoff.data.forms import make_form
 from bakeoff.data.tokens import Tokens, load_tokens
 from bakeoff.errors import BakeoffError
 from bakeoff.evaluation.baselines import FEW_SHOT, cut_share, extract, few_shot_rows, first_answer
@@ -148,10 +149,10 @@ class RunWork:
             return self.evaluate(base, base.model)
         whole = self.tokens["test"]
         shots = [self.tokens["train"][i] for i in self.run.settings["examples"]]
-        self.tokens["test"] = few_shot_rows(
-            whole, shots, base.tokenizer, self.config.template, self.plan["model"]["context"], self.output_tokens
-        )
-        self.result_record.metrics["test/cut_documents"] = cut_share(self.tokens["test"], whole, shots, base.tokenizer)
+        form = make_form(base.tokenizer, self.config.template, base.decoder_start is not None)
+        rows = few_shot_rows(whole, shots, form, self.plan["model"]["context"], self.output_tokens)
+        self.tokens["test"] = rows
+        self.result_record.metrics["test/cut_documents"] = cut_share(rows, whole, shots, form)
         return self.evaluate(base, base.model)
 
     def load(self) -> Base:

@@ -1,4 +1,4 @@
-"""The fixed ids around a document and around a summary, as the base's tokenizer and family want them.
+"""The form of an example: the fixed ids around a document and around a summary, as base and family want them.
 
 What a tokenizer adds by itself tells what its base was trained with: a Llama's text begins with <s>, a T5's ends with
 </s>, a BART's has both. A causal base reads on from the prompt, so nothing that would end a text stands there.
@@ -14,36 +14,63 @@ SAMPLE = "text"
 
 @dataclass(frozen=True)
 class Form:
-    """How an example becomes ids: `head` document `tail`, and `target_head` summary `target_tail`."""
+    """How an example becomes ids: `begin` template and document `end`, and `target_begin` summary `target_end`."""
 
     tokenizer: Any
-    head: list[int]
-    tail: list[int]
-    target_head: list[int]
-    target_tail: list[int]
-    lead: str  # put before a summary's text: the space that byte-level tokenizers keep at the start of a word
+    template: str
     encoder_decoder: bool
+    begin: list[int]
+    end: list[int]
+    before: list[int]  # the template's parts around the document
+    after: list[int]
+    target_begin: list[int]
+    target_end: list[int]
 
-    def ids(self, texts: list[str]) -> list[list[int]]:
-        """Return each text's own ids."""
+    @property
+    def fixed(self) -> int:
+        """How many of a prompt's tokens are not its document's."""
+        return len(self.begin) + len(self.before) + len(self.after) + len(self.end)
+
+    def prompt(self, document: list[int]) -> list[int]:
+        """Return the whole prompt of a document's ids."""
+        return [*self.begin, *self.before, *document, *self.after, *self.end]
+
+    def documents(self, texts: list[str]) -> list[list[int]]:
+        """Return each document's own ids."""
         return plain_ids(self.tokenizer, texts)
+
+    def targets(self, summaries: list[str]) -> list[list[int]]:
+        """Return each summary's whole target."""
+        own = summary_ids(self.tokenizer, summaries, self.encoder_decoder)
+        return [[*self.target_begin, *ids, *self.target_end] for ids in own]
 
 
 def make_form(tokenizer: Any, template: str | None, encoder_decoder: bool) -> Form:
-    """Return the form of a base's examples; without a template, of the usual one for its family."""
-    before, after = (template or TEMPLATES[encoder_decoder]).split(PLACE)
-    head, tail = (plain_ids(tokenizer, [part])[0] if part else [] for part in (before, after))
-    first, last = added_ids(tokenizer)
-    end = tokenizer.eos_token_id
-    if not encoder_decoder:
-        return Form(tokenizer, first + head, tail, [], [end], lead_of(tokenizer), False)
-    target_tail = last if end in last else [*last, end]
-    return Form(tokenizer, first + head, tail + last, first, target_tail, "", True)
+    """Return the form of a base's examples; without a template, with the usual one of its family."""
+    template = template or TEMPLATES[encoder_decoder]
+    before, after = (plain_ids(tokenizer, [part])[0] if part else [] for part in template.split(PLACE))
+    begin, end = added_ids(tokenizer)
+    last = tokenizer.eos_token_id
+    target_end = end if last in end else [*end, last]
+    if encoder_decoder:
+        return Form(tokenizer, template, True, begin, end, before, after, begin, target_end)
+    return Form(tokenizer, template, False, begin, [], before, after, [], [last])
 
 
 def plain_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     """Return the ids of texts without what a tokenizer adds to a whole text."""
     return tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+
+
+def summary_ids(tokenizer: Any, summaries: list[str], encoder_decoder: bool = False) -> list[list[int]]:
+    """Return each summary's own ids; after a prompt it begins with a space, if its tokenizer puts none there itself."""
+    lead = "" if encoder_decoder or starts_with_space(tokenizer) else " "
+    return plain_ids(tokenizer, [lead + summary.strip() for summary in summaries])
+
+
+def starts_with_space(tokenizer: Any) -> bool:
+    """Return whether the tokenizer gives every text a leading space by itself, as SentencePiece models do."""
+    return tokenizer.convert_ids_to_tokens(plain_ids(tokenizer, [SAMPLE])[0])[0].startswith("\u2581")
 
 
 def added_ids(tokenizer: Any) -> tuple[list[int], list[int]]:
@@ -53,9 +80,3 @@ def added_ids(tokenizer: Any) -> tuple[list[int], list[int]]:
         if whole[at : at + len(own)] == own:
             return whole[:at], whole[at + len(own) :]
     return [], []
-
-
-def lead_of(tokenizer: Any) -> str:
-    """Return the space before a summary, or nothing where the tokenizer starts every text with one by itself."""
-    starts = tokenizer.convert_ids_to_tokens(plain_ids(tokenizer, [SAMPLE])[0])[0]
-    return "" if starts.startswith("\u2581") else " "

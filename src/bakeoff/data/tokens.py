@@ -15,6 +15,7 @@ import numpy
 from numpy.typing import NDArray
 
 from bakeoff.data.examples import Example
+from bakeoff.data.forms import Form
 from bakeoff.errors import DataError, SetupError
 from bakeoff.records import replacing
 
@@ -52,52 +53,42 @@ class Lengths:
 
 
 def encode(
-    examples: Iterable[Example], tokenizer: Any, template: str, max_tokens: int, output_tokens: int, where: str
+    examples: Iterable[Example], form: Form, max_tokens: int, output_tokens: int, where: str
 ) -> Iterator[Tokens]:
-    """Yield the examples' ids, each at most `max_tokens` long; raise DataError where a summary alone is longer.
+    """Yield the examples' ids; raise DataError where a summary alone is longer than `max_tokens`.
 
-    A document is cut so that its summary fits, and so that `output_tokens` can be generated after it. Template
-    parts, document and summary are tokenized apart, so that where the document is cut changes no other token.
+    A causal base reads prompt and target one after the other: a document is cut so that its summary fits into
+    `max_tokens`, and so that `output_tokens` can be generated after it. An encoder-decoder has `max_tokens` for each.
+    Template parts, document and summary are tokenized apart, so that where the document is cut changes no other token.
     """
-    before, after = template.split("{{ document }}")
-    head, tail = (_ids(tokenizer, [part])[0] if part else [] for part in (before, after))
     for chunk in _chunks(examples):
-        documents = _ids(tokenizer, [e.document for e in chunk])
-        targets = encode_targets([e.summary for e in chunk], tokenizer)
+        documents = form.documents([e.document for e in chunk])
+        targets = form.targets([e.summary for e in chunk])
         for example, document, target in zip(chunk, documents, targets, strict=True):
-            room = max_tokens - len(head) - len(tail) - max(len(target), output_tokens)
-            if room < 1:
-                raise DataError(
-                    f"{where}: example '{example.id}': {len(target)} tokens of summary and {output_tokens} of output "
-                    f"leave no room for the document in protocol.max_tokens={max_tokens}. Raise it, or shorten the "
-                    "summary"
+            output = max(len(target), output_tokens)
+            room = max_tokens - form.fixed - (0 if form.encoder_decoder else output)
+            if room < 1 or output > max_tokens:
+                cause = (
+                    f"{len(target)} tokens of summary. Shorten the summary"
+                    if len(target) > output_tokens
+                    else f"outputs of {output_tokens} tokens. Lower generation.max_new_tokens"
                 )
-            yield Tokens(head + document[:room] + tail, target, len(document) > room)
+                raise DataError(
+                    f"{where}: example '{example.id}': no room for the document in {max_tokens} tokens beside {cause}, "
+                    "or raise protocol.max_tokens as far as the model's context allows"
+                )
+            yield Tokens(form.prompt(document[:room]), target, len(document) > room)
 
 
-def encode_targets(summaries: Sequence[str], tokenizer: Any) -> list[list[int]]:
-    """Return each summary's ids with end-of-text."""
-    return [[*ids, tokenizer.eos_token_id] for ids in summary_ids(summaries, tokenizer)]
-
-
-def summary_ids(summaries: Sequence[str], tokenizer: Any) -> list[list[int]]:
-    """Return each summary's own ids: of a leading space and the text."""
-    return _ids(tokenizer, [" " + summary.strip() for summary in summaries])
-
-
-def target_lengths(examples: Iterable[Example], tokenizer: Any) -> Ints:
+def target_lengths(examples: Iterable[Example], form: Form) -> Ints:
     """Return the length in tokens of each summary with its end-of-text, (examples,)."""
     summaries = ([e.summary for e in chunk] for chunk in _chunks(examples))
-    return numpy.fromiter((len(ids) for part in summaries for ids in encode_targets(part, tokenizer)), numpy.int32)
+    return numpy.fromiter((len(ids) for part in summaries for ids in form.targets(part)), numpy.int32)
 
 
 def longest_output(targets: Ints) -> int:
     """Return the 99th percentile of the targets' lengths in tokens (protocol rule 5)."""
     return int(numpy.ceil(numpy.percentile(targets, 99)))
-
-
-def _ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    return tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
 
 
 def _chunks(examples: Iterable[Example]) -> Iterator[list[Example]]:

@@ -16,6 +16,7 @@ from rouge_score.tokenizers import DefaultTokenizer
 
 from bakeoff.config import Config
 from bakeoff.data.examples import Example
+from bakeoff.data.forms import Form, plain_ids
 from bakeoff.data.sources import marks_of
 from bakeoff.data.tokens import Tokens, lengths_of
 from bakeoff.errors import BakeoffError
@@ -33,8 +34,8 @@ class NoRoomError(BakeoffError):
 
 
 def settle(
-    config: Config, train: Sequence[Example], tokens: Mapping[str, Sequence[Tokens]], tokenizer: Any,
-    context: int | None, output_tokens: int | None,
+    config: Config, train: Sequence[Example], tokens: Mapping[str, Sequence[Tokens]],
+    form: Form | None, context: int | None, output_tokens: int | None,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:  # fmt: skip
     """Return the settings of each baseline that is to be run, and of the others why they are not.
 
@@ -44,11 +45,11 @@ def settle(
     not_run: dict[str, str] = {}
     for name in config.baselines:
         run[name] = {}
-        if name.startswith(FEW_SHOT) and output_tokens is not None:
+        if name.startswith(FEW_SHOT) and form is not None and output_tokens is not None:
             try:
                 places = choose_shots(int(name.removeprefix(FEW_SHOT)), train, tokens["train"])
                 shots = [tokens["train"][i] for i in places]
-                few_shot_rows(tokens["test"], shots, tokenizer, config.template, context, output_tokens)
+                few_shot_rows(tokens["test"], shots, form, context, output_tokens)
                 run[name] = {"examples": places}
             except NoRoomError as error:
                 not_run[name] = str(error)
@@ -76,25 +77,23 @@ def choose_shots(count: int, examples: Sequence[Example], rows: Sequence[Tokens]
 
 
 def few_shot_rows(
-    rows: Sequence[Tokens], shots: Sequence[Tokens], tokenizer: Any, template: str, context: int | None,
-    output_tokens: int,
-) -> list[Tokens]:  # fmt: skip
+    rows: Sequence[Tokens], shots: Sequence[Tokens], form: Form, context: int | None, output_tokens: int
+) -> list[Tokens]:
     """Return the rows with `shots` before each prompt, in the same template, a blank line after each of them.
 
     A document is cut further where the model's `context` of tokens leaves no room for it, its summary and an output.
     Raises NoRoomError where that takes away too much (KEPT_SHARE, ROOMLESS_SHARE).
     """
-    blank, head, tail = (_ids(tokenizer, part) for part in (BLANK_LINE, *template.split("{{ document }}")))
-    prefix = [i for shot in shots for i in [*shot.prompt, *shot.target[:-1], *blank]]
-    wrapping = len(head) + len(tail)
+    prefix = shots_ids(shots, form)
     made, without_room = [], 0
     for row in rows:
-        length = len(row.prompt) - wrapping
-        room = length if context is None else context - len(prefix) - wrapping - max(len(row.target), output_tokens)
+        length = len(row.prompt) - form.fixed
+        output = 0 if form.encoder_decoder else max(len(row.target), output_tokens)
+        room = length if context is None else context - len(prefix) - form.fixed - output
         without_room += room < max(1, KEPT_SHARE * length)
-        end = len(row.prompt) - len(tail)
+        begin, end = len(form.begin), len(row.prompt) - len(form.after) - len(form.end)
         cut = max(0, length - room)
-        prompt = [*prefix, *row.prompt[: end - cut], *row.prompt[end:]]
+        prompt = [*form.begin, *prefix, *row.prompt[begin : end - cut], *row.prompt[end:]]
         made.append(replace(row, prompt=prompt, cut=row.cut or cut > 0))
         if room < 1 or without_room > ROOMLESS_SHARE * len(rows):
             raise NoRoomError(
@@ -104,19 +103,27 @@ def few_shot_rows(
     return made
 
 
-def cut_share(rows: Sequence[Tokens], whole: Sequence[Tokens], shots: Sequence[Tokens], tokenizer: Any) -> float:
+def shots_ids(shots: Sequence[Tokens], form: Form) -> list[int]:
+    """Return the examples' ids one after the other, without what begins or ends a whole text."""
+    blank, line = plain_ids(form.tokenizer, [BLANK_LINE, "\n"])
+    between = line if form.encoder_decoder else []  # a causal template leads over to the summary by itself
+    ids: list[int] = []
+    for shot in shots:
+        prompt = shot.prompt[len(form.begin) : len(shot.prompt) - len(form.end)]
+        summary = shot.target[len(form.target_begin) : len(shot.target) - len(form.target_end)]
+        ids += [*prompt, *between, *summary, *blank]
+    return ids
+
+
+def cut_share(rows: Sequence[Tokens], whole: Sequence[Tokens], shots: Sequence[Tokens], form: Form) -> float:
     """Return the share of few-shot rows whose document is shorter than in the rows that the entries see."""
-    added = sum(len(shot.prompt) + len(shot.target) - 1 + len(_ids(tokenizer, BLANK_LINE)) for shot in shots)
+    added = len(shots_ids(shots, form))
     return sum(len(r.prompt) < added + len(w.prompt) for r, w in zip(rows, whole, strict=True)) / len(rows)
 
 
 def first_answer(output: str) -> str:
     """Return a few-shot output up to its first blank line: there the base begins a next example of its own."""
     return output.strip().partition(BLANK_LINE)[0].strip()
-
-
-def _ids(tokenizer: Any, text: str) -> list[int]:
-    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] if text else []
 
 
 def oracle(document: str, reference: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from bakeoff.data.tokens import summary_ids
+from bakeoff.data.forms import summary_ids
 
 LENGTHS = ("output_words", "output_tokens", "reference_words", "reference_tokens")
 
@@ -31,4 +31,4 @@ def words(texts: Sequence[str]) -> float:
 def tokens(texts: Sequence[str], tokenizer: Any) -> float:
     """Return the mean number of tokens; an empty text has none."""
     written = [text for text in texts if text.strip()]
-    return sum(len(ids) for ids in summary_ids(written, tokenizer)) / len(texts) if written else 0.0
+    return sum(len(ids) for ids in summary_ids(tokenizer, written)) / len(texts) if written else 0.0

@@ -50,7 +50,7 @@ def summarize(folder: Folder) -> dict[str, Any]:
         "protocol": config.protocol.model_dump(),
         "tune": config.tune.model_dump() if config.tune else None,
         "generation": config.generation.model_dump(),
-        "template": config.template,
+        "template": plan["template"],
         "rouge_signature": signature(any(f"test/{BEST_TYPES[0]}" in row["metrics"] for row in rows.values())),
         "entries": {n: r for n, r in rows.items() if r["kind"] == "entry"},
         "baselines": {n: rows[n] for n in config.baselines},

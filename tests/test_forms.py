@@ -1,0 +1,76 @@
+"""What stands around documents and summaries, for tokenizers that add nothing, a beginning, an end, or both."""
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from bakeoff.data.examples import Example
+from bakeoff.data.forms import make_form
+from bakeoff.data.tokens import encode
+from bakeoff.errors import DataError
+
+WORDS = ["<s>", "</s>", "[UNK]", "text", "summarize", ":", "one", "two", "three", "TL", ";", "DR"]
+ONE, TWO, THREE = 6, 7, 8
+
+
+def tokenizer_that_adds(template: str) -> PreTrainedTokenizerFast:
+    made = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.post_processor = processors.TemplateProcessing(template, special_tokens=[("<s>", 0), ("</s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="[UNK]")
+
+
+def row_of(added: str, encoder_decoder: bool, max_tokens: int = 32):
+    form = make_form(tokenizer_that_adds(added), None, encoder_decoder)
+    return next(encode([Example("1", "one two three", "two one")], form, max_tokens, 3, "data.train"))
+
+
+@pytest.mark.parametrize(("added", "begin"), [("$A", []), ("<s> $A", [0]), ("$A </s>", []), ("<s> $A </s>", [0])])
+def test_a_causal_prompt_begins_as_its_tokenizer_says_and_is_left_open(added, begin):
+    row = row_of(added, encoder_decoder=False)
+    assert row.prompt == [*begin, ONE, TWO, THREE, 9, 10, 11, 5]
+    assert row.target == [TWO, ONE, 1]
+
+
+@pytest.mark.parametrize(("added", "begin", "end"), [("$A", [], []), ("$A </s>", [], [1]), ("<s> $A </s>", [0], [1])])
+def test_an_encoder_decoder_has_whole_texts_on_both_sides(added, begin, end):
+    row = row_of(added, encoder_decoder=True)
+    assert row.prompt == [*begin, 4, 5, ONE, TWO, THREE, *end]
+    assert row.target == [*begin, TWO, ONE, 1]
+
+
+def test_an_encoder_decoders_two_sides_have_a_context_each():
+    assert row_of("$A </s>", True, 6).prompt == [4, 5, ONE, TWO, THREE, 1]
+    row = row_of("$A </s>", True, 5)
+    assert row.prompt == [4, 5, ONE, TWO, 1]
+    assert row.cut
+    with pytest.raises(DataError, match="no room for the document in 5 tokens"):
+        row_of("$A", False, 5)
+
+
+@pytest.mark.parametrize("own_space", [True, False])
+def test_a_summary_begins_with_exactly_one_space(own_space):
+    pieces = {"\u2581text": 0, "\u2581one": 1, "</s>": 2, "\u2581": 3, "text": 4, "one": 5}
+    made = Tokenizer(models.BPE(vocab={**pieces, **{c: 6 + i for i, c in enumerate("textone")}}, merges=[]))
+    made = Tokenizer(models.Unigram([(piece, -1.0) for piece in pieces], unk_id=3))
+    made.normalizer = normalizers.Replace(" ", "\u2581")
+    if own_space:
+        made.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), made.normalizer])
+    made.decoder = decoders.Replace("\u2581", " ")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="</s>", unk_token="\u2581")
+    assert make_form(tokenizer, None, False).targets(["one"]) == [[1, 2]]
+
+
+def test_llamas_own_tokenizer(request):
+    from pathlib import Path
+
+    from transformers import AutoTokenizer
+
+    folder = Path(__file__).parent.parent.parent / "shared/models/stories260K"
+    if not folder.exists():
+        pytest.skip("needs ../shared/models/stories260K")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    form = make_form(tokenizer, None, False)
+    assert form.begin == [tokenizer.bos_token_id]
+    assert tokenizer.decode(form.targets(["Once upon"])[0], skip_special_tokens=True).strip() == "Once upon"
+    assert form.targets(["Once upon"])[0][:-1] == tokenizer("Once upon", add_special_tokens=False)["input_ids"]
