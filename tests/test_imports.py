@@ -16,7 +16,9 @@ LAYERS = [
     {"calling"},
     {"training"},
     {"evaluation"},
-    {"worker", "inference", "environment"},
+    {"work", "inference", "environment"},
+    {"assessment"},
+    {"worker"},
     {"planning", "results"},
     {"executors"},
     {"display", "report"},
@@ -24,7 +26,20 @@ LAYERS = [
     {"api"},
     {"cli"},
 ]
-COMPUTE = {"data", "methods", "hub", "model", "calling", "measure", "training", "evaluation", "worker", "inference"}
+COMPUTE = {
+    "data",
+    "methods",
+    "hub",
+    "model",
+    "calling",
+    "measure",
+    "training",
+    "evaluation",
+    "work",
+    "assessment",
+    "worker",
+    "inference",
+}
 DRIVER = {
     "entries",
     "errors",

@@ -11,7 +11,7 @@ from typing import Any
 
 from bakeoff.data.tokens import Tokens
 
-PASSAGES = 40
+PASSAGES = 12
 WORDS = (60, 150)
 LETTER_SHARE = 0.9  # of a passage's characters without white space: grammar and code are no prose
 PASSAGE_TOKENS = 128

@@ -1,0 +1,84 @@
+"""What is measured of a trained run and of a baseline: the test split, read once, and two looks beside it."""
+
+from array import array
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from bakeoff.evaluation.baselines import first_answer
+from bakeoff.evaluation.checks import finite
+from bakeoff.evaluation.generation import generate
+from bakeoff.evaluation.lengths import LENGTHS, text_lengths
+from bakeoff.evaluation.neutral import neutral_rows
+from bakeoff.evaluation.rouge import rouge
+from bakeoff.measure import peak_bytes, reset_peak
+from bakeoff.model import Base, for_decoding, load_tokenizer
+from bakeoff.records import RunResult, write_jsonl
+from bakeoff.training.loss import evaluate_loss, mean_loss
+from bakeoff.work import Work
+
+
+def evaluate(work: Work, base: Base, adapted: nn.Module) -> RunResult:
+    """Read the test split once: its loss, then greedy outputs and their scores."""
+    tokens = work.tokens["test"]
+    reset_peak()
+    work.state("testing")
+    if not work.few_shot:
+        look_beside(work, base, adapted)
+    with work.clocks.phase("evaluation"):
+        losses = evaluate_loss(base, adapted, tokens, 2 * work.config.protocol.batch_size)
+    work.record.metrics["test/loss"] = mean_loss(losses)
+    work.record.check("loss_finite", finite(work.files.curve(), losses))
+    work.state("generating")
+    prompts = [array("i", row.prompt) for row in tokens]  # 4 bytes an id, where a list takes 36
+    with work.clocks.phase("generation"):
+        decoder = for_decoding(base, adapted, work.config.generation.precision)
+        ids = generate(
+            decoder, adapted, prompts, work.output_tokens, work.config.generation.batch_size,
+            lambda n: work.report("progress", {"examples": n, "examples_total": len(tokens)}),
+        )  # fmt: skip
+    work.record.costs["evaluation_peak_bytes"] = peak_bytes()
+    outputs = [text.strip() for text in base.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+    if work.few_shot:
+        outputs = [first_answer(text) for text in outputs]
+    return score(work, outputs, losses)
+
+
+def look_beside(work: Work, base: Base, adapted: nn.Module) -> None:
+    """Measure what an adapter forgets and over-fits: losses on neutral text and on a sample of training examples.
+
+    The sample is as large as the validation split at most, evenly spaced over the training split.
+    """
+    metrics, train = work.record.metrics, work.tokens["train"]
+    batch = 2 * work.config.protocol.batch_size
+    with work.clocks.phase("evaluation"):
+        neutral = neutral_rows(base.tokenizer, work.plan["max_tokens"], base.decoder_start is not None)
+        if neutral:
+            metrics["neutral/loss"] = mean_loss(evaluate_loss(base, adapted, neutral, batch))
+        if work.run.kind == "entry":
+            count = min(len(train), len(work.tokens["validation"]))
+            sample = [train[i * len(train) // count] for i in range(count)]
+            loss = mean_loss(evaluate_loss(base, adapted, sample, batch))
+            metrics["train_sample/loss"] = loss
+            metrics["validation/overfitting"] = metrics["validation/loss"] - loss
+
+
+def score(work: Work, outputs: Sequence[str], losses: list[tuple[float, int]] | None) -> RunResult:
+    """Store a row a test example and return the record with the mean scores."""
+    test, record = work.test, work.record
+    references = [e.references or [e.summary] for e in test]
+    with work.clocks.phase("evaluation"):
+        scores = rouge(outputs, references)
+        lengths = text_lengths(outputs, references, load_tokenizer(work.config.model))
+    rows: list[dict[str, Any]] = [
+        {"id": e.id, "output": o, **s, **n} for e, o, s, n in zip(test, outputs, scores, lengths, strict=True)
+    ]
+    if losses is not None:
+        rows = [{**row, "loss": loss, "tokens": count} for row, (loss, count) in zip(rows, losses, strict=True)]
+    write_jsonl(work.files.predictions_file, rows)
+    for name in scores[0]:
+        for letter, suffix in (("f", ""), ("p", "_precision"), ("r", "_recall")):
+            record.metrics[f"test/{name}{suffix}"] = sum(s[name][letter] for s in scores) / len(scores)
+    record.metrics |= {f"test/{name}": sum(n[name] for n in lengths) / len(lengths) for name in LENGTHS}
+    return work.finished()

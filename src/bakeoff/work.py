@@ -1,0 +1,77 @@
+"""What every run has at hand: its folder, config, tokens, clocks and record, and what it says while it works."""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+from torch import nn
+
+from bakeoff.config import Config, load_config
+from bakeoff.data.examples import Example
+from bakeoff.data.tokens import Tokens, load_tokens
+from bakeoff.evaluation.baselines import FEW_SHOT
+from bakeoff.measure import Clocks
+from bakeoff.model import Base, count_parameters, load_base
+from bakeoff.records import SPLITS, Event, Folder, Run, RunFolder, RunResult, append_jsonl, read_jsonl
+from bakeoff.training.loop import DivergedError
+from bakeoff.training.loss import evaluate_loss, mean_loss
+
+Emit = Callable[[Event], None]
+PROBE_EXAMPLES = 8
+
+
+class Work:
+    """One run at work."""
+
+    def __init__(self, folder: Folder, run: Run, emit: Emit):
+        self.folder, self.run, self.emit = folder, run, emit
+        self.files: RunFolder = folder.run(run.id)
+        self.config: Config = load_config(folder.config_file)
+        self.plan = folder.plan()
+        self.output_tokens: int = self.plan["output_tokens"]
+        self.tokens: dict[str, Sequence[Tokens]] = {s: load_tokens(folder.tokens_file(s)) for s in SPLITS}
+        self.test_file = folder.examples_file("test")
+        self.few_shot = run.kind == "baseline" and run.entry.startswith(FEW_SHOT)
+        self.trunk_folder = folder.trunk
+        self.clocks = Clocks()
+        self.record = RunResult(run, "done")
+
+    @cached_property
+    def test(self) -> list[Example]:
+        """The test examples; only their outputs' scores need them."""
+        return [Example.from_row(row) for row in read_jsonl(self.test_file)]
+
+    def report(self, kind: Any, values: dict[str, Any]) -> None:
+        """Pass on what the loop reports; curves also go to the run's metrics file."""
+        if kind == "metrics":
+            append_jsonl(self.files.metrics_file, values)
+        self.emit(Event(self.run.id, kind, values))
+
+    def state(self, state: str) -> None:
+        """Tell what the run is doing."""
+        self.report("state", {"state": state})
+
+    def load(self) -> Base:
+        """Return the base, loaded anew."""
+        self.state("loading")
+        return load_base(self.config.model, self.config.protocol.precision)
+
+    def count(self, adapted: nn.Module) -> None:
+        """Record how many parameters the model has, and how many of them train."""
+        record = self.record
+        record.trainable_parameters, record.total_parameters = count_parameters(adapted)
+
+    def probe(self, base: Base, adapted: nn.Module) -> float:
+        """Return the loss of a few validation examples: what was trained and what was saved must give the same."""
+        rows = self.tokens["validation"][:PROBE_EXAMPLES]
+        return mean_loss(evaluate_loss(base, adapted, rows, len(rows)))
+
+    def finished(self) -> RunResult:
+        """Return the record with all clocks in it; raise DivergedError where a figure is not finite."""
+        record = self.record
+        record.costs |= {f"{phase}_seconds": seconds for phase, seconds in self.clocks.seconds.items()}
+        odd = [name for name, value in record.metrics.items() if not math.isfinite(value)]
+        if odd:
+            raise DivergedError(f"{', '.join(odd)}: not finite. Try a lower learning_rate")
+        return record
