@@ -60,6 +60,9 @@ def test_a_failed_run_exits_with_1(config_file):
         (["-s", "data.document=text"], "train.jsonl:1: no column 'text'"),
         (["-s", "entries.lora.method=lorra"], "unknown method 'lorra'. Did you mean 'lora'?"),
         (["-s", "model=/nowhere/model"], "no such folder"),
+        (["-s", "entries.lora.learning_rate=.inf"], "entries.lora.learning_rate: must be a finite number"),
+        (["-s", "entries.lora.learning_rate={low: 1e-3, high: .inf}", "-s", "tune=on"], "lora.learning_rate.high: "),
+        (["-s", "protocol.weight_decay=.nan"], "protocol.weight_decay: must be a finite number (got nan)"),
         (["-s", "entries.last_layers.blocks=5"], "more than the model's 2"),
     ],
 )

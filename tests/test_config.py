@@ -48,7 +48,13 @@ def test_the_resolved_config_is_itself_runnable(tmp_path):
         ("protocol: {schedule: up}", "protocol.schedule: .*'linear', 'cosine' or 'constant'"),
         ("data: {train: a}", "'validation' is missing"),
         ("data: {source: docstring}", "data.source"),
-        ("entries: []", "entries"),
+        ("entries: []", "entries: expected one or more, got none"),
+        ('entries: {lora: {}, "a\\nb": {}}', r"entries.'a\\nb': "),
+        ("protocol:", "protocol: expected keys and values, got nothing"),
+        ("protocol: [1]", "protocol: expected keys and values, got a list"),
+        ("protocol: {epochs: x}", "protocol.epochs: expected a whole number, got 'x'"),
+        ("protocol: {epochs: true}", r"protocol.epochs: expected a number \(got True\)"),
+        ("protocol: {weight_decay: .inf}", r"protocol.weight_decay: must be a finite number \(got inf\)"),
         ("entries: [lora, lora]", "share a name"),
         ("entries: {../x: {method: lora}}", "entries"),
         ("template: hello", "must hold {{ document }}"),
@@ -75,7 +81,7 @@ def test_mistakes_are_explained_in_one_line(tmp_path, text, message):
 def test_a_missing_file_and_missing_entries_are_explained(tmp_path):
     with pytest.raises(ConfigError, match="no such file"):
         load_config(tmp_path / "no.yaml")
-    with pytest.raises(ConfigError, match="entries: missing"):
+    with pytest.raises(ConfigError, match=r"entries: missing \(what is compared"):
         load_config({"data": "docstrings"})
 
 

@@ -218,6 +218,33 @@ def test_a_users_own_config_is_never_replaced(tiny_config, tmp_path):
         bakeoff.run({**tiny_config, "output": str(folder / "config.yaml")}, display="none")
 
 
+def test_what_a_bakeoff_left_before_it_had_a_plan_is_taken_over(tiny_config):
+    from bakeoff.api import check_free, discard
+    from bakeoff.config import load_config
+
+    folder, config = Folder(tiny_config["output"]), load_config(tiny_config)
+    for file in (
+        folder.config_file,
+        folder.environment_file,
+        folder.tokens_file("train"),
+        folder.examples_file("test"),
+    ):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("other: config")
+    with pytest.raises(SetupError, match="holds other files"):  # without a lock these may be anyone's
+        check_free(folder, config)
+    folder.lock_file.touch()
+    check_free(folder, config)
+    (folder.path / "data/mine.jsonl").touch()
+    with pytest.raises(SetupError, match="holds other files"):
+        check_free(folder, config)
+    discard(folder)
+    assert [p.name for p in folder.path.rglob("*") if p.is_file() and p != folder.lock_file] == ["mine.jsonl"]
+    (folder.path / "data/mine.jsonl").unlink()
+    discard(folder)
+    assert not folder.path.exists()
+
+
 def test_a_model_without_weights_or_tokenizer_is_refused_before_anything_is_written(tiny_config, tiny_model, tmp_path):
     import shutil
 

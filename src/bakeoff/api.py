@@ -81,14 +81,21 @@ def locked(folder: Folder) -> Iterator[None]:
 
 
 def discard(folder: Folder) -> None:
-    """Remove what a bakeoff that could not be planned has left: its tokens, and folders with nothing else in them."""
-    for split in SPLITS:
-        folder.tokens_file(split).unlink(missing_ok=True)
+    """Remove what a bakeoff that came to no plan has left: its own files, and folders with nothing else in them."""
+    for file in own_files(folder):
+        if file != folder.lock_file:
+            file.unlink(missing_ok=True)
     with suppress(OSError):  # not there, or not empty
         folder.tokens_file("train").parent.rmdir()
     if [file.name for file in folder.path.iterdir()] == [folder.lock_file.name]:
         folder.lock_file.unlink()
         folder.path.rmdir()
+
+
+def own_files(folder: Folder) -> set[Path]:
+    """Return the files that a bakeoff writes before it has a plan."""
+    data = {file for split in SPLITS for file in (folder.examples_file(split), folder.tokens_file(split))}
+    return {folder.lock_file, folder.config_file, folder.environment_file, *data}
 
 
 @contextmanager
@@ -116,10 +123,9 @@ def check_free(folder: Folder, config: Config) -> None:
     if not folder.path.is_dir():
         raise SetupError(f"{folder.path}: is a file. Try: another name, or -s output=FOLDER")
     if not folder.plan_file.exists():
-        # Nothing, or what a bakeoff leaves that was stopped before it had a plan.
-        own = {folder.lock_file.name, folder.config_file.name, folder.environment_file.name, "data"}
-        other = [file.name for file in folder.path.iterdir() if file.name not in own]
-        if other or (folder.config_file.exists() and folder.config_file.read_text("utf-8") != dump_config(config)):
+        # Nothing, or what a bakeoff leaves that was stopped before it had a plan: its lock is always there.
+        own = own_files(folder) if folder.lock_file.exists() else set()
+        if any(file not in own and file.suffix != ".tmp" for file in folder.path.rglob("*") if not file.is_dir()):
             raise SetupError(f"{folder.path}: holds other files. Try: another name, or -s output=FOLDER")
         return
     there = load_config(folder.config_file).model_dump()

@@ -10,18 +10,36 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ByteSize,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from bakeoff.errors import ConfigError, did_you_mean
+from bakeoff.errors import ConfigError, did_you_mean, in_line, plain
 
 BASELINES = ("base", "few-shot-2", "lead-1", "oracle")
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
 class Section(BaseModel):
-    """Base of every part of the config: frozen, and unknown keys are refused."""
+    """Base of every part of the config: frozen; unknown keys and numbers that are not finite are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, field: ValidationInfo) -> Any:
+        annotation = cls.model_fields[field.field_name or ""].annotation
+        kinds = {annotation, *get_args(annotation)}
+        if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
+            raise ValueError("expected a number")
+        return value
 
 
 class DataConfig(Section):
@@ -276,14 +294,12 @@ def json_schema() -> str:
 def explain(where: str, raw: dict[str, Any], error: ValidationError) -> str:
     """Return pydantic's first complaint as one line: where, what, got, what to try."""
     first = error.errors()[0]
-    place = ".".join(str(p) for p in first["loc"] if p != "[key]")
+    place = ".".join(in_line(p) for p in first["loc"] if p != "[key]")
     if first["type"] == "extra_forbidden":
         return f"{where}: {place}: unknown key.{did_you_mean(str(first['loc'][-1]), known_keys(first['loc'][:-1]))}"
     if first["type"] == "missing":
-        return f"{where}: {place}: missing. {describe(first['loc'])}"
-    message = first["msg"].removeprefix("Value error, ")
-    got = "" if isinstance(first["input"], dict | list) else f" (got {first['input']!r})"
-    return f"{where}: {place}: {message[0].lower() + message[1:]}{got}" if place else f"{where}: {message}"
+        return f"{where}: {place}: missing{describe(first['loc'])}"
+    return f"{where}: {place}: {plain(first)}"
 
 
 def _section(path: tuple[Any, ...]) -> type[Section]:
@@ -301,6 +317,6 @@ def known_keys(path: tuple[Any, ...]) -> list[str]:
 
 
 def describe(path: tuple[Any, ...]) -> str:
-    """Return the documentation of the field at `path`."""
+    """Return the documentation of the field at `path` in brackets."""
     field = _section(path[:-1]).model_fields.get(str(path[-1]))
-    return f"It is {field.description}" if field and field.description else ""
+    return f" ({field.description})" if field and field.description else ""
