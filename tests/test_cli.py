@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,8 @@ def test_a_failed_run_exits_with_1(config_file):
         (["-s", "entries.lora.learning_rate=.inf"], "entries.lora.learning_rate: must be a finite number"),
         (["-s", "entries.lora.learning_rate={low: 1e-3, high: .inf}", "-s", "tune=on"], "lora.learning_rate.high: "),
         (["-s", "protocol.weight_decay=.nan"], "protocol.weight_decay: must be a finite number (got nan)"),
+        (["-s", "output=/proc/nope/x"], "/proc/nope: No such file or directory. Try: -s output=FOLDER"),
+        (["-s", "output=/dev/full/x"], "/dev/full/x: Not a directory"),
         (["-s", "entries.last_layers.blocks=5"], "more than the model's 2"),
     ],
 )
@@ -112,3 +115,24 @@ def test_a_script_without_a_main_guard_can_call_run(config_file, tmp_path):
     script.write_text(f"import bakeoff\nprint('started')\nbakeoff.run({str(config_file)!r}, display='none')\n")
     out = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout
     assert out == "started\n"
+
+
+def python(*arguments, **options):
+    return subprocess.Popen([sys.executable, "-m", "bakeoff.cli", *map(str, arguments)], stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, **options)  # fmt: skip
+
+
+def test_a_reader_that_leaves_ends_it_without_a_word(shared):
+    for options in (["--json"], []):
+        reader = python("show", shared[1].folder.path, *options)
+        reader.stdout.close()
+        assert reader.wait() == 141
+        assert reader.stderr.read() == b""
+        reader.stderr.close()
+
+
+def test_a_terminal_without_a_character_shows_another(shared):
+    out, err = python("show", shared[1].folder.path, env={**os.environ, "PYTHONIOENCODING": "ascii"}).communicate()
+    assert b"lora" in out
+    assert b"?" in out  # the dash of a baseline that trains nothing
+    assert err == b""

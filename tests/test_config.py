@@ -138,3 +138,11 @@ def test_yamls_bare_off_is_off():
         ).protocol.trunk_cache
         == 2 * 10**9
     )
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "m").mkdir()
+    data = {"train": "~/a", "validation": "b", "test": "c"}
+    config = load_config({"data": data, "entries": ["lora"], "model": "~/m", "output": "~/out"})
+    assert [config.data.train, config.model, str(config.folder)] == [str(tmp_path / n) for n in ("a", "m", "out")]

@@ -46,12 +46,13 @@ def run(source: Source, overrides: dict[str, Any] | None = None, display: str = 
 
     config = load_config(source, overrides)
     folder = Folder(config.folder)
-    check_free(folder, config)
+    with writing(folder):
+        check_free(folder, config)
     fetch(config.model)
     if config.data.source == "docstrings":
         open_display(display, []).note("reading the docstrings of installed packages")
     tokenizer = load_tokenizer(config.model)
-    with locked(folder):
+    with writing(folder), locked(folder):
         planned = make_plan(config, tokenizer, folder)
         prepare(folder, config, planned)
         done = {r.id for r in planned.runs if (result := folder.run(r.id).result()) and result.status == "done"}
@@ -62,6 +63,18 @@ def run(source: Source, overrides: dict[str, Any] | None = None, display: str = 
             for event in run_local(folder.path, schedule.runs()):
                 schedule.tell(event)
     return load_results(folder.path)
+
+
+@contextmanager
+def writing(folder: Folder) -> Iterator[None]:
+    """Within, what the system refuses (no permission, a full disk) is a SetupError of one line."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise SetupError(f"{error.filename or folder.path}: {reason}. Try: -s output=FOLDER, another folder") from None
 
 
 @contextmanager
@@ -112,8 +125,9 @@ def refresh_report(path: str | Path) -> Path:
     """Write results.json, the page, CSV and Markdown from a folder's records; return the page's path."""
     folder = Folder(path)
     folder.plan()
-    write_json(folder.results_file, summarize(folder))
-    return write_report(folder.path)
+    with writing(folder):
+        write_json(folder.results_file, summarize(folder))
+        return write_report(folder.path)
 
 
 def check_free(folder: Folder, config: Config) -> None:

@@ -1,14 +1,19 @@
 """The command line: parse, call, print. Heavy imports happen inside the commands."""
 
+import io
 import json
+import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bakeoff.errors import BakeoffError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 OVERRIDES = click.option(
     "-s",
@@ -27,11 +32,17 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 class Commands(click.Group):
-    """A group whose commands print a BakeoffError as one line and exit with 2, and an interrupt with 130."""
+    """A group whose commands print a BakeoffError as one line and exit with 2.
+
+    An interrupt exits with 130, a reader that has closed its end of the pipe with 141.
+    """
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the chosen command."""
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a terminated bakeoff ends as an interrupted one
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")  # a terminal without a character shows a question mark
         try:
             return super().invoke(ctx)
         except BakeoffError as error:
@@ -40,6 +51,9 @@ class Commands(click.Group):
         except KeyboardInterrupt:
             click.echo("bakeoff: interrupted. The same command goes on from here", err=True)
             sys.exit(130)
+        except BrokenPipeError:  # whoever read the output has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -66,13 +80,22 @@ def run_and_show(source: Path, settings: tuple[str, ...], display: str) -> None:
         sys.exit(1)
 
 
-def print_results(document: dict[str, Any]) -> None:
-    """Print the table and the verdict."""
+def open_console() -> "Console":
+    """Return the console for standard output."""
     from rich.console import Console
 
+    class PipedConsole(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # for Commands, as everywhere else
+
+    return PipedConsole(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+
+
+def print_results(document: dict[str, Any]) -> None:
+    """Print the table and the verdict."""
     from bakeoff.report.table import failures, remarks, text_table
 
-    console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+    console = open_console()
     console.print(text_table(document, console.width))
     for line in failures(document):
         console.print(line, style="red", markup=False, highlight=False)
@@ -111,11 +134,9 @@ def plan(file: Path, settings: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(document, indent=1))
         return
-    from rich.console import Console
-
     from bakeoff.report.table import plan_lines, plan_table
 
-    console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+    console = open_console()
     console.print(plan_table(document))
     for line in plan_lines(document):
         console.print(line, markup=False, highlight=False)

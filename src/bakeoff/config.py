@@ -5,6 +5,7 @@ method they name. Every field carries its documentation, which becomes the schem
 """
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -156,7 +157,7 @@ class Config(Section):
     @property
     def folder(self) -> Path:
         """The run folder."""
-        return Path(self.output) if self.output else Path("bakeoffs") / self.name
+        return at_home(self.output) if self.output else Path("bakeoffs") / self.name
 
     @field_validator("data", mode="before")
     @classmethod
@@ -225,11 +226,16 @@ def load_config(source: str | Path | dict[str, Any], overrides: dict[str, Any] |
     except ValidationError as error:
         raise ConfigError(explain(where, raw, error)) from None
     files = ("train", "validation", "test", "references_file")
-    paths = {s: str((base / p).resolve()) for s in files if (p := getattr(config.data, s))}
+    paths = {s: str((base / at_home(p)).resolve()) for s in files if (p := getattr(config.data, s))}
     changes: dict[str, Any] = {"data": config.data.model_copy(update=paths)}
-    if config.model != "base" and (base / config.model).is_dir():
-        changes["model"] = str((base / config.model).resolve())
+    if config.model != "base" and (base / at_home(config.model)).is_dir():
+        changes["model"] = str((base / at_home(config.model)).resolve())
     return config.model_copy(update=changes)
+
+
+def at_home(path: str) -> Path:
+    """Return the path with a leading ~ replaced by the home folder."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises where there is no such user
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
