@@ -326,3 +326,28 @@ def test_a_bakeoff_that_cannot_be_planned_leaves_nothing(tiny_config):
     with pytest.raises(bakeoff.BakeoffError, match="leave no room for the document"):
         bakeoff.run(tiny_config, {"generation.max_new_tokens": 60}, display="none")
     assert not Path(tiny_config["output"]).exists()
+
+
+def test_what_is_damaged_is_made_anew_or_named(tiny_config):
+    tiny_config["entries"] = {"lora": {"r": 2, "learning_rate": 0.01}}
+    tiny_config["baselines"] = ["base", "lead-1"]
+    results = bakeoff.run(tiny_config, {"protocol.epochs": 1}, display="none")
+    first, folder = results.document, results.folder
+    folder.results_file.write_text("{")
+    assert bakeoff.load_results(folder.path).document == first
+    lora = folder.run(first["entries"]["lora"]["runs"][0])
+    lead = folder.run(first["baselines"]["lead-1"]["runs"][0])
+    whole = lead.predictions_file.read_text()
+    for damage in (whole[:-20], whole[:50] + "\n" + whole[51:], whole[: whole.index("\n") + 1]):
+        lead.predictions_file.write_text(damage)
+        with pytest.raises(SetupError, match=r"predictions.jsonl:.*Try: bakeoff run again$") as caught:
+            bakeoff.load_results(folder.path)
+        assert "\n" not in str(caught.value)
+    for file in lora.adapter.glob("*.safetensors"):
+        file.unlink()
+    with pytest.raises(SetupError, match="adapter: no whole adapter. Try: bakeoff run again"):
+        results.entry("lora").load()
+    again = bakeoff.run(tiny_config, {"protocol.epochs": 1}, display="none")
+    assert lead.predictions_file.read_text() == whole
+    assert again.entries["lora"]["metrics"] == first["entries"]["lora"]["metrics"]
+    assert again.entry("lora").adapter == lora.adapter

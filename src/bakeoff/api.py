@@ -55,7 +55,7 @@ def run(source: Source, overrides: dict[str, Any] | None = None, display: str = 
     with writing(folder), locked(folder):
         planned = make_plan(config, tokenizer, folder)
         prepare(folder, config, planned)
-        done = {r.id for r in planned.runs if (result := folder.run(r.id).result()) and result.status == "done"}
+        done = {run.id for run in planned.runs if folder.whole(run.id)}
         with open_display(display, planned.runs, done) as screen, reported(folder, screen):
             for finding in planned.document["data"]["findings"]:
                 screen.note(finding)
@@ -186,5 +186,6 @@ def load_results(path: str | Path) -> Results:
     results = folder.results_file
     written = results.stat().st_mtime if results.exists() else 0
     if written and all(f.stat().st_mtime <= written for f in folder.path.glob("runs/*/result.json")):
-        return Results(folder, json.loads(results.read_text(encoding="utf-8")))
+        with suppress(ValueError):  # damaged: then made anew
+            return Results(folder, json.loads(results.read_text(encoding="utf-8")))
     return Results(folder, summarize(folder))

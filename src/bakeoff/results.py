@@ -73,7 +73,10 @@ class EntryResult:
         runs = [r for i in self.row["runs"] if (r := self.folder.run(i).result()) and r.status == "done"]
         if not runs:
             raise SetupError(f"{self.folder.path}: entry '{self.name}' has no finished run")
-        return self.folder.run(min(runs, key=lambda r: r.metrics["validation/loss"]).run.id).adapter
+        files = self.folder.run(min(runs, key=lambda r: r.metrics["validation/loss"]).run.id)
+        if not files.has_adapter():
+            raise SetupError(f"{files.adapter}: no whole adapter. Try: bakeoff run again, which trains it anew")
+        return files.adapter
 
     def predictions(self) -> list[dict[str, Any]]:
         """Return the rows of the entry's first finished run beside their references."""
