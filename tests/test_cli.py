@@ -34,9 +34,32 @@ def test_run_show_report_generate(config_file, tiny_config):
     assert "ROUGE-L" in call("show", folder).stdout
     assert call("show", folder, "--prefer", "size").stdout.splitlines()[-1].startswith("Preferring size: ")
     assert Path(call("report", folder).stdout.strip()).name == "report.html"
-    out = CliRunner().invoke(main, ["generate", folder, "--entry", "lora"], input="ba be bi bo\fda de di")
-    assert out.exit_code == 0
-    assert len(out.stdout.splitlines()) == 2
+
+
+def test_generate_keeps_every_documents_place_and_says_what_was_cut(shared):
+    folder, results = str(shared[1].folder.path), shared[1]
+    texts = ["ba be bi bo", " \n", "ba be " * 100]
+    room = results.document["max_tokens"] - results.document["output_tokens"]
+
+    def generate(text, *options):
+        return CliRunner().invoke(main, ["generate", folder, "--entry", "lora", *options], input=text)
+
+    out = generate("\f".join(texts))
+    assert out.exit_code == 0, out.output
+    expected = results.entry("lora").load().generate(texts)
+    assert expected[1] == ""
+    assert expected[0]
+    assert out.stdout == "\n\f\n".join(expected) + "\n"
+    frame = 4  # TL ; DR :
+    assert out.stderr == f"document 3: {room - frame} of 200 tokens kept\n"
+    rows = json.loads(generate("\f".join(texts), "--json").stdout)
+    assert rows == [{"document": i, "output": text} for i, text in enumerate(expected, 1)]
+    for wrong, message in ((b"caf\xe9", "no UTF-8 text"), (" \f ", "nothing on standard input")):
+        out = generate(wrong)
+        assert out.exit_code == 2
+        assert message in out.stderr
+        assert len(out.stderr.splitlines()) == 1
+    assert results.entry("lora").load().generate([]) == []
 
 
 def test_a_failed_run_exits_with_1(config_file):

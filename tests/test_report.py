@@ -123,6 +123,10 @@ def test_failed_and_missing_runs_are_rows_that_say_so(folder):
     assert text.count("<svg") == 2 + 2  # the failed run's curve stays
     assert "Not in this comparison: last_layers, lora" in text
     assert "it broke" in folder.csv_file.read_text()
+    (line,) = (line for line in folder.markdown_file.read_text().splitlines() if line.startswith("| lora |"))
+    assert line.count("failed") == 1
+    assert "0.01" in line  # its learning rate
+    assert "lora failed: it broke" in folder.markdown_file.read_text()
 
 
 def test_a_bakeoff_without_any_result_has_a_page(folder):

@@ -93,14 +93,23 @@ def test_results_print_make_a_frame_and_load_the_winner(shared):
     _, results = shared
     assert "lora" in str(results)
     assert results.verdict in str(results)
+    assert "\\" not in str(results)
+    assert repr(results).startswith(f"<Results of {results.folder.path}: done; entries prompt_tuning, last_layers")
     frame = results.to_pandas()
     assert list(frame.index) == [*ENTRIES, "base", "few-shot-2", "lead-1", "oracle"]
     assert frame.loc["lora", "test/loss"] == results.entries["lora"]["metrics"]["test/loss"]["mean"]
     best = results.best()
+    assert best.name == results.document["verdict"]["recommendations"]["quality"]
     rows = best.predictions()
     assert best.load().generate([row["document"] for row in rows]) == [row["output"] for row in rows]
     with pytest.raises(SetupError, match="Did you mean 'lora'"):
         results.entry("lara")
+
+
+def test_the_package_lists_what_is_public_and_wants_a_path_or_a_mapping():
+    assert set(dir(bakeoff)) >= {"run", "plan", "Results", "load_results"}
+    with pytest.raises(bakeoff.BakeoffError, match="expected the path of a YAML file, or a mapping, got 3$"):
+        bakeoff.run(3)
 
 
 def test_a_folder_of_something_else_is_left_alone(shared, tmp_path):

@@ -188,18 +188,39 @@ def methods(name: str | None, as_json: bool) -> None:
 
 @main.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--entry", help="Which adapter; default: the one the verdict names first.")
-def generate(folder: Path, entry: str | None) -> None:
-    """Read documents from standard input, separated by form feeds, and print the adapter's output for each."""
+@click.option("--entry", help="Which adapter; default: of the lowest validation loss among those tied with the best.")
+@AS_JSON
+def generate(folder: Path, entry: str | None, as_json: bool) -> None:
+    """Read documents from standard input, separated by form feeds, and print the adapter's output for each.
+
+    Outputs are separated by form feeds too; a blank document has an empty one.
+    """
     from bakeoff.api import load_results
 
     results = load_results(folder)
     chosen = results.entry(entry) if entry else results.best()
-    documents = [text for text in sys.stdin.read().split("\f") if text.strip()]
-    if not documents:
+    documents = read_documents()
+    summarizer = chosen.load()
+    for i, (kept, total) in summarizer.cut(documents).items():
+        click.echo(f"document {i + 1}: {kept:,} of {total:,} tokens kept", err=True)
+    outputs = summarizer.generate(documents)
+    if as_json:
+        click.echo(json.dumps([{"document": i, "output": text} for i, text in enumerate(outputs, 1)], indent=1))
+        return
+    click.echo("\n\f\n".join(outputs))
+
+
+def read_documents() -> list[str]:
+    """Return the documents on standard input; raise BakeoffError where there are none, or they are no UTF-8 text."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="strict")
+    try:
+        documents = sys.stdin.read().split("\f")
+    except UnicodeDecodeError as error:
+        raise BakeoffError(f"generate: standard input is no UTF-8 text ({error.reason}). Try: iconv -t UTF-8") from None
+    if not any(text.strip() for text in documents):
         raise BakeoffError("generate: nothing on standard input. Try: bakeoff generate DIR < document.txt")
-    for output in chosen.load().generate(documents):
-        click.echo(output)
+    return documents
 
 
 if __name__ == "__main__":

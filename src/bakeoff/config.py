@@ -214,6 +214,8 @@ def load_config(source: str | Path | dict[str, Any], overrides: dict[str, Any] |
     Paths in `data`, and a model folder, are taken relative to the file. Raises ConfigError with one line that names
     file, key and cure.
     """
+    if not isinstance(source, str | Path | dict):
+        raise ConfigError(f"config: expected the path of a YAML file, or a mapping, got {source!r:.60}")
     if isinstance(source, dict):
         where, raw, base = "config", dict(source), Path()
     else:

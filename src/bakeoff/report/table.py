@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from rich.markup import escape
+from rich import markup
 from rich.table import Table
 
 NOT_MEASURED = "not measured"
@@ -198,13 +198,13 @@ def text_table(results: dict[str, Any], width: int = 160) -> Table:
     best = best_values(results)
     for name, row in rows_of(results).items():
         if failure(row):
-            table.add_row(escape(name), f"[{'red' if row['status'] == 'failed' else 'dim'}]{row['status']}")
+            table.add_row(markup.escape(name), f"[{'red' if row['status'] == 'failed' else 'dim'}]{row['status']}")
             continue
         cells = [
             f"[bold]{c.text(row)}[/bold]" if row["kind"] == "entry" and c.value(row) == best.get(c.key) else c.text(row)
             for c in columns
         ]
-        table.add_row(escape(name), *cells, style="dim" if row["kind"] == "baseline" else None)
+        table.add_row(markup.escape(name), *cells, style="dim" if row["kind"] == "baseline" else None)
     return table
 
 
@@ -217,7 +217,7 @@ def plan_table(plan: dict[str, Any]) -> Table:
     for name, row in plan["entries"].items():
         counts = (f"{row['trainable_parameters']:,}", f"{row['total_parameters']:,}", f"{row['trainable_percent']:.4f}")
         tuning = (row["tuning"], str(row["trials"] or NO_SUCH_THING), searched(row))
-        table.add_row(escape(name), row["method"], *counts, f"{row['steps']:,}", *tuning)
+        table.add_row(markup.escape(name), row["method"], *counts, f"{row['steps']:,}", *tuning)
     return table
 
 
@@ -250,23 +250,27 @@ def total_steps(plan: dict[str, Any]) -> int:
     return finals + sum(row["trial_steps"] - row["steps"] for row in plan["entries"].values() if row["trials"])
 
 
-def markdown_table(results: dict[str, Any]) -> str:
-    """Return the table in Markdown, with lines for failures and failed checks and the ROUGE signature below it."""
+def escape_markdown(text: str) -> str:
+    """Return text that neither ends a cell nor is read as markup."""
+    return "".join("\\" + c if c in "\\|`*_<>[]" else " " if c == "\n" else c for c in text)
+
+
+def markdown_table(results: dict[str, Any], escape: Callable[[str], str] = escape_markdown) -> str:
+    """Return the table in Markdown, with lines for failures and failed checks and the ROUGE signature below it.
+
+    A row that failed says so once, and holds what is known all the same.
+    """
     lines = [
         "| " + " | ".join(["entry", *(c.heading for c in COLUMNS)]) + " |",
         "|---|" + "---:|" * len(COLUMNS),
     ]
     notes = failures(results)
     for name, row in rows_of(results).items():
-        cells = [row["status"] if failure(row) else c.text(row) for c in COLUMNS]
-        lines.append("| " + " | ".join(escape_markdown(cell) for cell in [name, *cells]) + " |")
+        cells = [c.text(row) if not failure(row) or c.value(row) is not None else "" for c in COLUMNS]
+        cells[0] = row["status"] if failure(row) else cells[0]
+        lines.append("| " + " | ".join(escape(cell) for cell in [name, *cells]) + " |")
     notes += [*remarks(results), results["rouge_signature"]]
-    return "\n".join(lines) + "\n\n" + "\n\n".join(escape_markdown(note) for note in notes) + "\n"
-
-
-def escape_markdown(text: str) -> str:
-    """Return text that neither ends a cell nor is read as markup."""
-    return "".join("\\" + c if c in "\\|`*_<>[]" else " " if c == "\n" else c for c in text)
+    return "\n".join(lines) + "\n\n" + "\n\n".join(escape(note) for note in notes) + "\n"
 
 
 def csv_table(results: dict[str, Any]) -> str:
