@@ -133,6 +133,11 @@ def test_plan_writes_nothing(config_file, tiny_config):
     assert not Path(tiny_config["output"]).exists()
 
 
+def test_one_of_a_thing_is_not_several(config_file, tiny_config):
+    Path(tiny_config["data"]["test"]).write_text('{"document": "ba be bi bo", "summary": "ba"}\n')
+    assert "test: 1 example, 0.0% of documents cut" in call("plan", config_file).stdout
+
+
 def test_a_script_without_a_main_guard_can_call_run(config_file, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(f"import bakeoff\nprint('started')\nbakeoff.run({str(config_file)!r}, display='none')\n")

@@ -254,6 +254,13 @@ def test_what_a_bakeoff_left_before_it_had_a_plan_is_taken_over(tiny_config):
     assert not folder.path.exists()
 
 
+def test_a_run_folders_own_config_goes_on_there(shared, monkeypatch):
+    config, results = shared
+    monkeypatch.chdir(results.folder.path)
+    assert bakeoff.run("config.yaml", display="none").document == results.document
+    assert not Path("bakeoffs").exists()
+
+
 def test_a_model_without_weights_or_tokenizer_is_refused_before_anything_is_written(tiny_config, tiny_model, tmp_path):
     import shutil
 

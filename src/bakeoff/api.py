@@ -23,11 +23,22 @@ Source = str | Path | dict[str, Any]
 FREE_TO_CHANGE = {"output", "protocol.trunk_cache", "protocol.gradient_checkpointing"}  # when a bakeoff goes on
 
 
+def read_config(source: Source, overrides: dict[str, Any] | None) -> Config:
+    """Return the config; one that stands in its own run folder goes on there, from wherever it was started."""
+    config = load_config(source, overrides)
+    if isinstance(source, dict) or {"name", "output"} & set(overrides or {}):
+        return config
+    beside = Folder(Path(source).parent)
+    if Path(source) != beside.config_file or not beside.plan_file.exists():
+        return config
+    return config.model_copy(update={"output": str(beside.path)})
+
+
 def plan(source: Source, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return what would run: runs, steps, exact parameter counts. Reads the data, writes nothing."""
     from bakeoff.model import load_tokenizer
 
-    config = load_config(source, overrides)
+    config = read_config(source, overrides)
     try:
         tokenizer = load_tokenizer(config.model, local_files_only=True)
     except SetupError:
@@ -44,7 +55,7 @@ def run(source: Source, overrides: dict[str, Any] | None = None, display: str = 
     from bakeoff.hub import fetch
     from bakeoff.model import load_tokenizer
 
-    config = load_config(source, overrides)
+    config = read_config(source, overrides)
     folder = Folder(config.folder)
     with writing(folder):
         check_free(folder, config)

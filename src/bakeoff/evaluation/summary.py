@@ -70,7 +70,7 @@ def entry_row(group: list[Run], results: dict[str, RunResult | None], estimates:
     row: dict[str, Any] = {
         "kind": group[0].kind,
         "method": group[0].method,
-        "settings": (done[0].run if done else group[0]).settings,
+        "settings": (ended[0].run if ended else group[0]).settings,
         "status": status,
         "error": failed[0].error if failed else None,
         "seeds": len(done),
@@ -84,16 +84,18 @@ def entry_row(group: list[Run], results: dict[str, RunResult | None], estimates:
             for k, note in r.check_notes.items()
         },
     }
-    row["converged"] = all(r.best_step != r.steps for r in done) if done and group[0].kind == "entry" else None
+    trained = bool(done) and group[0].kind == "entry"
+    row["converged"] = all(r.best_step != r.steps for r in done) if trained else None
+    row["improved"] = all(r.best_step != 0 for r in done) if trained else None
     for name in ("trainable_parameters", "total_parameters", "learning_rate", "steps", "best_step"):
-        row[name] = getattr(done[0], name) if done else None
+        row[name] = getattr(done[0], name) if done else row["settings"].get(name)
     return row
 
 
 def not_run_row(name: str, reason: str) -> dict[str, Any]:
     """Return the row of a baseline that cannot be run here: nothing is measured, and nothing failed."""
     nothing = dict.fromkeys(
-        ("converged", "trainable_parameters", "total_parameters", "learning_rate", "steps", "best_step")
+        ("converged", "improved", "trainable_parameters", "total_parameters", "learning_rate", "steps", "best_step")
     )
     return {
         "kind": "baseline", "method": name, "settings": {}, "status": "not run", "error": reason, "seeds": 0,

@@ -11,6 +11,7 @@ from rich.table import Table
 
 NOT_MEASURED = "not measured"
 NO_SUCH_THING = "\N{EN DASH}"
+NOT_BETTER = "training never improved on its start; try a lower learning_rate"
 Row = dict[str, Any]
 
 
@@ -57,6 +58,11 @@ class Column:
 def fixed(digits: int) -> Callable[[float], str]:
     """Return a formatter to so many decimals, with thousands apart."""
     return lambda value: f"{value:,.{digits}f}"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a count with its noun, in the plural unless it is one."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def signed(value: float) -> str:
@@ -177,7 +183,7 @@ def edge_note(name: str, row: Row) -> str | None:
 
 
 def remarks(results: dict[str, Any]) -> list[str]:
-    """Return a line for each entry on the edge of its search, and one for those that had not converged."""
+    """Return a line for each entry on the edge of its search, one for those not converged, one for those not better."""
     entries = results["entries"]
     lines = [note for name, row in entries.items() if (note := edge_note(name, row))]
     early = [name for name, row in entries.items() if row["converged"] is False]
@@ -185,6 +191,9 @@ def remarks(results: dict[str, Any]) -> list[str]:
         lines.append(
             f"not converged: {', '.join(early)}: the last validation was the best, so longer training may help"
         )
+    never = [name for name, row in entries.items() if row["improved"] is False]
+    if never:
+        lines.append(f"not better: {', '.join(never)}: {NOT_BETTER}")
     return lines
 
 
@@ -229,18 +238,19 @@ def searched(row: dict[str, Any]) -> str:
 
 def plan_lines(plan: dict[str, Any]) -> list[str]:
     """Return what else a plan tells: how many runs, the splits with their cut documents, and findings."""
-    lines = [f"{len(plan['runs'])} runs, {total_steps(plan):,} optimizer steps in all"]
+    lines = [f"{counted(len(plan['runs']), 'run')}, {counted(total_steps(plan), 'optimizer step')} in all"]
     tuned = [row for row in plan["entries"].values() if row["trials"]]
     if tuned:
         trials, steps = tuned[0]["trials"], tuned[0]["trial_steps"]
         lines.append(
-            f"{trials} trials for each tuned entry, {steps:,} steps together; the chosen one is its first seed's run. "
-            f"A choice on the edge of its range has one trial more, of {tuned[0]['steps']:,} steps"
+            f"{counted(trials, 'trial')} for each tuned entry, {counted(steps, 'step')} together; the chosen one is its "
+            f"first seed's run. A choice on the edge of its range has one trial more, of "
+            f"{counted(tuned[0]['steps'], 'step')}"
         )
     lines += [f"{name} not run: {reason}" for name, reason in plan["not_run"].items()]
     for split, facts in plan["data"]["splits"].items():
         cut = f", {facts['cut_documents']:.1%} of documents cut" if "cut_documents" in facts else ""
-        lines.append(f"{split}: {facts['examples']:,} examples{cut}")
+        lines.append(f"{split}: {counted(facts['examples'], 'example')}{cut}")
     return lines + plan["data"]["findings"]
 
 
