@@ -51,6 +51,7 @@ def held_equal(results: dict[str, Any]) -> Pairs:
         f"at most {counted(results['output_tokens'], 'token')}, "
         f"batches of {counted(generation['batch_size'], 'document')}"
     )
+    epochs = counted(protocol["epochs"], "epoch")
     waited = counted(protocol["patience"] or 0, "validation")
     patience = f"; the run ends after {waited} without a new one" if protocol["patience"] else ""
     seeds = range(protocol["seed"], protocol["seed"] + protocol["seeds"])
@@ -58,7 +59,7 @@ def held_equal(results: dict[str, Any]) -> Pairs:
         ("examples and order", "the same, in the same batches, for each seed"),
         ("template", results["template"]),
         ("length", f"at most {results['max_tokens']} tokens; documents are cut at their end, summaries never"),
-        ("training", f"{counted(protocol['epochs'], 'epoch')}, batches of {protocol['batch_size']}, loss on summary tokens only"),
+        ("training", f"{epochs}, batches of {protocol['batch_size']}, loss on summary tokens only"),
         ("optimizer", f"AdamW on fp32 weights, weight decay {protocol['weight_decay']:g}, gradients {clipping}"),
         ("schedule", f"{protocol['schedule']} after a warm-up over {protocol['warmup_share']:.0%} of the steps"),
         ("precision", precision),

@@ -76,10 +76,11 @@ def setting(results: dict[str, Any]) -> str:
     counts = ", ".join(f"{facts['examples']:,} {split}" for split, facts in splits.items())
     model = results["model"]
     date = results["environment"].get("date", "")[:10]
+    entries = f"{len(results['entries'])} entries" if len(results["entries"]) > 1 else "1 entry"
     return " · ".join(
         part
         for part in (
-            f"{len(results['entries'])} {'entry' if len(results['entries']) == 1 else 'entries'} on {model['name']} ({model['total_parameters']:,} parameters)",
+            f"{entries} on {model['name']} ({model['total_parameters']:,} parameters)",
             f"{results['data']['source']}: {counts} examples",
             date,
         )

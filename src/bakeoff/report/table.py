@@ -243,8 +243,8 @@ def plan_lines(plan: dict[str, Any]) -> list[str]:
     if tuned:
         trials, steps = tuned[0]["trials"], tuned[0]["trial_steps"]
         lines.append(
-            f"{counted(trials, 'trial')} for each tuned entry, {counted(steps, 'step')} together; the chosen one is its "
-            f"first seed's run. A choice on the edge of its range has one trial more, of "
+            f"{counted(trials, 'trial')} for each tuned entry, {counted(steps, 'step')} together; the chosen one is "
+            "its first seed's run. A choice on the edge of its range has one trial more, of "
             f"{counted(tuned[0]['steps'], 'step')}"
         )
     lines += [f"{name} not run: {reason}" for name, reason in plan["not_run"].items()]
