@@ -67,6 +67,7 @@ def test_the_resolved_config_is_itself_runnable(tmp_path):
         ("baselines: [base, base]", "baselines: must hold base, and nothing twice"),
         ("[1]", "expected keys and values, got list"),
         ("a: [", "not valid YAML"),
+        ("model: x\nentries:\n  lora: {r: 1,\n    r: 2}\n", r"bakeoff.yaml:4: not valid YAML \('r' stands twice\)"),
     ],
 )
 def test_mistakes_are_explained_in_one_line(tmp_path, text, message):
@@ -90,7 +91,8 @@ def test_overrides_are_yaml():
     assert parse_override("a.b=[1, 2]") == ("a.b", [1, 2])
     assert parse_override("x=null") == ("x", None)
     assert load_config(MINIMAL, {"protocol.weight_decay": "1e-2"}).protocol.weight_decay == 0.01
-    for wrong in ("a", "=1", "a=["):
+    assert parse_override("template={{ document }} In short:") == ("template", "{{ document }} In short:")
+    for wrong in ("a", "=1"):
         with pytest.raises(ConfigError, match="-s"):
             parse_override(wrong)
 
@@ -138,6 +140,17 @@ def test_yamls_bare_off_is_off():
         ).protocol.trunk_cache
         == 2 * 10**9
     )
+
+
+def test_a_name_is_made_of_the_files_where_none_is_given(tmp_path):
+    for file, name in (("my config.yaml", "my-config"), ("_\u00e9.yaml", "bakeoff"), ("a.b.yaml", "a.b")):
+        (tmp_path / file).write_text(yaml.safe_dump(MINIMAL))
+        assert load_config(tmp_path / file).name == name
+
+
+def test_merged_yaml_keys_are_no_repeated_ones(tmp_path):
+    text = "data: docstrings\nentries:\n  lora: &a {r: 4}\n  big: {<<: *a, method: lora, r: 8}\n"
+    assert load_config(written(tmp_path, text)).entries["big"] == {"method": "lora", "r": 8}
 
 
 def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """Where model files come from when the hub does not answer."""
 
+from types import SimpleNamespace
+
 import pytest
 from huggingface_hub import constants
 
@@ -18,6 +20,7 @@ def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch):
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(hub, "get_session", Silent)
+    monkeypatch.setattr(hub, "time", SimpleNamespace(monotonic=lambda: 0.0))
     hub.hub_answers.cache_clear()
     try:
         for attempt in (shape_only, hub.fetch):

@@ -179,7 +179,10 @@ def test_a_killed_run_is_a_row_and_is_run_again(tiny_config):
 def test_soft_prompts_leave_room_in_the_context(tiny_config):
     tiny_config["protocol"]["max_tokens"] = 512
     tiny_config["entries"]["prompt_tuning"]["num_virtual_tokens"] = 20
-    assert bakeoff.plan(tiny_config)["max_tokens"] == 64 - 20
+    plan = bakeoff.plan(tiny_config)
+    assert plan["max_tokens"] == 64 - 20
+    (finding,) = plan["data"]["findings"]
+    assert finding.endswith("(512): the model's context of 64 less prompt_tuning's 20 virtual tokens")
     tiny_config["entries"]["prompt_tuning"]["num_virtual_tokens"] = 60
     with pytest.raises(bakeoff.BakeoffError, match="leaves 4 of the model's 64 positions"):
         bakeoff.plan(tiny_config)

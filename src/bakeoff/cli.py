@@ -21,7 +21,7 @@ OVERRIDES = click.option(
     "settings",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Override a config value, as in protocol.epochs=1.",
+    help="Override a config value, as in protocol.epochs=1; VALUE is YAML, or text where it is no YAML.",
 )
 DISPLAY = click.option(
     "--display", type=click.Choice(["auto", "live", "plain", "json", "none"]), default="auto", show_default=True,

@@ -220,7 +220,8 @@ def load_config(source: str | Path | dict[str, Any], overrides: dict[str, Any] |
         where, raw, base = "config", dict(source), Path()
     else:
         where, raw, base = str(source), read_yaml(Path(source)), Path(source).parent
-        raw.setdefault("name", Path(source).stem)
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source).stem).lstrip("._-")[:64]
+        raw.setdefault("name", name or "bakeoff")
     for key, value in (overrides or {}).items():
         set_dotted(raw, key, value)
     try:
@@ -240,10 +241,24 @@ def at_home(path: str) -> Path:
     return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises where there is no such user
 
 
+class UniqueKeys(yaml.SafeLoader):
+    """YAML in which no key stands twice in one mapping: the parser alone would take the last without a word."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        """Return the mapping; raise MarkedYAMLError where a key stands in it twice."""
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"'{key.value}' stands twice", problem_mark=key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+        return node
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file."""
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.load(path.read_text(encoding="utf-8"), UniqueKeys)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file. Try: bakeoff demo, or write one as the README shows") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -279,14 +294,14 @@ def set_dotted(raw: dict[str, Any], key: str, value: Any) -> None:
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """Return (key, value) of `a.b=c`, the value read as YAML."""
+    """Return (key, value) of `a.b=c`, the value read as YAML, or as text where it is none ({{ document }}: ...)."""
     key, sign, value = text.partition("=")
     if not sign or not key:
         raise ConfigError(f"-s {text}: expected KEY=VALUE, as in -s protocol.epochs=1")
     try:
-        return key, yaml.safe_load(value)
+        return key, yaml.load(value, UniqueKeys)
     except yaml.YAMLError:
-        raise ConfigError(f"-s {text}: the value is not valid YAML") from None
+        return key, value
 
 
 def dump_config(config: Config) -> str:
