@@ -3,8 +3,9 @@ import json
 import pytest
 import yaml
 
-from bakeoff.config import dump_config, json_schema, load_config, parse_override
+from bakeoff.config import dump_config, json_schema, load_config
 from bakeoff.errors import ConfigError
+from bakeoff.reading import parse_override
 
 MINIMAL = {"data": "docstrings", "entries": ["prompt_tuning", "last_layers", "lora"]}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parent.parent / "src/bakeoff"
 LAYERS = [
-    {"errors"},
+    {"errors", "reading"},
     {"config", "records", "data.examples"},
     {"data", "methods", "tuning"},
     {"entries"},
@@ -31,6 +31,7 @@ DRIVER = {
     "tuning",
     "scheduling",
     "config",
+    "reading",
     "records",
     "planning",
     "results",

@@ -64,7 +64,7 @@ def main() -> None:
 
 def parse(settings: tuple[str, ...]) -> dict[str, Any]:
     """Return -s options as dotted overrides."""
-    from bakeoff.config import parse_override
+    from bakeoff.reading import parse_override
 
     return dict(parse_override(text) for text in settings)
 
