@@ -137,8 +137,10 @@ class RunFolder:
         return list(read_jsonl(self.predictions_file, torn=False)) if self.predictions_file.exists() else []
 
     def has_adapter(self) -> bool:
-        """Return whether the adapter's files are there."""
-        return (self.adapter / "bakeoff.json").exists() and any(self.adapter.glob("*.safetensors"))
+        """Return whether the adapter's weights, in whatever format, and its manifest are there."""
+        if not (self.adapter / "bakeoff.json").exists():
+            return False
+        return any(file.suffix not in (".json", ".md") for file in self.adapter.iterdir())
 
 
 class Folder:
