@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -33,9 +34,32 @@ def test_run_show_report_generate(config_file, tiny_config):
     assert "ROUGE-L" in call("show", folder).stdout
     assert call("show", folder, "--prefer", "size").stdout.splitlines()[-1].startswith("Preferring size: ")
     assert Path(call("report", folder).stdout.strip()).name == "report.html"
-    out = CliRunner().invoke(main, ["generate", folder, "--entry", "lora"], input="ba be bi bo\fda de di")
-    assert out.exit_code == 0
-    assert len(out.stdout.splitlines()) == 2
+
+
+def test_generate_keeps_every_documents_place_and_says_what_was_cut(shared):
+    folder, results = str(shared[1].folder.path), shared[1]
+    texts = ["ba be bi bo", " \n", "ba be " * 100]
+    room = results.document["max_tokens"] - results.document["output_tokens"]
+
+    def generate(text, *options):
+        return CliRunner().invoke(main, ["generate", folder, "--entry", "lora", *options], input=text)
+
+    out = generate("\f".join(texts))
+    assert out.exit_code == 0, out.output
+    expected = results.entry("lora").load().generate(texts)
+    assert expected[1] == ""
+    assert expected[0]
+    assert out.stdout == "\n\f\n".join(expected) + "\n"
+    frame = 4  # TL ; DR :
+    assert out.stderr == f"document 3: {room - frame} of 200 tokens kept\n"
+    rows = json.loads(generate("\f".join(texts), "--json").stdout)
+    assert rows == [{"document": i, "output": text} for i, text in enumerate(expected, 1)]
+    for wrong, message in ((b"caf\xe9", "no UTF-8 text"), (" \f ", "nothing on standard input")):
+        out = generate(wrong)
+        assert out.exit_code == 2
+        assert message in out.stderr
+        assert len(out.stderr.splitlines()) == 1
+    assert results.entry("lora").load().generate([]) == []
 
 
 def test_a_failed_run_exits_with_1(config_file):
@@ -60,6 +84,11 @@ def test_a_failed_run_exits_with_1(config_file):
         (["-s", "data.document=text"], "train.jsonl:1: no column 'text'"),
         (["-s", "entries.lora.method=lorra"], "unknown method 'lorra'. Did you mean 'lora'?"),
         (["-s", "model=/nowhere/model"], "no such folder"),
+        (["-s", "entries.lora.learning_rate=.inf"], "entries.lora.learning_rate: must be a finite number"),
+        (["-s", "entries.lora.learning_rate={low: 1e-3, high: .inf}", "-s", "tune=on"], "lora.learning_rate.high: "),
+        (["-s", "protocol.weight_decay=.nan"], "protocol.weight_decay: must be a finite number (got nan)"),
+        (["-s", "output=/proc/nope/x"], "/proc/nope: No such file or directory. Try: -s output=FOLDER"),
+        (["-s", "output=/dev/full/x"], "/dev/full/x: Not a directory"),
         (["-s", "entries.last_layers.blocks=5"], "more than the model's 2"),
     ],
 )
@@ -104,8 +133,34 @@ def test_plan_writes_nothing(config_file, tiny_config):
     assert not Path(tiny_config["output"]).exists()
 
 
+def test_one_of_a_thing_is_not_several(config_file, tiny_config):
+    Path(tiny_config["data"]["test"]).write_text('{"document": "ba be bi bo", "summary": "ba"}\n')
+    assert "test: 1 example, 0.0% of documents cut" in call("plan", config_file).stdout
+
+
 def test_a_script_without_a_main_guard_can_call_run(config_file, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(f"import bakeoff\nprint('started')\nbakeoff.run({str(config_file)!r}, display='none')\n")
     out = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout
     assert out == "started\n"
+
+
+def python(*arguments, **options):
+    return subprocess.Popen([sys.executable, "-m", "bakeoff.cli", *map(str, arguments)], stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, **options)  # fmt: skip
+
+
+def test_a_reader_that_leaves_ends_it_without_a_word(shared):
+    for options in (["--json"], []):
+        reader = python("show", shared[1].folder.path, *options)
+        reader.stdout.close()
+        assert reader.wait() == 141
+        assert reader.stderr.read() == b""
+        reader.stderr.close()
+
+
+def test_a_terminal_without_a_character_shows_another(shared):
+    out, err = python("show", shared[1].folder.path, env={**os.environ, "PYTHONIOENCODING": "ascii"}).communicate()
+    assert b"lora" in out
+    assert b"?" in out  # the dash of a baseline that trains nothing
+    assert err == b""

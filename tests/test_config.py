@@ -3,8 +3,9 @@ import json
 import pytest
 import yaml
 
-from bakeoff.config import dump_config, json_schema, load_config, parse_override
+from bakeoff.config import dump_config, json_schema, load_config
 from bakeoff.errors import ConfigError
+from bakeoff.reading import parse_override
 
 MINIMAL = {"data": "docstrings", "entries": ["prompt_tuning", "last_layers", "lora"]}
 
@@ -48,7 +49,13 @@ def test_the_resolved_config_is_itself_runnable(tmp_path):
         ("protocol: {schedule: up}", "protocol.schedule: .*'linear', 'cosine' or 'constant'"),
         ("data: {train: a}", "'validation' is missing"),
         ("data: {source: docstring}", "data.source"),
-        ("entries: []", "entries"),
+        ("entries: []", "entries: expected one or more, got none"),
+        ('entries: {lora: {}, "a\\nb": {}}', r"entries.'a\\nb': "),
+        ("protocol:", "protocol: expected keys and values, got nothing"),
+        ("protocol: [1]", "protocol: expected keys and values, got a list"),
+        ("protocol: {epochs: x}", "protocol.epochs: expected a whole number, got 'x'"),
+        ("protocol: {epochs: true}", r"protocol.epochs: expected a number \(got True\)"),
+        ("protocol: {weight_decay: .inf}", r"protocol.weight_decay: must be a finite number \(got inf\)"),
         ("entries: [lora, lora]", "share a name"),
         ("entries: {../x: {method: lora}}", "entries"),
         ("template: hello", "must hold {{ document }}"),
@@ -61,6 +68,7 @@ def test_the_resolved_config_is_itself_runnable(tmp_path):
         ("baselines: [base, base]", "baselines: must hold base, and nothing twice"),
         ("[1]", "expected keys and values, got list"),
         ("a: [", "not valid YAML"),
+        ("model: x\nentries:\n  lora: {r: 1,\n    r: 2}\n", r"bakeoff.yaml:4: not valid YAML \('r' stands twice\)"),
     ],
 )
 def test_mistakes_are_explained_in_one_line(tmp_path, text, message):
@@ -75,7 +83,7 @@ def test_mistakes_are_explained_in_one_line(tmp_path, text, message):
 def test_a_missing_file_and_missing_entries_are_explained(tmp_path):
     with pytest.raises(ConfigError, match="no such file"):
         load_config(tmp_path / "no.yaml")
-    with pytest.raises(ConfigError, match="entries: missing"):
+    with pytest.raises(ConfigError, match=r"entries: missing \(what is compared"):
         load_config({"data": "docstrings"})
 
 
@@ -84,7 +92,8 @@ def test_overrides_are_yaml():
     assert parse_override("a.b=[1, 2]") == ("a.b", [1, 2])
     assert parse_override("x=null") == ("x", None)
     assert load_config(MINIMAL, {"protocol.weight_decay": "1e-2"}).protocol.weight_decay == 0.01
-    for wrong in ("a", "=1", "a=["):
+    assert parse_override("template={{ document }} In short:") == ("template", "{{ document }} In short:")
+    for wrong in ("a", "=1"):
         with pytest.raises(ConfigError, match="-s"):
             parse_override(wrong)
 
@@ -132,3 +141,22 @@ def test_yamls_bare_off_is_off():
         ).protocol.trunk_cache
         == 2 * 10**9
     )
+
+
+def test_a_name_is_made_of_the_files_where_none_is_given(tmp_path):
+    for file, name in (("my config.yaml", "my-config"), ("_\u00e9.yaml", "bakeoff"), ("a.b.yaml", "a.b")):
+        (tmp_path / file).write_text(yaml.safe_dump(MINIMAL))
+        assert load_config(tmp_path / file).name == name
+
+
+def test_merged_yaml_keys_are_no_repeated_ones(tmp_path):
+    text = "data: docstrings\nentries:\n  lora: &a {r: 4}\n  big: {<<: *a, method: lora, r: 8}\n"
+    assert load_config(written(tmp_path, text)).entries["big"] == {"method": "lora", "r": 8}
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "m").mkdir()
+    data = {"train": "~/a", "validation": "b", "test": "c"}
+    config = load_config({"data": data, "entries": ["lora"], "model": "~/m", "output": "~/out"})
+    assert [config.data.train, config.model, str(config.folder)] == [str(tmp_path / n) for n in ("a", "m", "out")]

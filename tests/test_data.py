@@ -34,7 +34,7 @@ def files(tmp_path, **texts):
         ('{"document": "a\\ud800", "summary": "b"}', "train:1: column 'document' holds half a surrogate pair"),
         ("[1]", "train:1: expected a JSON object, got list"),
         ("{", "train:1: not JSON"),
-        ('{"document": "\udcff"}', "not UTF-8"),
+        ('{"document": "a", "summary": "b"}\n{"document": "\udcff"}', "data.train: .*train:2: not UTF-8"),
     ],
 )
 def test_rows_that_cannot_be_used_are_named(tmp_path, text, message):
@@ -45,8 +45,10 @@ def test_rows_that_cannot_be_used_are_named(tmp_path, text, message):
 
 def test_a_missing_file_is_named(tmp_path):
     config = files(tmp_path).model_copy(update={"test": str(tmp_path / "none.jsonl")})
-    with pytest.raises(DataError, match=r"none.jsonl: no such file"):
+    with pytest.raises(DataError, match=r"^data.test: .*none.jsonl: no such file"):
         load_examples(config)
+    with pytest.raises(DataError, match=r"^data.test: .*: is a folder"):
+        load_examples(config.model_copy(update={"test": str(tmp_path)}))
 
 
 def test_limits_take_the_same_sample_in_file_order(tmp_path):
@@ -147,7 +149,32 @@ def test_a_sample_hardly_changes_with_the_rows_around_it(tmp_path):
 
 def test_summaries_that_rouge_cannot_see_are_a_finding(tmp_path):
     config = files(tmp_path)
+    for seed, split in enumerate(("train", "validation", "test")):
+        write_rows(tmp_path / split, make_rows(3, seed))
     assert load_examples(config)[1] == []
-    write_rows(tmp_path / "test", [{"document": "\u0434\u0430 \u043d\u0435\u0442", "summary": "\u0434\u0430"}] * 2)
+    texts = ("\u0434\u0430 \u043d\u0435\u0442", "\u043d\u0435\u0442")
+    write_rows(tmp_path / "test", [{"document": text, "summary": "\u0434\u0430"} for text in texts])
     (finding,) = load_examples(config)[1]
     assert "data.test: 2 of 2 summaries hold no Latin letter" in finding
+
+
+def test_rows_that_stand_twice_are_findings(tmp_path):
+    config = files(tmp_path)
+    train, validation, test = make_rows(8, 1), make_rows(4, 2), make_rows(5, 3)
+    train[1]["summary"] = train[1]["document"]
+    write_rows(tmp_path / "train", [*train, *train[:2]])
+    write_rows(tmp_path / "validation", [*validation, {**train[3], "summary": "ba"}])
+    write_rows(tmp_path / "test", [*test[:4], {"document": f" {train[2]['document']}\n", "summary": "other"}])
+    assert load_examples(config)[1] == [
+        "data.train: 2 of 10 (20.0%) rows repeat another one, document and summary alike",
+        "data.train: 2 of 10 (20.0%) rows have their whole document as summary",
+        "data: 1 of 5 (20.0%) test documents stand in train too, so test scores tell what was remembered, not what was "
+        "learnt. Remove them from train",
+        "data: 1 of 5 (20.0%) validation documents stand in train too",
+    ]
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    rows = make_rows(3, 1)
+    config = files(tmp_path, train="\ufeff" + (write_rows(tmp_path / "x", rows)).read_text())
+    assert [e.document for e in load_examples(config)[0]["train"]] == [row["document"] for row in rows]

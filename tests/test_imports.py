@@ -7,7 +7,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parent.parent / "src/bakeoff"
 LAYERS = [
-    {"errors"},
+    {"errors", "reading"},
     {"config", "records", "data.examples"},
     {"data", "methods", "tuning"},
     {"entries"},
@@ -46,6 +46,7 @@ DRIVER = {
     "tuning",
     "scheduling",
     "config",
+    "reading",
     "records",
     "planning",
     "results",

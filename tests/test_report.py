@@ -14,7 +14,7 @@ from bakeoff.api import refresh_report
 from bakeoff.errors import SetupError
 from bakeoff.records import Folder, write_json, write_jsonl
 from bakeoff.report import write_report
-from bakeoff.report.table import COLUMNS, escape_markdown
+from bakeoff.report.table import COLUMNS, escape_markdown, remarks
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 HOSTILE = "<script>alert('x')</script> & \"quoted\" | *star* `tick`"
@@ -123,6 +123,22 @@ def test_failed_and_missing_runs_are_rows_that_say_so(folder):
     assert text.count("<svg") == 2 + 2  # the failed run's curve stays
     assert "Not in this comparison: last_layers, lora" in text
     assert "it broke" in folder.csv_file.read_text()
+    (line,) = (line for line in folder.markdown_file.read_text().splitlines() if line.startswith("| lora |"))
+    assert line.count("failed") == 1
+    assert "0.01" in line  # its learning rate
+    assert "lora failed: it broke" in folder.markdown_file.read_text()
+
+
+def test_training_that_never_improved_is_said_everywhere(folder):
+    run = next(r for r in folder.runs() if r.entry == "lora")
+    result = folder.run(run.id).result()
+    result.best_step = 0
+    write_json(folder.run(run.id).result_file, asdict(result))
+    text, _ = page_of(folder)
+    remark = "lora: training never improved on its start; try a lower learning_rate"
+    assert remark in text.replace("</b> ", "")
+    assert remark in folder.markdown_file.read_text().replace("\\", "")
+    assert f"not better: {remark}" in remarks(json.loads(folder.results_file.read_text()))
 
 
 def test_a_bakeoff_without_any_result_has_a_page(folder):

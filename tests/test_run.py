@@ -93,14 +93,23 @@ def test_results_print_make_a_frame_and_load_the_winner(shared):
     _, results = shared
     assert "lora" in str(results)
     assert results.verdict in str(results)
+    assert "\\" not in str(results)
+    assert repr(results).startswith(f"<Results of {results.folder.path}: done; entries prompt_tuning, last_layers")
     frame = results.to_pandas()
     assert list(frame.index) == [*ENTRIES, "base", "few-shot-2", "lead-1", "oracle"]
     assert frame.loc["lora", "test/loss"] == results.entries["lora"]["metrics"]["test/loss"]["mean"]
     best = results.best()
+    assert best.name == results.document["verdict"]["recommendations"]["quality"]
     rows = best.predictions()
     assert best.load().generate([row["document"] for row in rows]) == [row["output"] for row in rows]
     with pytest.raises(SetupError, match="Did you mean 'lora'"):
         results.entry("lara")
+
+
+def test_the_package_lists_what_is_public_and_wants_a_path_or_a_mapping():
+    assert set(dir(bakeoff)) >= {"run", "plan", "Results", "load_results"}
+    with pytest.raises(bakeoff.BakeoffError, match="expected the path of a YAML file, or a mapping, got 3$"):
+        bakeoff.run(3)
 
 
 def test_a_folder_of_something_else_is_left_alone(shared, tmp_path):
@@ -170,7 +179,10 @@ def test_a_killed_run_is_a_row_and_is_run_again(tiny_config):
 def test_soft_prompts_leave_room_in_the_context(tiny_config):
     tiny_config["protocol"]["max_tokens"] = 512
     tiny_config["entries"]["prompt_tuning"]["num_virtual_tokens"] = 20
-    assert bakeoff.plan(tiny_config)["max_tokens"] == 64 - 20
+    plan = bakeoff.plan(tiny_config)
+    assert plan["max_tokens"] == 64 - 20
+    (finding,) = plan["data"]["findings"]
+    assert finding.endswith("(512): the model's context of 64 less prompt_tuning's 20 virtual tokens")
     tiny_config["entries"]["prompt_tuning"]["num_virtual_tokens"] = 60
     with pytest.raises(bakeoff.BakeoffError, match="leaves 4 of the model's 64 positions"):
         bakeoff.plan(tiny_config)
@@ -216,6 +228,40 @@ def test_a_users_own_config_is_never_replaced(tiny_config, tmp_path):
     assert (folder / "config.yaml").read_text() == text
     with pytest.raises(SetupError, match="is a file"):
         bakeoff.run({**tiny_config, "output": str(folder / "config.yaml")}, display="none")
+
+
+def test_what_a_bakeoff_left_before_it_had_a_plan_is_taken_over(tiny_config):
+    from bakeoff.api import check_free, discard
+    from bakeoff.config import load_config
+
+    folder, config = Folder(tiny_config["output"]), load_config(tiny_config)
+    for file in (
+        folder.config_file,
+        folder.environment_file,
+        folder.tokens_file("train"),
+        folder.examples_file("test"),
+    ):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("other: config")
+    with pytest.raises(SetupError, match="holds other files"):  # without a lock these may be anyone's
+        check_free(folder, config)
+    folder.lock_file.touch()
+    check_free(folder, config)
+    (folder.path / "data/mine.jsonl").touch()
+    with pytest.raises(SetupError, match="holds other files"):
+        check_free(folder, config)
+    discard(folder)
+    assert [p.name for p in folder.path.rglob("*") if p.is_file() and p != folder.lock_file] == ["mine.jsonl"]
+    (folder.path / "data/mine.jsonl").unlink()
+    discard(folder)
+    assert not folder.path.exists()
+
+
+def test_a_run_folders_own_config_goes_on_there(shared, monkeypatch):
+    config, results = shared
+    monkeypatch.chdir(results.folder.path)
+    assert bakeoff.run("config.yaml", display="none").document == results.document
+    assert not Path("bakeoffs").exists()
 
 
 def test_a_model_without_weights_or_tokenizer_is_refused_before_anything_is_written(tiny_config, tiny_model, tmp_path):
@@ -299,3 +345,28 @@ def test_a_bakeoff_that_cannot_be_planned_leaves_nothing(tiny_config):
     with pytest.raises(bakeoff.BakeoffError, match="leave no room for the document"):
         bakeoff.run(tiny_config, {"generation.max_new_tokens": 60}, display="none")
     assert not Path(tiny_config["output"]).exists()
+
+
+def test_what_is_damaged_is_made_anew_or_named(tiny_config):
+    tiny_config["entries"] = {"lora": {"r": 2, "learning_rate": 0.01}}
+    tiny_config["baselines"] = ["base", "lead-1"]
+    results = bakeoff.run(tiny_config, {"protocol.epochs": 1}, display="none")
+    first, folder = results.document, results.folder
+    folder.results_file.write_text("{")
+    assert bakeoff.load_results(folder.path).document == first
+    lora = folder.run(first["entries"]["lora"]["runs"][0])
+    lead = folder.run(first["baselines"]["lead-1"]["runs"][0])
+    whole = lead.predictions_file.read_text()
+    for damage in (whole[:-20], whole[:50] + "\n" + whole[51:], whole[: whole.index("\n") + 1]):
+        lead.predictions_file.write_text(damage)
+        with pytest.raises(SetupError, match=r"predictions.jsonl:.*Try: bakeoff run again$") as caught:
+            bakeoff.load_results(folder.path)
+        assert "\n" not in str(caught.value)
+    for file in lora.adapter.glob("*.safetensors"):
+        file.unlink()
+    with pytest.raises(SetupError, match="adapter: no whole adapter. Try: bakeoff run again"):
+        results.entry("lora").load()
+    again = bakeoff.run(tiny_config, {"protocol.epochs": 1}, display="none")
+    assert lead.predictions_file.read_text() == whole
+    assert again.entries["lora"]["metrics"] == first["entries"]["lora"]["metrics"]
+    assert again.entry("lora").adapter == lora.adapter

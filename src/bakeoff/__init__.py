@@ -29,6 +29,11 @@ _HOMES = {
 }
 
 
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return sorted([*__all__, "__version__"])
+
+
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, so that `bakeoff --help` loads none of them."""
     if name not in _HOMES:

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,11 +24,22 @@ Source = str | Path | dict[str, Any]
 FREE_TO_CHANGE = {"output", "protocol.trunk_cache", "protocol.gradient_checkpointing"}  # when a bakeoff goes on
 
 
+def read_config(source: Source, overrides: dict[str, Any] | None) -> Config:
+    """Return the config; one that stands in its own run folder goes on there, from wherever it was started."""
+    config = load_config(source, overrides)
+    if isinstance(source, dict) or {"name", "output"} & set(overrides or {}):
+        return config
+    beside = Folder(Path(source).parent)
+    if Path(source) != beside.config_file or not beside.plan_file.exists():
+        return config
+    return config.model_copy(update={"output": str(beside.path)})
+
+
 def plan(source: Source, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return what would run: runs, steps, exact parameter counts. Reads the data, writes nothing."""
     from bakeoff.model import load_tokenizer
 
-    config = load_config(source, overrides)
+    config = read_config(source, overrides)
     try:
         tokenizer = load_tokenizer(config.model, local_files_only=True)
     except SetupError:
@@ -44,17 +56,18 @@ def run(source: Source, overrides: dict[str, Any] | None = None, display: str = 
     from bakeoff.hub import fetch
     from bakeoff.model import load_tokenizer
 
-    config = load_config(source, overrides)
+    config = read_config(source, overrides)
     folder = Folder(config.folder)
-    check_free(folder, config)
+    with writing(folder):
+        check_free(folder, config)
     fetch(config.model)
     if config.data.source == "docstrings":
         open_display(display, []).note("reading the docstrings of installed packages")
     tokenizer = load_tokenizer(config.model)
-    with locked(folder):
+    with writing(folder), locked(folder):
         planned = make_plan(config, tokenizer, folder)
         prepare(folder, config, planned)
-        done = {r.id for r in planned.runs if (result := folder.run(r.id).result()) and result.status == "done"}
+        done = {run.id for run in planned.runs if folder.whole(run.id)}
         with open_display(display, planned.runs, done) as screen, reported(folder, screen):
             for finding in planned.document["data"]["findings"]:
                 screen.note(finding)
@@ -62,6 +75,18 @@ def run(source: Source, overrides: dict[str, Any] | None = None, display: str = 
             for event in run_local(folder.path, schedule.runs()):
                 schedule.tell(event)
     return load_results(folder.path)
+
+
+@contextmanager
+def writing(folder: Folder) -> Iterator[None]:
+    """Within, what the system refuses (no permission, a full disk) is a SetupError of one line."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise SetupError(f"{error.filename or folder.path}: {reason}. Try: -s output=FOLDER, another folder") from None
 
 
 @contextmanager
@@ -81,14 +106,21 @@ def locked(folder: Folder) -> Iterator[None]:
 
 
 def discard(folder: Folder) -> None:
-    """Remove what a bakeoff that could not be planned has left: its tokens, and folders with nothing else in them."""
-    for split in SPLITS:
-        folder.tokens_file(split).unlink(missing_ok=True)
+    """Remove what a bakeoff that came to no plan has left: its own files, and folders with nothing else in them."""
+    for file in own_files(folder):
+        if file != folder.lock_file:
+            file.unlink(missing_ok=True)
     with suppress(OSError):  # not there, or not empty
         folder.tokens_file("train").parent.rmdir()
     if [file.name for file in folder.path.iterdir()] == [folder.lock_file.name]:
         folder.lock_file.unlink()
         folder.path.rmdir()
+
+
+def own_files(folder: Folder) -> set[Path]:
+    """Return the files that a bakeoff writes before it has a plan."""
+    data = {file for split in SPLITS for file in (folder.examples_file(split), folder.tokens_file(split))}
+    return {folder.lock_file, folder.config_file, folder.environment_file, *data}
 
 
 @contextmanager
@@ -105,8 +137,9 @@ def refresh_report(path: str | Path) -> Path:
     """Write results.json, the page, CSV and Markdown from a folder's records; return the page's path."""
     folder = Folder(path)
     folder.plan()
-    write_json(folder.results_file, summarize(folder))
-    return write_report(folder.path)
+    with writing(folder):
+        write_json(folder.results_file, summarize(folder))
+        return write_report(folder.path)
 
 
 def check_free(folder: Folder, config: Config) -> None:
@@ -116,10 +149,10 @@ def check_free(folder: Folder, config: Config) -> None:
     if not folder.path.is_dir():
         raise SetupError(f"{folder.path}: is a file. Try: another name, or -s output=FOLDER")
     if not folder.plan_file.exists():
-        # Nothing, or what a bakeoff leaves that was stopped before it had a plan.
-        own = {folder.lock_file.name, folder.config_file.name, folder.environment_file.name, "data"}
-        other = [file.name for file in folder.path.iterdir() if file.name not in own]
-        if other or (folder.config_file.exists() and folder.config_file.read_text("utf-8") != dump_config(config)):
+        # Nothing, or what a bakeoff leaves that was stopped before it had a plan: its lock is always there.
+        own = own_files(folder) if folder.lock_file.exists() else set()
+        there = (file for file in folder.path.rglob("*") if not file.is_dir())
+        if any(file not in own and not (own and re.fullmatch(r"\..+\.\d+\.tmp", file.name)) for file in there):
             raise SetupError(f"{folder.path}: holds other files. Try: another name, or -s output=FOLDER")
         return
     there = load_config(folder.config_file).model_dump()
@@ -166,5 +199,6 @@ def load_results(path: str | Path) -> Results:
     results = folder.results_file
     written = results.stat().st_mtime if results.exists() else 0
     if written and all(f.stat().st_mtime <= written for f in folder.path.glob("runs/*/result.json")):
-        return Results(folder, json.loads(results.read_text(encoding="utf-8")))
+        with suppress(ValueError):  # damaged: then made anew
+            return Results(folder, json.loads(results.read_text(encoding="utf-8")))
     return Results(folder, summarize(folder))

@@ -1,14 +1,19 @@
 """The command line: parse, call, print. Heavy imports happen inside the commands."""
 
+import io
 import json
+import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bakeoff.errors import BakeoffError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 OVERRIDES = click.option(
     "-s",
@@ -16,7 +21,7 @@ OVERRIDES = click.option(
     "settings",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Override a config value, as in protocol.epochs=1.",
+    help="Override a config value, as in protocol.epochs=1; VALUE is YAML, or text where it is no YAML.",
 )
 DISPLAY = click.option(
     "--display", type=click.Choice(["auto", "live", "plain", "json", "none"]), default="auto", show_default=True,
@@ -27,11 +32,17 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 class Commands(click.Group):
-    """A group whose commands print a BakeoffError as one line and exit with 2, and an interrupt with 130."""
+    """A group whose commands print a BakeoffError as one line and exit with 2.
+
+    An interrupt exits with 130, a reader that has closed its end of the pipe with 141.
+    """
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the chosen command."""
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a terminated bakeoff ends as an interrupted one
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")  # a terminal without a character shows a question mark
         try:
             return super().invoke(ctx)
         except BakeoffError as error:
@@ -40,6 +51,9 @@ class Commands(click.Group):
         except KeyboardInterrupt:
             click.echo("bakeoff: interrupted. The same command goes on from here", err=True)
             sys.exit(130)
+        except BrokenPipeError:  # whoever read the output has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -50,7 +64,7 @@ def main() -> None:
 
 def parse(settings: tuple[str, ...]) -> dict[str, Any]:
     """Return -s options as dotted overrides."""
-    from bakeoff.config import parse_override
+    from bakeoff.reading import parse_override
 
     return dict(parse_override(text) for text in settings)
 
@@ -66,13 +80,22 @@ def run_and_show(source: Path, settings: tuple[str, ...], display: str) -> None:
         sys.exit(1)
 
 
-def print_results(document: dict[str, Any]) -> None:
-    """Print the table and the verdict."""
+def open_console() -> "Console":
+    """Return the console for standard output."""
     from rich.console import Console
 
+    class PipedConsole(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # for Commands, as everywhere else
+
+    return PipedConsole(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+
+
+def print_results(document: dict[str, Any]) -> None:
+    """Print the table and the verdict."""
     from bakeoff.report.table import failures, remarks, text_table
 
-    console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+    console = open_console()
     console.print(text_table(document, console.width))
     for line in failures(document):
         console.print(line, style="red", markup=False, highlight=False)
@@ -111,11 +134,9 @@ def plan(file: Path, settings: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(document, indent=1))
         return
-    from rich.console import Console
-
     from bakeoff.report.table import plan_lines, plan_table
 
-    console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+    console = open_console()
     console.print(plan_table(document))
     for line in plan_lines(document):
         console.print(line, markup=False, highlight=False)
@@ -167,18 +188,39 @@ def methods(name: str | None, as_json: bool) -> None:
 
 @main.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--entry", help="Which adapter; default: the one the verdict names first.")
-def generate(folder: Path, entry: str | None) -> None:
-    """Read documents from standard input, separated by form feeds, and print the adapter's output for each."""
+@click.option("--entry", help="Which adapter; default: of the lowest validation loss among those tied with the best.")
+@AS_JSON
+def generate(folder: Path, entry: str | None, as_json: bool) -> None:
+    """Read documents from standard input, separated by form feeds, and print the adapter's output for each.
+
+    Outputs are separated by form feeds too; a blank document has an empty one.
+    """
     from bakeoff.api import load_results
 
     results = load_results(folder)
     chosen = results.entry(entry) if entry else results.best()
-    documents = [text for text in sys.stdin.read().split("\f") if text.strip()]
-    if not documents:
+    documents = read_documents()
+    summarizer = chosen.load()
+    for i, (kept, total) in summarizer.cut(documents).items():
+        click.echo(f"document {i + 1}: {kept:,} of {total:,} tokens kept", err=True)
+    outputs = summarizer.generate(documents)
+    if as_json:
+        click.echo(json.dumps([{"document": i, "output": text} for i, text in enumerate(outputs, 1)], indent=1))
+        return
+    click.echo("\n\f\n".join(outputs))
+
+
+def read_documents() -> list[str]:
+    """Return the documents on standard input; raise BakeoffError where there are none, or they are no UTF-8 text."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="strict")
+    try:
+        documents = sys.stdin.read().split("\f")
+    except UnicodeDecodeError as error:
+        raise BakeoffError(f"generate: standard input is no UTF-8 text ({error.reason}). Try: iconv -t UTF-8") from None
+    if not any(text.strip() for text in documents):
         raise BakeoffError("generate: nothing on standard input. Try: bakeoff generate DIR < document.txt")
-    for output in chosen.load().generate(documents):
-        click.echo(output)
+    return documents
 
 
 if __name__ == "__main__":

@@ -10,18 +10,37 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ByteSize,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from bakeoff.errors import ConfigError, did_you_mean
+from bakeoff.errors import ConfigError, did_you_mean, in_line, plain
+from bakeoff.reading import at_home, read_yaml
 
 BASELINES = ("base", "few-shot-2", "lead-1", "oracle")
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
 class Section(BaseModel):
-    """Base of every part of the config: frozen, and unknown keys are refused."""
+    """Base of every part of the config: frozen; unknown keys and numbers that are not finite are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, field: ValidationInfo) -> Any:
+        annotation = cls.model_fields[field.field_name or ""].annotation
+        kinds = {annotation, *get_args(annotation)}
+        if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
+            raise ValueError("expected a number")
+        return value
 
 
 class DataConfig(Section):
@@ -140,7 +159,7 @@ class Config(Section):
     @property
     def folder(self) -> Path:
         """The run folder."""
-        return Path(self.output) if self.output else Path("bakeoffs") / self.name
+        return at_home(self.output) if self.output else Path("bakeoffs") / self.name
 
     @field_validator("data", mode="before")
     @classmethod
@@ -197,11 +216,14 @@ def load_config(source: str | Path | dict[str, Any], overrides: dict[str, Any] |
     Paths in `data`, and a model folder, are taken relative to the file. Raises ConfigError with one line that names
     file, key and cure.
     """
+    if not isinstance(source, str | Path | dict):
+        raise ConfigError(f"config: expected the path of a YAML file, or a mapping, got {source!r:.60}")
     if isinstance(source, dict):
         where, raw, base = "config", dict(source), Path()
     else:
         where, raw, base = str(source), read_yaml(Path(source)), Path(source).parent
-        raw.setdefault("name", Path(source).stem)
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source).stem).lstrip("._-")[:64]
+        raw.setdefault("name", name or "bakeoff")
     for key, value in (overrides or {}).items():
         set_dotted(raw, key, value)
     try:
@@ -209,28 +231,11 @@ def load_config(source: str | Path | dict[str, Any], overrides: dict[str, Any] |
     except ValidationError as error:
         raise ConfigError(explain(where, raw, error)) from None
     files = ("train", "validation", "test", "references_file")
-    paths = {s: str((base / p).resolve()) for s in files if (p := getattr(config.data, s))}
+    paths = {s: str((base / at_home(p)).resolve()) for s in files if (p := getattr(config.data, s))}
     changes: dict[str, Any] = {"data": config.data.model_copy(update=paths)}
-    if config.model != "base" and (base / config.model).is_dir():
-        changes["model"] = str((base / config.model).resolve())
+    if config.model != "base" and (base / at_home(config.model)).is_dir():
+        changes["model"] = str((base / at_home(config.model)).resolve())
     return config.model_copy(update=changes)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the mapping in a YAML file."""
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file. Try: bakeoff demo, or write one as the README shows") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as UTF-8 text ({error})") from None
-    except yaml.YAMLError as error:
-        place = getattr(error, "problem_mark", None)
-        line = f":{place.line + 1}" if place else ""
-        raise ConfigError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', error)})") from None
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: expected keys and values, got {type(raw).__name__}")
-    return raw
 
 
 def set_dotted(raw: dict[str, Any], key: str, value: Any) -> None:
@@ -254,17 +259,6 @@ def set_dotted(raw: dict[str, Any], key: str, value: Any) -> None:
     raw[last] = value
 
 
-def parse_override(text: str) -> tuple[str, Any]:
-    """Return (key, value) of `a.b=c`, the value read as YAML."""
-    key, sign, value = text.partition("=")
-    if not sign or not key:
-        raise ConfigError(f"-s {text}: expected KEY=VALUE, as in -s protocol.epochs=1")
-    try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ConfigError(f"-s {text}: the value is not valid YAML") from None
-
-
 def dump_config(config: Config) -> str:
     """Return the resolved config as YAML that `load_config` reads back to the same config."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -278,14 +272,12 @@ def json_schema() -> str:
 def explain(where: str, raw: dict[str, Any], error: ValidationError) -> str:
     """Return pydantic's first complaint as one line: where, what, got, what to try."""
     first = error.errors()[0]
-    place = ".".join(str(p) for p in first["loc"] if p != "[key]")
+    place = ".".join(in_line(p) for p in first["loc"] if p != "[key]")
     if first["type"] == "extra_forbidden":
         return f"{where}: {place}: unknown key.{did_you_mean(str(first['loc'][-1]), known_keys(first['loc'][:-1]))}"
     if first["type"] == "missing":
-        return f"{where}: {place}: missing. {describe(first['loc'])}"
-    message = first["msg"].removeprefix("Value error, ")
-    got = "" if isinstance(first["input"], dict | list) else f" (got {first['input']!r})"
-    return f"{where}: {place}: {message[0].lower() + message[1:]}{got}" if place else f"{where}: {message}"
+        return f"{where}: {place}: missing{describe(first['loc'])}"
+    return f"{where}: {place}: {plain(first)}"
 
 
 def _section(path: tuple[Any, ...]) -> type[Section]:
@@ -303,6 +295,6 @@ def known_keys(path: tuple[Any, ...]) -> list[str]:
 
 
 def describe(path: tuple[Any, ...]) -> str:
-    """Return the documentation of the field at `path`."""
+    """Return the documentation of the field at `path` in brackets."""
     field = _section(path[:-1]).model_fields.get(str(path[-1]))
-    return f"It is {field.description}" if field and field.description else ""
+    return f" ({field.description})" if field and field.description else ""

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 from pydantic import Field, ValidationError
 
 from bakeoff.config import Config, Section, TuneConfig
-from bakeoff.errors import ConfigError, did_you_mean
+from bakeoff.errors import ConfigError, did_you_mean, plain
 from bakeoff.methods import Method, build_method, method_class
 from bakeoff.tuning import Range, Settings, ladder
 
@@ -17,8 +17,8 @@ EXAMPLE = "as in {low: 1e-5, high: 1e-2}"
 class RangeConfig(Section):
     """A range in place of a number, for any numeric field of an entry."""
 
-    low: float = Field(allow_inf_nan=False, description="lowest value")
-    high: float = Field(allow_inf_nan=False, description="highest value")
+    low: float = Field(description="lowest value")
+    high: float = Field(description="highest value")
     scale: Literal["log", "linear"] = Field("log", description="how points are spread between them")
 
 
@@ -115,7 +115,7 @@ def read_range(where: str, cls: type[Method], key: str, value: dict[str, Any]) -
             raise ConfigError(f"{where}: '{part}' is missing. A range has low and high, {EXAMPLE}") from None
         if first["type"] == "extra_forbidden":
             raise ConfigError(f"{where}.{part}: unknown key.{did_you_mean(part, RangeConfig.model_fields)}") from None
-        raise ConfigError(f"{where}.{part}: {first['msg']} (got {first['input']!r})") from None
+        raise ConfigError(f"{where}.{part}: {plain(first)}") from None
     if span.low >= span.high:
         raise ConfigError(f"{where}: low {span.low:g} is not below high {span.high:g}. A range ascends, {EXAMPLE}")
     if span.scale == "log" and span.low <= 0:

@@ -1,18 +1,20 @@
 """Where a base model's files come from - the package, a folder, the hub - and what they are by their content."""
 
 import hashlib
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, get_session, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from bakeoff.errors import SetupError
 
 EMBEDDED = Path(__file__).parent / "assets/base"
 WEIGHTS = (".safetensors", ".bin")
+ANSWER_SECONDS = 5.0  # how long the hub may take to answer at all
 FILES = (*WEIGHTS, ".json", ".txt", ".model", ".jinja")
 
 
@@ -28,11 +30,34 @@ def resolve(name: str) -> str:
     return name
 
 
+@lru_cache(maxsize=1)
+def hub_answers(minute: int) -> bool:
+    """Return whether the hub can be reached, asking it once in a minute and without the client's own retries."""
+    try:
+        get_session().head(constants.ENDPOINT, timeout=ANSWER_SECONDS)
+    except Exception:  # whatever the client and what lies below it raise: there was no answer
+        return False
+    return True
+
+
+@contextmanager
+def hub_or_cache(name: str) -> Iterator[None]:
+    """Within, a hub model's files come from the cache alone where the hub does not answer."""
+    before = constants.HF_HUB_OFFLINE
+    if not before and name != "base" and not Path(name).exists():
+        constants.HF_HUB_OFFLINE = not hub_answers(int(time.monotonic() // 60))
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
 @contextmanager
 def explained(name: str) -> Iterator[None]:
     """Within, turn transformers' errors of loading into one line."""
     try:
-        yield
+        with hub_or_cache(name):
+            yield
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise SetupError(
@@ -57,7 +82,10 @@ def fetch(name: str) -> None:
 def download(name: str, patterns: list[str], local_files_only: bool = False) -> Path:
     """Return a hub model's folder in the cache with its newest files; raise SetupError where it cannot be had."""
     try:
-        return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=local_files_only))
+        if local_files_only:
+            return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
+        with hub_or_cache(name):
+            return Path(snapshot_download(name, allow_patterns=patterns))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
         raise SetupError(
             f"model: {name}: not on this machine, and not to be had from the hub. "

@@ -64,6 +64,8 @@ def make_plan(config: Config, tokenizer: Any = None, folder: Folder | None = Non
     shapes = count(config.model, methods)
     max_tokens = fit_context(config, methods, shapes["context"])
     splits, findings = load_examples(config.data)
+    if max_tokens < config.protocol.max_tokens:
+        findings.append(context_finding(config, methods, shapes["context"], max_tokens))
     form = make_form(tokenizer, config.template, shapes["encoder_decoder"]) if tokenizer else None
     tokens, output_tokens = encode_splits(config, splits, form, max_tokens, folder) if form else ({}, None)
     if not tokens:
@@ -248,3 +250,13 @@ def fit_context(config: Config, methods: dict[str, list[Method]], context: int |
             f"positions for text. Allowed: at most {context - 32}"
         )
     return min(config.protocol.max_tokens, context - virtual)
+
+
+def context_finding(config: Config, methods: dict[str, list[Method]], context: int, max_tokens: int) -> str:
+    """Return in words why an example has fewer tokens than the protocol allows."""
+    virtual, name = max((m.virtual_tokens, name) for name, group in methods.items() for m in group)
+    less = f" less {name}'s {virtual} virtual tokens" if virtual else ""
+    return (
+        f"document, template and summary have {max_tokens} tokens together, not protocol.max_tokens "
+        f"({config.protocol.max_tokens}): the model's context of {context}{less}"
+    )

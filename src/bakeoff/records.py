@@ -130,8 +130,17 @@ class RunFolder:
         return list(read_jsonl(self.metrics_file)) if self.metrics_file.exists() else []
 
     def predictions(self) -> list[dict[str, Any]]:
-        """Return a row a test example, in test order: id, output, loss, tokens, rouge1 and the rest as {p, r, f}."""
-        return list(read_jsonl(self.predictions_file)) if self.predictions_file.exists() else []
+        """Return a row a test example, in test order: id, output, loss, tokens, rouge1 and the rest as {p, r, f}.
+
+        Raises SetupError where the file is damaged.
+        """
+        return list(read_jsonl(self.predictions_file, torn=False)) if self.predictions_file.exists() else []
+
+    def has_adapter(self) -> bool:
+        """Return whether the adapter's weights, in whatever format, and its manifest are there."""
+        if not (self.adapter / "bakeoff.json").exists():
+            return False
+        return any(file.suffix not in (".json", ".md") for file in self.adapter.iterdir())
 
 
 class Folder:
@@ -153,6 +162,20 @@ class Folder:
     def run(self, run_id: str) -> RunFolder:
         """Return the folder of one run."""
         return RunFolder(self.path / "runs" / run_id)
+
+    def whole(self, run_id: str) -> bool:
+        """Return whether a run is done and all that it left is still there and can be read."""
+        files = self.run(run_id)
+        result = files.result()
+        if result is None or result.status != "done":
+            return False
+        kind, examples = result.run.kind, self.plan()["data"]["splits"]["test"]["examples"]
+        try:
+            files.curve()
+            tested = kind == "trial" or len(files.predictions()) == examples
+        except SetupError:
+            return False
+        return tested and (kind != "entry" or files.has_adapter())
 
     def examples_file(self, split: str) -> Path:
         """Return the JSONL of a split's examples as every run reads them."""
@@ -233,9 +256,15 @@ def append_jsonl(path: Path, row: dict[str, Any]) -> None:
         file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a JSONL file; a torn last line, which only a crash leaves, is passed over."""
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            if line.endswith("\n"):
-                yield json.loads(line)
+def read_jsonl(path: Path, torn: bool = True) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a JSONL file; raise SetupError where a line holds none.
+
+    A torn last line, which a crash leaves in a file that is appended to, is passed over unless `torn` is False.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.endswith(b"\n") or not torn:
+                try:
+                    yield json.loads(line)
+                except ValueError:
+                    raise SetupError(f"{path}:{number}: damaged. Try: bakeoff run again") from None

@@ -17,11 +17,17 @@ class Results:
         self.folder = folder
         self.document = document
 
+    def __repr__(self) -> str:
+        """Return where the results are, how far they have come, and the best entry."""
+        best = self.document["verdict"]["best"]
+        facts = [self.document["status"], f"entries {', '.join(self.entries)}", *([f"best {best}"] if best else [])]
+        return f"<Results of {self.folder.path}: {'; '.join(facts)}>"
+
     def __str__(self) -> str:
-        """Return the Markdown table and the verdict."""
+        """Return the table, with bars between its columns, and the verdict."""
         from bakeoff.report.table import markdown_table
 
-        return f"{markdown_table(self.document)}\n{self.document['verdict']['text']}\n"
+        return f"{markdown_table(self.document, escape=str)}\n{self.verdict}\n"
 
     @property
     def entries(self) -> dict[str, dict[str, Any]]:
@@ -54,8 +60,12 @@ class Results:
         return EntryResult(self.folder, name, self.entries[name])
 
     def best(self) -> "EntryResult":
-        """Return the entry that the verdict names first."""
-        name = self.document["verdict"]["best"]
+        """Return the entry with the lowest validation loss among those tied with the best, never chosen on test.
+
+        Where that was not measured, it is the one that the verdict names first.
+        """
+        verdict = self.document["verdict"]
+        name = verdict["recommendations"]["quality"] or verdict["best"]
         if name is None:
             raise SetupError(f"{self.folder.path}: no entry has finished. Try: bakeoff run again, or see its report")
         return self.entry(name)
@@ -73,7 +83,10 @@ class EntryResult:
         runs = [r for i in self.row["runs"] if (r := self.folder.run(i).result()) and r.status == "done"]
         if not runs:
             raise SetupError(f"{self.folder.path}: entry '{self.name}' has no finished run")
-        return self.folder.run(min(runs, key=lambda r: r.metrics["validation/loss"]).run.id).adapter
+        files = self.folder.run(min(runs, key=lambda r: r.metrics["validation/loss"]).run.id)
+        if not files.has_adapter():
+            raise SetupError(f"{files.adapter}: no whole adapter. Try: bakeoff run again, which trains it anew")
+        return files.adapter
 
     def predictions(self) -> list[dict[str, Any]]:
         """Return the rows of the entry's first finished run beside their references."""

@@ -136,9 +136,9 @@ class Schedule:
         return min(ended, key=lambda trial: results[trial.id].metrics["validation/loss"], default=None)
 
     def unless_done(self, run: Run) -> Iterator[Run]:
-        """Yield a run unless it is done, with these settings."""
+        """Yield a run unless it is done, with these settings, and its record whole."""
         result = self.folder.run(run.id).result()
-        if result is None or result.status != "done" or result.run.settings != run.settings:
+        if result is None or not self.folder.whole(run.id) or result.run.settings != run.settings:
             yield self.start(run)
 
     def start(self, run: Run) -> Run:

@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from bakeoff.data.examples import Example
-from bakeoff.errors import DataError
+from bakeoff.errors import DataError, SetupError
 from bakeoff.records import read_jsonl, write_jsonl
 
 SUMMARY_WORDS = (3, 25)
@@ -122,8 +122,9 @@ def load_docstrings() -> dict[str, list[Example]]:
     """
     cache = cache_folder() / f"docstrings-{sources_identity()}.jsonl"
     if cache.exists():
-        rows = list(read_jsonl(cache))
-        return {s: [Example.from_row(row["example"]) for row in rows if row["split"] == s] for s in MANIFEST}
+        with suppress(SetupError):  # damaged: then made anew
+            rows = list(read_jsonl(cache, torn=False))
+            return {s: [Example.from_row(row["example"]) for row in rows if row["split"] == s] for s in MANIFEST}
     splits = read_docstrings()
     with suppress(OSError):  # a cache that cannot be written costs time, nothing else
         write_jsonl(cache, ({"split": s, "example": e.row()} for s, rows in splits.items() for e in rows))

@@ -32,4 +32,9 @@ class Example:
     def mark(self) -> int:
         """The first 64 bits of a hash of the texts: which examples a limit takes, and whether a row has changed."""
         texts = "\0".join((self.document, *(self.references or (self.summary,))))
-        return int.from_bytes(hashlib.sha256(texts.encode()).digest()[:8], "big")
+        return mark_of(texts)
+
+
+def mark_of(text: str) -> int:
+    """Return the first 64 bits of a text's hash."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")

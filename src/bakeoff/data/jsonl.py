@@ -5,6 +5,7 @@ A row costs some 20 bytes of memory, whatever its length. This module knows file
 
 import json
 from array import array
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -179,7 +180,8 @@ def index_examples(source: Source) -> StoredExamples:
 
 def scan(path: Path, stream: BinaryIO) -> Iterator[Line]:
     """Yield the lines of a file that are not blank."""
-    place = 0
+    place = len(BOM_UTF8) if stream.read(len(BOM_UTF8)) == BOM_UTF8 else 0
+    stream.seek(place)
     for number, content in enumerate(stream, start=1):
         if not content.isspace():
             yield Line(path, number, place, content)
@@ -196,7 +198,9 @@ def opened(files: Sequence[Path]) -> Iterator[list[BinaryIO]]:
             for path in files:
                 streams.append(stack.enter_context(path.open("rb")))
             yield streams
-    except (FileNotFoundError, IsADirectoryError):
-        raise DataError(f"data: {path}: no such file. Paths are relative to the config file") from None
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file. Paths are relative to the config file") from None
+    except IsADirectoryError:
+        raise DataError(f"{path}: is a folder. Name a JSONL file in it") from None
     except OSError as error:
-        raise DataError(f"data: {path}: cannot be read ({error.strerror})") from None
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None

@@ -39,8 +39,8 @@ def signature(several: bool) -> str:
     """Return how scores were made, so that others can compare theirs; `several`: there were several references."""
     references = "mean over references (_max: the one with the highest F)" if several else "one reference"
     return (
-        f"rouge-score {version('rouge-score')} | stemmer: yes | rougeLsum: sentences on lines | {references} | "
-        "scores: F, 0 to 1"
+        f"rouge-score {version('rouge-score')} | stemmer: yes | rougeLsum: sentences end at line breaks and . ! ? "
+        f"where a space and no small letter follows | {references} | scores: F, 0 to 1"
     )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy
 
 from bakeoff.config import load_config
+from bakeoff.errors import SetupError
 from bakeoff.evaluation.neutral import add_forgetting
 from bakeoff.evaluation.rouge import BEST_TYPES, TYPES, signature
 from bakeoff.evaluation.statistics import Estimate, Resamples, Scores, estimate
@@ -25,10 +26,11 @@ def summarize(folder: Folder) -> dict[str, Any]:
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(run.entry, []).append(run)
-    scores = {n: read_scores(folder, group, results) for n, group in groups.items()}
     # Rows with the same source text are one cluster: they are no independent evidence. An example's `group` is wider
     # (a package, a handful to a test split), and too few to resample.
-    resamples = Resamples([row["document"].strip() for row in read_jsonl(folder.examples_file("test"))])
+    documents = [row["document"].strip() for row in read_jsonl(folder.examples_file("test"))]
+    scores = {n: read_scores(folder, group, results, len(documents)) for n, group in groups.items()}
+    resamples = Resamples(documents)
     estimates = estimate({(n, metric): s for n, table in scores.items() for metric, s in table.items()}, resamples)
     by_name = {n: {metric: estimates[n, metric] for metric in table} for n, table in scores.items()}
     rows = {name: entry_row(group, results, by_name[name]) for name, group in groups.items()}
@@ -68,7 +70,7 @@ def entry_row(group: list[Run], results: dict[str, RunResult | None], estimates:
     row: dict[str, Any] = {
         "kind": group[0].kind,
         "method": group[0].method,
-        "settings": (done[0].run if done else group[0]).settings,
+        "settings": (ended[0].run if ended else group[0]).settings,
         "status": status,
         "error": failed[0].error if failed else None,
         "seeds": len(done),
@@ -82,16 +84,18 @@ def entry_row(group: list[Run], results: dict[str, RunResult | None], estimates:
             for k, note in r.check_notes.items()
         },
     }
-    row["converged"] = all(r.best_step != r.steps for r in done) if done and group[0].kind == "entry" else None
+    trained = bool(done) and group[0].kind == "entry"
+    row["converged"] = all(r.best_step != r.steps for r in done) if trained else None
+    row["improved"] = all(r.best_step != 0 for r in done) if trained else None
     for name in ("trainable_parameters", "total_parameters", "learning_rate", "steps", "best_step"):
-        row[name] = getattr(done[0], name) if done else None
+        row[name] = getattr(done[0], name) if done else row["settings"].get(name)
     return row
 
 
 def not_run_row(name: str, reason: str) -> dict[str, Any]:
     """Return the row of a baseline that cannot be run here: nothing is measured, and nothing failed."""
     nothing = dict.fromkeys(
-        ("converged", "trainable_parameters", "total_parameters", "learning_rate", "steps", "best_step")
+        ("converged", "improved", "trainable_parameters", "total_parameters", "learning_rate", "steps", "best_step")
     )
     return {
         "kind": "baseline", "method": name, "settings": {}, "status": "not run", "error": reason, "seeds": 0,
@@ -110,11 +114,20 @@ def metrics(done: list[RunResult], estimates: dict[str, Estimate]) -> dict[str, 
     return table
 
 
-def read_scores(folder: Folder, group: list[Run], results: dict[str, RunResult | None]) -> dict[str, Scores]:
-    """Return the scores of each test example under each of an entry's finished seeds, by metric."""
-    tables = [folder.run(run.id).predictions() for run in group if (r := results[run.id]) and r.status == "done"]
+def read_scores(
+    folder: Folder, group: list[Run], results: dict[str, RunResult | None], examples: int
+) -> dict[str, Scores]:
+    """Return the scores of each test example under each of an entry's finished seeds, by metric.
+
+    Raises SetupError where a run's predictions are damaged.
+    """
+    done = [folder.run(run.id) for run in group if (r := results[run.id]) and r.status == "done"]
+    tables = [files.predictions() for files in done]
     if not tables:
         return {}
+    for files, rows in zip(done, tables, strict=True):
+        if len(rows) != examples:
+            raise SetupError(f"{files.predictions_file}: {len(rows)} rows of {examples}. Try: bakeoff run again")
     seeded = group[0].kind == "entry"
     ones = numpy.ones(len(tables[0]))
     found = {

@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
-from bakeoff.errors import ConfigError, did_you_mean
+from bakeoff.config import Section
+from bakeoff.errors import ConfigError, did_you_mean, in_line, plain
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -21,10 +22,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-class Method(BaseModel, ABC):
+class Method(Section, ABC):
     """A way to adapt a model. Subclasses add their hyper-parameters as fields and implement `adapt`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: ClassVar[str]
     paper: ClassVar[str] = ""
@@ -117,11 +116,9 @@ def build_method(entry: str, settings: dict[str, Any]) -> Method:
         return cls.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        key = ".".join(in_line(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise ConfigError(
                 f"{where}: '{key}' is no field of {cls.name}.{did_you_mean(key, cls.model_fields)}"
             ) from None
-        raise ConfigError(
-            f"{where}.{key}: {first['msg'].removeprefix('Value error, ')} (got {first['input']!r})"
-        ) from None
+        raise ConfigError(f"{where}.{key}: {plain(first)}") from None

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bakeoff.report.table import rows_of, size
+from bakeoff.report.table import counted, rows_of, size
 
 Pairs = list[tuple[str, str]]
 CHECKS = {
@@ -47,14 +47,19 @@ def held_equal(results: dict[str, Any]) -> Pairs:
     clipping = f"clipped at norm {protocol['clip_norm']:g}" if protocol["clip_norm"] else "not clipped"
     chosen = " (auto: what the hardware multiplies natively)" if protocol["precision"] == "auto" else ""
     precision = f"{results['precision']} frozen weights and products{chosen}, fp32 trained weights"
-    outputs = f"at most {results['output_tokens']} tokens, {generation['batch_size']} documents side by side"
-    patience = f"; {protocol['patience']} validations without a new one end a run" if protocol["patience"] else ""
+    outputs = (
+        f"at most {counted(results['output_tokens'], 'token')}, "
+        f"batches of {counted(generation['batch_size'], 'document')}"
+    )
+    epochs = counted(protocol["epochs"], "epoch")
+    waited = counted(protocol["patience"] or 0, "validation")
+    patience = f"; the run ends after {waited} without a new one" if protocol["patience"] else ""
     seeds = range(protocol["seed"], protocol["seed"] + protocol["seeds"])
     return [
         ("examples and order", "the same, in the same batches, for each seed"),
         ("template", results["template"]),
         ("length", f"at most {results['max_tokens']} tokens; documents are cut at their end, summaries never"),
-        ("training", f"{protocol['epochs']} epochs, batches of {protocol['batch_size']}, loss on summary tokens only"),
+        ("training", f"{epochs}, batches of {protocol['batch_size']}, loss on summary tokens only"),
         ("optimizer", f"AdamW on fp32 weights, weight decay {protocol['weight_decay']:g}, gradients {clipping}"),
         ("schedule", f"{protocol['schedule']} after a warm-up over {protocol['warmup_share']:.0%} of the steps"),
         ("precision", precision),
@@ -71,7 +76,7 @@ def tuning_rule(tune: dict[str, Any] | None) -> str:
         return "off: the settings given"
     halving = "; after 1/4 and 1/2 of the steps the worse half stops" if tune["halving"] else ""
     return (
-        f"{tune['trials']} trials for each tuned entry, with the first seed, from its own range{halving}; "
+        f"{counted(tune['trials'], 'trial')} for each tuned entry, with the first seed, from its own range{halving}; "
         "the lowest validation loss is chosen; one trial more where that lies on the edge of what was tried"
     )
 
@@ -81,7 +86,7 @@ def data_facts(results: dict[str, Any]) -> Pairs:
     data = results["data"]
     pairs = [("source", data["source"]), ("content hash", data["identity"])]
     for split, facts in data["splits"].items():
-        text = f"{facts['examples']:,} examples"
+        text = counted(facts["examples"], "example")
         if "cut_documents" in facts:
             text += (
                 f", {facts['cut_documents']:.1%} of documents cut, mean {facts['prompt_tokens_mean']:.0f} tokens in, "
@@ -98,7 +103,8 @@ def baseline_lines(results: dict[str, Any]) -> list[str]:
         kind, _, count = name.rpartition("-")
         if kind == "few-shot":
             text = (
-                f"the base with {count} training examples before the document; an output ends at its first blank line"
+                f"the base with {counted(int(count), 'training example')} before the document; an output ends at its "
+                "first blank line"
             )
             share = row["metrics"].get("test/cut_documents", {"mean": 0})["mean"]
             text += f"; {share:.1%} of documents cut further for it" if share else ""

@@ -15,6 +15,7 @@ from bakeoff.report.differences import difference_rows, recommendation
 from bakeoff.report.facts import sections
 from bakeoff.report.table import (
     COLUMNS,
+    NOT_BETTER,
     best_values,
     csv_table,
     edge_note,
@@ -58,6 +59,8 @@ def render(folder: Folder, results: dict[str, Any]) -> str:
         sweeps=sweeps(results),
         edge_notes=[note for name, row in results["entries"].items() if (note := edge_note(name, row))],
         not_converged=[n for n, row in results["entries"].items() if row["converged"] is False],
+        not_better=[n for n, row in results["entries"].items() if row["improved"] is False],
+        not_better_text=NOT_BETTER,
         samples=samples(folder, results),
         facts=sections(results),
         config=folder.config_file.read_text(encoding="utf-8"),
@@ -73,10 +76,11 @@ def setting(results: dict[str, Any]) -> str:
     counts = ", ".join(f"{facts['examples']:,} {split}" for split, facts in splits.items())
     model = results["model"]
     date = results["environment"].get("date", "")[:10]
+    entries = f"{len(results['entries'])} entries" if len(results["entries"]) > 1 else "1 entry"
     return " · ".join(
         part
         for part in (
-            f"{len(results['entries'])} entries on {model['name']} ({model['total_parameters']:,} parameters)",
+            f"{entries} on {model['name']} ({model['total_parameters']:,} parameters)",
             f"{results['data']['source']}: {counts} examples",
             date,
         )

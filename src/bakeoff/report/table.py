@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from rich.markup import escape
+from rich import markup
 from rich.table import Table
 
 NOT_MEASURED = "not measured"
 NO_SUCH_THING = "\N{EN DASH}"
+NOT_BETTER = "training never improved on its start; try a lower learning_rate"
 Row = dict[str, Any]
 
 
@@ -57,6 +58,11 @@ class Column:
 def fixed(digits: int) -> Callable[[float], str]:
     """Return a formatter to so many decimals, with thousands apart."""
     return lambda value: f"{value:,.{digits}f}"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a count with its noun, in the plural unless it is one."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def signed(value: float) -> str:
@@ -177,7 +183,7 @@ def edge_note(name: str, row: Row) -> str | None:
 
 
 def remarks(results: dict[str, Any]) -> list[str]:
-    """Return a line for each entry on the edge of its search, and one for those that had not converged."""
+    """Return a line for each entry on the edge of its search, one for those not converged, one for those not better."""
     entries = results["entries"]
     lines = [note for name, row in entries.items() if (note := edge_note(name, row))]
     early = [name for name, row in entries.items() if row["converged"] is False]
@@ -185,6 +191,9 @@ def remarks(results: dict[str, Any]) -> list[str]:
         lines.append(
             f"not converged: {', '.join(early)}: the last validation was the best, so longer training may help"
         )
+    never = [name for name, row in entries.items() if row["improved"] is False]
+    if never:
+        lines.append(f"not better: {', '.join(never)}: {NOT_BETTER}")
     return lines
 
 
@@ -198,13 +207,13 @@ def text_table(results: dict[str, Any], width: int = 160) -> Table:
     best = best_values(results)
     for name, row in rows_of(results).items():
         if failure(row):
-            table.add_row(escape(name), f"[{'red' if row['status'] == 'failed' else 'dim'}]{row['status']}")
+            table.add_row(markup.escape(name), f"[{'red' if row['status'] == 'failed' else 'dim'}]{row['status']}")
             continue
         cells = [
             f"[bold]{c.text(row)}[/bold]" if row["kind"] == "entry" and c.value(row) == best.get(c.key) else c.text(row)
             for c in columns
         ]
-        table.add_row(escape(name), *cells, style="dim" if row["kind"] == "baseline" else None)
+        table.add_row(markup.escape(name), *cells, style="dim" if row["kind"] == "baseline" else None)
     return table
 
 
@@ -217,7 +226,7 @@ def plan_table(plan: dict[str, Any]) -> Table:
     for name, row in plan["entries"].items():
         counts = (f"{row['trainable_parameters']:,}", f"{row['total_parameters']:,}", f"{row['trainable_percent']:.4f}")
         tuning = (row["tuning"], str(row["trials"] or NO_SUCH_THING), searched(row))
-        table.add_row(escape(name), row["method"], *counts, f"{row['steps']:,}", *tuning)
+        table.add_row(markup.escape(name), row["method"], *counts, f"{row['steps']:,}", *tuning)
     return table
 
 
@@ -229,18 +238,19 @@ def searched(row: dict[str, Any]) -> str:
 
 def plan_lines(plan: dict[str, Any]) -> list[str]:
     """Return what else a plan tells: how many runs, the splits with their cut documents, and findings."""
-    lines = [f"{len(plan['runs'])} runs, {total_steps(plan):,} optimizer steps in all"]
+    lines = [f"{counted(len(plan['runs']), 'run')}, {counted(total_steps(plan), 'optimizer step')} in all"]
     tuned = [row for row in plan["entries"].values() if row["trials"]]
     if tuned:
         trials, steps = tuned[0]["trials"], tuned[0]["trial_steps"]
         lines.append(
-            f"{trials} trials for each tuned entry, {steps:,} steps together; the chosen one is its first seed's run. "
-            f"A choice on the edge of its range has one trial more, of {tuned[0]['steps']:,} steps"
+            f"{counted(trials, 'trial')} for each tuned entry, {counted(steps, 'step')} together; the chosen one is "
+            "its first seed's run. A choice on the edge of its range has one trial more, of "
+            f"{counted(tuned[0]['steps'], 'step')}"
         )
     lines += [f"{name} not run: {reason}" for name, reason in plan["not_run"].items()]
     for split, facts in plan["data"]["splits"].items():
         cut = f", {facts['cut_documents']:.1%} of documents cut" if "cut_documents" in facts else ""
-        lines.append(f"{split}: {facts['examples']:,} examples{cut}")
+        lines.append(f"{split}: {counted(facts['examples'], 'example')}{cut}")
     return lines + plan["data"]["findings"]
 
 
@@ -250,23 +260,27 @@ def total_steps(plan: dict[str, Any]) -> int:
     return finals + sum(row["trial_steps"] - row["steps"] for row in plan["entries"].values() if row["trials"])
 
 
-def markdown_table(results: dict[str, Any]) -> str:
-    """Return the table in Markdown, with lines for failures and failed checks and the ROUGE signature below it."""
+def escape_markdown(text: str) -> str:
+    """Return text that neither ends a cell nor is read as markup."""
+    return "".join("\\" + c if c in "\\|`*_<>[]" else " " if c == "\n" else c for c in text)
+
+
+def markdown_table(results: dict[str, Any], escape: Callable[[str], str] = escape_markdown) -> str:
+    """Return the table in Markdown, with lines for failures and failed checks and the ROUGE signature below it.
+
+    A row that failed says so once, and holds what is known all the same.
+    """
     lines = [
         "| " + " | ".join(["entry", *(c.heading for c in COLUMNS)]) + " |",
         "|---|" + "---:|" * len(COLUMNS),
     ]
     notes = failures(results)
     for name, row in rows_of(results).items():
-        cells = [row["status"] if failure(row) else c.text(row) for c in COLUMNS]
-        lines.append("| " + " | ".join(escape_markdown(cell) for cell in [name, *cells]) + " |")
+        cells = [c.text(row) if not failure(row) or c.value(row) is not None else "" for c in COLUMNS]
+        cells[0] = row["status"] if failure(row) else cells[0]
+        lines.append("| " + " | ".join(escape(cell) for cell in [name, *cells]) + " |")
     notes += [*remarks(results), results["rouge_signature"]]
-    return "\n".join(lines) + "\n\n" + "\n\n".join(escape_markdown(note) for note in notes) + "\n"
-
-
-def escape_markdown(text: str) -> str:
-    """Return text that neither ends a cell nor is read as markup."""
-    return "".join("\\" + c if c in "\\|`*_<>[]" else " " if c == "\n" else c for c in text)
+    return "\n".join(lines) + "\n\n" + "\n\n".join(escape(note) for note in notes) + "\n"
 
 
 def csv_table(results: dict[str, Any]) -> str:
