@@ -4,7 +4,8 @@ import json
 import pytest
 from rich.console import Console
 
-from bakeoff.display import JsonDisplay, LiveDisplay, NoDisplay, PlainDisplay, clock_time, open_display
+from bakeoff.display import JsonDisplay, NoDisplay, PlainDisplay, clock_time, open_display
+from bakeoff.live import LiveDisplay
 from bakeoff.records import Event, Run
 
 

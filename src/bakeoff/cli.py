@@ -134,7 +134,7 @@ def plan(file: Path, settings: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(document, indent=1))
         return
-    from bakeoff.report.table import plan_lines, plan_table
+    from bakeoff.report.plan import plan_lines, plan_table
 
     console = open_console()
     console.print(plan_table(document))
