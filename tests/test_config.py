@@ -68,7 +68,6 @@ def test_the_resolved_config_is_itself_runnable(tmp_path):
         ("baselines: [base, base]", "baselines: must hold base, and nothing twice"),
         ("[1]", "expected keys and values, got list"),
         ("a: [", "not valid YAML"),
-        ("model: x\nentries:\n  lora: {r: 1,\n    r: 2}\n", r"bakeoff.yaml:4: not valid YAML \('r' stands twice\)"),
     ],
 )
 def test_mistakes_are_explained_in_one_line(tmp_path, text, message):
@@ -147,6 +146,11 @@ def test_a_name_is_made_of_the_files_where_none_is_given(tmp_path):
     for file, name in (("my config.yaml", "my-config"), ("_\u00e9.yaml", "bakeoff"), ("a.b.yaml", "a.b")):
         (tmp_path / file).write_text(yaml.safe_dump(MINIMAL))
         assert load_config(tmp_path / file).name == name
+
+
+def test_a_key_that_stands_twice_is_named_with_its_line(tmp_path):
+    with pytest.raises(ConfigError, match=r"bakeoff.yaml:4: not valid YAML \('r' stands twice\)"):
+        load_config(written(tmp_path, "data: docstrings\nentries:\n  lora: {r: 1,\n    r: 2}\n"))
 
 
 def test_merged_yaml_keys_are_no_repeated_ones(tmp_path):

@@ -127,7 +127,7 @@ def read_scores(
         return {}
     for files, rows in zip(done, tables, strict=True):
         if len(rows) != examples:
-            raise SetupError(f"{files.predictions_file}: {len(rows)} rows of {examples}. Try: bakeoff run again")
+            raise SetupError(f"{files.predictions_file}: holds {len(rows)} of {examples} rows. Try: bakeoff run again")
     seeded = group[0].kind == "entry"
     ones = numpy.ones(len(tables[0]))
     found = {
