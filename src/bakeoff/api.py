@@ -151,8 +151,8 @@ def check_free(folder: Folder, config: Config) -> None:
     if not folder.plan_file.exists():
         # Nothing, or what a bakeoff leaves that was stopped before it had a plan: its lock is always there.
         own = own_files(folder) if folder.lock_file.exists() else set()
-        there = (file for file in folder.path.rglob("*") if not file.is_dir())
-        if any(file not in own and not (own and re.fullmatch(r"\..+\.\d+\.tmp", file.name)) for file in there):
+        files = (file for file in folder.path.rglob("*") if not file.is_dir())
+        if any(file not in own and not (own and re.fullmatch(r"\..+\.\d+\.tmp", file.name)) for file in files):
             raise SetupError(f"{folder.path}: holds other files. Try: another name, or -s output=FOLDER")
         return
     there = load_config(folder.config_file).model_dump()

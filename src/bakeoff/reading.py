@@ -12,7 +12,7 @@ from bakeoff.errors import ConfigError
 class UniqueKeys(yaml.SafeLoader):
     """YAML in which no key stands twice in one mapping: the parser alone would take the last without a word."""
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Return the mapping; raise MarkedYAMLError where a key stands in it twice."""
         node = super().compose_mapping_node(anchor)
         seen = set()
