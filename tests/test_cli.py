@@ -42,11 +42,11 @@ def test_generate_keeps_every_documents_place_and_says_what_was_cut(shared):
     room = results.document["max_tokens"] - results.document["output_tokens"]
 
     def generate(text, *options):
-        return CliRunner().invoke(main, ["generate", folder, "--entry", "lora", *options], input=text)
+        return CliRunner().invoke(main, ["generate", folder, "--entry", "prompt_tuning", *options], input=text)
 
     out = generate("\f".join(texts))
     assert out.exit_code == 0, out.output
-    expected = results.entry("lora").load().generate(texts)
+    expected = results.entry("prompt_tuning").load().generate(texts)
     assert expected[1] == ""
     assert expected[0]
     assert out.stdout == "\n\f\n".join(expected) + "\n"
@@ -59,7 +59,7 @@ def test_generate_keeps_every_documents_place_and_says_what_was_cut(shared):
         assert out.exit_code == 2
         assert message in out.stderr
         assert len(out.stderr.splitlines()) == 1
-    assert results.entry("lora").load().generate([]) == []
+    assert results.entry("prompt_tuning").load().generate([]) == []
 
 
 def test_a_failed_run_exits_with_1(config_file):

@@ -3,7 +3,7 @@ import sys
 import pytest
 import torch
 
-from bakeoff.evaluation.neutral import PASSAGE_TOKENS, add_forgetting, neutral_rows, passages, prose
+from bakeoff.evaluation.neutral import PASSAGE_TOKENS, PASSAGES, add_forgetting, neutral_rows, passages, prose
 from bakeoff.methods import build_method
 from bakeoff.model import adapt, load_base, trainable
 from bakeoff.training.loss import evaluate_loss, mean_loss
@@ -11,9 +11,9 @@ from bakeoff.training.loss import evaluate_loss, mean_loss
 
 def test_passages_are_prose_and_the_same_each_time():
     texts = passages()
-    assert len(texts) == 40
+    assert len(texts) == PASSAGES
     assert texts == passages()
-    assert len(set(texts)) == 40
+    assert len(set(texts)) == PASSAGES
     assert all(text.endswith(".") and "::=" not in text and 60 <= len(text.split()) <= 150 for text in texts)
 
 
@@ -28,7 +28,7 @@ def test_grammar_code_and_headings_are_no_prose():
 def test_rows_fit_and_hold_no_template():
     tokenizer = load_base("base", "fp32").tokenizer
     rows = neutral_rows(tokenizer, 512)
-    assert 3_000 < sum(len(row.target) for row in rows) < 5_200
+    assert 60 * PASSAGES < sum(len(row.target) for row in rows) < PASSAGE_TOKENS * PASSAGES
     assert all(len(row.prompt) == 1 and len(row) <= PASSAGE_TOKENS for row in rows)
     assert (
         tokenizer.decode(rows[0].prompt + rows[0].target)
