@@ -21,7 +21,6 @@ import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 import bakeoff
-from bakeoff.config import DataConfig
 from bakeoff.data.forms import make_form
 from bakeoff.data.sources import load_examples
 from bakeoff.data.tokens import encode, load_tokens, save_tokens
@@ -30,6 +29,7 @@ from bakeoff.environment import environment
 from bakeoff.executors.local import ALLOCATOR
 from bakeoff.hub import EMBEDDED
 from bakeoff.model import choose_precision, default_device
+from bakeoff.sections import DataConfig
 from contenders import BATCH_SIZE, MAX_TOKENS, METHOD_SETTINGS
 from useful import matrix_peak, useful_flops
 from whole import race_whole

@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 SOURCE = Path(__file__).parent.parent / "src/bakeoff"
+EARLY = {"config", "records", "data.examples"}
 LAYERS = [
     {"errors", "reading"},
-    {"config", "records", "data.examples"},
+    {"sections"},
+    EARLY,
     {"data", "methods", "tuning"},
     {"entries"},
     {"hub"},
@@ -49,6 +51,7 @@ DRIVER = {
     "live",
     "config",
     "reading",
+    "sections",
     "records",
     "planning",
     "results",
@@ -63,7 +66,7 @@ TERMINAL = {"rich", "click", "jinja2", "altair", "vl_convert"}
 def layer(module: str) -> int:
     found = [i for i, names in enumerate(LAYERS) for n in names if module == n or module.startswith(n + ".")]
     assert found, f"{module} stands in no layer: add it to LAYERS"
-    return found[-1] if module not in LAYERS[1] else 1
+    return LAYERS.index(EARLY) if module in EARLY else found[-1]
 
 
 def imports(path: Path, top_only: bool) -> list[str]:

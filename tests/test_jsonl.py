@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bakeoff.config import DataConfig, load_config
+from bakeoff.config import load_config
 from bakeoff.data import jsonl, tokens
 from bakeoff.data.examples import Example
 from bakeoff.data.forms import make_form
@@ -16,6 +16,7 @@ from bakeoff.data.sources import content_identity, load_examples
 from bakeoff.data.tokens import encode, lengths_of, load_tokens, save_tokens
 from bakeoff.errors import ConfigError, DataError
 from bakeoff.records import write_jsonl
+from bakeoff.sections import DataConfig
 from tests.conftest import WORDS, make_rows, write_rows
 
 

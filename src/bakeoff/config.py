@@ -7,126 +7,17 @@ method they name. Every field carries its documentation, which becomes the schem
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, get_args
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ByteSize,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationError, field_validator
 
 from bakeoff.errors import ConfigError, did_you_mean, in_line, plain
 from bakeoff.reading import at_home, read_yaml
+from bakeoff.sections import DataConfig, GenerationConfig, ProtocolConfig, Section, TuneConfig
 
 BASELINES = ("base", "few-shot-2", "lead-1", "oracle")
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-
-
-class Section(BaseModel):
-    """Base of every part of the config: frozen; unknown keys and numbers that are not finite are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_truth_for_a_number(cls, value: Any, field: ValidationInfo) -> Any:
-        annotation = cls.model_fields[field.field_name or ""].annotation
-        kinds = {annotation, *get_args(annotation)}
-        if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
-            raise ValueError("expected a number")
-        return value
-
-
-class DataConfig(Section):
-    """Where the examples come from. `data: docstrings` is short for `data: {source: docstrings}`."""
-
-    source: Literal["files", "docstrings"] = Field("files", description="files, or the embedded docstring task")
-    train: str | None = Field(None, description="JSONL file of training examples, relative to the config file")
-    validation: str | None = Field(None, description="JSONL file that best checkpoints are chosen on")
-    test: str | None = Field(None, description="JSONL file that is read once per final run")
-    document: str = Field("document", description="column that holds the source text")
-    summary: str = Field("summary", description="column that holds the target text")
-    references: str | list[str] | None = Field(
-        None, description="column or columns of the test file with the references that outputs are scored against"
-    )
-    references_file: str | None = Field(
-        None, description="JSONL file that holds `references`, a row for each row of the test file; null: the test file"
-    )
-    train_limit: int | None = Field(None, ge=1, description="use a seeded sample of this many training examples")
-    validation_limit: int | None = Field(None, ge=1, description="likewise for validation")
-    test_limit: int | None = Field(None, ge=1, description="likewise for test")
-
-    @model_validator(mode="after")
-    def _paths(self) -> "DataConfig":
-        missing = [s for s in ("train", "validation", "test") if getattr(self, s) is None]
-        if self.source == "files" and missing:
-            raise ValueError(f"'{missing[0]}' is missing. Name a JSONL file for train, validation and test")
-        if self.references_file and not self.references:
-            raise ValueError("'references' is missing: the column of references_file that holds them")
-        if self.references is not None and (self.source != "files" or not self.references):
-            raise ValueError("'references' names a column, or a list of columns, of a test file")
-        return self
-
-
-class ProtocolConfig(Section):
-    """Everything that is held equal over the entries."""
-
-    epochs: int = Field(3, ge=1, description="passes over the training examples")
-    batch_size: int = Field(8, ge=1, description="examples in one optimizer step")
-    max_tokens: int = Field(512, ge=16, description="document, template and summary together; the document is cut")
-    warmup_share: float = Field(0.06, ge=0, le=1, description="share of the steps in which the learning rate rises")
-    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="learning rate after the warm-up")
-    weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay, the same for every entry")
-    clip_norm: float | None = Field(1.0, gt=0, description="largest gradient norm; null turns clipping off")
-    evaluate_every: int | None = Field(None, ge=1, description="steps between validations; null: once an epoch")
-    trunk_cache: Literal["auto", "off"] | ByteSize = Field(
-        "auto", description="disk for what frozen blocks say of each example: off, a size as in 2GB, auto: as needed"
-    )
-    gradient_checkpointing: bool = Field(
-        False, description="recompute blocks in the backward pass: about a third slower, far less memory"
-    )
-    patience: int | None = Field(
-        None,
-        ge=1,
-        description="validations in a row without a new best that end a run; null: every run takes all steps",
-    )
-    seed: int = Field(0, ge=0, description="first seed: initialisation and order of examples")
-    seeds: int = Field(3, ge=1, description="runs per entry, with seeds counted up from `seed`")
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="frozen weights and matrix products; auto: bf16 where the hardware multiplies it natively"
-    )
-
-    @field_validator("trunk_cache", mode="before")
-    @classmethod
-    def _yaml_off(cls, value: Any) -> Any:
-        return "off" if value is False else value  # YAML reads a bare off as false
-
-
-class TuneConfig(Section):
-    """How settings are searched: every entry gets the same number of trials, drawn from its own ranges."""
-
-    trials: int = Field(4, ge=1, description="settings that each entry is tried at, with the first seed")
-    halving: bool = Field(
-        True, description="stop the worse half of an entry's trials after a quarter and after half of the steps"
-    )
-
-
-class GenerationConfig(Section):
-    """Greedy decoding, the same for every entry; a model's own generation settings are never read."""
-
-    max_new_tokens: int | None = Field(
-        None, ge=1, description="longest output; null: the training summaries' 99th percentile"
-    )
-    batch_size: int = Field(16, ge=1, description="documents decoded side by side; it does not change the outputs")
-    precision: Literal["fp32", "bf16"] = Field(
-        "fp32", description="fp32: no output depends on its batch mates; bf16: less memory, but near ties may flip"
-    )
 
 
 class Config(Section):

@@ -6,9 +6,10 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, ValidationError
 
-from bakeoff.config import Config, Section, TuneConfig
+from bakeoff.config import Config
 from bakeoff.errors import ConfigError, did_you_mean, plain
 from bakeoff.methods import Method, build_method, method_class
+from bakeoff.sections import Section, TuneConfig
 from bakeoff.tuning import Range, Settings, ladder
 
 EXAMPLE = "as in {low: 1e-5, high: 1e-2}"

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from bakeoff import __version__
-from bakeoff.config import BASELINES, Config, ProtocolConfig
+from bakeoff.config import BASELINES, Config
 from bakeoff.data.forms import TEMPLATES, Form, make_form
 from bakeoff.data.sources import Splits, content_identity, load_examples
 from bakeoff.data.tokens import (
@@ -24,6 +24,7 @@ from bakeoff.errors import ConfigError
 from bakeoff.evaluation.baselines import settle
 from bakeoff.methods import INSTALLED, Method
 from bakeoff.records import SPLITS, Folder, Run
+from bakeoff.sections import ProtocolConfig
 from bakeoff.tuning import Settings, budget, rungs
 
 # Parts of the protocol that a result does not depend on, or that a run's id holds in another form.

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy
 from numpy.typing import NDArray
 
-from bakeoff.config import DataConfig
 from bakeoff.data.docstrings import load_docstrings, manifest_findings
 from bakeoff.data.examples import Example, mark_of
 from bakeoff.data.jsonl import Source, StoredExamples, index_examples
 from bakeoff.errors import DataError
 from bakeoff.records import SPLITS
+from bakeoff.sections import DataConfig
 
 Splits = dict[str, Sequence[Example]]
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pydantic import Field, ValidationError
 
-from bakeoff.config import Section
 from bakeoff.errors import ConfigError, did_you_mean, in_line, plain
+from bakeoff.sections import Section
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from bakeoff.config import ProtocolConfig
 from bakeoff.data.batches import epoch_batches
 from bakeoff.data.tokens import Tokens, lengths_of
 from bakeoff.errors import BakeoffError
 from bakeoff.measure import Clocks
 from bakeoff.methods import Method
 from bakeoff.model import Base, trainable
+from bakeoff.sections import ProtocolConfig
 from bakeoff.training.loss import Serve, batch_of, evaluate_loss, mean_loss, target_losses, whole
 
 Report = Callable[[str, dict[str, Any]], None]

@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bakeoff.calling import Reached, soft_prompt
-from bakeoff.config import ProtocolConfig
 from bakeoff.data.batches import evaluation_batches
 from bakeoff.data.tokens import Tokens, lengths_of
 from bakeoff.errors import SetupError
 from bakeoff.methods.last_layers import find_blocks
 from bakeoff.model import Base, inner
+from bakeoff.sections import ProtocolConfig
 from bakeoff.training.loss import Serve, autocast, batch_of, evaluating, model_inputs, target_losses
 
 FREE_SHARE = 0.25  # of the disk's free space, where no budget is given
