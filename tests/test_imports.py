@@ -20,7 +20,7 @@ LAYERS = [
     {"evaluation"},
     {"work", "inference", "environment"},
     {"assessment"},
-    {"worker"},
+    {"worker", "testing"},
     {"planning", "results"},
     {"executors"},
     {"display", "report"},
@@ -42,6 +42,7 @@ COMPUTE = {
     "assessment",
     "worker",
     "inference",
+    "testing",
 }
 DRIVER = {
     "entries",

@@ -29,6 +29,7 @@ class Method(Section, ABC):
     paper: ClassVar[str] = ""
     search_range: ClassVar[dict[str, tuple[float, float]]] = {}
     starts_as_base: ClassVar[bool] = False  # before the first step its loss is the base's, exactly; every run checks it
+    tiny: ClassVar[dict[str, Any]] = {}  # settings for a model of width 16, where the defaults do not fit one
 
     learning_rate: float = Field(gt=0, description="AdamW's peak learning rate")
 

@@ -1,0 +1,96 @@
+"""Tiny seeded random models of every family that bakeoff knows, made in milliseconds from transformers' own classes.
+
+What is said of a family anywhere (the capability matrix, the contract, the tests) is tried with these.
+"""
+
+from typing import Any
+
+import torch
+import transformers
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from bakeoff.data.tokens import Tokens
+from bakeoff.model import Base, fuse_activations, model_class
+
+VOCABULARY = 200
+END = "<|endoftext|>"
+COMMON = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0}
+DECODER = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
+GROUPED = {**DECODER, "num_key_value_heads": 1, "head_dim": 8}
+BART = {"d_model": 16, "encoder_layers": 2, "decoder_layers": 3, "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "decoder_start_token_id": 0,
+        "forced_eos_token_id": None, "scale_embedding": True}  # fmt: skip
+T5 = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 3, "num_heads": 2, "decoder_start_token_id": 0,
+      "initializer_factor": 0.5}  # fmt: skip
+SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "gpt2": ("GPT2Config", {"n_embd": 16, "n_layer": 3, "n_head": 2, "n_positions": 64}),
+    "opt": ("OPTConfig", {"hidden_size": 16, "word_embed_proj_dim": 16, "num_hidden_layers": 3,
+                          "num_attention_heads": 2, "ffn_dim": 32, "max_position_embeddings": 64}),
+    "gpt_neox": ("GPTNeoXConfig", DECODER),
+    "phi": ("PhiConfig", DECODER),
+    "llama": ("LlamaConfig", GROUPED),
+    "mistral": ("MistralConfig", {**GROUPED, "sliding_window": 8}),
+    "qwen2": ("Qwen2Config", GROUPED),
+    "qwen3": ("Qwen3Config", GROUPED),
+    "gemma2": ("Gemma2Config", {**GROUPED, "final_logit_softcapping": 0.5, "sliding_window": 8}),
+    "gemma3": ("Gemma3TextConfig", {**GROUPED, "sliding_window": 8}),
+    "granite": ("GraniteConfig", {**GROUPED, "logits_scaling": 4.0}),
+    "t5": ("T5Config", T5),
+    "flan_t5": ("T5Config", {**T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
+    "bart": ("BartConfig", BART),
+    "pegasus": ("PegasusConfig", BART),
+}  # fmt: skip
+FAMILIES = tuple(SHAPES)
+# Three examples of unequal lengths, one longer than the sliding windows above; all end with the end token.
+ROWS = (
+    Tokens([9, 10, 11, 12, 3], [20, 21, 0], False),
+    Tokens([30, 31, 3], [40, 0], False),
+    Tokens(list(range(50, 70)), [60, 61, 62, 63, 64, 65, 0], False),
+)
+
+
+def family_config(family: str) -> PreTrainedConfig:
+    """Return the tiny config of a family; its vocabulary holds VOCABULARY ids, 0 ends a text."""
+    name, fields = SHAPES[family]
+    return getattr(transformers, name)(**COMMON | fields)
+
+
+def family_base(family: str) -> Base:
+    """Return a family's tiny model with a tokenizer, on the CPU in fp32, the same weights at every call.
+
+    Weights are twice as large as transformers draws them: a flat random model has the same logits everywhere.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = build(family_config(family)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2 if parameter.ndim > 1 else 1)
+    fuse_activations(model)
+    return Base(model, tokenizer(), torch.device("cpu"), "fp32")
+
+
+def family_shape(family: str) -> PreTrainedModel:
+    """Return a family's model on the meta device, as a plan sees it."""
+    with torch.device("meta"):
+        return build(family_config(family))
+
+
+def build(config: PreTrainedConfig) -> PreTrainedModel:
+    """Return a model of random weights."""
+    model = model_class(config).from_config(config)
+    if not config.is_encoder_decoder:
+        model.config.pad_token_id = None  # as `load_base` does
+    return model
+
+
+def tokenizer() -> transformers.PreTrainedTokenizerFast:
+    """Return a tokenizer of whole words: w3 to w199 are the ids 3 to 199, 0 ends a text, 1 is any other word."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = [END, "[UNK]", ":", *(f"w{i}" for i in range(3, VOCABULARY))]
+    model = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    model.pre_tokenizer = pre_tokenizers.Whitespace()
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=model, eos_token=END, bos_token=END, pad_token=END, unk_token="[UNK]"
+    )
