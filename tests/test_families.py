@@ -17,6 +17,10 @@ METHODS = {
     "prompt_tuning": {"num_virtual_tokens": 3},
     "last_layers": {"blocks": 1},
     "lora": {"r": 2},
+    "full": {},
+    "layer_norm": {},
+    "dora": {"r": 2},
+    "ia3": {},
 }
 
 

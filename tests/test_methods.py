@@ -25,7 +25,13 @@ from bakeoff.training.loss import evaluate_loss, target_losses
 SETTINGS = {
     "prompt_tuning": {"num_virtual_tokens": 4},
     "last_layers": {},
+    "full": {},
+    "bias": {},
+    "layer_norm": {},
     "lora": {"r": 4, "lora_alpha": 8, "lora_dropout": 0.1, "target_modules": ["c_attn"]},
+    "rslora": {"r": 4},
+    "dora": {"r": 4},
+    "ia3": {},
 }
 ROWS = [Tokens([9, 10, 11, 12, 3], [20, 21, 0], False), Tokens([30, 31, 3], [40, 0], False)]
 
@@ -42,9 +48,13 @@ def adapted_by(name: str, base: Base):
         ("prompt_tuning", {"num_virtual_tokens": 6}, 4_608, 124_439_808 + 4_608),
         ("last_layers", {"blocks": 1, "head": True}, 45_685_248, 124_439_808 + 50_257 * 768),
         ("lora", {"r": 128, "lora_alpha": 32, "target_modules": ["c_attn"]}, 4_718_592, 129_158_400),
+        ("full", {}, 124_439_808, 124_439_808),
+        ("bias", {}, 12 * (2_304 + 768 + 3_072 + 768 + 2 * 768) + 768, 124_439_808),
+        ("layer_norm", {}, 12 * 4 * 768 + 2 * 768, 124_439_808 + 12 * 4 * 768 + 2 * 768),
+        ("ia3", {}, 12 * (2_304 + 3_072), 124_439_808 + 12 * (2_304 + 3_072)),
     ],
 )
-def test_counts_of_the_study_on_gpt2s_shape(name, settings, trainable_count, total):
+def test_counts_on_gpt2s_shape(name, settings, trainable_count, total):
     with torch.device("meta"):
         model = build_method(name, {"method": name, **settings}).adapt(GPT2LMHeadModel(GPT2Config()), None)
     assert count_parameters(model) == (trainable_count, total)
@@ -110,7 +120,7 @@ def test_a_method_that_says_so_starts_as_the_base(name, precision, tiny_model):
     base = load_base(str(tiny_model), precision)
     reference = evaluate_loss(base, base.model, ROWS, 2)
     method, adapted = adapted_by(name, base)
-    assert (evaluate_loss(base, adapted, ROWS, 2) == reference) == method.starts_as_base
+    assert (evaluate_loss(base, adapted, ROWS, 2) == reference) == method.starts_exactly(precision)
 
 
 def test_soft_prompt_starts_as_the_text(base):

@@ -102,7 +102,7 @@ def train(work: Work, method: Method) -> float | None:
     with work.clocks.phase("setup"):
         torch.manual_seed(work.run.seed)
         base = work.load()
-        base_loss = work.probe(base, base.model) if method.starts_as_base else None
+        base_loss = work.probe(base, base.model) if method.starts_exactly(base.precision) else None
         adapted = adapt(base, method, work.config.protocol.gradient_checkpointing)
         before = fingerprints(adapted)
         to_train = set(trainable(adapted))

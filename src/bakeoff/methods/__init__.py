@@ -5,7 +5,7 @@ Another package adds its own by an entry point of the group `bakeoff.methods` th
 
 from importlib.metadata import entry_points
 
-from bakeoff.methods import last_layers, lora, soft_prompts
+from bakeoff.methods import full, last_layers, lora, scaling, selective, soft_prompts
 from bakeoff.methods.method import Method, build_method, method_class, method_names, register
 
 for _entry_point in entry_points(group="bakeoff.methods"):
@@ -13,6 +13,6 @@ for _entry_point in entry_points(group="bakeoff.methods"):
 INSTALLED = frozenset(method_names())  # what every run's process knows; a script's own methods are not among them
 
 __all__ = [
-    "INSTALLED", "Method", "build_method", "last_layers", "lora", "method_class", "method_names", "register",
-    "soft_prompts",
+    "INSTALLED", "Method", "build_method", "full", "last_layers", "lora", "method_class", "method_names", "register",
+    "scaling", "selective", "soft_prompts",
 ]  # fmt: skip

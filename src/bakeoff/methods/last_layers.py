@@ -1,21 +1,21 @@
-"""Traditional fine-tuning of the top of the model. PEFT has no such method: tensors are frozen and saved here."""
+"""Traditional fine-tuning of the top of the model."""
 
-import json
-from pathlib import Path
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
 from bakeoff.errors import SetupError
-from bakeoff.methods.method import Method, register
+from bakeoff.methods.base_weights import BaseWeights
+from bakeoff.methods.method import register
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 
 @register("last_layers")
-class LastLayers(Method):
+class LastLayers(BaseWeights):
     """Last layers: the top blocks and an output head of their own are trained, all below is frozen.
 
     A tied head is untied by a copy, so that the input embedding stays frozen (Howard and Ruder 2018 train from
@@ -24,56 +24,29 @@ class LastLayers(Method):
 
     paper: ClassVar[str] = "https://arxiv.org/abs/1801.06146"
     search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-5, 3e-3)}
-    starts_as_base: ClassVar[bool] = True
 
     learning_rate: float = Field(3e-4, gt=0, description="AdamW's peak learning rate")
     blocks: int = Field(1, ge=0, description="how many of the top blocks are trained")
     head: bool = Field(True, description="train the output head, untied from the input embedding")
     final_norm: bool = Field(False, description="train the normalisation before the head")
 
-    def adapt(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> "nn.Module":
-        """Return `model` itself with the top unfrozen."""
-        model.requires_grad_(False)
+    def chosen(self, model: "PreTrainedModel") -> "Iterable[nn.Parameter]":
+        """Return the weights of the top; the head is untied first."""
         blocks, norm = find_blocks(model)
         if self.blocks > len(blocks):
             raise SetupError(f"last_layers: blocks: {self.blocks} is more than the model's {len(blocks)}")
         if not (self.blocks or self.head or self.final_norm):
             raise SetupError("last_layers: nothing to train. Set blocks, head or final_norm")
-        for block in blocks[len(blocks) - self.blocks :]:
-            block.requires_grad_(True)
+        parts = list(blocks[len(blocks) - self.blocks :])
         if self.head:
-            untie_head(model).requires_grad_(True)
+            parts.append(untie_head(model))
         if self.final_norm:
             if norm is None:
                 raise SetupError(
                     f"last_layers: final_norm: {type(model).__name__} has no normalisation beside its blocks"
                 )
-            norm.requires_grad_(True)
-        return model
-
-    def save(self, adapted: "nn.Module", folder: Path) -> None:
-        """Write the trained tensors as safetensors, and a manifest of their names and shapes."""
-        from safetensors.torch import save_file
-
-        tensors = {n: p.detach().contiguous() for n, p in adapted.named_parameters() if p.requires_grad}
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, folder / "tensors.safetensors", metadata={"format": "pt"})
-        manifest = {
-            n: {"shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")} for n, t in tensors.items()
-        }
-        (folder / "tensors.json").write_text(json.dumps(manifest, indent=1) + "\n")
-
-    def load(self, model: "PreTrainedModel", folder: Path) -> "nn.Module":
-        """Return `model` with the saved tensors in place of its own, frozen."""
-        from safetensors.torch import load_file
-
-        adapted = self.adapt(model, None)
-        saved = load_file(folder / "tensors.safetensors")
-        wanted = {n for n, p in adapted.named_parameters() if p.requires_grad}
-        if wanted != set(saved):
-            raise SetupError(f"{folder}: tensors do not fit this model: {sorted(wanted ^ set(saved))[:3]}")
-        adapted.load_state_dict(saved, strict=False, assign=True)  # keeps fp32 over a bf16 base
-        return adapted.requires_grad_(False)
+            parts.append(norm)
+        return [p for part in parts for p in part.parameters()]
 
 
 def find_blocks(model: "PreTrainedModel") -> tuple["nn.ModuleList", "nn.Module | None"]:

@@ -30,8 +30,13 @@ class Method(Section, ABC):
     search_range: ClassVar[dict[str, tuple[float, float]]] = {}
     starts_as_base: ClassVar[bool] = False  # before the first step its loss is the base's, exactly; every run checks it
     tiny: ClassVar[dict[str, Any]] = {}  # settings for a model of width 16, where the defaults do not fit one
+    exact_in_bf16: ClassVar[bool] = True  # else only in fp32: over a bf16 base its products round otherwise
 
     learning_rate: float = Field(gt=0, description="AdamW's peak learning rate")
+
+    def starts_exactly(self, precision: str) -> bool:
+        """Return whether its loss before the first step is that of a base of this precision, bit for bit."""
+        return self.starts_as_base and (self.exact_in_bf16 or precision == "fp32")
 
     @property
     def virtual_tokens(self) -> int:
@@ -62,8 +67,12 @@ class Method(Section, ABC):
 
 @contextmanager
 def quiet_peft() -> Iterator[None]:
-    """Within, PEFT 0.21 may ask transformers 5.23 for a property by its old name without a word about it."""
+    """Within, PEFT 0.21 may do without a word what it or transformers 5.23 warns of.
+
+    It asks for a property by its old name, and does not know normalisations as layers, though it copies them well.
+    """
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Unsupported layer type", category=UserWarning)
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
         yield
 

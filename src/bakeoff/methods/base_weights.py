@@ -1,0 +1,60 @@
+"""Methods that train weights of the base itself: what is common to them. PEFT has no format for these.
+
+Tensors are frozen and saved here; a method only says which of them it trains.
+"""
+
+import json
+from abc import abstractmethod
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from bakeoff.errors import SetupError
+from bakeoff.methods.method import Method
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class BaseWeights(Method):
+    """A method that trains some weights of the base where they are."""
+
+    starts_as_base: ClassVar[bool] = True
+
+    @abstractmethod
+    def chosen(self, model: "PreTrainedModel") -> "Iterable[nn.Parameter]":
+        """Return the weights to be trained; raise SetupError where the model has none such."""
+
+    def adapt(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> "nn.Module":
+        """Return `model` itself with the chosen weights unfrozen."""
+        chosen = list(self.chosen(model))
+        model.requires_grad_(False)
+        for parameter in chosen:
+            parameter.requires_grad_(True)
+        return model
+
+    def save(self, adapted: "nn.Module", folder: Path) -> None:
+        """Write the trained tensors as safetensors, and a manifest of their names and shapes."""
+        from safetensors.torch import save_file
+
+        tensors = {n: p.detach().contiguous() for n, p in adapted.named_parameters() if p.requires_grad}
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, folder / "tensors.safetensors", metadata={"format": "pt"})
+        manifest = {
+            n: {"shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")} for n, t in tensors.items()
+        }
+        (folder / "tensors.json").write_text(json.dumps(manifest, indent=1) + "\n")
+
+    def load(self, model: "PreTrainedModel", folder: Path) -> "nn.Module":
+        """Return `model` with the saved tensors in place of its own, frozen."""
+        from safetensors.torch import load_file
+
+        adapted = self.adapt(model, None)
+        saved = load_file(folder / "tensors.safetensors")
+        weights = {n: p for n, p in adapted.named_parameters() if p.requires_grad}
+        if weights.keys() != saved.keys():
+            raise SetupError(f"{folder}: tensors do not fit this model: {sorted(weights.keys() ^ saved.keys())[:3]}")
+        for name, weight in weights.items():
+            weight.data = saved[name].to(weight.device)  # the same parameter, so ties hold; fp32 over a bf16 base too
+        return adapted.requires_grad_(False)

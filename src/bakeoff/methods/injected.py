@@ -1,0 +1,52 @@
+"""Methods that PEFT puts into chosen weight matrices of the model: what is common to them."""
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from bakeoff.errors import SetupError
+from bakeoff.methods.method import Method, task_type, with_peft
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from torch import nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class Injected(Method):
+    """A method with a PEFT tuner that acts on `target_modules`.
+
+    A subclass names PEFT's config, whose values are its own fields of the same name and those in `fixed`.
+    """
+
+    config_class: ClassVar[str]
+    fixed: ClassVar[dict[str, Any]] = {}
+    starts_as_base: ClassVar[bool] = True
+
+    target_modules: list[str] | str = Field(
+        "all-linear", description="names of the weights that are adapted (a text is a pattern), or all-linear"
+    )
+
+    def config(self, model: "PreTrainedModel") -> "PeftConfig":
+        """Return PEFT's config for this model."""
+        import peft
+        from transformers.pytorch_utils import Conv1D
+
+        cls = getattr(peft, self.config_class)
+        values = {"task_type": task_type(model), **self.model_dump(), **self.fixed}
+        values["fan_in_fan_out"] = any(isinstance(m, Conv1D) for m in model.modules())  # GPT-2 stores transposes
+        return cls(**{k: v for k, v in values.items() if k in cls.__dataclass_fields__})
+
+    def adapt(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> "nn.Module":
+        """Return a PeftModel; raise SetupError in one line where PEFT cannot put the method on this model."""
+        names = [n for n, m in model.named_modules() if getattr(m, "weight", None) is not None]
+        known = f"This model has: {', '.join(sorted({n.rpartition('.')[2] for n in names}))}"
+        if isinstance(self.target_modules, list):
+            for target in self.target_modules:
+                if not any(f".{n}".endswith(f".{target}") for n in names):
+                    raise SetupError(f"{self.name}: target_modules: nothing is called '{target}'. {known}")
+        try:
+            return with_peft(model, self.config(model))
+        except (ValueError, NotImplementedError) as error:
+            reason = " ".join(str(error).split())
+            raise SetupError(f"{self.name}: target_modules {self.target_modules}: {reason} {known}") from None

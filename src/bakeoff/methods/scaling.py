@@ -1,0 +1,43 @@
+"""Methods that scale activations."""
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from bakeoff.methods.injected import Injected
+from bakeoff.methods.method import register
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from transformers import PreTrainedModel
+
+SAME_BLOCKS = {"pegasus": "bart", "granite": "llama"}  # architectures that PEFT has no lists for, and which fit them
+
+
+@register("ia3")
+class IA3(Injected):
+    """IA3: keys, values and the feed-forward part's inside are scaled by trained vectors (Liu et al. 2022)."""
+
+    paper: ClassVar[str] = "https://arxiv.org/abs/2205.05638"
+    search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-3, 1e-1)}
+    config_class: ClassVar[str] = "IA3Config"
+
+    learning_rate: float = Field(1e-2, gt=0, description="AdamW's peak learning rate")
+    target_modules: list[str] | str | None = Field(
+        None, description="names of the weights whose outputs are scaled; null: PEFT's list for the architecture"
+    )
+    feedforward_modules: list[str] | None = Field(
+        None, description="which of them have their inputs scaled instead; null: PEFT's list for the architecture"
+    )
+
+    def config(self, model: "PreTrainedModel") -> "PeftConfig":
+        """Return PEFT's config with its lists for an architecture of the same blocks, where it has none for this."""
+        from peft.utils import constants
+
+        config: Any = super().config(model)
+        like = SAME_BLOCKS.get(model.config.model_type)
+        if like and config.target_modules is None:
+            config.target_modules = constants.TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING[like]
+        if like and config.feedforward_modules is None:
+            config.feedforward_modules = constants.TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING[like]
+        return config

@@ -1,0 +1,69 @@
+"""Methods that train one kind of small weight all over the model."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from bakeoff.errors import SetupError
+from bakeoff.methods.base_weights import BaseWeights
+from bakeoff.methods.method import Method, quiet_peft, register, task_type, with_peft
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@register("bias")
+class Bias(BaseWeights):
+    """Bias only (BitFit): every bias is trained, those of normalisations among them (Ben Zaken et al. 2022)."""
+
+    paper: ClassVar[str] = "https://arxiv.org/abs/2106.10199"
+    search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-4, 1e-1)}
+
+    learning_rate: float = Field(3e-3, gt=0, description="AdamW's peak learning rate")
+
+    def chosen(self, model: "PreTrainedModel") -> "Iterable[nn.Parameter]":
+        """Return all biases; Llama, T5 and others of their kind have none."""
+        biases = [p for n, p in model.named_parameters() if n.endswith(".bias")]
+        if not biases:
+            raise SetupError(f"bias: {type(model).__name__} has no biases")
+        for norm in normalisations(model).values():
+            norm.float()  # its kernel takes a scale and a shift of one precision only
+        return biases
+
+
+@register("layer_norm")
+class LayerNorm(Method):
+    """Layer norm: a copy of every normalisation's scale and shift is trained (Zhao et al. 2024)."""
+
+    paper: ClassVar[str] = "https://arxiv.org/abs/2312.11420"
+    search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-4, 1e-1)}
+    starts_as_base: ClassVar[bool] = True
+
+    learning_rate: float = Field(3e-3, gt=0, description="AdamW's peak learning rate")
+
+    def adapt(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> "nn.Module":
+        """Return a PeftModel; PEFT's own lists of normalisations leave out some, so they are found by their class."""
+        from peft import LNTuningConfig
+
+        return with_peft(model, LNTuningConfig(task_type=task_type(model), target_modules=list(normalisations(model))))
+
+    def load(self, model: "PreTrainedModel", folder: Path) -> "nn.Module":
+        """Return `model` with the saved copies, in fp32: PEFT would round them to the precision of the base."""
+        from peft import set_peft_model_state_dict
+        from peft.utils import load_peft_weights
+
+        adapted = self.adapt(model, None)
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+        with quiet_peft():
+            set_peft_model_state_dict(adapted, load_peft_weights(str(folder), device=str(model.device)))
+        return adapted.requires_grad_(False)
+
+
+def normalisations(model: "nn.Module") -> "dict[str, nn.Module]":
+    """Return the model's normalisations by name; each architecture has a class of its own for them."""
+    return {n: m for n, m in model.named_modules() if "norm" in type(m).__name__.lower() and hasattr(m, "weight")}
