@@ -78,7 +78,8 @@ def drive(folder: Path) -> dict[str, Any]:
     stages = Stages()
     planning.load_examples = stages.timed("read", planning.load_examples)
     planning.encode_splits = stages.timed("encode", planning.encode_splits)
-    planning.count(config.model, planning.build_methods(config))  # imports the model's class
+    entries = planning.checked_entries(config)
+    planning.count(config, {n: e.methods() for n, e in entries.items()})  # imports the model's class
     with stages.stage("plan"):
         planned = planning.make_plan(config, tokenizer, Folder(folder / "run"))
     with stages.stage("write"):

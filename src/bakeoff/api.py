@@ -40,8 +40,9 @@ def plan(source: Source, overrides: dict[str, Any] | None = None) -> dict[str, A
     from bakeoff.model import load_tokenizer
 
     config = read_config(source, overrides)
+    config = pinned(config, Folder(config.folder))
     try:
-        tokenizer = load_tokenizer(config.model, local_files_only=True)
+        tokenizer = load_tokenizer(config.model, config.pin)
     except SetupError:
         tokenizer = None
     return make_plan(config, tokenizer).document
@@ -59,11 +60,12 @@ def run(source: Source, overrides: dict[str, Any] | None = None, display: str = 
     config = read_config(source, overrides)
     folder = Folder(config.folder)
     with writing(folder):
+        config = pinned(config, folder)
         check_free(folder, config)
-    fetch(config.model)
+    fetch(config.model, config.pin)
     if config.data.source == "docstrings":
         open_display(display, []).note("reading the docstrings of installed packages")
-    tokenizer = load_tokenizer(config.model)
+    tokenizer = load_tokenizer(config.model, config.pin)
     with writing(folder), locked(folder):
         planned = make_plan(config, tokenizer, folder)
         prepare(folder, config, planned)
@@ -75,6 +77,15 @@ def run(source: Source, overrides: dict[str, Any] | None = None, display: str = 
             for event in run_local(folder.path, schedule.runs()):
                 schedule.tell(event)
     return load_results(folder.path)
+
+
+def pinned(config: Config, folder: Folder) -> Config:
+    """Return the config with the commit that its hub model stands at; a bakeoff that goes on keeps its own."""
+    from bakeoff.hub import commit
+
+    if config.revision is None and folder.plan_file.exists() and folder.plan()["model"]["name"] == config.model:
+        return config.model_copy(update={"revision": folder.plan()["model"]["revision"]})
+    return config.model_copy(update={"revision": commit(config.model, config.revision)})
 
 
 @contextmanager

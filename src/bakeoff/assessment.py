@@ -70,7 +70,7 @@ def score(work: Work, outputs: Sequence[str], losses: list[tuple[float, int]] | 
     references = [e.references or [e.summary] for e in test]
     with work.clocks.phase("evaluation"):
         scores = rouge(outputs, references)
-        lengths = text_lengths(outputs, references, load_tokenizer(work.config.model))
+        lengths = text_lengths(outputs, references, load_tokenizer(work.config.model, work.config.pin))
     rows: list[dict[str, Any]] = [
         {"id": e.id, "output": o, **s, **n} for e, o, s, n in zip(test, outputs, scores, lengths, strict=True)
     ]

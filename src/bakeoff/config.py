@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import yaml
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from bakeoff.errors import ConfigError, did_you_mean, in_line, plain
 from bakeoff.reading import at_home, read_yaml
-from bakeoff.sections import DataConfig, GenerationConfig, ProtocolConfig, Section, TuneConfig
+from bakeoff.sections import DataConfig, GenerationConfig, Pin, ProtocolConfig, Section, TuneConfig
 
 BASELINES = ("base", "few-shot-2", "lead-1", "oracle")
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -25,6 +25,14 @@ class Config(Section):
 
     name: Name = Field("bakeoff", description="name of the run folder and of the report")
     model: str = Field("base", description="base model: a hub id, a folder, or 'base', the embedded one")
+    revision: str | None = Field(
+        None,
+        min_length=1,
+        description="a hub model's branch, tag or commit; null: main. A bakeoff keeps the commit it began with",
+    )
+    trust_remote_code: str | None = Field(
+        None, description="the model's name once more lets code that comes with that one model run on this machine"
+    )
     data: DataConfig = Field(description="the examples")
     template: str | None = Field(
         None,
@@ -51,6 +59,18 @@ class Config(Section):
     def folder(self) -> Path:
         """The run folder."""
         return at_home(self.output) if self.output else Path("bakeoffs") / self.name
+
+    @property
+    def pin(self) -> Pin:
+        """Which version of the model is meant, and whether its own code may run."""
+        return Pin(self.revision, self.trust_remote_code is not None)
+
+    @field_validator("trust_remote_code")
+    @classmethod
+    def _one_model(cls, value: str | None, fields: ValidationInfo) -> str | None:
+        if value is not None and value != fields.data.get("model"):
+            raise ValueError(f"must be the model's own name ({fields.data.get('model')}), whose code you have read")
+        return value
 
     @field_validator("data", mode="before")
     @classmethod
@@ -126,6 +146,7 @@ def load_config(source: str | Path | dict[str, Any], overrides: dict[str, Any] |
     changes: dict[str, Any] = {"data": config.data.model_copy(update=paths)}
     if config.model != "base" and (base / at_home(config.model)).is_dir():
         changes["model"] = str((base / at_home(config.model)).resolve())
+        changes["trust_remote_code"] = config.trust_remote_code and changes["model"]
     return config.model_copy(update=changes)
 
 

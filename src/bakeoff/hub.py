@@ -1,33 +1,61 @@
-"""Where a base model's files come from - the package, a folder, the hub - and what they are by their content."""
+"""Where a base model's files come from - the package, a folder, the hub - and what they are by their content.
+
+A hub model's files are read from its folder in the cache, at one commit: nothing above asks the hub for anything.
+"""
 
 import hashlib
+import json
+import re
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
-from huggingface_hub import constants, get_session, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub import HfApi, constants, get_session, snapshot_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+    RevisionResolutionError,
+)
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from safetensors import SafetensorError, safe_open
 
 from bakeoff.errors import SetupError
+from bakeoff.sections import LATEST, Pin
 
 EMBEDDED = Path(__file__).parent / "assets/base"
-WEIGHTS = (".safetensors", ".bin")
 ANSWER_SECONDS = 5.0  # how long the hub may take to answer at all
-FILES = (*WEIGHTS, ".json", ".txt", ".model", ".jinja")
+CONFIG = ("config.json",)
+TOKENIZER = ("*.json", "*.txt", "*.model", "*.jinja")
+WEIGHTS = ("model.safetensors", "model-*.safetensors")  # not consolidated.safetensors, which are the same once more
+CODE = ("*.py",)
+BELOW = "*/*"  # copies in other formats lie in folders (onnx, original)
+READ = {".safetensors", ".json", ".txt", ".model", ".jinja"}  # what a base is made of, by suffix
+PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+ALLOWED = "Allowed: a hub id, a model folder, base"
+TOKEN = "a token: hf auth login, or the environment variable HF_TOKEN"
 
 
-def resolve(name: str) -> str:
-    """Return what transformers loads for a config's `model`: the embedded folder, a folder or a hub id."""
+def on_hub(name: str) -> bool:
+    """Return whether a config's `model` is a hub id; raise SetupError where it is a folder that is none."""
     if name == "base":
-        return str(EMBEDDED)
+        return False
     folder = Path(name)
-    if folder.exists() and not (folder / "config.json").exists():
-        raise SetupError(f"model: {name}: not a model folder (no config.json). Allowed: a hub id, a model folder, base")
-    if not folder.exists() and (name.count("/") > 1 or name.startswith((".", "/", "~"))):
-        raise SetupError(f"model: {name}: no such folder. Allowed: a hub id, a model folder, base")
-    return name
+    if folder.exists():
+        if not (folder / "config.json").exists():
+            raise SetupError(f"model: {name}: not a model folder (no config.json). {ALLOWED}")
+        return False
+    if name.count("/") > 1 or name.startswith((".", "/", "~")):
+        raise SetupError(f"model: {name}: no such folder. {ALLOWED}")
+    return True
 
 
 @lru_cache(maxsize=1)
@@ -40,77 +68,194 @@ def hub_answers(minute: int) -> bool:
     return True
 
 
+def reachable() -> bool:
+    """Return whether the hub may be asked: not in offline mode, nor where it does not answer."""
+    return not constants.HF_HUB_OFFLINE and hub_answers(int(time.monotonic() // 60))
+
+
+def commit(name: str, revision: str | None) -> str | None:
+    """Return the commit that a hub model's revision (default: its main branch) stands at now.
+
+    Without the hub it is the one that the cache knows, or None. Raises SetupError where there is no such model or
+    revision, and where a revision of a folder is asked for.
+    """
+    if not on_hub(name):
+        if revision is not None:
+            raise SetupError(
+                f"revision: {revision}: only hub models have one, and model is {name}. Try: revision: null"
+            )
+        return None
+    with explained(name, revision):
+        try:
+            return HfApi().resolve_revision(name, revision=revision, local_files_only=not reachable()).resolved
+        except RevisionResolutionError:
+            return None
+
+
+def model_folder(name: str, pin: Pin = LATEST, files: tuple[str, ...] | None = None, ask_hub: bool = True) -> Path:
+    """Return the folder that holds a base's files; what is lacking of a hub model is downloaded.
+
+    `files` are patterns, by default of all that a run reads. Raises SetupError where they cannot be had.
+    """
+    if not on_hub(name):
+        return EMBEDDED if name == "base" else Path(name)
+    with explained(name, pin.revision):
+        try:
+            return snapshot(name, pin, files, local_files_only=True)
+        except LocalEntryNotFoundError:
+            if not (ask_hub and reachable()):
+                raise
+        return snapshot(name, pin, files)
+
+
+def snapshot(name: str, pin: Pin, files: tuple[str, ...] | None = None, local_files_only: bool = False) -> Path:
+    """Return the folder in the cache with a hub model's files; the commit is its name."""
+    patterns = [*(files or (*TOKENIZER, *WEIGHTS)), *(CODE if pin.remote_code else ())]
+    with progress():
+        return Path(
+            snapshot_download(
+                name,
+                revision=pin.revision,
+                allow_patterns=patterns,
+                ignore_patterns=BELOW,
+                local_files_only=local_files_only,
+            )
+        )
+
+
 @contextmanager
-def hub_or_cache(name: str) -> Iterator[None]:
-    """Within, a hub model's files come from the cache alone where the hub does not answer."""
-    before = constants.HF_HUB_OFFLINE
-    if not before and name != "base" and not Path(name).exists():
-        constants.HF_HUB_OFFLINE = not hub_answers(int(time.monotonic() // 60))
+def progress() -> Iterator[None]:
+    """Within, downloads draw their bars on a terminal only."""
+    shown = not are_progress_bars_disabled()
+    if shown and not sys.stderr.isatty():
+        disable_progress_bars()
     try:
         yield
     finally:
-        constants.HF_HUB_OFFLINE = before
+        if shown:
+            enable_progress_bars()
 
 
 @contextmanager
-def explained(name: str) -> Iterator[None]:
-    """Within, turn transformers' errors of loading into one line."""
+def explained(name: str, revision: str | None) -> Iterator[None]:
+    """Within, turn the hub client's errors into one line."""
     try:
-        with hub_or_cache(name):
-            yield
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise SetupError(
-            f"model: {name}: cannot be loaded ({reason}). Allowed: a hub id, a model folder, base"
-        ) from None
+        yield
+    except (HTTPError, EntryNotFoundError, HFValidationError, OSError, RuntimeError) as error:
+        raise SetupError(f"model: {name}: {reason(name, revision, error)}") from None
 
 
-def fetch(name: str) -> None:
-    """Download all of a hub model that a run reads, so that its identity is known before the first run.
+def reason(name: str, revision: str | None, error: Exception) -> str:
+    """Return why a hub model cannot be had, and what to try."""
+    page = f"{constants.ENDPOINT}/{name}"
+    if isinstance(error, GatedRepoError):
+        return f"gated: whoever wants it has to ask on {page}. After that it needs {TOKEN}"
+    if isinstance(error, RepositoryNotFoundError):
+        return f"the hub has no such model, or it is private. Check its spelling; a private one needs {TOKEN}"
+    if isinstance(error, RevisionNotFoundError):
+        return f"no revision '{revision}'. Allowed: a branch, tag or commit that {page}/tree/main lists"
+    if isinstance(error, HFValidationError):
+        return f"neither a folder nor a hub id. {ALLOWED}"
+    if isinstance(error, LocalEntryNotFoundError):
+        if constants.HF_HUB_OFFLINE:
+            return "not whole on this machine, and HF_HUB_OFFLINE is set. Try: unset it, or name a model folder"
+        return f"not whole on this machine, and the hub ({constants.ENDPOINT}) does not answer. {ALLOWED}"
+    if isinstance(error, EntryNotFoundError):
+        return "the hub lists a file that it does not have. Try: another revision, or later"
+    if isinstance(error, HfHubHTTPError):
+        return f"the hub refuses ({first_line(error)}). It may need {TOKEN}"
+    return f"the download broke off ({first_line(error)}). The same command goes on from there"
 
-    Without a network what is in the cache is used. Raises SetupError where a folder or the cache holds no weights.
+
+def first_line(error: Exception) -> str:
+    """Return what an error says in its first line, or its name."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def fetch(name: str, pin: Pin = LATEST) -> None:
+    """Have all of a base on this machine that a run reads, so that its identity is known before the first run.
+
+    Raises SetupError where weights are lacking, damaged or pickled: reading a pickle can run any code in it.
     """
-    folder = Path(resolve(name))
-    if not folder.exists():
-        folder = download(name, [f"*{suffix}" for suffix in FILES if suffix != ".bin"])
-        if not any(f.suffix == ".safetensors" for f in folder.iterdir()):
-            folder = download(name, [f"*{suffix}" for suffix in FILES])
-    if not any(f.suffix in WEIGHTS for f in folder.iterdir()):
-        raise SetupError(f"model: {name}: holds no weights ({' or '.join(WEIGHTS)} files)")
-
-
-def download(name: str, patterns: list[str], local_files_only: bool = False) -> Path:
-    """Return a hub model's folder in the cache with its newest files; raise SetupError where it cannot be had."""
-    try:
-        if local_files_only:
-            return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
-        with hub_or_cache(name):
-            return Path(snapshot_download(name, allow_patterns=patterns))
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
+    if on_hub(name) and reachable():
+        with explained(name, pin.revision):
+            snapshot(name, pin)  # looks at every file, also where an older client filled the cache in part
+    folder = model_folder(name, pin, ask_hub=False)
+    if not (folder / "config.json").exists():
+        raise SetupError(f"model: {name}: has no config.json, so it is no model that transformers can load. {ALLOWED}")
+    weights = weight_files(name, folder)
+    if not weights:
+        pickled = sorted(f.name for f in folder.iterdir() if f.suffix in PICKLED)
+        only = f", only {pickled[0]}, a pickle, which can run any code when it is read" if pickled else ""
         raise SetupError(
-            f"model: {name}: not on this machine, and not to be had from the hub. "
-            "Allowed: a hub id, a model folder, base"
+            f"model: {name}: holds no safetensors weights{only}. "
+            "Try: a revision that has them (the hub's conversions are named refs/pr/N), or save_pretrained"
+        )
+    for file in weights:
+        check_weights(name, file)
+
+
+def weight_files(name: str, folder: Path) -> list[Path]:
+    """Return the files of a base's weights; raise SetupError where its index names one that is not there."""
+    index = folder / "model.safetensors.index.json"
+    if not (folder / "model.safetensors").exists() and index.exists():
+        try:
+            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError):
+            raise SetupError(f"model: {name}: {index.name} is damaged. Remove it, and start again") from None
+        lacking = [shard for shard in shards if not (folder / shard).exists()]
+        if lacking:
+            raise SetupError(f"model: {name}: {len(lacking)} of {len(shards)} weight files lack, {lacking[0]} first")
+        return [folder / shard for shard in shards]
+    return sorted(folder.glob("*.safetensors"))
+
+
+def check_weights(name: str, file: Path) -> None:
+    """Raise SetupError where a weight file is not whole."""
+    with file.open("rb") as stream:
+        if stream.read(24) == b"version https://git-lfs.":
+            raise SetupError(f"model: {name}: {file.name} is git-lfs's note of a file. Try: git lfs pull in its folder")
+    try:
+        with safe_open(file, "np"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise SetupError(
+            f"model: {name}: {file.name} is damaged ({first_line(error)}). Remove it, and start again"
         ) from None
 
 
-def base_identity(name: str) -> str | None:
-    """Return a hash of the base's weights, config and tokenizer files; None for a hub id that is not in the cache."""
-    folder = Path(resolve(name))
-    if not folder.exists():
-        try:
-            folder = download(name, ["*"], local_files_only=True)
-        except SetupError:
-            return None
-    files = sorted(p for p in folder.iterdir() if p.suffix in FILES)
-    return files_identity(tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files))
+def base_hashes(name: str, pin: Pin = LATEST) -> dict[str, str]:
+    """Return the SHA-256 of each of the base's weight, config and tokenizer files; none for a hub model not here."""
+    try:
+        folder = model_folder(name, pin, ask_hub=False)
+    except SetupError:
+        return {}
+    suffixes = READ | ({".py"} if pin.remote_code else set())
+    files = sorted(p for p in folder.iterdir() if p.suffix in suffixes)
+    return file_hashes(tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files))
 
 
 @lru_cache(maxsize=8)
-def files_identity(files: tuple[tuple[str, int, int], ...]) -> str:
-    """Return a hash of the names and contents of files, given with size and time so that a change is noticed."""
-    digest = hashlib.sha256()
+def file_hashes(files: tuple[tuple[str, int, int], ...]) -> dict[str, str]:
+    """Return the SHA-256 of files by name; they are given with size and time so that a change is noticed."""
+    hashes = {}
     for path, _, _ in files:
-        digest.update(Path(path).name.encode())
         with Path(path).open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()[:16]
+            hashes[Path(path).name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return hashes
+
+
+def base_identity(name: str, pin: Pin = LATEST) -> str | None:
+    """Return a hash of the names and contents of the base's files; None for a hub model that is not here."""
+    hashes = base_hashes(name, pin)
+    return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()[:16] if hashes else None
+
+
+def foreign_code(folder: Path, name: str) -> str | None:
+    """Return another repository whose code the model's configs ask for, or None."""
+    for file in ("config.json", "tokenizer_config.json"):
+        text = (folder / file).read_text(encoding="utf-8") if (folder / file).exists() else ""
+        for repository in re.findall(r'"([\w.-]+/[\w.-]+)--[\w.]+"', text):
+            if repository != name:
+                return repository
+    return None

@@ -17,7 +17,7 @@ class Summarizer:
 
     def __init__(self, folder: Folder, adapter: Path):
         self.config = load_config(folder.config_file)
-        base = load_base(self.config.model, self.config.protocol.precision)
+        base = load_base(self.config.model, self.config.protocol.precision, self.config.pin)
         self.model = load_adapter(base, adapter)
         self.base = for_decoding(base, self.model, self.config.generation.precision)
         self.form = make_form(base.tokenizer, self.config.template, base.decoder_start is not None)

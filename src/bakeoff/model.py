@@ -17,7 +17,6 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
-    GPT2Config,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -27,12 +26,16 @@ from transformers.utils import logging
 
 from bakeoff.config import Config
 from bakeoff.errors import SetupError
-from bakeoff.hub import base_identity, explained, resolve
+from bakeoff.hub import ALLOWED, CONFIG, TOKENIZER, base_identity, first_line, foreign_code, model_folder, on_hub
 from bakeoff.methods import Method, build_method
 from bakeoff.records import write_json
+from bakeoff.sections import LATEST, Pin
 
-# GPT-2's shape is public knowledge and never changes: a plan needs no network for it.
-KNOWN_SHAPES = {"gpt2": GPT2Config, "openai-community/gpt2": GPT2Config}
+# Shapes of well-known hub models, which never change: a plan of one needs no network, no token and no weights.
+KNOWN_SHAPES: dict[str, dict[str, Any]] = json.loads(
+    (Path(__file__).parent / "assets/shapes.json").read_text(encoding="utf-8")
+)
+READS_BOTH_WAYS = ("ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 
 
 @dataclass
@@ -55,7 +58,7 @@ class Base:
         return self.model.config.decoder_start_token_id if self.model.config.is_encoder_decoder else None
 
 
-def load_base(name: str, precision: str = "auto") -> Base:
+def load_base(name: str, precision: str = "auto", pin: Pin = LATEST) -> Base:
     """Return the base model in eval mode with its tokenizer; raise SetupError where it cannot be had.
 
     `precision` bf16 stores the frozen weights in bf16; what a method trains is made fp32 by `prepare`.
@@ -63,25 +66,56 @@ def load_base(name: str, precision: str = "auto") -> Base:
     device = default_device()
     chosen = choose_precision(precision, device)
     dtype = torch.bfloat16 if chosen == "bf16" else torch.float32
-    source = resolve(name)
-    with explained(name), no_progress_bar():
-        family = model_class(AutoConfig.from_pretrained(source))
-        model = family.from_pretrained(source, dtype=dtype)
+    folder = model_folder(name, pin)
+    with loading(name, pin, folder) as options, no_progress_bar():
+        family = model_class(AutoConfig.from_pretrained(folder, **options))
+        model, found = family.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+        )
+    if found["missing_keys"]:
+        lacking = sorted(found["missing_keys"])
+        raise SetupError(
+            f"model: {name}: its weights lack {len(lacking)} of {type(model).__name__}'s tensors ({lacking[0]} first), "
+            "which would be random. Try: a checkpoint of a language model"
+        )
+    if on_hub(name):
+        model.name_or_path = model.config._name_or_path = name  # adapters name the model, not where its files lie
     fuse_activations(model)
     if not model.config.is_encoder_decoder:
         model.config.pad_token_id = None  # else transformers warns of ids without a mask, which right padding needs not
-    return Base(model.to(device).eval(), load_tokenizer(name), device, chosen)
+    return Base(model.to(device).eval(), load_tokenizer(name, pin), device, chosen)
 
 
-def load_tokenizer(name: str, local_files_only: bool = False) -> Any:
+def load_tokenizer(name: str, pin: Pin = LATEST) -> Any:
     """Return the base's tokenizer; raise SetupError where it cannot be had."""
-    with explained(name):
-        tokenizer = AutoTokenizer.from_pretrained(resolve(name), local_files_only=local_files_only)
+    folder = model_folder(name, pin, TOKENIZER)
+    with loading(name, pin, folder) as options:
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
     if not tokenizer("text", add_special_tokens=False)["input_ids"]:
         raise SetupError(f"model: {name}: has no tokenizer files. Copy them from where the weights came from")
     if tokenizer.eos_token_id is None:
         raise SetupError(f"model: {name}: its tokenizer has no end-of-text token, so outputs could never end")
     return tokenizer
+
+
+@contextmanager
+def loading(name: str, pin: Pin, folder: Path) -> Iterator[dict[str, Any]]:
+    """Within, transformers' errors become one line; yields what every call of it needs.
+
+    Code that comes with a model runs where the config names that model, and never another repository's.
+    """
+    foreign = foreign_code(folder, name) if pin.remote_code else None
+    if foreign:
+        raise SetupError(f"trust_remote_code: {name} calls for code of {foreign}, which was not named. Never run")
+    try:
+        yield {"trust_remote_code": pin.remote_code}
+    except (OSError, ValueError, ImportError) as error:
+        if "trust_remote_code" in str(error):
+            raise SetupError(
+                f"model: {name}: comes with code of its own, which is not run unless you ask for it. "
+                f"Read {folder}/*.py, then try: trust_remote_code: {name}"
+            ) from None
+        raise SetupError(f"model: {name}: cannot be loaded ({first_line(error)}). {ALLOWED}") from None
 
 
 def fuse_activations(model: nn.Module) -> None:
@@ -119,12 +153,29 @@ def choose_precision(asked: str, device: torch.device) -> str:
     return "bf16" if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else "fp32"
 
 
-def shape_only(name: str) -> PreTrainedModel:
+def shape_only(name: str, pin: Pin = LATEST) -> PreTrainedModel:
     """Return the model on the meta device: every shape, no weight, and no network for the shapes known here."""
-    source = resolve(name)
-    with explained(name), torch.device("meta"):
-        config = KNOWN_SHAPES[source]() if source in KNOWN_SHAPES else AutoConfig.from_pretrained(source)
-        return model_class(config).from_config(config)
+    config = load_shape(name, pin)
+    architectures = config.architectures or []
+    if not config.is_encoder_decoder and any(a.endswith(READS_BOTH_WAYS) for a in architectures):
+        raise SetupError(
+            f"model: {name}: {architectures[0]} generates no text. Allowed: a causal language model or an "
+            "encoder-decoder"
+        )
+    with loading(name, pin, Path()) as options, torch.device("meta"):
+        return model_class(config).from_config(config, **options)
+
+
+def load_shape(name: str, pin: Pin = LATEST) -> PreTrainedConfig:
+    """Return the model's own config, or a known one where the hub cannot be had or wants a token."""
+    try:
+        folder = model_folder(name, pin, CONFIG)
+    except SetupError:
+        if name not in KNOWN_SHAPES:
+            raise
+        return AutoConfig.for_model(**KNOWN_SHAPES[name])
+    with loading(name, pin, folder) as options:
+        return AutoConfig.from_pretrained(folder, **options)
 
 
 def model_class(config: PreTrainedConfig) -> Any:
@@ -196,7 +247,8 @@ def save_adapter(folder: Path, adapted: nn.Module, method: Method, config: Confi
         "method": method.name,
         "settings": method.model_dump(),
         "model": config.model,
-        "model_identity": base_identity(config.model),
+        "revision": config.revision,
+        "model_identity": base_identity(config.model, config.pin),
         "template": config.template,
     }
     write_json(folder / "bakeoff.json", manifest)

@@ -57,12 +57,12 @@ def make_plan(config: Config, tokenizer: Any = None, folder: Folder | None = Non
     if folder is None:
         with TemporaryDirectory(prefix="bakeoff-") as temporary:
             return make_plan(config, tokenizer, Folder(temporary))
-    from bakeoff.hub import base_identity
+    from bakeoff.hub import base_hashes, base_identity
     from bakeoff.model import choose_precision, default_device
 
     entries = checked_entries(config)
     methods = {name: entry.methods() for name, entry in entries.items()}
-    shapes = count(config.model, methods)
+    shapes = count(config, methods)
     max_tokens = fit_context(config, methods, shapes["context"])
     splits, findings = load_examples(config.data)
     if max_tokens < config.protocol.max_tokens:
@@ -76,7 +76,9 @@ def make_plan(config: Config, tokenizer: Any = None, folder: Folder | None = Non
     baselines, not_run = settle(config, splits["train"], tokens, form, shapes["context"], output_tokens)
     model = {
         "name": config.model,
-        "identity": base_identity(config.model),
+        "revision": config.revision,
+        "identity": base_identity(config.model, config.pin),
+        "weights": {n: h for n, h in base_hashes(config.model, config.pin).items() if n.endswith(".safetensors")},
         "context": shapes["context"],
         **shapes["model"],
     }
@@ -211,7 +213,7 @@ def make_run(
     )
 
 
-def count(model: str, methods: dict[str, list[Method]]) -> dict[str, Any]:
+def count(given: Config, methods: dict[str, list[Method]]) -> dict[str, Any]:
     """Return exact counts of the base and of every entry, from shapes alone: no weights are read.
 
     Where trials differ in size, an entry's counts are its largest trial's.
@@ -220,7 +222,7 @@ def count(model: str, methods: dict[str, list[Method]]) -> dict[str, Any]:
 
     from bakeoff.model import count_parameters, shape_only
 
-    base = shape_only(model)
+    base = shape_only(given.model, given.pin)
     config = base.config.get_text_config(decoder=True)
     counts: dict[str, Any] = {
         "context": getattr(config, "max_position_embeddings", None),
@@ -231,7 +233,9 @@ def count(model: str, methods: dict[str, list[Method]]) -> dict[str, Any]:
     for name, group in methods.items():
         shapes = {m.model_dump_json(exclude={"learning_rate"}): m for m in group}  # one a size, whatever the rate
         with torch.device("meta"):
-            trainable, total = max(count_parameters(m.adapt(shape_only(model), None)) for m in shapes.values())
+            trainable, total = max(
+                count_parameters(m.adapt(shape_only(given.model, given.pin), None)) for m in shapes.values()
+            )
         counts["entries"][name] = {
             "trainable_parameters": trainable,
             "total_parameters": total,

@@ -1,5 +1,6 @@
 """The sections of the YAML: data, protocol, tuning, generation. Each field's documentation is the schema's too."""
 
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -18,6 +19,17 @@ class Section(BaseModel):
         if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
             raise ValueError("expected a number")
         return value
+
+
+@dataclass(frozen=True)
+class Pin:
+    """Which version of a hub model is meant (None: its main branch), and whether code that comes with it may run."""
+
+    revision: str | None = None
+    remote_code: bool = False
+
+
+LATEST = Pin()
 
 
 class DataConfig(Section):

@@ -55,7 +55,7 @@ class Work:
     def load(self) -> Base:
         """Return the base, loaded anew."""
         self.state("loading")
-        return load_base(self.config.model, self.config.protocol.precision)
+        return load_base(self.config.model, self.config.protocol.precision, self.config.pin)
 
     def count(self, adapted: nn.Module) -> None:
         """Record how many parameters the model has, and how many of them train."""
