@@ -118,7 +118,7 @@ def test_a_sound_run_passes_what_it_is_checked_for(folder, entry):
 
 
 def test_a_method_that_moves_the_base_is_told_everywhere(folder, monkeypatch, capsys):
-    def move(self: Method, adapted: torch.nn.Module, step: int) -> None:
+    def move(self: Method, adapted: torch.nn.Module, step: int, steps: int) -> None:
         with torch.no_grad():
             adapted.get_input_embeddings().weight[0, 0] += 1e-4
 

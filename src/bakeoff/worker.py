@@ -23,6 +23,7 @@ from bakeoff.model import adapt, load_adapter, save_adapter, trainable
 from bakeoff.records import Event, Folder, RunResult, write_json, write_jsonl
 from bakeoff.training.checkpoint import load_checkpoint, save_checkpoint
 from bakeoff.training.loop import DivergedError, Trainer
+from bakeoff.training.loss import start
 from bakeoff.training.trunk import serve_trunks
 from bakeoff.work import Emit, Work
 
@@ -104,6 +105,7 @@ def train(work: Work, method: Method) -> float | None:
         base = work.load()
         base_loss = work.probe(base, base.model) if method.starts_exactly(base.precision) else None
         adapted = adapt(base, method, work.config.protocol.gradient_checkpointing)
+        start(base, adapted, method, work.tokens["train"], work.config.protocol.batch_size)
         before = fingerprints(adapted)
         to_train = set(trainable(adapted))
     if base_loss is not None:

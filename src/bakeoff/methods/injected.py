@@ -23,8 +23,10 @@ class Injected(Method):
     fixed: ClassVar[dict[str, Any]] = {}
     starts_as_base: ClassVar[bool] = True
 
-    target_modules: list[str] | str = Field(
-        "all-linear", description="names of the weights that are adapted (a text is a pattern), or all-linear"
+    target_modules: list[str] | str | None = Field(
+        "all-linear",
+        description="names of the weights that are adapted (a text is a pattern), all-linear, or null: PEFT's choice "
+        "for the architecture",
     )
 
     def config(self, model: "PreTrainedModel") -> "PeftConfig":

@@ -6,7 +6,7 @@ that is all the training loop ever asks of it. Nothing here imports torch, so th
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -17,6 +17,7 @@ from bakeoff.errors import ConfigError, did_you_mean, in_line, plain
 from bakeoff.sections import Section
 
 if TYPE_CHECKING:
+    import torch
     from peft import PeftModel
     from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -50,8 +51,28 @@ class Method(Section, ABC):
         `model` may be changed. `tokenizer` is None where only the shape matters (a plan on the meta device).
         """
 
-    def after_step(self, adapted: "nn.Module", step: int) -> None:
-        """Do what the method needs after optimizer step `step` (counted from 1); most need nothing."""
+    def start(self, adapted: "nn.Module", batches: "Sequence[Any]", forward: "Callable[[nn.Module, Any], Any]") -> None:
+        """Finish a start that needs data: `forward(adapted, batch)` calls the model on one of the training `batches`.
+
+        It is called once, before anything is trained or measured. Most methods need nothing.
+        """
+
+    def rate_factor(self, name: str) -> float:
+        """Return what the learning rate is multiplied by for the trained weight of this name."""
+        return 1.0
+
+    def before_step(self, adapted: "nn.Module") -> None:
+        """Add to the gradients of a batch what the method penalises; most penalise nothing."""
+
+    def after_step(self, adapted: "nn.Module", step: int, steps: int) -> None:
+        """Do what the method needs after optimizer step `step` of `steps` (from 1); gradients are still there."""
+
+    def state(self, adapted: "nn.Module") -> "dict[str, torch.Tensor]":
+        """Return what `after_step` has gathered beside the trained weights: a stopped training goes on with it."""
+        return {}
+
+    def restore(self, adapted: "nn.Module", state: "dict[str, torch.Tensor]") -> None:
+        """Put back what `state` returned."""
 
     def save(self, adapted: "nn.Module", folder: Path) -> None:
         """Write the adapter into `folder`, in PEFT's format."""

@@ -1,8 +1,8 @@
 """Checkpoints: a training that stopped goes on as if it never had, bit for bit, in another process.
 
-One safetensors file holds it all: trained weights, the best ones so far, the optimizer's state, the random
-generators' states, and counters and clocks as JSON in its header, so that one rename makes it whole. Batches need
-nothing stored: they follow from seed and epoch.
+One safetensors file holds it all: trained weights, the best ones so far, the optimizer's state, what the method has
+gathered, the random generators' states, and counters and clocks as JSON in its header, so that one rename makes it
+whole. Batches need nothing stored: they follow from seed and epoch.
 """
 
 import json
@@ -29,6 +29,8 @@ def save_checkpoint(file: Path, trainer: Trainer, extra: dict[str, Any]) -> None
             tensors[f"weights/{name}"] = weight.detach()
             for key, tensor in trainer.optimizer.state[weight].items():
                 tensors[f"optimizer:{key}/{name}"] = tensor
+        gathered = trainer.method.state(trainer.adapted)
+        tensors |= {f"method/{key}": tensor for key, tensor in gathered.items()}
         tensors["random/cpu"] = torch.get_rng_state()
         if torch.cuda.is_available():
             tensors["random/cuda"] = torch.cuda.get_rng_state()
@@ -48,8 +50,13 @@ def load_checkpoint(file: Path, trainer: Trainer) -> dict[str, Any]:
     """
     with safe_open(file, "pt") as stored:
         state = json.loads(stored.metadata()["state"])
+        gathered = {}
         for name in stored.keys():  # noqa: SIM118 (a safetensors file is no mapping)
-            restore(trainer, name, stored.get_tensor(name))
+            if name.startswith("method/"):
+                gathered[name.removeprefix("method/")] = stored.get_tensor(name)
+            else:
+                restore(trainer, name, stored.get_tensor(name))
+    trainer.method.restore(trainer.adapted, gathered)
     trainer.at = Progress(**state["at"])
     trainer.clocks.seconds = state["seconds"]
     return state["extra"]

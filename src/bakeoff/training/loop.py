@@ -1,4 +1,4 @@
-"""The training loop: one, for every method. A method's only part in it is `after_step`."""
+"""The training loop: one, for every method. A method's part in it are its rate factors and two hooks."""
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -93,9 +93,13 @@ class Trainer:
         self.seed, self.report = seed, report
         self.serve = {"train": whole, "validation": whole, **(serve or {})}
         self.weights = trainable(adapted)
+        groups: dict[float, list[nn.Parameter]] = {}
+        for name, weight in self.weights.items():
+            groups.setdefault(method.rate_factor(name), []).append(weight)
         self.optimizer = torch.optim.AdamW(
-            self.weights.values(), lr=method.learning_rate, weight_decay=protocol.weight_decay, fused=True
-        )
+            [{"params": weights, "factor": factor} for factor, weights in groups.items()],
+            lr=method.learning_rate, weight_decay=protocol.weight_decay, fused=True,
+        )  # fmt: skip
         self.rungs = rungs
         self.clocks = Clocks()
         self.at = Progress(micro_batch=protocol.batch_size)
@@ -145,13 +149,15 @@ class Trainer:
     def _step(self, train: Sequence[Tokens], members: Sequence[int], step: int, steps: int) -> float:
         """Take one optimizer step and return the batch's summed loss."""
         rate = self.method.learning_rate * rate_factor(step, steps, self.protocol)
-        self.optimizer.param_groups[0]["lr"] = rate
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["factor"]
         loss = self._backward(train, members)
+        self.method.before_step(self.adapted)
         if self.protocol.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.weights.values(), self.protocol.clip_norm)
         self.optimizer.step()
+        self.method.after_step(self.adapted, step + 1, steps)
         self.optimizer.zero_grad()
-        self.method.after_step(self.adapted, step + 1)
         return loss
 
     def _backward(self, train: Sequence[Tokens], members: Sequence[int]) -> float:

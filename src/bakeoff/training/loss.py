@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from bakeoff.calling import UNCHANGED, positions, row_losses, text_inputs
-from bakeoff.data.batches import Batch, collate, evaluation_batches
+from bakeoff.data.batches import Batch, collate, epoch_batches, evaluation_batches
 from bakeoff.data.tokens import Tokens, lengths_of
+from bakeoff.methods import Method
 from bakeoff.model import Base, inner
 
 # Makes the context in which a batch of these members is evaluated; a trunk cache's replaces the frozen blocks.
@@ -64,6 +65,19 @@ def target_losses(
         else:
             width, columns = batch.decoder_ids.shape[1], batch.columns
         return row_losses(inner(adapted), inputs, batch.rows * width + columns, batch.targets, context)
+
+
+def start(base: Base, adapted: nn.Module, method: Method, rows: Sequence[Tokens], batch_size: int) -> None:
+    """Let a method that starts from data see training examples: batches cut to one length, so that none has padding."""
+
+    def forward(model: nn.Module, members: Sequence[int]) -> torch.Tensor:
+        batch = [rows[i] for i in members]
+        prompt, target = min(len(row.prompt) for row in batch), min(len(row.target) for row in batch)
+        cut = [Tokens(row.prompt[-prompt:], row.target[:target], True) for row in batch]
+        return target_losses(base, model, batch_of(base, cut))
+
+    with evaluating(adapted):
+        method.start(adapted, epoch_batches(lengths_of(rows).totals, batch_size, seed=0, epoch=0), forward)
 
 
 @torch.no_grad()
