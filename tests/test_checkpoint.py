@@ -6,8 +6,8 @@ import torch
 from bakeoff.data.tokens import Tokens
 from bakeoff.methods import build_method
 from bakeoff.model import adapt, load_base, trainable
-from bakeoff.sections import ProtocolConfig
-from bakeoff.training.checkpoint import load_checkpoint, save_checkpoint
+from bakeoff.sections import ProtocolConfig, SafetyConfig
+from bakeoff.training.checkpoint import Keeper, Stopped, checkpoint_files, load_newest, save_checkpoint
 from bakeoff.training.loop import Trainer
 
 ROWS = [Tokens(list(range(9 + i, 14 + 2 * i)), [20 + i] * (1 + i % 3) + [0], False) for i in range(11)]
@@ -39,22 +39,22 @@ def test_going_on_in_a_fresh_model_is_not_having_stopped(tiny_model, tmp_path, f
     straight_curve, curve = [], []
     straight = fresh(tiny_model, fields, straight_curve)
     whole = straight.train(ROWS, ROWS[:3])
-    file = tmp_path / "run/checkpoint.safetensors"
+    folder = tmp_path / "run/checkpoints"
     for until in (*RUNGS, None):
         trainer = fresh(tiny_model, fields, curve)
         if until != RUNGS[0]:
             torch.rand(5)  # whatever another process has drawn
-            assert load_checkpoint(file, trainer) == {"rows": 7}
+            assert load_newest(folder, trainer) == {"rows": 7}
         parts = trainer.train(ROWS, ROWS[:3], until)
         assert parts.ended == (until is None)
-        save_checkpoint(file, trainer, {"rows": 7})
+        save_checkpoint(folder, trainer, {"rows": 7})
     assert [row["step"] for row in curve] == [0, 2, 4, 6, 7, 8, 10]
     assert curve == straight_curve
     assert parts == whole
     for name, weight in weights(straight).items():
         assert torch.equal(weights(trainer)[name], weight)
     again = fresh(tiny_model, fields, curve)
-    load_checkpoint(file, again)
+    load_newest(folder, again)
     assert again.train(ROWS, ROWS[:3]) == whole
     assert len(curve) == 7
     for name, weight in weights(straight).items():
@@ -65,11 +65,10 @@ def test_dropout_is_part_of_what_is_kept(tiny_model, tmp_path):
     curve, other = [], []
     trainer = fresh(tiny_model, LORA, curve)
     trainer.train(ROWS, ROWS[:3], 4)
-    file = tmp_path / "c.safetensors"
-    save_checkpoint(file, trainer, {})
+    save_checkpoint(tmp_path, trainer, {})
     trainer.train(ROWS, ROWS[:3], 7)
     again = fresh(tiny_model, LORA, other)
-    load_checkpoint(file, again)
+    load_newest(tmp_path, again)
     torch.manual_seed(99)  # other dropout masks from here on
     again.train(ROWS, ROWS[:3], 7)
     assert other[-1]["step"] == curve[-1]["step"] == 7
@@ -81,10 +80,66 @@ def test_an_ended_training_keeps_its_best_weights_only(tiny_model, tmp_path):
 
     trainer = fresh(tiny_model, LORA, [])
     trainer.train(ROWS, ROWS[:3])
-    save_checkpoint(tmp_path / "c", trainer, {})
-    with safe_open(tmp_path / "c", "pt") as stored:
+    save_checkpoint(tmp_path, trainer, {})
+    (file,) = tmp_path.iterdir()
+    with safe_open(file, "pt") as stored:
         assert set(stored.keys()) == {f"best/{name}" for name in trainer.weights}
-    assert [file.name for file in tmp_path.iterdir()] == ["c"]
+
+
+def keeper(folder, asked=bool, **safety):
+    return Keeper(folder, SafetyConfig(**safety), dict, asked)
+
+
+def test_a_checkpoint_follows_every_validation_and_the_last_two_are_kept(tiny_model, tmp_path):
+    trainer = fresh(tiny_model, LORA, [])
+    trainer.keep = keeper(tmp_path).after_step
+    trainer.train(ROWS, ROWS[:3], 7)
+    assert [int(file.name.partition("-")[0]) for file in checkpoint_files(tmp_path)] == [7, 6]
+    trainer.keep = keeper(tmp_path, checkpoint_seconds=1e-9).after_step  # and every so many seconds
+    trainer.train(ROWS, ROWS[:3])
+    assert [int(file.name.partition("-")[0]) for file in checkpoint_files(tmp_path)] == [9, 8]
+
+
+@pytest.mark.parametrize("step", [1, 3, 5])
+def test_a_run_that_is_asked_to_stop_saves_within_an_epoch_too_and_goes_on_bit_for_bit(tiny_model, tmp_path, step):
+    curve, straight_curve = [], []
+    straight = fresh(tiny_model, LORA, straight_curve)
+    whole = straight.train(ROWS, ROWS[:3])
+    trainer = fresh(tiny_model, LORA, curve)
+    trainer.keep = keeper(tmp_path, lambda: trainer.at.step == step).after_step
+    with pytest.raises(Stopped):
+        trainer.train(ROWS, ROWS[:3])
+    again = fresh(tiny_model, LORA, curve)
+    load_newest(tmp_path, again)
+    assert again.at.step == step
+    assert again.train(ROWS, ROWS[:3]) == whole
+    assert curve == straight_curve
+    for name, weight in weights(straight).items():
+        assert torch.equal(weights(again)[name], weight)
+
+
+def test_a_damaged_checkpoint_is_noticed_and_the_one_before_it_taken(tiny_model, tmp_path):
+    trainer = fresh(tiny_model, LORA, [])
+    for until in (*RUNGS, None):
+        trainer.train(ROWS, ROWS[:3], until)
+        save_checkpoint(tmp_path, trainer, {"until": until})
+    newest, older = checkpoint_files(tmp_path)
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    assert load_newest(tmp_path, fresh(tiny_model, LORA, [])) == {"until": 7}
+    older.write_bytes(older.read_bytes()[:-1])
+    (tmp_path / ".123.tmp").touch()  # what a killed process was writing
+    assert load_newest(tmp_path, fresh(tiny_model, LORA, [])) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_room_for_two_checkpoints_there_are_none_and_training_goes_on(tiny_model, tmp_path, capsys):
+    trainer = fresh(tiny_model, LORA, [])
+    trainer.keep = keeper(tmp_path, checkpoint_budget=2000).after_step
+    trainer.train(ROWS, ROWS[:3], 4)
+    assert checkpoint_files(tmp_path) == []
+    assert "no checkpoint of step 4: two of" in capsys.readouterr().err
 
 
 def test_patience_ends_a_run_after_so_many_validations_without_a_new_best(tiny_model):

@@ -8,7 +8,7 @@ from pathlib import Path
 SOURCE = Path(__file__).parent.parent / "src/bakeoff"
 EARLY = {"config", "records", "data.examples"}
 LAYERS = [
-    {"errors", "reading"},
+    {"errors", "reading", "integrity", "stopping"},
     {"sections"},
     EARLY,
     {"data", "methods", "tuning"},
@@ -46,6 +46,8 @@ COMPUTE = {
 }
 DRIVER = {
     "entries",
+    "integrity",
+    "stopping",
     "errors",
     "tuning",
     "scheduling",

@@ -5,7 +5,6 @@ import io
 import json
 import re
 import shutil
-from dataclasses import asdict
 from html.parser import HTMLParser
 
 import pytest
@@ -113,7 +112,7 @@ def test_failed_and_missing_runs_are_rows_that_say_so(folder):
     failed, missing = (next(r for r in folder.runs() if r.entry == e) for e in ("lora", "last_layers"))
     result = folder.run(failed.id).result()
     result.status, result.error = "failed", f"it broke: {HOSTILE}"
-    write_json(folder.run(failed.id).result_file, asdict(result))
+    folder.run(failed.id).write_result(result)
     shutil.rmtree(folder.run(missing.id).path)
     text, page = page_of(folder)
     rows = {row[0].split("\n")[0]: row for row in page.rows}
@@ -133,7 +132,7 @@ def test_training_that_never_improved_is_said_everywhere(folder):
     run = next(r for r in folder.runs() if r.entry == "lora")
     result = folder.run(run.id).result()
     result.best_step = 0
-    write_json(folder.run(run.id).result_file, asdict(result))
+    folder.run(run.id).write_result(result)
     text, _ = page_of(folder)
     remark = "lora: training never improved on its start; try a lower learning_rate"
     assert remark in text
@@ -154,6 +153,7 @@ def test_texts_of_users_are_shown_and_never_read_as_markup(folder):
     write_jsonl(folder.examples_file("test"), [{**e, "document": HOSTILE, "summary": HOSTILE} for e in examples])
     run = folder.run(next(r.id for r in folder.runs() if r.entry == "lora"))
     write_jsonl(run.predictions_file, [{**row, "output": HOSTILE} for row in run.predictions()])
+    run.write_result(run.result())
     plan = folder.plan()
     plan["name"] = HOSTILE
     write_json(folder.plan_file, plan)

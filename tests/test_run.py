@@ -357,14 +357,16 @@ def test_what_is_damaged_is_made_anew_or_named(tiny_config):
     lora = folder.run(first["entries"]["lora"]["runs"][0])
     lead = folder.run(first["baselines"]["lead-1"]["runs"][0])
     whole = lead.predictions_file.read_text()
-    for damage in (whole[:-20], whole[:50] + "\n" + whole[51:], whole[: whole.index("\n") + 1]):
+    flipped = whole.replace('"f": 0.', '"f": 1.', 1)  # still JSON
+    assert flipped != whole
+    for damage in (whole[:-20], whole[:50] + "\n" + whole[51:], whole[: whole.index("\n") + 1], flipped):
         lead.predictions_file.write_text(damage)
         with pytest.raises(SetupError, match=r"predictions.jsonl:.*Try: bakeoff run again$") as caught:
             bakeoff.load_results(folder.path)
         assert "\n" not in str(caught.value)
     for file in lora.adapter.glob("*.safetensors"):
         file.unlink()
-    with pytest.raises(SetupError, match="adapter: no whole adapter. Try: bakeoff run again"):
+    with pytest.raises(SetupError, match="safetensors: damaged or missing. Try: bakeoff run again"):
         results.entry("lora").load()
     again = bakeoff.run(tiny_config, {"protocol.epochs": 1}, display="none")
     assert lead.predictions_file.read_text() == whole

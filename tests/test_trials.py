@@ -3,7 +3,6 @@
 import itertools
 import json
 import shutil
-from dataclasses import asdict
 
 import pytest
 import yaml
@@ -12,7 +11,7 @@ from click.testing import CliRunner
 import bakeoff
 from bakeoff import api, scheduling
 from bakeoff.cli import main
-from bakeoff.records import Folder, write_json
+from bakeoff.records import Folder
 from bakeoff.worker import execute
 
 SEEDS = (5, 6)
@@ -42,7 +41,7 @@ def tuned(tmp_path_factory, tiny_model):
     return config, bakeoff.run(config, display="none")
 
 
-def inline(path, runs):
+def inline(path, runs, _=None):
     """Carry out runs in this process: as `run_local`, without its server."""
     for run in runs:
         events = []
@@ -193,7 +192,7 @@ def test_interrupted_after_any_run_it_goes_on_with_the_same_decisions(only_lora,
     config, whole = only_lora
     seen = started(monkeypatch)
 
-    def one_run(path, runs):
+    def one_run(path, runs, _):
         yield from inline(path, itertools.islice(runs, 1))
         raise KeyboardInterrupt
 
@@ -214,7 +213,7 @@ def test_a_record_lost_in_the_middle_of_a_trial_is_made_again_from_its_checkpoin
     config, whole = only_lora
     folder = Folder(config["output"])
 
-    def until_second_rung(path, runs):
+    def until_second_rung(path, runs, _):
         yield from inline(path, itertools.islice(runs, 2 + 4 + 2))
         raise KeyboardInterrupt
 
@@ -224,7 +223,7 @@ def test_a_record_lost_in_the_middle_of_a_trial_is_made_again_from_its_checkpoin
     third, fourth = folder.trials("lora")[2:4]
     for trial in (third, fourth):
         folder.run(trial.id).result_file.unlink()
-    (folder.run(third.id).checkpoint_file).unlink()  # that one starts anew
+    shutil.rmtree(folder.run(third.id).checkpoints)  # that one starts anew
     with folder.run(fourth.id).metrics_file.open("a") as file:  # and that one had gone further
         file.write('{"step": 10, "validation/loss": 0.0}\n')
     monkeypatch.setattr(api, "run_local", inline)
@@ -257,7 +256,7 @@ def test_where_every_trial_fails_the_entry_has_failed_and_is_tried_again(tiny_co
     results = bakeoff.run(tiny_config, changes, display="none")
     assert results.document["status"] == "incomplete"
     assert results.entries["wild"]["status"] == "failed"
-    assert results.entries["wild"]["error"].startswith("every trial failed: the validation loss is")
+    assert results.entries["wild"]["error"].startswith("every trial failed: the training loss is")
     assert results.entries["lora"]["status"] == "done"
     seen = started(monkeypatch)
     bakeoff.run(tiny_config, changes, display="none")
@@ -333,7 +332,7 @@ def test_the_command_line_tells_of_trials(tuned, tmp_path):
     for trial in Folder(copy).trials("top"):  # a bakeoff in the middle of its search has a page too
         result = Folder(copy).run(trial.id).result()
         result.status = "paused"
-        write_json(Folder(copy).run(trial.id).result_file, asdict(result))
+        Folder(copy).run(trial.id).write_result(result)
     for run in results.entries["top"]["runs"]:
         shutil.rmtree(copy / "runs" / run)
     assert api.refresh_report(copy).exists()

@@ -19,9 +19,10 @@ from bakeoff.records import SPLITS, Folder, write_json, write_jsonl, write_text
 from bakeoff.report import write_report
 from bakeoff.results import Results
 from bakeoff.scheduling import Schedule
+from bakeoff.stopping import stoppable
 
 Source = str | Path | dict[str, Any]
-FREE_TO_CHANGE = {"output", "protocol.trunk_cache", "protocol.gradient_checkpointing"}  # when a bakeoff goes on
+FREE_TO_CHANGE = {"output", "safety", "protocol.trunk_cache", "protocol.gradient_checkpointing"}
 
 
 def read_config(source: Source, overrides: dict[str, Any] | None) -> Config:
@@ -52,7 +53,8 @@ def run(source: Source, overrides: dict[str, Any] | None = None, display: str = 
     """Run a bakeoff from a YAML file or a mapping and return its results; a finished run is not repeated.
 
     `overrides` are dotted keys, {"protocol.epochs": 1}. Raises BakeoffError for what the user can mend. An
-    interrupt (Ctrl-C) ends the current run, writes the report of what exists and is raised again.
+    interrupt (Ctrl-C, or SIGTERM) lets the current run save itself, writes the report of what exists and is raised as
+    KeyboardInterrupt; a second one ends everything at once.
     """
     from bakeoff.hub import fetch
     from bakeoff.model import load_tokenizer
@@ -70,11 +72,11 @@ def run(source: Source, overrides: dict[str, Any] | None = None, display: str = 
         planned = make_plan(config, tokenizer, folder)
         prepare(folder, config, planned)
         done = {run.id for run in planned.runs if folder.whole(run.id)}
-        with open_display(display, planned.runs, done) as screen, reported(folder, screen):
+        with stoppable() as stop, open_display(display, planned.runs, done) as screen, reported(folder, screen):
             for finding in planned.document["data"]["findings"]:
                 screen.note(finding)
             schedule = Schedule(folder, planned, screen)
-            for event in run_local(folder.path, schedule.runs()):
+            for event in run_local(folder.path, schedule.runs(), stop):
                 schedule.tell(event)
     return load_results(folder.path)
 

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from bakeoff.errors import ConfigError, did_you_mean, in_line, plain
 from bakeoff.reading import at_home, read_yaml
-from bakeoff.sections import DataConfig, GenerationConfig, Pin, ProtocolConfig, Section, TuneConfig
+from bakeoff.sections import DataConfig, GenerationConfig, Pin, ProtocolConfig, SafetyConfig, Section, TuneConfig
 
 BASELINES = ("base", "few-shot-2", "lead-1", "oracle")
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -53,6 +53,7 @@ class Config(Section):
         default_factory=TuneConfig, description="trials for what an entry does not fix; off: one fixed setting an entry"
     )
     generation: GenerationConfig = Field(default_factory=GenerationConfig, description="how outputs are decoded")
+    safety: SafetyConfig = Field(default_factory=SafetyConfig, description="checkpoints and limits of runs")
     output: str | None = Field(None, description="run folder; null: bakeoffs/<name>")
 
     @property

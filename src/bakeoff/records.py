@@ -8,14 +8,17 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
 
 from bakeoff.errors import SetupError
+from bakeoff.integrity import damaged, digests, sealed, sync, unsealed
 
 SPLITS = ("train", "validation", "test")
 Kind = Literal["baseline", "trial", "entry"]
+# Why a run failed. Only what diverged would do so again: the others are tried again by the next `bakeoff run`.
+Cause = Literal["diverged", "memory", "ended", "stalled", "error"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class RunResult:
     run: Run
     status: Literal["done", "failed", "paused"]  # paused: a trial that has not taken all its steps
     error: str | None = None
+    cause: Cause | None = None
     trainable_parameters: int | None = None
     total_parameters: int | None = None
     learning_rate: float | None = None
@@ -68,6 +72,7 @@ class RunResult:
     costs: dict[str, float | None] = field(default_factory=dict)
     checks: dict[str, bool] = field(default_factory=dict)
     check_notes: dict[str, str] = field(default_factory=dict)  # what is wrong, of the checks that failed
+    files: dict[str, str] = field(default_factory=dict)  # the SHA-256 of each of the run's other files
 
     def check(self, name: str, complaint: str | None) -> None:
         """Record a check, passed where there is no complaint. A failed one does not end the run."""
@@ -104,7 +109,7 @@ class RunFolder:
     def __init__(self, path: Path):
         self.path = path
         self.run_file = path / "run.json"  # the run as it was started last
-        self.checkpoint_file = path / "checkpoint.safetensors"  # there while a trial may go on
+        self.checkpoints = path / "checkpoints"  # there while the run may go on
         self.result_file = path / "result.json"
         self.metrics_file = path / "metrics.jsonl"
         self.predictions_file = path / "predictions.jsonl"
@@ -121,26 +126,33 @@ class RunFolder:
     def result(self) -> RunResult | None:
         """Return the run's result, or None where there is no whole one yet."""
         try:
-            return RunResult.from_json(json.loads(self.result_file.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError, KeyError):
+            return RunResult.from_json(unsealed(json.loads(self.result_file.read_text(encoding="utf-8"))))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
+
+    def write_result(self, result: RunResult) -> None:
+        """Write result.json with checksums of itself and, unless it failed, of all that it left."""
+        if result.status != "failed":
+            adapter = (file for file in self.adapter.rglob("*") if file.is_file())
+            left = (file for file in (self.metrics_file, self.predictions_file) if file.exists())
+            result.files = digests(self.path, [*adapter, *left])
+        write_json(self.result_file, sealed(asdict(result)))
+
+    def check(self) -> RunResult | None:
+        """Return the run's result; raise SetupError where a file that belongs to it is damaged or missing."""
+        result = self.result()
+        broken = damaged(self.path, result.files) if result else None
+        if broken:
+            raise SetupError(f"{broken}: damaged or missing. Try: bakeoff run again")
+        return result
 
     def curve(self) -> list[dict[str, float]]:
         """Return the rows of metrics.jsonl: step, epoch, seconds, and train/loss or validation/loss."""
         return list(read_jsonl(self.metrics_file)) if self.metrics_file.exists() else []
 
     def predictions(self) -> list[dict[str, Any]]:
-        """Return a row a test example, in test order: id, output, loss, tokens, rouge1 and the rest as {p, r, f}.
-
-        Raises SetupError where the file is damaged.
-        """
+        """Return a row a test example, in test order: id, output, loss, tokens, rouge1 and the rest as {p, r, f}."""
         return list(read_jsonl(self.predictions_file, torn=False)) if self.predictions_file.exists() else []
-
-    def has_adapter(self) -> bool:
-        """Return whether the adapter's weights, in whatever format, and its manifest are there."""
-        if not (self.adapter / "bakeoff.json").exists():
-            return False
-        return any(file.suffix not in (".json", ".md") for file in self.adapter.iterdir())
 
 
 class Folder:
@@ -164,18 +176,12 @@ class Folder:
         return RunFolder(self.path / "runs" / run_id)
 
     def whole(self, run_id: str) -> bool:
-        """Return whether a run is done and all that it left is still there and can be read."""
-        files = self.run(run_id)
-        result = files.result()
-        if result is None or result.status != "done":
-            return False
-        kind, examples = result.run.kind, self.plan()["data"]["splits"]["test"]["examples"]
+        """Return whether a run is done and all that it left is still there as it was written."""
         try:
-            files.curve()
-            tested = kind == "trial" or len(files.predictions()) == examples
+            result = self.run(run_id).check()
         except SetupError:
             return False
-        return tested and (kind != "entry" or files.has_adapter())
+        return result is not None and result.status == "done"
 
     def examples_file(self, split: str) -> Path:
         """Return the JSONL of a split's examples as every run reads them."""
@@ -228,6 +234,7 @@ def replacing(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -84,8 +84,7 @@ class EntryResult:
         if not runs:
             raise SetupError(f"{self.folder.path}: entry '{self.name}' has no finished run")
         files = self.folder.run(min(runs, key=lambda r: r.metrics["validation/loss"]).run.id)
-        if not files.has_adapter():
-            raise SetupError(f"{files.adapter}: no whole adapter. Try: bakeoff run again, which trains it anew")
+        files.check()
         return files.adapter
 
     def predictions(self) -> list[dict[str, Any]]:

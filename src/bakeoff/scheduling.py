@@ -4,12 +4,14 @@ Nothing is remembered beside the records: each decision is made from them, so a 
 goes on with the decisions that it would have made.
 """
 
+import math
+import shutil
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, replace
 
 from bakeoff.display import Display
 from bakeoff.entries import Entry
-from bakeoff.errors import ConfigError
+from bakeoff.errors import ConfigError, SetupError
 from bakeoff.planning import Plan, make_trial
 from bakeoff.records import Event, Folder, Run, RunResult, append_jsonl, write_json
 from bakeoff.tuning import Settings, edges, extension, survivors
@@ -56,11 +58,12 @@ class Schedule:
                     self.forget(trial)
 
     def search(self, entry: Entry, trials: Sequence[Run]) -> Generator[Run, None, Run | None]:
-        """Yield trials until one is chosen, and return it; None where all failed (then a rerun tries them again)."""
-        if all((r := self.folder.run(t.id).result()) and r.status == "failed" for t in trials):
-            for trial in trials:
-                self.folder.run(trial.id).result_file.unlink()
-        living = list(trials)
+        """Yield trials until one is chosen, and return it; None where all failed.
+
+        What an earlier, interrupted or damaged, search has tried beyond this one's decisions is passed over.
+        """
+        self.try_again(entry)
+        living, stopped = list(trials), list[tuple[int, float, Run]]()
         for rung in self.planned.document["rungs"]:
             if len(living) > 1:
                 for trial in living:
@@ -69,17 +72,22 @@ class Schedule:
                 for i, trial in enumerate(living):
                     if i not in kept:
                         self.stop(trial)
+                        loss = self.loss(trial, rung)
+                        stopped.append((-rung, math.inf if loss is None else loss, trial))
                 living = [living[i] for i in kept]
-        stopped = [trial for trial in trials if trial not in living]
         for trial in living:
             yield from self.reach(trial)
-        for trial in sorted(stopped, key=self.standing):
-            if self.best(trials) is None:  # no survivor has come through
+        for _, _, trial in sorted(stopped, key=lambda row: row[:2]):
+            if self.best(living) is None:  # no survivor has come through
+                living.append(trial)
                 yield from self.reach(trial)
-        best = self.best(trials)
+        best = self.best(living)
         if best is None:
             return None
         further = self.extension(entry, best)
+        for trial in self.folder.trials(entry.name)[len(trials) :]:
+            if further is None or trial.id != further.id:  # past the edge of another best one
+                shutil.rmtree(self.folder.run(trial.id).path)
         if further:
             self.screen.add(further)
             yield from self.reach(further)
@@ -88,6 +96,14 @@ class Schedule:
         chosen = ", ".join(f"{name} {value:.3g}" for name, value in entry.chosen(best.settings).items())
         self.screen.note(f"{entry.name}: chosen by validation loss: {chosen}")
         return best
+
+    def try_again(self, entry: Entry) -> None:
+        """Forget how trials failed, but not that they diverged, which they would again - unless all of them failed."""
+        trials = self.folder.trials(entry.name)
+        failed = [t for t in trials if (r := self.folder.run(t.id).result()) and r.status == "failed"]
+        for trial in failed:
+            if len(failed) == len(trials) or self.result(trial).cause != "diverged":
+                self.folder.run(trial.id).result_file.unlink()
 
     def extension(self, entry: Entry, best: Run) -> Run | None:
         """Return one more trial past the edge that the best one lies on; None where it lies on none, or has no room."""
@@ -112,7 +128,10 @@ class Schedule:
 
     def reach(self, trial: Run, rung: int | None = None) -> Iterator[Run]:
         """Yield a trial unless it has come to the rung (None: the end), or has failed on the way."""
-        result = self.folder.run(trial.id).result()
+        try:
+            result = self.folder.run(trial.id).check()
+        except SetupError:  # a damaged curve
+            result = None
         if result is None or (result.status == "paused" and (rung is None or (result.steps or 0) < rung)):
             yield self.start(replace(trial, until=rung))
 
@@ -123,11 +142,6 @@ class Schedule:
         if self.result(trial).status == "failed" and not reached:
             return None
         return min(row["validation/loss"] for row in curve if row["step"] <= rung)
-
-    def standing(self, trial: Run) -> tuple[int, float]:
-        """Return what orders stopped trials, best first: how far they came, then their lowest validation loss."""
-        losses = [row["validation/loss"] for row in self.folder.run(trial.id).curve()]
-        return -len(losses), min(losses, default=0.0)
 
     def best(self, trials: Sequence[Run]) -> Run | None:
         """Return the trial with the lowest validation loss of those that came to the end, the first of equals."""
@@ -140,6 +154,9 @@ class Schedule:
         result = self.folder.run(run.id).result()
         if result is None or not self.folder.whole(run.id) or result.run.settings != run.settings:
             yield self.start(run)
+            result = self.folder.run(run.id).result()
+        if result and result.status == "done":
+            self.forget(run)
 
     def start(self, run: Run) -> Run:
         """Return the run after writing what its process reads."""
@@ -152,13 +169,12 @@ class Schedule:
         if self.result(trial).status == "paused":
             self.tell(Event(trial.id, "state", {"state": "stopped"}))
 
-    def forget(self, trial: Run) -> None:
-        """Delete a trial's checkpoint; should it go on after all, it starts anew."""
-        for file in self.folder.run(trial.id).path.glob("*checkpoint.safetensors*"):
-            file.unlink()
+    def forget(self, run: Run) -> None:
+        """Delete a run's checkpoints; should it go on after all, it starts anew."""
+        shutil.rmtree(self.folder.run(run.id).checkpoints, ignore_errors=True)
 
     def fail(self, finals: Sequence[Run], error: str) -> None:
         """Record final runs that cannot be made."""
         for run in finals:
-            write_json(self.folder.run(run.id).result_file, asdict(RunResult(run, "failed", error=error)))
+            self.folder.run(run.id).write_result(RunResult(run, "failed", error=error))
             self.tell(Event(run.id, "failed", {"error": error}))

@@ -106,6 +106,23 @@ class TuneConfig(Section):
     )
 
 
+class SafetyConfig(Section):
+    """What runs survive, and what they may take. Nothing here changes a result."""
+
+    checkpoint_seconds: float = Field(
+        60, gt=0, description="seconds of training between checkpoints, which every validation writes too"
+    )
+    checkpoint_budget: Literal["auto"] | ByteSize = Field(
+        "auto", description="disk for one run's last two checkpoints: a size as in 4GB; auto: a quarter of what is free"
+    )
+    stall_seconds: float = Field(
+        1800, gt=0, description="a run that shows no progress for so long has failed, and the next one starts"
+    )
+    memory_limit: ByteSize | None = Field(
+        None, description="memory that a run's process may take, as in 8GB; null: as much as there is (Linux)"
+    )
+
+
 class GenerationConfig(Section):
     """Greedy decoding, the same for every entry; a model's own generation settings are never read."""
 

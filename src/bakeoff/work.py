@@ -24,8 +24,8 @@ PROBE_EXAMPLES = 8
 class Work:
     """One run at work."""
 
-    def __init__(self, folder: Folder, run: Run, emit: Emit):
-        self.folder, self.run, self.emit = folder, run, emit
+    def __init__(self, folder: Folder, run: Run, emit: Emit, asked: Callable[[], bool]):
+        self.folder, self.run, self.emit, self.asked = folder, run, emit, asked
         self.files: RunFolder = folder.run(run.id)
         self.config: Config = load_config(folder.config_file)
         self.plan = folder.plan()

@@ -6,7 +6,7 @@ one place that catches every exception, because here it becomes a record.
 
 import sys
 import traceback
-from dataclasses import asdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,36 +20,36 @@ from bakeoff.evaluation.checks import beats_unigram, equals_base, fingerprints, 
 from bakeoff.measure import peak_bytes, reset_peak
 from bakeoff.methods import Method, build_method
 from bakeoff.model import adapt, load_adapter, save_adapter, trainable
-from bakeoff.records import Event, Folder, RunResult, write_json, write_jsonl
-from bakeoff.training.checkpoint import load_checkpoint, save_checkpoint
-from bakeoff.training.loop import DivergedError, Trainer
+from bakeoff.records import Cause, Event, Folder, RunResult, write_jsonl
+from bakeoff.training.checkpoint import Keeper, checkpoint_files, load_newest
+from bakeoff.training.loop import DivergedError, Trainer, out_of_memory
 from bakeoff.training.loss import start
 from bakeoff.training.trunk import serve_trunks
 from bakeoff.work import Emit, Work
 
 
-def execute(path: Path, run_id: str, emit: Emit) -> RunResult:
+def execute(path: Path, run_id: str, emit: Emit, asked: Callable[[], bool] = bool) -> RunResult:
     """Carry out one run of the bakeoff in folder `path`, write its record and return it; never raises an Exception.
 
-    What to run stands in its run.json. A trial with a checkpoint goes on from there.
+    What to run stands in its run.json. A run with a checkpoint goes on from there. Where `asked` says that the run
+    shall stop, its training saves itself and Stopped is raised, which is no Exception; there is no record then.
     """
     folder = Folder(path)
     files = folder.run(run_id)
     run = files.run()
     for stale in (files.result_file, files.predictions_file):
         stale.unlink(missing_ok=True)
-    if not files.checkpoint_file.exists():
+    if not checkpoint_files(files.checkpoints):
         files.metrics_file.unlink(missing_ok=True)
     try:
-        result = result_of(Work(folder, run, emit))
+        result = result_of(Work(folder, run, emit, asked))
     except Exception as error:
         traceback.print_exc(file=sys.stderr)
-        text = str(error).strip() or type(error).__name__
-        reason = text if isinstance(error, BakeoffError) else f"{type(error).__name__}: {text.splitlines()[0]}"
-        result = RunResult(run, "failed", error=reason)
-        if isinstance(error, DivergedError):
+        reason, cause = explained(error)
+        result = RunResult(run, "failed", error=reason, cause=cause)
+        if cause == "diverged":
             result.check("loss_finite", reason)
-    write_json(files.result_file, asdict(result))
+    files.write_result(result)
     if result.status == "done":
         values = {"metrics": result.metrics, "costs": result.costs, "check_notes": result.check_notes}
         emit(Event(run_id, "done", values))
@@ -58,6 +58,16 @@ def execute(path: Path, run_id: str, emit: Emit) -> RunResult:
     else:
         emit(Event(run_id, "failed", {"error": result.error}))
     return result
+
+
+def explained(error: Exception) -> tuple[str, Cause]:
+    """Return in one line why a run failed, and the cause's kind."""
+    text = str(error).strip() or type(error).__name__
+    if isinstance(error, BakeoffError):
+        return text, "diverged" if isinstance(error, DivergedError) else "error"
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and out_of_memory(error)):
+        return f"out of memory ({text.splitlines()[0]}). Try a smaller protocol.batch_size or max_tokens", "memory"
+    return f"{type(error).__name__}: {text.splitlines()[0]}", "error"
 
 
 def result_of(work: Work) -> RunResult:
@@ -114,10 +124,11 @@ def train(work: Work, method: Method) -> float | None:
     trainer = Trainer(base, adapted, method, work.config.protocol, work.run.seed, work.report, rungs=work.plan["rungs"])
     with work.clocks.phase("setup"):
         carried = go_on(work, trainer)
+    keeper = keep(work, trainer, carried)
     if not trainer.at.ended and work.config.protocol.trunk_cache != "off":
         with work.clocks.phase("trunk"):
             trainer.serve |= serve_trunks(base, adapted, work.tokens, work.trunk_folder, work.config.protocol)
-    peak = take_steps(work, trainer, carried.get("peak_bytes", 0))
+    take_steps(work, trainer, keeper)
     record.learning_rate = method.learning_rate
     record.check("only_intended_moved", only_moved(before, fingerprints(adapted), to_train, record.best_step or 0))
     first = work.files.curve()[0]["validation/loss"]
@@ -125,36 +136,48 @@ def train(work: Work, method: Method) -> float | None:
     for name, complaint in carried.get("check_notes", {}).items():
         record.check(name, complaint)
     work.state("saving")
+    keeper.save(trainer)
+    work.clocks.add(trainer.clocks.seconds)
     if work.run.kind == "trial":
         record.status = "done" if trainer.at.ended else "paused"
-        extra = {
-            "rows": len(work.files.curve()), "seconds": dict(work.clocks.seconds), "peak_bytes": peak,
-            "check_notes": record.check_notes,
-        }  # fmt: skip
-        with work.clocks.phase("saving"):
-            save_checkpoint(work.files.checkpoint_file, trainer, extra)
-        work.clocks.add(trainer.clocks.seconds)
         return None
-    work.clocks.add(trainer.clocks.seconds)
     with work.clocks.phase("saving"):
         save_adapter(work.files.adapter, adapted, method, work.config)
     record.costs["adapter_bytes"] = sum(f.stat().st_size for f in work.files.adapter.glob("*.safetensors"))
     return work.probe(base, adapted)
 
 
-def take_steps(work: Work, trainer: Trainer, peak_before: int) -> int:
-    """Train as far as the run goes for now, note losses and costs, and return the peak since the first step."""
-    record, first = work.record, trainer.at.step
+def keep(work: Work, trainer: Trainer, carried: dict[str, Any]) -> Keeper:
+    """Let the trainer keep checkpoints, and return what writes them; `carried` comes from the one it goes on from."""
+    first = trainer.at.step
+
+    def peak() -> int:
+        return max(carried.get("peak_bytes", 0), peak_bytes() if trainer.at.step > first else 0)
+
+    def extra() -> dict[str, Any]:
+        return {
+            "curve": work.files.curve(),
+            "seconds": work.clocks.seconds,
+            "peak_bytes": work.record.costs.get("peak_bytes") or peak(),
+            "check_notes": carried.get("check_notes", {}) | work.record.check_notes,
+        }
+
+    keeper = Keeper(work.files.checkpoints, work.config.safety, extra, work.asked, first if carried else None)
+    trainer.keep = keeper.after_step
+    return keeper
+
+
+def take_steps(work: Work, trainer: Trainer, keeper: Keeper) -> None:
+    """Train as far as the run goes for now, and note losses, costs and the peak since the first step."""
+    record = work.record
     reset_peak()
     work.state("training")
     trained = trainer.train(work.tokens["train"], work.tokens["validation"], work.run.until)
-    peak = max(peak_before, peak_bytes() if trained.steps > first else 0)
-    record.costs["peak_bytes"] = peak
+    record.costs["peak_bytes"] = keeper.extra()["peak_bytes"]
     record.costs["micro_batch_size"] = trained.micro_batch
     record.costs["tokens_per_second"] = trained.tokens / trainer.clocks.seconds["train"]
     record.steps, record.best_step = trained.steps, trained.best_step
     record.metrics |= {"train/loss": trained.train_loss, "validation/loss": trained.validation_loss}
-    return peak
 
 
 def go_on(work: Work, trainer: Trainer) -> dict[str, Any]:
@@ -164,13 +187,12 @@ def go_on(work: Work, trainer: Trainer) -> dict[str, Any]:
     seconds, peak and trunk are carried over. The trial's set-up is not, because the run has one of its own.
     """
     for run_id in filter(None, (work.run.id, work.run.adopts)):
-        source = work.folder.run(run_id)
-        if source.checkpoint_file.exists():
-            carried = load_checkpoint(source.checkpoint_file, trainer)
-            curve = source.curve()[: carried["rows"]]
-            write_jsonl(work.files.metrics_file, curve)
-            work.emit(Event(work.run.id, "metrics", curve[-1]))
+        carried = load_newest(work.folder.run(run_id).checkpoints, trainer)
+        if carried:
+            write_jsonl(work.files.metrics_file, carried["curve"])
+            work.emit(Event(work.run.id, "metrics", carried["curve"][-1]))
             phases = carried["seconds"] if run_id == work.run.id else ("trunk",)
             work.clocks.add({k: v for k, v in carried["seconds"].items() if k in phases})
             return carried
+    work.files.metrics_file.unlink(missing_ok=True)
     return {}

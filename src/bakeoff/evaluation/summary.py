@@ -5,7 +5,6 @@ from typing import Any
 import numpy
 
 from bakeoff.config import load_config
-from bakeoff.errors import SetupError
 from bakeoff.evaluation.neutral import add_forgetting
 from bakeoff.evaluation.rouge import BEST_TYPES, TYPES, signature
 from bakeoff.evaluation.statistics import Estimate, Resamples, Scores, estimate
@@ -29,7 +28,7 @@ def summarize(folder: Folder) -> dict[str, Any]:
     # Rows with the same source text are one cluster: they are no independent evidence. An example's `group` is wider
     # (a package, a handful to a test split), and too few to resample.
     documents = [row["document"].strip() for row in read_jsonl(folder.examples_file("test"))]
-    scores = {n: read_scores(folder, group, results, len(documents)) for n, group in groups.items()}
+    scores = {n: read_scores(folder, group, results) for n, group in groups.items()}
     resamples = Resamples(documents)
     estimates = estimate({(n, metric): s for n, table in scores.items() for metric, s in table.items()}, resamples)
     by_name = {n: {metric: estimates[n, metric] for metric in table} for n, table in scores.items()}
@@ -114,20 +113,17 @@ def metrics(done: list[RunResult], estimates: dict[str, Estimate]) -> dict[str, 
     return table
 
 
-def read_scores(
-    folder: Folder, group: list[Run], results: dict[str, RunResult | None], examples: int
-) -> dict[str, Scores]:
+def read_scores(folder: Folder, group: list[Run], results: dict[str, RunResult | None]) -> dict[str, Scores]:
     """Return the scores of each test example under each of an entry's finished seeds, by metric.
 
-    Raises SetupError where a run's predictions are damaged.
+    Raises SetupError where a file of a run is damaged.
     """
     done = [folder.run(run.id) for run in group if (r := results[run.id]) and r.status == "done"]
+    for files in done:
+        files.check()
     tables = [files.predictions() for files in done]
     if not tables:
         return {}
-    for files, rows in zip(done, tables, strict=True):
-        if len(rows) != examples:
-            raise SetupError(f"{files.predictions_file}: holds {len(rows)} of {examples} rows. Try: bakeoff run again")
     seeded = group[0].kind == "entry"
     ones = numpy.ones(len(tables[0]))
     found = {

@@ -2,16 +2,20 @@
 
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from bakeoff.config import load_config
 from bakeoff.errors import SetupError
-from bakeoff.records import Event, Folder, Run, RunResult, write_json
+from bakeoff.records import Cause, Event, Folder, Run, RunResult
 
 # glibc returns large blocks to the kernel at every training step; keeping them saves 10 to 25 % of its time. oneDNN
 # keeps a thousand compiled products, one a batch shape: 32, with 64 MiB of padding instead of 256, took the demo's last
@@ -25,42 +29,146 @@ ALLOCATOR = {
 }
 
 
-def run_local(path: Path, runs: Iterable[Run]) -> Iterator[Event]:
+POLL_SECONDS = 0.2
+GRACE_SECONDS = 20.0  # that a run has for its checkpoint when it is asked to stop
+TRAINING = ("training", "validating")  # states in which there is something to save
+
+
+def run_local(path: Path, runs: Iterable[Run], stop: Callable[[], bool] = bool) -> Iterator[Event]:
     """Carry out `runs` of the bakeoff in folder `path` and yield their events.
 
-    A process that dies without a word leaves a failed record that says how. Closing the iterator ends everything.
+    A process that dies without a word, or is silent for `safety.stall_seconds`, leaves a failed record that says so,
+    and the next run starts. Once `stop` is true the run at work saves and KeyboardInterrupt is raised. Closing the
+    iterator ends everything.
     """
-    environment = ALLOCATOR | dict(os.environ)
-    server = subprocess.Popen(
-        [sys.executable, "-m", "bakeoff.executors.server"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True,
-    )  # fmt: skip
-    assert server.stdin is not None
-    assert server.stdout is not None
+    stall = load_config(Folder(path).config_file).safety.stall_seconds
+    server = RunServer()
     try:
         for run in runs:
-            print(json.dumps({"folder": str(path.resolve()), "run": run.id}), file=server.stdin, flush=True)
-            for line in server.stdout:
-                message = json.loads(line)
-                if "exit" in message:
-                    if Folder(path).run(run.id).result() is None:
-                        yield died(path, run, message["exit"])
-                    break
-                yield Event(run.id, message["kind"], message["values"])
-            else:
-                raise SetupError(f"the run server stopped with status {server.wait()}. Its last words stand above")
+            if stop():
+                raise KeyboardInterrupt
+            attempt = Attempt(server, Folder(path), run)
+            yield from attempt.events(stall, stop)
+            if attempt.server_ended:
+                server.close()
+                server = RunServer()
     finally:
+        server.close()
+
+
+class RunServer:
+    """The fork server as a process of its own, and what it says, read by a thread."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "bakeoff.executors.server"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ALLOCATOR | dict(os.environ),
+            start_new_session=True,
+        )  # fmt: skip
+        self.messages: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as lines:
+            for line in lines:
+                with suppress(ValueError):  # part of a line, from a process that was killed
+                    self.messages.put(json.loads(line))
+        self.messages.put({"server": self.process.wait()})
+
+    def ask(self, folder: Path, run: Run) -> None:
+        """Ask for a run."""
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):  # then the thread says how it ended
+            print(json.dumps({"folder": str(folder.resolve()), "run": run.id}), file=self.process.stdin, flush=True)
+
+    def hear(self) -> dict[str, Any] | None:
+        """Return what is said next, or None where nothing is for a moment."""
+        try:
+            return self.messages.get(timeout=POLL_SECONDS)
+        except queue.Empty:
+            return None
+
+    def close(self) -> None:
+        """End the server and the run at work."""
         with suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-        server.stdin.close()
-        server.stdout.close()
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
 
 
-def died(path: Path, run: Run, status: int) -> Event:
-    """Write and return the failure of a run whose process ended without a record."""
-    name = signal.Signals(-status).name if status < 0 else f"status {status}"
-    hint = ". Out of memory? Try a smaller protocol.batch_size" if status == -signal.SIGKILL else ""
-    error = f"its process ended with {name}{hint}"
-    write_json(Folder(path).run(run.id).result_file, asdict(RunResult(run, "failed", error=error)))
-    return Event(run.id, "failed", {"error": error})
+class Attempt:
+    """One run at work in a process of its own."""
+
+    def __init__(self, server: RunServer, folder: Folder, run: Run):
+        self.server, self.folder, self.run = server, folder, run
+        self.process: int | None = None
+        self.state = ""
+        self.stalled = self.asked = self.server_ended = False
+
+    def events(self, stall_seconds: float, stop: Callable[[], bool]) -> Iterator[Event]:
+        """Start the run and yield its events; where its process leaves no record, make one and yield that."""
+        self.server.ask(self.folder.path, self.run)
+        silent = left = 0.0
+        status = None
+        while status is None:
+            before = time.monotonic()
+            message = self.server.hear()
+            # What is longer than a poll is no silence: this process, and maybe the run's too, was itself at rest.
+            passed = min(time.monotonic() - before, 2 * POLL_SECONDS)
+            silent = 0.0 if message else silent + passed
+            if silent >= stall_seconds:
+                self.end(stall_seconds)
+                silent = 0.0
+            if stop():
+                if not self.asked:
+                    yield Event(self.run.id, "state", {"state": "stopping"})
+                left = left - passed if self.asked else self.ask_to_stop()
+                if left <= 0:
+                    raise KeyboardInterrupt
+            if message and "kind" in message:
+                self.state = message["values"].get("state", self.state)
+                yield Event(self.run.id, message["kind"], message["values"])
+            elif message:
+                self.process = message.get("started", self.process)
+                status = message.get("exit", self.status_of_server(message))
+        if not self.asked and self.folder.run(self.run.id).result() is None:
+            yield self.ended(status, stall_seconds)
+
+    def ask_to_stop(self) -> float:
+        """Ask the run to save and end, and return how many seconds it has; none where there is nothing to save."""
+        self.asked = True
+        if self.process is None or self.state not in TRAINING:
+            return 0.0
+        with suppress(ProcessLookupError):
+            os.kill(self.process, signal.SIGTERM)
+        return GRACE_SECONDS
+
+    def end(self, stall_seconds: float) -> None:
+        """End the run's process, or the server where even that hangs."""
+        with suppress(ProcessLookupError):
+            os.kill(self.server.process.pid if self.stalled or not self.process else self.process, signal.SIGKILL)
+        self.stalled = True
+
+    def status_of_server(self, message: dict[str, Any]) -> int | None:
+        """Return how the server ended, if it did; raise SetupError where it could not start."""
+        if "server" not in message:
+            return None
+        self.server_ended = True
+        if self.process is None and message["server"] > 0:
+            raise SetupError(f"the run server stopped with status {message['server']}. Its last words stand above")
+        return message["server"]
+
+    def ended(self, status: int, stall_seconds: float) -> Event:
+        """Write and return the failure of a run whose process ended without a record."""
+        cause: Cause = "stalled" if self.stalled else "ended"
+        if self.stalled:
+            error = f"no progress for {stall_seconds:g} seconds (safety.stall_seconds), so its process was ended"
+        else:
+            name = signal.Signals(-status).name if status < 0 else f"status {status}"
+            hint = ". Out of memory? Try a smaller protocol.batch_size" if status == -signal.SIGKILL else ""
+            error = f"its process ended with {name}{hint}"
+        self.folder.run(self.run.id).write_result(RunResult(self.run, "failed", error=error, cause=cause))
+        return Event(self.run.id, "failed", {"error": error})

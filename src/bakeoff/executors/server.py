@@ -1,15 +1,18 @@
 """The fork server: imports the heavy libraries once, then forks a fresh process for every run.
 
-`python -m bakeoff.executors.server` reads {"folder", "run"} lines on standard input. Each run's process writes its
-events as JSON lines on standard output; when it has ended, the server adds {"exit": status}. It is a program of its
-own and not `multiprocessing`, whose children import the user's main script again and talk in pickles.
+`python -m bakeoff.executors.server` reads {"folder", "run"} lines on standard input. It answers with {"started": pid};
+the run's process writes its events as JSON lines on standard output; when it has ended, the server adds
+{"exit": status}. It is a program of its own and not `multiprocessing`, whose children import the user's main script
+again and talk in pickles.
 """
 
 import ctypes
 import json
 import os
+import resource
 import signal
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
@@ -18,11 +21,14 @@ import peft
 import torch
 import transformers
 
+from bakeoff.config import load_config
 from bakeoff.records import Event, Folder
+from bakeoff.training.checkpoint import Stopped
 from bakeoff.worker import execute
 
 PR_SET_PDEATHSIG = 1
 PRELOADED = (peft, torch, transformers)
+STOPPED = 128 + signal.SIGTERM  # exit status of a run that was asked to stop and has saved
 
 
 def end_with_parent() -> None:
@@ -44,24 +50,41 @@ def serve(requests: TextIO, events: TextIO) -> None:
             finally:
                 os._exit(status)
         _, status = os.waitpid(pid, 0)
-        print(json.dumps({"exit": os.waitstatus_to_exitcode(status)}), file=events, flush=True)
+        end = json.dumps({"exit": os.waitstatus_to_exitcode(status)})
+        print(f"\n{end}", file=events, flush=True)  # a process that was killed may have left part of a line
 
 
 def run(folder: Path, run_id: str, events: TextIO) -> int:
     """Carry out one run with its own log file as standard output and error; return the exit status."""
+    asked = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    print(json.dumps({"started": os.getpid()}), file=events, flush=True)
     log_file = Folder(folder).run(run_id).log_file
     log_file.parent.mkdir(parents=True, exist_ok=True)
     log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    limit(load_config(Folder(folder).config_file).safety.memory_limit)
 
     def emit(event: Event) -> None:
         print(json.dumps({"kind": event.kind, "values": event.values}), file=events, flush=True)
 
-    result = execute(folder, run_id, emit)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    try:
+        result = execute(folder, run_id, emit, asked.is_set)
+    except Stopped:
+        return STOPPED
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
     return 0 if result.status == "done" else 1
+
+
+def limit(memory_bytes: int | None) -> None:
+    """Let this process be the first that the kernel ends where memory runs out, and give it no more than so much."""
+    with suppress(OSError):  # no Linux, or no right to
+        Path("/proc/self/oom_score_adj").write_text("500")
+    if memory_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
 
 
 if __name__ == "__main__":

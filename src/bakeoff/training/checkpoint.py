@@ -1,27 +1,111 @@
 """Checkpoints: a training that stopped goes on as if it never had, bit for bit, in another process.
 
 One safetensors file holds it all: trained weights, the best ones so far, the optimizer's state, what the method has
-gathered, the random generators' states, and counters and clocks as JSON in its header, so that one rename makes it
-whole. Batches need nothing stored: they follow from seed and epoch.
+gathered, the random generators' states, and counters, clocks and curve as JSON in its header. Its name holds its step
+and the SHA-256 of its content, so that one rename makes it whole and whatever damages it is noticed. Batches need
+nothing stored: they follow from seed and epoch.
 """
 
 import json
 import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from bakeoff.integrity import digest, sync
+from bakeoff.sections import SafetyConfig
 from bakeoff.training.loop import Progress, Trainer
 
+KEPT = 2
+FREE_SHARE = 0.25  # of the disk's free space, where no budget is given
+LARGE_SECONDS = 1.0  # a checkpoint that takes longer
+TIME_SHARE = 0.05  # of the run's time that large ones may take
 
-def save_checkpoint(file: Path, trainer: Trainer, extra: dict[str, Any]) -> None:
-    """Write where `trainer` stands, and `extra` (plain data) with it; a crash leaves the old file or the new one.
 
-    A training that has ended leaves its best weights only: nothing goes on from it.
+class Stopped(BaseException):
+    """The run was asked to stop; its checkpoint is written."""
+
+
+class Keeper:
+    """Writes a run's checkpoints when they are due: after each validation, and every so many seconds.
+
+    `extra` returns plain data to keep with them; `asked` tells whether the run was asked to stop; `saved_step` is the
+    step that is on the disk already.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        safety: SafetyConfig,
+        extra: Callable[[], dict[str, Any]],
+        asked: Callable[[], bool],
+        saved_step: int | None = None,
+    ):
+        self.folder, self.extra, self.asked = folder, extra, asked
+        self.seconds, self.budget = safety.checkpoint_seconds, budget_of(folder, safety)
+        self.saved_at, self.cost, self.saved_step = time.monotonic(), 0.0, saved_step
+
+    def after_step(self, trainer: Trainer, validated: bool) -> None:
+        """Save if it is due; raise Stopped, with all saved, where the run was asked to stop.
+
+        Where training has ended there is nothing to do: whoever let it train saves what it left.
+        """
+        if trainer.at.ended:
+            return
+        age, asked = time.monotonic() - self.saved_at, self.asked()
+        rested = self.cost < LARGE_SECONDS or age >= self.cost / TIME_SHARE
+        if asked or (rested and (validated or age >= self.seconds)):
+            self.save(trainer)
+        if asked:
+            raise Stopped
+
+    def save(self, trainer: Trainer) -> None:
+        """Write a checkpoint of this step, once. What the disk refuses is told in the log, and the run goes on."""
+        if trainer.at.step == self.saved_step:
+            return
+        start = time.monotonic()
+        try:
+            if KEPT * size_of(trainer) > self.budget:
+                raise OSError(f"two of {size_of(trainer):,} bytes are more than {self.budget:,}")
+            with trainer.clocks.phase("checkpoint"):
+                save_checkpoint(self.folder, trainer, self.extra())
+            self.saved_step = trainer.at.step
+        except (OSError, SafetensorError) as error:
+            print(f"no checkpoint of step {trainer.at.step}: {error}", file=sys.stderr)
+        self.saved_at = time.monotonic()
+        self.cost = self.saved_at - start
+
+
+def budget_of(folder: Path, safety: SafetyConfig) -> int:
+    """Return how many bytes a run's checkpoints may take."""
+    if not isinstance(safety.checkpoint_budget, str):
+        return int(safety.checkpoint_budget)
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    return int(FREE_SHARE * shutil.disk_usage(there).free)
+
+
+def size_of(trainer: Trainer) -> int:
+    """Return a checkpoint's size in bytes: the weights, the best ones and two moments of each."""
+    return 4 * sum(weight.numel() * weight.element_size() for weight in trainer.weights.values())
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """Return a run's checkpoints, newest first."""
+    return sorted(folder.glob("*.safetensors"), reverse=True)
+
+
+def save_checkpoint(folder: Path, trainer: Trainer, extra: dict[str, Any]) -> None:
+    """Write where `trainer` stands, and `extra` (plain data) with it; a crash leaves the new file whole or not at all.
+
+    The last one before it stays. A training that has ended leaves its best weights only: nothing goes on from it.
     """
     tensors = {f"best/{name}": tensor for name, tensor in trainer.best.items()}
     if not trainer.at.ended:
@@ -35,12 +119,29 @@ def save_checkpoint(file: Path, trainer: Trainer, extra: dict[str, Any]) -> None
         if torch.cuda.is_available():
             tensors["random/cuda"] = torch.cuda.get_rng_state()
     state = {"at": asdict(trainer.at), "seconds": trainer.clocks.seconds, "extra": extra}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    save_file({n: t.contiguous() for n, t in tensors.items()}, temporary, metadata={"state": json.dumps(state)})
-    with temporary.open("rb") as stream:
-        os.fsync(stream.fileno())
-    temporary.replace(file)
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in checkpoint_files(folder)[KEPT - 1 :]:
+        old.unlink()
+    temporary = folder / f".{os.getpid()}.tmp"
+    try:
+        save_file({n: t.contiguous() for n, t in tensors.items()}, temporary, metadata={"state": json.dumps(state)})
+        sync(temporary)
+        temporary.replace(folder / f"{trainer.at.step:09d}-{digest(temporary)}.safetensors")
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync(folder)
+
+
+def load_newest(folder: Path, trainer: Trainer) -> dict[str, Any] | None:
+    """Put a fresh trainer where the newest whole checkpoint stood and return its `extra`; None where there is none."""
+    for rest in folder.glob(".*.tmp"):
+        rest.unlink()
+    for file in checkpoint_files(folder):
+        if file.stem.partition("-")[2] == digest(file):
+            return load_checkpoint(file, trainer)
+        print(f"{file.name}: damaged, passed over", file=sys.stderr)
+        file.unlink()
+    return None
 
 
 def load_checkpoint(file: Path, trainer: Trainer) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from bakeoff.sections import ProtocolConfig
 from bakeoff.training.loss import Serve, batch_of, evaluate_loss, mean_loss, target_losses, whole
 
 Report = Callable[[str, dict[str, Any]], None]
+AfterStep = Callable[["Trainer", bool], None]
 
 
 class DivergedError(BakeoffError):
@@ -101,6 +102,7 @@ class Trainer:
             lr=method.learning_rate, weight_decay=protocol.weight_decay, fused=True,
         )  # fmt: skip
         self.rungs = rungs
+        self.keep: AfterStep | None = None  # called after every step, with whether it was validated
         self.clocks = Clocks()
         self.at = Progress(micro_batch=protocol.batch_size)
         self.best: dict[str, torch.Tensor] = {}  # weights; empty before the first validation
@@ -128,11 +130,15 @@ class Trainer:
                 at.step += 1
                 at.tokens += int((totals[members] - 1).sum())
                 at.targets += int(lengths.targets[members].sum())
+                self._check_finite(at.loss_sum, "training")
                 self._progress(steps)
-                if position == len(batches) or self._due(at.step):
+                validated = position == len(batches) or self._due(at.step)
+                if validated:
                     at.train_loss = at.loss_sum / at.targets
                     self._validate(validation, epoch + position / len(batches), at.train_loss)
                     at.ended = at.step == steps or at.since_best == self.protocol.patience
+                if self.keep:
+                    self.keep(self, validated)
                 if at.ended or at.step == limit:
                     break
         if at.ended:
@@ -192,11 +198,7 @@ class Trainer:
                 self.base, self.adapted, validation, 2 * self.protocol.batch_size, self.serve["validation"]
             )
         loss = mean_loss(results)
-        if not math.isfinite(loss):
-            raise DivergedError(
-                f"the validation loss is {loss} after step {at.step}. "
-                f"Try a lower learning_rate than {self.method.learning_rate}"
-            )
+        self._check_finite(loss, "validation")
         at.since_best += 1
         if loss < at.best_loss:
             at.best_loss, at.best_step, at.since_best = loss, at.step, 0
@@ -209,6 +211,13 @@ class Trainer:
         }
         self.report("metrics", row if train_loss is None else {**row, "train/loss": train_loss})
         self.report("state", {"state": "training"})
+
+    def _check_finite(self, loss: float, split: str) -> None:
+        if not math.isfinite(loss):
+            raise DivergedError(
+                f"the {split} loss is {loss} after step {self.at.step}. "
+                f"Try a lower learning_rate than {self.method.learning_rate}"
+            )
 
     def _progress(self, steps: int) -> None:
         at, seconds = self.at, self.clocks.seconds["train"]

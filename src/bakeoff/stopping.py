@@ -1,0 +1,29 @@
+"""Being asked to stop: the first Ctrl-C, or a SIGTERM, lets a bakeoff save what it has; the second ends it at once."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def stoppable() -> Iterator[Callable[[], bool]]:
+    """Yield whether this process was asked to stop; a second request raises KeyboardInterrupt where it comes.
+
+    Signals reach the main thread alone: in another one nothing is ever asked.
+    """
+    asked = threading.Event()
+
+    def handle(*_: Any) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, handle) for number in signals}
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
