@@ -5,8 +5,11 @@ import pytest
 from rich.console import Console
 
 from bakeoff.display import JsonDisplay, NoDisplay, PlainDisplay, clock_time, open_display
+from bakeoff.forecast import Forecast
 from bakeoff.live import LiveDisplay
+from bakeoff.notebook import NotebookDisplay
 from bakeoff.records import Event, Run
+from bakeoff.sections import ProtocolConfig
 
 
 def run_of(entry, kind="entry", seed=0):
@@ -24,6 +27,21 @@ class Clock:
 
     def __call__(self):
         return self.now
+
+
+PLAN = {
+    "rungs": [],
+    "data": {"splits": {split: {"examples": 20} for split in ("train", "validation", "test")}},
+    "entries": {},
+}
+
+
+def forecast(runs, clock):
+    return Forecast(runs, PLAN, ProtocolConfig(epochs=1, batch_size=2), clock=clock)
+
+
+def live_display(runs, done, target, clock, ahead=None):
+    return LiveDisplay(runs, done, ahead, clock, target)
 
 
 def console(width=80, height=24, terminal=True):
@@ -53,7 +71,7 @@ FAILED = Event("lora-0", "failed", {"error": "the loss is nan"})
 
 def test_plain_lines(capsys):
     clock = Clock()
-    with PlainDisplay(RUNS, ["base-0"], clock) as display:
+    with PlainDisplay(RUNS, ["base-0"], None, clock) as display:
         clock.now = 83.0
         for event in [*TRAINING, TRAINING[1], DONE]:
             display.handle(event)
@@ -74,7 +92,8 @@ def test_json_lines(capsys):
             display.handle(event)
         display.note("news")
     rows = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-    assert rows[0] == {"run": "lora-0", "entry": "lora", "kind": "state", "state": "training"}
+    assert [row["run"] for row in rows[0]["runs"]] == [run.id for run in RUNS]
+    assert rows[1] == {"run": "lora-0", "entry": "lora", "kind": "state", "state": "training"}
     assert rows[-1] == {"kind": "note", "text": "news"}
 
 
@@ -99,42 +118,76 @@ def test_auto_is_live_only_on_a_terminal_that_can_redraw(monkeypatch, terminal, 
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_live_table_fits_and_tells_what_goes_on(width):
     clock = Clock()
-    live = LiveDisplay(RUNS, ["base-0"], console(width), clock)
+    live = live_display(RUNS, ["base-0"], console(width), clock)
     for event in TRAINING:
         live.handle(event)
     lines = drawn(live)
     assert all(len(line) <= width for line in lines)
     assert len(lines) == 5
     assert "done before" in lines[1]
-    assert all(text in lines[2] for text in ("lora", "training  50 %", "2.500", "2.250", "1:01"))
-    assert "1,234" in lines[2]
+    assert all(text in lines[2] for text in ("lora", "training", "2.500", "2.250", "1,234"))
+    assert ("50%" if width == 80 else "5/10") in lines[2]
     assert ("peak" in lines[0]) == (width == 120)
     assert lines[4].startswith("1 of 3 runs ended")
 
 
 def test_failures_stay_in_sight_and_time_left_waits_for_a_basis():
     clock = Clock()
-    live = LiveDisplay(RUNS, [], console(), clock)
+    live = live_display(RUNS, [], console(), clock)
     live.handle(TRAINING[0])
     assert "left" not in drawn(live)[-1]
     clock.now = 100.0
     live.handle(FAILED)
     assert "lora failed: the loss is nan" in drawn(live)
-    again = LiveDisplay(RUNS, [], console(), clock)
-    again.handle(TRAINING[0])
-    clock.now = 200.0
-    again.handle(DONE)
-    assert "about 1:40 left" in drawn(again)[-1]
+
+
+def test_failures_take_a_third_of_the_screen_at_most():
+    runs = [run_of("lora", seed=i) for i in range(12)]
+    live = live_display(runs, [], console(height=15), Clock())
+    for run in runs[:10]:
+        live.handle(Event(run.id, "failed", {"error": "a word " * 40}))
+    lines = drawn(live)
+    assert len(lines) <= 15
+    assert all(len(line) <= 80 for line in lines)
+    assert sum(" failed: a word" in line for line in lines) == 4
+    assert "and 6 more failed" in lines
+    assert lines[-1].startswith("10 of 12 runs ended, 10 failed")
+
+
+def test_what_is_left_stands_in_rows_and_totals():
+    runs, clock = [run_of("lora"), run_of("lora", seed=1)], Clock()
+    live = live_display(runs, [], console(), clock, forecast(runs, clock))
+    for state, seconds in (("training", 0), ("validating", 4), ("training", 0)):
+        live.handle(Event("lora-0", "state", {"state": state}))
+        clock.now += seconds
+    for step in range(1, 11):
+        clock.now += 10.0
+        live.handle(Event("lora-0", "progress", {"step": step, "steps": 10, "train/loss": 2.0}))
+    assert "left" not in drawn(live)[1]  # nothing tells yet how long a test takes
+    for state, seconds in (("validating", 4), ("training", 0), ("saving", 1), ("loading", 2), ("testing", 4)):
+        live.handle(Event("lora-0", "state", {"state": state}))
+        clock.now += seconds
+    live.handle(Event("lora-0", "state", {"state": "generating"}))
+    clock.now += 10.0
+    live.handle(Event("lora-0", "progress", {"examples": 10, "examples_total": 20}))
+    lines = drawn(live)
+    assert lines[1].endswith("0:10 left")
+    clock.now += 10.0
+    live.handle(Event("lora-0", "progress", {"examples": 20, "examples_total": 20}))
+    live.handle(DONE)
+    # the other seed: 10 steps of 10 s, two validations of 4, saving 1, loading 2, test 4, 20 documents of 1
+    assert live.left() == pytest.approx(100 + 8 + 1 + 2 + 4 + 20)
+    assert "about 2:15 left, until " in drawn(live)[-1]
 
 
 def test_many_runs_fold():
     runs = [run_of("lora", seed=i) for i in range(30)]
-    live = LiveDisplay(runs, [r.id for r in runs[:20]], console(height=15), Clock())
+    live = live_display(runs, [r.id for r in runs[:20]], console(height=15), Clock())
     live.handle(Event("lora-20", "state", {"state": "training"}))
     lines = drawn(live)
     assert len(lines) <= 15
     assert any("lora seed 20" in line and "training" in line for line in lines)
-    assert any(line.startswith("and 20 more runs") for line in lines)
+    assert any(line.startswith("and 19 more: 19 done before") for line in lines)
 
 
 def test_times_are_read_as_clocks():
@@ -148,7 +201,7 @@ def trial(number, rate):
 def test_trials_are_named_by_what_is_searched_and_rest_between_their_parts(capsys):
     clock = Clock()
     runs = [trial(1, 3e-4), trial(2, 1e-3), *(run_of("lora", seed=i) for i in range(2))]
-    with PlainDisplay(runs, [], clock) as plain:
+    with PlainDisplay(runs, [], None, clock) as plain:
         plain.handle(Event("lora-t2", "state", {"state": "stopped"}))
         plain.add(trial(3, 3e-3))
         plain.handle(Event("lora-t3", "done", {"metrics": {"validation/loss": 2.0}}))
@@ -158,7 +211,7 @@ def test_trials_are_named_by_what_is_searched_and_rest_between_their_parts(capsy
         "[  0:00] lora trial 3: learning_rate 0.003: done  validation loss 2.0000",
         "[  0:00] lora seed 1: training",
     ]
-    live = LiveDisplay(runs, [], console(120), clock)
+    live = live_display(runs, [], console(120), clock)
     for start, state in ((0.0, "training"), (60.0, "paused"), (1000.0, "training"), (1030.0, "paused")):
         clock.now = start
         live.handle(Event("lora-t1", "state", {"state": state}))
@@ -175,3 +228,14 @@ def test_trials_are_named_by_what_is_searched_and_rest_between_their_parts(capsy
     assert "stopped" in lines[1]
     assert "1:30" in lines[1]
     assert lines[-1].startswith("1 of 5 runs ended")
+
+
+def test_a_notebook_gets_html_in_place(capsys):
+    pages = []
+    display = NotebookDisplay(RUNS, [], None, Clock(), pages.append)
+    display.note("5 documents <cut>")
+    for event in TRAINING:
+        display.handle(event)
+    assert "5 documents &lt;cut&gt;" in pages[-1]
+    assert all(text in pages[-1] for text in ("lora", "training", "2.250", "<pre"))
+    assert capsys.readouterr() == ("", "")

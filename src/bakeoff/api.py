@@ -14,15 +14,19 @@ from bakeoff.display import Display, open_display
 from bakeoff.errors import SetupError
 from bakeoff.evaluation.summary import summarize
 from bakeoff.executors.local import run_local
+from bakeoff.forecast import Forecast
+from bakeoff.journal import Journal
 from bakeoff.planning import Plan, make_plan
 from bakeoff.records import SPLITS, Folder, write_json, write_jsonl, write_text
 from bakeoff.report import write_report
 from bakeoff.results import Results
 from bakeoff.scheduling import Schedule
 from bakeoff.stopping import stoppable
+from bakeoff.tracking import check_installed, tracked
 
 Source = str | Path | dict[str, Any]
-FREE_TO_CHANGE = {"output", "safety", "protocol.trunk_cache", "protocol.gradient_checkpointing"}
+# When a bakeoff goes on.
+FREE_TO_CHANGE = {"output", "safety", "trackers", "protocol.trunk_cache", "protocol.gradient_checkpointing"}
 
 
 def read_config(source: Source, overrides: dict[str, Any] | None) -> Config:
@@ -61,6 +65,7 @@ def run(source: Source, overrides: dict[str, Any] | None = None, display: str = 
 
     config = read_config(source, overrides)
     folder = Folder(config.folder)
+    check_installed(config)
     with writing(folder):
         config = pinned(config, folder)
         check_free(folder, config)
@@ -72,10 +77,19 @@ def run(source: Source, overrides: dict[str, Any] | None = None, display: str = 
         planned = make_plan(config, tokenizer, folder)
         prepare(folder, config, planned)
         done = {run.id for run in planned.runs if folder.whole(run.id)}
-        with stoppable() as stop, open_display(display, planned.runs, done) as screen, reported(folder, screen):
+        steps = trial_steps(folder, planned)
+        forecast = Forecast(planned.runs, planned.document, config.protocol, done, steps)
+        journal = Journal(folder.events_file)
+        with (
+            stoppable() as stop,
+            open_display(display, planned.runs, done, forecast) as screen,
+            reported(folder, screen),
+            tracked(folder, config, screen.note),
+            journal.session(done, steps),
+        ):
+            schedule = Schedule(folder, planned, screen, journal)
             for finding in planned.document["data"]["findings"]:
-                screen.note(finding)
-            schedule = Schedule(folder, planned, screen)
+                schedule.note(finding)
             for event in run_local(folder.path, schedule.runs(), stop):
                 schedule.tell(event)
     return load_results(folder.path)
@@ -88,6 +102,12 @@ def pinned(config: Config, folder: Folder) -> Config:
     if config.revision is None and folder.plan_file.exists() and folder.plan()["model"]["name"] == config.model:
         return config.model_copy(update={"revision": folder.plan()["model"]["revision"]})
     return config.model_copy(update={"revision": commit(config.model, config.revision)})
+
+
+def trial_steps(folder: Folder, planned: Plan) -> dict[str, int]:
+    """Return how many steps each trial has taken that was started before."""
+    trials = [run.id for run in planned.runs if run.kind == "trial"]
+    return {trial: result.steps or 0 for trial in trials if (result := folder.run(trial).result())}
 
 
 @contextmanager

@@ -123,6 +123,17 @@ def run(file: Path, settings: tuple[str, ...], display: str) -> None:
 
 
 @main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@DISPLAY
+def watch(folder: Path, display: str) -> None:
+    """Look on while another process runs the bakeoff in FOLDER; ends with it. Writes nothing."""
+    from bakeoff.records import Folder
+    from bakeoff.watching import watch
+
+    watch(Folder(folder), display)
+
+
+@main.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @OVERRIDES
 @AS_JSON

@@ -7,7 +7,7 @@ method they name. Every field carries its documentation, which becomes the schem
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
@@ -55,6 +55,9 @@ class Config(Section):
     generation: GenerationConfig = Field(default_factory=GenerationConfig, description="how outputs are decoded")
     safety: SafetyConfig = Field(default_factory=SafetyConfig, description="checkpoints and limits of runs")
     output: str | None = Field(None, description="run folder; null: bakeoffs/<name>")
+    trackers: list[Literal["tensorboard", "mlflow", "wandb", "trackio"]] = Field(
+        [], description="where curves and scores are also sent to; each needs the extra of its name"
+    )
 
     @property
     def folder(self) -> Path:

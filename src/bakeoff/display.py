@@ -7,17 +7,34 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 
+from bakeoff.forecast import Forecast
 from bakeoff.records import Event, Run, run_names
 
-PLAIN_SECONDS = 10.0
+PLAIN_SECONDS = 10.0  # between two lines of progress of a run, ...
+PLAIN_SHARE = 1 / 60  # ... and as bakeoffs get longer, this share of the time they have taken
+Clock = Callable[[], float]
 
 
 class Display(ABC):
-    """A view of the runs. Use as a context manager; `handle` takes every event, `note` a line from the driver."""
+    """A view of the runs. Use as a context manager; `handle` takes every event, `note` a line from the driver.
+
+    Runs in `done` were finished before. `forecast`, where there is one, hears every event first.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[Run],
+        done: Collection[str] = (),
+        forecast: Forecast | None = None,
+        clock: Clock = time.monotonic,
+    ):
+        self.runs, self.done, self.forecast = list(runs), done, forecast
+        self.names = run_names(runs)
+        self.clock, self.start = clock, clock()
 
     def __enter__(self) -> Self:
         return self
@@ -27,44 +44,63 @@ class Display(ABC):
     ) -> None:
         return None
 
-    @abstractmethod
     def handle(self, event: Event) -> None:
-        """Show what the event tells."""
+        """Take an event in, and show what it tells."""
+        if self.forecast:
+            self.forecast.take(event)
+        self.show(event)
+
+    def add(self, run: Run) -> None:
+        """Take in a run that was not planned, a trial past the edge of a range: after its entry's other trials."""
+        if self.forecast:
+            self.forecast.add(run)
+        last = max(i for i, other in enumerate(self.runs) if other.entry == run.entry and other.trial)
+        self.runs.insert(last + 1, run)
+        self.names = run_names(self.runs)
+
+    def left(self) -> float | None:
+        """Return the seconds until all is done; None as long as nothing tells."""
+        return self.forecast.left() if self.forecast else None
 
     @abstractmethod
-    def add(self, run: Run) -> None:
-        """Take in a run that was not planned: a trial past the edge of a range."""
+    def show(self, event: Event) -> None:
+        """Show what the event tells."""
 
     @abstractmethod
     def note(self, text: str) -> None:
         """Show one line of news."""
 
 
-def open_display(kind: str, runs: Sequence[Run], done: Collection[str] = (), console: Console | None = None) -> Display:
-    """Return the display called `kind` for `runs`, of which those in `done` were finished before.
+def open_display(
+    kind: str,
+    runs: Sequence[Run],
+    done: Collection[str] = (),
+    forecast: Forecast | None = None,
+    console: Console | None = None,
+    clock: Clock = time.monotonic,
+) -> Display:
+    """Return the display called `kind`.
 
-    `auto` is live on a terminal that can redraw and is not a CI log, else plain.
+    `auto` is a table in a notebook and on a terminal that can redraw and is not a CI log, else plain lines.
     """
     console = console or Console(stderr=True)
     if kind == "auto":
-        kind = "live" if console.is_terminal and not console.is_dumb_terminal and not os.environ.get("CI") else "plain"
+        redraws = console.is_terminal and not console.is_dumb_terminal and not os.environ.get("CI")
+        kind = "live" if redraws or console.is_jupyter else "plain"
     if kind == "live":
         from bakeoff.live import LiveDisplay
+        from bakeoff.notebook import NotebookDisplay
 
-        return LiveDisplay(runs, done, console)
-    return {"plain": PlainDisplay, "json": JsonDisplay, "none": NoDisplay}[kind](runs, done)
+        if console.is_jupyter:
+            return NotebookDisplay(runs, done, forecast, clock)
+        return LiveDisplay(runs, done, forecast, clock, console)
+    return {"plain": PlainDisplay, "json": JsonDisplay, "none": NoDisplay}[kind](runs, done, forecast, clock)
 
 
 class NoDisplay(Display):
     """Shows nothing."""
 
-    def __init__(self, runs: Sequence[Run], done: Collection[str] = ()):
-        self.runs = runs
-
-    def handle(self, event: Event) -> None:
-        """Show nothing."""
-
-    def add(self, run: Run) -> None:
+    def show(self, event: Event) -> None:
         """Show nothing."""
 
     def note(self, text: str) -> None:
@@ -72,49 +108,44 @@ class NoDisplay(Display):
 
 
 class JsonDisplay(Display):
-    """One JSON object a line, for machines."""
+    """One JSON object a line, for machines: the runs, every event, and how long is left where that is known."""
 
-    def __init__(self, runs: Sequence[Run], done: Collection[str] = ()):
-        self.runs = {run.id: run for run in runs}
+    def __enter__(self) -> Self:
+        rows = [{"run": r.id, "entry": r.entry, "kind": r.kind, "trial": r.trial, "steps": r.steps} for r in self.runs]
+        self.write({"kind": "start", "runs": rows, "done": sorted(self.done)})
+        return self
 
-    def add(self, run: Run) -> None:
-        """Know the run."""
-        self.runs[run.id] = run
-
-    def handle(self, event: Event) -> None:
+    def show(self, event: Event) -> None:
         """Write the event as one line."""
-        run = self.runs[event.run]
+        run = next(r for r in self.runs if r.id == event.run)
         trial = {"trial": run.trial} if run.trial else {}
         line = {"run": run.id, "entry": run.entry, **trial, "kind": event.kind, **event.values}
-        print(json.dumps(line), file=sys.stderr, flush=True)
+        left = self.left()
+        self.write(line if left is None else {**line, "bakeoff_seconds_left": round(left, 1)})
 
     def note(self, text: str) -> None:
         """Write the news as one line."""
-        print(json.dumps({"kind": "note", "text": text}), file=sys.stderr, flush=True)
+        self.write({"kind": "note", "text": text})
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Write one line."""
+        print(json.dumps(row), file=sys.stderr, flush=True)
 
 
 class PlainDisplay(Display):
     """A line for each thing worth one, for logs and pipes."""
 
-    def __init__(self, runs: Sequence[Run], done: Collection[str] = (), clock: Callable[[], float] = time.monotonic):
-        self.runs = list(runs)
-        self.names = run_names(runs)
-        self.clock, self.start = clock, clock()
-        self.progress_at: dict[str, float] = {}
-        self.before = [self.names[run.id] for run in runs if run.id in done]
-
-    def add(self, run: Run) -> None:
-        """Name the run."""
-        self.runs.append(run)
-        self.names = run_names(self.runs)
+    progress_at: dict[str, float]
 
     def __enter__(self) -> Self:
-        if self.before:
-            self.note(f"done before: {', '.join(self.before)}")
+        self.progress_at = {}
+        before = [self.names[run.id] for run in self.runs if run.id in self.done]
+        if before:
+            self.note(f"done before: {', '.join(before)}")
         return self
 
-    def handle(self, event: Event) -> None:
-        """Print state changes, validations, ends, and one progress line in PLAIN_SECONDS."""
+    def show(self, event: Event) -> None:
+        """Print state changes, validations, ends, and now and then a line of progress."""
         name, values = self.names[event.run], event.values
         if event.kind == "state" and values["state"] != "validating":
             self.note(f"{name}: {values['state']}")
@@ -122,18 +153,25 @@ class PlainDisplay(Display):
             losses = "  ".join(f"{k} {values[k]:.4f}" for k in ("train/loss", "validation/loss") if k in values)
             self.note(f"{name}: epoch {values['epoch']:.2g}  step {values['step']}  {losses}")
         elif event.kind == "progress" and "step" in values:
-            if self.clock() - self.progress_at.setdefault(event.run, self.start) >= PLAIN_SECONDS:
-                self.progress_at[event.run] = self.clock()
-                self.note(
-                    f"{name}: step {values['step']}/{values['steps']}  {values['tokens_per_second']:,.0f} tokens/s  "
-                    f"{clock_time(values['seconds_left'])} left"
-                )
+            self.progress(event.run, values)
         elif event.kind == "done":
             self.note(f"{name}: done  {scores(values['metrics'])}")
             for check, note in values.get("check_notes", {}).items():
                 self.note(f"{name}: check {check} failed: {note}")
         elif event.kind == "failed":
             self.note(f"{name}: FAILED: {values['error']}")
+
+    def progress(self, run_id: str, values: dict[str, Any]) -> None:
+        """Print a line of progress, unless the last one is too young."""
+        now = self.clock()
+        pause = max(PLAIN_SECONDS, PLAIN_SHARE * (now - self.start))
+        if now - self.progress_at.setdefault(run_id, self.start) < pause:
+            return
+        self.progress_at[run_id] = now
+        left = self.left()
+        line = f"{self.names[run_id]}: step {values['step']}/{values['steps']}"
+        line += f"  {values['tokens_per_second']:,.0f} tokens/s  {clock_time(values['seconds_left'])} left"
+        self.note(line if left is None else f"{line}, about {clock_time(left)} for all")
 
     def note(self, text: str) -> None:
         """Print one line with the time since the start."""

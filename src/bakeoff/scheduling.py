@@ -12,22 +12,27 @@ from dataclasses import asdict, replace
 from bakeoff.display import Display
 from bakeoff.entries import Entry
 from bakeoff.errors import ConfigError, SetupError
+from bakeoff.journal import Journal
 from bakeoff.planning import Plan, make_trial
-from bakeoff.records import Event, Folder, Run, RunResult, append_jsonl, write_json
+from bakeoff.records import Event, Folder, Run, RunResult, write_json
 from bakeoff.tuning import Settings, edges, extension, survivors
 
 
 class Schedule:
     """Yields the runs of a planned bakeoff one by one, each chosen when those before it have ended."""
 
-    def __init__(self, folder: Folder, planned: Plan, screen: Display):
-        self.folder, self.planned, self.screen = folder, planned, screen
+    def __init__(self, folder: Folder, planned: Plan, screen: Display, journal: Journal):
+        self.folder, self.planned, self.screen, self.journal = folder, planned, screen, journal
 
     def tell(self, event: Event) -> None:
-        """Pass an event on to the screen and the events file."""
-        if event.kind != "progress":
-            append_jsonl(self.folder.events_file, {"run": event.run, "kind": event.kind, **event.values})
+        """Pass an event on to the journal and the screen."""
+        self.journal.add(event)
         self.screen.handle(event)
+
+    def note(self, text: str) -> None:
+        """Pass on a line of news."""
+        self.journal.note(text)
+        self.screen.note(text)
 
     def runs(self) -> Iterator[Run]:
         """Yield every run that is not done yet, its run.json written; look at its record when the next is asked for."""
@@ -94,7 +99,7 @@ class Schedule:
             best = self.best([best, further])
         assert best is not None
         chosen = ", ".join(f"{name} {value:.3g}" for name, value in entry.chosen(best.settings).items())
-        self.screen.note(f"{entry.name}: chosen by validation loss: {chosen}")
+        self.note(f"{entry.name}: chosen by validation loss: {chosen}")
         return best
 
     def try_again(self, entry: Entry) -> None:

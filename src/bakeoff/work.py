@@ -11,7 +11,7 @@ from bakeoff.config import Config, load_config
 from bakeoff.data.examples import Example
 from bakeoff.data.tokens import Tokens, load_tokens
 from bakeoff.evaluation.baselines import FEW_SHOT
-from bakeoff.measure import Clocks
+from bakeoff.measure import Clocks, peak_bytes
 from bakeoff.model import Base, count_parameters, load_base
 from bakeoff.records import SPLITS, Event, Folder, Run, RunFolder, RunResult, append_jsonl, read_jsonl
 from bakeoff.training.loop import DivergedError
@@ -43,9 +43,11 @@ class Work:
         return [Example.from_row(row) for row in read_jsonl(self.test_file)]
 
     def report(self, kind: Any, values: dict[str, Any]) -> None:
-        """Pass on what the loop reports; curves also go to the run's metrics file."""
+        """Pass on what the loop reports, steps with the peak so far; curves also go to the run's metrics file."""
         if kind == "metrics":
             append_jsonl(self.files.metrics_file, values)
+        if "seconds_left" in values:
+            values = {**values, "peak_bytes": peak_bytes()}
         self.emit(Event(self.run.id, kind, values))
 
     def state(self, state: str) -> None:

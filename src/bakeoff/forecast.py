@@ -1,0 +1,253 @@
+"""How long the rest of a bakeoff takes: amounts of work that the plan knows, times what each has taken so far.
+
+A run passes through phases, which are the states that it reports. Training is counted in steps, generation in
+documents, every other phase in visits. A phase's rate is the entry's own, else that of entries of the same method,
+else of all entries, else it follows from the base's test, a forward pass over known tokens.
+"""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bakeoff.records import Event, Run
+from bakeoff.sections import ProtocolConfig
+
+# A training step in forward passes over its tokens, where no entry has trained yet: forward, and backward through
+# activations, whose products are as large; frozen weights need no gradients.
+STEP_IN_FORWARD_PASSES = 2.0
+NEUTRAL_TOKENS = 1200  # of the neutral text that is read along with the test split
+ENOUGH = {"training": 5}  # steps before an entry's own rate counts: the first ones are slow
+
+
+@dataclass
+class Part:
+    """A share of the work: a run, or all trials of an entry together. `left` is the amount of each phase."""
+
+    entry: str
+    method: str
+    kind: str
+    left: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass
+class Stand:
+    """Where a run that is at work stands, and since when nothing was heard of it."""
+
+    phase: str
+    since: float
+    step: int | None = None
+    examples: int = 0
+
+
+class Forecast:
+    """Takes every event and says how long a run, or all that is left, will take.
+
+    `plan` is plan.json's content; `done` are runs that are not repeated, `steps` how many each trial took before.
+    `clock` gives seconds.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[Run],
+        plan: Mapping[str, Any],
+        protocol: ProtocolConfig,
+        done: Collection[str] = (),
+        steps: Mapping[str, int] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.plan, self.protocol, self.clock = plan, protocol, clock
+        self.at: dict[str, Stand] = {}
+        self.seconds: Counter[tuple[str, str]] = Counter()  # by entry and phase
+        self.amounts: Counter[tuple[str, str]] = Counter()
+        self.methods = {run.entry: run.method for run in runs}
+        self.baselines = {run.entry for run in runs if run.kind == "baseline"}
+        self.heard: float | None = None
+        self.parts: dict[str, Part] = {}
+        for run in runs:
+            self.parts[run.id] = self.new_part(run, runs)
+            if run.id in done and run.kind != "trial":
+                self.parts[run.id].left.clear()
+        for run_id, taken in (steps or {}).items():
+            if run_id in self.parts:
+                self.spend(run_id, "training", taken)
+        for run in runs:
+            if run.kind == "entry" and run.id in done:
+                self.drop_trials(run.entry)
+
+    def new_part(self, run: Run, runs: Sequence[Run]) -> Part:
+        """Return the part that a run belongs to, with all that the plan says of it."""
+        group = [r for r in runs if (r.entry, r.kind) == (run.entry, run.kind)]
+        if run.kind == "trial":
+            if group[0].id in self.parts:
+                return self.parts[group[0].id]
+            return Part(run.entry, run.method, run.kind, self.trials_amounts(run, len(group)))
+        part = Part(run.entry, run.method, run.kind)
+        tested = {"testing": 1, "generating": self.examples("test")}
+        if run.kind == "entry":
+            adopts = run.seed == group[0].seed and any(r.kind == "trial" and r.entry == run.entry for r in runs)
+            trained = {} if adopts else self.training_amounts(run)
+            part.left = Counter({"loading": 1, "saving": 1, "reloading": 1, **trained, **tested})
+        elif not run.entry.startswith(("lead-", "oracle")):
+            part.left = Counter({"loading": 1, **tested})
+        return part
+
+    def training_amounts(self, run: Run) -> Counter[str]:
+        """Return steps and validations of a training to its end."""
+        steps = run.steps or 0
+        per_epoch = max(1, steps // self.protocol.epochs)
+        marks = {0, *range(per_epoch, steps + 1, per_epoch), *self.plan["rungs"]}
+        if self.protocol.evaluate_every:
+            marks |= set(range(0, steps + 1, self.protocol.evaluate_every))
+        return Counter({"training": steps, "validating": len(marks)})
+
+    def trials_amounts(self, run: Run, trials: int) -> Counter[str]:
+        """Return what an entry's trials take together under halving, with the extension as far as one is likely.
+
+        Of points without an order the best is one of the two on the edge with probability 2 / trials.
+        """
+        whole = self.training_amounts(run)
+        share = self.plan["entries"][run.entry]["trial_steps"] / max(1, whole["training"])
+        ranges = len(self.plan["entries"][run.entry]["search"])
+        edge = 1 - (1 - min(1.0, 2 / trials)) ** ranges if trials > 1 else 0.0
+        visits, living = 0, trials
+        for _ in self.plan["rungs"] if trials > 1 else ():
+            visits, living = visits + living, math.ceil(living / 2)
+        left: Counter[str] = Counter({"loading": visits + living + edge, "saving": visits + living + edge})
+        for phase, amount in whole.items():
+            left[phase] = amount * (share + edge)  # type: ignore[assignment]
+        return left
+
+    def examples(self, split: str) -> int:
+        """Return how many examples a split has."""
+        return int(self.plan["data"]["splits"][split]["examples"])
+
+    def add(self, run: Run) -> None:
+        """Take in an extension: the entry's other trials have ended, and this one is all that is left of them."""
+        other = next(p for p in self.parts.values() if (p.entry, p.kind) == (run.entry, "trial"))
+        other.left = Counter({"loading": 1, "saving": 1}) + self.training_amounts(run)
+        self.parts[run.id] = other
+
+    def drop_trials(self, entry: str) -> None:
+        """Count no more on trials of an entry: its choice is made."""
+        for part in self.parts.values():
+            if part.entry == entry and part.kind == "trial":
+                part.left.clear()
+
+    def take(self, event: Event) -> None:
+        """Count what the event tells to its entry's phases."""
+        now, part = self.clock(), self.parts[event.run]
+        if event.run not in self.at:
+            idle = self.heard if self.heard is not None and not self.at else now
+            self.at[event.run] = Stand("loading", idle)
+            if part.kind == "entry":
+                self.drop_trials(part.entry)
+        stand, values = self.at[event.run], event.values
+        self.seconds[part.entry, stand.phase] += now - stand.since  # type: ignore[assignment]
+        stand.since = self.heard = now
+        if event.kind in ("progress", "metrics"):
+            self.count(event.run, stand, values)
+        elif event.kind == "state" and values["state"] not in ("paused", "stopped"):
+            if values["state"] != stand.phase:
+                self.leave(event.run, stand.phase)
+            # The saved adapter is loaded again for the test, without the trunk and the checks of a set-up.
+            reload = stand.phase == "saving" and values["state"] == "loading"
+            stand.phase = "reloading" if reload else values["state"]
+        else:
+            self.leave(event.run, stand.phase)
+            del self.at[event.run]
+            if event.kind != "state" and part.kind != "trial":
+                part.left.clear()
+
+    def count(self, run_id: str, stand: Stand, values: Mapping[str, Any]) -> None:
+        """Count steps and documents since the last that was heard of."""
+        if "examples" in values:
+            self.spend(run_id, "generating", values["examples"] - stand.examples, measured=True)
+            stand.examples = values["examples"]
+        elif "step" in values:
+            first = 1 if stand.phase == "training" else 0
+            taken = first if stand.step is None else values["step"] - stand.step
+            self.spend(run_id, "training", taken, measured=True)
+            stand.step = values["step"]
+
+    def leave(self, run_id: str, phase: str) -> None:
+        """Count a visit to a phase that has no amounts of its own."""
+        if phase not in ("training", "generating"):
+            self.spend(run_id, phase, 1, measured=True)
+
+    def spend(self, run_id: str, phase: str, amount: int, measured: bool = False) -> None:
+        """Take an amount off what is left, and where its seconds were measured, note it with them."""
+        part = self.parts[run_id]
+        part.left[phase] = max(0, part.left[phase] - amount)
+        if measured:
+            self.amounts[part.entry, phase] += amount
+
+    def rate(self, entry: str, phase: str) -> float | None:
+        """Return the seconds that one step, document or visit of an entry takes; None where nothing tells yet."""
+        if self.amounts[entry, phase] >= ENOUGH.get(phase, 1):
+            return self.mean([entry], phase)
+        trained = [name for name in self.methods if name not in self.baselines]
+        alike = [name for name in trained if self.methods[name] == self.methods[entry]]
+        for group in (alike, trained):
+            if (rate := self.mean(group, phase)) is not None:
+                return rate
+        if phase in ("training", "validating"):
+            forward = self.forward_seconds("train" if phase == "training" else "validation")
+            if forward is None or phase == "validating":
+                return forward
+            return STEP_IN_FORWARD_PASSES * forward * self.protocol.batch_size / self.examples("train")
+        if phase == "saving":
+            return 0.0
+        return self.mean(["base"], "loading" if phase == "reloading" else phase)
+
+    def mean(self, entries: Iterable[str], phase: str) -> float | None:
+        """Return the mean seconds of a phase's unit over some entries; None where none has been there."""
+        names = list(entries)
+        amount = sum(self.amounts[name, phase] for name in names)
+        return sum(self.seconds[name, phase] for name in names) / amount if amount else None
+
+    def forward_seconds(self, split: str) -> float | None:
+        """Return the seconds of a forward pass over a split, by the base's over the test split."""
+        splits, tested = self.plan["data"]["splits"], self.mean(["base"], "testing")
+        if tested is None or "prompt_tokens_mean" not in splits["test"]:
+            return None
+        sizes = {s: r["examples"] * (r["prompt_tokens_mean"] + r["target_tokens_mean"]) for s, r in splits.items()}
+        return tested * sizes[split] / (sizes["test"] + NEUTRAL_TOKENS)
+
+    def left(self) -> float | None:
+        """Return the seconds until everything is done; None as long as nothing tells."""
+        total = 0.0
+        for part in {id(part): part for part in self.parts.values()}.values():
+            seconds = self.of(part.entry, part.left)
+            if seconds is None:
+                return None
+            total += seconds
+        return max(0.0, total - sum(self.underway(run_id) for run_id in self.at))
+
+    def left_of(self, run_id: str) -> float | None:
+        """Return the seconds until a run that is at work ends, a trial until it pauses; None where nothing tells."""
+        part, stand = self.parts[run_id], self.at.get(run_id)
+        if stand is None:
+            return None
+        amounts = part.left
+        if part.kind == "trial":
+            taken, steps = stand.step or 0, self.plan["entries"][part.entry]["steps"]
+            until = next((mark for mark in self.plan["rungs"] if mark > taken), steps)
+            amounts = Counter({"training": until - taken, "validating": 1, "saving": 1})
+        seconds = self.of(part.entry, amounts)
+        return None if seconds is None else max(0.0, seconds - self.underway(run_id))
+
+    def of(self, entry: str, amounts: Mapping[str, float]) -> float | None:
+        """Return the seconds of some amounts; None where a rate is missing."""
+        rates = {phase: self.rate(entry, phase) for phase, amount in amounts.items() if amount}
+        if None in rates.values():
+            return None
+        return sum(amounts[phase] * rate for phase, rate in rates.items() if rate is not None)
+
+    def underway(self, run_id: str) -> float:
+        """Return the seconds that a run has been at its present phase, as far as its forecast holds them too."""
+        part, stand = self.parts[run_id], self.at[run_id]
+        units = min(part.left[stand.phase], 1) if stand.phase != "generating" else part.left[stand.phase]
+        return min(self.clock() - stand.since, units * (self.rate(part.entry, stand.phase) or 0.0))

@@ -1,0 +1,77 @@
+"""events.jsonl: what happened in a bakeoff, a line an event with its time. Written while runs go on, read by `watch`.
+
+Each session (a bakeoff that goes on has several) begins with a `start` line and, unless it was killed, ends with an
+`end` line. Progress is written every PROGRESS_SECONDS at most; nothing else is left out.
+"""
+
+import json
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bakeoff.records import Event, append_jsonl
+
+PROGRESS_SECONDS = 2.0
+
+
+class Journal:
+    """Writes a bakeoff's events."""
+
+    def __init__(self, file: Path, clock: Callable[[], float] = time.time):
+        self.file, self.clock = file, clock
+        self.progress_at: dict[str, float] = {}
+
+    @contextmanager
+    def session(self, done: Collection[str], steps: Mapping[str, int]) -> Iterator[None]:
+        """Within, runs happen. `done` are ids of runs that need not, `steps` how many each trial has taken before."""
+        self.write({"kind": "start", "done": sorted(done), "steps": dict(steps)})
+        try:
+            yield
+        finally:
+            self.write({"kind": "end"})
+
+    def add(self, event: Event) -> None:
+        """Write an event, unless it is progress that comes too soon after the last."""
+        if event.kind == "progress":
+            now = self.clock()
+            if now - self.progress_at.get(event.run, 0.0) < PROGRESS_SECONDS:
+                return
+            self.progress_at[event.run] = now
+        else:
+            self.progress_at.pop(event.run, None)
+        self.write({"run": event.run, "kind": event.kind, **event.values})
+
+    def note(self, text: str) -> None:
+        """Write a line of news."""
+        self.write({"kind": "note", "text": text})
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Append a line with its time, in seconds since 1970."""
+        append_jsonl(self.file, {"time": round(self.clock(), 2), **row})
+
+
+class Reader:
+    """Reads a journal that is still being written: whole lines only, each once."""
+
+    def __init__(self, file: Path, place: int = 0):
+        self.file, self.place = file, place  # in bytes
+
+    def new_rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the lines since the last call."""
+        if not self.file.exists():
+            return
+        with self.file.open("rb") as stream:
+            stream.seek(self.place)
+            for line in stream:
+                if not line.endswith(b"\n"):
+                    return
+                self.place += len(line)
+                yield json.loads(line)
+
+
+def event_of(row: dict[str, Any]) -> Event:
+    """Return the event that a line holds."""
+    values = {k: v for k, v in row.items() if k not in ("time", "run", "kind")}
+    return Event(row["run"], row["kind"], values)

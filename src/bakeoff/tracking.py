@@ -1,0 +1,130 @@
+"""Experiment trackers: `python -m bakeoff.tracking DIR PLACE KIND...` passes on what runs write into the journal.
+
+accelerate's trackers do the talking to TensorBoard, MLflow, Weights & Biases and trackio. They have a process of their
+own, so that a tracker that is slow, or loses its network, neither delays a run nor ends a bakeoff.
+"""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from bakeoff.config import Config
+from bakeoff.errors import SetupError
+from bakeoff.journal import event_of
+from bakeoff.records import Event, Folder, Run
+from bakeoff.watching import Replay, rows_of
+
+DRAIN_SECONDS = 60.0  # how long a bakeoff that has ended waits for its trackers
+
+
+def check_installed(config: Config) -> None:
+    """Raise SetupError where a tracker that the config names is not installed."""
+    for name in config.trackers:
+        if find_spec(name) is None:
+            raise SetupError(f"trackers: {name} is not installed. Try: pip install 'bakeoff[{name}]'")
+
+
+@contextmanager
+def tracked(folder: Folder, config: Config, note: Callable[[str], None]) -> Iterator[None]:
+    """Within, a process of its own passes on what the journal gains; what it complains of is in trackers.log."""
+    if not config.trackers:
+        yield
+        return
+    place = folder.events_file.stat().st_size if folder.events_file.exists() else 0
+    log = folder.path / "trackers.log"
+    with log.open("w") as stream:
+        follower = subprocess.Popen(
+            [sys.executable, "-m", "bakeoff.tracking", str(folder.path), str(place), *config.trackers],
+            stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True,
+        )  # fmt: skip
+    try:
+        yield
+        follower.wait(DRAIN_SECONDS)
+    except subprocess.TimeoutExpired:
+        note(f"trackers: not done {DRAIN_SECONDS:.0f} s after the last run, and ended")
+    finally:
+        follower.kill()
+        if follower.wait() > 0:
+            lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            note(f"trackers: stopped with {lines[-1] if lines else 'no word'}. See {log}")
+
+
+class Trackers:
+    """The trackers of one bakeoff: one of each kind for every run that is at work."""
+
+    def __init__(self, kinds: Sequence[str], folder: Folder):
+        self.kinds, self.folder = kinds, folder
+        self.project = folder.plan()["name"]
+        self.open: dict[str, list[Any]] = {}
+        self.mlflow_runs: dict[str, str] = {}  # so that a trial goes on in the run that it paused in
+
+    def take(self, event: Event) -> None:
+        """Pass on validations and what was measured in the end; a run that pauses lets go of its trackers."""
+        if event.kind == "metrics":
+            values = {k: v for k, v in event.values.items() if k != "step"}
+            self.log(event.run, values, int(event.values["step"]))
+        elif event.kind == "done":
+            measured = event.values["metrics"] | event.values["costs"]
+            result = self.folder.run(event.run).result()
+            self.log(event.run, measured, result.steps if result else None)
+        if event.kind in ("done", "failed") or event.values.get("state") in ("paused", "stopped"):
+            self.finish(event.run)
+
+    def log(self, run_id: str, values: Mapping[str, float | None], step: int | None) -> None:
+        """Log numbers of a run at a step; the first ones open its trackers."""
+        if run_id not in self.open:
+            self.open[run_id] = [self.start(kind, self.folder.run(run_id).run()) for kind in self.kinds]
+        for tracker in self.open[run_id]:
+            tracker.log({k: v for k, v in values.items() if v is not None}, step=step)
+
+    def start(self, kind: str, run: Run) -> Any:
+        """Return a started tracker that knows the run's settings."""
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+        project = run.id if kind == "tensorboard" else self.project
+        tracker = LOGGER_TYPE_TO_CLASS[kind](project, **self.arguments(kind, run))
+        tracker.start()
+        facts = {"entry": run.entry, "kind": run.kind, "method": run.method, "seed": run.seed, **run.settings}
+        if kind == "mlflow":
+            known = run.id in self.mlflow_runs  # its parameters are there already, and must not be given twice
+            self.mlflow_runs[run.id] = tracker.tracker.info.run_id
+            facts = {} if known else facts
+        tracker.store_init_configuration(
+            {k: v if isinstance(v, int | float | str) else str(v) for k, v in facts.items()}
+        )
+        return tracker
+
+    def arguments(self, kind: str, run: Run) -> dict[str, Any]:
+        """Return what a kind of tracker wants to know besides its project."""
+        if kind == "tensorboard":
+            return {"logging_dir": self.folder.path / "tensorboard"}
+        if kind == "mlflow":
+            return {"run_name": run.id, "run_id": self.mlflow_runs.get(run.id)}
+        arguments = {"name": run.id, "group": run.entry, "resume": "allow"}
+        return arguments if kind == "trackio" else {**arguments, "id": run.id, "dir": self.folder.path}
+
+    def finish(self, run_id: str) -> None:
+        """Close a run's trackers."""
+        for tracker in self.open.pop(run_id, []):
+            tracker.finish()
+
+
+def follow(folder: Folder, place: int, kinds: Sequence[str]) -> None:
+    """Pass on what stands in the journal from byte `place` on, until the bakeoff ends."""
+    from accelerate import PartialState
+
+    PartialState(cpu=True)  # else accelerate's trackers would take a GPU for themselves
+    trackers = Trackers(kinds, folder)
+    for row in rows_of(folder, Replay(), place):
+        if "run" in row:
+            trackers.take(event_of(row))
+    for run_id in list(trackers.open):
+        trackers.finish(run_id)
+
+
+if __name__ == "__main__":
+    follow(Folder(Path(sys.argv[1])), int(sys.argv[2]), sys.argv[3:])

@@ -1,0 +1,97 @@
+"""Looking on while another process runs a bakeoff: its journal, read into a display. Nothing is written."""
+
+import fcntl
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from typing import Any
+
+from bakeoff.config import load_config
+from bakeoff.display import Display, open_display
+from bakeoff.errors import SetupError
+from bakeoff.forecast import Forecast
+from bakeoff.journal import Reader, event_of
+from bakeoff.records import Folder, Run
+
+POLL_SECONDS = 0.5
+
+
+class Replay:
+    """A clock that stands at the line of the journal that is being read, and goes on by itself after the last."""
+
+    def __init__(self) -> None:
+        self.at: float | None = None
+
+    def __call__(self) -> float:
+        """Return seconds since 1970."""
+        return time.time() if self.at is None else self.at
+
+
+def watch(folder: Folder, kind: str = "auto") -> None:
+    """Show the bakeoff in `folder` as its own terminal would, until it ends; return at once where none goes on.
+
+    Raises SetupError where nothing was run here yet.
+    """
+    runs = {run.id: run for run in folder.runs()}
+    if not folder.events_file.exists():
+        raise SetupError(f"{folder.path}: no bakeoff has run here yet (no events.jsonl). Try: bakeoff run")
+    clock = Replay()
+    with ExitStack() as stack:
+        screen: Display | None = None
+        for row in rows_of(folder, clock):
+            if row["kind"] == "start":
+                stack.close()
+                screen = open_screen(folder, list(runs.values()), row, kind, clock)
+                stack.enter_context(screen)
+            elif screen is not None:
+                show(folder, screen, row)
+
+
+def rows_of(folder: Folder, clock: Replay, place: int | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the journal's lines as they come, until nobody writes any more.
+
+    They begin at byte `place`, or where the last session did.
+    """
+    reader = Reader(folder.events_file, place or 0)
+    rows = list(reader.new_rows())
+    if place is None:
+        starts = [i for i, row in enumerate(rows) if row["kind"] == "start"]
+        rows = rows[starts[-1] :] if starts else []
+    going_on = True
+    while True:
+        for row in rows:
+            clock.at = row["time"]
+            yield row
+            going_on = row["kind"] != "end"
+        if not (going_on and at_work(folder)):
+            return  # the clock stays at the last line
+        clock.at = None
+        time.sleep(POLL_SECONDS)
+        rows = list(reader.new_rows())
+
+
+def open_screen(folder: Folder, runs: list[Run], start: dict[str, Any], kind: str, clock: Replay) -> Display:
+    """Return a display of a session by its start line."""
+    config = load_config(folder.config_file)
+    forecast = Forecast(runs, folder.plan(), config.protocol, start["done"], start["steps"], clock)
+    return open_display(kind, runs, start["done"], forecast, clock=clock)
+
+
+def show(folder: Folder, screen: Display, row: dict[str, Any]) -> None:
+    """Pass a line on to the display; a run that was not planned is read from its folder."""
+    if row["kind"] == "note":
+        screen.note(row["text"])
+    elif row["kind"] != "end":
+        if row["run"] not in screen.names:
+            screen.add(folder.run(row["run"]).run())
+        screen.handle(event_of(row))
+
+
+def at_work(folder: Folder) -> bool:
+    """Return whether a process runs the bakeoff, which it does with the folder's lock in its hands."""
+    with suppress(FileNotFoundError), folder.lock_file.open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

@@ -1,0 +1,73 @@
+import fcntl
+import json
+import shutil
+import threading
+
+import pytest
+
+from bakeoff.errors import SetupError
+from bakeoff.journal import Journal, Reader
+from bakeoff.records import Event, Folder
+from bakeoff.watching import watch
+
+
+@pytest.fixture
+def copied(shared, tmp_path):
+    """A folder of its own with what a finished bakeoff left."""
+    return Folder(shutil.copytree(shared[1].folder.path, tmp_path / "copied"))
+
+
+def test_a_finished_bakeoff_is_shown_and_nothing_is_written(copied, capsys):
+    before = {file: file.read_bytes() for file in copied.path.rglob("*") if file.is_file()}
+    watch(copied, "plain")
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition("] ")[2] for line in lines if "lora: training" in line]
+    assert [line for line in lines if "lora: done  test loss" in line]
+    assert {file: file.read_bytes() for file in copied.path.rglob("*") if file.is_file()} == before
+
+
+def test_a_bakeoff_that_goes_on_is_followed_to_its_end(copied, capsys):
+    lines = copied.events_file.read_text().splitlines(keepends=True)
+    middle = next(i for i, line in enumerate(lines) if '"kind": "done"' in line)
+    copied.events_file.write_text("".join(lines[:middle]) + lines[middle][:20])
+    with copied.lock_file.open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        watching = threading.Thread(target=watch, args=(copied, "json"))
+        watching.start()
+        with copied.events_file.open("a") as file:
+            file.write(lines[middle][20:] + "".join(lines[middle + 1 :]))
+        watching.join(20)
+    assert not watching.is_alive()
+    shown = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    kinds = [json.loads(line)["kind"] for line in lines]
+    assert [row["kind"] for row in shown] == kinds[:-1]  # its end is the view's end
+
+
+def test_a_killed_bakeoff_is_not_waited_for(copied, capsys):
+    lines = copied.events_file.read_text().splitlines(keepends=True)
+    copied.events_file.write_text("".join(lines[:-1]))
+    watch(copied, "none")
+
+
+def test_a_folder_without_a_bakeoff_says_so(copied):
+    with pytest.raises(SetupError, match=r"not a bakeoff's folder"):
+        watch(Folder(copied.path / "runs"))
+    copied.events_file.unlink()
+    with pytest.raises(SetupError, match=r"no bakeoff has run here yet"):
+        watch(copied)
+
+
+def test_the_journal_holds_everything_but_progress_that_comes_fast(tmp_path):
+    now = [100.0]
+    journal = Journal(tmp_path / "events.jsonl", lambda: now[0])
+    with journal.session(["a"], {"b": 3}):
+        for step in range(1, 6):
+            journal.add(Event("b", "progress", {"step": step}))
+            now[0] += 1.0
+        journal.add(Event("b", "state", {"state": "validating"}))
+        journal.add(Event("b", "progress", {"step": 6}))
+    reader = Reader(tmp_path / "events.jsonl")
+    rows = list(reader.new_rows())
+    assert rows[0] == {"time": 100.0, "kind": "start", "done": ["a"], "steps": {"b": 3}}
+    assert [row.get("step") for row in rows] == [None, 1, 3, 5, None, 6, None]
+    assert list(reader.new_rows()) == []
