@@ -1,7 +1,13 @@
+import shutil
+from types import SimpleNamespace
+
 import pytest
 
 import bakeoff
 from bakeoff.errors import SetupError
+from bakeoff.journal import Journal
+from bakeoff.records import Event, Folder
+from bakeoff.tracking import tracked
 
 
 def test_tensorboard_files_hold_curves_and_scores(tiny_config):
@@ -26,16 +32,15 @@ def test_tensorboard_files_hold_curves_and_scores(tiny_config):
             assert last.step == record.steps
 
 
-def test_a_tracker_that_fails_does_not_end_the_bakeoff(tiny_config, capsys):
-    config = {**tiny_config, "entries": {"lora": {"r": 4, "learning_rate": 0.01}}, "trackers": ["tensorboard"]}
-    config = {**config, "protocol": {**config["protocol"], "epochs": 1}}
-    folder = bakeoff.run({**config, "trackers": []}, display="none").folder
+def test_a_tracker_that_fails_is_told_and_ends_nothing(shared, tmp_path):
+    folder = Folder(shutil.copytree(shared[1].folder.path, tmp_path / "copied"))
     (folder.path / "tensorboard").write_text("a file where a folder should be")
-    for file in folder.path.glob("runs/lora-*/result.json"):
-        file.unlink()
-    results = bakeoff.run(config, display="plain")
-    assert results.document["status"] == "done"
-    assert "trackers: stopped with FileExistsError" in capsys.readouterr().err
+    notes, journal = [], Journal(folder.events_file)
+    (run,) = [run.id for run in folder.runs() if run.entry == "lora"]
+    with tracked(folder, SimpleNamespace(trackers=["tensorboard"]), notes.append), journal.session([], {}):
+        journal.add(Event(run, "metrics", {"step": 1, "validation/loss": 2.0}))
+    assert [note.partition(":")[0] for note in notes] == ["trackers"]
+    assert "stopped with NotADirectoryError" in notes[0]
 
 
 def test_a_tracker_must_be_named_right_and_installed(tiny_config, monkeypatch):

@@ -94,7 +94,9 @@ def open_display(
         if console.is_jupyter:
             return NotebookDisplay(runs, done, forecast, clock)
         return LiveDisplay(runs, done, forecast, clock, console)
-    return {"plain": PlainDisplay, "json": JsonDisplay, "none": NoDisplay}[kind](runs, done, forecast, clock)
+    kinds: dict[str, type[PlainDisplay | JsonDisplay | NoDisplay]]
+    kinds = {"plain": PlainDisplay, "json": JsonDisplay, "none": NoDisplay}
+    return kinds[kind](runs, done, forecast, clock)
 
 
 class NoDisplay(Display):

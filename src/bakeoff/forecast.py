@@ -7,8 +7,8 @@ else of all entries, else it follows from the base's test, a forward pass over k
 
 import math
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from bakeoff.sections import ProtocolConfig
 # activations, whose products are as large; frozen weights need no gradients.
 STEP_IN_FORWARD_PASSES = 2.0
 NEUTRAL_TOKENS = 1200  # of the neutral text that is read along with the test split
-ENOUGH = {"training": 5}  # steps before an entry's own rate counts: the first ones are slow
+ENOUGH = {"training": 5, "validating": 2}  # before a rate counts: the first ones are slow
 
 
 @dataclass
@@ -29,15 +29,16 @@ class Part:
     entry: str
     method: str
     kind: str
-    left: Counter[str] = field(default_factory=Counter)
+    left: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
 class Stand:
-    """Where a run that is at work stands, and since when nothing was heard of it."""
+    """Where a run at work stands, since when nothing was heard of it, and the seconds of what is not counted yet."""
 
     phase: str
     since: float
+    pending: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     step: int | None = None
     examples: int = 0
 
@@ -60,7 +61,7 @@ class Forecast:
     ):
         self.plan, self.protocol, self.clock = plan, protocol, clock
         self.at: dict[str, Stand] = {}
-        self.seconds: Counter[tuple[str, str]] = Counter()  # by entry and phase
+        self.seconds: defaultdict[tuple[str, str], float] = defaultdict(float)  # by entry and phase
         self.amounts: Counter[tuple[str, str]] = Counter()
         self.methods = {run.entry: run.method for run in runs}
         self.baselines = {run.entry for run in runs if run.kind == "baseline"}
@@ -88,22 +89,22 @@ class Forecast:
         tested = {"testing": 1, "generating": self.examples("test")}
         if run.kind == "entry":
             adopts = run.seed == group[0].seed and any(r.kind == "trial" and r.entry == run.entry for r in runs)
-            trained = {} if adopts else self.training_amounts(run)
-            part.left = Counter({"loading": 1, "saving": 1, "reloading": 1, **trained, **tested})
+            trained: Mapping[str, int] = {} if adopts else self.training_amounts(run)
+            part.left = {"loading": 1, "saving": 1, "reloading": 1, **trained, **tested}
         elif not run.entry.startswith(("lead-", "oracle")):
-            part.left = Counter({"loading": 1, **tested})
+            part.left = {"loading": 1, **tested}
         return part
 
-    def training_amounts(self, run: Run) -> Counter[str]:
+    def training_amounts(self, run: Run) -> dict[str, int]:
         """Return steps and validations of a training to its end."""
         steps = run.steps or 0
         per_epoch = max(1, steps // self.protocol.epochs)
         marks = {0, *range(per_epoch, steps + 1, per_epoch), *self.plan["rungs"]}
         if self.protocol.evaluate_every:
             marks |= set(range(0, steps + 1, self.protocol.evaluate_every))
-        return Counter({"training": steps, "validating": len(marks)})
+        return {"training": steps, "validating": len(marks)}
 
-    def trials_amounts(self, run: Run, trials: int) -> Counter[str]:
+    def trials_amounts(self, run: Run, trials: int) -> dict[str, float]:
         """Return what an entry's trials take together under halving, with the extension as far as one is likely.
 
         Of points without an order the best is one of the two on the edge with probability 2 / trials.
@@ -115,10 +116,9 @@ class Forecast:
         visits, living = 0, trials
         for _ in self.plan["rungs"] if trials > 1 else ():
             visits, living = visits + living, math.ceil(living / 2)
-        left: Counter[str] = Counter({"loading": visits + living + edge, "saving": visits + living + edge})
-        for phase, amount in whole.items():
-            left[phase] = amount * (share + edge)  # type: ignore[assignment]
-        return left
+        visits += living
+        amounts = {"loading": visits + edge, "saving": visits + edge}
+        return amounts | {phase: amount * (share + edge) for phase, amount in whole.items()}
 
     def examples(self, split: str) -> int:
         """Return how many examples a split has."""
@@ -127,7 +127,7 @@ class Forecast:
     def add(self, run: Run) -> None:
         """Take in an extension: the entry's other trials have ended, and this one is all that is left of them."""
         other = next(p for p in self.parts.values() if (p.entry, p.kind) == (run.entry, "trial"))
-        other.left = Counter({"loading": 1, "saving": 1}) + self.training_amounts(run)
+        other.left = {"loading": 1, "saving": 1, **self.training_amounts(run)}
         self.parts[run.id] = other
 
     def drop_trials(self, entry: str) -> None:
@@ -145,7 +145,7 @@ class Forecast:
             if part.kind == "entry":
                 self.drop_trials(part.entry)
         stand, values = self.at[event.run], event.values
-        self.seconds[part.entry, stand.phase] += now - stand.since  # type: ignore[assignment]
+        stand.pending[stand.phase] += now - stand.since
         stand.since = self.heard = now
         if event.kind in ("progress", "metrics"):
             self.count(event.run, stand, values)
@@ -180,17 +180,16 @@ class Forecast:
     def spend(self, run_id: str, phase: str, amount: int, measured: bool = False) -> None:
         """Take an amount off what is left, and where its seconds were measured, note it with them."""
         part = self.parts[run_id]
-        part.left[phase] = max(0, part.left[phase] - amount)
+        part.left[phase] = max(0, part.left.get(phase, 0) - amount)
         if measured:
             self.amounts[part.entry, phase] += amount
+            self.seconds[part.entry, phase] += self.at[run_id].pending.pop(phase, 0)
 
     def rate(self, entry: str, phase: str) -> float | None:
         """Return the seconds that one step, document or visit of an entry takes; None where nothing tells yet."""
-        if self.amounts[entry, phase] >= ENOUGH.get(phase, 1):
-            return self.mean([entry], phase)
         trained = [name for name in self.methods if name not in self.baselines]
         alike = [name for name in trained if self.methods[name] == self.methods[entry]]
-        for group in (alike, trained):
+        for group in ([entry], alike, trained):
             if (rate := self.mean(group, phase)) is not None:
                 return rate
         if phase in ("training", "validating"):
@@ -202,11 +201,12 @@ class Forecast:
             return 0.0
         return self.mean(["base"], "loading" if phase == "reloading" else phase)
 
-    def mean(self, entries: Iterable[str], phase: str) -> float | None:
-        """Return the mean seconds of a phase's unit over some entries; None where none has been there."""
-        names = list(entries)
-        amount = sum(self.amounts[name, phase] for name in names)
-        return sum(self.seconds[name, phase] for name in names) / amount if amount else None
+    def mean(self, entries: Sequence[str], phase: str) -> float | None:
+        """Return the mean seconds of a phase's unit over some entries; None where too few are known."""
+        amount = sum(self.amounts[name, phase] for name in entries)
+        if amount < ENOUGH.get(phase, 1):
+            return None
+        return sum(self.seconds[name, phase] for name in entries) / amount
 
     def forward_seconds(self, split: str) -> float | None:
         """Return the seconds of a forward pass over a split, by the base's over the test split."""
@@ -231,11 +231,11 @@ class Forecast:
         part, stand = self.parts[run_id], self.at.get(run_id)
         if stand is None:
             return None
-        amounts = part.left
+        amounts: Mapping[str, float] = part.left
         if part.kind == "trial":
             taken, steps = stand.step or 0, self.plan["entries"][part.entry]["steps"]
             until = next((mark for mark in self.plan["rungs"] if mark > taken), steps)
-            amounts = Counter({"training": until - taken, "validating": 1, "saving": 1})
+            amounts = {"training": until - taken, "validating": 1, "saving": 1}
         seconds = self.of(part.entry, amounts)
         return None if seconds is None else max(0.0, seconds - self.underway(run_id))
 
@@ -249,5 +249,8 @@ class Forecast:
     def underway(self, run_id: str) -> float:
         """Return the seconds that a run has been at its present phase, as far as its forecast holds them too."""
         part, stand = self.parts[run_id], self.at[run_id]
-        units = min(part.left[stand.phase], 1) if stand.phase != "generating" else part.left[stand.phase]
-        return min(self.clock() - stand.since, units * (self.rate(part.entry, stand.phase) or 0.0))
+        units = part.left.get(stand.phase, 0)
+        if stand.phase != "generating":
+            units = min(units, 1)
+        seconds = stand.pending[stand.phase] + self.clock() - stand.since
+        return min(seconds, units * (self.rate(part.entry, stand.phase) or 0.0))

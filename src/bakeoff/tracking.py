@@ -60,19 +60,29 @@ class Trackers:
         self.kinds, self.folder = kinds, folder
         self.project = folder.plan()["name"]
         self.open: dict[str, list[Any]] = {}
+        self.met: set[str] = set()  # runs of which something was logged
         self.mlflow_runs: dict[str, str] = {}  # so that a trial goes on in the run that it paused in
 
     def take(self, event: Event) -> None:
         """Pass on validations and what was measured in the end; a run that pauses lets go of its trackers."""
         if event.kind == "metrics":
-            values = {k: v for k, v in event.values.items() if k != "step"}
-            self.log(event.run, values, int(event.values["step"]))
+            self.log_curve(event)
         elif event.kind == "done":
             measured = event.values["metrics"] | event.values["costs"]
             result = self.folder.run(event.run).result()
             self.log(event.run, measured, result.steps if result else None)
         if event.kind in ("done", "failed") or event.values.get("state") in ("paused", "stopped"):
             self.finish(event.run)
+
+    def log_curve(self, event: Event) -> None:
+        """Log a validation; with a run's first one also those that it takes over from a trial or an earlier session."""
+        rows = [event.values]
+        if event.run not in self.met:
+            self.met.add(event.run)
+            before = self.folder.run(event.run).curve()
+            rows = [*(row for row in before if row["step"] < event.values["step"]), event.values]
+        for row in rows:
+            self.log(event.run, {k: v for k, v in row.items() if k != "step"}, int(row["step"]))
 
     def log(self, run_id: str, values: Mapping[str, float | None], step: int | None) -> None:
         """Log numbers of a run at a step; the first ones open its trackers."""
