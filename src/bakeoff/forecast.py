@@ -167,9 +167,11 @@ class Forecast:
             self.spend(run_id, "generating", values["examples"] - stand.examples, measured=True)
             stand.examples = values["examples"]
         elif "step" in values:
-            first = 1 if stand.phase == "training" else 0
-            taken = first if stand.step is None else values["step"] - stand.step
-            self.spend(run_id, "training", taken, measured=True)
+            if stand.step is None:
+                stand.step = values["step"] - (stand.phase == "training")
+                if self.parts[run_id].kind == "entry":  # it goes on from a checkpoint; of trials `steps` told
+                    self.spend(run_id, "training", stand.step)
+            self.spend(run_id, "training", values["step"] - stand.step, measured=True)
             stand.step = values["step"]
 
     def leave(self, run_id: str, phase: str) -> None:
