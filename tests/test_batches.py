@@ -2,10 +2,24 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bakeoff.data.batches import collate, epoch_batches, evaluation_batches
+from bakeoff.data.batches import collate, epoch_batches, evaluation_batches, parts
 from bakeoff.data.tokens import Tokens
 
 LENGTHS = st.lists(st.integers(2, 500), min_size=1, max_size=400)
+
+
+@settings(max_examples=50, deadline=None)
+@given(LENGTHS, st.integers(1, 9), st.none() | st.integers(1, 1500))
+def test_parts_hold_every_row_once_and_as_many_as_they_may(lengths, rows, tokens):
+    slices = parts(lengths, rows, tokens)
+    assert [i for s in slices for i in range(len(lengths))[s]] == list(range(len(lengths)))
+
+    def fits(start, end):
+        return end - start <= rows and (tokens is None or (end - start) * max(lengths[start:end]) <= tokens)
+
+    for s in slices:
+        assert fits(s.start, s.stop) or s.stop - s.start == 1
+        assert s.stop == len(lengths) or not fits(s.start, s.stop + 1)
 
 
 @settings(max_examples=30, deadline=None)

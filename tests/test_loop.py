@@ -43,6 +43,25 @@ def test_parts_of_a_batch_add_up_to_the_batch(tiny_model, monkeypatch):
         torch.testing.assert_close(same[name], weight, rtol=1e-3, atol=1e-5)
 
 
+def test_parts_that_stay_in_the_cache_change_no_number(tiny_model, monkeypatch):
+    whole, weights = trained(tiny_model)
+    seen = []
+    plain = loop.target_losses
+
+    def counted(base, adapted, batch, context):
+        seen.append(len(batch.counts))
+        return plain(base, adapted, batch, context)
+
+    monkeypatch.setattr(loop, "target_losses", counted)
+    monkeypatch.setattr(loop, "PART_ELEMENTS", 16 * 40)  # the tiny model's width, 40 positions
+    small, same = trained(tiny_model)
+    assert max(seen) < 8
+    assert small.micro_batch == whole.micro_batch
+    assert small.validation_loss == pytest.approx(whole.validation_loss, rel=1e-5)
+    for name, weight in weights.items():
+        torch.testing.assert_close(same[name], weight, rtol=1e-3, atol=1e-5)
+
+
 def test_other_errors_and_single_examples_are_not_tried_again(tiny_model, monkeypatch):
     calls = []
 

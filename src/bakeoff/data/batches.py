@@ -63,6 +63,21 @@ def evaluation_batches(lengths: Lengths, batch_size: int) -> Batches:
     return Batches(numpy.argsort(-numpy.asarray(lengths), kind="stable"), batch_size)
 
 
+def parts(lengths: Sequence[int], most_rows: int, most_tokens: int | None) -> list[slice]:
+    """Return consecutive slices of a batch's rows: at most `most_rows` and `most_tokens` padded positions in each.
+
+    A row that is longer than `most_tokens` has a part of its own.
+    """
+    found, start = [], 0
+    for end in range(1, len(lengths) + 1):
+        longest = max(lengths[start : end + 1])
+        full = end - start == most_rows or (most_tokens is not None and (end + 1 - start) * longest > most_tokens)
+        if end == len(lengths) or full:
+            found.append(slice(start, end))
+            start = end
+    return found
+
+
 @dataclass(frozen=True)
 class Batch:
     """Right-padded ids and where their targets are.
