@@ -7,7 +7,7 @@ from bakeoff.data.tokens import Tokens
 from bakeoff.methods import build_method
 from bakeoff.model import adapt, load_base, trainable
 from bakeoff.sections import ProtocolConfig
-from bakeoff.training import loop
+from bakeoff.training import loop, loss
 from bakeoff.training.loop import Trainer
 
 ROWS = [Tokens(list(range(9 + i, 14 + 2 * i)), [20 + i] * (1 + i % 3) + [0], False) for i in range(11)]
@@ -53,7 +53,7 @@ def test_parts_that_stay_in_the_cache_change_no_number(tiny_model, monkeypatch):
         return plain(base, adapted, batch, context)
 
     monkeypatch.setattr(loop, "target_losses", counted)
-    monkeypatch.setattr(loop, "PART_ELEMENTS", 16 * 40)  # the tiny model's width, 40 positions
+    monkeypatch.setattr(loss, "PART_ELEMENTS", 16 * 40)  # the tiny model's width, 40 positions
     small, same = trained(tiny_model)
     assert max(seen) < 8
     assert small.micro_batch == whole.micro_batch

@@ -15,11 +15,7 @@ from bakeoff.measure import Clocks
 from bakeoff.methods import Method
 from bakeoff.model import Base, trainable
 from bakeoff.sections import ProtocolConfig
-from bakeoff.training.loss import Serve, batch_of, evaluate_loss, mean_loss, target_losses, whole
-
-# Positions x width on a CPU: of GPT-2's shape batches of 8 x 270 tokens took a quarter less time in parts of 2 rows than
-# whole, and half the memory (design/LOG.md).
-PART_ELEMENTS = 1 << 19
+from bakeoff.training.loss import Serve, batch_of, evaluate_loss, mean_loss, part_tokens, target_losses, whole
 
 Report = Callable[[str, dict[str, Any]], None]
 AfterStep = Callable[["Trainer", bool], None]
@@ -75,14 +71,6 @@ def rate_factor(step: int, steps: int, protocol: ProtocolConfig) -> float:
 def out_of_memory(error: RuntimeError) -> bool:
     """Return whether an error says that the device, or on a CPU the machine, has no more memory."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def part_tokens(base: Base) -> int | None:
-    """Return how many positions go through the model at once in training; None where only memory limits them.
-
-    On a CPU a block's activations should stay in the cache; a GPU wants its products as large as they come.
-    """
-    return PART_ELEMENTS // base.model.config.get_text_config(decoder=True).hidden_size if base.device.type == "cpu" else None
 
 
 class Trainer:
