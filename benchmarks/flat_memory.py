@@ -1,6 +1,6 @@
-"""Memory over rows: `python benchmarks/flat_memory.py --rows 1000000 [--words 12] [--json]`.
+"""Memory over rows: `python benchmarks/flat_memory.py --rows 1000000 [--words 12] [--format csv] [--json]`.
 
-Writes a synthetic JSONL to a temporary folder, then reads, plans and encodes it and writes the run folder in one
+Writes a synthetic file to a temporary folder, then reads, plans and encodes it and writes the run folder in one
 process, as `bakeoff run` does before its first run, and loads the tokens in another, as a run does. Peaks are of
 resident memory, above what it was once everything was imported. One thread, no GPU; nothing is trained.
 """
@@ -28,6 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--words", type=int, default=12, help="mean words of a document; a summary has a quarter")
+    parser.add_argument("--format", choices=["jsonl", "csv"], default="jsonl", help="of the data files")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--process", choices=PROCESSES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -38,8 +39,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="flat-memory-") as temporary:
         folder = Path(temporary)
         for split, rows in (("train", given.rows), ("validation", 100), ("test", 100)):
-            write(folder / f"{split}.jsonl", rows, given.words)
-        figures: dict[str, Any] = {"rows": given.rows, "file_bytes": (folder / "train.jsonl").stat().st_size}
+            write(folder / f"{split}.{given.format}", rows, given.words)
+        size = (folder / f"train.{given.format}").stat().st_size
+        figures: dict[str, Any] = {"rows": given.rows, "file_bytes": size}
         for name in PROCESSES:
             figures[name] = run(name, folder)
     print(json.dumps(figures) if given.json else table(figures))
@@ -50,10 +52,13 @@ def write(path: Path, rows: int, words: int) -> None:
     chosen = random.Random(rows)
     names = ["".join(chosen.choices("abcdefghijklmnoprstuvwz", k=chosen.randint(2, 9))) for _ in range(VOCABULARY)]
     with path.open("w", encoding="utf-8") as file:
+        if path.suffix == ".csv":
+            file.write("document,summary\n")
         for _ in range(rows):
-            document = chosen.choices(names, k=chosen.randint(words // 2, words * 3 // 2))
-            row = {"document": " ".join(document), "summary": " ".join(document[: 1 + words // 4])}
-            file.write(json.dumps(row) + "\n")
+            words_of = chosen.choices(names, k=chosen.randint(words // 2, words * 3 // 2))
+            document, summary = " ".join(words_of), " ".join(words_of[: 1 + words // 4])
+            row = {"document": document, "summary": summary}
+            file.write(f"{document},{summary}\n" if path.suffix == ".csv" else json.dumps(row) + "\n")
 
 
 def run(process: str, folder: Path) -> dict[str, Any]:
@@ -72,7 +77,7 @@ def drive(folder: Path) -> dict[str, Any]:
     from bakeoff.model import load_tokenizer
     from bakeoff.records import Folder
 
-    data = {split: str(folder / f"{split}.jsonl") for split in ("train", "validation", "test")}
+    data = {path.stem: str(path) for path in folder.glob("*.*") if path.stem in ("train", "validation", "test")}
     config = load_config({"data": data, "entries": ["lora"], "output": str(folder / "run")})
     tokenizer = load_tokenizer(config.model)
     stages = Stages()

@@ -22,10 +22,11 @@ import numpy
 from scipy.special import ndtr, ndtri
 
 from bakeoff.evaluation.statistics import Resamples, Scores, estimate
-from bakeoff.evaluation.verdict import LOSS, METRIC, Pair, compare
+from bakeoff.evaluation.verdict import LOSS, Pair, Yardstick, compare
 
 # Standard deviations of the effects, in units of the latent score. A row's ROUGE then spreads by 0.18 around 0.26.
 DOCUMENT, ROW, ENTRY_DOCUMENT, ENTRY_ROW, SEED_ROW = 0.4, 0.2, 0.2, 0.2, 0.3
+METRIC = Yardstick().metric
 MIDDLE = {METRIC: 0.26, LOSS: 3.0}
 LOSS_SCALE = 0.5  # of the latent score in the exponent
 TOKENS = (2.4, 0.4, 0.2)  # log-normal: location, own spread, lean on the document
@@ -108,7 +109,7 @@ def batches(cell: Cell, means: dict[str, list[float]], same: bool = False, strea
         found = estimate({(i, *k): s for i, (scores, _) in enumerate(drawn) for k, s in scores.items()}, resamples)
         for i, (scores, truth) in enumerate(drawn):
             estimates = {key: found[(i, *key)] for key in scores}
-            yield estimates, compare(names, estimates), truth
+            yield estimates, compare(names, estimates, METRIC), truth
 
 
 def on(metric: str, pair: Pair) -> Pair:

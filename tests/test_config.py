@@ -47,7 +47,7 @@ def test_the_resolved_config_is_itself_runnable(tmp_path):
         ("protocol: {epoch: 1}", r"bakeoff.yaml: protocol.epoch: unknown key. Did you mean 'epochs'\?"),
         ("protocol: {epochs: 0}", r"protocol.epochs: .*greater than or equal to 1 \(got 0\)"),
         ("protocol: {schedule: up}", "protocol.schedule: .*'linear', 'cosine' or 'constant'"),
-        ("data: {train: a}", "'validation' is missing"),
+        ("data: {test: a}", "'train' is missing"),
         ("data: {source: docstring}", "data.source"),
         ("entries: []", "entries: expected one or more, got none"),
         ('entries: {lora: {}, "a\\nb": {}}', r"entries.'a\\nb': "),

@@ -47,7 +47,7 @@ def test_a_missing_file_is_named(tmp_path):
     config = files(tmp_path).model_copy(update={"test": str(tmp_path / "none.jsonl")})
     with pytest.raises(DataError, match=r"^data.test: .*none.jsonl: no such file"):
         load_examples(config)
-    with pytest.raises(DataError, match=r"^data.test: .*: is a folder"):
+    with pytest.raises(DataError, match=r"^data.test: .*: is a folder without data files. Allowed: .jsonl,"):
         load_examples(config.model_copy(update={"test": str(tmp_path)}))
 
 
@@ -169,8 +169,9 @@ def test_rows_that_stand_twice_are_findings(tmp_path):
         "data.train: 2 of 10 (20.0%) rows repeat another one, document and summary alike",
         "data.train: 2 of 10 (20.0%) rows have their whole document as summary",
         "data: 1 of 5 (20.0%) test documents stand in train too, so test scores tell what was remembered, not what was "
-        "learnt. Remove them from train",
-        "data: 1 of 5 (20.0%) validation documents stand in train too",
+        "learnt. Set data.shared_documents: drop, or remove them from train",
+        "data: 1 of 5 (20.0%) validation documents stand in train too. Set data.shared_documents: drop, or remove them "
+        "from train",
     ]
 
 

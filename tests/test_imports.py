@@ -7,12 +7,13 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parent.parent / "src/bakeoff"
 EARLY = {"config", "records", "data.examples"}
+PURE = {"data.templates"}
 LAYERS = [
     {"errors", "reading", "integrity", "stopping"},
-    {"sections"},
+    {"sections"} | PURE,
     EARLY,
     {"data", "methods", "tuning"},
-    {"entries"},
+    {"entries", "costs"},
     {"hub"},
     {"model", "measure"},
     {"calling"},
@@ -20,7 +21,7 @@ LAYERS = [
     {"evaluation"},
     {"work", "inference", "environment"},
     {"assessment"},
-    {"worker", "testing"},
+    {"worker", "testing", "probe"},
     {"planning", "results"},
     {"executors"},
     {"forecast", "journal"},
@@ -44,6 +45,7 @@ COMPUTE = {
     "work",
     "assessment",
     "worker",
+    "probe",
     "inference",
     "testing",
 }
@@ -51,6 +53,7 @@ DRIVER = {
     "entries",
     "integrity",
     "stopping",
+    "costs",
     "errors",
     "tuning",
     "scheduling",
@@ -77,7 +80,7 @@ TERMINAL = {"rich", "click", "jinja2", "altair", "vl_convert"}
 def layer(module: str) -> int:
     found = [i for i, names in enumerate(LAYERS) for n in names if module == n or module.startswith(n + ".")]
     assert found, f"{module} stands in no layer: add it to LAYERS"
-    return LAYERS.index(EARLY) if module in EARLY else found[-1]
+    return found[0] if module in EARLY | PURE else found[-1]
 
 
 def imports(path: Path, top_only: bool) -> list[str]:

@@ -47,7 +47,7 @@ def test_a_bakeoff_leaves_every_figure(shared):
         assert 0 < row["trainable_parameters"] < row["total_parameters"]
         assert row["metrics"]["test/loss"]["mean"] < document["baselines"]["base"]["metrics"]["test/loss"]["mean"]
         assert "test/rougeL_max" not in row["metrics"]
-    assert "one reference" in document["rouge_signature"]
+    assert "one reference" in document["score_signature"]
     assert document["data"]["splits"]["train"]["cut_documents"] >= 0
     assert results.folder.report_file.stat().st_size > 1000
 
@@ -319,7 +319,7 @@ def test_test_scores_are_against_every_reference(tiny_config, tmp_path):
     tiny_config["data"]["test"] = str(write_rows(tmp_path / "several.jsonl", rows))
     tiny_config["entries"] = {"lora": {"r": 2}}
     results = bakeoff.run(tiny_config, {"protocol.epochs": 1}, display="none")
-    assert "mean over references" in results.document["rouge_signature"]
+    assert "mean over references" in results.document["score_signature"]
     assert "mean over references" in str(results)
     scorer = RougeScorer(["rougeL"], use_stemmer=True)
     for row in (results.entries["lora"], results.document["baselines"]["lead-1"]):

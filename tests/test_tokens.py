@@ -31,7 +31,8 @@ def test_the_summary_always_fits_and_only_the_document_is_cut(base, document, su
     kept = row.prompt[len(head) : -len(tail)]
     assert row.prompt == head + kept + tail
     assert kept == whole[: len(kept)]
-    assert row.cut == (len(kept) < len(whole))
+    assert row.cut == len(whole) - len(kept)
+    assert (row.head, row.kept, row.tail) == (len(head), len(kept), len(tail))
 
 
 def test_a_summary_that_leaves_no_room_is_refused(base):
@@ -47,9 +48,15 @@ def test_statistics_count_cut_documents(base):
         8,
         "x",
     )
-    assert statistics(lengths_of(rows)) == {
-        "examples": 2, "cut_documents": 0.5, "prompt_tokens_mean": (32 - 8 + 6) / 2, "target_tokens_mean": 2
+    found = statistics(lengths_of(rows))
+    histogram = found.pop("document_lengths")
+    assert found.pop("target_lengths")["longest"] == 2
+    kept = 32 - 8 - 5  # the template has five tokens
+    assert found == {
+        "examples": 2, "cut_documents": 0.5, "cut_tokens": (50 - kept) / 51, "prompt_tokens_mean": (32 - 8 + 6) / 2,
+        "target_tokens_mean": 2,
     }  # fmt: skip
+    assert (histogram["median"], histogram["longest"], sum(histogram["counts"])) == (25.5, 50, 2)
 
 
 def test_outputs_may_be_as_long_as_all_but_a_hundredth_of_the_targets(base):

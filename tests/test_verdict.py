@@ -7,9 +7,10 @@ import pytest
 
 from bakeoff.errors import SetupError
 from bakeoff.evaluation.statistics import Resamples, Scores, estimate
-from bakeoff.evaluation.verdict import LOSS, METRIC, make_verdict
+from bakeoff.evaluation.verdict import LOSS, Yardstick, make_verdict
 from bakeoff.report.differences import difference_rows, recommendation
 
+METRIC = Yardstick().metric
 CLAIMS = ("better", "best on", "leads", "behind", "above")
 
 
@@ -26,7 +27,7 @@ def judge(rows, rouge, losses=None, resamples=2000):
             array = numpy.atleast_2d(array)
             table[name, metric] = Scores(array, numpy.ones(array.shape[1]), rows[name]["kind"] == "entry")
     documents = next(iter(table.values())).numerators.shape[1] if table else 0
-    return make_verdict(rows, estimate(table, Resamples(range(documents), resamples=resamples)))
+    return make_verdict(rows, estimate(table, Resamples(range(documents), resamples=resamples)), Yardstick())
 
 
 @pytest.fixture

@@ -7,13 +7,16 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from bakeoff.config import Config, dump_config, load_config
+from bakeoff.costs import forecast
 from bakeoff.display import Display, open_display
 from bakeoff.errors import SetupError
 from bakeoff.evaluation.summary import summarize
 from bakeoff.executors.local import run_local
+from bakeoff.executors.probes import run_probes
 from bakeoff.forecast import Forecast
 from bakeoff.journal import Journal
 from bakeoff.planning import Plan, make_plan
@@ -40,8 +43,12 @@ def read_config(source: Source, overrides: dict[str, Any] | None) -> Config:
     return config.model_copy(update={"output": str(beside.path)})
 
 
-def plan(source: Source, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return what would run: runs, steps, exact parameter counts. Reads the data, writes nothing."""
+def plan(source: Source, overrides: dict[str, Any] | None = None, probe: bool = False) -> dict[str, Any]:
+    """Return what would run: runs, steps, exact parameter counts. Reads the data, writes nothing.
+
+    With `probe` each entry takes some steps on its longest batch, in a process of its own, and the plan has a
+    `forecast` of seconds and memory.
+    """
     from bakeoff.model import load_tokenizer
 
     config = read_config(source, overrides)
@@ -50,7 +57,15 @@ def plan(source: Source, overrides: dict[str, Any] | None = None) -> dict[str, A
         tokenizer = load_tokenizer(config.model, config.pin)
     except SetupError:
         tokenizer = None
-    return make_plan(config, tokenizer).document
+    if not probe:
+        return make_plan(config, tokenizer).document
+    if tokenizer is None:
+        raise SetupError(f"--probe: {config.model} is not on this machine. Try: bakeoff run, which fetches it")
+    with TemporaryDirectory(prefix="bakeoff-") as temporary:
+        folder = Folder(temporary)
+        planned = make_plan(config, tokenizer, folder)
+        write_text(folder.config_file, dump_config(config))
+        return planned.document | {"forecast": forecast(planned.document, run_probes(folder, planned.entries))}
 
 
 def run(source: Source, overrides: dict[str, Any] | None = None, display: str = "auto") -> Results:

@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Sequence
+from statistics import fmean as mean
 from typing import Any
 
 from torch import nn
@@ -10,8 +11,8 @@ from bakeoff.evaluation.baselines import first_answer
 from bakeoff.evaluation.checks import finite
 from bakeoff.evaluation.generation import generate
 from bakeoff.evaluation.lengths import LENGTHS, text_lengths
+from bakeoff.evaluation.metrics import Rows, score_outputs, value_of
 from bakeoff.evaluation.neutral import neutral_rows
-from bakeoff.evaluation.rouge import rouge
 from bakeoff.measure import peak_bytes, reset_peak
 from bakeoff.model import Base, for_decoding, load_tokenizer
 from bakeoff.records import RunResult, write_jsonl
@@ -69,7 +70,7 @@ def score(work: Work, outputs: Sequence[str], losses: list[tuple[float, int]] | 
     test, record = work.test, work.record
     references = [e.references or [e.summary] for e in test]
     with work.clocks.phase("evaluation"):
-        scores = rouge(outputs, references)
+        scores, corpus = score_outputs(work.config.metrics, outputs, references)
         lengths = text_lengths(outputs, references, load_tokenizer(work.config.model, work.config.pin))
     rows: list[dict[str, Any]] = [
         {"id": e.id, "output": o, **s, **n} for e, o, s, n in zip(test, outputs, scores, lengths, strict=True)
@@ -77,8 +78,18 @@ def score(work: Work, outputs: Sequence[str], losses: list[tuple[float, int]] | 
     if losses is not None:
         rows = [{**row, "loss": loss, "tokens": count} for row, (loss, count) in zip(rows, losses, strict=True)]
     write_jsonl(work.files.predictions_file, rows)
-    for name in scores[0]:
-        for letter, suffix in (("f", ""), ("p", "_precision"), ("r", "_recall")):
-            record.metrics[f"test/{name}{suffix}"] = sum(s[name][letter] for s in scores) / len(scores)
+    record.metrics |= {f"test/{name}": value for name, value in {**means(scores), **corpus}.items()}
     record.metrics |= {f"test/{name}": sum(n[name] for n in lengths) / len(lengths) for name in LENGTHS}
     return work.finished()
+
+
+def means(scores: Rows) -> dict[str, float]:
+    """Return the mean of each score over the outputs; one with precision and recall has three."""
+    found = {}
+    for name, first in scores[0].items():
+        if isinstance(first, dict):
+            for letter, suffix in (("f", ""), ("p", "_precision"), ("r", "_recall")):
+                found[f"{name}{suffix}"] = mean([row[name][letter] for row in scores])  # type: ignore[index]
+        else:
+            found[name] = mean([value_of(row[name]) for row in scores])
+    return found

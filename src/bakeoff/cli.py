@@ -136,12 +136,13 @@ def watch(folder: Path, display: str) -> None:
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @OVERRIDES
+@click.option("--probe", is_flag=True, help="Also measure each entry on its longest batch: how long, how much memory.")
 @AS_JSON
-def plan(file: Path, settings: tuple[str, ...], as_json: bool) -> None:
-    """Show what FILE would run: runs, steps, exact parameter counts. Writes nothing."""
+def plan(file: Path, settings: tuple[str, ...], probe: bool, as_json: bool) -> None:
+    """Show what FILE would run: runs, steps, exact parameter counts, what is odd about the data. Writes nothing."""
     from bakeoff.api import plan as make
 
-    document = make(file, parse(settings))
+    document = make(file, parse(settings), probe)
     if as_json:
         click.echo(json.dumps(document, indent=1))
         return

@@ -12,10 +12,13 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
+from bakeoff.data.templates import TemplateError, prompt_template, target_template
 from bakeoff.errors import ConfigError, did_you_mean, in_line, plain
 from bakeoff.reading import at_home, read_yaml
 from bakeoff.sections import DataConfig, GenerationConfig, Pin, ProtocolConfig, SafetyConfig, Section, TuneConfig
 
+METRICS = ("rouge", "exact_match", "token_f1", "chrf", "bleu")
+FUNCTION = re.compile(r"(?:[A-Za-z_][\w.]*|.+\.py):[A-Za-z_]\w*")  # a metric that is Python code
 BASELINES = ("base", "few-shot-2", "lead-1", "oracle")
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
@@ -36,8 +39,11 @@ class Config(Section):
     data: DataConfig = Field(description="the examples")
     template: str | None = Field(
         None,
-        description="text before the summary; must hold {{ document }} once; null: '{{ document }}\\nTL;DR:', and for "
-        "encoder-decoders 'summarize: {{ document }}'",
+        description="text before the summary, in Jinja over the columns of a row; must hold {{ document }} once, which "
+        "alone is cut; null: '{{ document }}\\nTL;DR:', and for encoder-decoders 'summarize: {{ document }}'",
+    )
+    target: str | None = Field(
+        None, description="text that is learnt, in Jinja over the columns of a row; null: {{ summary }}"
     )
     entries: dict[Name, dict[str, Any]] = Field(
         min_length=1, description="what is compared: method names, or entry names with a method and its fields"
@@ -47,6 +53,15 @@ class Config(Section):
         description="what stands beside the entries: base (always), few-shot-K (the base with K training examples "
         "before the document), lead-K (the document's first K sentences), oracle (its best sentences, chosen by the "
         "reference)",
+    )
+    metrics: list[str] = Field(
+        ["rouge"],
+        min_length=1,
+        description="what outputs are scored with: rouge, exact_match, token_f1, chrf, bleu, or a Python function "
+        "(output, references) -> number, higher is better, as module:function or file.py:function. That code is run",
+    )
+    primary: str | None = Field(
+        None, description="score that entries are ranked by, as rougeL, bleu or a function's name; null: the first's"
     )
     protocol: ProtocolConfig = Field(default_factory=ProtocolConfig, description="what is held equal")
     tune: TuneConfig | None = Field(
@@ -117,12 +132,30 @@ class Config(Section):
             raise ValueError("must hold base, and nothing twice")
         return value
 
-    @field_validator("template")
+    @field_validator("metrics")
     @classmethod
-    def _one_document(cls, value: str | None) -> str | None:
-        if value is not None and value.count("{{ document }}") != 1:
-            raise ValueError("must hold {{ document }} exactly once")
+    def _known_metrics(cls, value: list[str]) -> list[str]:
+        unknown = [name for name in value if name not in METRICS and not is_function(name)]
+        if unknown:
+            raise ValueError(f"'{unknown[0]}' is none.{did_you_mean(unknown[0], METRICS)} Or module:function")
+        if len(set(value)) < len(value):
+            raise ValueError("must hold nothing twice")
         return value
+
+    @field_validator("template", "target")
+    @classmethod
+    def _renders(cls, value: str | None, field: ValidationInfo) -> str | None:
+        if value is not None:
+            try:
+                (prompt_template if field.field_name == "template" else target_template)(value)
+            except TemplateError as error:
+                raise ValueError(str(error)) from None
+        return value
+
+
+def is_function(name: str) -> bool:
+    """Return whether a metric's name is that of a Python function."""
+    return FUNCTION.fullmatch(name) is not None
 
 
 def load_config(source: str | Path | dict[str, Any], overrides: dict[str, Any] | None = None) -> Config:
@@ -145,12 +178,30 @@ def load_config(source: str | Path | dict[str, Any], overrides: dict[str, Any] |
         config = Config.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(explain(where, raw, error)) from None
-    files = ("train", "validation", "test", "references_file")
-    paths = {s: str((base / at_home(p)).resolve()) for s in files if (p := getattr(config.data, s))}
-    changes: dict[str, Any] = {"data": config.data.model_copy(update=paths)}
+    return absolute(config, base)
+
+
+def absolute(config: Config, base: Path) -> Config:
+    """Return the config with its paths, which are relative to `base`, made absolute."""
+
+    def resolved(path: str) -> str:
+        return str((base / at_home(path)).resolve())
+
+    data = config.data
+    if data.of_files:
+        files = ("train", "validation", "test", "references_file")
+        paths = {s: resolved(p) for s in files if (p := getattr(data, s))}
+    else:
+        folder = data.source != "docstrings" and Path(resolved(data.source)).is_dir()
+        paths = {"source": resolved(data.source)} if folder else {}
+    changes: dict[str, Any] = {"data": data.model_copy(update=paths)}
     if config.model != "base" and (base / at_home(config.model)).is_dir():
-        changes["model"] = str((base / at_home(config.model)).resolve())
+        changes["model"] = resolved(config.model)
         changes["trust_remote_code"] = config.trust_remote_code and changes["model"]
+    named = [name.rpartition(":") for name in config.metrics]
+    changes["metrics"] = [
+        f"{resolved(file)}:{f}" if file.endswith(".py") else file + colon + f for file, colon, f in named
+    ]
     return config.model_copy(update=changes)
 
 

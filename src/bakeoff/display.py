@@ -14,6 +14,7 @@ from rich.console import Console
 from bakeoff.forecast import Forecast
 from bakeoff.records import Event, Run, run_names
 
+RANKED = {"name": "rougeL", "heading": "ROUGE-L"}  # what entries are ranked by, until a done event says
 PLAIN_SECONDS = 10.0  # between two lines of progress of a run, ...
 PLAIN_SHARE = 1 / 60  # ... and as bakeoffs get longer, this share of the time they have taken
 Clock = Callable[[], float]
@@ -157,7 +158,7 @@ class PlainDisplay(Display):
         elif event.kind == "progress" and "step" in values:
             self.progress(event.run, values)
         elif event.kind == "done":
-            self.note(f"{name}: done  {scores(values['metrics'])}")
+            self.note(f"{name}: done  {scores(values['metrics'], values.get('ranked', RANKED))}")
             for check, note in values.get("check_notes", {}).items():
                 self.note(f"{name}: check {check} failed: {note}")
         elif event.kind == "failed":
@@ -181,10 +182,11 @@ class PlainDisplay(Display):
         print(f"[{minutes:3d}:{seconds:02d}] {text}", file=sys.stderr, flush=True)
 
 
-def scores(metrics: dict[str, float]) -> str:
-    """Return a finished run's main scores in a few words."""
-    named = {"test/loss": "test loss", "test/rougeL": "ROUGE-L"}
-    if "test/loss" not in metrics and "test/rougeL" not in metrics:
+def scores(metrics: dict[str, float], ranked: dict[str, str]) -> str:
+    """Return a finished run's main scores in a few words: losses, and what entries are `ranked` by."""
+    score = f"test/{ranked['name']}"
+    named = {"test/loss": "test loss", score: ranked["heading"]}
+    if "test/loss" not in metrics and score not in metrics:
         named = {"validation/loss": "validation loss"}
     return "  ".join(f"{label} {metrics[name]:.4f}" for name, label in named.items() if name in metrics)
 

@@ -1,15 +1,22 @@
 """Using an adapter that a bakeoff made: documents in, outputs out, exactly as in its evaluation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from bakeoff.config import load_config
+from bakeoff.data.columns import columns_of
 from bakeoff.data.examples import Example
 from bakeoff.data.forms import make_form
+from bakeoff.data.lines import Row
+from bakeoff.data.templates import prompt_template
 from bakeoff.data.tokens import Tokens, encode
+from bakeoff.errors import DataError
 from bakeoff.evaluation.generation import generate
 from bakeoff.model import for_decoding, load_adapter, load_base
 from bakeoff.records import Folder
+
+Document = str | Mapping[str, Any]  # a text, or a row with the columns that the template takes
 
 
 class Summarizer:
@@ -21,12 +28,14 @@ class Summarizer:
         self.model = load_adapter(base, adapter)
         self.base = for_decoding(base, self.model, self.config.generation.precision)
         self.form = make_form(base.tokenizer, self.config.template, base.decoder_start is not None)
+        data = self.config.data
+        self.columns = columns_of(data.document, data.summary, prompt_template(self.form.template))
         self.max_tokens: int = folder.plan()["max_tokens"]
         self.output_tokens: int = folder.plan()["output_tokens"]
 
-    def generate(self, documents: Sequence[str]) -> list[str]:
-        """Return the greedy output for each document; a blank one has an empty output."""
-        written = [i for i, text in enumerate(documents) if text.strip()]
+    def generate(self, documents: Sequence[Document]) -> list[str]:
+        """Return the greedy output for each document, a text or a row of columns; a blank one has an empty output."""
+        written = [i for i, text in enumerate(self.texts(documents)) if text.strip()]
         outputs = [""] * len(documents)
         if written:
             prompts = [row.prompt for row in self.rows([documents[i] for i in written])]
@@ -35,13 +44,27 @@ class Summarizer:
                 outputs[i] = text.strip()
         return outputs
 
-    def cut(self, documents: Sequence[str]) -> dict[int, tuple[int, int]]:
+    def cut(self, documents: Sequence[Document]) -> dict[int, tuple[int, int]]:
         """Return, for each document that is cut, its index with how many of its tokens are kept, and of how many."""
-        rows = self.rows(documents)
-        whole = {i: len(self.form.documents([documents[i]])[0]) for i, row in enumerate(rows) if row.cut}
-        return {i: (len(rows[i].prompt) - self.form.fixed, total) for i, total in whole.items()}
+        return {i: (row.kept, row.kept + row.cut) for i, row in enumerate(self.rows(documents)) if row.cut}
 
-    def rows(self, documents: Sequence[str]) -> list[Tokens]:
-        """Return each document as a prompt that leaves room for its output, as in evaluation."""
-        examples = [Example(id=str(i), document=text, summary="") for i, text in enumerate(documents)]
+    def rows(self, documents: Sequence[Document]) -> list[Tokens]:
+        """Return each document as a prompt that leaves room for its output, as in evaluation.
+
+        Raises DataError where a document is a text, and the template takes more of a row than that.
+        """
+        values = [{self.columns.document: d} if isinstance(d, str) else d for d in documents]
+        examples = [
+            Example(str(i), text, "", around=self.columns.around(row, f"document {i}"))
+            for i, (text, row) in enumerate(zip(self.texts(documents), values, strict=True), start=1)
+        ]
         return list(encode(examples, self.form, self.max_tokens, self.output_tokens, "documents"))
+
+    def texts(self, documents: Sequence[Document]) -> list[str]:
+        """Return each document's text; raise DataError where a row has none."""
+        named = self.columns.document
+        rows = [Row("document", i, {named: d} if isinstance(d, str) else dict(d)) for i, d in enumerate(documents, 1)]
+        for row in rows:
+            if not isinstance(row.values.get(named), str):
+                raise DataError(f"document {row.number}: no text in column '{named}'")
+        return [row.values[named] for row in rows]

@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from bakeoff.display import Clock, Display, clock_time, number
+from bakeoff.display import RANKED, Clock, Display, clock_time, number
 from bakeoff.forecast import Forecast
 from bakeoff.records import Event, Run
 
@@ -47,6 +47,7 @@ class Row:
             self.state, self.seconds = event.kind, self.spent + now - self.started
             self.error = event.values.get("error")
             self.values |= event.values.get("metrics", {}) | event.values.get("costs", {})
+            self.values["ranked"] = event.values.get("ranked", RANKED)
         elif event.kind == "state":
             self.state = event.values["state"]
         else:
@@ -88,12 +89,13 @@ class TableDisplay(Display):
         wide = self.console.width >= WIDE
         failures = list(self.failures())
         rows = self.visible(self.console.height - 4 - len(failures))
+        ranked = next((row.values["ranked"] for row in self.rows.values() if "ranked" in row.values), RANKED)
         table = Table(box=None, pad_edge=False, padding=(0, 1 + wide, 0, 0))
         table.add_column("run", no_wrap=True, overflow="ellipsis", max_width=self.console.width // 3)
         table.add_column("state", no_wrap=True, min_width=0 if wide else 15)
         if wide:
             table.add_column("", min_width=12)
-        for heading in (*(("step",) if wide else ()), "train", "valid", "test", "ROUGE-L", "tok/s"):
+        for heading in (*(("step",) if wide else ()), "train", "valid", "test", ranked["heading"], "tok/s"):
             table.add_column(heading, justify="right", no_wrap=True)
         for heading in (*(("peak",) if wide else ()), "time"):
             table.add_column(heading, justify="right", no_wrap=True)
@@ -133,7 +135,10 @@ class TableDisplay(Display):
             cells.append(ProgressBar(share[1], share[0], width=12) if share else "")
             cells.append(f"{v['step']:,}/{v['steps']:,}" if "steps" in v else "")
         cells += [number(v.get(f"{split}/loss"), ".3f") for split in ("train", "validation", "test")]
-        cells += [number(v.get("test/rougeL"), ".3f"), number(v.get("tokens_per_second"), ",.0f")]
+        cells += [
+            number(v.get(f"test/{v.get('ranked', RANKED)['name']}"), ".3f"),
+            number(v.get("tokens_per_second"), ",.0f"),
+        ]
         if wide:
             peak = v.get("peak_bytes")
             cells.append(f"{peak / 2**30:.2f} GiB" if peak else "")

@@ -7,7 +7,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from bakeoff import __version__
-from bakeoff.config import BASELINES, Config
+from bakeoff.config import BASELINES, Config, is_function
+from bakeoff.costs import exact_counts, least_bytes
 from bakeoff.data.forms import TEMPLATES, Form, make_form
 from bakeoff.data.sources import Splits, content_identity, load_examples
 from bakeoff.data.tokens import (
@@ -22,6 +23,8 @@ from bakeoff.data.tokens import (
 from bakeoff.entries import Entry, read_entries
 from bakeoff.errors import ConfigError
 from bakeoff.evaluation.baselines import settle
+from bakeoff.evaluation.functions import code_identity
+from bakeoff.evaluation.metrics import scoring
 from bakeoff.methods import INSTALLED, Method
 from bakeoff.records import SPLITS, Folder, Run
 from bakeoff.sections import ProtocolConfig
@@ -57,14 +60,12 @@ def make_plan(config: Config, tokenizer: Any = None, folder: Folder | None = Non
     if folder is None:
         with TemporaryDirectory(prefix="bakeoff-") as temporary:
             return make_plan(config, tokenizer, Folder(temporary))
-    from bakeoff.hub import base_hashes, base_identity
-    from bakeoff.model import choose_precision, default_device
-
     entries = checked_entries(config)
     methods = {name: entry.methods() for name, entry in entries.items()}
     shapes = count(config, methods)
     max_tokens = fit_context(config, methods, shapes["context"])
-    splits, findings = load_examples(config.data)
+    splits, findings = load_examples(config.data, config.template, config.target)
+    scored = scoring(config.metrics, config.primary, splits["test"])
     if max_tokens < config.protocol.max_tokens:
         findings.append(context_finding(config, methods, shapes["context"], max_tokens))
     form = make_form(tokenizer, config.template, shapes["encoder_decoder"]) if tokenizer else None
@@ -74,7 +75,45 @@ def make_plan(config: Config, tokenizer: Any = None, folder: Folder | None = Non
             f"lengths and cut documents not measured: the tokenizer of {config.model} is not on this machine"
         )
     baselines, not_run = settle(config, splits["train"], tokens, form, shapes["context"], output_tokens)
-    model = {
+    lengths = {split: rows.lengths for split, rows in tokens.items()}
+    steps = config.protocol.epochs * -(-len(splits["train"]) // config.protocol.batch_size)
+    held_equal = {
+        **held_equal_by(config, shapes, steps),
+        "data": content_identity(splits),
+        "max_tokens": max_tokens,
+    }
+    precision = held_equal["precision"]
+    runs = make_runs(config.protocol, baselines, entries, steps, held_equal)
+    document = {
+        "name": config.name,
+        "model": model_facts(config, shapes),
+        "data": {
+            "source": config.data.source,
+            "identity": held_equal["data"],
+            "splits": {s: statistics(lengths[s]) if lengths else {"examples": len(splits[s])} for s in SPLITS},
+            "findings": findings,
+        },
+        "precision": precision,
+        "template": held_equal["template"],
+        **scored,
+        "max_tokens": max_tokens,
+        "output_tokens": output_tokens,
+        "rungs": held_equal["rungs"],
+        "epochs": config.protocol.epochs,
+        "counts": exact_counts(lengths, config.protocol, output_tokens) if output_tokens else None,
+        "entries": {n: entry_plan(e, config, steps, shapes["entries"][n], precision) for n, e in entries.items()},
+        "not_run": not_run,
+        "runs": [asdict(run) for run in runs],
+    }
+    virtual_tokens = max(m.virtual_tokens for group in methods.values() for m in group)
+    return Plan(config, document, entries, runs, held_equal, virtual_tokens, splits)
+
+
+def model_facts(config: Config, shapes: dict[str, Any]) -> dict[str, Any]:
+    """Return what the plan says of the base."""
+    from bakeoff.hub import base_hashes, base_identity
+
+    return {
         "name": config.model,
         "revision": config.revision,
         "identity": base_identity(config.model, config.pin),
@@ -82,42 +121,24 @@ def make_plan(config: Config, tokenizer: Any = None, folder: Folder | None = Non
         "context": shapes["context"],
         **shapes["model"],
     }
-    data = {
-        "source": config.data.source,
-        "identity": content_identity(splits),
-        "splits": {s: statistics(tokens[s].lengths) if tokens else {"examples": len(splits[s])} for s in SPLITS},
-        "findings": findings,
-    }
-    precision = choose_precision(config.protocol.precision, default_device())
-    template = config.template or TEMPLATES[shapes["encoder_decoder"]]
-    steps = config.protocol.epochs * -(-len(splits["train"]) // config.protocol.batch_size)
-    held_equal = {
-        "precision": precision,
+
+
+def held_equal_by(config: Config, shapes: dict[str, Any], steps: int) -> dict[str, Any]:
+    """Return what the config and the base hold equal over all runs."""
+    from bakeoff.hub import base_identity
+    from bakeoff.model import choose_precision, default_device
+
+    return {
+        "precision": choose_precision(config.protocol.precision, default_device()),
         "version": __version__,
-        "template": template,
-        "model": model["identity"] or config.model,
-        "data": data["identity"],
-        "max_tokens": max_tokens,
+        "template": config.template or TEMPLATES[shapes["encoder_decoder"]],
+        "target": config.target,
+        "metrics": [(name, code_identity(name) if is_function(name) else "") for name in config.metrics],
+        "model": base_identity(config.model, config.pin) or config.model,
         "generation": config.generation.model_dump(),
         "protocol": config.protocol.model_dump(exclude=NOT_IN_RESULTS),
         "rungs": rungs(steps, config.tune is not None and config.tune.halving),
     }
-    runs = make_runs(config.protocol, baselines, entries, steps, held_equal)
-    document = {
-        "name": config.name,
-        "model": model,
-        "data": data,
-        "precision": precision,
-        "template": template,
-        "max_tokens": max_tokens,
-        "output_tokens": output_tokens,
-        "rungs": held_equal["rungs"],
-        "entries": {n: entry_plan(entry, config, steps, shapes["entries"][n]) for n, entry in entries.items()},
-        "not_run": not_run,
-        "runs": [asdict(run) for run in runs],
-    }
-    virtual_tokens = max(m.virtual_tokens for group in methods.values() for m in group)
-    return Plan(config, document, entries, runs, held_equal, virtual_tokens, splits)
 
 
 def checked_entries(config: Config) -> dict[str, Entry]:
@@ -135,7 +156,7 @@ def checked_entries(config: Config) -> dict[str, Entry]:
     return entries
 
 
-def entry_plan(entry: Entry, config: Config, steps: int, counts: dict[str, Any]) -> dict[str, Any]:
+def entry_plan(entry: Entry, config: Config, steps: int, counts: dict[str, Any], precision: str) -> dict[str, Any]:
     """Return what the plan says of one entry.
 
     `trial_steps` are those of all its trials, where none fails and no extension is needed; the chosen trial is the
@@ -151,6 +172,7 @@ def entry_plan(entry: Entry, config: Config, steps: int, counts: dict[str, Any])
         "search": {k: {"low": r.low, "high": r.high, "scale": r.scale} for k, r in entry.ranges.items()},
         "ladder": entry.ladder,
         "learning_rate": None if "learning_rate" in entry.ranges else entry.methods()[0].learning_rate,
+        "least_bytes": least_bytes(counts["total_parameters"], counts["trainable_parameters"], precision),
         **counts,
     }
 

@@ -1,9 +1,12 @@
 """The sections of the YAML: data, protocol, tuning, generation. Each field's documentation is the schema's too."""
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from bakeoff.errors import did_you_mean
 
 
 class Section(BaseModel):
@@ -13,11 +16,13 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_truth_for_a_number(cls, value: Any, field: ValidationInfo) -> Any:
+    def _no_slips(cls, value: Any, field: ValidationInfo) -> Any:
         annotation = cls.model_fields[field.field_name or ""].annotation
         kinds = {annotation, *get_args(annotation)}
         if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
             raise ValueError("expected a number")
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError("holds a null character, which no path or text may")
         return value
 
 
@@ -35,31 +40,71 @@ LATEST = Pin()
 class DataConfig(Section):
     """Where the examples come from. `data: docstrings` is short for `data: {source: docstrings}`."""
 
-    source: Literal["files", "docstrings"] = Field("files", description="files, or the embedded docstring task")
-    train: str | None = Field(None, description="JSONL file of training examples, relative to the config file")
-    validation: str | None = Field(None, description="JSONL file that best checkpoints are chosen on")
-    test: str | None = Field(None, description="JSONL file that is read once per final run")
+    source: str = Field(
+        "files", description="files; a folder with files for the splits; a hub dataset's id; or docstrings, the demo's"
+    )
+    config: str | None = Field(None, description="a hub dataset's config, where it has several")
+    revision: str | None = Field(None, description="a hub dataset's branch, tag or commit")
+    train: str | None = Field(
+        None,
+        description="file of training examples (JSONL, JSON, CSV, TSV, Parquet, Arrow) or a folder of such files, "
+        "relative to the config file; of a hub dataset: the split's name",
+    )
+    validation: str | None = Field(
+        None, description="likewise: what best checkpoints are chosen on; null: a share of the training examples"
+    )
+    test: str | None = Field(
+        None, description="likewise: what is read once per final run; null: a share of the training examples"
+    )
+    validation_share: float = Field(0.1, gt=0, lt=0.5, description="that share, by group or by the documents' hashes")
+    test_share: float = Field(0.1, gt=0, lt=0.5, description="likewise for test")
     document: str = Field("document", description="column that holds the source text")
     summary: str = Field("summary", description="column that holds the target text")
+    id: str | None = Field(None, description="column that names each example; null: its line")
+    group: str | None = Field(
+        None,
+        description="column with what makes rows depend on each other (an author, a thread): a group is never split, "
+        "and intervals are over groups; null: over documents",
+    )
     references: str | list[str] | None = Field(
         None, description="column or columns of the test file with the references that outputs are scored against"
     )
     references_file: str | None = Field(
-        None, description="JSONL file that holds `references`, a row for each row of the test file; null: the test file"
+        None, description="file that holds `references`, a row for each row of the test file; null: the test file"
+    )
+    unusable: Literal["stop", "drop"] = Field(
+        "stop", description="rows without a text where one is needed: refuse the data, or leave them out and say so"
+    )
+    shared_documents: Literal["keep", "drop"] = Field(
+        "keep", description="training documents that stand, or nearly stand, in validation or test: keep or drop them"
     )
     train_limit: int | None = Field(None, ge=1, description="use a seeded sample of this many training examples")
     validation_limit: int | None = Field(None, ge=1, description="likewise for validation")
     test_limit: int | None = Field(None, ge=1, description="likewise for test")
 
+    @property
+    def of_files(self) -> bool:
+        """Whether train, validation and test are paths."""
+        return self.source == "files"
+
+    @field_validator("source")
+    @classmethod
+    def _no_slip(cls, value: str) -> str:
+        known = ("files", "docstrings")
+        if value not in known and get_close_matches(value, known, cutoff=0.8):
+            raise ValueError(f"'{value}' is none.{did_you_mean(value, known)}")
+        return value
+
     @model_validator(mode="after")
     def _paths(self) -> "DataConfig":
-        missing = [s for s in ("train", "validation", "test") if getattr(self, s) is None]
-        if self.source == "files" and missing:
-            raise ValueError(f"'{missing[0]}' is missing. Name a JSONL file for train, validation and test")
+        if self.of_files and self.train is None:
+            raise ValueError("'train' is missing. Name a file, or a `source`: a folder, a hub dataset or docstrings")
         if self.references_file and not self.references:
             raise ValueError("'references' is missing: the column of references_file that holds them")
-        if self.references is not None and (self.source != "files" or not self.references):
-            raise ValueError("'references' names a column, or a list of columns, of a test file")
+        if self.references is not None and (self.source == "docstrings" or not self.references):
+            raise ValueError("'references' names a column, or a list of columns, of the test split")
+        if self.references_file and not (self.of_files and self.test):
+            raise ValueError("'references_file' stands beside a `test` file, and there is none")
         return self
 
 

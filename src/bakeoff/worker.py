@@ -51,7 +51,12 @@ def execute(path: Path, run_id: str, emit: Emit, asked: Callable[[], bool] = boo
             result.check("loss_finite", reason)
     files.write_result(result)
     if result.status == "done":
-        values = {"metrics": result.metrics, "costs": result.costs, "check_notes": result.check_notes}
+        plan = folder.plan()
+        ranked = next(m for m in plan["metrics"] if m["name"] == plan["primary"])
+        values = {
+            "metrics": result.metrics, "costs": result.costs, "check_notes": result.check_notes,
+            "ranked": {k: ranked[k] for k in ("name", "heading")},
+        }  # fmt: skip
         emit(Event(run_id, "done", values))
     elif result.status == "paused":
         emit(Event(run_id, "state", {"state": "paused"}))

@@ -10,6 +10,7 @@ class Example:
     """One document with its summary; `group` clusters rows that are not independent (a package, a source).
 
     `references` are all its summaries where there are several; the first is `summary`, the one that is trained on.
+    `around` are the prompt's texts before and after the document, where they are not the same for all examples.
     """
 
     id: str
@@ -17,21 +18,25 @@ class Example:
     summary: str
     group: str = ""
     references: tuple[str, ...] = ()
+    around: tuple[str, str] | None = None
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> "Example":
         """Return the example that `row` was made of."""
-        return cls(**{**row, "references": tuple(row.get("references", ()))})
+        around = row.get("around")
+        others = {"references": tuple(row.get("references", ())), "around": (around[0], around[1]) if around else None}
+        return cls(**{**row, **others})
 
     def row(self) -> dict[str, Any]:
         """Return the example as plain data; `references` only where there are several."""
-        row = {"id": self.id, "document": self.document, "summary": self.summary, "group": self.group}
-        return row | ({"references": list(self.references)} if self.references else {})
+        row: dict[str, Any] = {"id": self.id, "document": self.document, "summary": self.summary, "group": self.group}
+        row |= {"references": list(self.references)} if self.references else {}
+        return row | ({"around": list(self.around)} if self.around else {})
 
     @property
     def mark(self) -> int:
         """The first 64 bits of a hash of the texts: which examples a limit takes, and whether a row has changed."""
-        texts = "\0".join((self.document, *(self.references or (self.summary,))))
+        texts = "\0".join((self.document, *(self.references or (self.summary,)), *(self.around or ())))
         return mark_of(texts)
 
 

@@ -42,7 +42,8 @@ def read_rows(path: Path) -> Iterator[Row]:
 
 def data_files(folder: Path) -> list[Path]:
     """Return the data files in a folder by name."""
-    return sorted(f for f in folder.iterdir() if f.suffix.lower() in READERS and f.is_file() and f.name[0] not in "._")
+    files = (f for f in folder.iterdir() if f.suffix.lower() in READERS and f.is_file() and f.name[0] not in "._")
+    return sorted(f for f in files if f.name not in METADATA and not f.name.startswith("cache-"))
 
 
 def stays_in_place(path: Path) -> bool:
@@ -94,4 +95,5 @@ READERS: dict[str, Reader] = {
     ".jsonl": jsonl_rows, ".ndjson": jsonl_rows, ".json": jsonl_rows, ".csv": delimited_rows, ".tsv": delimited_rows,
     ".parquet": table_rows, ".arrow": table_rows, ".feather": table_rows,
 }  # fmt: skip
+METADATA = {"dataset_info.json", "state.json", "dataset_dict.json"}  # beside what `datasets` saves to a disk
 FOREIGN = {".xlsx", ".xls", ".ods", ".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".pkl", ".txt", ".xml", ".db"}

@@ -4,36 +4,41 @@ What a tokenizer adds by itself tells what its base was trained with: a Llama's 
 </s>, a BART's has both. A causal base reads on from the prompt, so nothing that would end a text stands there.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-PLACE = "{{ document }}"
-TEMPLATES = {False: f"{PLACE}\nTL;DR:", True: f"summarize: {PLACE}"}  # by whether the base is an encoder-decoder
+from bakeoff.data.examples import Example
+from bakeoff.data.templates import DOCUMENT, prompt_template
+
+# By whether the base is an encoder-decoder.
+TEMPLATES = {False: "{{ document }}\nTL;DR:", True: "summarize: {{ document }}"}
 SAMPLE = "text"
 
 
 @dataclass(frozen=True)
 class Form:
-    """How an example becomes ids: `begin` template and document `end`, and `target_begin` summary `target_end`."""
+    """How an example becomes ids: `begin` template and document `end`, and `target_begin` summary `target_end`.
+
+    `constant` are the template's texts before and after the document; an example whose template takes more of its row
+    brings its own (`around`).
+    """
 
     tokenizer: Any
     template: str
     encoder_decoder: bool
     begin: list[int]
     end: list[int]
-    before: list[int]  # the template's parts around the document
-    after: list[int]
+    constant: tuple[str, str]
     target_begin: list[int]
     target_end: list[int]
 
-    @property
-    def fixed(self) -> int:
-        """How many of a prompt's tokens are not its document's."""
-        return len(self.begin) + len(self.before) + len(self.after) + len(self.end)
-
-    def prompt(self, document: list[int]) -> list[int]:
-        """Return the whole prompt of a document's ids."""
-        return [*self.begin, *self.before, *document, *self.after, *self.end]
+    def around(self, examples: Sequence[Example]) -> list[tuple[list[int], list[int]]]:
+        """Return the ids before and after the document in each example's prompt."""
+        texts = [example.around or self.constant for example in examples]
+        each = {text for pair in texts for text in pair if text}
+        ids = dict(zip(each, plain_ids(self.tokenizer, list(each)), strict=True)) if each else {}
+        return [([*self.begin, *ids.get(before, ())], [*ids.get(after, ()), *self.end]) for before, after in texts]
 
     def documents(self, texts: list[str]) -> list[list[int]]:
         """Return each document's own ids."""
@@ -48,13 +53,14 @@ class Form:
 def make_form(tokenizer: Any, template: str | None, encoder_decoder: bool) -> Form:
     """Return the form of a base's examples; without a template, with the usual one of its family."""
     template = template or TEMPLATES[encoder_decoder]
-    before, after = (plain_ids(tokenizer, [part])[0] if part else [] for part in template.split(PLACE))
+    rows = prompt_template(template)
+    constant = rows.around({DOCUMENT: ""}) if rows.constant else ("", "")
     begin, end = added_ids(tokenizer)
     last = tokenizer.eos_token_id
     target_end = end if last in end else [*end, last]
     if encoder_decoder:
-        return Form(tokenizer, template, True, begin, end, before, after, begin, target_end)
-    return Form(tokenizer, template, False, begin, [], before, after, [], [last])
+        return Form(tokenizer, template, True, begin, end, constant, begin, target_end)
+    return Form(tokenizer, template, False, begin, [], constant, [], [last])
 
 
 def plain_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:

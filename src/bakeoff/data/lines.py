@@ -20,7 +20,8 @@ BLOCK = 1 << 16  # bytes of a JSON list that are decoded at a time
 class Row(NamedTuple):
     """A row of a file: its columns by name. `number` is the line that it begins on, or counts rows of a table from 1.
 
-    `place` is where a line of JSONL begins, in bytes from the file's start.
+    `place` is where a line of JSONL begins, in bytes from the file's start. A row that cannot be read has a `fault`:
+    what is wrong in few words, and in full.
     """
 
     file: str
@@ -28,6 +29,7 @@ class Row(NamedTuple):
     values: dict[str, Any]
     place: int = 0
     unit: str = ""  # "row " where the file has no lines
+    fault: tuple[str, str] | None = None
 
     def __str__(self) -> str:
         return f"{self.file}: {self.unit}{self.number}" if self.unit else f"{self.file}:{self.number}"
@@ -49,17 +51,18 @@ def opened(files: Sequence[Path]) -> Iterator[list[BinaryIO]]:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def json_object(where: str, content: bytes) -> dict[str, Any]:
-    """Return the JSON object in a line; raise DataError, which says `where`, where it holds none."""
+def json_row(file: str, number: int, content: bytes, place: int = 0) -> Row:
+    """Return the row in a line of JSONL."""
     try:
-        row = json.loads(content.decode())
+        values = json.loads(content.decode())
     except UnicodeDecodeError as error:
-        raise DataError(f"{where}: {no_utf8(error)}") from None
+        return Row(file, number, {}, place, fault=("not UTF-8", no_utf8(error)))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not JSON ({error}). Expected one JSON object a line") from None
-    if not isinstance(row, dict):
-        raise DataError(f"{where}: expected a JSON object, got {type(row).__name__}")
-    return row
+        return Row(file, number, {}, place, fault=("not JSON", f"not JSON ({error}). Expected one JSON object a line"))
+    if not isinstance(values, dict):
+        fault = ("no JSON object", f"expected a JSON object, got {type(values).__name__}")
+        return Row(file, number, {}, place, fault=fault)
+    return Row(file, number, values, place)
 
 
 def jsonl_rows(path: Path) -> Iterator[Row]:
@@ -69,8 +72,7 @@ def jsonl_rows(path: Path) -> Iterator[Row]:
         for number, content in enumerate(stream, start=1):
             mark = len(codecs.BOM_UTF8) if number == 1 and content.startswith(codecs.BOM_UTF8) else 0
             if content[mark:].strip():
-                values = json_object(f"{path}:{number}", content[mark:])
-                yield Row(str(path), number, values, place + mark)
+                yield json_row(str(path), number, content[mark:], place + mark)
             place += len(content)
 
 
@@ -102,9 +104,8 @@ def json_rows(path: Path) -> Iterator[Row]:
                 raise DataError(f"{path}:{line}: not JSON ({getattr(error, 'msg', error)})") from None
             buffer, at = buffer[at:] + more, 0
             continue
-        if not isinstance(value, dict):
-            raise DataError(f"{path}:{number}: expected a JSON object, got {type(value).__name__}")
-        yield Row(str(path), number, value)
+        fault = ("no JSON object", f"expected a JSON object, got {type(value).__name__}")
+        yield Row(str(path), number, value) if isinstance(value, dict) else Row(str(path), number, {}, fault=fault)
         number += buffer.count("\n", at, end)
         at, wanted = end, ",]"
     if any(text.strip() for text in (buffer[at + 1 :], *blocks)):
@@ -159,34 +160,59 @@ def delimited_rows(path: Path) -> Iterator[Row]:
         first = stream.readline()
         stream.seek(0)
         delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=lambda c: first.count(c.encode()))
-        reader = csv.reader(decoded_lines(path, stream), delimiter=delimiter, strict=True)
-        names: list[str] | None = None
-        begins = 1
+        lines = DecodedLines(stream)
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
+        names: list[str] = []
         try:
             for cells in reader:
-                if not cells:
-                    pass  # a blank line
-                elif names is None:
-                    names = cells
-                    twice = [name for name in names if names.count(name) > 1]
-                    if twice:
-                        raise DataError(f"{path}:1: two columns are named '{twice[0]}'. Rename one of them")
-                elif len(cells) != len(names):
-                    raise DataError(
-                        f"{path}:{begins}: {len(cells)} fields, but the first row names {len(names)} columns. "
-                        f"Put texts that hold '{delimiter}' or a line break in double quotes"
-                    )
-                else:
-                    yield Row(str(path), begins, dict(zip(names, cells, strict=True)))
-                begins = reader.line_num + 1
+                begins, lines.begins = lines.begins, reader.line_num + 1
+                reason, lines.reason = lines.reason, None
+                if not names and cells:
+                    names = checked_names(path, cells, reason)
+                elif cells:
+                    yield delimited_row(Row(str(path), begins, {}), names, cells, delimiter, reason)
         except csv.Error as error:
-            raise DataError(f"{path}:{begins}: not CSV ({error}). Is a double quote opened and never closed?") from None
+            hint = "Is a double quote opened and never closed?"
+            raise DataError(f"{path}:{lines.begins}: not CSV ({error}). {hint}") from None
 
 
-def decoded_lines(path: Path, stream: BinaryIO) -> Iterator[str]:
-    """Yield a file's lines as text, without a byte order mark."""
-    for number, content in enumerate(stream, start=1):
-        try:
-            yield content.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}:{number}: {no_utf8(error)}") from None
+def checked_names(path: Path, cells: list[str], reason: str | None) -> list[str]:
+    """Return the names of a CSV's columns; raise DataError where they are not UTF-8, or two are the same."""
+    twice = [name for name in cells if cells.count(name) > 1]
+    if twice and not reason:
+        reason = f"two columns are named '{twice[0]}'. Rename one of them"
+    if reason:
+        raise DataError(f"{path}:1: {reason}")
+    return cells
+
+
+def delimited_row(row: Row, names: list[str], cells: list[str], delimiter: str, reason: str | None) -> Row:
+    """Return the row of a CSV's cells, or with what is wrong with them; `reason`: why they are not UTF-8."""
+    if reason:
+        return row._replace(fault=("not UTF-8", reason))
+    if len(cells) != len(names):
+        fault = (
+            f"{len(cells)} fields, but the first row names {len(names)} columns. "
+            f"Put texts that hold '{delimiter}' or a line break in double quotes"
+        )
+        return row._replace(fault=("wrong number of fields", fault))
+    return row._replace(values=dict(zip(names, cells, strict=True)))
+
+
+class DecodedLines:
+    """A file's lines as text, without a byte order mark. `begins` is the line that the row at hand began on, `reason`
+    why a line of it is not UTF-8.
+    """
+
+    def __init__(self, stream: BinaryIO):
+        self.stream, self.begins, self.first = stream, 1, True
+        self.reason: str | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        for content in self.stream:
+            try:
+                yield content.decode("utf-8-sig" if self.first else "utf-8")
+            except UnicodeDecodeError as error:
+                self.reason = no_utf8(error)
+                yield content.decode("latin-1")  # so that the row ends where it ends; its text is not used
+            self.first = False

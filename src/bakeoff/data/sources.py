@@ -1,121 +1,169 @@
 """Data sources: a config's `data` section becomes examples, or one line that says which row cannot be used."""
 
 import hashlib
-import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import numpy
-from numpy.typing import NDArray
-
+from bakeoff.data.columns import Columns, columns_of
 from bakeoff.data.docstrings import load_docstrings, manifest_findings
-from bakeoff.data.examples import Example, mark_of
-from bakeoff.data.jsonl import Source, StoredExamples, index_examples
-from bakeoff.errors import DataError
+from bakeoff.data.examples import Example
+from bakeoff.data.findings import look_through
+from bakeoff.data.formats import data_files
+from bakeoff.data.hub_dataset import NAMES, HubDataset
+from bakeoff.data.overlap import Overlap, of
+from bakeoff.data.splitting import limited, marks_of, split_off, take
+from bakeoff.data.stored import Refusals, StoredExamples, store_file, store_rows
+from bakeoff.data.templates import prompt_template, target_template
+from bakeoff.errors import ConfigError, DataError
 from bakeoff.records import SPLITS
 from bakeoff.sections import DataConfig
 
 Splits = dict[str, Sequence[Example]]
+Read = tuple[StoredExamples, Refusals]
 
 
-def load_examples(config: DataConfig) -> tuple[Splits, list[str]]:
+def load_examples(
+    config: DataConfig, template: str | None = None, target: str | None = None
+) -> tuple[Splits, list[str]]:
     """Return the examples of train, validation and test, and findings about them, a line each.
 
-    A limit takes a sample in file order: the examples whose contents hash lowest, so that one more or less of them
-    changes no other choice. Raises DataError where a file or row cannot be used.
+    `template` and `target` are the config's own. A limit takes a sample in file order: the examples whose contents
+    hash lowest, so that one more or less of them changes no other choice. Raises DataError where a file or row cannot
+    be used.
     """
     findings: list[str] = []
+    shared: list[str] = []
     splits: Splits
     if config.source == "docstrings":
+        if target or (template and not prompt_template(template).constant):
+            raise ConfigError("template: the docstring task has no columns but {{ document }}")
         docstrings = load_docstrings()
         findings += manifest_findings(docstrings)
         splits = {**docstrings}
     else:
-        splits = {split: indexed(config, split) for split in SPLITS}
-    documents: dict[str, NDArray[numpy.uint64]] = {}
-    for split in SPLITS:
-        if not splits[split]:
-            raise DataError(f"data.{split}: {getattr(config, split)}: no examples in it. A bakeoff needs at least one")
-        limit = getattr(config, f"{split}_limit")
-        if limit is not None and limit < len(splits[split]):
-            lowest = numpy.argsort(marks_of(splits[split]), kind="stable")[:limit]
-            splits[split] = take(splits[split], numpy.sort(lowest))
-        documents[split], found = look_through(split, splits[split])
-        findings += found
-    return splits, findings + shared_findings(documents)
+        stored, findings = read_splits(config, columns_for(config, template, target))
+        splits = {**stored}
+    empty = next((split for split in SPLITS if not splits[split]), None)
+    if empty:
+        name = getattr(config, empty) or config.source
+        raise DataError(f"data.{empty}: {name}: no examples in it. A bakeoff needs at least one")
+    for split in ("validation", "test"):
+        splits[split] = limited(splits[split], getattr(config, f"{split}_limit"))
+    if config.shared_documents == "keep":
+        splits["train"] = limited(splits["train"], config.train_limit)
+    if config.source != "docstrings":  # which holds no document twice, nor nearly
+        shared = apart(splits, config.shared_documents == "drop")
+    splits["train"] = limited(splits["train"], config.train_limit)
+    return splits, [*findings, *look_through(splits), *shared]
 
 
-def indexed(config: DataConfig, split: str) -> StoredExamples:
-    """Return the examples of a split's files; raise DataError, which names the split, where one cannot be used."""
-    try:
-        return index_examples(source_of(config, split))
-    except DataError as error:
-        raise DataError(f"data.{split}: {error}") from None
-
-
-def source_of(config: DataConfig, split: str) -> Source:
-    """Return where a split's examples stand; only the test split has references of its own."""
-    path, columns = Path(getattr(config, split)), config.references
-    if split != "test" or columns is None:
-        return Source(path, config.document, (config.summary,))
-    beside = Path(config.references_file) if config.references_file else None
-    return Source(path, config.document, (columns,) if isinstance(columns, str) else tuple(columns), beside)
-
-
-def marks_of(examples: Sequence[Example]) -> NDArray[numpy.uint64]:
-    """Return every example's mark, (examples,)."""
-    if isinstance(examples, StoredExamples):
-        return examples.marks
-    return numpy.fromiter((e.mark for e in examples), numpy.uint64, len(examples))
-
-
-def take(examples: Sequence[Example], chosen: NDArray[numpy.int64]) -> Sequence[Example]:
-    """Return the examples at these indices."""
-    return examples.take(chosen) if isinstance(examples, StoredExamples) else [examples[i] for i in chosen]
-
-
-def look_through(split: str, examples: Sequence[Example]) -> tuple[NDArray[numpy.uint64], list[str]]:
-    """Return the marks of the documents alone, (examples,), and findings about a split's rows.
-
-    rouge-score reads Latin letters and digits only.
-    """
-    documents = numpy.empty(len(examples), numpy.uint64)
-    unseen = copied = 0
-    for i, example in enumerate(examples):
-        document, summary = example.document.strip(), example.summary.strip()
-        documents[i] = mark_of(document)
-        copied += document == summary
-        unseen += not re.search(r"[a-z0-9]", summary.lower())
-    rows = len(examples)
-    repeated = rows - len(numpy.unique(marks_of(examples)))
-    findings = []
-    if repeated:
-        findings.append(f"data.{split}: {of(repeated, rows)} rows repeat another one, document and summary alike")
-    if copied:
-        findings.append(f"data.{split}: {of(copied, rows)} rows have their whole document as summary")
-    if unseen > 0.01 * rows:
-        findings.append(
-            f"data.{split}: {unseen} of {rows} summaries hold no Latin letter or digit, and rouge-score sees "
-            "nothing else: their ROUGE is 0 whatever the output. Compare by test loss"
-        )
-    return documents, findings
-
-
-def shared_findings(documents: dict[str, NDArray[numpy.uint64]]) -> list[str]:
-    """Return a line for each two splits with documents in common, by the documents' marks."""
-    findings = []
-    for first, second in (("train", "test"), ("validation", "test"), ("train", "validation")):
-        shared = int(numpy.isin(documents[second], documents[first]).sum())
-        if shared:
-            text = f"data: {of(shared, len(documents[second]))} {second} documents stand in {first} too"
-            scores = ", so test scores tell what was remembered, not what was learnt. Remove them from train"
-            findings.append(text + (scores if (first, second) == ("train", "test") else ""))
+def apart(splits: Splits, drop: bool) -> list[str]:
+    """Return findings about documents that stand in two splits; with `drop`, those of train leave it."""
+    shared = Overlap(splits)
+    findings = shared.findings(drop)
+    if drop and shared.train.any():
+        splits["train"] = take(splits["train"], (~shared.train).nonzero()[0])
+        findings.append(f"data.train: {of(int(shared.train.sum()), len(shared.train))} examples dropped for that")
+        if not splits["train"]:
+            raise DataError("data.train: every document stands in validation or test too, and was dropped")
     return findings
 
 
-def of(part: int, whole: int) -> str:
-    """Return a count, what it is of, and its share."""
-    return f"{part:,} of {whole:,} ({part / whole:.1%})"
+def columns_for(config: DataConfig, template: str | None, target: str | None) -> dict[str, Columns]:
+    """Return what columns mean in each split; only the test split has references of its own."""
+    usual = columns_of(
+        config.document,
+        config.summary,
+        prompt_template(template) if template else None,
+        target=target_template(target) if target else None,
+        id=config.id,
+        group=config.group,
+    )
+    references = config.references or config.summary
+    test = replace(usual, references=(references,) if isinstance(references, str) else tuple(references))
+    return {"train": usual, "validation": usual, "test": test}
+
+
+def read_splits(config: DataConfig, columns: dict[str, Columns]) -> tuple[dict[str, StoredExamples], list[str]]:
+    """Return the splits of files, a folder or a hub dataset, and a line for each of whose rows some were left out.
+
+    A split that has no file of its own is split off train. Raises DataError, which names the split, where one cannot
+    be used.
+    """
+    splits: dict[str, StoredExamples] = {}
+    findings: list[str] = []
+    hub = None if config.of_files or Path(config.source).is_dir() else hub_dataset(config)
+    for split in SPLITS:
+        try:
+            found = hub_split(config, hub, split, columns[split]) if hub else file_split(config, split, columns[split])
+        except DataError as error:
+            raise DataError(f"data.{split}: {error}") from None
+        if found is None:
+            continue
+        splits[split], refused = found
+        if refused.first and config.unusable == "stop":
+            more = f". So {'are' if refused.total > 1 else 'is'} {refused} of {refused.rows:,} rows"
+            rest = "" if refused.total == 1 else f"{more}. Mend or remove them, or set data.unusable: drop"
+            raise DataError(f"data.{split}: {refused.first}{rest}")
+        if refused.first:
+            findings.append(f"data.{split}: {of(refused.total, refused.rows)} rows left out: {refused}")
+    shares = {s: getattr(config, f"{s}_share") for s in ("validation", "test") if s not in splits}
+    if shares and splits["train"]:
+        parts = split_off(splits["train"], shares, config.group)
+        by = f"the hash of their group '{config.group}'" if config.group else "the hash of their document"
+        counts = ", ".join(f"{len(parts[s]):,} for {s}" for s in SPLITS if s in parts)
+        findings.append(f"data: {' and '.join(shares)} split off train by {by}: {counts}")
+        splits |= parts
+    return splits, findings
+
+
+def hub_dataset(config: DataConfig) -> HubDataset:
+    """Return the hub dataset that a config names; raise DataError where it can be none."""
+    if config.source.count("/") > 1 or config.source.startswith((".", "/", "~")) or not config.source.strip():
+        raise DataError(
+            f"data.source: {config.source}: no such folder. Allowed: files, docstrings, a folder, or a hub dataset's id"
+        )
+    return HubDataset(config.source, config.config, config.revision)
+
+
+def hub_split(config: DataConfig, hub: HubDataset, split: str, columns: Columns) -> Read | None:
+    """Return a split of a hub dataset, or None where it has none and one is to be split off train."""
+    name = getattr(config, split) or hub.split(split)
+    if name is None and split != "train":
+        return None
+    rows = hub.rows(name or "train")
+    return store_rows(((row, None) for row in rows), f"{hub.name} ({name})", columns)
+
+
+def file_split(config: DataConfig, split: str, columns: Columns) -> Read | None:
+    """Return a split of files or a folder, or None where it has none and one is to be split off train."""
+    path = Path(getattr(config, split)) if config.of_files and getattr(config, split) else None
+    if not config.of_files:
+        path = split_in_folder(Path(config.source), split, getattr(config, split))
+    if path is None:
+        return None
+    beside = Path(config.references_file) if split == "test" and config.references_file else None
+    return store_file(path, columns, beside)
+
+
+def split_in_folder(folder: Path, split: str, name: str | None) -> Path | None:
+    """Return the file or folder of a split in a folder: the one of that `name`, or whose name begins with the split's.
+
+    A folder with no such names is all training examples.
+    """
+    if name is not None:
+        return folder / name
+    there = [p for p in sorted(folder.iterdir()) if p.is_dir() or p in data_files(folder)]
+    named = {s: [p for p in there if p.name.lower().startswith(NAMES[s])] for s in SPLITS}
+    if split == "train" and not any(named.values()):
+        return folder
+    if len(named[split]) > 1:
+        names = ", ".join(p.name for p in named[split][:3])
+        raise DataError(f"{folder}: several files for it ({names}). Put them into a folder {split}/, or name one")
+    if not named[split] and split == "train":
+        raise DataError(f"{folder}: no file for it. Call one train, or name it")
+    return named[split][0] if named[split] else None
 
 
 def content_identity(splits: Splits) -> str:

@@ -7,7 +7,7 @@ are cut, and the share of cut documents is part of the record.
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, overload
 
@@ -22,17 +22,29 @@ from bakeoff.records import replacing
 # How much text goes through the tokenizer at once: what it holds meanwhile is some hundred bytes a token.
 CHUNK_EXAMPLES = 1000
 CHUNK_CHARACTERS = 1_000_000
+FACTS = 5  # numbers of a row beside its ids
+BARS = 24  # of a histogram
 
 Ints = NDArray[numpy.int32]
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """One example as ids: `prompt` (template and document) and `target` (summary and end-of-text)."""
+    """One example as ids: `prompt` (template and document) and `target` (summary and end-of-text).
+
+    `cut` tokens of the document were left out; the prompt has `head` tokens before the document and `tail` after it.
+    """
 
     prompt: list[int]
     target: list[int]
-    cut: bool
+    cut: int = 0
+    head: int = 0
+    tail: int = 0
+
+    @property
+    def kept(self) -> int:
+        """How many tokens of the document are in the prompt."""
+        return len(self.prompt) - self.head - self.tail
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.target)
@@ -40,16 +52,27 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Lengths:
-    """A split's rows in numbers, (rows,) each: tokens of prompts and targets, and whether the document was cut."""
+    """A split's rows in numbers, (rows,) each, as in `Tokens`: how many tokens each part has."""
 
     prompts: Ints
     targets: Ints
     cut: Ints
+    heads: Ints
+    tails: Ints
 
     @property
     def totals(self) -> Ints:
         """Tokens of prompt and target together."""
         return self.prompts + self.targets
+
+    @property
+    def documents(self) -> Ints:
+        """Tokens of whole documents, what was cut of them too."""
+        return self.prompts - self.heads - self.tails + self.cut
+
+    def take(self, chosen: Any) -> "Lengths":
+        """Return those of some of the rows."""
+        return Lengths(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
 
 def encode(
@@ -64,12 +87,15 @@ def encode(
     for chunk in _chunks(examples):
         documents = form.documents([e.document for e in chunk])
         targets = form.targets([e.summary for e in chunk])
-        for example, document, target in zip(chunk, documents, targets, strict=True):
+        for example, (head, tail), document, target in zip(chunk, form.around(chunk), documents, targets, strict=True):
             output = max(len(target), output_tokens)
-            room = max_tokens - form.fixed - (0 if form.encoder_decoder else output)
+            fixed = len(head) + len(tail)
+            room = max_tokens - fixed - (0 if form.encoder_decoder else output)
             if room < 1 or output > max_tokens:
                 cause = (
-                    f"{len(target)} tokens of summary. Shorten the summary"
+                    f"{fixed} tokens of template. Shorten what stands in it"
+                    if example.around and fixed > output
+                    else f"{len(target)} tokens of summary. Shorten the summary"
                     if len(target) > output_tokens
                     else f"outputs of {output_tokens} tokens. Lower generation.max_new_tokens"
                 )
@@ -77,7 +103,8 @@ def encode(
                     f"{where}: example '{example.id}': no room for the document in {max_tokens} tokens beside {cause}, "
                     "or raise protocol.max_tokens as far as the model's context allows"
                 )
-            yield Tokens(form.prompt(document[:room]), target, len(document) > room)
+            cut = max(0, len(document) - room)
+            yield Tokens([*head, *document[:room], *tail], target, cut, len(head), len(tail))
 
 
 def target_lengths(examples: Iterable[Example], form: Form) -> Ints:
@@ -96,7 +123,7 @@ def _chunks(examples: Iterable[Example]) -> Iterator[list[Example]]:
     characters = 0
     for example in examples:
         chunk.append(example)
-        characters += len(example.document) + len(example.summary)
+        characters += len(example.document) + len(example.summary) + sum(map(len, example.around or ()))
         if len(chunk) == CHUNK_EXAMPLES or characters >= CHUNK_CHARACTERS:
             yield chunk
             chunk, characters = [], 0
@@ -110,37 +137,59 @@ def lengths_of(rows: Iterable[Tokens]) -> Lengths:
         return rows.lengths
     facts = array("i")
     for row in rows:
-        facts.extend((len(row.prompt), len(row.target), row.cut))
+        facts.extend(_facts(row))
     return _lengths(facts)
 
 
+def _facts(row: Tokens) -> tuple[int, ...]:
+    return len(row.prompt), len(row.target), row.cut, row.head, row.tail
+
+
 def _lengths(facts: Any) -> Lengths:
-    return Lengths(*numpy.frombuffer(facts, numpy.int32).reshape(-1, 3).T)
+    return Lengths(*numpy.frombuffer(facts, numpy.int32).reshape(-1, FACTS).T)
 
 
-def statistics(lengths: Lengths) -> dict[str, float]:
-    """Return what the record says of a split: examples, share of cut documents, mean lengths in tokens."""
+def statistics(lengths: Lengths) -> dict[str, Any]:
+    """Return what the record says of a split: examples, shares of cut documents and of their tokens that were cut, mean
+    lengths in tokens, and histograms of whole documents and of targets.
+    """
+    documents = lengths.documents
     return {
         "examples": len(lengths.cut),
-        "cut_documents": float(lengths.cut.mean()),
+        "cut_documents": float((lengths.cut > 0).mean()),
+        "cut_tokens": float(lengths.cut.sum() / max(1, documents.sum(dtype=numpy.int64))),
         "prompt_tokens_mean": float(lengths.prompts.mean()),
         "target_tokens_mean": float(lengths.targets.mean()),
+        "document_lengths": histogram(documents),
+        "target_lengths": histogram(lengths.targets),
     }
+
+
+def histogram(lengths: Ints) -> dict[str, Any]:
+    """Return the median, the 99th percentile and the longest of lengths, and counts in equal parts up to the longest
+    1 % (which the last part holds).
+    """
+    top = max(1, int(numpy.ceil(numpy.percentile(lengths, 99))))
+    counts, edges = numpy.histogram(numpy.minimum(lengths, top), bins=min(BARS, top), range=(0, top))
+    return {
+        "median": float(numpy.median(lengths)), "p99": top, "longest": int(lengths.max()),
+        "edges": edges.tolist(), "counts": counts.tolist(),
+    }  # fmt: skip
 
 
 def save_tokens(path: Path, rows: Iterable[Tokens]) -> None:
     """Write rows as they come; `load_tokens` reads them.
 
-    The file holds int32: prompt and target of every row, then for every row the lengths of both and whether its
-    document was cut; and last, in eight bytes, how many rows there are.
+    The file holds int32: prompt and target of every row, then for every row how many tokens its parts have; and last,
+    in eight bytes, how many rows there are.
     """
     facts = array("i")
     with replacing(path, "wb") as file:
         for row in rows:
             file.write(array("i", row.prompt + row.target))
-            facts.extend((len(row.prompt), len(row.target), row.cut))
+            facts.extend(_facts(row))
         file.write(facts)
-        file.write(array("q", [len(facts) // 3]))
+        file.write(array("q", [len(facts) // FACTS]))
 
 
 def load_tokens(path: Path) -> "StoredTokens":
@@ -150,10 +199,10 @@ def load_tokens(path: Path) -> "StoredTokens":
         file.seek(max(0, size - 8))
         last = file.read()
         rows = int(numpy.frombuffer(last, numpy.int64)[0]) if len(last) == 8 else -1
-        start = size - 8 - 12 * rows
+        start = size - 8 - 4 * FACTS * rows
         if rows >= 0 and start >= 0:
             file.seek(start)
-            lengths = _lengths(file.read(12 * rows))
+            lengths = _lengths(file.read(4 * FACTS * rows))
             ends = 4 * numpy.cumsum(lengths.totals, dtype=numpy.int64)
             if start == (ends[-1] if rows else 0):
                 return StoredTokens(path, ends - 4 * lengths.totals, lengths)
@@ -181,8 +230,7 @@ class StoredTokens(Sequence[Tokens]):
     def __getitem__(self, index: int | slice) -> "Tokens | StoredTokens":
         lengths = self.lengths
         if isinstance(index, slice):
-            part = Lengths(lengths.prompts[index], lengths.targets[index], lengths.cut[index])
-            return StoredTokens(self.path, self.places[index], part)
+            return StoredTokens(self.path, self.places[index], lengths.take(index))
         prompt, total = int(lengths.prompts[index]), int(lengths.prompts[index] + lengths.targets[index])
         file = os.open(self.path, os.O_RDONLY)
         try:
@@ -192,4 +240,5 @@ class StoredTokens(Sequence[Tokens]):
         ids = array("i", content).tolist()
         if len(ids) < total:
             raise SetupError(f"{self.path}: cut short while it was in use. Try: remove the run folder, and run again")
-        return Tokens(ids[:prompt], ids[prompt:], bool(lengths.cut[index]))
+        facts = (int(values[index]) for values in (lengths.cut, lengths.heads, lengths.tails))
+        return Tokens(ids[:prompt], ids[prompt:], *facts)

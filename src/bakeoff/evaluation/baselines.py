@@ -17,7 +17,7 @@ from rouge_score.tokenizers import DefaultTokenizer
 from bakeoff.config import Config
 from bakeoff.data.examples import Example
 from bakeoff.data.forms import Form, plain_ids
-from bakeoff.data.sources import marks_of
+from bakeoff.data.splitting import marks_of
 from bakeoff.data.tokens import Tokens, lengths_of
 from bakeoff.errors import BakeoffError
 from bakeoff.evaluation.rouge import lead, sentences
@@ -87,14 +87,14 @@ def few_shot_rows(
     prefix = shots_ids(shots, form)
     made, without_room = [], 0
     for row in rows:
-        length = len(row.prompt) - form.fixed
+        length = row.kept
         output = 0 if form.encoder_decoder else max(len(row.target), output_tokens)
-        room = length if context is None else context - len(prefix) - form.fixed - output
+        room = length if context is None else context - len(prefix) - row.head - row.tail - output
         without_room += room < max(1, KEPT_SHARE * length)
-        begin, end = len(form.begin), len(row.prompt) - len(form.after) - len(form.end)
+        begin, end = len(form.begin), len(row.prompt) - row.tail
         cut = max(0, length - room)
         prompt = [*form.begin, *prefix, *row.prompt[begin : end - cut], *row.prompt[end:]]
-        made.append(replace(row, prompt=prompt, cut=row.cut or cut > 0))
+        made.append(replace(row, prompt=prompt, cut=row.cut + cut, head=row.head + len(prefix)))
         if room < 1 or without_room > ROOMLESS_SHARE * len(rows):
             raise NoRoomError(
                 f"context of {context} tokens has no room: {len(shots)} examples take {len(prefix)} of them and leave "

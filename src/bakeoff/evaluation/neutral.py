@@ -49,7 +49,7 @@ def neutral_rows(tokenizer: Any, max_tokens: int, encoder_decoder: bool = False)
     longest = min(PASSAGE_TOKENS, max_tokens)
     rows = [row[:longest] for row in ids if len(row) > 1]
     read = [len(row) // 2 if encoder_decoder else 1 for row in rows]
-    return [Tokens(row[:n], row[n:], False) for row, n in zip(rows, read, strict=True)]
+    return [Tokens(row[:n], row[n:]) for row, n in zip(rows, read, strict=True)]
 
 
 def add_forgetting(rows: dict[str, dict[str, Any]]) -> None:

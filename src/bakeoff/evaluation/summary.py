@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy
 
-from bakeoff.config import load_config
+from bakeoff.config import Config, load_config
+from bakeoff.evaluation.metrics import value_of
 from bakeoff.evaluation.neutral import add_forgetting
-from bakeoff.evaluation.rouge import BEST_TYPES, TYPES, signature
 from bakeoff.evaluation.statistics import Estimate, Resamples, Scores, estimate
 from bakeoff.evaluation.sweep import add_tuning
-from bakeoff.evaluation.verdict import LOSS, make_verdict
+from bakeoff.evaluation.verdict import LOSS, Yardstick, make_verdict
 from bakeoff.records import Folder, Run, RunResult, read_jsonl
 
 
@@ -25,11 +25,8 @@ def summarize(folder: Folder) -> dict[str, Any]:
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(run.entry, []).append(run)
-    # Rows with the same source text are one cluster: they are no independent evidence. An example's `group` is wider
-    # (a package, a handful to a test split), and too few to resample.
-    documents = [row["document"].strip() for row in read_jsonl(folder.examples_file("test"))]
     scores = {n: read_scores(folder, group, results) for n, group in groups.items()}
-    resamples = Resamples(documents)
+    resamples = Resamples(read_clusters(folder, config))
     estimates = estimate({(n, metric): s for n, table in scores.items() for metric, s in table.items()}, resamples)
     by_name = {n: {metric: estimates[n, metric] for metric in table} for n, table in scores.items()}
     rows = {name: entry_row(group, results, by_name[name]) for name, group in groups.items()}
@@ -52,12 +49,32 @@ def summarize(folder: Folder) -> dict[str, Any]:
         "tune": config.tune.model_dump() if config.tune else None,
         "generation": config.generation.model_dump(),
         "template": plan["template"],
-        "rouge_signature": signature(any(f"test/{BEST_TYPES[0]}" in row["metrics"] for row in rows.values())),
+        "metrics": plan["metrics"],
+        "primary": plan["primary"],
+        "score_signature": plan["score_signature"],
         "entries": {n: r for n, r in rows.items() if r["kind"] == "entry"},
         "baselines": {n: rows[n] for n in config.baselines},
-        "verdict": make_verdict(compared, estimates),
+        "verdict": make_verdict(compared, estimates, yardstick(plan, config)),
         "environment": folder.environment(),
     }
+
+
+def read_clusters(folder: Folder, config: Config) -> list[str]:
+    """Return what each test example is drawn together with in a bootstrap: its group, or its document.
+
+    Rows with the same source text are one cluster: they are no independent evidence. The docstring task's groups
+    (packages, a handful to a test split) are too few to resample; a group counts where the config names its column.
+    """
+    key = "group" if config.data.group else "document"
+    return [row[key].strip() for row in read_jsonl(folder.examples_file("test"))]
+
+
+def yardstick(plan: dict[str, Any], config: Config) -> Yardstick:
+    """Return what entries are ranked by."""
+    measure = next(m for m in plan["metrics"] if m["name"] == plan["primary"])
+    return Yardstick(
+        measure["name"], measure["heading"], measure["bounded"], "groups" if config.data.group else "documents"
+    )
 
 
 def entry_row(group: list[Run], results: dict[str, RunResult | None], estimates: dict[str, Estimate]) -> dict[str, Any]:
@@ -126,9 +143,14 @@ def read_scores(folder: Folder, group: list[Run], results: dict[str, RunResult |
         return {}
     seeded = group[0].kind == "entry"
     ones = numpy.ones(len(tables[0]))
+    measures = folder.plan()["metrics"]
+    bounds = {m["name"]: (0, 1) if m["bounded"] else (-numpy.inf, numpy.inf) for m in measures}
+    bounds |= {f"{name}_max": span for name, span in bounds.items()}
     found = {
-        f"test/{name}": Scores(numpy.array([[row[name]["f"] for row in rows] for rows in tables]), ones, seeded, (0, 1))
-        for name in (*TYPES, *BEST_TYPES)
+        f"test/{name}": Scores(
+            numpy.array([[value_of(row[name]) for row in rows] for rows in tables]), ones, seeded, span
+        )
+        for name, span in bounds.items()
         if name in tables[0][0]
     }
     if "loss" in tables[0][0]:

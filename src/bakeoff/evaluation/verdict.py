@@ -1,12 +1,13 @@
 """The verdict: one or two plain sentences that the statistics support, and nothing more."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 from bakeoff.evaluation.statistics import LEVEL, Estimate, coverage, holm
 
-METRIC, LOSS = "test/rougeL", "test/loss"
+LOSS = "test/loss"
 COSTS = {"memory": "peak_bytes", "size": "adapter_bytes", "time": "train_seconds"}
 PREFERENCES = ("quality", *COSTS)
 COVERED = {
@@ -20,27 +21,75 @@ Rows = dict[str, dict[str, Any]]
 Pair = dict[str, Any]
 
 
-def make_verdict(rows: Rows, estimates: Estimates) -> dict[str, Any]:
-    """Return the verdict from every row's facts and from estimates by (name, metric).
+@dataclass(frozen=True)
+class Yardstick:
+    """The score that entries are ranked by; a `bounded` one, from 0 to 1, is told in points (hundredths).
 
-    Keys: headline, text, metric, best, tied_with_best, pairs (every two entries, the higher score first, with the
-    same for test loss under `loss`), baseline_pairs, detectable_gap, covers, documents, recommendations. An entry is
-    tied with the best where the pair's Holm-adjusted p value is 0.05 or more.
+    `unit` is what is resampled: documents, or groups of them.
+    """
+
+    name: str = "rougeL"
+    heading: str = "ROUGE-L"
+    bounded: bool = True
+    unit: str = "documents"
+
+    @property
+    def metric(self) -> str:
+        """The score's name in the records."""
+        return f"test/{self.name}"
+
+    def shown(self, value: float) -> str:
+        """Return a score or difference as a verdict tells it."""
+        return f"{round(100 * value, 1) + 0.0:.1f}" if self.bounded else f"{value + 0.0:.3g}"
+
+    def points(self, value: float) -> str:
+        """Return a difference with its unit."""
+        return f"{self.shown(value)} points" if self.bounded else self.shown(value)
+
+    def in_brackets(self, span: tuple[float, float] | None) -> str:
+        """Return a 95 % interval to stand after its value, or nothing."""
+        return "" if span is None else f" (95 % interval {self.shown(span[0])} to {self.shown(span[1])})"
+
+    def gap(self, pair: Pair) -> str:
+        """Return a difference with its interval."""
+        span = None if pair["low"] is None else (pair["low"], pair["high"])
+        return f"{self.points(pair['difference'])}{self.in_brackets(span)}"
+
+    def inner_gap(self, pair: Pair) -> str:
+        """Return a difference with its interval, to stand in brackets itself."""
+        span = None if pair["low"] is None else (pair["low"], pair["high"])
+        text = self.shown(pair["difference"])
+        text += "" if span is None else f", 95 % interval {self.shown(span[0])} to {self.shown(span[1])}"
+        # A pair's own interval may leave out zero where all pairs together do not allow the claim.
+        alone = span is not None and not span[0] <= 0 <= span[1]
+        return f"{text}; not shown after correction for all pairs" if alone and not pair["different"] else text
+
+
+def make_verdict(rows: Rows, estimates: Estimates, by: Yardstick) -> dict[str, Any]:
+    """Return the verdict from every row's facts and from estimates by (name, metric); entries are ranked `by` one.
+
+    Keys: headline, text, metric, heading, bounded, unit, best, tied_with_best, pairs (every two entries, the higher
+    score first, with the same for test loss under `loss`), baseline_pairs, detectable_gap, covers, documents (how many,
+    or how many groups), recommendations. An entry is tied with the best where the pair's Holm-adjusted p value is 0.05
+    or more.
     """
     entries = [n for n, row in rows.items() if row["kind"] == "entry" and row["status"] == "done"]
-    entries = sorted((n for n in entries if (n, METRIC) in estimates), key=lambda n: -estimates[n, METRIC].value)
+    entries = sorted((n for n in entries if (n, by.metric) in estimates), key=lambda n: -estimates[n, by.metric].value)
     levels = [n for n, row in rows.items() if row["kind"] == "baseline" and CEILING not in n]
-    pairs = compare(list(combinations(entries, 2)), estimates)
-    against = compare([(n, b) for b in levels if (b, METRIC) in estimates for n in entries], estimates)
+    pairs = compare(list(combinations(entries, 2)), estimates, by.metric)
+    against = compare([(n, b) for b in levels if (b, by.metric) in estimates for n in entries], estimates, by.metric)
     best = entries[0] if entries else None
     tied = [pair["second"] for pair in pairs if pair["first"] == best and not pair["different"]]
-    shown = [estimates[n, METRIC] for n in entries]
+    shown = [estimates[n, by.metric] for n in entries]
     documents = shown[0].clusters if shown else 0
     gaps = sorted(pair["detectable"] for pair in pairs if pair["detectable"] is not None)
     verdict: dict[str, Any] = {
         "headline": "",
         "text": "",
-        "metric": METRIC,
+        "metric": by.metric,
+        "heading": by.heading,
+        "bounded": by.bounded,
+        "unit": by.unit,
         "best": best,
         "tied_with_best": tied,
         "pairs": pairs,
@@ -50,17 +99,17 @@ def make_verdict(rows: Rows, estimates: Estimates) -> dict[str, Any]:
         "documents": documents,
         "recommendations": recommendations([best, *tied] if best else [], rows),
     }
-    verdict["headline"] = headline(verdict, estimates)
-    sentences = [verdict["headline"], *details(verdict, rows), *left_out(rows)]
+    verdict["headline"] = headline(verdict, estimates, by)
+    sentences = [verdict["headline"], *details(verdict, rows, by), *left_out(rows)]
     return verdict | {"text": " ".join(sentences)}
 
 
-def compare(names: Sequence[tuple[str, str]], estimates: Estimates) -> list[Pair]:
-    """Return the paired differences first - second of each pair on ROUGE-L, and on test loss where both have one.
+def compare(names: Sequence[tuple[str, str]], estimates: Estimates, metric: str) -> list[Pair]:
+    """Return the paired differences first - second of each pair on `metric`, and on test loss where both have one.
 
     Holm's adjustment is over the pairs given, for each of the two metrics by itself.
     """
-    pairs = [{"first": a, "second": b, **difference(a, b, METRIC, estimates, len(names))} for a, b in names]
+    pairs = [{"first": a, "second": b, **difference(a, b, metric, estimates, len(names))} for a, b in names]
     losses = [(a, b) for a, b in names if (a, LOSS) in estimates and (b, LOSS) in estimates]
     found = {(a, b): difference(a, b, LOSS, estimates, len(losses)) for a, b in losses}
     for family in (pairs, list(found.values())):
@@ -86,27 +135,28 @@ def difference(first: str, second: str, metric: str, estimates: Estimates, compa
     }
 
 
-def headline(verdict: dict[str, Any], estimates: Estimates) -> str:
+def headline(verdict: dict[str, Any], estimates: Estimates, by: Yardstick) -> str:
     """Return the first sentence: which entry is ahead, or which are tied."""
     best, tied, pairs = verdict["best"], verdict["tied_with_best"], verdict["pairs"]
     if best is None:
         return "No entry has finished, so there is nothing to compare yet."
-    score = estimates[best, METRIC]
+    score = estimates[best, by.metric]
     if not pairs:
         span = score.interval()
-        return f"{best} is the only finished entry: ROUGE-L {points(score.value)}{in_brackets(span)}."
+        return f"{best} is the only finished entry: {by.heading} {by.shown(score.value)}{by.in_brackets(span)}."
     if verdict["documents"] < 2:
-        return "One test document tells no entry from another: nothing can be concluded."
+        return f"One test {by.unit[:-1]} tells no entry from another: nothing can be concluded."
     if not tied:
-        return f"{best} is best on ROUGE-L: {points(score.value)}, {gap_text(pairs[0])} above {pairs[0]['second']}."
+        lead = f"{by.gap(pairs[0])} above {pairs[0]['second']}"
+        return f"{best} is best on {by.heading}: {by.shown(score.value)}, {lead}."
     if len(tied) == 1:
-        pair = pairs[0]
-        return f"{listed([best, *tied])} are tied on ROUGE-L (difference {gap_text(pair, inner=True)})."
+        return f"{listed([best, *tied])} are tied on {by.heading} (difference {by.inner_gap(pairs[0])})."
     widest = max(pair["difference"] for pair in pairs if pair["first"] == best and pair["second"] in tied)
-    return f"{listed([best, *tied])} are tied on ROUGE-L (differences from {best} of at most {points(widest)} points)."
+    differences = f"differences from {best} of at most {by.points(widest)}"
+    return f"{listed([best, *tied])} are tied on {by.heading} ({differences})."
 
 
-def details(verdict: dict[str, Any], rows: Rows) -> list[str]:
+def details(verdict: dict[str, Any], rows: Rows, by: Yardstick) -> list[str]:
     """Return the sentences after the first: costs of a tie, who is behind, loss, baselines, what it rests on."""
     best, tied = verdict["best"], verdict["tied_with_best"]
     if best is None:
@@ -115,7 +165,7 @@ def details(verdict: dict[str, Any], rows: Rows) -> list[str]:
     parts = cheaper([best, *tied], rows)
     # Without a tie the first sentence holds the next entry's gap already.
     behind = [pair for pair in mine[0 if tied else 1 :] if pair["different"]]
-    parts += [f"{pair['second']} is behind {best} by {gap_text(pair)}." for pair in behind]
+    parts += [f"{pair['second']} is behind {best} by {by.gap(pair)}." for pair in behind]
     for pair in mine:
         loss = pair["loss"]
         if pair["second"] in tied and loss and loss["different"]:
@@ -125,12 +175,12 @@ def details(verdict: dict[str, Any], rows: Rows) -> list[str]:
     if verdict["documents"] < 2 or not verdict["pairs"]:
         return parts
     if verdict["detectable_gap"] is not None:
-        gap = points(verdict["detectable_gap"])
-        parts.append(f"A gap of {gap} points between two entries would be found in 80 of 100 such bakeoffs.")
+        gap = by.points(verdict["detectable_gap"])
+        parts.append(f"A gap of {gap} between two entries would be found in 80 of 100 such bakeoffs.")
     count = len(verdict["pairs"])
     seeds = COVERED[verdict["covers"]]
     corrected = f"; ties are judged over {count} pairs together (Holm)" if count > 1 else ""
-    return [*parts, f"Intervals are 95 % over {verdict['documents']:,} test documents {seeds}{corrected}."]
+    return [*parts, f"Intervals are 95 % over {verdict['documents']:,} test {by.unit} {seeds}{corrected}."]
 
 
 def unbeaten(pairs: Sequence[Pair]) -> list[str]:
@@ -173,28 +223,6 @@ def recommendations(names: Sequence[str], rows: Rows) -> dict[str, str | None]:
         preference: None if not values or None in values.values() else min(values, key=lambda n: values[n])
         for preference, values in {"quality": quality, **facts}.items()
     }
-
-
-def gap_text(pair: Pair, inner: bool = False) -> str:
-    """Return a difference in ROUGE points with its interval; `inner`: it stands in brackets already."""
-    span = None if pair["low"] is None else (pair["low"], pair["high"])
-    if not inner:
-        return f"{points(pair['difference'])} points{in_brackets(span)}"
-    text = points(pair["difference"])
-    text += "" if span is None else f", 95 % interval {points(span[0])} to {points(span[1])}"
-    # A pair's own interval may leave out zero where all pairs together do not allow the claim.
-    alone = span is not None and not span[0] <= 0 <= span[1]
-    return f"{text}; not shown after correction for all pairs" if alone and not pair["different"] else text
-
-
-def points(value: float) -> str:
-    """Return a ROUGE score or difference in points (hundredths)."""
-    return f"{round(100 * value, 1) + 0.0:.1f}"
-
-
-def in_brackets(span: tuple[float, float] | None) -> str:
-    """Return a 95 % interval to stand after its value, or nothing."""
-    return "" if span is None else f" (95 % interval {points(span[0])} to {points(span[1])})"
 
 
 def listed(names: Sequence[str]) -> str:

@@ -16,10 +16,10 @@ WORDS = {
 
 
 def difference_rows(verdict: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return a row a pair, baselines last: its names, then on ROUGE-L and on loss the difference and what it says."""
+    """Return a row a pair, baselines last: names, then on the score that ranks and on loss what the difference says."""
     rows = []
     for pair in [*verdict["pairs"], *verdict["baseline_pairs"]]:
-        cells = [*cell(pair, 100, 1), *cell(pair["loss"], 1, 3)]
+        cells = [*cell(pair, *((100, 1) if verdict["bounded"] else (1, 3))), *cell(pair["loss"], 1, 3)]
         rows.append({"name": f"{pair['first']} \N{MINUS SIGN} {pair['second']}", "cells": cells})
     return rows
 
@@ -49,5 +49,9 @@ def recommendation(results: dict[str, Any], preference: str) -> str:
         return f"Preferring {named}: not measured for all of {', '.join(among)}."
     row = results["entries"][name]
     value = row["costs"][COSTS[preference]] if preference in COSTS else row["metrics"]["validation/loss"]["mean"]
-    rivals = f"of the {len(among)} entries tied on ROUGE-L" if len(among) > 1 else "the only entry in the top group"
+    rivals = (
+        f"of the {len(among)} entries tied on {verdict['heading']}"
+        if len(among) > 1
+        else "the only entry in the top group"
+    )
     return f"Preferring {named}: {name} ({form(value)}; {rivals})."

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from bakeoff.report.plan import split_line
 from bakeoff.report.table import counted, rows_of, size
 
 Pairs = list[tuple[str, str]]
@@ -86,13 +87,10 @@ def data_facts(results: dict[str, Any]) -> Pairs:
     data = results["data"]
     pairs = [("source", data["source"]), ("content hash", data["identity"])]
     for split, facts in data["splits"].items():
-        text = counted(facts["examples"], "example")
+        mean = ""
         if "cut_documents" in facts:
-            text += (
-                f", {facts['cut_documents']:.1%} of documents cut, mean {facts['prompt_tokens_mean']:.0f} tokens in, "
-                f"{facts['target_tokens_mean']:.0f} out"
-            )
-        pairs.append((split, text))
+            mean = f"; mean {facts['prompt_tokens_mean']:.0f} tokens in, {facts['target_tokens_mean']:.0f} out"
+        pairs.append((split, split_line(facts) + mean))
     return pairs
 
 

@@ -8,15 +8,16 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from bakeoff.evaluation.metrics import value_of
 from bakeoff.evaluation.verdict import PREFERENCES
 from bakeoff.records import Folder, read_jsonl
 from bakeoff.report import charts
 from bakeoff.report.differences import difference_rows, recommendation
 from bakeoff.report.facts import sections
 from bakeoff.report.table import (
-    COLUMNS,
     NOT_BETTER,
     best_values,
+    columns,
     csv_table,
     edge_note,
     failed_checks,
@@ -28,7 +29,6 @@ from bakeoff.report.table import (
 
 HERE = Path(__file__).parent
 SAMPLES = 8
-SCORE = "test/rougeL"
 
 
 def render(folder: Folder, results: dict[str, Any]) -> str:
@@ -44,14 +44,16 @@ def render(folder: Folder, results: dict[str, Any]) -> str:
         headline=verdict["headline"],
         details=verdict["text"].removeprefix(verdict["headline"]).strip(),
         setting=setting(results),
-        columns=COLUMNS,
+        columns=columns(results),
         rows=table_rows(results),
         trunk=[
             f"{name} {row['costs']['trunk_seconds']:.1f} s"
             for name, row in results["entries"].items()
             if row["costs"].get("trunk_seconds", 0) and row["costs"]["trunk_seconds"] > 0.05
         ],
-        rouge_signature=results["rouge_signature"],
+        score_signature=results["score_signature"],
+        heading=verdict["heading"],
+        ranked_by=f"{verdict['heading']}, points" if verdict["bounded"] else verdict["heading"],
         differences=difference_rows(verdict),
         recommendations=[recommendation(results, p) for p in PREFERENCES] if verdict["best"] else [],
         cost_charts=cost_charts(results),
@@ -99,7 +101,7 @@ def table_rows(results: dict[str, Any]) -> list[dict[str, Any]]:
                 "interval": column.interval_text(row),
                 "best": row["kind"] == "entry" and column.key in best and column.value(row) == best[column.key],
             }
-            for column in COLUMNS
+            for column in columns(results)
         ]
         rows.append(
             {
@@ -116,25 +118,26 @@ def table_rows(results: dict[str, Any]) -> list[dict[str, Any]]:
 
 def cost_charts(results: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the charts of ROUGE-L against what an entry trains and how long it takes."""
+    score = results["verdict"]["metric"]
     points = [
         {
             "entry": name,
             "trainable_parameters": row["trainable_parameters"],
             "train_seconds": row["costs"].get("train_seconds"),
-            "score": row["metrics"][SCORE]["mean"],
-            **{end: row["metrics"][SCORE].get(end, row["metrics"][SCORE]["mean"]) for end in ("low", "high")},
+            "score": row["metrics"][score]["mean"],
+            **{end: row["metrics"][score].get(end, row["metrics"][score]["mean"]) for end in ("low", "high")},
         }
         for name, row in results["entries"].items()
         if row["status"] == "done"
     ]
-    levels = {n: row["metrics"][SCORE]["mean"] for n, row in results["baselines"].items() if row["status"] == "done"}
+    levels = {n: row["metrics"][score]["mean"] for n, row in results["baselines"].items() if row["status"] == "done"}
     drawn = []
     for cost, heading, log in (
         ("trainable_parameters", "trainable parameters", True),
         ("train_seconds", "seconds of optimizer steps", False),
     ):
         svg = charts.quality_cost(points, levels, cost, heading, log)
-        label = f"ROUGE-L against {heading}: " + ", ".join(
+        label = f"{results['verdict']['heading']} against {heading}: " + ", ".join(
             f"{p['entry']} {p['score']:.3f} at {p[cost]:,.0f}" for p in points if p[cost] is not None
         )
         drawn += [{"svg": Markup(svg), "label": label}] if svg else []
@@ -203,7 +206,7 @@ def samples(folder: Folder, results: dict[str, Any]) -> list[dict[str, Any]]:
             "document": examples[i]["document"],
             "reference": examples[i]["summary"],
             "outputs": [
-                {"name": name, "text": rows[i]["output"], "score": rows[i]["rougeL"]["f"]}
+                {"name": name, "text": rows[i]["output"], "score": value_of(rows[i][results["primary"]])}
                 for name, rows in outputs.items()
             ],
         }

@@ -1,11 +1,14 @@
 """The plan as `bakeoff plan` prints it."""
 
+import math
 from typing import Any
 
 from rich import markup
 from rich.table import Table
 
-from bakeoff.report.table import NO_SUCH_THING, counted, rate
+from bakeoff.report.table import NO_SUCH_THING, counted, rate, size
+
+BARS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
 
 
 def plan_table(plan: dict[str, Any]) -> Table:
@@ -39,10 +42,63 @@ def plan_lines(plan: dict[str, Any]) -> list[str]:
             f"{counted(tuned[0]['steps'], 'step')}"
         )
     lines += [f"{name} not run: {reason}" for name, reason in plan["not_run"].items()]
-    for split, facts in plan["data"]["splits"].items():
-        cut = f", {facts['cut_documents']:.1%} of documents cut" if "cut_documents" in facts else ""
-        lines.append(f"{split}: {counted(facts['examples'], 'example')}{cut}")
-    return lines + plan["data"]["findings"]
+    lines += [f"{split}: {split_line(facts)}" for split, facts in plan["data"]["splits"].items()]
+    return [*lines, *forecast_lines(plan), *plan["data"]["findings"]]
+
+
+def split_line(facts: dict[str, Any]) -> str:
+    """Return what is known of a split's lengths in a line."""
+    text = counted(facts["examples"], "example")
+    if "cut_documents" not in facts:
+        return text
+    text += (
+        f", {facts['cut_documents']:.1%} of documents cut ({facts['cut_tokens']:.1%} of their tokens), targets never"
+    )
+    for what in ("document", "target"):
+        lengths = facts[f"{what}_lengths"]
+        spread = f"median {lengths['median']:,.0f}, 99 % up to {lengths['p99']:,}, longest {lengths['longest']:,}"
+        text += f"; {what}s {bars(lengths['counts'])} {spread} tokens"
+    return text
+
+
+def bars(counts: list[int]) -> str:
+    """Return a histogram's counts as a row of bars; a part with any row has the lowest bar at least."""
+    return "".join(" " if not n else BARS[max(0, math.ceil(n * len(BARS) / max(counts)) - 1)] for n in counts)
+
+
+def forecast_lines(plan: dict[str, Any]) -> list[str]:
+    """Return what a plan knows of costs: exact counts, and where it has probed, how long and how much memory."""
+    lines = []
+    if plan["counts"]:
+        counts = plan["counts"]
+        lines.append(
+            f"an epoch trains on {counts['train_tokens']:,} tokens, its longest batch has "
+            f"{counts['longest_batch_tokens']:,}; each run reads {counts['test_tokens']:,} test tokens and writes up "
+            f"to {counts['output_tokens']:,}"
+        )
+    found = plan.get("forecast")
+    if not found:
+        least = ", ".join(f"{name} {size(row['least_bytes'])}" for name, row in plan["entries"].items())
+        return [*lines, f"weights and optimizer alone take: {least}. Try --probe for seconds and whole memory"]
+    for name, row in found["entries"].items():
+        probed = row["error"] or f"about {duration(row['seconds'])}, {size(row['peak_bytes'])} at the peak"
+        lines.append(f"{name}: {probed}")
+    if found["seconds"] is not None:
+        lines.append(f"entries together: about {duration(found['seconds'])}; baselines and the trunk cache not counted")
+    if found["too_large"]:
+        memory = f" into {size(found['memory_bytes'])}" if found["memory_bytes"] else ""
+        lines.append(
+            f"does not fit{memory}: {', '.join(found['too_large'])}. Try a smaller protocol.batch_size or max_tokens, "
+            "or protocol.gradient_checkpointing: true"
+        )
+    return lines
+
+
+def duration(seconds: float) -> str:
+    """Return a time as one says it."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def total_steps(plan: dict[str, Any]) -> int:

@@ -83,12 +83,8 @@ def rate(value: float) -> str:
     return f"{value:.2g}"
 
 
-COLUMNS = (
-    Column("metrics/test/loss", "test loss", fixed(3), "nats per target token over the whole test split", "min"),
-    Column("metrics/test/rouge1", "ROUGE-1", fixed(3), "F measure, unigrams", "max"),
-    Column("metrics/test/rouge2", "ROUGE-2", fixed(3), "F measure, bigrams", "max"),
-    Column("metrics/test/rougeL", "ROUGE-L", fixed(3), "F measure, longest common subsequence", "max"),
-    Column("metrics/test/rougeLsum", "ROUGE-Lsum", fixed(3), "ROUGE-L over sentences on lines of their own", "max"),
+TEST_LOSS = Column("metrics/test/loss", "test loss", fixed(3), "nats per target token over the whole test split", "min")
+OTHERS = (
     Column(
         "metrics/validation/overfitting",
         "over-fitting",
@@ -115,11 +111,28 @@ COLUMNS = (
 )
 # The columns that a terminal shows, by how wide it must be; the page has them all.
 SHOWN_FROM = {
-    "metrics/test/loss": 0, "metrics/test/rouge1": 80, "metrics/test/rougeL": 0, "trainable_parameters": 60,
-    "costs/adapter_bytes": 80, "costs/train_seconds": 60, "costs/peak_bytes": 80, "metrics/test/rouge2": 100,
-    "trainable_percent": 120, "costs/tokens_per_second": 120, "metrics/validation/overfitting": 185,
-    "metrics/neutral/forgetting": 185,
+    "metrics/test/loss": 0, "trainable_parameters": 60, "costs/adapter_bytes": 80, "costs/train_seconds": 60,
+    "costs/peak_bytes": 80, "trainable_percent": 120, "costs/tokens_per_second": 120,
+    "metrics/validation/overfitting": 185, "metrics/neutral/forgetting": 185,
 }  # fmt: skip
+SCORES_FROM = (80, 100)  # likewise for the first scores beside the one that entries are ranked by
+WIDE = 150
+
+
+def columns(results: dict[str, Any]) -> list[Column]:
+    """Return the table's columns: test loss, the scores that the config names, costs."""
+    scores = [
+        Column(f"metrics/test/{m['name']}", m["heading"], fixed(3), m["explanation"], "max") for m in results["metrics"]
+    ]
+    return [TEST_LOSS, *scores, *OTHERS]
+
+
+def shown_columns(results: dict[str, Any], width: int) -> list[Column]:
+    """Return the columns for a terminal `width` columns wide."""
+    ranked = f"metrics/test/{results['primary']}"
+    beside = [f"metrics/test/{m['name']}" for m in results["metrics"] if m["name"] != results["primary"]]
+    needed = {**SHOWN_FROM, ranked: 0, **dict(zip(beside, SCORES_FROM, strict=False))}
+    return [column for column in columns(results) if width >= needed.get(column.key, WIDE)]
 
 
 def rows_of(results: dict[str, Any]) -> dict[str, Row]:
@@ -139,7 +152,7 @@ def best_values(results: dict[str, Any]) -> dict[str, Any]:
     """Return each column's best value over the finished entries."""
     done = [row for row in results["entries"].values() if row["status"] == "done"]
     found = {}
-    for column in COLUMNS:
+    for column in columns(results):
         values = [v for row in done if (v := column.value(row)) is not None]
         if column.best and values:
             found[column.key] = min(values) if column.best == "min" else max(values)
@@ -199,10 +212,10 @@ def remarks(results: dict[str, Any]) -> list[str]:
 
 def text_table(results: dict[str, Any], width: int = 160) -> Table:
     """Return the table for a terminal `width` columns wide; a narrow one leaves out what the page has anyway."""
-    columns = [c for c in COLUMNS if width >= SHOWN_FROM.get(c.key, 150)]
+    shown = shown_columns(results, width)
     table = Table(title=results["name"], title_justify="left", box=None, pad_edge=False, header_style="bold")
     table.add_column("entry", no_wrap=True)
-    for column in columns:
+    for column in shown:
         table.add_column(column.heading, justify="right", no_wrap=" " not in column.heading)
     best = best_values(results)
     for name, row in rows_of(results).items():
@@ -211,7 +224,7 @@ def text_table(results: dict[str, Any], width: int = 160) -> Table:
             continue
         cells = [
             f"[bold]{c.text(row)}[/bold]" if row["kind"] == "entry" and c.value(row) == best.get(c.key) else c.text(row)
-            for c in columns
+            for c in shown
         ]
         table.add_row(markup.escape(name), *cells, style="dim" if row["kind"] == "baseline" else None)
     return table
@@ -223,20 +236,21 @@ def escape_markdown(text: str) -> str:
 
 
 def markdown_table(results: dict[str, Any], escape: Callable[[str], str] = escape_markdown) -> str:
-    """Return the table in Markdown, with lines for failures and failed checks and the ROUGE signature below it.
+    """Return the table in Markdown, with lines for failures and failed checks and the scores' signature below it.
 
     A row that failed says so once, and holds what is known all the same.
     """
+    shown = columns(results)
     lines = [
-        "| " + " | ".join(["entry", *(c.heading for c in COLUMNS)]) + " |",
-        "|---|" + "---:|" * len(COLUMNS),
+        "| " + " | ".join(["entry", *(c.heading for c in shown)]) + " |",
+        "|---|" + "---:|" * len(shown),
     ]
     notes = failures(results)
     for name, row in rows_of(results).items():
-        cells = [c.text(row) if not failure(row) or c.value(row) is not None else "" for c in COLUMNS]
+        cells = [c.text(row) if not failure(row) or c.value(row) is not None else "" for c in shown]
         cells[0] = row["status"] if failure(row) else cells[0]
         lines.append("| " + " | ".join(escape(cell) for cell in [name, *cells]) + " |")
-    notes += [*remarks(results), results["rouge_signature"]]
+    notes += [*remarks(results), results["score_signature"]]
     return "\n".join(lines) + "\n\n" + "\n\n".join(escape(note) for note in notes) + "\n"
 
 
@@ -244,8 +258,9 @@ def csv_table(results: dict[str, Any]) -> str:
     """Return the table as CSV with raw numbers; a metric with an interval has /low and /high columns."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    metrics = [c.key.removeprefix("metrics/") for c in COLUMNS if c.key.startswith("metrics/")]
-    others = [c for c in COLUMNS if not c.key.startswith("metrics/")]
+    shown = columns(results)
+    metrics = [c.key.removeprefix("metrics/") for c in shown if c.key.startswith("metrics/")]
+    others = [c for c in shown if not c.key.startswith("metrics/")]
     spans = [f"{m}{end}" for m in metrics for end in ("", "/low", "/high")]
     writer.writerow(["entry", "kind", "status", "error", *spans, *(c.key.removeprefix("costs/") for c in others)])
     for name, row in rows_of(results).items():

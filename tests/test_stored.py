@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from bakeoff.config import load_config
-from bakeoff.data import jsonl, tokens
+from bakeoff.data import stored, tokens
+from bakeoff.data.columns import columns_of
 from bakeoff.data.examples import Example
 from bakeoff.data.forms import make_form
-from bakeoff.data.jsonl import Source, index_examples
 from bakeoff.data.sources import content_identity, load_examples
+from bakeoff.data.stored import store_file
 from bakeoff.data.tokens import encode, lengths_of, load_tokens, save_tokens
 from bakeoff.errors import ConfigError, DataError
 from bakeoff.records import write_jsonl
@@ -33,7 +34,7 @@ def test_rows_are_read_as_they_stand_in_the_file(tmp_path):
     lines[7] += "\r"
     lines[5:5] = ["", "   "]
     (tmp_path / "a").write_text("\n".join(lines))
-    examples = index_examples(Source(tmp_path / "a", "document", ("summary",)))
+    examples = store_file(tmp_path / "a", columns_of("document", "summary"))[0]
     expected = [
         Example(str(n), row["document"], row["summary"])
         for n, row in zip([i + 1 if i < 5 else i + 3 for i in range(len(rows))], rows, strict=True)
@@ -57,7 +58,7 @@ def test_a_limit_takes_the_rows_whose_contents_hash_lowest(tmp_path):
 def test_a_file_that_changes_while_in_use_is_refused(tmp_path, change):
     rows = make_rows(30, 1)
     file = write_rows(tmp_path / "a", rows)
-    examples = index_examples(Source(file, "document", ("summary",)))
+    examples = store_file(file, columns_of("document", "summary"))[0]
     if change == "other text":
         write_rows(file, [*rows[:20], {**rows[20], "document": rows[20]["document"][::-1]}, *rows[21:]])
     elif change == "fewer rows":
@@ -178,7 +179,7 @@ def peak_of(folder: Path, count: int, tokenizer) -> int:
 
 def test_memory_grows_by_a_few_bytes_a_row(base, tmp_path, monkeypatch):
     monkeypatch.setattr(tokens, "CHUNK_EXAMPLES", 100)  # what goes through the tokenizer at once is no growth
-    monkeypatch.setattr(jsonl, "BLOCK", 100)
+    monkeypatch.setattr(stored, "BLOCK", 100)
     few, many = 500, 3_500
     peak_of(tmp_path / "first", 50, base.tokenizer)  # what is made once
     growth = peak_of(tmp_path / "many", many, base.tokenizer) - peak_of(tmp_path / "few", few, base.tokenizer)

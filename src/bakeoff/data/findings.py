@@ -1,0 +1,100 @@
+"""What is odd about the examples of a bakeoff, in a line each, found before anything runs. No text is held."""
+
+import math
+import re
+from array import array
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy
+from numpy.typing import NDArray
+
+from bakeoff.data.examples import Example
+from bakeoff.data.languages import OTHER, language_of
+from bakeoff.data.overlap import of
+from bakeoff.data.splitting import marks_of
+from bakeoff.records import SPLITS
+
+GUESSED = 2000  # documents of a split whose language is guessed, evenly spaced
+ERRORS = 3  # how many standard errors a difference must have
+ENOUGH = 20  # rows for a mean to say anything
+RATIO = 1.5  # of mean lengths
+SHARE = 0.1  # of a language
+
+
+class Look:
+    """What one pass over a split's examples tells. `documents` and `summaries` (examples,) are logs of lengths."""
+
+    def __init__(self, examples: Sequence[Example]):
+        self.rows = len(examples)
+        documents, summaries = array("f"), array("f")
+        self.copied = self.unseen = self.longer = 0
+        languages: Counter[str] = Counter()
+        every = max(1, self.rows // GUESSED)
+        for i, example in enumerate(examples):
+            document, summary = example.document.strip(), example.summary.strip()
+            documents.append(math.log(len(document)))
+            summaries.append(math.log(len(summary)))
+            self.copied += document == summary
+            self.longer += len(summary) > len(document)
+            self.unseen += not re.search(r"[a-z0-9]", summary.lower())  # rouge-score reads nothing else
+            if i % every == 0:
+                languages[language_of(document)] += 1
+        self.repeated = self.rows - len(numpy.unique(marks_of(examples)))
+        self.lengths = {"documents": numpy.array(documents), "summaries": numpy.array(summaries)}
+        self.languages, self.guessed = languages, sum(languages.values())
+
+
+def look_through(splits: Mapping[str, Sequence[Example]]) -> list[str]:
+    """Return findings about each split's rows, then those about how validation and test differ from train."""
+    looks = {split: Look(splits[split]) for split in SPLITS}
+    found = [line for split, look in looks.items() for line in of_rows(split, look)]
+    for split in ("validation", "test"):
+        found += shifts(split, looks[split], looks["train"])
+    return found
+
+
+def of_rows(split: str, look: Look) -> list[str]:
+    """Return findings about a split's rows."""
+    where, rows, found = f"data.{split}", look.rows, []
+    if look.repeated:
+        found.append(f"{where}: {of(look.repeated, rows)} rows repeat another one, document and summary alike")
+    if look.copied:
+        found.append(f"{where}: {of(look.copied, rows)} rows have their whole document as summary")
+    if look.longer > 0.01 * rows:
+        found.append(f"{where}: {of(look.longer, rows)} targets are longer than their documents, in characters")
+    if look.unseen > 0.01 * rows:
+        found.append(
+            f"{where}: {look.unseen} of {rows} summaries hold no Latin letter or digit, and rouge-score sees "
+            "nothing else: their ROUGE is 0 whatever the output. Compare by test loss, or by another metric"
+        )
+    return found
+
+
+def shifts(split: str, look: Look, train: Look) -> list[str]:
+    """Return findings about a split whose lengths or languages are not those of train."""
+    found = []
+    for what in look.lengths:
+        ratio, certain = length_ratio(look.lengths[what], train.lengths[what])
+        if certain and max(ratio, 1 / ratio) >= RATIO:
+            means = [f"{math.exp(lengths[what].mean()):,.0f}" for lengths in (look.lengths, train.lengths)]
+            found.append(
+                f"data.{split}: {what} are {ratio:.2g} times as long as in train (geometric means of "
+                f"{' and '.join(means)} characters)"
+            )
+    for language in sorted({*look.languages, *train.languages} - {OTHER}):
+        share, usual = look.languages[language] / look.guessed, train.languages[language] / train.guessed
+        pooled = (look.languages[language] + train.languages[language]) / (look.guessed + train.guessed)
+        error = math.sqrt(pooled * (1 - pooled) * (1 / look.guessed + 1 / train.guessed))
+        if abs(share - usual) > max(SHARE, ERRORS * error):
+            found.append(f"data.{split}: {share:.0%} of documents read as {language}, in train {usual:.0%}")
+    return found
+
+
+def length_ratio(logs: NDArray[numpy.float32], others: NDArray[numpy.float32]) -> tuple[float, bool]:
+    """Return how many times as long texts are as others by geometric mean, and whether that is no accident."""
+    if min(len(logs), len(others)) < ENOUGH:
+        return 1.0, False
+    difference = float(logs.mean() - others.mean())
+    error = math.sqrt(logs.var(ddof=1) / len(logs) + others.var(ddof=1) / len(others))
+    return math.exp(difference), abs(difference) > ERRORS * error

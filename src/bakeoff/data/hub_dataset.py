@@ -1,0 +1,45 @@
+"""Datasets of the hub, which the `datasets` library downloads and reads."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from bakeoff.data.formats import BATCH
+from bakeoff.data.lines import Row
+from bakeoff.errors import DataError
+
+NAMES = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
+
+
+class HubDataset:
+    """A hub dataset with its splits; raises DataError where it cannot be had."""
+
+    def __init__(self, name: str, config: str | None, revision: str | None):
+        self.name, self.config, self.revision = name, config, revision
+        self.splits: list[str] = list(self._load(None))
+
+    def split(self, split: str) -> str | None:
+        """Return what the dataset calls a split, or None where it has no such split."""
+        return next((name for name in NAMES[split] if name in self.splits), None)
+
+    def rows(self, split: str) -> Iterator[Row]:
+        """Yield a split's rows; `split` may be a slice, as in train[:1000]."""
+        number, where = 0, f"{self.name} ({split})"
+        for table in self._load(split).with_format("arrow").iter(BATCH):
+            for values in table.to_pylist():
+                number += 1
+                yield Row(where, number, values, unit="row ")
+
+    def _load(self, split: str | None) -> Any:
+        import datasets
+        from datasets.exceptions import DatasetsError
+        from huggingface_hub.errors import HfHubHTTPError
+
+        datasets.disable_progress_bars()
+        try:
+            return datasets.load_dataset(self.name, self.config, revision=self.revision, split=split)
+        except (OSError, ValueError, RuntimeError, KeyError, DatasetsError, HfHubHTTPError) as error:
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            raise DataError(
+                f"data.source: {self.name}: cannot be loaded ({reason}). Allowed: files, docstrings, a folder, or the "
+                "id of a hub dataset, with data.config where it has several"
+            ) from None

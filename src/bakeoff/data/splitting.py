@@ -1,0 +1,54 @@
+"""Which examples are in which split: a share for a split that has no file of its own, and samples under a limit."""
+
+from collections.abc import Sequence
+
+import numpy
+from numpy.typing import NDArray
+
+from bakeoff.data.examples import Example, mark_of
+from bakeoff.data.stored import StoredExamples
+from bakeoff.errors import DataError
+
+TEXTS = 2**64
+
+
+def split_off(examples: StoredExamples, shares: dict[str, float], group: str | None) -> dict[str, StoredExamples]:
+    """Return the examples in parts: `train` and, for each name in `shares`, about that share of them.
+
+    Where an example goes says the hash of its group, or of its document where there are no groups: so neither stands in
+    two parts, and another order, or some examples more, moves none. Raises DataError where a part has no examples.
+    """
+    keys = (f"split\0{e.group if group else e.document.strip()}" for e in examples)
+    places = numpy.fromiter((mark_of(key) for key in keys), numpy.uint64, len(examples)) / TEXTS
+    parts, low = {}, 0.0
+    for name, share in shares.items():
+        inside = (places >= low) & (places < low + share)
+        parts[name], low = examples.take(inside), low + share
+    parts["train"] = examples.take(places >= low)
+    empty = [name for name, part in parts.items() if not part]
+    if empty:
+        what = f"groups ('{group}')" if group else "documents"
+        raise DataError(
+            f"data.{empty[0]}: too few {what} in {examples.store.name} to give it a share. "
+            f"Name a file for it, or raise data.{empty[0] if empty[0] in shares else 'test'}_share"
+        )
+    return parts
+
+
+def limited(examples: Sequence[Example], limit: int | None) -> Sequence[Example]:
+    """Return at most `limit` examples in their order: those whose contents hash lowest."""
+    if limit is None or limit >= len(examples):
+        return examples
+    return take(examples, numpy.sort(numpy.argsort(marks_of(examples), kind="stable")[:limit]))
+
+
+def marks_of(examples: Sequence[Example]) -> NDArray[numpy.uint64]:
+    """Return every example's mark, (examples,)."""
+    if isinstance(examples, StoredExamples):
+        return examples.marks
+    return numpy.fromiter((e.mark for e in examples), numpy.uint64, len(examples))
+
+
+def take(examples: Sequence[Example], chosen: NDArray[numpy.int64]) -> Sequence[Example]:
+    """Return the examples at these indices."""
+    return examples.take(chosen) if isinstance(examples, StoredExamples) else [examples[i] for i in chosen]

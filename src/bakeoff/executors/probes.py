@@ -1,0 +1,34 @@
+"""Probes of a plan's entries, one after the other, each in a process of its own."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from bakeoff.entries import Entry
+from bakeoff.errors import SetupError
+from bakeoff.records import Folder
+
+
+def run_probes(folder: Folder, entries: Mapping[str, Entry]) -> dict[str, dict[str, Any]]:
+    """Return what a probe measured of each entry, at the largest point of its search; `folder` has config and tokens.
+
+    A probe that was killed, as the system does where memory runs out, says so under `error`. Raises SetupError where
+    one ends otherwise.
+    """
+    return {name: run_probe(folder, entry) for name, entry in entries.items()}
+
+
+def run_probe(folder: Folder, entry: Entry) -> dict[str, Any]:
+    """Return what a probe measured of one entry."""
+    method = max(entry.methods(), key=lambda m: (m.virtual_tokens, str(m.model_dump())))
+    asked = {"entry": entry.name, "method": entry.method, "settings": method.model_dump(mode="json")}
+    command = [sys.executable, "-m", "bakeoff.probe", str(folder.path)]
+    done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return json.loads(done.stdout.splitlines()[-1])
+    if done.returncode < 0:
+        return {"error": f"its probe was ended by signal {-done.returncode}, as when memory runs out"}
+    reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+    raise SetupError(f"entries.{entry.name}: cannot be probed ({reason})")
