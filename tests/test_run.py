@@ -267,7 +267,8 @@ def test_a_run_folders_own_config_goes_on_there(shared, monkeypatch):
 def test_a_model_without_weights_or_tokenizer_is_refused_before_anything_is_written(tiny_config, tiny_model, tmp_path):
     import shutil
 
-    for name, missing, message in (("w", "model.safetensors", "holds no weights"), ("t", "tokenizer*", "tokenizer")):
+    cases = (("w", "model.safetensors", "holds no safetensors weights"), ("t", "tokenizer*", "tokenizer"))
+    for name, missing, message in cases:
         shutil.copytree(tiny_model, tmp_path / name)
         for file in (tmp_path / name).glob(missing):
             file.unlink()
