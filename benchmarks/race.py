@@ -2,7 +2,8 @@
 
 Every contender runs in a process of its own, one after the other, round after round; a ratio is the median over
 rounds of the pairs of one round, so that a machine's slow minutes fall on both sides. A contender whose library is not
-installed (`pip install bakeoff[race]`) is left out and named.
+installed (`pip install bakeoff[race]`) is left out and named. `--keep FILE` notes every measurement as it is made: the
+same command goes on after an interrupt, and takes nothing twice.
 """
 
 import argparse
@@ -13,6 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -39,7 +42,28 @@ SHAPES = {"gpt2": {}, "tiny": {"n_embd": 64, "n_layer": 2, "n_head": 2}}
 CONTENDERS = ("bakeoff", "trainer", "trl", "study")
 PARTS = ("training", "decoding", "fixed", "whole")
 PACKAGES = ("torch", "transformers", "peft", "trl")
-WARM_UP_STEPS = 2
+WARM_UP_STEPS = 1
+
+
+class Kept:
+    """Measurements by name, noted in a file of JSON lines where there is one, and not taken again."""
+
+    def __init__(self, path: Path | None):
+        self.path = path
+        lines = path.read_text().splitlines() if path and path.exists() else []
+        self.found: dict[str, Any] = dict(json.loads(line) for line in lines)
+
+    def take(self, name: str, measure: Callable[[], Any]) -> Any:
+        """Return what was measured under this name before, or measure now; None, a failure, is not kept."""
+        if name not in self.found:
+            figures = measure()
+            if figures is None:
+                return None
+            self.found[name] = figures
+            if self.path:
+                with self.path.open("a") as file:
+                    print(json.dumps([name, figures]), file=file)
+        return self.found[name]
 
 
 def prepare(folder: Path, shape: str, steps: int) -> dict[str, Any]:
@@ -76,7 +100,7 @@ def run(script: str, arguments: list[str], ours: bool) -> dict[str, Any] | None:
 
 
 def race_training(
-    folder: Path, steps: int, rounds: int, methods: list[str], contenders: list[str]
+    folder: Path, steps: int, rounds: int, methods: list[str], contenders: list[str], kept: Kept
 ) -> dict[str, list[dict[str, Any]]]:
     """Return every round's figures by method and contender: seconds a step of mean size, and peak bytes.
 
@@ -88,7 +112,9 @@ def race_training(
     for number in range(rounds):
         for method in methods:
             for contender in contenders:
-                figures = run("contenders.py", [contender, method, str(folder), str(steps)], contender == "bakeoff")
+                command = [contender, method, str(folder), str(steps)]
+                take = partial(run, "contenders.py", command, contender == "bakeoff")
+                figures = kept.take(f"training {steps} {number} {method} {contender}", take)
                 if figures:
                     pairs = list(zip(figures["seconds"], figures["tokens"], strict=True))[WARM_UP_STEPS:]
                     seconds = step_tokens * sum(s for s, _ in pairs) / sum(t for _, t in pairs)
@@ -119,12 +145,13 @@ def training_table(folder: Path, results: dict[str, list[dict[str, Any]]], peak:
     return table
 
 
-def race_decoding(folder: Path, rounds: int) -> dict[str, Any]:
+def race_decoding(folder: Path, rounds: int, kept: Kept) -> dict[str, Any]:
     """Return tokens a second and peaks of bakeoff's decoding and HF generate's, and the share of equal outputs."""
     measured: dict[str, list[dict[str, Any]]] = {"bakeoff": [], "generate": []}
-    for _ in range(rounds):
+    for number in range(rounds):
         for name, figures in measured.items():
-            figures.append(run("decoding.py", [name, str(folder)], name == "bakeoff") or {})
+            take = partial(run, "decoding.py", [name, str(folder)], name == "bakeoff")
+            figures.append(kept.take(f"decoding {number} {name}", take) or {})
     ours, theirs = measured.values()
     speeds = {n: statistics.median(f["tokens"] / f["seconds"] for f in figures) for n, figures in measured.items()}
     pairs = list(zip(ours[0]["outputs"], theirs[0]["outputs"], strict=True))
@@ -194,6 +221,7 @@ def show(results: dict[str, Any]) -> None:
 
 def race(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return all results that were asked for."""
+    kept = Kept(arguments.keep)
     contenders = [c for c in arguments.contenders if c != "trl" or installed("trl")]
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -205,19 +233,21 @@ def race(arguments: argparse.Namespace) -> dict[str, Any]:
             "environment": environment(),
             "precision": choose_precision("auto", default_device()),
             "versions": {name: installed(name) for name in PACKAGES},
-            "matrix_peak_flops": matrix_peak(),
+            "matrix_peak_flops": kept.take("matrix peak", matrix_peak),
         }
         if "training" in arguments.parts:
-            measured = race_training(folder, arguments.steps, arguments.rounds, arguments.methods, contenders)
+            measured = race_training(folder, arguments.steps, arguments.rounds, arguments.methods, contenders, kept)
             results["rounds"] = measured
             results["training"] = training_table(folder, measured, results["matrix_peak_flops"])
         if "decoding" in arguments.parts:
-            results["decoding"] = race_decoding(folder, arguments.rounds)
+            results["decoding"] = race_decoding(folder, arguments.rounds, kept)
         if "fixed" in arguments.parts:
             models = {"the embedded base": "base", f"the {arguments.shape} shape": str(folder)}
-            results["fixed_seconds"] = {name: fixed_cost(folder, model) for name, model in models.items()}
+            results["fixed_seconds"] = {
+                name: kept.take(f"fixed {name}", partial(fixed_cost, folder, model)) for name, model in models.items()
+            }
         if "whole" in arguments.parts:
-            results["whole"] = race_whole(folder)
+            results["whole"] = kept.take("whole", partial(race_whole, folder))
     return results
 
 
@@ -230,6 +260,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHOD_SETTINGS, default=list(METHOD_SETTINGS))
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--keep", type=Path, metavar="FILE", help="note every measurement here, and go on from it")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     results = race(arguments)
