@@ -20,12 +20,12 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
-from transformers.activations import NewGELUActivation
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
 from bakeoff.config import Config
 from bakeoff.errors import SetupError
+from bakeoff.fused import fuse
 from bakeoff.hub import ALLOWED, CONFIG, TOKENIZER, base_identity, first_line, foreign_code, model_folder, on_hub
 from bakeoff.methods import Method, build_method
 from bakeoff.records import write_json
@@ -80,7 +80,7 @@ def load_base(name: str, precision: str = "auto", pin: Pin = LATEST) -> Base:
         )
     if on_hub(name):
         model.name_or_path = model.config._name_or_path = name  # adapters name the model, not where its files lie
-    fuse_activations(model)
+    fuse(model, device)
     if not model.config.is_encoder_decoder:
         model.config.pad_token_id = None  # else transformers warns of ids without a mask, which right padding needs not
     return Base(model.to(device).eval(), load_tokenizer(name, pin), device, chosen)
@@ -116,14 +116,6 @@ def loading(name: str, pin: Pin, folder: Path) -> Iterator[dict[str, Any]]:
                 f"Read {folder}/*.py, then try: trust_remote_code: {name}"
             ) from None
         raise SetupError(f"model: {name}: cannot be loaded ({first_line(error)}). {ALLOWED}") from None
-
-
-def fuse_activations(model: nn.Module) -> None:
-    """Replace GPT-2's tanh approximation of GELU, written out in eight passes over memory, by torch's one kernel."""
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, NewGELUActivation):
-                setattr(module, name, nn.GELU(approximate="tanh"))
 
 
 @contextmanager

@@ -10,7 +10,8 @@ import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from bakeoff.data.tokens import Tokens
-from bakeoff.model import Base, fuse_activations, model_class
+from bakeoff.fused import fuse
+from bakeoff.model import Base, model_class
 
 VOCABULARY = 200
 END = "<|endoftext|>"
@@ -66,7 +67,7 @@ def family_base(family: str) -> Base:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(2 if parameter.ndim > 1 else 1)
-    fuse_activations(model)
+    fuse(model, torch.device("cpu"))
     return Base(model, tokenizer(), torch.device("cpu"), "fp32")
 
 
