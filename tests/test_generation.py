@@ -63,10 +63,10 @@ def test_the_models_own_generation_config_is_not_read(base):
 def test_a_cache_with_room_equals_the_growing_one():
     from transformers import DynamicCache, GPT2Config
 
-    from bakeoff.evaluation.cache import roomy_cache
+    from bakeoff.evaluation.cache import RoomyCache
 
     config = GPT2Config(n_layer=1)
-    ours, theirs = roomy_cache(config, 4), DynamicCache(config=config)
+    ours, theirs = RoomyCache(config, 4), DynamicCache(config=config)
     torch.manual_seed(0)
     for step, new in enumerate((5, 1, 1, 1)):
         keys, values = torch.randn(2, 3 if step < 2 else 2, 2, new, 4)

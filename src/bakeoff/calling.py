@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel
+from transformers import Cache, PreTrainedModel
 
 from bakeoff.model import inner
 
@@ -25,12 +25,30 @@ class Reached(Exception):  # noqa: N818
     """What was wanted of a forward pass is known; the rest need not run."""
 
 
-def soft_prompt(adapted: nn.Module) -> torch.Tensor | None:
-    """Return the method's virtual tokens as (tokens, width), or None where it has none."""
+def prompt_config(adapted: nn.Module) -> Any:
+    """Return PEFT's config of a method that trains a prompt or a prefix, or None for any other."""
     config = getattr(adapted, "active_peft_config", None)
-    if config is None or not config.is_prompt_learning:
+    return config if config is not None and config.is_prompt_learning else None
+
+
+def soft_prompt(adapted: nn.Module) -> torch.Tensor | None:
+    """Return the method's virtual tokens as (tokens, width), or None where it has none.
+
+    A prompt encoder computes in fp32 always, so that what it puts out in training is what is saved in the end.
+    """
+    config = prompt_config(adapted)
+    if config is None or config.peft_type == "PREFIX_TUNING":
         return None
-    return adapted.get_prompt(batch_size=1)[0]  # type: ignore[operator]
+    with torch.autocast(next(adapted.parameters()).device.type, enabled=False):
+        return adapted.get_prompt(batch_size=1)[0]  # type: ignore[operator]
+
+
+def prefix(adapted: nn.Module, rows: int) -> Cache | None:
+    """Return the method's trained keys and values for a batch of `rows`, as past ones; None where it has none."""
+    config = prompt_config(adapted)
+    if config is None or config.peft_type != "PREFIX_TUNING":
+        return None
+    return adapted.get_prompt(batch_size=rows)  # type: ignore[operator]
 
 
 def text_inputs(adapted: nn.Module, ids: torch.Tensor, pads: torch.Tensor | None = None) -> dict[str, torch.Tensor]:

@@ -25,7 +25,7 @@ from bakeoff.errors import ConfigError
 from bakeoff.evaluation.baselines import settle
 from bakeoff.evaluation.functions import code_identity
 from bakeoff.evaluation.metrics import scoring
-from bakeoff.methods import INSTALLED, Method
+from bakeoff.methods import INSTALLED, Method, method_class
 from bakeoff.records import SPLITS, Folder, Run
 from bakeoff.sections import ProtocolConfig
 from bakeoff.tuning import Settings, budget, rungs
@@ -152,6 +152,12 @@ def checked_entries(config: Config) -> dict[str, Entry]:
         raise ConfigError(
             f"{foreign[0]} was registered by this process alone, and runs have their own. "
             "Try: a package with an entry point of the group bakeoff.methods"
+        )
+    whole = [name for name, entry in entries.items() if not method_class(entry.method).checkpointable]
+    if whole and config.protocol.gradient_checkpointing:
+        raise ConfigError(
+            f"entries.{whole[0]}: {entries[whole[0]].method} does not train under protocol.gradient_checkpointing. "
+            "Try gradient_checkpointing: false, with a smaller batch_size or max_tokens"
         )
     return entries
 

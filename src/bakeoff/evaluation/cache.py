@@ -39,13 +39,36 @@ class RoomyLayer(DynamicLayer):
         self.keys, self.values = (buffer[:, :, :end] for buffer in self.buffers)
 
 
-def roomy_cache(config: PreTrainedConfig | None, room: int) -> DynamicCache:
-    """Return an empty cache; layers of another kind (sliding windows, states) stay transformers' own.
+class RoomyCache(DynamicCache):
+    """A cache of such blocks; layers of another kind (sliding windows, states) stay transformers' own.
 
     Without a config layers are made as they come: an encoder-decoder's have one kind, and no common name for how many.
+    A causal model's `prefix` (keys and values of one row, and each row's count of pad tokens) takes the place of what
+    the first call computes right before the text. Before the padding it would be farther away for a sliding window.
     """
-    cache = DynamicCache(config=config)
-    if config is None:
-        cache.layer_class_to_replicate = partial(RoomyLayer, room)
-    cache.layers = [RoomyLayer(room) if type(layer) is DynamicLayer else layer for layer in cache.layers]
-    return cache
+
+    def __init__(
+        self,
+        config: PreTrainedConfig | None,
+        room: int,
+        prefix: tuple[DynamicCache, torch.Tensor] | None = None,
+    ):
+        super().__init__(config=config)
+        if config is None:
+            self.layer_class_to_replicate = partial(RoomyLayer, room)
+        self.layers: list[Any] = [RoomyLayer(room) if type(layer) is DynamicLayer else layer for layer in self.layers]
+        self.prefix = prefix
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append the states of new tokens to a block's and return all."""
+        if self.prefix is not None and self.get_seq_length(layer_idx) == 0:
+            past, pads = self.prefix
+            own = past.layers[layer_idx]
+            kept, end = own.keys.shape[2], pads[:, None] + past.get_seq_length()
+            columns = end - kept + torch.arange(kept, device=end.device)  # (batch, tokens)
+            rows = torch.arange(len(columns), device=end.device)[:, None]
+            for states, trained in ((key_states, own.keys), (value_states, own.values)):
+                states[rows, :, columns] = trained.transpose(1, 2).to(states.dtype)
+        return super().update(key_states, value_states, layer_idx, *args, **kwargs)

@@ -7,9 +7,9 @@ from torch import nn
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
-from bakeoff.calling import only_rows, positions, text_inputs
+from bakeoff.calling import only_rows, positions, prefix, text_inputs
 from bakeoff.data.batches import padded
-from bakeoff.evaluation.cache import roomy_cache
+from bakeoff.evaluation.cache import RoomyCache
 from bakeoff.model import Base, inner
 from bakeoff.training.loss import autocast, encoder_mask
 
@@ -77,11 +77,13 @@ class Causal:
         self.model = inner(adapted)
         width = max(len(p) for p in prompts)
         pads = torch.tensor([width - len(p) for p in prompts], device=base.device)
-        ids = torch.tensor([[base.pad] * (width - len(p)) + list(p) for p in prompts], device=base.device)
+        past = prefix(adapted, 1)
+        virtual = past.get_seq_length() if past is not None else 0  # place-holders, which the cache exchanges
+        ids = torch.tensor([[base.pad] * (width - len(p) + virtual) + list(p) for p in prompts], device=base.device)
         self.inputs = text_inputs(adapted, ids, pads)
         # (batch, tokens so far), zeros on padding
         self.mask = (torch.arange(positions(self.inputs), device=base.device) >= pads[:, None]).long()
-        self.cache = roomy_cache(self.model.config, room)
+        self.cache = RoomyCache(self.model.config, room, (past, pads) if past is not None else None)
 
     def next_tokens(self) -> torch.Tensor:
         """Return the likeliest next id of each row, (batch,)."""
@@ -119,7 +121,10 @@ class EncoderDecoder:
         self.mask = encoder_mask([len(p) for p in prompts], positions(inputs) - ids.shape[1], ids)
         self.read = self.model.get_encoder()(**inputs, attention_mask=self.mask).last_hidden_state
         self.tokens = torch.tensor([[base.decoder_start]] * len(prompts), device=base.device)
-        self.cache = EncoderDecoderCache(roomy_cache(None, room), DynamicCache())
+        self.cache = EncoderDecoderCache(RoomyCache(None, room), DynamicCache())
+        if (past := prefix(adapted, len(prompts))) is not None:
+            for block, layer in enumerate(past.self_attention_cache.layers):
+                self.cache.self_attention_cache.update(layer.keys, layer.values, block)
 
     def next_tokens(self) -> torch.Tensor:
         """Return the likeliest next id of each row, (batch,)."""

@@ -1,29 +1,35 @@
-"""Soft prompts: trained vectors that stand before the text."""
+"""Soft prompts: trained vectors that stand before the text as if they were embedded words."""
 
-from typing import TYPE_CHECKING, ClassVar
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from bakeoff.errors import SetupError
 from bakeoff.methods.method import Method, register, task_type, with_peft
 
 if TYPE_CHECKING:
+    import torch
+    from peft import PeftConfig, PeftModel
     from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-@register("prompt_tuning")
-class PromptTuning(Method):
-    """Prompt tuning: virtual tokens' embeddings are trained, the model is frozen (Lester et al. 2021)."""
+class SoftPrompt(Method):
+    """A method with a prompt of trained vectors, which starts as words: of a text, or drawn from the vocabulary.
 
-    paper: ClassVar[str] = "https://arxiv.org/abs/2104.08691"
-    search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-3, 1.0)}
+    The start is written here and not by PEFT, which loads a tokenizer by name again for a text, and otherwise draws
+    from N(0, 1), some 50 times the scale of embedded words.
+    """
 
-    learning_rate: float = Field(0.05, gt=0, description="AdamW's peak learning rate")
-    num_virtual_tokens: int = Field(6, ge=1, description="how many vectors are trained")
+    tiny: ClassVar[dict[str, Any]] = {"num_virtual_tokens": 3, "prompt_tuning_init_text": "w5 w6"}
+
+    num_virtual_tokens: int = Field(20, ge=1, description="how many vectors stand before the text")
+    prompt_tuning_init: Literal["TEXT", "SAMPLE_VOCAB"] = Field(
+        "TEXT", description="what the vectors start as: words of prompt_tuning_init_text, or drawn from the vocabulary"
+    )
     prompt_tuning_init_text: str = Field(
-        "[SUMMARIZE]",
-        min_length=1,
-        description="the vectors start as this text's embeddings, repeated or cut to length",
+        "[SUMMARIZE]", min_length=1, description="the text, repeated or cut to num_virtual_tokens"
     )
 
     @property
@@ -31,22 +37,111 @@ class PromptTuning(Method):
         """How many positions of the context the prompt takes."""
         return self.num_virtual_tokens
 
-    def adapt(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> "nn.Module":
-        """Return a PeftModel whose prompt starts as the embedded text.
+    @abstractmethod
+    def config(self, model: "PreTrainedModel") -> "PeftConfig":
+        """Return PEFT's config for this model; raise SetupError where the model cannot have such a prompt."""
 
-        The start is written here and not by PEFT's TEXT initialisation, which loads a tokenizer by name again.
-        """
+    @abstractmethod
+    def start_as(self, adapted: "PeftModel", ids: "torch.Tensor") -> None:
+        """Make the prompt start as the words `ids` (virtual tokens,)."""
+
+    def adapt(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> "nn.Module":
+        """Return a PeftModel whose prompt starts as words."""
         import torch
+
+        adapted = with_peft(model, self.config(model))
+        if tokenizer is not None:
+            with torch.no_grad():
+                self.start_as(adapted, torch.tensor(self.words(model, tokenizer), device=model.device))
+        return adapted
+
+    def words(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+        """Return the ids that the prompt starts as."""
+        import torch
+
+        if self.prompt_tuning_init == "SAMPLE_VOCAB":
+            known = min(len(tokenizer), model.get_input_embeddings().weight.shape[0])  # rows above were never trained
+            return torch.randint(known, (self.num_virtual_tokens,)).tolist()
+        ids = tokenizer(self.prompt_tuning_init_text, add_special_tokens=False)["input_ids"]
+        return (ids * self.num_virtual_tokens)[: self.num_virtual_tokens]
+
+    def check_scale(self, model: "PreTrainedModel") -> None:
+        """Raise SetupError where the encoder scales the words that it looks up, and not embeddings that it is given.
+
+        Pegasus does so: with a soft prompt before it, PEFT hands it a text of a fraction of its scale.
+        """
+        scale = getattr(model.get_encoder(), "embed_scale", 1.0) if model.config.is_encoder_decoder else 1.0
+        if scale != 1.0:
+            raise SetupError(
+                f"{self.name}: {type(model).__name__} scales only words that it looks up itself, and a soft prompt "
+                "needs them embedded before. Try prefix_tuning"
+            )
+
+
+@register("prompt_tuning")
+class PromptTuning(SoftPrompt):
+    """Prompt tuning: virtual tokens' embeddings are trained, the model is frozen (Lester et al. 2021)."""
+
+    paper: ClassVar[str] = "https://arxiv.org/abs/2104.08691"
+    search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-3, 1.0)}
+
+    learning_rate: float = Field(0.05, gt=0, description="AdamW's peak learning rate")
+    num_virtual_tokens: int = Field(6, ge=1, description="how many vectors are trained")
+
+    def config(self, model: "PreTrainedModel") -> "PeftConfig":
+        """Return PEFT's config: one prompt, since an encoder-decoder's second would never be read."""
         from peft import PromptTuningConfig
 
-        config = PromptTuningConfig(
+        self.check_scale(model)
+        return PromptTuningConfig(
             task_type=task_type(model), num_virtual_tokens=self.num_virtual_tokens, num_transformer_submodules=1
         )
-        adapted = with_peft(model, config)
-        if tokenizer is not None:
-            ids = tokenizer(self.prompt_tuning_init_text, add_special_tokens=False)["input_ids"]
-            ids = (ids * self.num_virtual_tokens)[: self.num_virtual_tokens]
-            words = model.get_input_embeddings().weight
-            prompt = adapted.prompt_encoder[adapted.active_adapter].embedding
-            prompt.weight.data = words.data[torch.tensor(ids, device=words.device)].float().clone()
-        return adapted
+
+    def start_as(self, adapted: "PeftModel", ids: "torch.Tensor") -> None:
+        """Copy the words' embeddings."""
+        words = adapted.get_base_model().get_input_embeddings()(ids)
+        adapted.prompt_encoder["default"].embedding.weight.copy_(words)
+
+
+@register("p_tuning")
+class PTuning(SoftPrompt):
+    """P-tuning: virtual tokens come out of a small trained network, the prompt encoder (Liu et al. 2021).
+
+    What is saved, in PEFT's format, is the prompt that came out in the end: it serves, and needs no encoder. A
+    training that stopped goes on from its checkpoint, which holds the encoder.
+    """
+
+    paper: ClassVar[str] = "https://arxiv.org/abs/2103.10385"
+    search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-3, 1.0)}
+
+    learning_rate: float = Field(5e-3, gt=0, description="AdamW's peak learning rate")
+    encoder_reparameterization_type: Literal["MLP", "LSTM"] = Field(
+        "MLP", description="the prompt encoder: three linear layers, or two of LSTM both ways and two linear ones"
+    )
+    encoder_hidden_size: int | None = Field(None, ge=1, description="its width; null: the width of the model")
+
+    def config(self, model: "PreTrainedModel") -> "PeftConfig":
+        """Return PEFT's config: one prompt, since an encoder-decoder's second would never be read."""
+        from peft import PromptEncoderConfig
+
+        self.check_scale(model)
+        return PromptEncoderConfig(
+            task_type=task_type(model),
+            num_virtual_tokens=self.num_virtual_tokens,
+            num_transformer_submodules=1,
+            encoder_reparameterization_type=self.encoder_reparameterization_type,
+            encoder_hidden_size=self.encoder_hidden_size or model.get_input_embeddings().weight.shape[1],
+        )
+
+    def start_as(self, adapted: "PeftModel", ids: "torch.Tensor") -> None:
+        """Change the encoder's last layer as little as makes the words' embeddings come out (least squares)."""
+        import torch
+
+        encoder = adapted.prompt_encoder["default"]
+        last = encoder.mlp_head[-1]
+        inside: list[torch.Tensor] = []
+        handle = last.register_forward_pre_hook(lambda _, inputs: inside.append(inputs[0][0]))
+        out = encoder(torch.arange(len(ids), device=ids.device)[None])[0]
+        handle.remove()
+        words = adapted.get_base_model().get_input_embeddings()(ids).float()
+        last.weight.add_((torch.linalg.pinv(inside[0]) @ (words - out)).T)

@@ -1,5 +1,6 @@
-"""For whoever writes a method: tiny models of every family to try it on."""
+"""For whoever writes a method: the contract that every method keeps, and tiny models of every family to try it on."""
 
+from bakeoff.testing.contract import CHECKS, check_method
 from bakeoff.testing.families import FAMILIES, ROWS, family_base, family_config, family_shape
 
-__all__ = ["FAMILIES", "ROWS", "family_base", "family_config", "family_shape"]
+__all__ = ["CHECKS", "FAMILIES", "ROWS", "check_method", "family_base", "family_config", "family_shape"]

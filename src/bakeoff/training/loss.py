@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bakeoff.calling import UNCHANGED, positions, row_losses, text_inputs
+from bakeoff.calling import UNCHANGED, positions, prefix, row_losses, text_inputs
 from bakeoff.data.batches import Batch, collate, epoch_batches, evaluation_batches, parts
 from bakeoff.data.tokens import Tokens, lengths_of
 from bakeoff.methods import Method
@@ -58,6 +58,8 @@ def model_inputs(adapted: nn.Module, batch: Batch) -> dict[str, Any]:
         inputs |= {"decoder_input_ids": batch.decoder_ids}
         virtual = positions(inputs) - batch.ids.shape[1]
         inputs["attention_mask"] = encoder_mask(batch.lengths, virtual, batch.ids)
+    if (past := prefix(adapted, len(batch.ids))) is not None:
+        inputs["past_key_values"] = past
     return inputs
 
 

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from bakeoff.calling import Reached, soft_prompt
+from bakeoff.calling import Reached, prompt_config, soft_prompt
 from bakeoff.data.batches import evaluation_batches
 from bakeoff.data.tokens import Tokens, lengths_of
 from bakeoff.errors import SetupError
@@ -92,7 +92,7 @@ def as_bytes(rows: torch.Tensor) -> memoryview:
 def cut_of(adapted: nn.Module) -> int:
     """Return how many blocks lie below everything that trains; 0 where a trained part acts before or in the first."""
     model = inner(adapted)
-    if soft_prompt(adapted) is not None:
+    if prompt_config(adapted) is not None:
         return 0
     try:
         blocks, norm = find_blocks(model)

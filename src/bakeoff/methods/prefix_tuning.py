@@ -1,0 +1,81 @@
+"""Prefix tuning: trained keys and values that every block's attention reads before the text's own."""
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from bakeoff.errors import SetupError
+from bakeoff.methods.method import register, task_type
+from bakeoff.methods.soft_prompts import SoftPrompt
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftConfig, PeftModel
+    from transformers import PreTrainedModel
+
+
+@register("prefix_tuning")
+class PrefixTuning(SoftPrompt):
+    """Prefix tuning: keys and values before the text's own are trained in every block (Li and Liang 2021).
+
+    They start as those that the model itself computes for words. An encoder-decoder has them in its decoder's
+    self-attention.
+    """
+
+    paper: ClassVar[str] = "https://arxiv.org/abs/2101.00190"
+    search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-3, 1e-1)}
+    checkpointable: ClassVar[bool] = False  # recomputed blocks are given no past keys and values
+
+    learning_rate: float = Field(1e-2, gt=0, description="AdamW's peak learning rate")
+
+    def config(self, model: "PreTrainedModel") -> "PeftConfig":
+        """Return PEFT's config with the shape of the model's keys, which is looked up in the model at work."""
+        import torch
+        from peft import PrefixTuningConfig
+
+        states = keys_and_values(model, torch.zeros(1, dtype=torch.long, device=model.device))
+        shapes = {(s.shape[1], s.shape[3]) for pair in states for s in pair}
+        if len(shapes) != 1:
+            raise SetupError(
+                f"prefix_tuning: {type(model).__name__}: {'blocks have keys of several shapes' if shapes else NO_KEYS}"
+            )
+        heads, width = shapes.pop()
+        return PrefixTuningConfig(
+            task_type=task_type(model),
+            num_virtual_tokens=self.num_virtual_tokens,
+            num_layers=len(states),
+            num_attention_heads=heads,
+            token_dim=heads * width,
+        )
+
+    def start_as(self, adapted: "PeftModel", ids: "torch.Tensor") -> None:
+        """Copy the keys and values of the words: PEFT's rows are (blocks, key or value, heads, width), flattened."""
+        import torch
+
+        states = keys_and_values(adapted.get_base_model(), ids)
+        rows = torch.stack([s[0].transpose(0, 1).flatten(1) for pair in states for s in pair], dim=1)
+        adapted.prompt_encoder["default"].embedding.weight.copy_(rows.flatten(1))
+
+
+NO_KEYS = "it keeps no keys and values"
+
+
+def keys_and_values(model: "PreTrainedModel", ids: "torch.Tensor") -> "list[tuple[torch.Tensor, torch.Tensor]]":
+    """Return what the (decoder's) self-attention of every block keeps of a text (tokens,): (1, heads, tokens, width).
+
+    Empty where the model has another kind of memory.
+    """
+    import torch
+    from transformers import DynamicCache, EncoderDecoderCache
+
+    inputs = {"input_ids": ids[None]}
+    cache: DynamicCache | EncoderDecoderCache = DynamicCache()  # without a config, so that a window drops nothing
+    if model.config.is_encoder_decoder:
+        mask = torch.full((len(ids), len(ids)), -torch.inf, dtype=model.dtype, device=ids.device).triu(1)
+        # A whole mask, because BART looks into one of its own, which a plan's model on the meta device cannot.
+        inputs |= {"decoder_input_ids": ids[None], "decoder_attention_mask": mask[None, None]}
+        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+    with torch.no_grad():
+        kept = getattr(model(**inputs, past_key_values=cache, use_cache=True), "past_key_values", None)
+    layers = getattr(getattr(kept, "self_attention_cache", kept), "layers", [])
+    return [(layer.keys, layer.values) for layer in layers if getattr(layer, "keys", None) is not None]

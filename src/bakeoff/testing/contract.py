@@ -1,0 +1,204 @@
+"""The contract: what a method must do on every family of models that it takes.
+
+It is for methods of other packages as much as for those that come with bakeoff.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from bakeoff.data.tokens import Tokens
+from bakeoff.errors import SetupError
+from bakeoff.evaluation.checks import fingerprints, only_moved, shown
+from bakeoff.evaluation.generation import generate
+from bakeoff.methods import build_method, method_class
+from bakeoff.methods.method import quiet_peft
+from bakeoff.model import Base, adapt, count_parameters, trainable
+from bakeoff.sections import ProtocolConfig
+from bakeoff.testing.families import ROWS, family_base, family_shape
+from bakeoff.training.checkpoint import load_newest, save_checkpoint
+from bakeoff.training.loop import Trainer
+from bakeoff.training.loss import batch_of, evaluate_loss, start, target_losses
+
+STEPS = 6
+PROTOCOL = ProtocolConfig(epochs=STEPS, batch_size=len(ROWS), schedule="constant", warmup_share=0, precision="fp32")
+SEED = 3
+LARGEST_RATE = 0.05  # the methods' ranges go higher, which a few steps on random models need not bear
+TOLERANCE = 1e-5  # relative, between batches of different shapes and between two ways to the same loss
+
+
+class Cell:
+    """A method on a family's tiny model, at the highest learning rate of its range."""
+
+    def __init__(self, method: str, family: str, settings: Mapping[str, Any]):
+        cls = method_class(method)
+        high = cls.search_range.get("learning_rate", (0.0, LARGEST_RATE))[1]
+        values = {"learning_rate": min(high, LARGEST_RATE), **cls.tiny, **settings}
+        self.method, self.family = build_method(method, {"method": method, **values}), family
+        self.curve: list[float] = []  # validation losses of `trained`
+        self.before: dict[str, bytes] = {}  # fingerprints before them
+
+    def trainer(self) -> Trainer:
+        """Return a trainer of the method on a fresh model: the same at every call."""
+        base = family_base(self.family)
+        torch.manual_seed(SEED)
+        adapted = adapt(base, self.method)
+        start(base, adapted, self.method, ROWS, len(ROWS))
+        return Trainer(base, adapted, self.method, PROTOCOL, SEED, lambda kind, values: None)
+
+    @cached_property
+    def trained(self) -> Trainer:
+        """The same trainer after its training."""
+
+        def note(kind: str, values: dict[str, Any]) -> None:
+            if kind == "metrics":
+                self.curve.append(values["validation/loss"])
+
+        trainer = self.trainer()
+        trainer.report = note
+        self.before = fingerprints(trainer.adapted)
+        trainer.train(ROWS, ROWS)
+        return trainer
+
+    @cached_property
+    def refusal(self) -> str | None:
+        """Why the method does not take this family, said of shapes alone as in a plan; None where it does."""
+        try:
+            with torch.device("meta"):
+                self.method.adapt(family_shape(self.family), None)
+        except SetupError as error:
+            return str(error)
+        return None
+
+
+def trains_what_it_means_to(cell: Cell) -> None:
+    """Gradients reach all that is to be trained and nothing else; all of that moves, and nothing else does."""
+    trainer = cell.trainer()
+    target_losses(trainer.base, trainer.adapted, batch_of(trainer.base, ROWS)).mean().backward()
+    got = {name for name, p in trainer.adapted.named_parameters() if p.grad is not None}
+    assert got == set(trainer.weights), f"gradients and trained weights differ in {shown(got ^ set(trainer.weights))}"
+    trained = cell.trained
+    complaint = only_moved(cell.before, fingerprints(trained.adapted), trained.weights, trained.at.best_step)
+    assert complaint is None, complaint
+
+
+def leaves_the_base(cell: Cell) -> None:
+    """After training, every weight of the base that is not trained in its place is still there, bit for bit."""
+    there = set(fingerprints(cell.trained.adapted).values())
+    gone = [name for name, mark in fingerprints(family_base(cell.family).model).items() if mark not in there]
+    gone = [name for name in gone if name not in cell.trained.weights]
+    assert not gone, f"weights of the base are not what they were: {shown(gone)}"
+
+
+def lowers_the_loss(cell: Cell) -> None:
+    """A few steps on one batch lower its loss."""
+    best = cell.trained.at.best_loss
+    assert best < cell.curve[0], f"the loss was {cell.curve[0]} before and {best} at best in {STEPS} steps"
+
+
+def starts_as_it_says(cell: Cell) -> None:
+    """Before the first step the loss is the base's, bit for bit, where `starts_as_base` says so, and only there."""
+    base = family_base(cell.family)
+    plain = evaluate_loss(base, base.model, ROWS, len(ROWS))
+    trainer = cell.trainer()
+    equal = evaluate_loss(trainer.base, trainer.adapted, ROWS, len(ROWS)) == plain
+    assert equal == cell.method.starts_as_base, f"starts as the base: {equal}, and the method says otherwise"
+
+
+def counts_as_planned(cell: Cell) -> None:
+    """A plan, which sees shapes only, counts the parameters that a run has."""
+    with torch.device("meta"):
+        planned = count_parameters(cell.method.adapt(family_shape(cell.family), None))
+    counted = count_parameters(cell.trained.adapted)
+    assert planned == counted, f"(trainable, total) parameters: {planned} planned, {counted} in a run"
+
+
+def loads_as_it_was_saved(cell: Cell) -> None:
+    """What was saved gives the same losses on a fresh base; loaded by plain PEFT too, where it is in PEFT's format."""
+    base, adapted = cell.trained.base, cell.trained.adapted
+    losses = evaluate_loss(base, adapted, ROWS, len(ROWS))
+    with TemporaryDirectory(prefix="bakeoff-") as temporary:
+        folder = Path(temporary)
+        cell.method.save(adapted, folder)
+        fresh = family_base(cell.family)
+        loaded = cell.method.load(fresh.model, folder).requires_grad_(False).eval()
+        assert_close(evaluate_loss(fresh, loaded, ROWS, len(ROWS)), losses, "when loaded")
+        if (folder / "adapter_config.json").exists():
+            from peft import PeftModel
+
+            fresh = family_base(cell.family)
+            with quiet_peft():
+                plain = PeftModel.from_pretrained(fresh.model, str(folder)).eval()
+            assert_close([plain_loss(fresh, plain, row) for row in ROWS], losses, "when loaded by PEFT")
+
+
+@torch.no_grad()
+def plain_loss(base: Base, adapted: nn.Module, row: Tokens) -> tuple[float, int]:
+    """Return one example's loss the plain way: the model's own forward of it alone, and all logits."""
+    if base.decoder_start is None:
+        inputs = {"input_ids": torch.tensor([row.prompt + row.target[:-1]])}
+    else:
+        inputs = {"input_ids": torch.tensor([row.prompt])}
+        inputs["decoder_input_ids"] = torch.tensor([[base.decoder_start, *row.target[:-1]]])
+    logits = adapted(**inputs, attention_mask=torch.ones_like(inputs["input_ids"])).logits[0, -len(row.target) :]
+    return float(cross_entropy(logits, torch.tensor(row.target), reduction="sum")), len(row.target)
+
+
+def goes_on_as_if_never_stopped(cell: Cell) -> None:
+    """A training that stops halfway and goes on in a fresh model from its checkpoint ends with the same bits."""
+    with TemporaryDirectory(prefix="bakeoff-") as temporary:
+        stopped = cell.trainer()
+        stopped.train(ROWS, ROWS, STEPS // 2)
+        save_checkpoint(Path(temporary), stopped, {})
+        resumed = cell.trainer()
+        load_newest(Path(temporary), resumed)
+    resumed.train(ROWS, ROWS)
+    other = [n for n, w in trainable(resumed.adapted).items() if not torch.equal(w, cell.trained.weights[n])]
+    assert not other, f"weights differ from those of a training that never stopped: {shown(other)}"
+
+
+def ignores_batch_mates(cell: Cell) -> None:
+    """Losses and outputs of an example are the same alone as in a batch with longer and shorter ones."""
+    base, adapted = cell.trained.base, cell.trained.adapted
+    together, alone = (evaluate_loss(base, adapted, ROWS, size) for size in (len(ROWS), 1))
+    assert_close(together, alone, "in a batch")
+    prompts = [row.prompt for row in ROWS]
+    written, wanted = (generate(base, adapted, prompts, 8, size) for size in (len(ROWS), 1))
+    assert written == wanted, f"outputs {written} in a batch, {wanted} alone"
+
+
+def assert_close(got: list[tuple[float, int]], want: list[tuple[float, int]], when: str) -> None:
+    """Assert that the losses of examples are the same but for rounding."""
+    for (loss, _), (wanted, _) in zip(got, want, strict=True):
+        assert abs(loss - wanted) <= TOLERANCE * abs(wanted), f"an example's loss is {wanted}, and {loss} {when}"
+
+
+CHECKS: dict[str, Callable[[Cell], None]] = {
+    check.__name__: check
+    for check in (
+        trains_what_it_means_to, leaves_the_base, lowers_the_loss, starts_as_it_says, counts_as_planned,
+        loads_as_it_was_saved, goes_on_as_if_never_stopped, ignores_batch_mates,
+    )
+}  # fmt: skip
+
+
+def check_method(
+    method: str, family: str, settings: Mapping[str, Any] | None = None, checks: Iterable[str] = tuple(CHECKS)
+) -> str | None:
+    """Hold a registered method to the contract on one family's tiny model; raise AssertionError where it fails.
+
+    `settings` are fields of the method, over its own `tiny` ones. Return None where all `checks` pass, or the reason
+    where the method refuses the family, which it must do in a plan: from shapes, with a SetupError.
+    """
+    cell = Cell(method, family, settings or {})
+    if cell.refusal is not None:
+        return cell.refusal
+    for check in checks:
+        CHECKS[check](cell)
+    return None
