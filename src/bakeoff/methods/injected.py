@@ -49,6 +49,6 @@ class Injected(Method):
                     raise SetupError(f"{self.name}: target_modules: nothing is called '{target}'. {known}")
         try:
             return with_peft(model, self.config(model))
-        except (ValueError, NotImplementedError) as error:
+        except (ValueError, TypeError, NotImplementedError) as error:
             reason = " ".join(str(error).split())
             raise SetupError(f"{self.name}: target_modules {self.target_modules}: {reason} {known}") from None

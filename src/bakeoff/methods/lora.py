@@ -15,6 +15,7 @@ class Lora(Injected):
     paper: ClassVar[str] = "https://arxiv.org/abs/2106.09685"
     search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (3e-5, 3e-3)}
     config_class: ClassVar[str] = "LoraConfig"
+    tiny: ClassVar[dict[str, Any]] = {"r": 4}
 
     learning_rate: float = Field(1e-3, gt=0, description="AdamW's peak learning rate")
     r: int = Field(16, ge=1, description="rank of the update")
@@ -39,3 +40,18 @@ class Dora(Lora):
     paper: ClassVar[str] = "https://arxiv.org/abs/2402.09353"
     fixed: ClassVar[dict[str, Any]] = {"use_dora": True}
     exact_in_bf16: ClassVar[bool] = False  # the product of scale and direction is rounded once more
+
+
+@register("lora_plus")
+class LoraPlus(Lora):
+    """LoRA+: LoRA whose second factor has a larger learning rate (Hayou et al. 2024)."""
+
+    paper: ClassVar[str] = "https://arxiv.org/abs/2402.12354"
+    search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-5, 1e-3)}
+
+    learning_rate: float = Field(2e-4, gt=0, description="AdamW's peak learning rate of the first factor")
+    loraplus_lr_ratio: float = Field(16, ge=1, description="the second factor's learning rate, times the first's")
+
+    def rate_factor(self, name: str) -> float:
+        """Return the ratio for the second factor."""
+        return self.loraplus_lr_ratio if "lora_B" in name else 1.0

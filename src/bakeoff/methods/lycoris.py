@@ -1,0 +1,35 @@
+"""Updates of full rank from few numbers: products of small matrices, element by element or as blocks."""
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from bakeoff.methods.injected import Injected
+from bakeoff.methods.method import register
+
+
+@register("loha")
+class LoHa(Injected):
+    """LoHa: the update is the elementwise product of two low-rank ones (Hyeon-Woo et al. 2022)."""
+
+    paper: ClassVar[str] = "https://arxiv.org/abs/2108.06098"
+    search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-4, 1e-2)}
+    config_class: ClassVar[str] = "LoHaConfig"
+
+    learning_rate: float = Field(2e-3, gt=0, description="AdamW's peak learning rate")
+    r: int = Field(8, ge=1, description="rank of each of the two updates")
+    alpha: float = Field(16, gt=0, description="the update is scaled by alpha / r")
+
+
+@register("lokr")
+class LoKr(Injected):
+    """LoKr: the update is the Kronecker product of a small matrix and a low-rank one (Yeh et al. 2024)."""
+
+    paper: ClassVar[str] = "https://arxiv.org/abs/2309.14859"
+    search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-4, 1e-2)}
+    config_class: ClassVar[str] = "LoKrConfig"
+
+    learning_rate: float = Field(2e-3, gt=0, description="AdamW's peak learning rate")
+    r: int = Field(8, ge=1, description="rank of the larger factor")
+    alpha: float = Field(16, gt=0, description="the update is scaled by alpha / r")
+    decompose_factor: int = Field(-1, ge=-1, description="size of the small factor; -1: as square as can be")

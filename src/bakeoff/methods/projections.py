@@ -1,0 +1,72 @@
+"""Updates whose matrices are shared or drawn once at random, so that little is trained of each."""
+
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from bakeoff.methods.injected import Injected
+from bakeoff.methods.method import register
+
+
+@register("vera")
+class Vera(Injected):
+    """VeRA: one frozen random pair of factors for all weights, with trained scales (Kopiczko et al. 2024)."""
+
+    paper: ClassVar[str] = "https://arxiv.org/abs/2310.11454"
+    search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-3, 1e-1)}
+    config_class: ClassVar[str] = "VeraConfig"
+
+    learning_rate: float = Field(1e-2, gt=0, description="AdamW's peak learning rate")
+    r: int = Field(256, ge=1, description="rank of the frozen factors")
+    vera_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the input of the update")
+    d_initial: float = Field(0.1, gt=0, description="where the scales of the first factor start")
+    projection_prng_key: int = Field(0, ge=0, description="seed of the frozen factors")
+
+
+@register("randlora")
+class RandLora(Injected):
+    """RandLoRA: sums of frozen random bases of full rank, with trained scales (Albert et al. 2025)."""
+
+    paper: ClassVar[str] = "https://arxiv.org/abs/2502.00987"
+    search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-4, 1e-2)}
+    config_class: ClassVar[str] = "RandLoraConfig"
+
+    learning_rate: float = Field(1e-3, gt=0, description="AdamW's peak learning rate")
+    r: int = Field(32, ge=1, description="rank of each base: the smaller, the more is trained")
+    randlora_alpha: int = Field(640, gt=0, description="the update is scaled by randlora_alpha / r")
+    randlora_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the input of the update")
+    projection_prng_key: int = Field(0, ge=0, description="seed of the frozen bases")
+
+
+@register("vblora")
+class VBLora(Injected):
+    """VB-LoRA: factors are mixtures of vectors of one trained bank for all weights (Li et al. 2024)."""
+
+    paper: ClassVar[str] = "https://arxiv.org/abs/2405.15179"
+    search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-3, 1e-1)}
+    config_class: ClassVar[str] = "VBLoRAConfig"
+    starts_as_base: ClassVar[bool] = False
+    tiny: ClassVar[dict[str, Any]] = {"vector_length": 8, "num_vectors": 16}
+
+    learning_rate: float = Field(1e-2, gt=0, description="AdamW's peak learning rate")
+    r: int = Field(4, ge=1, description="rank of the update")
+    num_vectors: int = Field(256, ge=2, description="vectors in the bank")
+    vector_length: int = Field(256, ge=1, description="their length; it must divide every adapted weight's sides")
+    topk: int = Field(2, ge=1, description="how many of them are mixed at each place")
+    vblora_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the input of the update")
+
+
+@register("fourierft")
+class FourierFT(Injected):
+    """FourierFT: a few trained coefficients of each update's two-dimensional Fourier transform (Gao et al. 2024)."""
+
+    paper: ClassVar[str] = "https://arxiv.org/abs/2405.03003"
+    search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-3, 1e-1)}
+    config_class: ClassVar[str] = "FourierFTConfig"
+    fixed: ClassVar[dict[str, Any]] = {"init_weights": True}  # coefficients start at zero
+    tiny: ClassVar[dict[str, Any]] = {"n_frequency": 50}
+
+    learning_rate: float = Field(1e-2, gt=0, description="AdamW's peak learning rate")
+    n_frequency: int = Field(1000, ge=1, description="coefficients of each weight")
+    scaling: float = Field(150.0, gt=0, description="the update is scaled by it")
+    random_loc_seed: int = Field(777, ge=0, description="seed of the coefficients' places")

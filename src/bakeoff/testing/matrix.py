@@ -1,0 +1,48 @@
+"""Which method works with which family, found out by trying: never a list that somebody keeps."""
+
+import torch
+
+from bakeoff.errors import SetupError
+from bakeoff.evaluation.checks import fingerprints, only_moved
+from bakeoff.methods import build_method, method_class, method_names
+from bakeoff.model import adapt, count_parameters, trainable
+from bakeoff.sections import ProtocolConfig
+from bakeoff.testing.families import FAMILIES, ROWS, family_base, family_shape
+from bakeoff.training.loop import DivergedError, Trainer
+from bakeoff.training.loss import start
+
+STEPS = 2  # LoRA's first factor moves in the second
+
+
+def capability_matrix() -> dict[str, dict[str, str | None]]:
+    """Return for each method and family None where it works, else why not."""
+    return {name: {family: probe(name, family) for family in FAMILIES} for name in method_names()}
+
+
+def probe(name: str, family: str) -> str | None:
+    """Return None where a method trains on a family's tiny model, else the reason that it gives for refusing.
+
+    What counts as working: it can be counted on the meta device, has the same count on the real model, takes two
+    steps of the loop to finite losses, and moves all of what it trains and nothing else. Where one of these fails
+    the reason begins with "fails".
+    """
+    method = build_method(name, {"method": name, **method_class(name).tiny})
+    base = family_base(family)
+    try:
+        with torch.device("meta"):
+            planned = count_parameters(method.adapt(family_shape(family), None))
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            adapted = adapt(base, method)
+            start(base, adapted, method, ROWS, len(ROWS))
+            counted, before, trained = count_parameters(adapted), fingerprints(adapted), set(trainable(adapted))
+            protocol = ProtocolConfig(epochs=STEPS, batch_size=len(ROWS), warmup_share=0, precision="fp32")
+            Trainer(base, adapted, method, protocol, 0, lambda *_: None).train(ROWS, ROWS)
+    except SetupError as error:
+        return str(error)
+    except DivergedError as error:
+        return f"fails: {error}"
+    if counted != planned:
+        return f"fails: {counted} parameters (trained, in all), {planned} planned"
+    complaint = only_moved(before, fingerprints(adapted), trained, STEPS)
+    return f"fails: {complaint}" if complaint else None
