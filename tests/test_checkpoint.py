@@ -12,7 +12,13 @@ from bakeoff.training.loop import Trainer
 
 ROWS = [Tokens(list(range(9 + i, 14 + 2 * i)), [20 + i] * (1 + i % 3) + [0], False) for i in range(11)]
 LORA = {"method": "lora", "r": 2, "lora_dropout": 0.5, "learning_rate": 0.01}
-METHODS = [LORA, {"method": "last_layers", "learning_rate": 0.01}, {"method": "prompt_tuning"}]
+METHODS = [
+    LORA,
+    {"method": "last_layers", "learning_rate": 0.01},
+    {"method": "prompt_tuning"},
+    {"method": "adalora", "init_r": 3, "target_r": 1, "learning_rate": 0.01},
+    {"method": "pissa", "r": 2, "learning_rate": 0.01},
+]
 RUNGS = (4, 7)
 
 

@@ -187,9 +187,18 @@ def report(folder: Path) -> None:
 
 @main.command()
 @click.argument("name", required=False)
+@click.option("--matrix", is_flag=True, help="Try every method on a tiny model of every family: about two minutes.")
 @AS_JSON
-def methods(name: str | None, as_json: bool) -> None:
+def methods(name: str | None, matrix: bool, as_json: bool) -> None:
     """List the methods, or show the fields, defaults, search range and paper of one."""
+    if matrix:
+        if name:
+            raise BakeoffError(f"methods: --matrix is of all methods. Try: bakeoff methods --matrix, or {name} alone")
+        from bakeoff.testing.matrix import capability_matrix, matrix_page
+
+        found = capability_matrix()
+        click.echo(json.dumps(found, indent=1) if as_json else matrix_page(found))
+        return
     from bakeoff.methods.reference import describe_method, describe_methods, method_document
 
     if as_json:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     import torch
     from torch import nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 GATHERED = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # PEFT's names of each weight's importance and its averages
 
@@ -39,6 +40,14 @@ class AdaLora(Injected):
         if self.target_r >= self.init_r or self.tinit_share + self.tfinal_share >= 1:
             raise ValueError("target_r must be below init_r, and tinit_share + tfinal_share below 1")
         return self
+
+    def adapt(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> "nn.Module":
+        """Return a PeftModel."""
+        return with_fp32_ranks(super().adapt(model, tokenizer))
+
+    def load(self, model: "PreTrainedModel", folder: "Path") -> "nn.Module":
+        """Return `model` with the saved adapter, frozen."""
+        return with_fp32_ranks(super().load(model, folder))
 
     def before_step(self, adapted: "nn.Module") -> None:
         """Add the gradient of the mean distance of the factors from orthogonal ones."""
@@ -81,3 +90,11 @@ class AdaLora(Injected):
         """Write all ranks, cut ones as zeros: the kept checkpoint may be of a step before the last cut."""
         adapted.peft_config["default"].rank_pattern = None  # type: ignore[index]
         super().save(adapted, folder)
+
+
+def with_fp32_ranks(adapted: "nn.Module") -> "nn.Module":
+    """Return the model with the ranks that updates are divided by in fp32: over a bf16 base PEFT mixes precisions."""
+    for name, parameter in adapted.named_parameters():
+        if "ranknum" in name:
+            parameter.data = parameter.data.float()
+    return adapted

@@ -14,9 +14,26 @@ from bakeoff.training.loss import start
 STEPS = 2  # LoRA's first factor moves in the second
 
 
-def capability_matrix() -> dict[str, dict[str, str | None]]:
+Matrix = dict[str, dict[str, str | None]]
+
+
+def capability_matrix() -> Matrix:
     """Return for each method and family None where it works, else why not."""
     return {name: {family: probe(name, family) for family in FAMILIES} for name in method_names()}
+
+
+def matrix_page(matrix: Matrix) -> str:
+    """Return the matrix as Markdown: a table of yes and no, and below it every reason with the families it is for."""
+    families = list(next(iter(matrix.values())))
+    lines = ["| method | " + " | ".join(families) + " |", "|---" * (len(families) + 1) + "|"]
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for name, cells in matrix.items():
+        lines.append(f"| {name} | " + " | ".join("no" if reason else "yes" for reason in cells.values()) + " |")
+        for family, reason in cells.items():
+            if reason:
+                reasons.setdefault((name, reason.removeprefix(f"{name}: ")), []).append(family)
+    lines += ["", *(f"- {name}, not with {', '.join(at)}: {reason}" for (name, reason), at in reasons.items())]
+    return "\n".join(lines)
 
 
 def probe(name: str, family: str) -> str | None:

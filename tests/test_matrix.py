@@ -1,0 +1,50 @@
+"""Cells of the capability matrix are true, and the page shows what the probe finds."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from bakeoff.cli import main
+from bakeoff.methods import method_names
+from bakeoff.testing import FAMILIES
+from bakeoff.testing.matrix import probe
+
+PAGE = Path(__file__).parent.parent / "docs/matrix.md"
+SAMPLE = [
+    ("bias", "gpt2", None),
+    ("bias", "llama", "bias: LlamaForCausalLM has no biases"),
+    ("olora", "gpt2", "olora: PEFT cannot start from weights stored as GPT-2 stores them"),
+    ("olora", "pegasus", None),
+    ("adalora", "t5", None),
+    ("vera", "gemma3", None),
+    ("ia3", "granite", None),
+]
+
+
+@pytest.mark.parametrize(("name", "family", "reason"), SAMPLE)
+def test_a_sample_of_cells_is_true_and_on_the_page(name, family, reason):
+    assert probe(name, family) == reason
+    page = PAGE.read_text()
+    row = next(line for line in page.splitlines() if line.startswith(f"| {name} |"))
+    cell = row.split("|")[2 + FAMILIES.index(family)].strip()
+    assert cell == ("yes" if reason is None else "no")
+
+
+def test_the_page_has_every_method_and_no_failure():
+    page = PAGE.read_text()
+    rows = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")][1:]
+    assert rows == method_names()
+    assert "fails" not in page
+
+
+def test_the_command_prints_what_was_probed(monkeypatch):
+    monkeypatch.setattr("bakeoff.testing.matrix.FAMILIES", ("gpt2", "llama"))
+    monkeypatch.setattr("bakeoff.testing.matrix.method_names", lambda: ["bias"])
+    out = CliRunner().invoke(main, ["methods", "--matrix", "--json"]).stdout
+    assert json.loads(out) == {"bias": {"gpt2": None, "llama": "bias: LlamaForCausalLM has no biases"}}
+    out = CliRunner().invoke(main, ["methods", "--matrix"]).stdout
+    assert "| bias | yes | no |" in out
+    assert "- bias, not with llama: LlamaForCausalLM has no biases" in out
+    assert CliRunner().invoke(main, ["methods", "lora", "--matrix"]).exit_code == 2
