@@ -124,6 +124,7 @@ def test_methods_are_described_from_their_classes():
     assert "lora_alpha" in page
     assert "arxiv.org/abs/2106.09685" in page
     assert call("methods", "lara").exit_code == 2
+    assert "token_indices   required" in call("methods", "trainable_tokens").stdout
 
 
 def test_plan_writes_nothing(config_file, tiny_config):
@@ -131,6 +132,24 @@ def test_plan_writes_nothing(config_file, tiny_config):
     assert result.exit_code == 0
     assert "lora" in result.stdout
     assert not Path(tiny_config["output"]).exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("entries.last_layers.blocks=3", "entries.last_layers: last_layers: blocks: 3 is more than the model's 2"),
+        ("entries.lora.target_modules=[q_proj]", "nothing is called 'q_proj'. This model has: c_attn, "),
+        ("entries.lora.r=0", "entries.lora.r: "),
+        ("entries.prompt_tuning.num_virtual_tokens=60", "60 leaves 4 of the model's 64 positions"),
+        ("entries.loha={}", "entries.loha: loha: "),
+        ("entries.trainable_tokens={}", "entries.trainable_tokens.token_indices: "),
+    ],
+)
+def test_a_plan_says_what_does_not_fit_the_model(config_file, settings, message):
+    result = call("plan", config_file, "-s", settings)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_one_of_a_thing_is_not_several(config_file, tiny_config):

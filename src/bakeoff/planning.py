@@ -21,7 +21,7 @@ from bakeoff.data.tokens import (
     target_lengths,
 )
 from bakeoff.entries import Entry, read_entries
-from bakeoff.errors import ConfigError
+from bakeoff.errors import ConfigError, SetupError
 from bakeoff.evaluation.baselines import settle
 from bakeoff.evaluation.functions import code_identity
 from bakeoff.evaluation.metrics import scoring
@@ -260,10 +260,13 @@ def count(given: Config, methods: dict[str, list[Method]]) -> dict[str, Any]:
     }
     for name, group in methods.items():
         shapes = {m.model_dump_json(exclude={"learning_rate"}): m for m in group}  # one a size, whatever the rate
-        with torch.device("meta"):
-            trainable, total = max(
-                count_parameters(m.adapt(shape_only(given.model, given.pin), None)) for m in shapes.values()
-            )
+        try:
+            with torch.device("meta"):
+                trainable, total = max(
+                    count_parameters(m.adapt(shape_only(given.model, given.pin), None)) for m in shapes.values()
+                )
+        except SetupError as error:
+            raise SetupError(f"entries.{name}: {error}") from None
         counts["entries"][name] = {
             "trainable_parameters": trainable,
             "total_parameters": total,

@@ -43,11 +43,11 @@ class AdaLora(Injected):
 
     def adapt(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> "nn.Module":
         """Return a PeftModel."""
-        return with_fp32_ranks(super().adapt(model, tokenizer))
+        return with_fixed_ranks(super().adapt(model, tokenizer))
 
     def load(self, model: "PreTrainedModel", folder: "Path") -> "nn.Module":
         """Return `model` with the saved adapter, frozen."""
-        return with_fp32_ranks(super().load(model, folder))
+        return with_fixed_ranks(super().load(model, folder))
 
     def before_step(self, adapted: "nn.Module") -> None:
         """Add the gradient of the mean distance of the factors from orthogonal ones."""
@@ -59,7 +59,7 @@ class AdaLora(Injected):
 
     def after_step(self, adapted: "nn.Module", step: int, steps: int) -> None:
         """Weigh the ranks by this step's gradients and cut the least important ones, as the schedule says."""
-        schedule = adapted.peft_config["default"]  # type: ignore[index]
+        schedule: Any = adapted.peft_config["default"]  # type: ignore[index]
         schedule.total_step = steps
         schedule.tinit, schedule.tfinal = int(self.tinit_share * steps), int(self.tfinal_share * steps)
         adapted.base_model.update_and_allocate(step)  # type: ignore[operator, union-attr]
@@ -88,13 +88,13 @@ class AdaLora(Injected):
 
     def save(self, adapted: "nn.Module", folder: "Path") -> None:
         """Write all ranks, cut ones as zeros: the kept checkpoint may be of a step before the last cut."""
-        adapted.peft_config["default"].rank_pattern = None  # type: ignore[index]
+        adapted.peft_config["default"].rank_pattern = None  # type: ignore[index, union-attr]
         super().save(adapted, folder)
 
 
-def with_fp32_ranks(adapted: "nn.Module") -> "nn.Module":
-    """Return the model with the ranks that updates are divided by in fp32: over a bf16 base PEFT mixes precisions."""
+def with_fixed_ranks(adapted: "nn.Module") -> "nn.Module":
+    """Return the model with what updates are divided by frozen, in fp32; over a bf16 base PEFT lets it be trained."""
     for name, parameter in adapted.named_parameters():
         if "ranknum" in name:
-            parameter.data = parameter.data.float()
+            parameter.requires_grad_(False).data = parameter.data.float()
     return adapted

@@ -50,5 +50,6 @@ class Injected(Method):
         try:
             return with_peft(model, self.config(model))
         except (ValueError, TypeError, NotImplementedError) as error:
-            reason = " ".join(str(error).split())
-            raise SetupError(f"{self.name}: target_modules {self.target_modules}: {reason} {known}") from None
+            reason = " ".join(str(error).split()).removesuffix(".")
+            names_help = f". {known}" if "not found" in reason else ""
+            raise SetupError(f"{self.name}: target_modules {self.target_modules}: {reason}{names_help}") from None

@@ -14,7 +14,12 @@ def _document(name: str) -> dict[str, Any]:
     cls = method_class(name)
     schema = cls.model_json_schema()["properties"]
     fields = {
-        n: {"default": f.default, "description": f.description, "type": _kind(schema[n])}
+        n: {
+            "default": None if f.is_required() else f.default,
+            "required": f.is_required(),
+            "description": f.description,
+            "type": _kind(schema[n]),
+        }
         for n, f in cls.model_fields.items()
     }
     summary = (cls.__doc__ or "").strip().partition("\n")[0]
@@ -41,5 +46,6 @@ def describe_method(name: str) -> str:
     for field, facts in row["fields"].items():
         searched = row["search_range"].get(field)
         span = f" Searched from {searched[0]:g} to {searched[1]:g}." if searched else ""
-        lines.append(f"  {field:{width}}  {facts['default']!r:<14} {facts['description']}.{span}")
+        default = "required" if facts["required"] else repr(facts["default"])
+        lines.append(f"  {field:{width}}  {default:<14} {facts['description']}.{span}")
     return "\n".join(lines)

@@ -1,5 +1,7 @@
 """Which method works with which family, found out by trying: never a list that somebody keeps."""
 
+from importlib.metadata import version
+
 import torch
 
 from bakeoff.errors import SetupError
@@ -25,7 +27,15 @@ def capability_matrix() -> Matrix:
 def matrix_page(matrix: Matrix) -> str:
     """Return the matrix as Markdown: a table of yes and no, and below it every reason with the families it is for."""
     families = list(next(iter(matrix.values())))
-    lines = ["| method | " + " | ".join(families) + " |", "|---" * (len(families) + 1) + "|"]
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft"))
+    lines = [
+        "# What works with which family",
+        "",
+        "Written by `bakeoff methods --matrix > docs/matrix.md`: in each cell a tiny random model of the family was",
+        f"adapted and trained for {STEPS} steps by the loop, its parameters counted from shapes before ({versions}).",
+        "",
+    ]
+    lines += ["| method | " + " | ".join(families) + " |", "|---" * (len(families) + 1) + "|"]
     reasons: dict[tuple[str, str], list[str]] = {}
     for name, cells in matrix.items():
         lines.append(f"| {name} | " + " | ".join("no" if reason else "yes" for reason in cells.values()) + " |")
