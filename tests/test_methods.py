@@ -24,7 +24,7 @@ from bakeoff.training.loss import evaluate_loss
 NOT_FOR_GPT2 = {"loha", "lokr", "olora"}  # its weights are stored as (inputs, outputs)
 SETTINGS = {
     **{name: method_class(name).tiny for name in method_names() if name not in NOT_FOR_GPT2},
-    **dict.fromkeys(("prompt_tuning", "p_tuning", "prefix_tuning"), {"num_virtual_tokens": 4}),
+    **{name: {"num_virtual_tokens": 4} for name in ("prompt_tuning", "p_tuning", "prefix_tuning")},
     "lora": {"r": 4, "lora_alpha": 8, "lora_dropout": 0.1, "target_modules": ["c_attn"]},
 }
 
