@@ -1,4 +1,4 @@
-"""Bakeoffs on real data: `python benchmarks/real_data.py --data FOLDER --model base --output FOLDER [--train 300]`.
+"""Bakeoffs on real data: `python benchmarks/real_data.py --data FOLDER --model base --output FOLDER [--train 200]`.
 
 FOLDER holds dialogsum/ and scitldr_a/, each with train.jsonl, validation.jsonl, test.jsonl (document, summary) and
 test.refs.jsonl (references). Three methods, one seed, no tuning, a sample of the rows; prints each table and verdict.
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--model", default="base")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--sets", nargs="+", default=["dialogsum", "scitldr_a"])
-    parser.add_argument("--train", type=int, default=300, help="training examples")
+    parser.add_argument("--train", type=int, default=200, help="training examples")
     given = parser.parse_args()
     for name in given.sets:
         results = bakeoff.run(config_of(given.data / name, given.model, given.output, given.train), display="plain")
@@ -44,14 +44,14 @@ def config_of(folder: Path, model: str, output: Path, train: int) -> dict[str, o
             "references_file": str(folder / "test.refs.jsonl"),
             "shared_documents": "drop",
             "train_limit": train,
-            "validation_limit": 40,
-            "test_limit": 60,
+            "validation_limit": 32,
+            "test_limit": 50,
         },
         "entries": ENTRIES,
         "baselines": ["base", "lead-1", "oracle"],
         "tune": None,
-        "protocol": {"epochs": 2, "max_tokens": 384, "seeds": 1},
-        "generation": {"max_new_tokens": 48},
+        "protocol": {"epochs": 2, "max_tokens": 256, "seeds": 1},
+        "generation": {"max_new_tokens": 40},
         "output": str(output / name),
     }
 

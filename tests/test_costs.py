@@ -15,7 +15,7 @@ from bakeoff.sections import ProtocolConfig
 
 MEASURED = {
     "error": None, "setup_seconds": 1.0, "step_seconds": 0.5, "tokens": 100, "evaluation_seconds": 0.2,
-    "evaluated_tokens": 100, "generation_seconds": 1.0, "generated_tokens": 50, "peak_bytes": 800, "memory_bytes": 1000,
+    "evaluated_tokens": 100, "generation_seconds": 1.0, "generated_tokens": 50, "peak_bytes": 800,
 }  # fmt: skip
 
 
@@ -30,11 +30,11 @@ def test_counts_are_of_the_tokens_that_are_read_and_written():
 
 
 def document(trials=0):
-    steps = {"trials": trials, "steps": 10, "trial_steps": 25 if trials else 0}
+    steps = {"trials": trials, "steps": 10, "trial_steps": 25 if trials else 0, "least_bytes": 900}
     counts = {"train_tokens": 1000, "validation_tokens": 100, "test_tokens": 200, "output_tokens": 50,
               "longest_batch_tokens": 100}  # fmt: skip
     runs = [{"entry": "lora", "kind": "entry"}] * 3 + [{"entry": "lora", "kind": "trial"}] * trials
-    return {"counts": counts, "epochs": 2, "entries": {"lora": steps}, "runs": runs}
+    return {"counts": counts, "epochs": 2, "entries": {"lora": steps}, "runs": runs, "memory_bytes": 1000}
 
 
 def test_a_forecast_is_measured_seconds_a_token_times_tokens():
@@ -54,15 +54,18 @@ def test_what_does_not_fit_is_named():
     lines = forecast_lines({**document(), "forecast": killed})
     assert lines[1] == "lora: no memory left"
     assert lines[2].startswith("does not fit into 1,000 B: lora. Try a smaller protocol.batch_size")
+    assert forecast_lines({**document(), "memory_bytes": 800})[-1].startswith("does not fit into 800 B: lora.")
+    assert len(forecast_lines(document())) == 2
 
 
 def test_a_probe_measures_every_entry_and_leaves_nothing(tiny_config, tmp_path):
     config = tiny_config | {"entries": {"lora": tiny_config["entries"]["lora"]}}
-    found = plan(config, probe=True)["forecast"]
+    planned = plan(config, probe=True)
+    found = planned["forecast"]
     row = found["entries"]["lora"]
     assert row["error"] is None
     assert 0 < row["seconds"] < 600
-    assert 1e7 < row["peak_bytes"] < found["memory_bytes"]
+    assert 1e7 < row["peak_bytes"] < planned["memory_bytes"]
     assert found["seconds"] == row["seconds"]
     assert not (tmp_path / "bakeoffs").exists()
 

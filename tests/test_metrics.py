@@ -1,11 +1,14 @@
 """Metrics by name and by function, each against the library or the rule that it stands for."""
 
+import json
 import math
 
 import pytest
 import sacrebleu
+from click.testing import CliRunner
 
 import bakeoff
+from bakeoff.cli import main
 from bakeoff.config import load_config
 from bakeoff.errors import BakeoffError, ConfigError
 from bakeoff.evaluation.metrics import measures, metric, primary_of, score_outputs, signature, value_of
@@ -111,6 +114,7 @@ def test_a_bakeoff_is_ranked_by_the_metric_that_its_config_names(tiny_config, tm
     }
     splits = {s: str(write_rows(tmp_path / f"{s}.g.jsonl", groups)) for s in ("train", "validation", "test")}
     config["data"] = {**splits, "group": "who"}
+    config["template"] = "{{ who }} {{ document }} {% if who == 'g1' %}ba{% endif %}"
     results = bakeoff.run(config, display="none")
     document = results.document
     row = document["entries"]["lora"]
@@ -129,5 +133,13 @@ def test_a_bakeoff_is_ranked_by_the_metric_that_its_config_names(tiny_config, tm
         "chrF" in (results.folder.path / "results.csv").read_text()
         or "test/chrf" in (results.folder.path / "results.csv").read_text()
     )
+    prompt = {"who": "g1", "document": groups[0]["document"]}
+    outputs = CliRunner().invoke(main, ["generate", str(results.folder.path), "--rows"], input=json.dumps(prompt))
+    assert outputs.exit_code == 0, outputs.output
+    refused = CliRunner().invoke(main, ["generate", str(results.folder.path)], input="ba be")
+    assert refused.exit_code == 2
+    assert "document 1: template: no column 'who'" in refused.stderr
+    refused = CliRunner().invoke(main, ["generate", str(results.folder.path), "--rows"], input="{}\n[")
+    assert "generate: standard input:2: not JSON" in refused.stderr
     assert value_of({"p": 0, "r": 0, "f": 0.5}) == 0.5
     assert math.isfinite(metric("chrf").score(["a"], [["b"]])[0]["chrf"])

@@ -209,3 +209,19 @@ def test_splits_of_another_language_or_length_are_found(tmp_path):
         "data.test: 50% of documents read as English, in train 100%",
         "data.test: 50% of documents read as German, in train 0%",
     ]
+
+
+def test_a_dataset_of_the_hub_has_splits_by_its_own_names(tmp_path_factory, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    from bakeoff.data.hub_dataset import HubDataset
+
+    folder = tmp_path_factory.mktemp("corpus")  # whose name, unlike this test's, is that of no split
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
+    for i, name in enumerate(("train", "dev")):
+        write(folder / f"{name}.csv", make_rows(6 + i, i))
+    hub = HubDataset(str(folder), None, None)  # a folder goes through the same loader
+    assert [hub.split(s) for s in SPLITS] == ["train", "validation", None]
+    assert [str(row).rpartition(" (")[2] for row in hub.rows("train[:2]")] == ["train[:2]): row 1", "train[:2]): row 2"]
+    with pytest.raises(DataError, match=r"data.source: .*: cannot be loaded \(.*no-such-split") as caught:
+        list(hub.rows("no-such-split"))
+    assert "\n" not in str(caught.value)

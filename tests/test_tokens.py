@@ -98,3 +98,15 @@ def test_chunks_change_no_token(base, monkeypatch):
     assert list(encode(examples, *settings_)) == whole
     monkeypatch.setattr(tokens, "CHUNK_CHARACTERS", 40)
     assert list(encode(examples, *settings_)) == whole
+
+
+def test_what_stands_around_a_document_in_its_own_row_is_never_cut(base):
+    form = make_form(base.tokenizer, "{{ title }} {{ document }} {{ question }}", False)
+    examples = [Example("1", "ba " * 60, "be", around=("bi bo ", " ub?")), Example("2", "ba", "be", around=("", " an"))]
+    first, second = encode(examples, form, 32, 8, "x")
+    assert base.tokenizer.decode(first.prompt).split()[:3] == ["bi", "bo", "ba"]
+    assert (first.head, first.tail, first.kept) == (2, 2, 32 - 8 - 4)
+    assert first.cut == 60 - first.kept
+    assert (second.head, second.tail, second.kept, second.cut) == (0, 1, 1, 0)
+    with pytest.raises(DataError, match="x: example '3': no room .* beside 40 tokens of template. Shorten"):
+        list(encode([Example("3", "ba", "be", around=("bi " * 40, ""))], form, 32, 8, "x"))

@@ -210,8 +210,9 @@ def methods(name: str | None, matrix: bool, as_json: bool) -> None:
 @main.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--entry", help="Which adapter; default: of the lowest validation loss among those tied with the best.")
+@click.option("--rows", is_flag=True, help="Standard input is JSONL: rows with the columns that the template takes.")
 @AS_JSON
-def generate(folder: Path, entry: str | None, as_json: bool) -> None:
+def generate(folder: Path, entry: str | None, rows: bool, as_json: bool) -> None:
     """Read documents from standard input, separated by form feeds, and print the adapter's output for each.
 
     Outputs are separated by form feeds too; a blank document has an empty one.
@@ -220,7 +221,7 @@ def generate(folder: Path, entry: str | None, as_json: bool) -> None:
 
     results = load_results(folder)
     chosen = results.entry(entry) if entry else results.best()
-    documents = read_documents()
+    documents = read_rows() if rows else read_documents()
     summarizer = chosen.load()
     for i, (kept, total) in summarizer.cut(documents).items():
         click.echo(f"document {i + 1}: {kept:,} of {total:,} tokens kept", err=True)
@@ -242,6 +243,18 @@ def read_documents() -> list[str]:
     if not any(text.strip() for text in documents):
         raise BakeoffError("generate: nothing on standard input. Try: bakeoff generate DIR < document.txt")
     return documents
+
+
+def read_rows() -> list[dict[str, Any]]:
+    """Return the rows of JSONL on standard input; raise BakeoffError where one is none."""
+    from bakeoff.data.lines import json_row
+
+    lines = enumerate("\f".join(read_documents()).splitlines(), start=1)
+    rows = [json_row("standard input", number, text.encode()) for number, text in lines if text.strip()]
+    for row in rows:
+        if row.fault:
+            raise BakeoffError(f"generate: {row}: {row.fault[1]}")
+    return [row.values for row in rows]
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ Plain numbers; nothing here starts anything.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy
@@ -34,15 +33,6 @@ def least_bytes(total: int, trainable: int, precision: str) -> int:
     return (total - trainable) * WEIGHT_BYTES[precision] + trainable * TRAINED_BYTES
 
 
-def machine_bytes() -> int | None:
-    """Return this machine's memory (Linux), or None where it does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return int(lines[0].split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        return None
-
-
 def forecast(document: Mapping[str, Any], probes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return seconds and peak bytes of each entry's runs, and of all runs, from what a probe measured of each entry.
 
@@ -67,10 +57,9 @@ def forecast(document: Mapping[str, Any], probes: Mapping[str, Mapping[str, Any]
         trials = training * max(0, row["trial_steps"] - row["steps"]) / row["steps"] if row["trials"] else 0.0
         entries[name] = {"error": None, "seconds": finals * a_run + trials, "peak_bytes": found["peak_bytes"]}
     known = [row["seconds"] for row in entries.values() if row["seconds"] is not None]
-    memory = next((f["memory_bytes"] for f in probes.values() if f.get("memory_bytes")), None)
+    memory = document["memory_bytes"]
     return {
         "entries": entries,
         "seconds": sum(known) if len(known) == len(entries) else None,
-        "memory_bytes": memory,
-        "too_large": [n for n, r in entries.items() if r["error"] or (memory and r["peak_bytes"] > memory)],
+        "too_large": [n for n, r in entries.items() if r["error"] or r["peak_bytes"] > memory],
     }

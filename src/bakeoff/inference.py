@@ -8,7 +8,6 @@ from bakeoff.config import load_config
 from bakeoff.data.columns import columns_of
 from bakeoff.data.examples import Example
 from bakeoff.data.forms import make_form
-from bakeoff.data.lines import Row
 from bakeoff.data.templates import prompt_template
 from bakeoff.data.tokens import Tokens, encode
 from bakeoff.errors import DataError
@@ -63,8 +62,8 @@ class Summarizer:
     def texts(self, documents: Sequence[Document]) -> list[str]:
         """Return each document's text; raise DataError where a row has none."""
         named = self.columns.document
-        rows = [Row("document", i, {named: d} if isinstance(d, str) else dict(d)) for i, d in enumerate(documents, 1)]
-        for row in rows:
-            if not isinstance(row.values.get(named), str):
-                raise DataError(f"document {row.number}: no text in column '{named}'")
-        return [row.values[named] for row in rows]
+        texts = [d if isinstance(d, str) else d.get(named) for d in documents]
+        for number, text in enumerate(texts, start=1):
+            if not isinstance(text, str):
+                raise DataError(f"document {number}: no text in column '{named}'")
+        return [str(text) for text in texts]

@@ -1,5 +1,6 @@
 """Clocks and peaks: what a run costs. Each phase has a clock and a peak of its own."""
 
+import os
 import resource
 import time
 from collections.abc import Iterator, Mapping
@@ -56,3 +57,10 @@ def peak_bytes() -> int:
         return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
     except (OSError, StopIteration):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def device_bytes() -> int:
+    """Return the memory of the device that runs use: a GPU's own, else this machine's."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_properties(0).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -60,6 +60,8 @@ def make_plan(config: Config, tokenizer: Any = None, folder: Folder | None = Non
     if folder is None:
         with TemporaryDirectory(prefix="bakeoff-") as temporary:
             return make_plan(config, tokenizer, Folder(temporary))
+    from bakeoff.measure import device_bytes
+
     entries = checked_entries(config)
     methods = {name: entry.methods() for name, entry in entries.items()}
     shapes = count(config, methods)
@@ -100,6 +102,7 @@ def make_plan(config: Config, tokenizer: Any = None, folder: Folder | None = Non
         "output_tokens": output_tokens,
         "rungs": held_equal["rungs"],
         "epochs": config.protocol.epochs,
+        "memory_bytes": device_bytes(),
         "counts": exact_counts(lengths, config.protocol, output_tokens) if output_tokens else None,
         "entries": {n: entry_plan(e, config, steps, shapes["entries"][n], precision) for n, e in entries.items()},
         "not_run": not_run,

@@ -11,10 +11,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
-
 from bakeoff.config import load_config
-from bakeoff.costs import machine_bytes
 from bakeoff.data.tokens import StoredTokens, Tokens, load_tokens
 from bakeoff.evaluation.generation import generate
 from bakeoff.measure import peak_bytes, reset_peak
@@ -41,7 +38,6 @@ class Probe:
     generation_seconds: float = 0
     generated_tokens: int = 0
     peak_bytes: int = 0
-    memory_bytes: int | None = None
 
 
 def longest(rows: StoredTokens, count: int) -> list[Tokens]:
@@ -56,7 +52,7 @@ def measure(folder: Folder, entry: str, method_name: str, settings: dict[str, ob
     protocol = config.protocol.model_copy(
         update={"epochs": STEPS, "evaluate_every": None, "patience": None, "trunk_cache": "off"}
     )
-    found = Probe(memory_bytes=device_bytes())
+    found = Probe()
     start = time.perf_counter()
     base = load_base(config.model, config.protocol.precision, config.pin)
     method = build_method(entry, {**settings, "method": method_name})
@@ -87,11 +83,6 @@ def measure(folder: Folder, entry: str, method_name: str, settings: dict[str, ob
     return found
 
 
-def device_bytes() -> int | None:
-    """Return the memory of the device that runs use."""
-    return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else machine_bytes()
-
-
 def main() -> None:
     """Probe what standard input asks for."""
     asked = json.loads(sys.stdin.read())
@@ -100,7 +91,7 @@ def main() -> None:
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
-        found = Probe(error="no memory left", memory_bytes=device_bytes())
+        found = Probe(error="no memory left")
     print(json.dumps(asdict(found)))
 
 

@@ -76,22 +76,28 @@ def forecast_lines(plan: dict[str, Any]) -> list[str]:
             f"{counts['longest_batch_tokens']:,}; each run reads {counts['test_tokens']:,} test tokens and writes up "
             f"to {counts['output_tokens']:,}"
         )
-    found = plan.get("forecast")
+    found, memory = plan.get("forecast"), plan["memory_bytes"]
+    too_large = [n for n, row in plan["entries"].items() if row["least_bytes"] > memory]
     if not found:
         least = ", ".join(f"{name} {size(row['least_bytes'])}" for name, row in plan["entries"].items())
-        return [*lines, f"weights and optimizer alone take: {least}. Try --probe for seconds and whole memory"]
+        lines.append(f"weights and optimizer alone take: {least}. Try --probe for seconds and whole memory")
+        return lines + no_room(too_large, memory)
     for name, row in found["entries"].items():
         probed = row["error"] or f"about {duration(row['seconds'])}, {size(row['peak_bytes'])} at the peak"
         lines.append(f"{name}: {probed}")
     if found["seconds"] is not None:
         lines.append(f"entries together: about {duration(found['seconds'])}; baselines and the trunk cache not counted")
-    if found["too_large"]:
-        memory = f" into {size(found['memory_bytes'])}" if found["memory_bytes"] else ""
-        lines.append(
-            f"does not fit{memory}: {', '.join(found['too_large'])}. Try a smaller protocol.batch_size or max_tokens, "
-            "or protocol.gradient_checkpointing: true"
-        )
-    return lines
+    return lines + no_room([n for n in plan["entries"] if n in {*too_large, *found["too_large"]}], memory)
+
+
+def no_room(names: list[str], memory: int) -> list[str]:
+    """Return a line that names the entries that do not fit, or none."""
+    if not names:
+        return []
+    return [
+        f"does not fit into {size(memory)}: {', '.join(names)}. Try a smaller protocol.batch_size or max_tokens, "
+        "protocol.gradient_checkpointing: true, or a smaller base"
+    ]
 
 
 def duration(seconds: float) -> str:
