@@ -79,6 +79,8 @@ def test_each_reference_goes_through_the_targets_template(tmp_path):
     [
         ("{{ titel }} {{ document }}", r"a.json:\d+: template: no column 'titel'. Did you mean 'title'"),
         ("{{ answers }} {{ document }}", r"a.json:\d+: template: a column holds keys and values, not text"),
+        ("{{ answers.text | unique }} {{ document }}", r"a.json:\d+: template: a column holds a list, not text"),
+        ("{{ nothing }} {{ document }}", r"a.json:\d+: template: a column holds nothing. Try: {{ column or '' }}"),
         ("{{ answers.texts[0] }} {{ document }}", r"a.json:\d+: template: .*no attribute 'texts'"),
         ("{{ answers.text[5] }} {{ document }}", r"a.json:\d+: template: .*no element 5"),
         ("{% if label > 5 %}{{ document }}{% endif %}", "template: has the document 0 times, not once"),
@@ -91,7 +93,7 @@ def test_each_reference_goes_through_the_targets_template(tmp_path):
     ],
 )
 def test_a_template_that_does_not_fit_a_row_names_it(tmp_path, template, message):
-    rows = [{**row, "title": "T" * 5} for row in ROWS]
+    rows = [{**row, "title": "T" * 5, "nothing": None} for row in ROWS]
     with pytest.raises(DataError, match=message) as caught:
         loaded(tmp_path, rows, template, "{{ label }}", name="a.json", document="body")
     assert "\n" not in str(caught.value)

@@ -73,28 +73,19 @@ def make_plan(config: Config, tokenizer: Any = None, folder: Folder | None = Non
     form = make_form(tokenizer, config.template, shapes["encoder_decoder"]) if tokenizer else None
     tokens, output_tokens = encode_splits(config, splits, form, max_tokens, folder) if form else ({}, None)
     if not tokens:
-        findings.append(
-            f"lengths and cut documents not measured: the tokenizer of {config.model} is not on this machine"
-        )
+        findings.append(f"lengths and cut documents not measured: no tokenizer of {config.model} on this machine")
     baselines, not_run = settle(config, splits["train"], tokens, form, shapes["context"], output_tokens)
     lengths = {split: rows.lengths for split, rows in tokens.items()}
+    facts = {s: statistics(lengths[s]) if lengths else {"examples": len(splits[s])} for s in SPLITS}
     steps = config.protocol.epochs * -(-len(splits["train"]) // config.protocol.batch_size)
-    held_equal = {
-        **held_equal_by(config, shapes, steps),
-        "data": content_identity(splits),
-        "max_tokens": max_tokens,
-    }
+    identity = content_identity(splits)
+    held_equal = held_equal_by(config, shapes, steps) | {"data": identity, "max_tokens": max_tokens}
     precision = held_equal["precision"]
     runs = make_runs(config.protocol, baselines, entries, steps, held_equal)
     document = {
         "name": config.name,
         "model": model_facts(config, shapes),
-        "data": {
-            "source": config.data.source,
-            "identity": held_equal["data"],
-            "splits": {s: statistics(lengths[s]) if lengths else {"examples": len(splits[s])} for s in SPLITS},
-            "findings": findings,
-        },
+        "data": {"source": config.data.source, "identity": identity, "splits": facts, "findings": findings},
         "precision": precision,
         "template": held_equal["template"],
         **scored,

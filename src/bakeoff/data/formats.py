@@ -5,7 +5,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bakeoff.data.lines import Row, delimited_rows, json_rows, jsonl_rows, opened
+from bakeoff.data.delimited import delimited_rows
+from bakeoff.data.lines import Row, json_rows, jsonl_rows, opened
 from bakeoff.errors import DataError
 
 BATCH = 1000  # rows of a table that are Python objects at a time

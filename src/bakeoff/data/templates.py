@@ -5,7 +5,7 @@ nothing, loops over nothing but what a row holds, and its text has an end. The d
 place is kept, because the document alone may be cut.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -17,7 +17,7 @@ MAX_SOURCE = 10_000  # characters of a template
 MAX_TEXT = 100_000  # characters that one row may be rendered to
 FILTERS = (
     "capitalize", "count", "d", "default", "first", "float", "int", "join", "last", "length", "list", "lower",
-    "replace", "reverse", "round", "sort", "string", "title", "tojson", "trim", "truncate", "unique", "upper",
+    "replace", "reverse", "round", "sort", "string", "title", "trim", "truncate", "unique", "upper",
     "wordcount",
 )  # fmt: skip
 ALLOWED = (
@@ -155,7 +155,7 @@ def plain(value: Any) -> Any:
         return value
     if value is None:
         raise TemplateError("a column holds nothing. Try: {{ column or '' }}")
-    if isinstance(value, list | tuple | dict):
-        kind = "keys and values" if isinstance(value, dict) else "a list"
+    if isinstance(value, list | tuple | dict | bytes | Iterator):
+        kind = {dict: "keys and values", bytes: "bytes"}.get(type(value), "a list")
         raise TemplateError(f"a column holds {kind}, not text. Try: {{{{ column[0] }}}} or {{{{ column | join }}}}")
     return str(value)
