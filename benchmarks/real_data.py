@@ -25,14 +25,16 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--sets", nargs="+", default=["dialogsum", "scitldr_a"])
     parser.add_argument("--train", type=int, default=200, help="training examples")
+    parser.add_argument("--tokens", type=int, default=256, help="protocol.max_tokens")
     given = parser.parse_args()
     for name in given.sets:
-        results = bakeoff.run(config_of(given.data / name, given.model, given.output, given.train), display="plain")
+        config = config_of(given.data / name, given.model, given.output, given.train, given.tokens)
+        results = bakeoff.run(config, display="plain")
         print(f"\n{results.folder.path.name}\n\n{results}")
         print(*(f"- {finding}" for finding in results.document["data"]["findings"]), sep="\n")
 
 
-def config_of(folder: Path, model: str, output: Path, train: int) -> dict[str, object]:
+def config_of(folder: Path, model: str, output: Path, train: int, tokens: int) -> dict[str, object]:
     """Return the config of one bakeoff."""
     name = f"{folder.name}-{Path(model).name}"
     return {
@@ -50,7 +52,7 @@ def config_of(folder: Path, model: str, output: Path, train: int) -> dict[str, o
         "entries": ENTRIES,
         "baselines": ["base", "lead-1", "oracle"],
         "tune": None,
-        "protocol": {"epochs": 2, "max_tokens": 256, "seeds": 1},
+        "protocol": {"epochs": 2, "max_tokens": tokens, "seeds": 1},
         "generation": {"max_new_tokens": 40},
         "output": str(output / name),
     }

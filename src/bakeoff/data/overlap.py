@@ -22,6 +22,7 @@ NEEDED, COMMON = 8, 20  # hashes that a candidate shares; sketches that a hash s
 PAIRS = (("train", "test"), ("validation", "test"), ("train", "validation"))
 BLOCK_ROWS, BLOCK_CHARACTERS = 500, 200_000  # of documents that are hashed together
 TABLE_BITS = 22
+SHOWN = 3  # pairs in a finding
 Hashes = NDArray[numpy.uint64]
 FACTOR = 0x9E3779B97F4A7C15
 
@@ -162,7 +163,8 @@ class Overlap:
             self.alike[pair][near] = True
             if near:
                 met.add(i)
-                self.shown[pair].append(f"{block[i].id} and {index.examples[near[0]].id}")
+                shown = self.shown[pair]
+                shown += [f"{block[i].id} and {index.examples[near[0]].id}"] if len(shown) < SHOWN else []
         return met
 
     def findings(self, dropped: bool) -> list[str]:
@@ -177,7 +179,7 @@ class Overlap:
                 text = f"data: {of(int(same.sum()), total)} {second} documents stand in {first} too"
                 found.append(text + (memory + "." + cure if of_train else ""))
             if alike.any():
-                pairs = "; ".join(self.shown[first, second][:3])
+                pairs = "; ".join(self.shown[first, second])
                 found.append(
                     f"data: {of(int(alike.sum()), total)} {second} documents are nearly the same as one of {first} "
                     f"(ids in {first} and {second}: {pairs}).{cure}"
