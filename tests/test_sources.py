@@ -1,7 +1,10 @@
 """What a config's data section can name: columns, templates, folders, shares of one file, rows to leave out."""
 
 import json
+import os
 import random
+import subprocess
+import sys
 
 import pytest
 
@@ -10,6 +13,7 @@ from bakeoff.data.sources import load_examples
 from bakeoff.errors import ConfigError, DataError
 from bakeoff.sections import DataConfig
 from tests.conftest import make_rows, write_rows
+from tests.loopback_hub import LoopbackHub, Repository
 from tests.test_formats import write
 
 SPLITS = ("train", "validation", "test")
@@ -227,3 +231,40 @@ def test_a_dataset_of_the_hub_has_splits_by_its_own_names(tmp_path_factory, monk
     with pytest.raises(DataError, match=r"data.source: .*: cannot be loaded \(.*no-such-split") as caught:
         list(hub.rows("no-such-split"))
     assert "\n" not in str(caught.value)
+
+
+LOADING = """
+import json, sys
+from bakeoff.config import load_config
+from bakeoff.data.sources import load_examples
+from bakeoff.errors import BakeoffError
+try:
+    splits, findings = load_examples(load_config({"entries": ["lora"], "data": json.loads(sys.argv[1])}).data)
+    print(json.dumps({s: [e.document for e in rows] for s, rows in splits.items()}))
+except BakeoffError as error:
+    print(json.dumps(str(error)))
+"""
+
+
+def test_a_hub_dataset_comes_by_the_hubs_own_client(tmp_path):
+    rows = {"train": make_rows(6, 1), "test": make_rows(3, 2)}
+    contents = {split: write(tmp_path / f"{split}.parquet", part).read_bytes() for split, part in rows.items()}
+    files = {f"data/{split}-00000-of-00001.parquet": content for split, content in contents.items()}
+    served = LoopbackHub({("datasets", "some/corpus"): Repository(files)})
+
+    def load(**data):
+        command = [sys.executable, "-c", LOADING, json.dumps(data)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    with served.serving() as address:
+        environment = {
+            **os.environ, "HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_XET": "1",
+        }  # fmt: skip
+        loaded = load(source="some/corpus", validation="test")
+        assert loaded == {s: [r["document"] for r in rows["test" if s == "validation" else s]] for s in SPLITS}
+        assert "some/nothing: cannot be loaded" in load(source="some/nothing")
+    environment["HF_HUB_OFFLINE"] = "1"
+    assert load(source="some/corpus", validation="test") == loaded
