@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: install demo test check base race verdict clean
+.PHONY: install demo test check base race verdict docs clean
 
 install: $(STAMP)
 
@@ -36,6 +36,12 @@ race: install
 # Is the verdict right as often as it says? Simulated bakeoffs with a known truth; some minutes.
 verdict: install
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/verdict.py
+
+# The site, in build/site; a broken link ends it. NO_MKDOCS_2_WARNING: silences a notice of the theme.
+docs: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/python tools/reference.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:
 	rm -rf $(VENV)

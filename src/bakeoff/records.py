@@ -131,9 +131,12 @@ class RunFolder:
             return None
 
     def write_result(self, result: RunResult) -> None:
-        """Write result.json with checksums of itself and, unless it failed, of all that it left."""
+        """Write result.json with checksums of itself and, unless it failed, of all that it left.
+
+        An adapter's card is left out: it is written when the results are, and may be edited.
+        """
         if result.status != "failed":
-            adapter = (file for file in self.adapter.rglob("*") if file.is_file())
+            adapter = (file for file in self.adapter.rglob("*") if file.is_file() and file.suffix != ".md")
             left = (file for file in (self.metrics_file, self.predictions_file) if file.exists())
             result.files = digests(self.path, [*adapter, *left])
         write_json(self.result_file, sealed(asdict(result)))

@@ -1,0 +1,167 @@
+"""Model cards: the README.md beside every saved adapter, by the hub's conventions, from the record."""
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from bakeoff import __version__
+from bakeoff.records import Folder, RunFolder, RunResult, write_text
+from bakeoff.report.table import escape_markdown
+
+SCORES = {  # metric: its heading, the hub's word for it, and digits
+    "test/loss": ("test loss", "loss", 3),
+    "test/rouge1": ("ROUGE-1", "rouge", 3),
+    "test/rouge2": ("ROUGE-2", "rouge", 3),
+    "test/rougeL": ("ROUGE-L", "rouge", 3),
+    "test/rougeLsum": ("ROUGE-Lsum", "rouge", 3),
+}
+# What holds whatever model and data: the code to use an adapter with.
+WITH_PEFT = """\
+```python
+from peft import PeftModel
+from transformers import {family}, AutoTokenizer
+
+base = {family}.from_pretrained({base})
+tokenizer = AutoTokenizer.from_pretrained({base})
+model = PeftModel.from_pretrained(base, "path/of/this/folder")
+```"""
+WITH_BAKEOFF = """\
+```python
+import bakeoff
+
+summarizer = bakeoff.load_results("bakeoffs/{name}").entry("{entry}").load()
+print(summarizer.generate(["A long document ..."]))
+```"""
+
+
+def write_cards(folder: Folder, results: dict[str, Any]) -> list[Path]:
+    """Write the card of every saved adapter of a bakeoff whose run is done; return where they are."""
+    written = []
+    for name, row in results["entries"].items():
+        for run_id in row["runs"]:
+            files = folder.run(run_id)
+            record = files.result()
+            if record and record.status == "done" and files.adapter.is_dir():
+                write_text(files.adapter / "README.md", card(results, name, files, record))
+                written.append(files.adapter / "README.md")
+    return written
+
+
+def card(results: dict[str, Any], name: str, files: RunFolder, record: RunResult) -> str:
+    """Return the card of one run's adapter: front matter, then Markdown."""
+    peft: dict[str, Any] = {}
+    with suppress(FileNotFoundError):  # then it is in a format of ours
+        peft = json.loads((files.adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    parts = [
+        f"---\n{front_matter(results, name, record, bool(peft))}\n---",
+        f"# {escape_markdown(name)}: {escape_markdown(base_name(results))} adapted by {record.run.method}",
+        f"Trained by [bakeoff](https://pypi.org/project/bakeoff) {__version__} as entry `{name}` of the bakeoff "
+        f"`{results['name']}`, seed {record.run.seed}.",
+        scores(results, name, record),
+        escape_markdown(results["verdict"]["text"]),
+        "## How to use it",
+        usage(results, name, peft),
+        "The text before the output, with the document in its place:",
+        fenced(results["template"]),
+        "## How it was made",
+        facts(results, record),
+    ]
+    notes = [f"- check `{check}` failed: {escape_markdown(note)}" for check, note in record.check_notes.items()]
+    return "\n\n".join([*parts, *(["\n".join(notes)] if notes else [])]) + "\n"
+
+
+def front_matter(results: dict[str, Any], name: str, record: RunResult, peft: bool) -> str:
+    """Return the card's YAML, in which the hub finds base, library, tags and scores."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    hub_id = results["model"]["name"] if on_hub(results) else None
+    evaluated = [
+        EvalResult(
+            task_type="summarization", dataset_type=results["data"]["source"], dataset_name=results["name"],
+            dataset_split="test", metric_type=kind, metric_name=heading, metric_value=round(record.metrics[metric], 6),
+        )
+        for metric, (heading, kind, _) in SCORES.items()
+        if metric in record.metrics
+    ]  # fmt: skip
+    data = ModelCardData(
+        base_model=hub_id,
+        library_name="peft" if peft else "bakeoff",
+        pipeline_tag="summarization",
+        tags=["bakeoff", record.run.method, *([f"base_model:adapter:{hub_id}"] if hub_id else [])],
+        metrics=sorted({kind for _, kind, _ in SCORES.values()} - {"loss"}),
+        model_name=f"{results['name']} {name}",
+        eval_results=evaluated,
+    )
+    return data.to_yaml()
+
+
+def on_hub(results: dict[str, Any]) -> bool:
+    """Return whether the base has a name that means the same elsewhere: neither the embedded one nor a folder."""
+    name = results["model"]["name"]
+    return name != "base" and not Path(name).is_absolute()
+
+
+def base_name(results: dict[str, Any]) -> str:
+    """Return the base's name; of a folder only the last part, because the rest is this machine's."""
+    name = results["model"]["name"]
+    if name == "base":
+        return "bakeoff's embedded base"
+    return name if on_hub(results) else Path(name).name
+
+
+def scores(results: dict[str, Any], name: str, record: RunResult) -> str:
+    """Return the table of this adapter's test scores, its entry's over all seeds, and the untouched base's."""
+    entry, base = results["entries"][name], results["baselines"].get("base", {"metrics": {}})
+    lines = ["| test split | this adapter | entry, mean of seeds (95 %) | base |", "|---|---:|---:|---:|"]
+    for metric, (heading, _, digits) in SCORES.items():
+        if metric in record.metrics:
+            row = entry["metrics"].get(metric, {})
+            span = f" ({row['low']:.{digits}f} to {row['high']:.{digits}f})" if "low" in row else ""
+            own, untouched = record.metrics[metric], base["metrics"].get(metric, {}).get("mean")
+            cells = (f"{own:.{digits}f}", f"{row['mean']:.{digits}f}{span}", shown(untouched, digits))
+            lines.append(f"| {heading} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + f"\n\n{escape_markdown(results['rouge_signature'])}"
+
+
+def shown(value: float | None, digits: int) -> str:
+    """Return a number, or that there is none."""
+    return "not measured" if value is None else f"{value:.{digits}f}"
+
+
+def usage(results: dict[str, Any], name: str, peft: dict[str, Any]) -> str:
+    """Return the code that loads the adapter; `peft` is its configuration, empty where PEFT has no format for it."""
+    own = WITH_BAKEOFF.format(name=results["name"], entry=name)
+    if not peft:
+        return own
+    family = "AutoModelForSeq2SeqLM" if peft["task_type"] == "SEQ_2_SEQ_LM" else "AutoModelForCausalLM"
+    base = json.dumps(results["model"]["name"] if on_hub(results) else "path/of/the/base")
+    return f"{WITH_PEFT.format(family=family, base=base)}\n\nOr as in the bakeoff's own evaluation:\n\n{own}"
+
+
+def facts(results: dict[str, Any], record: RunResult) -> str:
+    """Return settings, data, costs and environment as a list."""
+    environment, protocol = results["environment"], results["protocol"]
+    settings = ", ".join(f"{key} {value}" for key, value in record.run.settings.items())
+    splits = ", ".join(f"{split} {row['examples']:,}" for split, row in results["data"]["splits"].items())
+    trained, total = record.trainable_parameters or 0, record.total_parameters or 1
+    lines = {
+        "settings": settings,
+        "trainable parameters": f"{trained:,} of {total:,} ({100 * trained / total:.4f} %)",
+        "steps": f"{record.steps} of {protocol['batch_size']} examples; the best checkpoint by validation loss is of "
+        f"step {record.best_step}",
+        "examples": f"{splits}; content {results['data']['identity']}",
+        "base": f"{base_name(results)}, content {results['model']['identity']}",
+        "precision": results["precision"],
+        "made": ", ".join(f"{k} {environment[k]}" for k in ("date", "torch", "transformers", "peft", "processor", "gpu")
+                          if environment.get(k)),
+    }  # fmt: skip
+    return "\n".join(f"- {key}: {escape_markdown(value)}" for key, value in lines.items())
+
+
+def fenced(text: str) -> str:
+    """Return text as a block of code that it cannot end."""
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return f"{fence}text\n{text}\n{fence}"

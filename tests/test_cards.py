@@ -1,0 +1,72 @@
+import copy
+import json
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from bakeoff.report.cards import card, fenced
+
+
+def read(shared, name, **changes):
+    """Return the card of an entry of the shared bakeoff, its text and as the hub reads it."""
+    results = copy.deepcopy(shared[1].document) | changes
+    files = shared[1].folder.run(results["entries"][name]["runs"][0])
+    text = card(results, name, files, files.result())
+    return files, text, ModelCard(text)
+
+
+def test_every_adapter_has_a_card_and_nothing_of_this_machine_is_in_it(shared):
+    for name in shared[1].entries:
+        files, text, _ = read(shared, name)
+        assert (files.adapter / "README.md").read_text() == text
+        assert str(files.path.parent.parent.parent) not in text
+
+
+@pytest.mark.parametrize(("name", "library"), [("lora", "peft"), ("last_layers", "bakeoff")])
+def test_the_hub_finds_library_tags_and_scores(shared, name, library):
+    files, text, found = read(shared, name)
+    assert found.data.library_name == library
+    assert found.data.base_model is None  # a folder has no name on the hub
+    assert {"bakeoff", name} <= set(found.data.tags)
+    values = {result.metric_name: result.metric_value for result in found.data.eval_results}
+    metrics = files.result().metrics
+    assert values["ROUGE-L"] == pytest.approx(metrics["test/rougeL"], abs=1e-6)
+    assert values["test loss"] == pytest.approx(metrics["test/loss"], abs=1e-6)
+    assert ("PeftModel" in text) == (library == "peft")
+    assert f'.entry("{name}").load()' in text
+
+
+def test_a_hub_model_is_named_as_the_base(shared):
+    model = {**shared[1].document["model"], "name": "org/model"}
+    _, text, found = read(shared, "lora", model=model)
+    assert found.data.base_model == "org/model"
+    assert "base_model:adapter:org/model" in found.data.tags
+    assert 'from_pretrained("org/model")' in text
+
+
+def test_what_users_write_stays_text(shared):
+    nasty = 'x"\n---\n# [a](b) `` ``` |'
+    template = "```\n</pre><script>\n{{ document }}\n````"
+    _, text, found = read(shared, "lora", model={**shared[1].document["model"], "name": f"/home/{nasty}"},
+                          template=template)  # fmt: skip
+    head = text.split("\n---\n")[0].removeprefix("---\n")
+    assert yaml.safe_load(head) == found.data.to_dict()
+    headings = [line for line in text.splitlines() if line.startswith("# ")]
+    assert headings == ['# lora: x" --- # \\[a\\](b) \\`\\` \\`\\`\\` \\| adapted by lora']
+    assert f"\n`````text\n{template}\n`````\n" in text
+
+
+def test_a_code_block_cannot_be_ended_from_within():
+    assert fenced("a ```` b").startswith("`````text\n")
+
+
+def test_the_code_of_a_card_works(shared, tiny_model):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    files, text, _ = read(shared, "lora")
+    assert json.loads((files.adapter / "adapter_config.json").read_text())["task_type"] == "CAUSAL_LM"
+    assert "AutoModelForCausalLM" in text
+    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), str(files.adapter))
+    assert sum(p.numel() for n, p in adapted.named_parameters() if "lora_" in n) == files.result().trainable_parameters

@@ -1,0 +1,70 @@
+import ast
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bakeoff.cli import main
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+
+
+def blocks(page, language):
+    """Return the fenced blocks of a page in a language; "" is of those that name none."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), flags=re.M | re.S)
+
+
+def test_the_reference_is_what_the_code_says():
+    spec = importlib.util.spec_from_file_location("reference", ROOT / "tools/reference.py")
+    reference = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(reference)
+    for name, text in reference.pages().items():
+        assert (ROOT / "docs/reference" / name).read_text() == text, "run: python tools/reference.py"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_commands_and_code_are_of_this_version(page):
+    for block in blocks(page, ""):
+        for command in re.findall(r"^(?:\.venv/bin/)?bakeoff ([a-z]+)", block, flags=re.M):
+            assert command in main.commands
+    for block in blocks(page, "python"):
+        ast.parse(block)
+    for block in blocks(page, "yaml"):
+        assert yaml.safe_load(block.split("\ndata:")[0])
+
+
+def test_the_method_of_the_guide_works(tiny_model, monkeypatch):
+    from bakeoff.methods import method
+    from bakeoff.model import adapt, load_base, trainable
+
+    monkeypatch.setattr(method, "_REGISTER", dict(method._REGISTER))
+    (code,) = blocks(ROOT / "docs/plugins.md", "python")
+    scope = {}
+    exec(compile(code, "plugins.md", "exec"), scope)
+    adapted = adapt(load_base(str(tiny_model), "fp32"), scope["NamedWeights"]())
+    assert trainable(adapted)
+    assert all("c_proj" in name for name in trainable(adapted))
+
+
+def test_the_site_builds_strictly(tmp_path):
+    pytest.importorskip("mkdocs", reason="mkdocs-material is in the extra `docs`: make docs")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    built = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    for page in PAGES:
+        text = (tmp_path / "site" / page.relative_to(ROOT / "docs").with_suffix(".html")).read_text()
+        loaded = re.findall(r'<(?:script|img|link rel="stylesheet")[^>]+(?:src|href)="(https?:[^"]+)', text)
+        assert not loaded, "a page loads something from elsewhere"

@@ -1,0 +1,134 @@
+"""Write docs/reference from the code: `python tools/reference.py`. A test holds the pages equal to what this gives."""
+
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from bakeoff.cli import main
+from bakeoff.config import Config
+from bakeoff.methods.reference import method_document
+
+FOLDER = Path(__file__).parent.parent / "docs/reference"
+TYPES = {
+    "string": "text", "integer": "whole number", "number": "number", "boolean": "true or false", "object": "mapping",
+    "null": "null",
+}  # fmt: skip
+MADE = "<!-- made by tools/reference.py: change the code, then run it -->"
+
+
+def pages() -> dict[str, str]:
+    """Return the text of each page by its file's name."""
+    return {"cli.md": cli_page(), "config.md": config_page(), "methods.md": methods_page()}
+
+
+def cli_page() -> str:
+    """Return the page of commands: usage, help and options of each."""
+    codes = "Exit codes: 0 all done, 1 some run failed, 2 usage or config, 130 interrupted."
+    parts = [MADE, "# Commands", f"{codes} Results go to standard output, progress to standard error."]
+    for name, command in sorted(main.commands.items()):
+        context = click.Context(command, info_name=f"bakeoff {name}")
+        usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
+        parts += [f"## bakeoff {name}", f"```\n{usage}\n```", cleaned(command.help or "")]
+        rows = [option.get_help_record(context) for option in command.params if isinstance(option, click.Option)]
+        parts += table(("option", "meaning"), [(f"`{row[0]}`", row[1]) for row in rows if row])
+    return "\n\n".join(parts) + "\n"
+
+
+def config_page() -> str:
+    """Return the page of the YAML: a table for each section."""
+    parts = [
+        MADE,
+        "# Config",
+        "Every key of the YAML, with its default. `-s a.b=value` on the command line overrides a key.",
+    ]
+    parts += section_tables(Config, "")
+    return "\n\n".join(parts) + "\n"
+
+
+def section_tables(section: type[BaseModel], path: str) -> list[str]:
+    """Return a heading, words and a table for a section, then the same for those below it."""
+    rows, below = [], list[str]()
+    schemas = section.model_json_schema()["properties"]
+    for name, field in section.model_fields.items():
+        inner = section_class(field)
+        if inner:
+            below += section_tables(inner, f"{path}{name}.")
+        rows.append((f"`{path}{name}`", default(field, inner), words(schemas[name]), field.description or ""))
+    heading = [f"## {path.rstrip('.')}", cleaned(section.__doc__ or "")] if path else []
+    return [*heading, *table(("key", "default", "type", "meaning"), rows), *below]
+
+
+def section_class(field: FieldInfo) -> type[BaseModel] | None:
+    """Return the section that a field holds, or None where it holds a plain value."""
+    kinds = (field.annotation, *get_args(field.annotation))
+    return next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
+
+
+def default(field: FieldInfo, inner: type[BaseModel] | None) -> str:
+    """Return a field's default as YAML would have it."""
+    if field.is_required():
+        return "required"
+    if inner:
+        return "see below"
+    return f"`{yaml_value(field.get_default(call_default_factory=True))}`"
+
+
+def yaml_value(value: Any) -> str:
+    """Return a value in YAML's spelling, on one line."""
+    words = {None: "null", True: "true", False: "false", "": '""'}
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(yaml_value, value))}]"
+    return words[value] if value is None or isinstance(value, bool) or value == "" else str(value)
+
+
+def words(schema: dict[str, Any]) -> str:
+    """Return a JSON Schema's type in words; a section links to its table."""
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        key = next(k for k, f in Config.model_fields.items() if (c := section_class(f)) and c.__name__ == name)
+        return f"[section](#{key})"
+    if "const" in schema:
+        return f"`{schema['const']}`"
+    if "enum" in schema:
+        return " or ".join(f"`{value}`" for value in schema["enum"])
+    if "anyOf" in schema:
+        return " or ".join(words(one) for one in schema["anyOf"])
+    if schema.get("type") == "array":
+        return f"list of {words(schema.get('items', {}))}"
+    return TYPES.get(schema.get("type", ""), "anything")
+
+
+def methods_page() -> str:
+    """Return the page of methods: summary, paper, and a table of fields."""
+    parts = [MADE, "# Methods and their fields"]
+    for name, method in method_document().items():
+        parts += [f"## {name}", method["summary"], *([f"Paper: {method['paper']}"] if method["paper"] else [])]
+        rows = []
+        for field, facts in method["fields"].items():
+            span = method["search_range"].get(field)
+            searched = f" Searched from {span[0]:g} to {span[1]:g}." if span else ""
+            given = "required" if repr(facts["default"]) == "PydanticUndefined" else f"`{yaml_value(facts['default'])}`"
+            rows.append((f"`{field}`", given, facts["type"], f"{facts['description'] or ''}.{searched}"))
+        parts += table(("field", "default", "type", "meaning"), rows)
+    return "\n\n".join(parts) + "\n"
+
+
+def table(heading: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    """Return a Markdown table as a list of one text, or of none where there are no rows."""
+    if not rows:
+        return []
+    lines = [heading, tuple("---" for _ in heading), *rows]
+    return ["\n".join("| " + " | ".join(cleaned(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)]
+
+
+def cleaned(text: str) -> str:
+    """Return text on one line that is read as written."""
+    return " ".join(text.split()).replace("<", "&lt;")
+
+
+if __name__ == "__main__":
+    for name, text in pages().items():
+        (FOLDER / name).write_text(text, encoding="utf-8")
