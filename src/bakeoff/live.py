@@ -17,7 +17,14 @@ from bakeoff.display import RANKED, Clock, Display, clock_time, number
 from bakeoff.forecast import Forecast
 from bakeoff.records import Event, Run
 
-WIDE = 100  # columns; below, a table leaves out steps, peak and what a trial tries
+WIDE = 110  # columns of the screen; below, names leave out what a trial tries
+STATE_WIDTH = 15
+# Each column's width, and from what width of the screen on there is room for it. A column keeps its width, so that
+# nothing moves when a cell fills.
+COLUMNS = {
+    "": (12, 140), "step": (9, 120), "train": (5, 0), "valid": (5, 0), "test": (5, 60), "score": (7, 70),
+    "tok/s": (6, 78), "peak": (8, 100), "time": (9, 0),
+}  # fmt: skip
 REDRAW_SECONDS = 0.25
 # What is shown first where not all rows fit; every other state is a run at work.
 ORDER = {"paused": 1, "waiting": 2, "failed": 3, "done": 4, "stopped": 5, "done before": 6}
@@ -86,21 +93,22 @@ class TableDisplay(Display):
 
     def render(self) -> RenderableType:
         """Return the table, the failures and the totals as they stand now."""
-        wide = self.console.width >= WIDE
         failures = list(self.failures())
         rows = self.visible(self.console.height - 4 - len(failures))
         ranked = next((row.values["ranked"] for row in self.rows.values() if "ranked" in row.values), RANKED)
-        table = Table(box=None, pad_edge=False, padding=(0, 1 + wide, 0, 0))
-        table.add_column("run", no_wrap=True, overflow="ellipsis", max_width=self.console.width // 3)
-        table.add_column("state", no_wrap=True, min_width=0 if wide else 15)
-        if wide:
-            table.add_column("", min_width=12)
-        for heading in (*(("step",) if wide else ()), "train", "valid", "test", ranked["heading"], "tok/s"):
-            table.add_column(heading, justify="right", no_wrap=True)
-        for heading in (*(("peak",) if wide else ()), "time"):
-            table.add_column(heading, justify="right", no_wrap=True)
+        table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+        shown = {heading: width for heading, (width, least) in COLUMNS.items() if self.console.width >= least}
+        room = self.console.width - STATE_WIDTH - 1 - sum(width + 1 for width in shown.values())
+        room = min(max(room, 8), max(map(len, self.labels.values()), default=8))
+        table.add_column("run", no_wrap=True, overflow="ellipsis", width=room)
+        table.add_column("state", no_wrap=True, width=STATE_WIDTH)
+        for heading, width in shown.items():
+            name = ranked["heading"] if heading == "score" else heading
+            table.add_column(name, justify="right", no_wrap=True, min_width=width)
         for row in rows:
-            table.add_row(*self.cells(row, wide))
+            cells = self.cells(row)
+            state = Text(self.state_of(row), style=STYLES.get(row.state, ""))
+            table.add_row(self.labels[row.run.id], state, *(cells[heading] for heading in shown))
         folded = Counter(r.state for r in self.rows.values()) - Counter(r.state for r in rows)
         counts = ", ".join(f"{n} {state}" for state, n in folded.items())
         fold = [Text(f"and {folded.total()} more: {counts}", style="dim", no_wrap=True)] if folded else []
@@ -121,28 +129,31 @@ class TableDisplay(Display):
         chosen = sorted(self.rows.values(), key=lambda r: ORDER.get(r.state, 0))[: max(3, room)]
         return [row for row in self.rows.values() if row in chosen]
 
-    def cells(self, row: Row, wide: bool) -> list[RenderableType]:
-        """Return one row's cells."""
-        v, share, state = row.values, row.share, row.state
-        if share and not wide:
-            state = f"{state} {100 * share[0] // share[1]:3d}%"
-        name = self.names[row.run.id]
-        cells: list[RenderableType] = [
-            name if wide else name.partition(":")[0],
-            Text(state, style=STYLES.get(state, "")),
-        ]
-        if wide:
-            cells.append(ProgressBar(share[1], share[0], width=12) if share else "")
-            cells.append(f"{v['step']:,}/{v['steps']:,}" if "steps" in v else "")
-        cells += [number(v.get(f"{split}/loss"), ".3f") for split in ("train", "validation", "test")]
-        cells += [
-            number(v.get(f"test/{v.get('ranked', RANKED)['name']}"), ".3f"),
-            number(v.get("tokens_per_second"), ",.0f"),
-        ]
-        if wide:
-            peak = v.get("peak_bytes")
-            cells.append(f"{peak / 2**30:.2f} GiB" if peak else "")
-        return [*cells, self.time_of(row)]
+    @property
+    def labels(self) -> dict[str, str]:
+        """The runs' names, without what a trial tries where there is no room for it."""
+        if self.console.width >= WIDE:
+            return self.names
+        return {run_id: name.partition(":")[0] for run_id, name in self.names.items()}
+
+    def state_of(self, row: Row) -> str:
+        """Return a run's state, with the share that is done."""
+        return f"{row.state} {100 * row.share[0] // row.share[1]:3d}%" if row.share else row.state
+
+    def cells(self, row: Row) -> dict[str, RenderableType]:
+        """Return one row's cells by their headings."""
+        v = row.values
+        return {
+            "": ProgressBar(row.share[1], row.share[0], width=COLUMNS[""][0]) if row.share else "",
+            "step": f"{v['step']:,}/{v['steps']:,}" if "steps" in v else "",
+            "train": number(v.get("train/loss"), ".3f"),
+            "valid": number(v.get("validation/loss"), ".3f"),
+            "test": number(v.get("test/loss"), ".3f"),
+            "score": number(v.get(f"test/{v.get('ranked', RANKED)['name']}"), ".3f"),
+            "tok/s": number(v.get("tokens_per_second"), ",.0f"),
+            "peak": f"{v['peak_bytes'] / 2**30:.2f} GiB" if v.get("peak_bytes") else "",
+            "time": self.time_of(row),
+        }
 
     def time_of(self, row: Row) -> str:
         """Return how long a run took, or what is left of one at work."""
