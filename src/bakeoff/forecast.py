@@ -220,13 +220,13 @@ class Forecast:
 
     def left(self) -> float | None:
         """Return the seconds until everything is done; None as long as nothing tells."""
-        total = 0.0
+        entries: defaultdict[str, Counter[str]] = defaultdict(Counter)
         for part in {id(part): part for part in self.parts.values()}.values():
-            seconds = self.of(part.entry, part.left)
-            if seconds is None:
-                return None
-            total += seconds
-        return max(0.0, total - sum(self.underway(run_id) for run_id in self.at))
+            entries[part.entry].update(part.left)  # type: ignore[arg-type]
+        seconds = [self.of(entry, amounts) for entry, amounts in entries.items()]
+        if None in seconds:
+            return None
+        return max(0.0, sum(filter(None, seconds)) - sum(self.underway(run_id) for run_id in self.at))
 
     def left_of(self, run_id: str) -> float | None:
         """Return the seconds until a run that is at work ends, a trial until it pauses; None where nothing tells."""

@@ -126,8 +126,9 @@ class TableDisplay(Display):
 
     def visible(self, room: int) -> list[Row]:
         """Return the rows that fit: what goes on, then what comes next, then what has ended, in plan order."""
-        chosen = sorted(self.rows.values(), key=lambda r: ORDER.get(r.state, 0))[: max(3, room)]
-        return [row for row in self.rows.values() if row in chosen]
+        ranked = sorted(self.rows.values(), key=lambda r: ORDER.get(r.state, 0))
+        chosen = {row.run.id for row in ranked[: max(3, room)]}
+        return [row for row in self.rows.values() if row.run.id in chosen]
 
     @property
     def labels(self) -> dict[str, str]:
