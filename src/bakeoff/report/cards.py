@@ -9,13 +9,7 @@ from bakeoff import __version__
 from bakeoff.records import Folder, RunFolder, RunResult, write_text
 from bakeoff.report.table import escape_markdown
 
-SCORES = {  # metric: its heading, the hub's word for it, and digits
-    "test/loss": ("test loss", "loss", 3),
-    "test/rouge1": ("ROUGE-1", "rouge", 3),
-    "test/rouge2": ("ROUGE-2", "rouge", 3),
-    "test/rougeL": ("ROUGE-L", "rouge", 3),
-    "test/rougeLsum": ("ROUGE-Lsum", "rouge", 3),
-}
+DIGITS = 3
 # What holds whatever model and data: the code to use an adapter with.
 WITH_PEFT = """\
 ```python
@@ -56,7 +50,7 @@ def card(results: dict[str, Any], name: str, files: RunFolder, record: RunResult
     parts = [
         f"---\n{front_matter(results, name, record, bool(peft))}\n---",
         f"# {escape_markdown(name)}: {escape_markdown(base_name(results))} adapted by {record.run.method}",
-        f"Trained by [bakeoff](https://pypi.org/project/bakeoff) {__version__} as entry `{name}` of the bakeoff "
+        f"Trained by bakeoff {__version__} as entry `{name}` of the bakeoff "
         f"`{results['name']}`, seed {record.run.seed}.",
         scores(results, name, record),
         escape_markdown(results["verdict"]["text"]),
@@ -76,24 +70,36 @@ def front_matter(results: dict[str, Any], name: str, record: RunResult, peft: bo
     from huggingface_hub import EvalResult, ModelCardData
 
     hub_id = results["model"]["name"] if on_hub(results) else None
+    task = "summarization" if results["primary"].startswith("rouge") else "text-generation"
     evaluated = [
         EvalResult(
-            task_type="summarization", dataset_type=results["data"]["source"], dataset_name=results["name"],
-            dataset_split="test", metric_type=kind, metric_name=heading, metric_value=round(record.metrics[metric], 6),
+            task_type=task, dataset_type=results["data"]["source"], dataset_name=results["name"], dataset_split="test",
+            metric_type=hub_metric(metric), metric_name=heading, metric_value=round(record.metrics[metric], 6),
         )
-        for metric, (heading, kind, _) in SCORES.items()
-        if metric in record.metrics
+        for metric, heading in measured(results, record).items()
     ]  # fmt: skip
     data = ModelCardData(
         base_model=hub_id,
         library_name="peft" if peft else "bakeoff",
-        pipeline_tag="summarization",
+        pipeline_tag=task,
         tags=["bakeoff", record.run.method, *([f"base_model:adapter:{hub_id}"] if hub_id else [])],
-        metrics=sorted({kind for _, kind, _ in SCORES.values()} - {"loss"}),
+        metrics=sorted({hub_metric(metric) for metric in measured(results, record)} - {"loss"}),
         model_name=f"{results['name']} {name}",
         eval_results=evaluated,
     )
     return data.to_yaml()
+
+
+def measured(results: dict[str, Any], record: RunResult) -> dict[str, str]:
+    """Return the headings of what was measured of a run on the test split, by metric."""
+    headings = {"test/loss": "test loss"} | {f"test/{m['name']}": m["heading"] for m in results["metrics"]}
+    return {metric: heading for metric, heading in headings.items() if metric in record.metrics}
+
+
+def hub_metric(metric: str) -> str:
+    """Return the hub's word for a metric."""
+    name = metric.removeprefix("test/")
+    return "rouge" if name.startswith("rouge") else {"token_f1": "f1"}.get(name, name.removesuffix("_corpus"))
 
 
 def on_hub(results: dict[str, Any]) -> bool:
@@ -114,19 +120,18 @@ def scores(results: dict[str, Any], name: str, record: RunResult) -> str:
     """Return the table of this adapter's test scores, its entry's over all seeds, and the untouched base's."""
     entry, base = results["entries"][name], results["baselines"].get("base", {"metrics": {}})
     lines = ["| test split | this adapter | entry, mean of seeds (95 %) | base |", "|---|---:|---:|---:|"]
-    for metric, (heading, _, digits) in SCORES.items():
-        if metric in record.metrics:
-            row = entry["metrics"].get(metric, {})
-            span = f" ({row['low']:.{digits}f} to {row['high']:.{digits}f})" if "low" in row else ""
-            own, untouched = record.metrics[metric], base["metrics"].get(metric, {}).get("mean")
-            cells = (f"{own:.{digits}f}", f"{row['mean']:.{digits}f}{span}", shown(untouched, digits))
-            lines.append(f"| {heading} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + f"\n\n{escape_markdown(results['rouge_signature'])}"
+    for metric, heading in measured(results, record).items():
+        row = entry["metrics"].get(metric, {})
+        span = f" ({row['low']:.{DIGITS}f} to {row['high']:.{DIGITS}f})" if "low" in row else ""
+        untouched = base["metrics"].get(metric, {}).get("mean")
+        cells = (shown(record.metrics[metric]), f"{shown(row.get('mean'))}{span}", shown(untouched))
+        lines.append(f"| {escape_markdown(heading)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + f"\n\n{escape_markdown(results['score_signature'])}"
 
 
-def shown(value: float | None, digits: int) -> str:
+def shown(value: float | None) -> str:
     """Return a number, or that there is none."""
-    return "not measured" if value is None else f"{value:.{digits}f}"
+    return "not measured" if value is None else f"{value:.{DIGITS}f}"
 
 
 def usage(results: dict[str, Any], name: str, peft: dict[str, Any]) -> str:
@@ -144,6 +149,7 @@ def facts(results: dict[str, Any], record: RunResult) -> str:
     environment, protocol = results["environment"], results["protocol"]
     settings = ", ".join(f"{key} {value}" for key, value in record.run.settings.items())
     splits = ", ".join(f"{split} {row['examples']:,}" for split, row in results["data"]["splits"].items())
+    model, commit = results["model"], results["model"].get("revision")
     trained, total = record.trainable_parameters or 0, record.total_parameters or 1
     lines = {
         "settings": settings,
@@ -151,7 +157,7 @@ def facts(results: dict[str, Any], record: RunResult) -> str:
         "steps": f"{record.steps} of {protocol['batch_size']} examples; the best checkpoint by validation loss is of "
         f"step {record.best_step}",
         "examples": f"{splits}; content {results['data']['identity']}",
-        "base": f"{base_name(results)}, content {results['model']['identity']}",
+        "base": f"{base_name(results)}, {f'commit {commit}, ' if commit else ''}content {model['identity']}",
         "precision": results["precision"],
         "made": ", ".join(f"{k} {environment[k]}" for k in ("date", "torch", "transformers", "peft", "processor", "gpu")
                           if environment.get(k)),
