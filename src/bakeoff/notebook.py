@@ -49,7 +49,8 @@ class NotebookDisplay(TableDisplay):
             file=StringIO(), width=self.console.width, height=self.console.height, record=True, force_jupyter=False
         )
         console.print(*self.notes, sep="\n", markup=False, highlight=False)
-        console.print(self.render())
+        if self.rows:
+            console.print(self.render())
         style = "font-family: monospace; line-height: 1.3"
         self.publish(console.export_html(inline_styles=True, code_format=f'<pre style="{style}">{{code}}</pre>'))
 
