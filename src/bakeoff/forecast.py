@@ -222,7 +222,7 @@ class Forecast:
         """Return the seconds until everything is done; None as long as nothing tells."""
         entries: defaultdict[str, Counter[str]] = defaultdict(Counter)
         for part in {id(part): part for part in self.parts.values()}.values():
-            entries[part.entry].update(part.left)  # type: ignore[arg-type]
+            entries[part.entry].update(part.left)
         seconds = [self.of(entry, amounts) for entry, amounts in entries.items()]
         if None in seconds:
             return None
