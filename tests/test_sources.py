@@ -46,7 +46,9 @@ def test_one_file_is_split_by_its_documents_hashes_whatever_their_order(tmp_path
 
 def test_a_group_is_never_split_and_ids_are_the_files_own(tmp_path):
     rows = [{"who": f"author {i % 40}", "key": 1000 + i, **row} for i, row in enumerate(make_rows(400, 1))]
-    splits = loaded(tmp_path, rows, name="a.parquet", group="who", id="key")[0]
+    splits, findings = loaded(tmp_path, rows, name="a.parquet", group="who", id="key")
+    few = len({e.group for e in splits["test"]})
+    assert findings[-1].startswith(f"data.test: {few} groups by 'who': intervals, which are over groups, rest on")
     groups = [{e.group for e in splits[s]} for s in SPLITS]
     assert sum(map(len, groups)) == len(set.union(*groups)) == 40
     assert {e.id for s in SPLITS for e in splits[s]} == {str(1000 + i) for i in range(400)}

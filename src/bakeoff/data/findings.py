@@ -91,6 +91,14 @@ def shifts(split: str, look: Look, train: Look) -> list[str]:
     return found
 
 
+def few_groups(test: Sequence[Example], column: str) -> list[str]:
+    """Return a finding where the test split has too few groups to resample."""
+    groups = len({example.group for example in test})
+    if groups >= ENOUGH:
+        return []
+    return [f"data.test: {groups} groups by '{column}': intervals, which are over groups, rest on these few"]
+
+
 def length_ratio(logs: NDArray[numpy.float32], others: NDArray[numpy.float32]) -> tuple[float, bool]:
     """Return how many times as long texts are as others by geometric mean, and whether that is no accident."""
     if min(len(logs), len(others)) < ENOUGH:

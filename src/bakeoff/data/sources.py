@@ -8,7 +8,7 @@ from pathlib import Path
 from bakeoff.data.columns import Columns, columns_of
 from bakeoff.data.docstrings import load_docstrings, manifest_findings
 from bakeoff.data.examples import Example
-from bakeoff.data.findings import look_through
+from bakeoff.data.findings import few_groups, look_through
 from bakeoff.data.formats import data_files
 from bakeoff.data.hub_dataset import NAMES, HubDataset
 from bakeoff.data.overlap import Overlap, of
@@ -55,7 +55,8 @@ def load_examples(
     if config.source != "docstrings":  # which holds no document twice, nor nearly
         shared = apart(splits, config.shared_documents == "drop")
     splits["train"] = limited(splits["train"], config.train_limit)
-    return splits, [*findings, *look_through(splits), *shared]
+    groups = few_groups(splits["test"], config.group) if config.group else []
+    return splits, [*findings, *look_through(splits), *shared, *groups]
 
 
 def apart(splits: Splits, drop: bool) -> list[str]:
