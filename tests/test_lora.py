@@ -7,9 +7,9 @@ from transformers import GPT2LMHeadModel
 from bakeoff.data.tokens import Tokens
 from bakeoff.errors import SetupError
 from bakeoff.methods import build_method, lora_starts, method_class
-from bakeoff.model import adapt, trainable
+from bakeoff.model import adapt, count_parameters, trainable
 from bakeoff.sections import ProtocolConfig
-from bakeoff.testing import ROWS
+from bakeoff.testing import ROWS, check_method, family_base, family_shape
 from bakeoff.training.loop import Trainer
 from bakeoff.training.loss import evaluate_loss, start
 
@@ -75,3 +75,23 @@ def test_a_start_from_weights_is_saved_as_a_plain_lora_and_leaves_the_base(name,
     other = PeftModel.from_pretrained(GPT2LMHeadModel.from_pretrained(tiny_model), tmp_path).eval()
     ids = torch.tensor([[9, 10, 11]])
     torch.testing.assert_close(other(input_ids=ids).logits, adapted.eval()(input_ids=ids).logits)
+
+
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_a_base_in_four_bits_is_small_trains_and_is_counted_whole(family):
+    base = family_base(family)
+    before = sum(p.nbytes for p in base.model.parameters())
+    whole = count_parameters(base.model)[1]
+    _, adapted = adapted_by("qlora", base)
+    trained, total = count_parameters(adapted)
+    assert total - trained == whole
+    assert sum(p.nbytes for p in adapted.parameters() if not p.requires_grad) < 0.6 * before
+    assert check_method("qlora", family) is None
+
+
+def test_four_bits_say_what_is_missing(monkeypatch):
+    with pytest.raises(SetupError, match="qlora: GPT2LMHeadModel stores no weight as bitsandbytes reads it"):
+        build_method("qlora", {}).adapt(family_shape("gpt2"), None)
+    monkeypatch.setattr("bakeoff.methods.qlora.find_spec", lambda name: None)
+    with pytest.raises(SetupError, match="needs bitsandbytes. Try: pip install"):
+        build_method("qlora", {}).adapt(family_shape("llama"), None)

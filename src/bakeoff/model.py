@@ -222,8 +222,10 @@ def trainable(adapted: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def count_parameters(adapted: nn.Module) -> tuple[int, int]:
-    """Return (trainable, total) parameters; a weight that two modules share counts once."""
-    return sum(p.numel() for p in trainable(adapted).values()), sum(p.numel() for p in adapted.parameters())
+    """Return (trainable, total) parameters; a weight that two modules share counts once, four bits as one parameter."""
+    packed = (getattr(p, "quant_state", None) for p in adapted.parameters())
+    sizes = (s.shape.numel() if s else p.numel() for s, p in zip(packed, adapted.parameters(), strict=True))
+    return sum(p.numel() for p in trainable(adapted).values()), sum(sizes)
 
 
 def inner(adapted: nn.Module) -> PreTrainedModel:

@@ -31,6 +31,7 @@ class Method(Section, ABC):
     search_range: ClassVar[dict[str, tuple[float, float]]] = {}
     starts_as_base: ClassVar[bool] = False  # before the first step its loss is the base's, exactly; every run checks it
     checkpointable: ClassVar[bool] = True  # whether it trains under protocol.gradient_checkpointing
+    keeps_base: ClassVar[bool] = True  # the base's weights that it does not train stay as they were loaded
     tiny: ClassVar[dict[str, Any]] = {}  # settings for a model of width 16, where the defaults do not fit one
     exact_in_bf16: ClassVar[bool] = True  # else only in fp32: over a bf16 base its products round otherwise
 

@@ -89,7 +89,12 @@ def trains_what_it_means_to(cell: Cell) -> None:
 
 
 def leaves_the_base(cell: Cell) -> None:
-    """After training, every weight of the base that is not trained in its place is still there, bit for bit."""
+    """After training, every weight of the base that is not trained in its place is still there, bit for bit.
+
+    A method that says it does not keep the base (QLoRA's is in four bits) is not held to it.
+    """
+    if not cell.method.keeps_base:
+        return
     there = set(fingerprints(cell.trained.adapted).values())
     gone = [name for name, mark in fingerprints(family_base(cell.family).model).items() if mark not in there]
     gone = [name for name in gone if name not in cell.trained.weights]
@@ -129,7 +134,7 @@ def loads_as_it_was_saved(cell: Cell) -> None:
         fresh = family_base(cell.family)
         loaded = cell.method.load(fresh.model, folder).requires_grad_(False).eval()
         assert_close(evaluate_loss(fresh, loaded, ROWS, len(ROWS)), losses, "when loaded")
-        if (folder / "adapter_config.json").exists():
+        if (folder / "adapter_config.json").exists() and cell.method.keeps_base:
             from peft import PeftModel
 
             fresh = family_base(cell.family)
