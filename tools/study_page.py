@@ -103,7 +103,7 @@ def page(folder: Folder, document: dict[str, Any], table: list[dict[str, Any]]) 
         f"| {heading} | {ranking(table, 'shared', metric)} | {ranking(table, 'tuned', metric)} |"
         for metric, heading in (("test/loss", "test loss"), ("test/rougeL", "ROUGE-L"))
     )
-    trials = document["entries"]["lora_tuned"]["tuning"]["trials"]
+    trials = plan["entries"]["lora_tuned"]["trials"]
     return f"""# The study, done properly
 
 bakeoff grew out of a study of three methods that gave each the same learning rate, 5e-5, and one seed. Here are the
