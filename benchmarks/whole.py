@@ -18,7 +18,7 @@ import torch
 EPOCHS = 2
 MAX_TOKENS = 192
 OUTPUT_TOKENS = 24
-SIZES = {"train": 200, "validation": 50, "test": 50}
+SIZES = {"train": 100, "validation": 30, "test": 30}
 TRIALS, SEEDS = 4, 3
 ENTRIES: dict[str, dict[str, Any]] = {
     "prompt_tuning": {"num_virtual_tokens": 20},
