@@ -72,7 +72,7 @@ def run(process: str, folder: Path) -> dict[str, Any]:
 
 def drive(folder: Path) -> dict[str, Any]:
     """Read, plan, encode and write the run folder."""
-    from bakeoff import api, planning
+    from bakeoff import api, planning, shapes
     from bakeoff.config import load_config
     from bakeoff.model import load_tokenizer
     from bakeoff.records import Folder
@@ -84,7 +84,7 @@ def drive(folder: Path) -> dict[str, Any]:
     planning.load_examples = stages.timed("read", planning.load_examples)
     planning.encode_splits = stages.timed("encode", planning.encode_splits)
     entries = planning.checked_entries(config)
-    planning.count(config, {n: e.methods() for n, e in entries.items()})  # imports the model's class
+    shapes.count(config, {n: e.methods() for n, e in entries.items()})  # imports the model's class
     with stages.stage("plan"):
         planned = planning.make_plan(config, tokenizer, Folder(folder / "run"))
     with stages.stage("write"):

@@ -1,11 +1,8 @@
 """The Python API: run, plan, load_results, and what they return. The command line is a thin skin over these."""
 
-import fcntl
-import json
-import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,9 +15,12 @@ from bakeoff.evaluation.summary import summarize
 from bakeoff.executors.local import run_local
 from bakeoff.executors.probes import run_probes
 from bakeoff.forecast import Forecast
+from bakeoff.identity import check_free, discard, prepare
+from bakeoff.integrity import read_mapping
 from bakeoff.journal import Journal
+from bakeoff.lock import locked
 from bakeoff.planning import Plan, make_plan
-from bakeoff.records import SPLITS, Folder, write_json, write_jsonl, write_text
+from bakeoff.records import Folder, write_json, write_text
 from bakeoff.report import write_report
 from bakeoff.results import Results
 from bakeoff.scheduling import Schedule
@@ -28,8 +28,6 @@ from bakeoff.stopping import stoppable
 from bakeoff.tracking import check_installed, tracked
 
 Source = str | Path | dict[str, Any]
-# When a bakeoff goes on.
-FREE_TO_CHANGE = {"output", "safety", "trackers", "protocol.trunk_cache", "protocol.gradient_checkpointing"}
 
 
 def read_config(source: Source, overrides: dict[str, Any] | None) -> Config:
@@ -88,9 +86,12 @@ def run(source: Source, overrides: dict[str, Any] | None = None, display: str = 
     if config.data.source == "docstrings":
         open_display(display, []).note("reading the docstrings of installed packages")
     tokenizer = load_tokenizer(config.model, config.pin)
-    with writing(folder), locked(folder):
+    with writing(folder), owned(folder) as took_over:
         planned = make_plan(config, tokenizer, folder)
-        prepare(folder, config, planned)
+        if not folder.holds(planned.made_of):
+            shutil.rmtree(folder.trunk, ignore_errors=True)
+        notes = [took_over] if took_over else []
+        notes += prepare(folder, config, planned)
         done = {run.id for run in planned.runs if folder.whole(run.id)}
         steps = trial_steps(folder, planned)
         forecast = Forecast(planned.runs, planned.document, config.protocol, done, steps)
@@ -103,8 +104,8 @@ def run(source: Source, overrides: dict[str, Any] | None = None, display: str = 
             journal.session(done, steps),
         ):
             schedule = Schedule(folder, planned, screen, journal)
-            for finding in planned.document["data"]["findings"]:
-                schedule.note(finding)
+            for line in [*notes, *planned.document["data"]["findings"]]:
+                schedule.note(line)
             for event in run_local(folder.path, schedule.runs(), stop):
                 schedule.tell(event)
     return load_results(folder.path)
@@ -114,8 +115,9 @@ def pinned(config: Config, folder: Folder) -> Config:
     """Return the config with the commit that its hub model stands at; a bakeoff that goes on keeps its own."""
     from bakeoff.hub import commit
 
-    if config.revision is None and folder.plan_file.exists() and folder.plan()["model"]["name"] == config.model:
-        return config.model_copy(update={"revision": folder.plan()["model"]["revision"]})
+    before = folder.last_plan().get("model", {})
+    if config.revision is None and before.get("name") == config.model:
+        return config.model_copy(update={"revision": before["revision"]})
     return config.model_copy(update={"revision": commit(config.model, config.revision)})
 
 
@@ -138,37 +140,15 @@ def writing(folder: Folder) -> Iterator[None]:
 
 
 @contextmanager
-def locked(folder: Folder) -> Iterator[None]:
-    """Within, no other process runs this bakeoff; raise SetupError where one does already."""
+def owned(folder: Folder) -> Iterator[str | None]:
+    """Within, this process alone is at work in the folder; what came to no plan leaves nothing there."""
     folder.path.mkdir(parents=True, exist_ok=True)
-    with folder.lock_file.open("w") as lock:
+    with locked(folder.lock_file) as took_over:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SetupError(f"{folder.path}: another bakeoff run is at work here. Wait for it, or end it") from None
-        try:
-            yield
+            yield took_over
         finally:
             if not folder.plan_file.exists():
                 discard(folder)
-
-
-def discard(folder: Folder) -> None:
-    """Remove what a bakeoff that came to no plan has left: its own files, and folders with nothing else in them."""
-    for file in own_files(folder):
-        if file != folder.lock_file:
-            file.unlink(missing_ok=True)
-    with suppress(OSError):  # not there, or not empty
-        folder.tokens_file("train").parent.rmdir()
-    if [file.name for file in folder.path.iterdir()] == [folder.lock_file.name]:
-        folder.lock_file.unlink()
-        folder.path.rmdir()
-
-
-def own_files(folder: Folder) -> set[Path]:
-    """Return the files that a bakeoff writes before it has a plan."""
-    data = {file for split in SPLITS for file in (folder.examples_file(split), folder.tokens_file(split))}
-    return {folder.lock_file, folder.config_file, folder.environment_file, *data}
 
 
 @contextmanager
@@ -190,63 +170,9 @@ def refresh_report(path: str | Path) -> Path:
         return write_report(folder.path)
 
 
-def check_free(folder: Folder, config: Config) -> None:
-    """Raise SetupError where the run folder holds something else than this bakeoff."""
-    if not folder.path.exists():
-        return
-    if not folder.path.is_dir():
-        raise SetupError(f"{folder.path}: is a file. Try: another name, or -s output=FOLDER")
-    if not folder.plan_file.exists():
-        # Nothing, or what a bakeoff leaves that was stopped before it had a plan: its lock is always there.
-        own = own_files(folder) if folder.lock_file.exists() else set()
-        files = (file for file in folder.path.rglob("*") if not file.is_dir())
-        if any(file not in own and not (own and re.fullmatch(r"\..+\.\d+\.tmp", file.name)) for file in files):
-            raise SetupError(f"{folder.path}: holds other files. Try: another name, or -s output=FOLDER")
-        return
-    there = load_config(folder.config_file).model_dump()
-    differing = [key for key, value in flatten(config.model_dump()).items() if flatten(there).get(key) != value]
-    differing += [key for key in flatten(there) if key not in flatten(config.model_dump())]
-    differing = [key for key in differing if key not in FREE_TO_CHANGE]
-    if differing:
-        raise SetupError(
-            f"{folder.path}: holds another bakeoff (it differs in {', '.join(differing[:3])}). "
-            "Try: another name, or -s output=FOLDER"
-        )
-
-
-def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested mappings as one with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, inner in value.items():
-        flat |= flatten(inner, f"{prefix}{key}.") if isinstance(inner, dict) else {f"{prefix}{key}": inner}
-    return flat
-
-
-def prepare(folder: Folder, config: Config, planned: Plan) -> None:
-    """Write config, plan, environment, and examples by their tokens; raise SetupError where the folder has others."""
-    from bakeoff.environment import environment
-
-    if folder.plan_file.exists():
-        if {r.id for r in folder.runs()} != {r.id for r in planned.runs}:
-            raise SetupError(
-                f"{folder.path}: its runs were made from other data, weights, precision or version. "
-                "Try: another name, or -s output=FOLDER"
-            )
-        return
-    write_text(folder.config_file, dump_config(config))
-    for split in SPLITS:
-        write_jsonl(folder.examples_file(split), (example.row() for example in planned.splits[split]))
-    write_json(folder.environment_file, environment())
-    write_json(folder.plan_file, planned.document)
-
-
 def load_results(path: str | Path) -> Results:
     """Return the results in a bakeoff's folder; raise SetupError where it is none."""
     folder = Folder(path)
     folder.plan()
-    results = folder.results_file
-    written = results.stat().st_mtime if results.exists() else 0
-    if written and all(f.stat().st_mtime <= written for f in folder.path.glob("runs/*/result.json")):
-        with suppress(ValueError):  # damaged: then made anew
-            return Results(folder, json.loads(results.read_text(encoding="utf-8")))
-    return Results(folder, summarize(folder))
+    written = read_mapping(folder.results_file)
+    return Results(folder, written if written.get("records") == folder.mark() else summarize(folder))

@@ -31,6 +31,7 @@ from safetensors import SafetensorError, safe_open
 from bakeoff.errors import SetupError
 from bakeoff.sections import LATEST, Pin
 
+constants.HF_HUB_DISABLE_TELEMETRY = True  # what is asked of the hub says nothing of this machine
 EMBEDDED = Path(__file__).parent / "assets/base"
 ANSWER_SECONDS = 5.0  # how long the hub may take to answer at all
 CONFIG = ("config.json",)
@@ -183,6 +184,7 @@ def fetch(name: str, pin: Pin = LATEST) -> None:
     folder = model_folder(name, pin, ask_hub=False)
     if not (folder / "config.json").exists():
         raise SetupError(f"model: {name}: has no config.json, so it is no model that transformers can load. {ALLOWED}")
+    check_links(name, folder)
     weights = weight_files(name, folder)
     if not weights:
         pickled = sorted(f.name for f in folder.iterdir() if f.suffix in PICKLED)
@@ -195,6 +197,15 @@ def fetch(name: str, pin: Pin = LATEST) -> None:
         check_weights(name, file)
 
 
+def check_links(name: str, folder: Path) -> None:
+    """Raise SetupError where a link leads out of a base's folder; the hub's cache has its contents in `blobs` above."""
+    inside = [folder.resolve(), folder.resolve().parent.parent / "blobs"]
+    for file in folder.rglob("*"):
+        target = file.resolve()
+        if file.is_symlink() and not any(target.is_relative_to(place) for place in inside):
+            raise SetupError(f"model: {name}: {file.name} is a link out of the folder. Try: a copy of the file there")
+
+
 def weight_files(name: str, folder: Path) -> list[Path]:
     """Return the files of a base's weights; raise SetupError where its index names one that is not there."""
     index = folder / "model.safetensors.index.json"
@@ -203,6 +214,8 @@ def weight_files(name: str, folder: Path) -> list[Path]:
             shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         except (ValueError, KeyError, AttributeError):
             raise SetupError(f"model: {name}: {index.name} is damaged. Remove it, and start again") from None
+        if any(Path(shard).name != shard for shard in shards):
+            raise SetupError(f"model: {name}: {index.name} names files outside of the model's folder. Never read")
         lacking = [shard for shard in shards if not (folder / shard).exists()]
         if lacking:
             raise SetupError(f"model: {name}: {len(lacking)} of {len(shards)} weight files lack, {lacking[0]} first")

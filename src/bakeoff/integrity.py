@@ -46,6 +46,15 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def read_mapping(file: Path) -> dict[str, Any]:
+    """Return a JSON file's mapping, or an empty one where there is none that can be read."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def sealed(document: dict[str, Any]) -> dict[str, Any]:
     """Return a JSON document with its own SHA-256 in it."""
     return {SEAL: _mark(document), **document}

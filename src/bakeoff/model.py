@@ -26,7 +26,17 @@ from transformers.utils import logging
 from bakeoff.config import Config
 from bakeoff.errors import SetupError
 from bakeoff.fused import fuse
-from bakeoff.hub import ALLOWED, CONFIG, TOKENIZER, base_identity, first_line, foreign_code, model_folder, on_hub
+from bakeoff.hub import (
+    ALLOWED,
+    CONFIG,
+    PICKLED,
+    TOKENIZER,
+    base_identity,
+    first_line,
+    foreign_code,
+    model_folder,
+    on_hub,
+)
 from bakeoff.methods import Method, build_method
 from bakeoff.records import write_json
 from bakeoff.sections import LATEST, Pin
@@ -249,7 +259,10 @@ def save_adapter(folder: Path, adapted: nn.Module, method: Method, config: Confi
 
 
 def load_adapter(base: Base, folder: Path) -> nn.Module:
-    """Return the base with the adapter in `folder` on it, frozen and in eval mode."""
+    """Return the base with the adapter in `folder` on it, frozen and in eval mode; a pickle is never read."""
+    pickled = [file.name for file in folder.iterdir() if file.suffix in PICKLED]
+    if pickled:
+        raise SetupError(f"{folder}: holds {pickled[0]}, a pickle, which can run any code when it is read. Remove it")
     manifest = json.loads((folder / "bakeoff.json").read_text(encoding="utf-8"))
     method = build_method(manifest["method"], {"method": manifest["method"], **manifest["settings"]})
     return method.load(base.model, folder).to(base.device).requires_grad_(False).eval()

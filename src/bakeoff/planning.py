@@ -21,17 +21,20 @@ from bakeoff.data.tokens import (
     target_lengths,
 )
 from bakeoff.entries import Entry, read_entries
-from bakeoff.errors import ConfigError, SetupError
+from bakeoff.errors import ConfigError
 from bakeoff.evaluation.baselines import settle
 from bakeoff.evaluation.functions import code_identity
 from bakeoff.evaluation.metrics import scoring
-from bakeoff.methods import INSTALLED, Method, method_class
+from bakeoff.methods import INSTALLED, method_class
 from bakeoff.records import SPLITS, Folder, Run
 from bakeoff.sections import ProtocolConfig
+from bakeoff.shapes import context_finding, count, fit_context
 from bakeoff.tuning import Settings, budget, rungs
 
 # Parts of the protocol that a result does not depend on, or that a run's id holds in another form.
 NOT_IN_RESULTS = {"seed", "seeds", "trunk_cache", "precision", "gradient_checkpointing"}
+# What of all that is held equal determines the examples and their tokens.
+IN_TOKENS = ("version", "template", "target", "model", "data", "max_tokens", "generation")
 
 
 @dataclass
@@ -39,7 +42,7 @@ class Plan:
     """What will be run. `document` is plan.json; `splits` are the examples behind it.
 
     `held_equal` is what every run's id is made from beside its own settings; `virtual_tokens` is how many positions
-    of the context are kept free for soft prompts.
+    of the context are kept free for soft prompts; `made_of` is a hash of what determines examples and tokens.
     """
 
     config: Config
@@ -49,6 +52,7 @@ class Plan:
     held_equal: dict[str, Any]
     virtual_tokens: int
     splits: Splits
+    made_of: str
 
 
 def make_plan(config: Config, tokenizer: Any = None, folder: Folder | None = None) -> Plan:
@@ -71,19 +75,21 @@ def make_plan(config: Config, tokenizer: Any = None, folder: Folder | None = Non
     if max_tokens < config.protocol.max_tokens:
         findings.append(context_finding(config, methods, shapes["context"], max_tokens))
     form = make_form(tokenizer, config.template, shapes["encoder_decoder"]) if tokenizer else None
-    tokens, output_tokens = encode_splits(config, splits, form, max_tokens, folder) if form else ({}, None)
+    steps = config.protocol.epochs * -(-len(splits["train"]) // config.protocol.batch_size)
+    identity = content_identity(splits)
+    held_equal = held_equal_by(config, shapes, steps) | {"data": identity, "max_tokens": max_tokens}
+    made_of = hash_of([held_equal[key] for key in IN_TOKENS])
+    tokens, output_tokens = encode_splits(config, splits, form, max_tokens, folder, made_of) if form else ({}, None)
     if not tokens:
         findings.append(f"lengths and cut documents not measured: no tokenizer of {config.model} on this machine")
     baselines, not_run = settle(config, splits["train"], tokens, form, shapes["context"], output_tokens)
     lengths = {split: rows.lengths for split, rows in tokens.items()}
     facts = {s: statistics(lengths[s]) if lengths else {"examples": len(splits[s])} for s in SPLITS}
-    steps = config.protocol.epochs * -(-len(splits["train"]) // config.protocol.batch_size)
-    identity = content_identity(splits)
-    held_equal = held_equal_by(config, shapes, steps) | {"data": identity, "max_tokens": max_tokens}
     precision = held_equal["precision"]
     runs = make_runs(config.protocol, baselines, entries, steps, held_equal)
     document = {
         "name": config.name,
+        "version": __version__,
         "model": model_facts(config, shapes),
         "data": {"source": config.data.source, "identity": identity, "splits": facts, "findings": findings},
         "precision": precision,
@@ -100,7 +106,7 @@ def make_plan(config: Config, tokenizer: Any = None, folder: Folder | None = Non
         "runs": [asdict(run) for run in runs],
     }
     virtual_tokens = max(m.virtual_tokens for group in methods.values() for m in group)
-    return Plan(config, document, entries, runs, held_equal, virtual_tokens, splits)
+    return Plan(config, document, entries, runs, held_equal, virtual_tokens, splits, made_of)
 
 
 def model_facts(config: Config, shapes: dict[str, Any]) -> dict[str, Any]:
@@ -205,18 +211,20 @@ def make_runs(
 def make_trial(entry: Entry, number: int, point: Settings, seed: int, steps: int, held_equal: dict[str, Any]) -> Run:
     """Return the run that tries one point of an entry's search."""
     settings = entry.build(point).model_dump(mode="json")
-    return replace(make_run(entry.name, "trial", entry.method, settings, seed, steps, held_equal), trial=number)
+    search = hash_of([entry.name, entry.fixed, entry.ladder, seed, held_equal])
+    run = make_run(entry.name, "trial", entry.method, settings, seed, steps, held_equal)
+    return replace(run, trial=number, search=search)
 
 
 def encode_splits(
-    config: Config, splits: Splits, form: Form, max_tokens: int, folder: Folder
+    config: Config, splits: Splits, form: Form, max_tokens: int, folder: Folder, made_of: str
 ) -> tuple[dict[str, StoredTokens], int]:
     """Write every split's token ids to the folder; return them, and how many tokens an output may have.
 
-    A folder that has a plan has its tokens too, and is only read: if they are of other data, so are its runs' ids.
+    A folder that has them already, made of the same, is only read.
     """
     output_tokens = config.generation.max_new_tokens
-    if not folder.plan_file.exists():
+    if not folder.holds(made_of):
         output_tokens = output_tokens or longest_output(target_lengths(splits["train"], form))
         for split in SPLITS:
             rows = encode(splits[split], form, max_tokens, output_tokens, f"data.{split}")
@@ -229,64 +237,10 @@ def make_run(
     entry: str, kind: Any, method: str, settings: dict[str, Any], seed: int, steps: int, held_equal: dict[str, Any]
 ) -> Run:
     """Return a run whose id holds a hash of all that determines its result."""
-    content = json.dumps([kind, method, settings, seed, held_equal], sort_keys=True)
-    return Run(
-        f"{entry}-{hashlib.sha256(content.encode()).hexdigest()[:10]}", entry, kind, method, settings, seed, steps
-    )
+    mark = hash_of([kind, method, settings, seed, held_equal])
+    return Run(f"{entry}-{mark}", entry, kind, method, settings, seed, steps)
 
 
-def count(given: Config, methods: dict[str, list[Method]]) -> dict[str, Any]:
-    """Return exact counts of the base and of every entry, from shapes alone: no weights are read.
-
-    Where trials differ in size, an entry's counts are its largest trial's.
-    """
-    import torch
-
-    from bakeoff.model import count_parameters, shape_only
-
-    base = shape_only(given.model, given.pin)
-    config = base.config.get_text_config(decoder=True)
-    counts: dict[str, Any] = {
-        "context": getattr(config, "max_position_embeddings", None),
-        "encoder_decoder": base.config.is_encoder_decoder,
-        "model": {"total_parameters": count_parameters(base)[1], "architecture": type(base).__name__},
-        "entries": {},
-    }
-    for name, group in methods.items():
-        shapes = {m.model_dump_json(exclude={"learning_rate"}): m for m in group}  # one a size, whatever the rate
-        try:
-            with torch.device("meta"):
-                trainable, total = max(
-                    count_parameters(m.adapt(shape_only(given.model, given.pin), None)) for m in shapes.values()
-                )
-        except SetupError as error:
-            raise SetupError(f"entries.{name}: {error}") from None
-        counts["entries"][name] = {
-            "trainable_parameters": trainable,
-            "total_parameters": total,
-            "trainable_percent": 100 * trainable / total,
-        }
-    return counts
-
-
-def fit_context(config: Config, methods: dict[str, list[Method]], context: int | None) -> int:
-    """Return the longest example in tokens for every entry: what the context leaves beside the largest soft prompt."""
-    virtual, name = max((m.virtual_tokens, name) for name, group in methods.items() for m in group)
-    if context is None:
-        return config.protocol.max_tokens
-    if context - virtual < 32:
-        raise ConfigError(
-            f"entries.{name}.num_virtual_tokens: {virtual} leaves {max(0, context - virtual)} of the model's {context} "
-            f"positions for text. Allowed: at most {context - 32}"
-        )
-    return min(config.protocol.max_tokens, context - virtual)
-
-
-def context_finding(config: Config, methods: dict[str, list[Method]], context: int, max_tokens: int) -> str:
-    """Return in words why an example has fewer tokens than the protocol allows."""
-    virtual, name = max((m.virtual_tokens, name) for name, group in methods.items() for m in group)
-    less = f" less {name}'s {virtual} virtual tokens" if virtual else ""
-    return (
-        f"document, template and summary have {max_tokens} tokens together, not protocol.max_tokens "
-        f"({config.protocol.max_tokens}): the model's context of {context}{less}"
-    )
+def hash_of(content: Any) -> str:
+    """Return a short hash of plain data."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]

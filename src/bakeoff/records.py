@@ -4,16 +4,18 @@ Both halves meet here: workers write records, the driver, the terminal and the r
 JSON only; nothing here knows torch or a terminal.
 """
 
+import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
 
 from bakeoff.errors import SetupError
-from bakeoff.integrity import damaged, digests, sealed, sync, unsealed
+from bakeoff.integrity import damaged, digest, digests, read_mapping, sealed, sync, unsealed
 
 SPLITS = ("train", "validation", "test")
 Kind = Literal["baseline", "trial", "entry"]
@@ -25,8 +27,9 @@ Cause = Literal["diverged", "memory", "ended", "stalled", "error"]
 class Run:
     """One training (or one baseline's evaluation): an entry, its settings and a seed.
 
-    A trial is one of an entry's search, counted from 1; `until` is the step that it goes to for now, None for the
-    end. `adopts` is the trial of the same settings and seed whose checkpoint the run goes on from. `steps` are at most.
+    A trial is one of an entry's `search` (a hash of it and of all that is held equal), counted from 1; `until` is the
+    step that it goes to for now, None for the end. `adopts` is the trial of the same settings and seed whose
+    checkpoint the run goes on from. `steps` are at most.
     """
 
     id: str
@@ -37,6 +40,7 @@ class Run:
     seed: int
     steps: int | None = None
     trial: int | None = None
+    search: str | None = None
     until: int | None = None
     adopts: str | None = None
 
@@ -118,10 +122,10 @@ class RunFolder:
 
     def run(self) -> Run:
         """Return the run as the driver started it; raise SetupError where it never did."""
-        try:
-            return Run(**json.loads(self.run_file.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            raise SetupError(f"{self.path}: no run was started here (no run.json)") from None
+        started = read_mapping(self.run_file)
+        if started.get("id") != self.path.name:
+            raise SetupError(f"{self.path}: no run was started here (no run.json)")
+        return Run(**started)
 
     def result(self) -> RunResult | None:
         """Return the run's result, or None where there is no whole one yet."""
@@ -166,6 +170,7 @@ class Folder:
         self.config_file = self.path / "config.yaml"
         self.plan_file = self.path / "plan.json"
         self.environment_file = self.path / "environment.json"
+        self.made_file = self.path / "data/made.json"  # of what examples and tokens were made, and their checksums
         self.events_file = self.path / "events.jsonl"
         self.results_file = self.path / "results.json"
         self.csv_file = self.path / "results.csv"
@@ -175,7 +180,9 @@ class Folder:
         self.trunk = self.path / "trunk"  # there while runs go on
 
     def run(self, run_id: str) -> RunFolder:
-        """Return the folder of one run."""
+        """Return the folder of one run; raise SetupError where its id is no name, as in a plan from elsewhere."""
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", run_id):
+            raise SetupError(f"{self.path}: {run_id!r:.80}: not a run's id")
         return RunFolder(self.path / "runs" / run_id)
 
     def whole(self, run_id: str) -> bool:
@@ -201,12 +208,18 @@ class Folder:
         except (OSError, ValueError):
             raise SetupError(f"{self.path}: not a bakeoff's folder (no plan.json). Try: ls bakeoffs") from None
 
+    def last_plan(self) -> dict[str, Any]:
+        """Return plan.json, or an empty mapping where there is none that can be read."""
+        return read_mapping(self.plan_file)
+
     def environment(self) -> dict[str, Any]:
         """Return environment.json, or an empty mapping where there is none."""
-        try:
-            return json.loads(self.environment_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
+        return read_mapping(self.environment_file)
+
+    def holds(self, made_of: str) -> bool:
+        """Return whether the examples and tokens of all splits are there, whole, and made of this."""
+        made = read_mapping(self.made_file)
+        return made.get("made_of") == made_of and damaged(self.path, made["files"]) is None
 
     def runs(self) -> list[Run]:
         """Return the planned runs in order."""
@@ -215,12 +228,19 @@ class Folder:
     def trials(self, entry: str) -> list[Run]:
         """Return an entry's trials in order: the planned ones, and the extension where one was started."""
         runs = [run for run in self.runs() if run.kind == "trial" and run.entry == entry]
-        known = {run.id for run in runs}
+        known, searches = {run.id for run in runs}, {run.search for run in runs}
         for file in sorted(self.path.glob("runs/*/run.json")):
-            started = RunFolder(file.parent).run()
-            if started.kind == "trial" and started.entry == entry and started.id not in known:
-                runs.append(started)
+            with suppress(SetupError):  # damaged
+                started = RunFolder(file.parent).run()
+                if started.kind == "trial" and started.search in searches and started.id not in known:
+                    runs.append(started)
         return runs
+
+    def mark(self) -> str:
+        """Return a hash of all that results.json is made from; what the config says is in the plan."""
+        files = [self.plan_file, self.environment_file, *self.path.glob("runs/*/result.json")]
+        named = sorted((file.relative_to(self.path).as_posix(), digest(file)) for file in files if file.exists())
+        return hashlib.sha256(json.dumps(named).encode()).hexdigest()
 
 
 @contextmanager

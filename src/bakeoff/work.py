@@ -1,6 +1,7 @@
 """What every run has at hand: its folder, config, tokens, clocks and record, and what it says while it works."""
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
@@ -19,6 +20,7 @@ from bakeoff.training.loss import evaluate_loss, mean_loss
 
 Emit = Callable[[Event], None]
 PROBE_EXAMPLES = 8
+LIFE_SECONDS = 5.0
 
 
 class Work:
@@ -34,7 +36,7 @@ class Work:
         self.test_file = folder.examples_file("test")
         self.few_shot = run.kind == "baseline" and run.entry.startswith(FEW_SHOT)
         self.trunk_folder = folder.trunk
-        self.clocks = Clocks()
+        self.clocks, self.told_at = Clocks(), time.monotonic()
         self.record = RunResult(run, "done")
 
     @cached_property
@@ -55,9 +57,17 @@ class Work:
         self.report("state", {"state": state})
 
     def load(self) -> Base:
-        """Return the base, loaded anew."""
+        """Return the base, loaded anew; whenever it is called, the run shows that it is alive."""
         self.state("loading")
-        return load_base(self.config.model, self.config.protocol.precision, self.config.pin)
+        base = load_base(self.config.model, self.config.protocol.precision, self.config.pin)
+        base.model.get_input_embeddings().register_forward_pre_hook(self.show_life)
+        return base
+
+    def show_life(self, *_: Any) -> None:
+        """Tell once in a while that the run is at work, where it has nothing else to tell: a long validation, say."""
+        if time.monotonic() - self.told_at >= LIFE_SECONDS:
+            self.told_at = time.monotonic()
+            self.emit(Event(self.run.id, "progress"))
 
     def count(self, adapted: nn.Module) -> None:
         """Record how many parameters the model has, and how many of them train."""

@@ -56,6 +56,7 @@ def summarize(folder: Folder) -> dict[str, Any]:
         "baselines": {n: rows[n] for n in config.baselines},
         "verdict": make_verdict(compared, estimates, yardstick(plan, config)),
         "environment": folder.environment(),
+        "records": folder.mark(),
     }
 
 

@@ -45,10 +45,10 @@ def run_local(path: Path, runs: Iterable[Run], stop: Callable[[], bool] = bool) 
     server = RunServer()
     try:
         for run in runs:
-            if stop():
-                raise KeyboardInterrupt
             attempt = Attempt(server, Folder(path), run)
             yield from attempt.events(stall, stop)
+            if stop():  # before another run is chosen: this one may have left no record
+                raise KeyboardInterrupt
             if attempt.server_ended:
                 server.close()
                 server = RunServer()
@@ -130,7 +130,8 @@ class Attempt:
                     raise KeyboardInterrupt
             if message and "kind" in message:
                 self.state = message["values"].get("state", self.state)
-                yield Event(self.run.id, message["kind"], message["values"])
+                if message["values"]:
+                    yield Event(self.run.id, message["kind"], message["values"])
             elif message:
                 self.process = message.get("started", self.process)
                 status = message.get("exit", self.status_of_server(message))

@@ -198,6 +198,7 @@ def build(
                 written = os.pwrite(stream.fileno(), as_bytes(row[:length].contiguous()), place * row_bytes)
                 if written < length * row_bytes:
                     raise OSError(f"no room for {trunk.file}")
+        os.fsync(stream.fileno())
     temporary.replace(trunk.file)
 
 

@@ -1,0 +1,124 @@
+"""Whether a run folder holds this bakeoff, and what has changed since it was at work there last.
+
+A run's id holds all that determines its result, so results of another config, data, base or version are never mixed
+in: what a change touches has other ids and is run, what it does not is kept. Runs of before stay on disk, and are
+those of the bakeoff again when the change is taken back.
+"""
+
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from bakeoff.config import Config, dump_config, load_config
+from bakeoff.errors import BakeoffError, SetupError
+from bakeoff.integrity import digests
+from bakeoff.planning import Plan
+from bakeoff.records import SPLITS, Folder, write_json, write_jsonl, write_text
+
+# Parts of the config that no result depends on.
+FREE_TO_CHANGE = re.compile(r"output|safety\..*|trackers|protocol\.(trunk_cache|gradient_checkpointing)")
+
+
+def check_free(folder: Folder, config: Config) -> None:
+    """Raise SetupError where the run folder holds something else than this bakeoff, which is known by its name."""
+    if not folder.path.exists():
+        return
+    if not folder.path.is_dir():
+        raise SetupError(f"{folder.path}: is a file. Try: another name, or -s output=FOLDER")
+    if not folder.plan_file.exists():
+        # Nothing, or what a bakeoff leaves that was stopped before it had a plan: its lock is always there.
+        own = own_files(folder) if folder.lock_file.exists() else set()
+        files = (file for file in folder.path.rglob("*") if not file.is_dir())
+        if any(file not in own and not (own and re.fullmatch(r"\..+\.\d+\.tmp", file.name)) for file in files):
+            raise SetupError(f"{folder.path}: holds other files. Try: another name, or -s output=FOLDER")
+    name = folder.last_plan().get("name", config.name)
+    if name != config.name:
+        raise SetupError(f"{folder.path}: holds another bakeoff, '{name}'. Try: -s output=FOLDER, another folder")
+
+
+def discard(folder: Folder) -> None:
+    """Remove what a bakeoff that came to no plan has left: its own files, and folders with nothing else in them."""
+    for file in own_files(folder):
+        if file != folder.lock_file:
+            file.unlink(missing_ok=True)
+    with suppress(OSError):  # not there, or not empty
+        folder.tokens_file("train").parent.rmdir()
+    if [file.name for file in folder.path.iterdir()] == [folder.lock_file.name]:
+        folder.lock_file.unlink()
+        folder.path.rmdir()
+
+
+def own_files(folder: Folder) -> set[Path]:
+    """Return the files that a bakeoff writes before it has a plan."""
+    return {folder.lock_file, folder.config_file, folder.environment_file, folder.made_file, *data_files(folder)}
+
+
+def data_files(folder: Folder) -> list[Path]:
+    """Return the files of examples and tokens that every run reads."""
+    return [file for split in SPLITS for file in (folder.examples_file(split), folder.tokens_file(split))]
+
+
+def prepare(folder: Folder, config: Config, planned: Plan) -> list[str]:
+    """Write config, plan, environment and, beside their tokens, examples; return what has changed, a line each."""
+    before, notes = folder.last_plan(), []
+    if before and [run["id"] for run in before["runs"]] != [run.id for run in planned.runs]:
+        kept = sum(folder.whole(run.id) for run in planned.runs)
+        what = ", ".join(changes(folder, config, before, planned)) or "what is planned"
+        notes.append(f"changed since last time: {what}. Finished runs that it does not touch: {kept}, which are kept")
+    if not folder.holds(planned.made_of):
+        for split in SPLITS:
+            write_jsonl(folder.examples_file(split), (example.row() for example in planned.splits[split]))
+        files = digests(folder.path, data_files(folder))
+        write_json(folder.made_file, {"made_of": planned.made_of, "files": files})
+    write_text(folder.config_file, dump_config(config))
+    notes += renew_environment(folder)
+    write_json(folder.plan_file, planned.document)
+    return notes
+
+
+def changes(folder: Folder, config: Config, before: dict[str, Any], planned: Plan) -> list[str]:
+    """Return the names of what differs from the last plan: data and base by their content, the version, config keys."""
+    now = planned.document
+    found = [
+        label
+        for label, one, other in (
+            ("the data", before["data"].get("identity"), now["data"]["identity"]),
+            ("the base", before["model"].get("identity"), now["model"]["identity"]),
+            ("bakeoff's version", before.get("version"), now["version"]),
+            ("the precision", before.get("precision"), now["precision"]),
+        )
+        if one != other
+    ]
+    try:
+        there = flatten(load_config(folder.config_file).model_dump())
+    except BakeoffError:  # damaged
+        return found
+    here = flatten(config.model_dump())
+    differing = [key for key in there | here if there.get(key) != here.get(key)]
+    return found + [key for key in differing if not FREE_TO_CHANGE.fullmatch(key)]
+
+
+def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested mappings as one with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        flat |= flatten(inner, f"{prefix}{key}.") if isinstance(inner, dict) else {f"{prefix}{key}": inner}
+    return flat
+
+
+def renew_environment(folder: Folder) -> list[str]:
+    """Write the environment block; where it is another than before, keep that in it and return it as a line."""
+    from bakeoff.environment import environment
+
+    before, now = folder.environment(), environment()
+    ignored = {"date", "changes"}
+    changed = [f"{key} {before[key]} -> {now[key]}" for key in now if key in before and before[key] != now[key]]
+    changed = [change for change in changed if change.partition(" ")[0] not in ignored]
+    if before and not changed:
+        return []
+    if before:
+        earlier = [before["changes"]] if before.get("changes") else []
+        now["changes"] = "; ".join([*earlier, *changed])
+    write_json(folder.environment_file, now)
+    return [f"the machine is another than before: {'; '.join(changed)}. Finished runs are kept"] if changed else []

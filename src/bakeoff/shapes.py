@@ -1,0 +1,64 @@
+"""What shapes alone tell of a base and its entries: exact counts of parameters, and how long an example may be."""
+
+from typing import Any
+
+from bakeoff.config import Config
+from bakeoff.errors import ConfigError, SetupError
+from bakeoff.methods import Method
+
+
+def count(given: Config, methods: dict[str, list[Method]]) -> dict[str, Any]:
+    """Return exact counts of the base and of every entry, from shapes alone: no weights are read.
+
+    Where trials differ in size, an entry's counts are its largest trial's.
+    """
+    import torch
+
+    from bakeoff.model import count_parameters, shape_only
+
+    base = shape_only(given.model, given.pin)
+    config = base.config.get_text_config(decoder=True)
+    counts: dict[str, Any] = {
+        "context": getattr(config, "max_position_embeddings", None),
+        "encoder_decoder": base.config.is_encoder_decoder,
+        "model": {"total_parameters": count_parameters(base)[1], "architecture": type(base).__name__},
+        "entries": {},
+    }
+    for name, group in methods.items():
+        shapes = {m.model_dump_json(exclude={"learning_rate"}): m for m in group}  # one a size, whatever the rate
+        try:
+            with torch.device("meta"):
+                trainable, total = max(
+                    count_parameters(m.adapt(shape_only(given.model, given.pin), None)) for m in shapes.values()
+                )
+        except SetupError as error:
+            raise SetupError(f"entries.{name}: {error}") from None
+        counts["entries"][name] = {
+            "trainable_parameters": trainable,
+            "total_parameters": total,
+            "trainable_percent": 100 * trainable / total,
+        }
+    return counts
+
+
+def fit_context(config: Config, methods: dict[str, list[Method]], context: int | None) -> int:
+    """Return the longest example in tokens for every entry: what the context leaves beside the largest soft prompt."""
+    virtual, name = max((m.virtual_tokens, name) for name, group in methods.items() for m in group)
+    if context is None:
+        return config.protocol.max_tokens
+    if context - virtual < 32:
+        raise ConfigError(
+            f"entries.{name}.num_virtual_tokens: {virtual} leaves {max(0, context - virtual)} of the model's {context} "
+            f"positions for text. Allowed: at most {context - 32}"
+        )
+    return min(config.protocol.max_tokens, context - virtual)
+
+
+def context_finding(config: Config, methods: dict[str, list[Method]], context: int, max_tokens: int) -> str:
+    """Return in words why an example has fewer tokens than the protocol allows."""
+    virtual, name = max((m.virtual_tokens, name) for name, group in methods.items() for m in group)
+    less = f" less {name}'s {virtual} virtual tokens" if virtual else ""
+    return (
+        f"document, template and summary have {max_tokens} tokens together, not protocol.max_tokens "
+        f"({config.protocol.max_tokens}): the model's context of {context}{less}"
+    )
