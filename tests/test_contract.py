@@ -1,0 +1,123 @@
+"""Every registered method is held to the contract, and the contract finds what is wrong with a method.
+
+`BAKEOFF_CELLS=all python -m pytest tests/test_contract.py` runs every method on every family; a number from 0 to 7
+runs that eighth of the cells. Without it, it is all methods on two families, and the first eighth.
+"""
+
+import os
+from typing import ClassVar
+
+import pytest
+import torch
+
+from bakeoff.methods import method, method_names, register
+from bakeoff.methods.last_layers import LastLayers
+from bakeoff.methods.soft_prompts import PromptTuning
+from bakeoff.testing import CHECKS, FAMILIES, check_method
+
+WHOLE = ("gpt2", "t5")
+CHOSEN = os.environ.get("BAKEOFF_CELLS")
+
+
+def cells():
+    """The cells to be run: an eighth is a diagonal of the matrix, so that it has every family and most methods."""
+    everything = [(m, f, (i + j) % 8) for i, m in enumerate(method_names()) for j, f in enumerate(FAMILIES)]
+    if CHOSEN == "all":
+        return [(m, f) for m, f, _ in everything]
+    if CHOSEN:
+        return [(m, f) for m, f, part in everything if part == int(CHOSEN)]
+    return [(m, f) for m, f, part in everything if f in WHOLE or part == 0]
+
+
+@pytest.mark.parametrize(("name", "family"), cells())
+def test_every_method_keeps_the_contract(name, family):
+    refusal = check_method(name, family)
+    assert refusal is None or (refusal.startswith(f"{name}: ") and "\n" not in refusal)
+
+
+class MovesMore(LastLayers):
+    def after_step(self, adapted, step, steps):
+        with torch.no_grad():
+            next(iter(adapted.parameters())).add_(1e-3)
+
+
+class TrainsNothingOfTheHead(LastLayers):
+    def adapt(self, model, tokenizer):
+        adapted = super().adapt(model, tokenizer)
+        adapted.get_output_embeddings().weight.register_hook(torch.zeros_like)
+        return adapted
+
+
+class ChangesTheBase(PromptTuning):
+    def adapt(self, model, tokenizer):
+        with torch.no_grad():
+            model.get_input_embeddings().weight.mul_(1.001)
+        return super().adapt(model, tokenizer)
+
+
+class ClaimsTooMuch(PromptTuning):
+    starts_as_base: ClassVar[bool] = True
+
+
+class CountsMore(PromptTuning):
+    def adapt(self, model, tokenizer):
+        adapted = super().adapt(model, tokenizer)
+        if tokenizer is not None:
+            adapted.prompt_encoder.register_parameter("more", torch.nn.Parameter(torch.zeros(3)))
+        return adapted
+
+
+class SavesAnotherPrompt(PromptTuning):
+    def save(self, adapted, folder):
+        with torch.no_grad():
+            adapted.prompt_encoder["default"].embedding.weight.mul_(1.01)
+        super().save(adapted, folder)
+
+
+class GathersAndForgets(PromptTuning):
+    memory: ClassVar[list[int]] = []
+
+    def after_step(self, adapted, step, steps):
+        self.memory.append(step)
+        with torch.no_grad():
+            adapted.prompt_encoder["default"].embedding.weight.add_(1e-3 * len(self.memory))
+
+
+class Climbs(PromptTuning):
+    def before_step(self, adapted):
+        for parameter in adapted.parameters():
+            if parameter.grad is not None:
+                parameter.grad.neg_()
+
+
+class LooksAtTheBatch(PromptTuning):
+    def adapt(self, model, tokenizer):
+        model.get_input_embeddings().register_forward_hook(lambda _, ids, out: out * (1 + 0.1 * (len(ids[0]) > 1)))
+        return super().adapt(model, tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("broken", "check", "message"),
+    [
+        (MovesMore, "trains_what_it_means_to", "not to be trained, yet moved"),
+        (TrainsNothingOfTheHead, "trains_what_it_means_to", "yet never moved: lm_head.weight"),
+        (ChangesTheBase, "leaves_the_base", "not what they were: transformer.wte.weight"),
+        (Climbs, "lowers_the_loss", "at best in 6 steps"),
+        (ClaimsTooMuch, "starts_as_it_says", "starts as the base: False"),
+        (CountsMore, "counts_as_planned", "planned"),
+        (SavesAnotherPrompt, "loads_as_it_was_saved", "when loaded"),
+        (GathersAndForgets, "goes_on_as_if_never_stopped", "differ from those of a training that never stopped"),
+        (LooksAtTheBatch, "ignores_batch_mates", "in a batch"),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_the_contract_finds_what_is_wrong(monkeypatch, broken, check, message):
+    monkeypatch.setattr(method, "_REGISTER", {**method._REGISTER})
+    register("broken")(broken)
+    with pytest.raises(AssertionError, match=message):
+        check_method("broken", "gpt2", checks=[check])
+
+
+def test_every_check_is_seen_to_find_something():
+    cases = test_the_contract_finds_what_is_wrong.pytestmark[0].args[1]
+    assert {check for _, check, _ in cases} == set(CHECKS)
