@@ -44,15 +44,15 @@ def panel(table: list[dict[str, Any]], metric: str, base: float) -> alt.LayerCha
         yOffset=alt.YOffset("condition:N", sort=list(CONDITIONS.values())),
         color=alt.Color("condition:N", title=None, sort=list(CONDITIONS.values()),
                         scale=alt.Scale(range=COLOURS), legend=alt.Legend(orient="top")),
-        shape=alt.Shape("condition:N", title=None, sort=list(CONDITIONS.values())),
     )  # fmt: skip
+    shape = alt.Shape("condition:N", sort=list(CONDITIONS.values()), legend=None)
     x = alt.X(f"{name}_mean:Q", title=METRICS[metric], scale=alt.Scale(zero=False))
     rule = alt.Chart(alt.Data(values=[{"base": base}])).encode(x="base:Q")
     return alt.layer(
         rule.mark_rule(strokeDash=[4, 4], color="#777777"),
-        rule.mark_text(text="untouched base", align="left", dx=4, dy=-62, fontSize=10, color="#777777"),
+        rule.mark_text(text="untouched base", align="left", dx=4, dy=70, fontSize=10, color="#777777"),
         chart.mark_rule(strokeWidth=2).encode(x=alt.X(f"{name}_low:Q", title=METRICS[metric]), x2=f"{name}_high:Q"),
-        chart.mark_point(filled=True, size=110, opacity=1).encode(x=x),
+        chart.mark_point(filled=True, size=110, opacity=1).encode(x=x, shape=shape),
     ).properties(width=330, height=150)
 
 
@@ -132,13 +132,12 @@ Chosen by validation loss: {chosen}.
 
 def columns(table: str) -> str:
     """Return the Markdown table without its costs in seconds: other work ran on the machine."""
-    lines = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in table.splitlines() if line]
+    lines = [line for line in table.splitlines() if line.strip()]
+    grid = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines if line.startswith("|")]
     timed = {"train s", "tokens/s", "tuning s", "peak memory"}
-    keep = [i for i, heading in enumerate(lines[0]) if heading not in timed]
-    rule = "|" + "---|" * len(keep)
-    kept = ["| " + " | ".join(line[i] for i in keep if i < len(line)) + " |" for line in lines if len(line) > 1]
-    rest = [line[0] for line in lines[1:] if len(line) == 1]
-    return "\n".join([kept[0], rule, *[k for k in kept[1:] if "---" not in k]]) + "\n\n" + "\n".join(rest)
+    keep = [i for i, heading in enumerate(grid[0]) if heading not in timed]
+    kept = ["| " + " | ".join(row[i] for i in keep) + " |" for row in grid]
+    return "\n".join([*kept, "", *(f"{line}\n" for line in lines if not line.startswith("|"))]).rstrip()
 
 
 def main() -> None:
