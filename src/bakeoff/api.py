@@ -4,7 +4,7 @@ import fcntl
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,13 +15,14 @@ from bakeoff.costs import forecast
 from bakeoff.display import Display, open_display
 from bakeoff.errors import SetupError
 from bakeoff.evaluation.summary import summarize
+from bakeoff.evaluation.together import summarize_together
 from bakeoff.executors.local import run_local
 from bakeoff.executors.probes import run_probes
 from bakeoff.forecast import Forecast
 from bakeoff.journal import Journal
 from bakeoff.planning import Plan, make_plan
 from bakeoff.records import SPLITS, Folder, write_json, write_jsonl, write_text
-from bakeoff.report import write_report
+from bakeoff.report import write_comparison, write_report
 from bakeoff.results import Results
 from bakeoff.scheduling import Schedule
 from bakeoff.stopping import stoppable
@@ -188,6 +189,20 @@ def refresh_report(path: str | Path) -> Path:
     with writing(folder):
         write_json(folder.results_file, summarize(folder))
         return write_report(folder.path)
+
+
+def compare(paths: Sequence[str | Path], output: str | Path) -> Path:
+    """Write one page over several bakeoffs' entries to the file `output`; return its path.
+
+    Raises SetupError where their protocols do not allow it, or where `output` would replace a bakeoff's own page.
+    """
+    folders = [Folder(path) for path in dict.fromkeys(paths)]
+    page = Path(output)
+    if any(page.resolve().parent == folder.path.resolve() for folder in folders):
+        raise SetupError(f"{page}: lies in a bakeoff's folder. Try: -o comparison.html, or any other place")
+    documents = [load_results(folder.path).document for folder in folders]
+    with writing(Folder(page.parent)):
+        return write_comparison(folders, summarize_together(folders, documents), page)
 
 
 def check_free(folder: Folder, config: Config) -> None:
