@@ -43,6 +43,7 @@ def report(shared, tmp_path_factory):
     scores = [{"rougeL": {**row["rougeL"], "f": (7 * i % 10) / 10}} for i, row in enumerate(run.predictions())]
     rows = zip(run.predictions(), scores, strict=True)
     write_jsonl(run.predictions_file, [{**row, "output": f"{HOSTILE} {row['output']}", **score} for row, score in rows])
+    run.write_result(run.result())
     return refresh_report(folder.path)
 
 
