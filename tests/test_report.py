@@ -79,7 +79,7 @@ def test_the_page_holds_every_figure_and_loads_nothing(folder):
     pair = results["verdict"]["pairs"][0]
     assert differences[1][0].strip() == f"{pair['first']} \N{MINUS SIGN} {pair['second']}"
     assert f"{100 * pair['low']:.1f} to {100 * pair['high']:.1f}" in differences[1][1]
-    assert all(f"Preferring {word}: " in text for word in ("quality", "memory", "size", "time"))
+    assert all(f">for {word}</span><b>" in text for word in ("quality", "memory", "size", "time"))
     assert all(load.startswith(("data:text/csv", "#", "figures/")) for load in page.loads)
     assert all((folder.path / load).exists() for load in page.loads if load.startswith("figures/"))
     assert page.tags.count("script") == 1
