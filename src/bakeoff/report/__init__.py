@@ -15,7 +15,7 @@ from bakeoff.report.table import csv_table, markdown_table
 
 
 def write_report(path: str | Path) -> Path:
-    """Write report.html, figures/, results.csv, results.md and the adapters' cards of a bakeoff; return the page's path."""
+    """Write a bakeoff's page, figures, CSV, Markdown and adapters' cards; return the page's path."""
     folder = Folder(path)
     try:
         results = json.loads(folder.results_file.read_text(encoding="utf-8"))
