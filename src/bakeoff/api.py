@@ -1,7 +1,7 @@
 """The Python API: run, plan, load_results, and what they return. The command line is a thin skin over these."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +12,7 @@ from bakeoff.costs import forecast
 from bakeoff.display import Display, open_display
 from bakeoff.errors import SetupError
 from bakeoff.evaluation.summary import summarize
+from bakeoff.evaluation.together import summarize_together
 from bakeoff.executors.local import run_local
 from bakeoff.executors.probes import run_probes
 from bakeoff.forecast import Forecast
@@ -21,7 +22,7 @@ from bakeoff.journal import Journal
 from bakeoff.lock import locked
 from bakeoff.planning import Plan, make_plan
 from bakeoff.records import Folder, write_json, write_text
-from bakeoff.report import write_report
+from bakeoff.report import write_comparison, write_report
 from bakeoff.results import Results
 from bakeoff.scheduling import Schedule
 from bakeoff.stopping import stoppable
@@ -168,6 +169,20 @@ def refresh_report(path: str | Path) -> Path:
     with writing(folder):
         write_json(folder.results_file, summarize(folder))
         return write_report(folder.path)
+
+
+def compare(paths: Sequence[str | Path], output: str | Path) -> Path:
+    """Write one page over several bakeoffs' entries to the file `output`; return its path.
+
+    Raises SetupError where their protocols do not allow it, or where `output` would replace a bakeoff's own page.
+    """
+    folders = [Folder(path) for path in dict.fromkeys(paths)]
+    page = Path(output)
+    if any(page.resolve().parent == folder.path.resolve() for folder in folders):
+        raise SetupError(f"{page}: lies in a bakeoff's folder. Try: -o comparison.html, or any other place")
+    documents = [load_results(folder.path).document for folder in folders]
+    with writing(Folder(page.parent)):
+        return write_comparison(folders, summarize_together(folders, documents), page)
 
 
 def load_results(path: str | Path) -> Results:

@@ -177,12 +177,19 @@ def show(folder: Path, prefer: str | None, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("folder", type=click.Path(path_type=Path))
-def report(folder: Path) -> None:
-    """Write the HTML page, CSV and Markdown of the bakeoff in FOLDER again."""
-    from bakeoff.api import refresh_report
+@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FOLDER...")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), default="comparison.html", show_default=True,
+    help="The page over several bakeoffs; its figures lie beside it.",
+)  # fmt: skip
+def report(folders: tuple[Path, ...], output: Path) -> None:
+    """Write the HTML page, figures, CSV and Markdown of the bakeoff in FOLDER again.
 
-    click.echo(refresh_report(folder))
+    Of several: one page over all their entries, where they held the same things equal.
+    """
+    from bakeoff.api import compare, refresh_report
+
+    click.echo(refresh_report(folders[0]) if len(folders) == 1 else compare(folders, output))
 
 
 @main.command()

@@ -176,6 +176,7 @@ class Folder:
         self.csv_file = self.path / "results.csv"
         self.markdown_file = self.path / "results.md"
         self.report_file = self.path / "report.html"
+        self.figures = self.path / "figures"  # each figure of the report as SVG and CSV
         self.lock_file = self.path / ".lock"
         self.trunk = self.path / "trunk"  # there while runs go on
 

@@ -29,6 +29,12 @@ class Results:
 
         return f"{markdown_table(self.document, escape=str)}\n{self.verdict}\n"
 
+    def _repr_html_(self) -> str:
+        """Return the verdict, the table and two charts for a notebook."""
+        from bakeoff.report.notebook import notebook_html
+
+        return notebook_html(self.document)
+
     @property
     def entries(self) -> dict[str, dict[str, Any]]:
         """The entries' rows by name."""

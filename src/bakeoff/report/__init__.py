@@ -1,17 +1,21 @@
-"""The report: results.json and the runs' records become one HTML page, a CSV and a Markdown table."""
+"""The report: results.json and the runs' records become one HTML page, figures, a CSV and a Markdown table."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from bakeoff.errors import SetupError
 from bakeoff.records import Folder, write_text
 from bakeoff.report.cards import write_cards
+from bakeoff.report.figures import draw_figures, write_figures
 from bakeoff.report.page import render
+from bakeoff.report.source import Source
 from bakeoff.report.table import csv_table, markdown_table
 
 
 def write_report(path: str | Path) -> Path:
-    """Write report.html, results.csv, results.md and the adapters' cards of a bakeoff; return the page's path."""
+    """Write a bakeoff's page, figures, CSV, Markdown and adapters' cards; return the page's path."""
     folder = Folder(path)
     try:
         results = json.loads(folder.results_file.read_text(encoding="utf-8"))
@@ -20,5 +24,18 @@ def write_report(path: str | Path) -> Path:
     write_text(folder.csv_file, csv_table(results))
     write_text(folder.markdown_file, f"{markdown_table(results)}\n{results['verdict']['text']}\n")
     write_cards(folder, results)
-    write_text(folder.report_file, render(folder, results))
+    source = Source.of(folder, results)
+    figures = draw_figures(source)
+    write_figures(folder.figures, figures.all())
+    write_text(folder.report_file, render(source, figures, folder.figures.name))
     return folder.report_file
+
+
+def write_comparison(folders: Sequence[Folder], results: dict[str, Any], page: Path) -> Path:
+    """Write the page of several bakeoffs whose results are one document, and its figures beside it."""
+    source = Source.of_several(folders, results)
+    figures = draw_figures(source)
+    beside = page.with_name(f"{page.stem}-figures")
+    write_figures(beside, figures.all())
+    write_text(page, render(source, figures, beside.name))
+    return page

@@ -3,7 +3,7 @@
 from typing import Any
 
 from bakeoff.errors import SetupError
-from bakeoff.evaluation.verdict import COSTS
+from bakeoff.evaluation.verdict import COSTS, PREFERENCES
 from bakeoff.report.table import size
 
 NOT_KNOWN = "not known"
@@ -24,17 +24,17 @@ def difference_rows(verdict: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def cell(pair: dict[str, Any] | None, scale: float, digits: int) -> list[dict[str, str]]:
+def cell(pair: dict[str, Any] | None, scale: float, digits: int) -> list[dict[str, Any]]:
     """Return the cells of one metric's difference: value with interval, adjusted p value, what follows."""
     if pair is None:
-        return [{"text": "\N{EN DASH}", "interval": ""}] * 3
+        return [{"text": "\N{EN DASH}", "interval": "", "value": ""}] * 3
     value, low, high = (None if pair[k] is None else scale * pair[k] for k in ("difference", "low", "high"))
     span = NOT_KNOWN if low is None or high is None else f"{low:.{digits}f} to {high:.{digits}f}"
     p = pair["p_holm"]
     shown = NOT_KNOWN if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
     said = "different" if pair["different"] else "not shown to differ"
-    texts = [(f"{value:.{digits}f}", span), (shown, ""), (said, "")]
-    return [{"text": text, "interval": interval} for text, interval in texts]
+    texts = [(f"{value:.{digits}f}", span, value), (shown, "", "" if p is None else p), (said, "", said)]
+    return [{"text": text, "interval": interval, "value": raw} for text, interval, raw in texts]
 
 
 def recommendation(results: dict[str, Any], preference: str) -> str:
@@ -43,15 +43,26 @@ def recommendation(results: dict[str, Any], preference: str) -> str:
     if verdict["best"] is None:
         raise SetupError(f"--prefer {preference}: no entry has finished. Try: bakeoff run again, or see its report")
     among = [verdict["best"], *verdict["tied_with_best"]]
-    named, form = WORDS[preference]
-    name = verdict["recommendations"][preference]
+    named = WORDS[preference][0]
+    name, why = choice(results, preference)
     if name is None:
         return f"Preferring {named}: not measured for all of {', '.join(among)}."
+    tied = f"of the {len(among)} entries tied on {verdict['heading']}"
+    rivals = tied if len(among) > 1 else "the only entry in the top group"
+    return f"Preferring {named}: {name} ({why}; {rivals})."
+
+
+def choice(results: dict[str, Any], preference: str) -> tuple[str | None, str]:
+    """Return the entry that a preference asks for and why; None where that was not measured for all in question."""
+    name = results["verdict"]["recommendations"][preference]
+    if name is None:
+        return None, ""
     row = results["entries"][name]
     value = row["costs"][COSTS[preference]] if preference in COSTS else row["metrics"]["validation/loss"]["mean"]
-    rivals = (
-        f"of the {len(among)} entries tied on {verdict['heading']}"
-        if len(among) > 1
-        else "the only entry in the top group"
-    )
-    return f"Preferring {named}: {name} ({form(value)}; {rivals})."
+    return name, WORDS[preference][1](value)
+
+
+def choices(results: dict[str, Any]) -> list[dict[str, str | None]]:
+    """Return every preference with its entry and the reason, for the page's cards."""
+    found = {word: choice(results, word) for word in PREFERENCES}
+    return [{"word": word, "name": name, "why": why} for word, (name, why) in found.items()]

@@ -34,7 +34,8 @@ def sections(results: dict[str, Any]) -> list[dict[str, Any]]:
 
 def section(title: str, note: str = "", pairs: Pairs | None = None, points: list[Any] | None = None) -> dict[str, Any]:
     """Return one section for the template."""
-    return {"title": title, "note": note, "pairs": pairs or [], "points": points or []}
+    place = title.lower().replace(" ", "-")
+    return {"id": place, "title": title, "note": note, "pairs": pairs or [], "points": points or []}
 
 
 def point(text: str, bad: bool = False) -> dict[str, Any]:
@@ -134,9 +135,16 @@ def check_points(results: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def environment_facts(results: dict[str, Any]) -> Pairs:
-    """Return the environment block; bytes in a readable unit."""
+    """Return the environment block; bytes in a readable unit, all values where several bakeoffs differ."""
     return [
-        (name.removesuffix("_bytes").replace("_", " "), size(value) if name.endswith("_bytes") else str(value))
+        (name.removesuffix("_bytes").replace("_", " "), environment_value(name, value))
         for name, value in results["environment"].items()
         if value is not None
     ]
+
+
+def environment_value(name: str, value: Any) -> str:
+    """Return one fact of the environment as shown."""
+    if isinstance(value, list):
+        return " | ".join("none" if one is None else environment_value(name, one) for one in value)
+    return size(value) if name.endswith("_bytes") else str(value)

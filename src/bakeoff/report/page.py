@@ -1,49 +1,70 @@
-"""The HTML page: one file that opens from disk, with no script, no network and nothing that is not in the records."""
+"""The HTML page: one file that opens from disk and loads nothing; its script only adds comforts."""
 
 import base64
-import itertools
+import re
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
-from bakeoff.evaluation.metrics import value_of
-from bakeoff.evaluation.verdict import PREFERENCES
-from bakeoff.records import Folder, read_jsonl
-from bakeoff.report import charts
-from bakeoff.report.differences import difference_rows, recommendation
+from bakeoff.report.differences import choices, difference_rows
+from bakeoff.report.examples import samples
 from bakeoff.report.facts import sections
+from bakeoff.report.figures import Figures
+from bakeoff.report.source import Source
 from bakeoff.report.table import (
     NOT_BETTER,
     best_values,
     columns,
     csv_table,
-    edge_note,
     failed_checks,
     failure,
     markdown_table,
     rows_of,
     standing,
 )
+from bakeoff.report.theme import colours, switches
 
 HERE = Path(__file__).parent
-SAMPLES = 8
+# The shapes of charts/drawing.py for the swatches beside names, in a box from -6 to 6.
+SWATCHES = (
+    "M0-5A5 5 0 1 1 0 5A5 5 0 1 1 0-5Z", "M-4.5-4.5H4.5V4.5H-4.5Z", "M0-5.5L5.5 4.5H-5.5Z", "M0-6L5 0L0 6L-5 0Z",
+    "M-2-6H2V-2H6V2H2V6H-2V2H-6V-2H-2Z", "M0 5.5L5.5-4.5H-5.5Z", "M5.5 0L-4.5 5.5V-5.5Z",
+)  # fmt: skip
+TITLES = (
+    ("results", "Results"), ("quality-against-cost", "Quality against cost"), ("loss-curves", "Loss curves"),
+    ("sweeps", "Learning-rate sweep"), ("differences", "Differences"), ("outputs", "Outputs"), ("costs", "Costs"),
+)  # fmt: skip
 
 
-def render(folder: Folder, results: dict[str, Any]) -> str:
-    """Return the page of a bakeoff, from whatever has finished so far."""
+def render(source: Source, figures: Figures, beside: str) -> str:
+    """Return the page of a bakeoff, from whatever has finished so far; `beside` is the folder of figures' files."""
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, undefined=StrictUndefined
     )
-    csv = csv_table(results)
-    verdict = results["verdict"]
+    environment.filters["unbroken"] = unbroken
+    results = source.results
+    csv, verdict, facts, shown = csv_table(results), results["verdict"], sections(results), samples(source)
+    entries, differences = list(results["entries"]), difference_rows(verdict)
+    empty = {
+        "quality-against-cost": not figures.axes.figures, "sweeps": not figures.sweeps,
+        "differences": not differences, "costs": not figures.bars,
+    }  # fmt: skip
+    style = colours(":root", len(entries)) + (HERE / "page.css").read_text(encoding="utf-8")
     return environment.get_template("page.html.j2").render(
         name=results["name"],
-        css=Markup((HERE / "page.css").read_text(encoding="utf-8")),
+        css=Markup(style + switches(len(entries), figures.axes)),
+        script=Markup((HERE / "page.js").read_text(encoding="utf-8")),
+        shapes=SWATCHES,
         headline=verdict["headline"],
         details=verdict["text"].removeprefix(verdict["headline"]).strip(),
         setting=setting(results),
+        notes=results.get("notes", []),
+        contents=[(i, title) for i, title in TITLES if not empty.get(i)] + [(f["id"], f["title"]) for f in facts],
+        choices=choices(results) if verdict["best"] else [],
+        entries=entries,
+        numbers={name: number for number, name in enumerate(entries)},
         columns=columns(results),
         rows=table_rows(results),
         trunk=[
@@ -53,23 +74,35 @@ def render(folder: Folder, results: dict[str, Any]) -> str:
         ],
         score_signature=results["score_signature"],
         heading=verdict["heading"],
+        bounded=verdict["bounded"],
         ranked_by=f"{verdict['heading']}, points" if verdict["bounded"] else verdict["heading"],
-        differences=difference_rows(verdict),
-        recommendations=[recommendation(results, p) for p in PREFERENCES] if verdict["best"] else [],
-        cost_charts=cost_charts(results),
-        curves=loss_curves(folder, results),
-        sweeps=sweeps(results),
-        edge_notes=[note for name, row in results["entries"].items() if (note := edge_note(name, row))],
+        differences=differences,
+        figures=figures,
+        beside=beside,
         not_converged=[n for n, row in results["entries"].items() if row["converged"] is False],
         not_better=[n for n, row in results["entries"].items() if row["improved"] is False],
         not_better_text=NOT_BETTER,
-        samples=samples(folder, results),
-        facts=sections(results),
-        config=folder.config_file.read_text(encoding="utf-8"),
+        samples=shown,
+        compared=compared(results, [output["name"] for output in shown[0]["outputs"]] if shown else []),
+        test_examples=results["data"]["splits"]["test"]["examples"],
+        facts=facts,
+        config=source.config,
         csv=csv,
         csv_base64=base64.b64encode(csv.encode()).decode(),
         markdown=markdown_table(results),
     )
+
+
+def unbroken(text: str) -> Markup:
+    """Return the text, escaped, with names such as ROUGE-L kept on one line."""
+    return Markup(re.sub(r"ROUGE-\w+", r'<span class="unbroken">\g<0></span>', str(escape(text))))
+
+
+def compared(results: dict[str, Any], names: list[str]) -> list[str]:
+    """Return the two rows that are compared first: the best entry and the next one, or whatever has outputs."""
+    verdict = results["verdict"]
+    ranked = [verdict["best"], *(p["second"] for p in verdict["pairs"] if p["first"] == verdict["best"])]
+    return [name for name in dict.fromkeys([*ranked, *names]) if name in names][:2] + [""] * 2
 
 
 def setting(results: dict[str, Any]) -> str:
@@ -98,6 +131,7 @@ def table_rows(results: dict[str, Any]) -> list[dict[str, Any]]:
         cells = [
             {
                 "text": column.text(row),
+                "value": "" if (value := column.value(row)) is None else value,
                 "interval": column.interval_text(row),
                 "best": row["kind"] == "entry" and column.key in best and column.value(row) == best[column.key],
             }
@@ -114,101 +148,3 @@ def table_rows(results: dict[str, Any]) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def cost_charts(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the charts of ROUGE-L against what an entry trains and how long it takes."""
-    score = results["verdict"]["metric"]
-    points = [
-        {
-            "entry": name,
-            "trainable_parameters": row["trainable_parameters"],
-            "train_seconds": row["costs"].get("train_seconds"),
-            "score": row["metrics"][score]["mean"],
-            **{end: row["metrics"][score].get(end, row["metrics"][score]["mean"]) for end in ("low", "high")},
-        }
-        for name, row in results["entries"].items()
-        if row["status"] == "done"
-    ]
-    levels = {n: row["metrics"][score]["mean"] for n, row in results["baselines"].items() if row["status"] == "done"}
-    drawn = []
-    for cost, heading, log in (
-        ("trainable_parameters", "trainable parameters", True),
-        ("train_seconds", "seconds of optimizer steps", False),
-    ):
-        svg = charts.quality_cost(points, levels, cost, heading, log)
-        label = f"{results['verdict']['heading']} against {heading}: " + ", ".join(
-            f"{p['entry']} {p['score']:.3f} at {p[cost]:,.0f}" for p in points if p[cost] is not None
-        )
-        drawn += [{"svg": Markup(svg), "label": label}] if svg else []
-    return drawn
-
-
-def loss_curves(folder: Folder, results: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return a drawing of every run's curves for each entry that has validated."""
-    rows: list[dict[str, Any]] = []
-    best: list[dict[str, Any]] = []
-    for name, row in results["entries"].items():
-        for run_id in row["runs"]:
-            points = [
-                {"entry": name, "run": run_id, "epoch": p["epoch"], "split": split, "loss": p[f"{split}/loss"]}
-                for p in folder.run(run_id).curve()
-                for split in ("train", "validation")
-                if f"{split}/loss" in p
-            ]
-            rows += points
-            validations = [p for p in points if p["split"] == "validation"]
-            best += [min(validations, key=lambda p: p["loss"])] if validations else []
-    lowest = {name: min(b["loss"] for b in best if b["entry"] == name) for name in {b["entry"] for b in best}}
-    return [
-        {"svg": Markup(svg), "label": f"Loss of {name} by epoch; lowest validation loss {lowest[name]:.3f}"}
-        for name, svg in charts.curves(rows, best, list(results["entries"])).items()
-    ]
-
-
-def sweeps(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return a drawing for each searched field of each tuned entry, and its trials in words."""
-    drawn = []
-    for number, (name, row) in enumerate(results["entries"].items()):
-        trials = row["tuning"]["trials"]
-        chosen = row["tuning"]["chosen"]
-        for field, span in row["search"].items() if chosen else ():
-            points = [
-                {"value": t["settings"][field], "loss": t["validation_loss"], "status": t["status"],
-                 "chosen": t["settings"] == chosen}
-                for t in trials if t["validation_loss"] is not None and t["status"] != "failed"
-            ]  # fmt: skip
-            label = f"{name}: validation loss by {field}: " + ", ".join(
-                f"{p['loss']:.3f} at {p['value']:.2g} ({'chosen' if p['chosen'] else p['status']})" for p in points
-            )
-            failed = [f"{t['settings'][field]:.2g}: {t['error']}" for t in trials if t["status"] == "failed"]
-            svg = charts.sweep(points, name, field, span["scale"] == "log", number)
-            drawn.append({"svg": Markup(svg), "label": label, "failed": failed})
-    return drawn
-
-
-def samples(folder: Folder, results: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return evenly spaced test examples with every row's output of its first finished run, entries first."""
-    outputs = {
-        name: predictions
-        for name, row in rows_of(results).items()
-        if (predictions := next((p for i in row["runs"] if (p := folder.run(i).predictions())), None))
-    }
-    if not outputs:
-        return []
-    total = results["data"]["splits"]["test"]["examples"]
-    count = min(SAMPLES, total)
-    wanted = [i * total // count for i in range(count)]
-    examples = dict(zip(itertools.count(), read_jsonl(folder.examples_file("test"))))
-    return [
-        {
-            "id": examples[i]["id"],
-            "document": examples[i]["document"],
-            "reference": examples[i]["summary"],
-            "outputs": [
-                {"name": name, "text": rows[i]["output"], "score": value_of(rows[i][results["primary"]])}
-                for name, rows in outputs.items()
-            ],
-        }
-        for i in wanted
-    ]

@@ -1,0 +1,114 @@
+"""Several bakeoffs as one comparison over the same test documents, where their protocols allow it."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from bakeoff.config import load_config
+from bakeoff.errors import SetupError
+from bakeoff.evaluation.statistics import Resamples, estimate
+from bakeoff.evaluation.summary import read_clusters, read_scores, yardstick
+from bakeoff.evaluation.verdict import make_verdict
+from bakeoff.records import Folder
+
+Document = dict[str, Any]
+# Seeds are not paired over entries, and intervals know how many each entry has; all else must be equal.
+MAY_DIFFER = ("protocol.seed", "protocol.seeds", "protocol.trunk_cache")
+MACHINE = ("processor", "cores", "gpu", "torch", "bakeoff")
+HELD_EQUAL = (
+    "model.identity", "data.identity", "template", "max_tokens", "output_tokens", "precision", "protocol", "tune",
+    "generation", "metrics", "primary", "score_signature", "verdict.unit",
+)  # fmt: skip
+
+
+def summarize_together(folders: Sequence[Folder], documents: Sequence[Document]) -> Document:
+    """Return one results document over the entries of all bakeoffs; names used twice get their bakeoff's before them.
+
+    `documents` are the bakeoffs' results. Raises SetupError, which says what differs, where two cannot be compared.
+    """
+    for folder, document in zip(folders[1:], documents[1:], strict=True):
+        refuse_other(folders[0], documents[0], folder, document)
+    names = new_names(folders, documents)
+    rows, runs = {}, {}
+    for folder, document, renamed in zip(folders, documents, names, strict=True):
+        planned = folder.runs()
+        for name, row in (document["entries"] | document["baselines"]).items():
+            if renamed[name] not in rows:  # a baseline is the same in all
+                rows[renamed[name]] = row
+                runs[renamed[name]] = (folder, [run for run in planned if run.id in row["runs"]])
+    config = load_config(folders[0].config_file)
+    scores = {
+        name: read_scores(folder, group, {run.id: folder.run(run.id).result() for run in group})
+        for name, (folder, group) in runs.items() if group
+    }  # fmt: skip
+    by_metric = {(n, metric): s for n, table in scores.items() for metric, s in table.items()}
+    estimates = estimate(by_metric, Resamples(read_clusters(folders[0], config)))
+    by = yardstick(folders[0].plan(), config)
+    statuses = {document["status"] for document in documents}
+    return {
+        **documents[0],
+        "name": " + ".join(labels(folders, documents)),
+        "status": statuses.pop() if len(statuses) == 1 else "incomplete",
+        "entries": {n: row for n, row in rows.items() if row["kind"] == "entry"},
+        "baselines": {n: row for n, row in rows.items() if row["kind"] == "baseline"},
+        "verdict": make_verdict({n: row for n, row in rows.items() if row["status"] != "not run"}, estimates, by),
+        "environment": environments(documents),
+        "notes": notes(folders, documents),
+    }
+
+
+def refuse_other(first: Folder, one: Document, second: Folder, other: Document) -> None:
+    """Raise SetupError where two bakeoffs did not hold the same things equal."""
+    mine, theirs = facts(one), facts(other)
+    differing = [key for key in mine | theirs if mine.get(key) != theirs.get(key)]
+    if differing:
+        shown = "; ".join(f"{key}: {mine.get(key)!r} and {theirs.get(key)!r}" for key in differing[:3])
+        raise SetupError(
+            f"{second.path}: cannot be compared with {first.path}: {shown}. "
+            "Try: bakeoff report for each; only what was held equal in both can stand in one table"
+        )
+
+
+def facts(document: Document) -> dict[str, Any]:
+    """Return what a bakeoff held equal, under dotted keys."""
+    found: dict[str, Any] = {}
+    for key in HELD_EQUAL:
+        section, _, name = key.partition(".")
+        value = document[section][name] if name else document[section]
+        found |= {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
+    return {key: value for key, value in found.items() if key not in MAY_DIFFER}
+
+
+def labels(folders: Sequence[Folder], documents: Sequence[Document]) -> list[str]:
+    """Return the bakeoffs' names, their folders' where two have the same name."""
+    for found in ([d["name"] for d in documents], [f.path.resolve().name for f in folders]):
+        if len(set(found)) == len(found):
+            return found
+    return [str(folder.path) for folder in folders]
+
+
+def new_names(folders: Sequence[Folder], documents: Sequence[Document]) -> list[dict[str, str]]:
+    """Return each bakeoff's rows' names in the comparison."""
+    uses = Counter(name for document in documents for name in document["entries"])
+    return [
+        {n: f"{label}/{n}" if uses[n] > 1 else n for n in document["entries"]} | {n: n for n in document["baselines"]}
+        for label, document in zip(labels(folders, documents), documents, strict=True)
+    ]
+
+
+def environments(documents: Sequence[Document]) -> dict[str, Any]:
+    """Return the environment; where bakeoffs differ, a list of all values. The date is the last one's."""
+    keys = dict.fromkeys(key for document in documents for key in document["environment"])
+    values = {k: list(dict.fromkeys(document["environment"].get(k) for document in documents)) for k in keys}
+    merged = {key: found[0] if len(found) == 1 else found for key, found in values.items()}
+    return merged | ({"date": max(filter(None, values["date"]))} if any(values.get("date", [])) else {})
+
+
+def notes(folders: Sequence[Folder], documents: Sequence[Document]) -> list[str]:
+    """Return what a reader must know of a comparison that did not run as one."""
+    counts = zip(labels(folders, documents), (len(d["entries"]) for d in documents), strict=True)
+    lines = [f"Entries of {len(documents)} bakeoffs, judged together: {', '.join(f'{n} ({c})' for n, c in counts)}."]
+    differing = [k for k in MACHINE if len({d["environment"].get(k) for d in documents}) > 1]
+    if differing:
+        lines.append(f"They differ in {', '.join(differing)}, so times and memory compare only within each.")
+    return lines

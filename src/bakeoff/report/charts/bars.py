@@ -1,0 +1,53 @@
+"""What each entry costs, as bars from zero: one figure a cost."""
+
+from typing import Any
+
+import altair as alt
+
+from bakeoff.report.charts.drawing import INK, Figure, colors, data, draw, heading
+from bakeoff.report.table import Column, columns
+
+WIDTH, ROW = 190, 24
+SHOWN = (
+    "costs/train_seconds", "costs/tuning_seconds", "costs/peak_bytes", "costs/adapter_bytes", "trainable_parameters",
+    "costs/tokens_per_second",
+)  # fmt: skip
+TITLES = {
+    "costs/train_seconds": "training time, s", "costs/tuning_seconds": "tuning time, s",
+    "costs/peak_bytes": "peak memory", "costs/adapter_bytes": "adapter size",
+    "trainable_parameters": "trainable parameters", "costs/tokens_per_second": "tokens/s in training",
+}  # fmt: skip
+
+
+def cost_bars(results: dict[str, Any]) -> list[Figure]:
+    """Return a figure for each cost that any entry has."""
+    return [f for key in SHOWN if (f := cost_bar(results, next(c for c in columns(results) if c.key == key)))]
+
+
+def cost_bar(results: dict[str, Any], column: Column) -> Figure | None:
+    """Return one cost's figure, or None where it was measured for no entry."""
+    names = [n for n, row in results["entries"].items() if row["status"] == "done"]
+    values = {n: column.value(results["entries"][n]) for n in names}
+    if not any(values.values()):
+        return None
+    rows = [{"entry": n, "value": v, "shown": "" if v is None else column.form(v)} for n, v in values.items()]
+    title = TITLES[column.key]
+    name = column.key.removeprefix("costs/").replace("_", "-")
+    label = f"{title}: " + ", ".join(f"{row['entry']} {row['shown'] or 'not measured'}" for row in rows)
+    y = alt.Y(
+        "entry:N", sort=names, title=None, axis=alt.Axis(domain=False, ticks=False, labelLimit=200, labelPadding=6)
+    )
+    top = max(v for v in values.values() if v is not None)
+    x = alt.X("value:Q", axis=None, scale=alt.Scale(domain=[0, top * 1.45], nice=False))
+    tips = [{**row, "tip": f"{row['entry']}: {row['shown']}"} for row in rows]
+    base = data("costs").encode(x=x, y=y)
+    bars = base.mark_bar(height=13, cornerRadiusEnd=2, opacity=1).encode(
+        color=colors(list(results["entries"])), description="tip:N"
+    )
+    text = base.mark_text(align="left", dx=5, fontSize=11, color=INK, aria=False).encode(text="shown:N")
+    drawn = draw(
+        alt.layer(bars, text).properties(width=WIDTH, height=alt.Step(ROW), title=heading(title)),
+        {"costs": tips},
+        names,
+    )
+    return Figure(f"cost-{name}", title, label, drawn, [{k: row[k] for k in ("entry", "value")} for row in rows])

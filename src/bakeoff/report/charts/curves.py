@@ -1,0 +1,100 @@
+"""Train and validation loss of every run, a panel an entry over the same axes, the kept checkpoints ringed."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+
+from bakeoff.report.charts.drawing import INK, Figure, Point, data, draw, heading, hue
+from bakeoff.report.table import counted
+
+WIDTH, HEIGHT = 270, 190
+DOTTED = 30  # validations of a run up to which each has a dot to point at
+DRAWN = 80  # points of a line at most; the figure's file has them all
+
+
+def curves(rows: Sequence[Point], results: dict[str, Any]) -> list[Figure]:
+    """Return a figure for each entry that has validated.
+
+    `rows` hold entry, run, step, epoch, train and validation (losses, None where not measured) and kept, which is true
+    where the kept checkpoint was taken.
+    """
+    losses = sorted(row[split] for row in rows for split in ("train", "validation") if row[split] is not None)
+    if not losses:
+        return []
+    # Steps that went far off would press every other curve flat; the axis ends where most of the story does.
+    span = [losses[0], min(losses[-1], 3 * losses[len(losses) // 2])]
+    epochs = math.ceil(max(row["epoch"] for row in rows))
+    figures = []
+    for number, (name, row) in enumerate(results["entries"].items()):
+        own = [{k: v for k, v in r.items() if k != "entry"} for r in rows if r["entry"] == name]
+        kept = [r for r in own if r["kept"]]
+        if not kept:
+            continue
+        lowest = min(r["validation"] for r in kept)
+        at = ", ".join(f"step {r['step']:,}" for r in kept)
+        label = f"Loss of {name} by epoch; lowest validation loss {lowest:.3f}; kept checkpoints: {at}"
+        note, bad = remark(row, lowest, len({r["run"] for r in own}))
+        drawn = thinned(own)
+        svg = chart(drawn, number, span, epochs, heading(name, note, bad))
+        title = f"Loss curves of {name}"
+        figures.append(Figure(f"curves-{number + 1}", title, label, svg, own, number, drawn=drawn))
+    return figures
+
+
+def remark(row: dict[str, Any], lowest: float, runs: int) -> tuple[str, bool]:
+    """Return what a curve's shape means for its entry, and whether that is bad."""
+    if row["improved"] is False:
+        return "training never improved on its start", True
+    if row["converged"] is False:
+        return "not converged: the last validation was the best", True
+    seeds = f" in {counted(runs, 'seed')}" if runs > 1 else ""
+    return f"lowest validation loss {lowest:.3f}{seeds}", False
+
+
+def thinned(rows: Sequence[Point]) -> list[Point]:
+    """Return so many rows of each run that they can be drawn; a kept checkpoint's always stays."""
+    runs: dict[str, list[Point]] = {}
+    for row in rows:
+        runs.setdefault(row["run"], []).append(row)
+    stays = [(own, math.ceil(len(own) / DRAWN)) for own in runs.values()]
+    return [row for own, stride in stays for i, row in enumerate(own) if i % stride == 0 or row["kept"]]
+
+
+def chart(rows: list[Point], number: int, span: list[float], epochs: int, title: alt.TitleParams) -> str:
+    """Return one panel."""
+    ticks = list(range(0, epochs + 1, math.ceil(epochs / 6) or 1))
+    y = alt.Y("loss:Q", title="nats per target token", scale=alt.Scale(domain=span, clamp=True, nice=False))
+    x = alt.X("epoch:Q", title="epoch", axis=alt.Axis(values=ticks, format="d"), scale=alt.Scale(domain=[0, epochs]))
+    colour = alt.value(hue(number))
+    lines = [
+        {"run": r["run"], "epoch": r["epoch"], "split": split, "loss": r[split]}
+        for split in ("train", "validation") for r in rows if r[split] is not None
+    ]  # fmt: skip
+    validated = [{**r, "loss": r["validation"]} for r in rows if r["validation"] is not None]
+    few = len(validated) <= DOTTED * len({r["run"] for r in rows})
+    marked = [{**r, "tip": tip(r)} for r in validated]
+    layers = [
+        data("lines").mark_line(strokeWidth=2, aria=False).encode(
+            x=x, y=y, color=colour, detail="run:N", strokeDash=dashes()
+        ),
+        data("dots").mark_point(filled=True, size=26, opacity=1).encode(x=x, y=y, color=colour, description="tip:N"),
+        data("rings").mark_point(size=120, strokeWidth=2, filled=False, color=INK).encode(
+            x=x, y=y, description="tip:N"
+        ),
+    ]  # fmt: skip
+    drawn = {"lines": lines, "dots": marked if few else [], "rings": [r for r in marked if r["kept"]]}
+    return draw(alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, title=title), drawn)
+
+
+def tip(row: Point) -> str:
+    """Return what a validation's mark says."""
+    kept = "kept checkpoint: " if row["kept"] else ""
+    return f"{kept}validation loss {row['validation']:.3f} at step {row['step']:,} (epoch {row['epoch']:.2f})"
+
+
+def dashes() -> alt.StrokeDash:
+    """Return a full line for validation and a broken one for train; the page says which is which."""
+    scale = alt.Scale(domain=["validation", "train"], range=[[1, 0], [4, 3]])
+    return alt.StrokeDash("split:N", scale=scale, legend=None)

@@ -1,0 +1,47 @@
+"""Where names stand beside points, so that they neither cover each other nor the points."""
+
+from collections.abc import Sequence
+
+Box = tuple[float, float, float, float]
+LETTER, LINE = 6.4, 13.0  # a letter's mean width and a line's height at 12 pixels
+GAP = 9.0
+
+
+def place(
+    points: Sequence[tuple[float, float]], names: Sequence[str], width: float, others: Sequence[Box] = ()
+) -> list[tuple[float, float]]:
+    """Return for each point (pixels, y downward) the shift to its name's middle.
+
+    Right of a point first, then left, above, below, and so on further out; a place outside `width`, or on a point or a
+    name that has one, or on one of the `others`, is passed over. Where no place is free the first one is taken.
+    """
+    taken: list[Box] = [*others, *((x - 6, y - 6, x + 6, y + 6) for x, y in points)]
+    shifts = []
+    for (x, y), name in zip(points, names, strict=True):
+        half = LETTER * len(name) / 2
+        free = [s for s in candidates(half) if fits(box(x, y, s, half), taken, width)]
+        shift = free[0] if free else candidates(half)[0]
+        taken.append(box(x, y, shift, half))
+        shifts.append(shift)
+    return shifts
+
+
+def candidates(half: float) -> list[tuple[float, float]]:
+    """Return shifts of a name of half-width `half`, the most welcome first."""
+    near = [(side * (GAP + half), dy) for dy in (-5, 5, -LINE, LINE) for side in (1, -1)]
+    far = [(side * half * share, dy) for dy in (-18, 18, -32, 32, -46, 46) for side in (1, -1) for share in (0, 1, 1.6)]
+    return near + far
+
+
+def box(x: float, y: float, shift: tuple[float, float], half: float) -> Box:
+    """Return the box that a name fills."""
+    middle, line = x + shift[0], y + shift[1]
+    return (middle - half, line - LINE / 2, middle + half, line + LINE / 2)
+
+
+def fits(wanted: Box, taken: Sequence[Box], width: float) -> bool:
+    """Return whether a box is inside and on none that is taken."""
+    left, top, right, bottom = wanted
+    return left >= 0 and right <= width and not any(
+        left < other[2] and other[0] < right and top < other[3] and other[1] < bottom for other in taken
+    )  # fmt: skip

@@ -1,0 +1,84 @@
+"""An entry's trials: lowest validation loss against a searched field, with the budget and edge flags."""
+
+from typing import Any
+
+import altair as alt
+
+from bakeoff.report.charts.drawing import INK, Figure, Point, data, draw, heading, hue
+from bakeoff.report.table import counted, edge_note
+
+WIDTH, HEIGHT = 270, 190
+
+
+def sweeps(results: dict[str, Any]) -> list[Figure]:
+    """Return a figure for each searched field of each entry that has chosen."""
+    figures = []
+    for number, (name, row) in enumerate(results["entries"].items()):
+        for field, span in row["search"].items() if row["tuning"]["chosen"] else ():
+            points = [trial_point(t, field, row["tuning"]["chosen"]) for t in row["tuning"]["trials"]]
+            shown = [p for p in points if p["loss"] is not None and p["status"] != "failed"]
+            if not shown:
+                continue
+            failed = [f"Failed trial of {name} at {t['settings'][field]:.2g}: {t['error']}"
+                      for t in row["tuning"]["trials"] if t["status"] == "failed"]  # fmt: skip
+            edge = edge_note(name, row)
+            label = f"{name}: validation loss by {field}: " + "; ".join(p["tip"] for p in shown)
+            title = heading(name, budget(row) + (f" · edge: {edge_word(row, field)}" if edge else ""), bad=bool(edge))
+            svg = chart(shown, field, span["scale"] == "log", number, title)
+            rows = [{k: p[k] for k in ("trial", "value", "loss", "steps", "status", "chosen")} for p in points]
+            notes = tuple(failed) + ((f"Edge: {edge}.",) if edge else ())
+            figures.append(
+                Figure(f"sweep-{number + 1}-{field}", f"Trials of {name} over {field}", label, svg, rows, number, notes)
+            )
+    return figures
+
+
+def trial_point(trial: dict[str, Any], field: str, chosen: dict[str, Any]) -> Point:
+    """Return one trial as a point."""
+    value, loss, is_chosen = trial["settings"][field], trial["validation_loss"], trial["settings"] == chosen
+    said = "chosen" if is_chosen else trial["status"]
+    after = f" after {counted(trial['steps'], 'step')}" if trial["steps"] else ""
+    tip = f"{field} {value:.2g}: " + ("no loss" if loss is None else f"validation loss {loss:.3f}") + f"{after}, {said}"
+    return {"trial": trial["trial"], "value": value, "loss": loss, "steps": trial["steps"], "status": trial["status"],
+            "chosen": is_chosen, "tip": tip}  # fmt: skip
+
+
+def budget(row: dict[str, Any]) -> str:
+    """Return how many trials an entry had, and how many steps they took together."""
+    trials = row["tuning"]["trials"]
+    return f"{counted(len(trials), 'trial')}, {counted(sum(t['steps'] or 0 for t in trials), 'step')}"
+
+
+def edge_word(row: dict[str, Any], field: str) -> str:
+    """Return which end of what was tried an entry's best trial lay on; for another field, that it was that one."""
+    edges = row["tuning"]["edge"]
+    return f"{edges[field]}est tried" if field in edges else " and ".join(edges)
+
+
+def chart(points: list[Point], field: str, log: bool, number: int, title: alt.TitleParams) -> str:
+    """Return one panel: full points went to the end, hollow ones were stopped on the way, the chosen one is ringed."""
+    scale = alt.Scale(type="log" if log else "linear", zero=False, nice=False, padding=26)
+    ticks = sorted({p["value"] for p in points})
+    x = alt.X("value:Q", title=field.replace("_", " "), scale=scale,
+              axis=alt.Axis(values=ticks, format=".2~g", grid=False, labelOverlap="greedy"))  # fmt: skip
+    y = alt.Y("loss:Q", title="validation loss", scale=alt.Scale(zero=False, padding=14), axis=alt.Axis(tickCount=5))
+    rows = {
+        "all": sorted(points, key=lambda p: p["value"]),
+        "ended": [p for p in points if p["status"] == "done"],
+        "stopped": [p for p in points if p["status"] != "done"],
+        "chosen": [p for p in points if p["chosen"]],
+    }
+    colour = hue(number)
+    layers = [
+        data("all").mark_line(
+            color=colour, opacity=0.35, strokeWidth=1.5, aria=False
+        ).encode(x=x, y=y),
+        data("stopped").mark_point(filled=False, size=80, strokeWidth=2, color=colour).encode(
+            x=x, y=y, description="tip:N"
+        ),
+        data("ended").mark_point(filled=True, size=80, opacity=1, color=colour).encode(x=x, y=y, description="tip:N"),
+        data("chosen").mark_point(filled=False, size=260, strokeWidth=2, color=INK).encode(
+            x=x, y=y, description="tip:N"
+        ),
+    ]  # fmt: skip
+    return draw(alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, title=title), rows)

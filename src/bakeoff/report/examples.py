@@ -1,0 +1,61 @@
+"""Which test examples the page shows: some evenly spaced, and those on which two entries disagree most."""
+
+from itertools import combinations
+from typing import Any
+
+from bakeoff.evaluation.metrics import value_of
+from bakeoff.report.source import Source
+from bakeoff.report.table import rows_of
+
+SPACED = 8
+MOST = 60
+LETTERS = 250_000  # of documents, references and outputs together
+DOCUMENT = 2_500  # letters of a document; the whole one is in data/test.jsonl
+
+
+def samples(source: Source) -> list[dict[str, Any]]:
+    """Return examples with every row's output of its first finished run, entries first; the evenly spaced ones first.
+
+    Keys: place, id, document, cut (letters left out), reference, spaced, outputs (number, name, text, score). A number
+    is the row's place in the table.
+    """
+    rows = rows_of(source.results)
+    outputs = {name: found for name, row in rows.items() if (found := source.predictions(row))}
+    if not outputs:
+        return []
+    scores = {name: [value_of(row[source.results["primary"]]) for row in found] for name, found in outputs.items()}
+    compared = [name for name in outputs if name in source.results["entries"]]
+    spaced, further = wanted(scores, compared if len(compared) > 1 else list(outputs))
+    examples = {i: example for i, example in enumerate(source.examples()) if i in {*spaced, *further}}
+    numbers = {name: number for number, name in enumerate(rows)}
+    shown, letters = [], 0
+    for i in [*spaced, *further]:
+        sample = {
+            "place": i,
+            "id": examples[i]["id"],
+            "document": examples[i]["document"][:DOCUMENT],
+            "cut": max(0, len(examples[i]["document"]) - DOCUMENT),
+            "reference": examples[i]["summary"],
+            "spaced": i in spaced,
+            "outputs": [
+                {"number": numbers[name], "name": name, "text": found[i]["output"], "score": scores[name][i]}
+                for name, found in outputs.items()
+            ],
+        }
+        letters += sum(map(len, [sample["document"], sample["reference"], *(o["text"] for o in sample["outputs"])]))
+        if shown and letters > LETTERS:
+            break
+        shown.append(sample)
+    return shown
+
+
+def wanted(scores: dict[str, list[float]], names: list[str]) -> tuple[list[int], list[int]]:
+    """Return the places of evenly spaced examples, then of those that pairs of `names` disagree on most, in turn."""
+    total = len(scores[names[0]])
+    count = min(SPACED, total)
+    spaced = [i * total // count for i in range(count)]
+    turns = [
+        sorted(range(total), key=lambda i: -abs(scores[a][i] - scores[b][i])) for a, b in combinations(names, 2)
+    ]  # fmt: skip
+    in_turn = dict.fromkeys(order[rank] for rank in range(min(total, MOST)) for order in turns)
+    return spaced, [i for i in in_turn if i not in spaced][: MOST - count]

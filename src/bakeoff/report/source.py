@@ -1,0 +1,62 @@
+"""What a page is made from: results, and where the records behind them lie."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bakeoff.records import Folder, RunFolder, read_jsonl
+from bakeoff.report.charts.drawing import Point
+
+
+@dataclass(frozen=True)
+class Source:
+    """`results` as results.json has them, `run` finds a run's folder, `test` holds the test examples.
+
+    `config` is the YAML that runs it again.
+    """
+
+    results: dict[str, Any]
+    run: Callable[[str], RunFolder]
+    test: Path
+    config: str
+
+    @classmethod
+    def of(cls, folder: Folder, results: dict[str, Any]) -> "Source":
+        """Return the source of one bakeoff."""
+        config = folder.config_file.read_text(encoding="utf-8")
+        return cls(results, folder.run, folder.examples_file("test"), config)
+
+    @classmethod
+    def of_several(cls, folders: Sequence[Folder], results: dict[str, Any]) -> "Source":
+        """Return the source of several bakeoffs whose results are one document."""
+        places = {path.name: folder for folder in folders for path in folder.path.glob("runs/*")}
+        configs = [f"# {folder.path}\n{folder.config_file.read_text(encoding='utf-8')}" for folder in folders]
+        return cls(results, lambda run: places[run].run(run), folders[0].examples_file("test"), "---\n".join(configs))
+
+    def examples(self) -> Iterator[dict[str, Any]]:
+        """Yield the test examples."""
+        return read_jsonl(self.test)
+
+    def predictions(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return the predictions of a row's first finished run; an empty list where none has finished."""
+        return next((found for i in row["runs"] if (found := self.run(i).predictions())), [])
+
+    def curve_rows(self) -> list[Point]:
+        """Return every entry's losses as rows: entry, run, step, epoch, train, validation, and kept.
+
+        `kept` is true at the lowest validation loss of a run, where its checkpoint was taken.
+        """
+        rows: list[Point] = []
+        for name, row in self.results["entries"].items():
+            for run in row["runs"]:
+                own: list[Point] = [
+                    {"entry": name, "run": run, "step": int(p["step"]), "epoch": p["epoch"],
+                     "train": p.get("train/loss"), "validation": p.get("validation/loss"), "kept": False}
+                    for p in self.run(run).curve()
+                ]  # fmt: skip
+                validations = [p for p in own if p["validation"] is not None]
+                if validations:
+                    min(validations, key=lambda p: p["validation"])["kept"] = True
+                rows += own
+        return rows

@@ -1,0 +1,141 @@
+"""Figures: colours that can be told apart, names that do not cover each other, the Pareto line, what is thinned out."""
+
+import itertools
+import json
+import xml.etree.ElementTree as ElementTree
+
+import numpy
+import pytest
+
+from bakeoff.report.charts.curves import DRAWN, curves
+from bakeoff.report.charts.drawing import DARK, LIGHT, Figure, on_paper
+from bakeoff.report.charts.labels import LETTER, LINE, place
+from bakeoff.report.charts.pairs import BRIEF, pair_figures
+from bakeoff.report.charts.quality import pareto
+from bakeoff.report.figures import draw_figures
+from bakeoff.report.source import Source
+
+# Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB.
+BLINDNESS = {
+    "none": numpy.eye(3),
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
+}
+LINEAR_TO_XYZ = numpy.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+WHITE = numpy.array([0.9505, 1.0, 1.089])
+
+
+def linear(colour: str) -> numpy.ndarray:
+    values = numpy.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    return numpy.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+
+
+def lab(rgb: numpy.ndarray) -> numpy.ndarray:
+    ratio = LINEAR_TO_XYZ @ numpy.clip(rgb, 0, 1) / WHITE
+    x, y, z = numpy.where(ratio > 0.008856, numpy.cbrt(ratio), 7.787 * ratio + 16 / 116)
+    return numpy.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+def contrast(one: str, other: str) -> float:
+    low, high = sorted(LINEAR_TO_XYZ[1] @ linear(c) for c in (one, other))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("kind", BLINDNESS)
+@pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
+def test_colours_of_seven_entries_are_told_apart(theme, kind):
+    seen = [lab(BLINDNESS[kind] @ linear(colour)) for colour in theme[:7]]
+    nearest = min(numpy.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2))
+    assert nearest > 12  # 2 can just be told apart where they touch
+
+
+@pytest.mark.parametrize(("theme", "paper"), [(LIGHT, "#ffffff"), (DARK, "#14171a")], ids=["light", "dark"])
+def test_colours_stand_out_from_the_page(theme, paper):
+    assert min(contrast(colour, paper) for colour in theme[:7]) > 2.5
+    assert len(set(theme)) == len(theme)
+
+
+def test_names_beside_points_do_not_cover_each_other():
+    points = [(40 + 9 * i, 100 + 7 * i) for i in range(8)] + [(500, 20), (512, 24)]
+    names = [f"entry_{i}" for i in range(10)]
+    boxes = []
+    for (x, y), (dx, dy), name in zip(points, place(points, names, 520), names, strict=True):
+        half = LETTER * len(name) / 2
+        boxes.append((x + dx - half, y + dy - LINE / 2, x + dx + half, y + dy + LINE / 2))
+    assert all(left >= 0 and right <= 520 for left, _, right, _ in boxes)
+    for a, b in itertools.combinations(boxes, 2):
+        assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
+
+
+def test_the_line_joins_what_no_other_beats_on_both():
+    def front(lower):
+        points = [("a", 1, 0.2), ("b", 2, 0.1), ("c", 3, 0.4), ("d", 3, 0.3), ("e", 9, 0.4)]
+        return [p["entry"] for p in pareto([{"entry": n, "cost": c, "quality": q} for n, c, q in points], lower)]
+
+    assert front(lower=False) == ["a", "c"]
+    assert front(lower=True) == ["a", "b"]
+
+
+def test_figures_hold_their_data_and_stand_alone_as_files(shared):
+    source = Source.of(shared[1].folder, shared[1].document)
+    figures = {figure.name: figure for figure in draw_figures(source).all()}
+    lines = figures["loss-against-trainable"].csv.splitlines()
+    assert lines[0] == "entry,quality,low,high,cost"
+    loss = shared[1].entries["lora"]["metrics"]["test/loss"]
+    assert (
+        f"lora,{loss['mean']},{loss['low']},{loss['high']},{shared[1].entries['lora']['trainable_parameters']}" in lines
+    )
+    for figure in figures.values():
+        ElementTree.fromstring(figure.file)
+        assert "var(" not in figure.file
+        assert "currentColor" not in figure.file
+        for entry in shared[1].entries if figure.name.startswith(("cost", "rouge", "loss")) else ():
+            assert entry in figure.label
+    kept = [line for line in figures["curves-3"].csv.splitlines() if line.endswith("True")]
+    result = shared[1].folder.run(shared[1].entries["lora"]["runs"][0]).result()
+    assert [int(line.split(",")[1]) for line in kept] == [result.best_step]
+
+
+def test_long_curves_are_thinned_in_the_drawing_and_whole_in_the_data():
+    rows = [
+        {
+            "entry": "a",
+            "run": "r",
+            "step": i,
+            "epoch": i / 1e3,
+            "train": 2.0,
+            "validation": 3 - i / 1e3,
+            "kept": i == 999,
+        }
+        for i in range(1000)
+    ]
+    (figure,) = curves(rows, {"entries": {"a": {"improved": True, "converged": False}}})
+    assert len(figure.csv.splitlines()) == 1 + 1000
+    assert len(figure.short_csv.splitlines()) <= 1 + DRAWN + 1
+    assert figure.short_csv.splitlines()[-1].endswith("2.001,True")
+    assert max(part.count("L") for part in figure.svg.split('d="')) <= DRAWN
+    assert "not converged" in figure.svg
+
+
+def test_many_pairs_are_shown_for_the_best_entry_first():
+    names = [f"e{i}" for i in range(7)]
+    pairs = [
+        {"first": a, "second": b, "difference": 0.01, "low": -0.01, "high": 0.03, "p_holm": 1.0, "different": a == "e0"}
+        for a, b in itertools.combinations(names, 2)
+    ]
+    assert len(pairs) > BRIEF
+    best, everything = pair_figures(
+        {"best": "e0", "pairs": pairs, "baseline_pairs": [], "heading": "ROUGE-L", "bounded": True}
+    )
+    assert [len(figure.rows) for figure in (best, everything)] == [6, 21]
+    assert best.label.endswith("None is tied.")
+    assert "e5 \N{MINUS SIGN} e6" in everything.label.split("Tied: ")[1]
+
+
+def test_text_in_a_figure_stays_text():
+    assert on_paper('<svg fill="var(--entry-9)"/>') == f'<svg fill="{LIGHT[1]}"/>'
+    rows = [{"entry": 'a,"b"\n<i>', "quality": 1.0}]
+    figure = Figure("n", "t", "l", "<svg />", rows)
+    assert figure.csv == 'entry,quality\n"a,""b""\n<i>",1.0\n'
+    assert json.loads(json.dumps(figure.rows)) == rows

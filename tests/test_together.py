@@ -1,0 +1,82 @@
+"""One page over several bakeoffs: entries judged together, and refused where something was not held equal."""
+
+import json
+import shutil
+
+import pytest
+from click.testing import CliRunner
+
+from bakeoff.cli import main
+from bakeoff.errors import SetupError
+from bakeoff.evaluation.together import summarize_together
+from bakeoff.records import Folder, write_json
+
+
+@pytest.fixture
+def two(shared, tmp_path):
+    """The finished bakeoff, and a copy that has one of its entries under another name."""
+    document = json.loads(json.dumps(shared[1].document))
+    shutil.copytree(shared[1].folder.path, tmp_path / "second")
+    document["name"] = "second"
+    document["entries"] = {"lora": document["entries"]["lora"], "other": document["entries"]["last_layers"]}
+    write_json(tmp_path / "second/results.json", document)
+    return [shared[1].folder, Folder(tmp_path / "second")], [shared[1].document, document]
+
+
+def test_entries_of_several_bakeoffs_are_judged_together(two):
+    folders, documents = two
+    merged = summarize_together(folders, documents)
+    assert list(merged["entries"]) == ["prompt_tuning", "last_layers", "shared/lora", "second/lora", "other"]
+    assert list(merged["baselines"]) == list(documents[0]["baselines"])
+    assert len(merged["verdict"]["pairs"]) == 10
+    same = next(p for p in merged["verdict"]["pairs"] if {p["first"], p["second"]} == {"shared/lora", "second/lora"})
+    assert same["difference"] == 0
+    assert not same["different"]
+    alone = {frozenset((p["first"], p["second"])): p for p in documents[0]["verdict"]["pairs"]}
+    again = next(p for p in merged["verdict"]["pairs"] if {p["first"], p["second"]} == {"prompt_tuning", "last_layers"})
+    own = alone[frozenset(("prompt_tuning", "last_layers"))]
+    assert (again["low"], again["high"], again["p"]) == (own["low"], own["high"], own["p"])
+    assert "shared (3), second (2)" in merged["notes"][0]
+
+
+def test_the_command_writes_one_page_over_them(two, tmp_path):
+    page = tmp_path / "pages/both.html"
+    done = CliRunner().invoke(main, ["report", *(str(f.path) for f in two[0]), "-o", str(page)])
+    assert done.exit_code == 0, done.output
+    text = page.read_text()
+    assert "Entries of 2 bakeoffs, judged together" in text
+    assert text.count("<article") == 10
+    assert (tmp_path / "pages/both-figures/rougeL-against-trainable.svg").exists()
+    assert 'href="both-figures/' in text
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "said"),
+    [
+        ("data", "identity", "other", "data.identity"),
+        ("protocol", "epochs", 9, "protocol.epochs: 2 and 9"),
+        ("model", "identity", "another", "model.identity"),
+        ("generation", "precision", "bf16", "generation.precision"),
+    ],
+)
+def test_what_was_not_held_equal_is_refused_with_the_reason(two, section, key, value, said):
+    folders, documents = two
+    documents[1][section][key] = value
+    with pytest.raises(SetupError, match=said):
+        summarize_together(folders, documents)
+
+
+def test_seeds_may_differ_and_machines_are_named(two):
+    folders, documents = two
+    documents[1]["protocol"]["seeds"] = 3
+    documents[1]["environment"]["processor"] = "a faster one"
+    merged = summarize_together(folders, documents)
+    assert "They differ in processor, so times and memory compare only within each." in merged["notes"]
+    assert merged["environment"]["processor"][1] == "a faster one"
+
+
+def test_a_page_never_lands_in_a_bakeoffs_own_folder(two):
+    folders = [str(f.path) for f in two[0]]
+    done = CliRunner().invoke(main, ["report", *folders, "-o", f"{folders[1]}/report.html"])
+    assert done.exit_code == 2
+    assert "lies in a bakeoff's folder" in done.output
