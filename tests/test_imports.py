@@ -14,6 +14,9 @@ LAYERS = [
     EARLY,
     {"data", "methods", "tuning"},
     {"entries", "costs"},
+    {"entries"},
+    {"schema"},
+    {"draft"},
     {"hub"},
     {"fused"},
     {"model", "measure"},
@@ -32,6 +35,7 @@ LAYERS = [
     {"scheduling", "watching"},
     {"tracking"},
     {"api"},
+    {"doctor"},
     {"cli"},
 ]
 COMPUTE = {
@@ -61,6 +65,9 @@ DRIVER = {
     "scheduling",
     "forecast",
     "journal",
+    "schema",
+    "draft",
+    "doctor",
     "live",
     "notebook",
     "tracking",
