@@ -14,7 +14,6 @@ LAYERS = [
     EARLY,
     {"data", "methods", "tuning"},
     {"entries", "costs"},
-    {"entries"},
     {"schema"},
     {"draft"},
     {"hub"},
