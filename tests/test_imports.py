@@ -35,6 +35,7 @@ LAYERS = [
     {"tracking"},
     {"api"},
     {"doctor"},
+    {"starting"},
     {"cli"},
 ]
 COMPUTE = {
@@ -67,6 +68,7 @@ DRIVER = {
     "schema",
     "draft",
     "doctor",
+    "starting",
     "live",
     "notebook",
     "tracking",
