@@ -20,6 +20,7 @@ SUMMARY = (
     "output", "answer", "response", "completion", "label", "reference",
 )  # fmt: skip
 SPLITS = {"train": {"train", "training", "trn"}, "validation": {"validation", "valid", "val", "dev"}, "test": {"test"}}
+KEYS = {"id", "uid", "guid", "key", "no", "nr"}
 TEXT_SHARE = 0.9  # of a text column's values are texts
 
 
@@ -85,10 +86,10 @@ def guess_columns(tables: Mapping[str, Table]) -> Guess:
         columns["references"] = references
         reasons.append(f"references: {', '.join(references)}, which the test file has beside each other")
     others = [name for name in table.columns if name not in (document.name, summary.name, *references)]
-    key = next((name for name in others if "id" in words_of(name) and names_rows(name, tables.values())), None)
+    key = next((name for name in others if KEYS & words_of(name) and names_rows(name, tables.values())), None)
     if key is not None:
         columns["id"] = key
-        reasons.append(f"id: '{key}', by its name, and no value stands twice")
+        reasons.append(f"id: '{key}', by its name, and because no value stands twice in the first rows")
     return Guess(columns, reasons)
 
 
