@@ -72,7 +72,8 @@ def test_init_writes_a_config_that_explains_every_option_and_can_be_planned(tmp_
     loaded = load_config(config)
     assert (loaded.data.document, loaded.data.summary) == ("Full message (raw)", "Agent's one-liner")
     assert loaded.data.train == str(file)
-    data = {"train": str(file), "document": "Full message (raw)", "summary": "Agent's one-liner"}
+    data = {"document": "Full message (raw)", "summary": "Agent's one-liner", "id": "Ticket No."}
+    data["train"] = str(file)
     plain = load_config({"name": "tickets", "data": data, "entries": ["prompt_tuning", "last_layers", "lora"]})
     assert loaded == plain
     said = " ".join(text.replace("#", " ").split())

@@ -49,9 +49,9 @@ def plan(source: Source, overrides: dict[str, Any] | None = None, probe: bool = 
     With `probe` each entry takes some steps on its longest batch, in a process of its own, and the plan has a
     `forecast` of seconds and memory.
     """
-    from bakeoff.model import load_tokenizer
-
     config = read_config(source, overrides)
+    from bakeoff.model import load_tokenizer  # takes seconds, and a mistake in the config is told before
+
     with named(source):
         config = pinned(config, Folder(config.folder))
         try:
@@ -76,10 +76,10 @@ def run(source: Source, overrides: dict[str, Any] | None = None, display: str = 
     interrupt (Ctrl-C, or SIGTERM) lets the current run save itself, writes the report of what exists and is raised as
     KeyboardInterrupt; a second one ends everything at once.
     """
+    config = read_config(source, overrides)
     from bakeoff.hub import fetch
     from bakeoff.model import load_tokenizer
 
-    config = read_config(source, overrides)
     folder = Folder(config.folder)
     with named(source), writing(folder):
         check_installed(config)
