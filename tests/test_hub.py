@@ -1,5 +1,6 @@
 """Model files from a folder, the cache and the hub; the hub is a server on the loopback interface (loopback_hub)."""
 
+import io
 import json
 import os
 import subprocess
@@ -7,15 +8,18 @@ import sys
 from types import SimpleNamespace
 
 import numpy
+import pyarrow
 import pytest
 import yaml
 from huggingface_hub import constants
+from pyarrow import parquet
 from safetensors.numpy import load, save
 
 from bakeoff import hub
 from bakeoff.errors import SetupError
 from bakeoff.model import load_base, load_tokenizer, shape_only
 from bakeoff.sections import Pin
+from tests.conftest import make_rows
 from tests.loopback_hub import LoopbackHub, Repository
 
 CHUNK = constants.DOWNLOAD_CHUNK_SIZE  # what the client has written before a download breaks off, it does not ask again
@@ -140,13 +144,23 @@ def repository(tiny_model):
     return Repository(files | {"onnx/config.json": b"{}", "pytorch_model.bin": b"never read", "README.md": b"tiny"})
 
 
-def test_a_bakeoff_by_hub_id_pins_its_commit_and_goes_on_without_the_hub(repository, data_files, tmp_path):
+@pytest.fixture(scope="module")
+def dataset():
+    files = {"README.md": b"# rows"}
+    for seed, (split, count) in enumerate({"train": 40, "validation": 8, "test": 10}.items()):
+        content = io.BytesIO()
+        parquet.write_table(pyarrow.Table.from_pylist(make_rows(count, seed)), content)
+        files[f"data/{split}-00000-of-00001.parquet"] = content.getvalue()
+    return Repository(files)
+
+
+def test_a_bakeoff_by_hub_ids_pins_its_commit_and_goes_on_without_the_hub(repository, dataset, tmp_path):
     weights = load(repository.files["model.safetensors"]) | {"unused": numpy.zeros(CHUNK // 8)}
     repository.files["model.safetensors"] = save(weights, {"format": "pt"})
     repository.broken = {"model.safetensors"}
-    loopback = LoopbackHub({("models", "someone/tiny"): repository})
+    loopback = LoopbackHub({("models", "someone/tiny"): repository, ("datasets", "someone/rows"): dataset})
     config = {
-        "model": "someone/tiny", "data": data_files, "entries": {"lora": {"r": 2, "learning_rate": 0.01}},
+        "model": "someone/tiny", "data": "someone/rows", "entries": {"lora": {"r": 2, "learning_rate": 0.01}},
         "baselines": ["base"], "protocol": {"epochs": 1, "seeds": 1, "max_tokens": 48}, "tune": "off",
         "output": str(tmp_path / "out"),
     }  # fmt: skip
@@ -157,13 +171,14 @@ def test_a_bakeoff_by_hub_id_pins_its_commit_and_goes_on_without_the_hub(reposit
         ran = start(tmp_path / "home", endpoint, *command)
     assert ran.returncode == 0, ran.stderr
     fetched = {path for method, path, _ in loopback.asked if method == "GET" and "/resolve/" in path}
-    names = {path.rpartition("/")[2] for path in fetched}
+    names = {path.rpartition("/")[2] for path in fetched if path.startswith("/someone/tiny/")}
     assert "model.safetensors" in names
     assert names.isdisjoint({"pytorch_model.bin", "README.md"})
     assert not any("/onnx/" in path for path in fetched)
     assert [r for _, path, r in loopback.asked if path.endswith("model.safetensors") and r] == [f"bytes={CHUNK}-"]
     out = tmp_path / "out"
     model = json.loads((out / "plan.json").read_text())["model"]
+    assert json.loads((out / "plan.json").read_text())["data"]["splits"]["train"]["examples"] == 40
     assert (model["name"], model["revision"]) == ("someone/tiny", repository.commit)
     assert model["weights"] == {"model.safetensors": repository.row("model.safetensors")["lfs"]["oid"]}
     assert yaml.safe_load((out / "config.yaml").read_text())["revision"] == repository.commit
@@ -176,7 +191,7 @@ def test_a_bakeoff_by_hub_id_pins_its_commit_and_goes_on_without_the_hub(reposit
     assert len(loopback.asked) == asked
 
 
-def test_models_that_cannot_be_had_are_one_line(repository, tmp_path):
+def test_models_and_datasets_that_cannot_be_had_are_one_line(repository, dataset, tmp_path):
     files = repository.files
     loopback = LoopbackHub(
         {
@@ -184,6 +199,8 @@ def test_models_that_cannot_be_had_are_one_line(repository, tmp_path):
             ("models", "a/lacking"): Repository(files, unserved={"tokenizer.json"}),
             ("models", "a/pickled"): Repository({k: v for k, v in files.items() if k != "model.safetensors"}),
             ("models", "a/whole"): Repository(files),
+            ("datasets", "a/gated"): Repository(dataset.files, gated=True),
+            ("datasets", "a/lacking"): Repository(dataset.files, unserved={"data/test-00000-of-00001.parquet"}),
         }
     )
     asked = [
@@ -199,6 +216,12 @@ def test_models_that_cannot_be_had_are_one_line(repository, tmp_path):
         "    try:\n        hub.fetch(name, Pin(hub.commit(name, revision)))\n"
         "    except errors.BakeoffError as error:\n        print(json.dumps(str(error)))\n"
     )
+    code += (
+        "from bakeoff.data.sources import load_examples\nfrom bakeoff.sections import DataConfig\n"
+        "for name in ('a/gated', 'a/none', 'a/lacking'):\n"
+        "    try:\n        load_examples(DataConfig(source=name))\n"
+        "    except errors.BakeoffError as error:\n        print(json.dumps(str(error)))\n"
+    )
     with loopback.serving() as endpoint:
         done = start(tmp_path / "home", endpoint, "-c", code, json.dumps(asked))
     assert done.returncode == 0, done.stderr
@@ -210,6 +233,9 @@ def test_models_that_cannot_be_had_are_one_line(repository, tmp_path):
         "model: a/pickled: holds no safetensors weights. Try: a revision that has them",
         "model: a/whole: no revision 'v9'. Allowed: a branch, tag or commit",
         "model: a b: neither a folder nor a hub id. ",
+        "data.source: a/gated: cannot be loaded (Dataset 'a/gated' is a gated dataset on the Hub.",
+        "data.source: a/none: cannot be loaded (Dataset 'a/none' doesn't exist on the Hub",
+        "data.source: a/lacking: cannot be loaded (",
     ]
     assert len(messages) == len(expected)
     for message, start_of_it in zip(messages, expected, strict=True):

@@ -10,7 +10,7 @@ from typing import Any
 from bakeoff.config import Config, dump_config, load_config
 from bakeoff.costs import forecast
 from bakeoff.display import Display, open_display
-from bakeoff.errors import SetupError
+from bakeoff.errors import BakeoffError, SetupError
 from bakeoff.evaluation.summary import summarize
 from bakeoff.evaluation.together import summarize_together
 from bakeoff.executors.local import run_local
@@ -48,23 +48,24 @@ def plan(source: Source, overrides: dict[str, Any] | None = None, probe: bool = 
     With `probe` each entry takes some steps on its longest batch, in a process of its own, and the plan has a
     `forecast` of seconds and memory.
     """
-    from bakeoff.model import load_tokenizer
-
     config = read_config(source, overrides)
-    config = pinned(config, Folder(config.folder))
-    try:
-        tokenizer = load_tokenizer(config.model, config.pin)
-    except SetupError:
-        tokenizer = None
-    if not probe:
-        return make_plan(config, tokenizer).document
-    if tokenizer is None:
-        raise SetupError(f"--probe: {config.model} is not on this machine. Try: bakeoff run, which fetches it")
-    with TemporaryDirectory(prefix="bakeoff-") as temporary:
-        folder = Folder(temporary)
-        planned = make_plan(config, tokenizer, folder)
-        write_text(folder.config_file, dump_config(config))
-        return planned.document | {"forecast": forecast(planned.document, run_probes(folder, planned.entries))}
+    from bakeoff.model import load_tokenizer  # takes seconds, and a mistake in the config is told before
+
+    with named(source):
+        config = pinned(config, Folder(config.folder))
+        try:
+            tokenizer = load_tokenizer(config.model, config.pin)
+        except SetupError:
+            tokenizer = None
+        if not probe:
+            return make_plan(config, tokenizer).document
+        if tokenizer is None:
+            raise SetupError(f"--probe: {config.model} is not on this machine. Try: bakeoff run, which fetches it")
+        with TemporaryDirectory(prefix="bakeoff-") as temporary:
+            folder = Folder(temporary)
+            planned = make_plan(config, tokenizer, folder)
+            write_text(folder.config_file, dump_config(config))
+            return planned.document | {"forecast": forecast(planned.document, run_probes(folder, planned.entries))}
 
 
 def run(source: Source, overrides: dict[str, Any] | None = None, display: str = "auto") -> Results:
@@ -74,20 +75,20 @@ def run(source: Source, overrides: dict[str, Any] | None = None, display: str = 
     interrupt (Ctrl-C, or SIGTERM) lets the current run save itself, writes the report of what exists and is raised as
     KeyboardInterrupt; a second one ends everything at once.
     """
+    config = read_config(source, overrides)
     from bakeoff.hub import fetch
     from bakeoff.model import load_tokenizer
 
-    config = read_config(source, overrides)
     folder = Folder(config.folder)
-    check_installed(config)
-    with writing(folder):
+    with named(source), writing(folder):
+        check_installed(config)
         config = pinned(config, folder)
         check_free(folder, config)
-    fetch(config.model, config.pin)
+        fetch(config.model, config.pin)
+        tokenizer = load_tokenizer(config.model, config.pin)
     if config.data.source == "docstrings":
         open_display(display, []).note("reading the docstrings of installed packages")
-    tokenizer = load_tokenizer(config.model, config.pin)
-    with writing(folder), owned(folder) as took_over:
+    with named(source), writing(folder), owned(folder) as took_over:
         planned = make_plan(config, tokenizer, folder)
         if not folder.holds(planned.made_of):
             shutil.rmtree(folder.trunk, ignore_errors=True)
@@ -126,6 +127,18 @@ def trial_steps(folder: Folder, planned: Plan) -> dict[str, int]:
     """Return how many steps each trial has taken that was started before."""
     trials = [run.id for run in planned.runs if run.kind == "trial"]
     return {trial: result.steps or 0 for trial in trials if (result := folder.run(trial).result())}
+
+
+@contextmanager
+def named(source: Source) -> Iterator[None]:
+    """Within, an error that begins with a key of the config names the file too."""
+    try:
+        yield
+    except BakeoffError as error:
+        first = re.split(r"[:.]", str(error), maxsplit=1)[0]
+        if not isinstance(source, dict) and first in Config.model_fields:
+            error.args = (f"{source}: {error}",)
+        raise
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bakeoff.errors import BakeoffError
+from bakeoff.starting import AS_JSON, doctor, init, schema
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,7 +29,6 @@ DISPLAY = click.option(
     help="How progress is shown, on standard error.",
 )  # fmt: skip
 PIPED_WIDTH = 160  # a file or pipe has no width of its own; the table then holds every column
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 class Commands(click.Group):
@@ -60,6 +60,10 @@ class Commands(click.Group):
 @click.version_option(package_name="bakeoff")
 def main() -> None:
     """Find out which way of adapting a language model is worth its cost on your task."""
+
+
+for command in (init, schema, doctor):
+    main.add_command(command)
 
 
 def parse(settings: tuple[str, ...]) -> dict[str, Any]:

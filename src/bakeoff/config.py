@@ -1,10 +1,9 @@
-"""The YAML as frozen classes: load, override, dump, JSON Schema.
+"""The YAML as frozen classes: load, override, dump.
 
 Knows nothing of methods, models or data: an entry's settings stay a plain mapping here and are checked by the
 method they name. Every field carries its documentation, which becomes the schema and the reference page.
 """
 
-import json
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -229,11 +228,6 @@ def set_dotted(raw: dict[str, Any], key: str, value: Any) -> None:
 def dump_config(config: Config) -> str:
     """Return the resolved config as YAML that `load_config` reads back to the same config."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def json_schema() -> str:
-    """Return the JSON Schema of the config for editors."""
-    return json.dumps(Config.model_json_schema(), indent=1)
 
 
 def explain(where: str, raw: dict[str, Any], error: ValidationError) -> str:

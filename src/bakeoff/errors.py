@@ -17,7 +17,13 @@ GOT = {dict: "keys and values", list: "a list", type(None): "nothing"}
 
 
 class BakeoffError(Exception):
-    """Something the user can mend; the command line prints it without a traceback and exits with 2."""
+    """Something the user can mend; the command line prints it without a traceback and exits with 2.
+
+    Its text is one line whatever names and values stand in it: what no terminal shows is written as an escape.
+    """
+
+    def __str__(self) -> str:
+        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in super().__str__())
 
 
 class ConfigError(BakeoffError):

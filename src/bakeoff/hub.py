@@ -74,6 +74,17 @@ def reachable() -> bool:
     return not constants.HF_HUB_OFFLINE and hub_answers(int(time.monotonic() // 60))
 
 
+@contextmanager
+def offline_unless_reachable() -> Iterator[None]:
+    """Within, the hub client is in offline mode where the hub does not answer: it would try again for half a minute."""
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = not reachable()
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
 def commit(name: str, revision: str | None) -> str | None:
     """Return the commit that a hub model's revision (default: its main branch) stands at now.
 

@@ -165,7 +165,11 @@ def shape_only(name: str, pin: Pin = LATEST) -> PreTrainedModel:
             "encoder-decoder"
         )
     with loading(name, pin, Path()) as options, torch.device("meta"):
-        return model_class(config).from_config(config, **options)
+        model = model_class(config).from_config(config, **options)
+        if getattr(config, "scale_decoder_outputs", True) is False:
+            # T5 1.1 and FLAN-T5: transformers 5 calls their head tied, and unties it once it reads the weights.
+            model.lm_head.weight = nn.Parameter(torch.empty_like(model.lm_head.weight))
+    return model
 
 
 def load_shape(name: str, pin: Pin = LATEST) -> PreTrainedConfig:

@@ -10,7 +10,7 @@ from bakeoff import __version__
 from bakeoff.config import BASELINES, Config, is_function
 from bakeoff.costs import exact_counts, least_bytes
 from bakeoff.data.forms import TEMPLATES, Form, make_form
-from bakeoff.data.sources import Splits, content_identity, load_examples
+from bakeoff.data.sources import Splits, content_identity, load_or_count
 from bakeoff.data.tokens import (
     StoredTokens,
     encode,
@@ -59,28 +59,34 @@ def make_plan(config: Config, tokenizer: Any = None, folder: Folder | None = Non
     """Return the plan of a config; raise a BakeoffError for anything in it that cannot be run.
 
     With the base's tokenizer the plan also holds what the examples' lengths in tokens tell. Their ids are left in
-    `folder`, where one is given; nothing else is written.
+    `folder`, where one is given; nothing else is written. Without one, a hub dataset that is not here is counted by
+    its limits.
     """
     if folder is None:
         with TemporaryDirectory(prefix="bakeoff-") as temporary:
-            return make_plan(config, tokenizer, Folder(temporary))
+            return assemble(config, tokenizer, Folder(temporary), must_read=False)
+    return assemble(config, tokenizer, folder, must_read=True)
+
+
+def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) -> Plan:
+    """Return the plan, with ids in `folder`."""
     from bakeoff.measure import device_bytes
 
     entries = checked_entries(config)
     methods = {name: entry.methods() for name, entry in entries.items()}
     shapes = count(config, methods)
     max_tokens = fit_context(config, methods, shapes["context"])
-    splits, findings = load_examples(config.data, config.template, config.target)
+    splits, findings, read = load_or_count(config.data, config.template, config.target, must_read)
     scored = scoring(config.metrics, config.primary, splits["test"])
     if max_tokens < config.protocol.max_tokens:
         findings.append(context_finding(config, methods, shapes["context"], max_tokens))
-    form = make_form(tokenizer, config.template, shapes["encoder_decoder"]) if tokenizer else None
+    form = make_form(tokenizer, config.template, shapes["encoder_decoder"]) if tokenizer and read else None
     steps = config.protocol.epochs * -(-len(splits["train"]) // config.protocol.batch_size)
     identity = content_identity(splits)
     held_equal = held_equal_by(config, shapes, steps) | {"data": identity, "max_tokens": max_tokens}
     made_of = hash_of([held_equal[key] for key in IN_TOKENS])
     tokens, output_tokens = encode_splits(config, splits, form, max_tokens, folder, made_of) if form else ({}, None)
-    if not tokens:
+    if not tokenizer:
         findings.append(f"lengths and cut documents not measured: no tokenizer of {config.model} on this machine")
     baselines, not_run = settle(config, splits["train"], tokens, form, shapes["context"], output_tokens)
     lengths = {split: rows.lengths for split, rows in tokens.items()}

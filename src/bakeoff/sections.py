@@ -9,6 +9,15 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationInfo, fie
 from bakeoff.errors import did_you_mean
 
 
+def encodable(text: str) -> bool:
+    """Return whether a text is whole in UTF-8: half a surrogate pair, which YAML's escapes can make, is not."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class Section(BaseModel):
     """Base of every part of the config: frozen; unknown keys and numbers that are not finite are refused."""
 
@@ -111,9 +120,11 @@ class DataConfig(Section):
 class ProtocolConfig(Section):
     """Everything that is held equal over the entries."""
 
-    epochs: int = Field(3, ge=1, description="passes over the training examples")
-    batch_size: int = Field(8, ge=1, description="examples in one optimizer step")
-    max_tokens: int = Field(512, ge=16, description="document, template and summary together; the document is cut")
+    epochs: int = Field(3, ge=1, le=100_000, description="passes over the training examples")
+    batch_size: int = Field(8, ge=1, le=100_000, description="examples in one optimizer step")
+    max_tokens: int = Field(
+        512, ge=16, le=10_000_000, description="document, template and summary together; the document is cut"
+    )
     warmup_share: float = Field(0.06, ge=0, le=1, description="share of the steps in which the learning rate rises")
     schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="learning rate after the warm-up")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay, the same for every entry")
@@ -130,8 +141,8 @@ class ProtocolConfig(Section):
         ge=1,
         description="validations in a row without a new best that end a run; null: every run takes all steps",
     )
-    seed: int = Field(0, ge=0, description="first seed: initialisation and order of examples")
-    seeds: int = Field(3, ge=1, description="runs per entry, with seeds counted up from `seed`")
+    seed: int = Field(0, ge=0, lt=2**32, description="first seed: initialisation and order of examples")
+    seeds: int = Field(3, ge=1, le=1000, description="runs per entry, with seeds counted up from `seed`")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="frozen weights and matrix products; auto: bf16 where the hardware multiplies it natively"
     )
@@ -145,7 +156,7 @@ class ProtocolConfig(Section):
 class TuneConfig(Section):
     """How settings are searched: every entry gets the same number of trials, drawn from its own ranges."""
 
-    trials: int = Field(4, ge=1, description="settings that each entry is tried at, with the first seed")
+    trials: int = Field(4, ge=1, le=1000, description="settings that each entry is tried at, with the first seed")
     halving: bool = Field(
         True, description="stop the worse half of an entry's trials after a quarter and after half of the steps"
     )
@@ -174,7 +185,9 @@ class GenerationConfig(Section):
     max_new_tokens: int | None = Field(
         None, ge=1, description="longest output; null: the training summaries' 99th percentile"
     )
-    batch_size: int = Field(16, ge=1, description="documents decoded side by side; it does not change the outputs")
+    batch_size: int = Field(
+        16, ge=1, le=100_000, description="documents decoded side by side; it does not change the outputs"
+    )
     precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="fp32: no output depends on its batch mates; bf16: less memory, but near ties may flip"
     )

@@ -6,8 +6,13 @@ from typing import Any
 from bakeoff.data.formats import BATCH
 from bakeoff.data.lines import Row
 from bakeoff.errors import DataError
+from bakeoff.hub import offline_unless_reachable
 
 NAMES = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
+
+
+class AbsentError(DataError):
+    """A hub dataset is not on this machine, and the hub does not answer."""
 
 
 class HubDataset:
@@ -36,7 +41,12 @@ class HubDataset:
 
         datasets.disable_progress_bars()
         try:
-            return datasets.load_dataset(self.name, self.config, revision=self.revision, split=split)
+            with offline_unless_reachable():
+                return datasets.load_dataset(self.name, self.config, revision=self.revision, split=split)
+        except ConnectionError:
+            raise AbsentError(
+                f"data.source: {self.name}: not on this machine, and the hub does not answer. Try: data files"
+            ) from None
         except (OSError, ValueError, RuntimeError, KeyError, DatasetsError, HfHubHTTPError) as error:
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise DataError(

@@ -10,7 +10,7 @@ from bakeoff.data.docstrings import load_docstrings, manifest_findings
 from bakeoff.data.examples import Example
 from bakeoff.data.findings import few_groups, look_through
 from bakeoff.data.formats import data_files
-from bakeoff.data.hub_dataset import NAMES, HubDataset
+from bakeoff.data.hub_dataset import NAMES, AbsentError, HubDataset
 from bakeoff.data.overlap import Overlap, of
 from bakeoff.data.splitting import limited, marks_of, split_off, take
 from bakeoff.data.stored import Refusals, StoredExamples, store_file, store_rows
@@ -57,6 +57,23 @@ def load_examples(
     splits["train"] = limited(splits["train"], config.train_limit)
     groups = few_groups(splits["test"], config.group) if config.group else []
     return splits, [*findings, *look_through(splits), *shared, *groups]
+
+
+def load_or_count(
+    config: DataConfig, template: str | None, target: str | None, must_read: bool
+) -> tuple[Splits, list[str], bool]:
+    """Return examples, findings, and whether they were read: for a plan, a hub dataset that is not here is counted.
+
+    Its limits say how many empty examples stand for each split. Raises AbsentError where they are not all given.
+    """
+    try:
+        return *load_examples(config, template, target), True
+    except AbsentError as absent:
+        limits = {split: getattr(config, f"{split}_limit") for split in SPLITS}
+        if must_read or None in limits.values():
+            raise
+        splits = {split: [Example(id="", document="-", summary="-")] * limit for split, limit in limits.items()}
+        return splits, [f"{absent}. Counted by the limits; nothing was read"], False
 
 
 def apart(splits: Splits, drop: bool) -> list[str]:

@@ -28,7 +28,8 @@ def samples(source: Source) -> list[dict[str, Any]]:
     spaced, further = wanted(scores, compared if len(compared) > 1 else list(outputs))
     examples = {i: example for i, example in enumerate(source.examples()) if i in {*spaced, *further}}
     numbers = {name: number for number, name in enumerate(rows)}
-    shown, letters = [], 0
+    shown: list[dict[str, Any]] = []
+    letters = 0
     for i in [*spaced, *further]:
         sample = {
             "place": i,

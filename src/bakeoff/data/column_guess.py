@@ -1,0 +1,133 @@
+"""Which columns of somebody's file hold document and summary, and which file is which split: by name and look."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from bakeoff.data.formats import Table
+from bakeoff.errors import ConfigError, DataError
+
+# Words in a column's name, the surest first.
+DOCUMENT = (
+    "document", "article", "dialogue", "dialog", "source", "fulltext", "transcript", "conversation", "body", "text",
+    "content", "passage", "input", "question", "prompt", "description", "review", "message", "email", "report",
+)  # fmt: skip
+SUMMARY = (
+    "summary", "summaries", "highlights", "tldr", "target", "abstract", "headline", "gist", "recap", "title", "subject",
+    "output", "answer", "response", "completion", "label", "reference",
+)  # fmt: skip
+SPLITS = {"train": {"train", "training", "trn"}, "validation": {"validation", "valid", "val", "dev"}, "test": {"test"}}
+KEYS = {"id", "uid", "guid", "key", "no", "nr"}
+TEXT_SHARE = 0.9  # of a text column's values are texts
+
+
+@dataclass(frozen=True)
+class Guess:
+    """The `data` section's columns, and why, a line each."""
+
+    columns: dict[str, Any]
+    reasons: list[str]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the first rows tell of a column of texts."""
+
+    name: str
+    length: float  # mean, in characters
+    distinct: float  # share of values that stand once
+
+    def rank(self, words: Sequence[str]) -> int | None:
+        """Return the place of the first of `words` in the column's name, or None."""
+        own = words_of(self.name)
+        return next((i for i, word in enumerate(words) if word in own), None)
+
+
+def words_of(name: str) -> set[str]:
+    """Return the words of a name, however they are joined: fullText and full_text have three, the whole and each."""
+    parts = [part.lower() for part in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", name)]
+    return {*parts, "".join(parts)}
+
+
+def splits_of(files: Sequence[Path]) -> dict[str, Path]:
+    """Return the files by split, from their names; a single one is to be split. Raises ConfigError where unclear."""
+    if len(files) == 1:
+        return {"train": files[0]}
+    found: dict[str, Path] = {}
+    for file in files:
+        splits = [split for split, words in SPLITS.items() if words & words_of(file.stem)]
+        if len(splits) != 1 or splits[0] in found:
+            raise ConfigError(
+                f"init: {file}: is it train, validation or test? Name one file, or files whose names say so"
+            )
+        found[splits[0]] = file
+    if "train" not in found:
+        raise ConfigError(f"init: none of {len(files)} files has 'train' in its name")
+    return {split: found[split] for split in SPLITS if split in found}
+
+
+def guess_columns(tables: Mapping[str, Table]) -> Guess:
+    """Return the columns for the first rows of each split's file; raise DataError where there are no two of texts."""
+    table = tables["train"]
+    looks = [look for name in table.columns if (look := look_at(name, table.rows))]
+    if len(looks) < 2:
+        found = ", ".join(table.columns) or "none"
+        raise DataError(f"init: a bakeoff needs two columns of texts, and {len(looks)} was found. Columns: {found}")
+    document = choose(looks, DOCUMENT, avoid=SUMMARY)
+    rest = [look for look in looks if look is not document]
+    summary = choose(rest, SUMMARY, below=document.length)
+    columns: dict[str, Any] = {"document": document.name, "summary": summary.name}
+    reasons = [why("document", document, DOCUMENT), why("summary", summary, SUMMARY)]
+    references = numbered(tables["test"].columns, summary.name) if "test" in tables else []
+    if references:
+        columns["references"] = references
+        reasons.append(f"references: {', '.join(references)}, which the test file has beside each other")
+    others = [name for name in table.columns if name not in (document.name, summary.name, *references)]
+    key = next((name for name in others if KEYS & words_of(name) and names_rows(name, tables.values())), None)
+    if key is not None:
+        columns["id"] = key
+        reasons.append(f"id: '{key}', by its name, and because no value stands twice in the first rows")
+    return Guess(columns, reasons)
+
+
+def look_at(name: str, rows: Sequence[dict[str, Any]]) -> Look | None:
+    """Return how a column of texts looks, or None where it is none."""
+    values = [row.get(name) for row in rows if row.get(name) not in (None, "")]
+    texts = [v[0] if isinstance(v, list) and v else v for v in values]
+    texts = [text for text in texts if isinstance(text, str) and re.search(r"[^\W\d_]", text)]
+    if not texts or len(texts) < TEXT_SHARE * len(values):
+        return None
+    return Look(name, mean(map(len, texts)), len(set(texts)) / len(texts))
+
+
+def choose(looks: Sequence[Look], words: Sequence[str], avoid: Sequence[str] = (), below: float = float("inf")) -> Look:
+    """Return the column whose name has the surest word; without one, the longest of varied texts below a length."""
+    named = [look for look in looks if look.rank(words) is not None]
+    if named:
+        return min(named, key=lambda look: (look.rank(words), -look.length))
+    looks = [look for look in looks if look.rank(avoid) is None] or list(looks)
+    return max(looks, key=lambda look: (look.length < below and look.distinct > 0.5, look.length))
+
+
+def why(key: str, look: Look, words: Sequence[str]) -> str:
+    """Return in words why a column was chosen."""
+    by = "by its name" if look.rank(words) is not None else "by its length"
+    return f"{key}: '{look.name}', {by} ({look.length:,.0f} characters on average)"
+
+
+def numbered(columns: Sequence[str], stem: str) -> list[str]:
+    """Return the columns that are named as `stem` with a number, where there are several."""
+    found = [name for name in columns if re.fullmatch(re.escape(stem) + r"[ _.-]?\d+", name)]
+    return found if len(found) > 1 else []
+
+
+def names_rows(name: str, tables: Any) -> bool:
+    """Return whether a column of every table has a text or whole number in every row, and none twice in a table."""
+    for table in tables:
+        values = [row.get(name) for row in table.rows]
+        if not all(isinstance(v, str | int) and v != "" for v in values) or len(set(values)) < len(values):
+            return False
+    return True

@@ -1,0 +1,149 @@
+"""What `bakeoff doctor` finds: environment, checks with advice, and how a tiny bakeoff of each family goes here."""
+
+import json
+import os
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+from packaging.requirements import Requirement
+
+from bakeoff.environment import environment
+from bakeoff.errors import BakeoffError
+
+FAMILIES = {"causal": "llama", "encoder-decoder": "t5"}
+WORDS = 190  # of the tiny models' vocabulary
+FREE_BYTES = 5 * 10**9  # a small model, its adapters and a trunk cache
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding: `ok`, `advice` (works, but worse than it could) or `problem` (something will fail)."""
+
+    name: str
+    status: Literal["ok", "advice", "problem"]
+    text: str
+
+
+def examine() -> dict[str, Any]:
+    """Return environment and checks as plain data; nothing is left on the disk."""
+    checks = [packages(), device(), cores(), disk(), hub(), *(family(name) for name in FAMILIES)]
+    return {"environment": environment(), "checks": [asdict(check) for check in checks]}
+
+
+def packages() -> Check:
+    """Return whether all that bakeoff needs is installed in a version that it is made for."""
+    wrong = []
+    for text in requires("bakeoff") or []:
+        needed = Requirement(text)
+        if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            found = version(needed.name)
+        except PackageNotFoundError:
+            found = "none"
+        if found == "none" or not needed.specifier.contains(found, prereleases=True):
+            wrong.append(f"{needed.name} {found}, needed {needed.specifier or 'any'}")
+    if wrong:
+        return Check("packages", "problem", f"{'; '.join(wrong)}. Try: pip install -U bakeoff")
+    return Check("packages", "ok", "all that is needed, in versions that it is made for")
+
+
+def device() -> Check:
+    """Return what runs train on, and whether there is a better device that torch cannot use."""
+    import torch
+
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        text = f"{torch.cuda.get_device_name()}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free"
+        return Check("device", "ok" if free > total / 2 else "advice", text)
+    if Path("/dev/nvidiactl").exists():
+        cure = "a build of torch for it (pytorch.org/get-started)" if torch.version.cuda is None else "nvidia-smi"
+        return Check("device", "problem", f"an NVIDIA GPU that torch {torch.__version__} cannot use. Try: {cure}")
+    return Check("device", "ok", "the processor: enough for models of some 100 million parameters, slow above")
+
+
+def cores() -> Check:
+    """Return whether torch uses the cores that this process may."""
+    import torch
+
+    threads, allowed = torch.get_num_threads(), len(os.sched_getaffinity(0))
+    if threads < allowed // 2:
+        name = next((n for n in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if n in os.environ), "OMP_NUM_THREADS")
+        return Check("cores", "advice", f"torch uses {threads} of {allowed}. Try: unset {name}")
+    return Check("cores", "ok", f"torch uses {threads} of {allowed}")
+
+
+def disk() -> Check:
+    """Return whether run folders can be written here, and downloads into the hub's cache."""
+    from huggingface_hub import constants
+
+    places = {"here": Path.cwd(), "the hub's cache": Path(constants.HF_HUB_CACHE)}
+    there = {name: next(p for p in (path, *path.parents) if p.exists()) for name, path in places.items()}
+    shut = [f"{name} ({path})" for name, path in there.items() if not os.access(path, os.W_OK)]
+    if shut:
+        return Check("disk", "problem", f"cannot be written: {', '.join(shut)}. Try: another folder, or HF_HOME")
+    free = {name: shutil.disk_usage(path).free for name, path in there.items()}
+    text = ", ".join(
+        f"{size / 1e9:.1f} GB free {name if name == 'here' else f'in {name}'}" for name, size in free.items()
+    )
+    return Check("disk", "ok" if min(free.values()) > FREE_BYTES else "advice", text)
+
+
+def hub() -> Check:
+    """Return whether models and data sets can be downloaded, and gated ones."""
+    from huggingface_hub import constants, get_token
+
+    from bakeoff.hub import reachable
+
+    token = "with a token, as gated models want" if get_token() else "without a token: gated models are out of reach"
+    if reachable():
+        return Check("hub", "ok", f"{constants.ENDPOINT} answers, {token}")
+    why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} does not answer"
+    return Check("hub", "advice", f"{why}: only folders, the embedded base, and what is in the cache already")
+
+
+def family(name: str) -> Check:
+    """Return how a bakeoff of one step with a tiny model of a family went on this device."""
+    from bakeoff import api
+
+    begun = time.monotonic()
+    with TemporaryDirectory(prefix="bakeoff-doctor-") as temporary:
+        try:
+            document = api.run(tiny_bakeoff(name, Path(temporary)), display="none").document
+        except BakeoffError as error:
+            return Check(name, "problem", str(error))
+    entry = document["entries"]["lora"]
+    if entry["status"] != "done":
+        return Check(name, "problem", f"a bakeoff failed: {entry['error']}")
+    broken = [check for check, passed in entry["checks"].items() if not passed and check != "step0_beats_unigram"]
+    if broken:
+        return Check(name, "problem", f"a bakeoff's checks failed: {', '.join(broken)}")
+    took = time.monotonic() - begun
+    return Check(name, "ok", f"a bakeoff went through in {took:.0f} s: train, validate, save, load, decode, score")
+
+
+def tiny_bakeoff(name: str, folder: Path) -> dict[str, Any]:
+    """Return the config of a bakeoff over a tiny model and a few rows, both of which are left in the folder."""
+    from bakeoff.model import no_progress_bar
+    from bakeoff.testing import family_base
+
+    base = family_base(FAMILIES[name])
+    with no_progress_bar():
+        base.model.save_pretrained(folder / "model")
+    base.tokenizer.save_pretrained(folder / "model")
+    texts = [" ".join(f"w{3 + (7 * i + 3 * k) % WORDS}" for k in range(12)) for i in range(8)]
+    rows = [{"document": text, "summary": text[:8].rsplit(" ", 1)[0]} for text in texts]
+    data = {}
+    for split, part in (("train", rows[:4]), ("validation", rows[4:6]), ("test", rows[6:])):
+        data[split] = str(folder / f"{split}.jsonl")
+        Path(data[split]).write_text("".join(json.dumps(row) + "\n" for row in part))
+    return {
+        "name": "doctor", "model": str(folder / "model"), "data": data, "output": str(folder / "run"), "tune": None,
+        "entries": {"lora": {"r": 2, "learning_rate": 1e-3}}, "baselines": ["base"],
+        "protocol": {"epochs": 1, "seeds": 1, "batch_size": 4, "max_tokens": 48},
+    }  # fmt: skip

@@ -1,0 +1,106 @@
+"""What `bakeoff init` writes: a config for someone's data files, with guessed columns and every option explained."""
+
+import os
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bakeoff.config import Config
+from bakeoff.data.column_guess import Guess, guess_columns, splits_of
+from bakeoff.data.formats import first_rows
+from bakeoff.errors import ConfigError
+from bakeoff.methods.reference import describe_methods
+from bakeoff.schema import SCHEMA_FILE
+from bakeoff.sections import Section
+
+ENTRIES: dict[str, Any] = {"prompt_tuning": {}, "last_layers": {}, "lora": {}}
+WIDTH = 110
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A config's text, and what was guessed, a line each."""
+
+    text: str
+    guesses: list[str]
+
+
+def draft(files: Sequence[Path], output: Path, model: str = "base") -> Draft:
+    """Return a config for data files (none: the docstring task) that is to stand in `output`.
+
+    Raises ConfigError or DataError where the files do not tell which is which, or cannot be read.
+    """
+    if not files:
+        data, guess = {"source": "docstrings"}, Guess({}, ["no data file: the docstring task of the demo"])
+        about = "the docstring task"
+    else:
+        splits = splits_of(files)
+        guess = guess_columns({split: first_rows(file) for split, file in splits.items()})
+        data = {split: os.path.relpath(file, output.parent) for split, file in splits.items()} | guess.columns
+        about = ", ".join(str(file) for file in files)
+    config = Config.model_validate({"name": name_of(files), "model": model, "data": data, "entries": ENTRIES})
+    lines = [
+        f"# yaml-language-server: $schema={SCHEMA_FILE}",
+        f"# A bakeoff over {about}. Next: bakeoff plan {output}, then: bakeoff run {output}",
+        *(f"# {line}" for line in guess.reasons),
+        "",
+        *section_lines(config, {"entries": entry_lines()}),
+    ]
+    return Draft("\n".join(lines) + "\n", guess.reasons)
+
+
+def name_of(files: Sequence[Path]) -> str:
+    """Return a bakeoff's name from its first file: in letters, digits, dots and dashes."""
+    stem = files[0].resolve().stem if files else "docstrings"
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "._") else "-" for c in stem).strip("-._")
+    return kept[:64] or "bakeoff"
+
+
+def section_lines(section: Section, own: dict[str, list[str]] | None = None, indent: str = "") -> list[str]:
+    """Return a section as YAML, each field under its documentation; `own` are fields with lines of their own."""
+    lines: list[str] = []
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        lines += textwrap.wrap(
+            field.description or "", WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}#   "
+        )
+        if own and name in own:
+            lines += [f"{indent}{name}:", *own[name]]
+        elif isinstance(value, Section):
+            lines += [f"{indent}{name}:", *section_lines(value, None, indent + "  ")]
+        else:
+            lines.append(f"{indent}{name}: {inline(value)}")
+        lines += [""] if not indent else []
+    return lines
+
+
+def inline(value: Any) -> str:
+    """Return a value as YAML on one line."""
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6)
+    return text.removesuffix("...\n").strip()
+
+
+def entry_lines() -> list[str]:
+    """Return the entries that a draft begins with, and the other methods as comments."""
+    others = [line for line in describe_methods().splitlines() if line.partition(" ")[0] not in ENTRIES]
+    return [
+        *(f"  {name}: {{}}" for name in ENTRIES),
+        "  # fields and defaults of each: bakeoff methods NAME. An entry of your own name, as in",
+        "  #   big_lora: {method: lora, r: 128}",
+        *(f"  # {line}" for line in others),
+    ]
+
+
+def write_new(path: Path, text: str) -> None:
+    """Write a file that is not there yet; raise ConfigError where one is, or it cannot be written."""
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise ConfigError(f"{path}: is there already, and is never overwritten. Try: -o OTHER.yaml") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror}). Try: -o OTHER.yaml") from None

@@ -1,0 +1,55 @@
+"""The JSON Schema of a config, for editors: every section, every method's fields, and the short forms as well."""
+
+import json
+from typing import Any
+
+from bakeoff.config import Config
+from bakeoff.entries import RangeConfig
+from bakeoff.methods.method import method_class, method_names
+
+SCHEMA_FILE = "bakeoff.schema.json"
+NUMBERS = {"integer", "number"}
+
+
+def json_schema() -> str:
+    """Return the schema as JSON."""
+    schema = Config.model_json_schema()
+    definitions, fields = schema["$defs"], schema["properties"]
+    definitions["Range"] = RangeConfig.model_json_schema() | {"title": "Range"}
+    for name in method_names():
+        definitions[f"{name}Fields"] = method_schema(name)
+    allow(fields["data"], {"type": "string", "description": "docstrings, or another source"})
+    allow(fields["tune"], {"enum": ["on", "off", True, False]})
+    allow(definitions["ProtocolConfig"]["properties"]["trunk_cache"], {"type": ["string", "boolean"]})
+    fields["entries"] = {"description": fields["entries"]["description"], "anyOf": entry_forms()}
+    schema |= {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A bakeoff"}
+    return json.dumps(schema, indent=1)
+
+
+def allow(field: dict[str, Any], form: dict[str, Any]) -> None:
+    """Let a field have another form too."""
+    kept = {key: field.pop(key) for key in list(field) if key not in ("description", "default", "title")}
+    field["anyOf"] = [*kept.pop("anyOf", [kept] if kept else []), form]
+
+
+def method_schema(method: str, **more: Any) -> dict[str, Any]:
+    """Return the schema of an entry of one method: no field is required, and a number may be a range."""
+    cls = method_class(method)
+    fields = cls.model_json_schema()["properties"]
+    for field in fields.values():
+        if NUMBERS & {form.get("type") for form in field.get("anyOf", [field])}:
+            allow(field, {"$ref": "#/$defs/Range"})
+    fields["method"] = {"const": method, "description": (cls.__doc__ or "").strip().partition("\n")[0]}
+    return {"type": "object", "properties": fields | more, "additionalProperties": False}
+
+
+def entry_forms() -> list[dict[str, Any]]:
+    """Return the forms of `entries`: names of methods in a list, or a mapping from an entry's name to its fields."""
+    names = method_names()
+    listed = [method_schema(name, name={"type": "string"}) | {"required": ["method"]} for name in names]
+    own = {name: {"anyOf": [{"$ref": f"#/$defs/{name}Fields"}, {"type": "null"}]} for name in names}
+    others = [{"$ref": f"#/$defs/{name}Fields", "required": ["method"]} for name in names]
+    return [
+        {"type": "array", "minItems": 1, "items": {"anyOf": [{"enum": names}, *listed]}},
+        {"type": "object", "minProperties": 1, "properties": own, "additionalProperties": {"anyOf": others}},
+    ]

@@ -1,0 +1,65 @@
+"""The commands that a person begins with: init, schema, doctor. Like the command line, they parse, call and print."""
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.command()
+@click.argument("files", nargs=-1, metavar="[FILE]...", type=click.Path(path_type=Path))
+@click.option("-o", "--output", default="bakeoff.yaml", show_default=True, type=click.Path(path_type=Path))
+@click.option("-m", "--model", default="base", show_default=True, help="The base model: a hub id, a folder, or base.")
+def init(files: tuple[Path, ...], output: Path, model: str) -> None:
+    """Look at data FILEs and write a config for them: columns guessed, every option explained.
+
+    One file is split by bakeoff; of several the names say which is train, validation and test. Without a file the
+    config is for the demo's task. Nothing is ever overwritten.
+    """
+    from bakeoff.draft import draft, write_new
+    from bakeoff.schema import SCHEMA_FILE, json_schema
+
+    drafted = draft(files, output, model)
+    write_new(output, drafted.text)
+    schema = output.with_name(SCHEMA_FILE)
+    if not schema.exists():
+        write_new(schema, json_schema())
+    for guess in drafted.guesses:
+        click.echo(guess)
+    click.echo(f"wrote {output}. Look it over, then: bakeoff plan {output}")
+
+
+@click.command()
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write it there; editors want a file.")
+def schema(output: Path | None) -> None:
+    """Print the JSON Schema of a config, for editors: completion, documentation and checks while you write."""
+    from bakeoff.draft import write_new
+    from bakeoff.schema import json_schema
+
+    if output is None:
+        click.echo(json_schema())
+        return
+    write_new(output, json_schema())
+    click.echo(f"wrote {output}. First line of a config: # yaml-language-server: $schema={output}")
+
+
+@click.command()
+@AS_JSON
+def doctor(as_json: bool) -> None:
+    """Examine this machine: environment to paste, checks with advice, a bakeoff of seconds of each family."""
+    from bakeoff.doctor import examine
+
+    found = examine()
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+    else:
+        for name, value in found["environment"].items():
+            click.echo(f"{name}: {value}")
+        click.echo()
+        for check in found["checks"]:
+            click.echo(f"{check['status']:8} {check['name']}: {check['text']}")
+    if any(check["status"] == "problem" for check in found["checks"]):
+        sys.exit(1)

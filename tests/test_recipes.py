@@ -1,0 +1,32 @@
+"""Recipes that people type are planned without weights, data or a network: exact counts from shapes that are known."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from bakeoff.cli import main
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+# The bases' parameters as their authors count them, and trained ones that follow from a shape by hand.
+EXPECTED = {
+    "study": (124_439_808, {"prompt_tuning": 6 * 768, "last_layers": 45_685_248, "lora": 4_718_592}),
+    # LoRA on q and v of 12 encoder and twice 12 decoder attentions, 768 x 768 each
+    "flan-t5-dialogsum": (247_577_856, {"prompt_tuning": 20 * 768, "lora": 36 * 2 * 2 * 768 * 16}),
+    "olmo2-1b-dialogsum": (1_484_916_736, {"prompt_tuning": 20 * 2048, "last_layers": 67_117_056}),
+    "qwen3-8b-dialogsum": (8_190_735_360, {"prompt_tuning": 20 * 4096}),
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_recipe_is_planned_from_nothing(name, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    done = CliRunner().invoke(main, ["plan", str(RECIPES / f"{name}.yaml"), "--json"])
+    assert done.exit_code == 0, done.output
+    plan = json.loads(done.stdout)
+    total, trained = EXPECTED[name]
+    assert plan["model"]["total_parameters"] == total
+    assert {entry: plan["entries"][entry]["trainable_parameters"] for entry in trained} == trained
+    assert any("not on this machine, and the hub does not answer" in finding for finding in plan["data"]["findings"])
+    assert plan["data"]["splits"]["train"]["examples"] > 1000
