@@ -1,5 +1,6 @@
 """The Python API: run, plan, load_results, and what they return. The command line is a thin skin over these."""
 
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

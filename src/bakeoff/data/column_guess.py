@@ -100,7 +100,7 @@ def look_at(name: str, rows: Sequence[dict[str, Any]]) -> Look | None:
     texts = [text for text in texts if isinstance(text, str) and re.search(r"[^\W\d_]", text)]
     if not texts or len(texts) < TEXT_SHARE * len(values):
         return None
-    return Look(name, mean(map(len, texts)), len(set(texts)) / len(texts))
+    return Look(name, mean(len(text) for text in texts), len(set(texts)) / len(texts))
 
 
 def choose(looks: Sequence[Look], words: Sequence[str], avoid: Sequence[str] = (), below: float = float("inf")) -> Look:
