@@ -96,8 +96,8 @@ def guess_columns(tables: Mapping[str, Table]) -> Guess:
 def look_at(name: str, rows: Sequence[dict[str, Any]]) -> Look | None:
     """Return how a column of texts looks, or None where it is none."""
     values = [row.get(name) for row in rows if row.get(name) not in (None, "")]
-    texts = [v[0] if isinstance(v, list) and v else v for v in values]
-    texts = [text for text in texts if isinstance(text, str) and re.search(r"[^\W\d_]", text)]
+    firsts = [v[0] if isinstance(v, list) and v else v for v in values]
+    texts = [text for text in firsts if isinstance(text, str) and re.search(r"[^\W\d_]", text)]
     if not texts or len(texts) < TEXT_SHARE * len(values):
         return None
     return Look(name, mean(len(text) for text in texts), len(set(texts)) / len(texts))

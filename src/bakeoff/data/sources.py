@@ -72,9 +72,7 @@ def load_or_count(
         limits = {split: getattr(config, f"{split}_limit") for split in SPLITS}
         if must_read or None in limits.values():
             raise
-        splits: Splits = {
-            split: [Example(id="", document="-", summary="-")] * limit for split, limit in limits.items()
-        }
+        splits: Splits = {split: [Example(id="", document="-", summary="-")] * limit for split, limit in limits.items()}
         return splits, [f"{absent}. Counted by the limits; nothing was read"], False
 
 
