@@ -121,12 +121,13 @@ def test_axes_are_chosen_and_entries_leave_the_figures(browser, report):
         assert panels.count() == 3
 
 
-def test_a_mark_says_what_it_is(browser, report, shared):
+def test_a_mark_says_what_it_is(browser, report):
     with opened(browser, report) as page:
         mark = page.locator(".axes figure:visible [data-tip^='lora']")
         mark.scroll_into_view_if_needed()
         mark.hover()
-        score = shared[1].entries["lora"]["metrics"]["test/rougeL"]
+        results = json.loads((report.parent / "results.json").read_text())
+        score = results["entries"]["lora"]["metrics"]["test/rougeL"]
         assert page.locator(".hint").inner_text().startswith(f"lora: {score['mean']:.3f} (95 %")
 
 

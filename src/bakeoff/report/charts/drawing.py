@@ -56,9 +56,8 @@ class Figure:
     @property
     def file(self) -> str:
         """The SVG as a file of its own: on white paper, with colours in place of the page's variables."""
-        return on_paper(self.svg).replace(
-            "<svg ", f'<svg xmlns="http://www.w3.org/2000/svg" style="background:#ffffff" font-family="{FONT}" ', 1
-        )
+        head = f'<svg xmlns="http://www.w3.org/2000/svg" style="background:#ffffff" font-family="{FONT}"'
+        return on_paper(re.sub(r'^<svg( viewBox="[^"]*")?[^>]*>', rf"{head}\1>", self.svg))
 
 
 def csv_of(rows: list[Point]) -> str:
