@@ -15,7 +15,11 @@ EXPECTED = {
     # LoRA on q and v of 12 encoder and twice 12 decoder attentions, 768 x 768 each
     "flan-t5-dialogsum": (247_577_856, {"prompt_tuning": 20 * 768, "lora": 36 * 2 * 2 * 768 * 16}),
     "olmo2-1b-dialogsum": (1_484_916_736, {"prompt_tuning": 20 * 2048, "last_layers": 67_117_056}),
-    "qwen3-8b-dialogsum": (8_190_735_360, {"prompt_tuning": 20 * 4096}),
+    # q, k and v, o, gate and up, down of 36 blocks
+    "qwen3-8b-dialogsum": (
+        8_190_735_360,
+        dict.fromkeys(("qlora", "lora"), 36 * 16 * (8192 + 2 * 5120 + 8192 + 2 * 16384 + 16384)),
+    ),
 }
 
 
