@@ -1,7 +1,6 @@
 """What a bakeoff leaves on disk: runs, events, results, the layout of the run folder, atomic files.
 
-Both halves meet here: workers write records, the driver, the terminal and the report read them. Plain data and
-JSON only; nothing here knows torch or a terminal.
+Workers write records; driver, terminal and report read them. Plain data and JSON only: no torch and no terminal.
 """
 
 import hashlib
