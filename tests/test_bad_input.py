@@ -128,7 +128,7 @@ CONFIGS = [
     ({"train": "validation.jsonl", "shared_documents": "drop"}, {}, "data.train: every document stands in"),
     ({"source": "docstring"}, {}, "data.source: 'docstring' is none. Did you mean 'docstrings'"),
     ({"source": "./nowhere"}, {}, "data.source: ./nowhere: no such folder"),
-    ({"source": "no-one/no-such-data"}, {}, "data.source: no-one/no-such-data: cannot be loaded"),
+    ({"source": "no-one/no-such-data"}, {}, "data.source: no-one/no-such-data: not on this machine"),
     ({"source": "empty", "validation": None, "test": None}, {}, "data.train: .*empty: is a folder without data files"),
     ({"train": "good.jsonl"}, {"template": "{{ title }} {{ document }}"}, "good.jsonl:1: template: no column 'title'"),
     ({"train": "good.jsonl"}, {"template": "{{ document"}, "template: not a template"),

@@ -70,7 +70,7 @@ class CountsMore(PromptTuning):
 class SavesAnotherPrompt(PromptTuning):
     def save(self, adapted, folder):
         with torch.no_grad():
-            adapted.prompt_encoder["default"].embedding.weight.mul_(1.01)
+            adapted.prompt_encoder["default"].embedding.weight.mul_(3.0)
         super().save(adapted, folder)
 
 
@@ -103,7 +103,7 @@ class LooksAtTheBatch(PromptTuning):
         (TrainsNothingOfTheHead, "trains_what_it_means_to", "yet never moved: lm_head.weight"),
         (ChangesTheBase, "leaves_the_base", "not what they were: transformer.wte.weight"),
         (Climbs, "lowers_the_loss", "at best in 6 steps"),
-        (ClaimsTooMuch, "starts_as_it_says", "starts as the base: False"),
+        (ClaimsTooMuch, "starts_as_it_says", "does not start as the base, though it says so"),
         (CountsMore, "counts_as_planned", "planned"),
         (SavesAnotherPrompt, "loads_as_it_was_saved", "when loaded"),
         (GathersAndForgets, "goes_on_as_if_never_stopped", "differ from those of a training that never stopped"),

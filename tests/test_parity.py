@@ -18,7 +18,7 @@ from bakeoff.training.loop import Trainer, steps_in
 ROWS = [Tokens(list(range(9 + i, 14 + 2 * i)), [20 + i] * (1 + i % 3) + [0], False) for i in range(20)]
 PROTOCOL = ProtocolConfig(epochs=4, batch_size=4, schedule="constant", warmup_share=0, precision="fp32")
 STEPS = steps_in(len(ROWS), PROTOCOL)
-RATE = 0.01
+RATES = {"lora": 0.01, "ia3": 0.3, "prefix_tuning": 0.01}  # at which each learns in so few steps
 METHODS = {
     "lora": ({"r": 4, "lora_alpha": 8, "target_modules": ".*attn.c_attn|.*SelfAttention.[qv]"},
              lambda **kw: LoraConfig(r=4, lora_alpha=8, target_modules=".*attn.c_attn|.*SelfAttention.[qv]", **kw)),
@@ -51,7 +51,7 @@ def our_losses(name, family):
     """The trainer before its training, a copy of its first weights, and a function that trains and returns losses."""
     base = family_base(family)
     torch.manual_seed(1)
-    method = build_method(name, {"method": name, "learning_rate": RATE, **METHODS[name][0]})
+    method = build_method(name, {"method": name, "learning_rate": RATES[name], **METHODS[name][0]})
     trainer = Trainer(base, adapt(base, method), method, PROTOCOL, 5, lambda kind, values: None)
     first = {n: p.detach().clone() for n, p in trainable(trainer.adapted).items()}
     losses, backward = [], trainer._backward
@@ -86,7 +86,7 @@ def hf_losses(name, family, first, folder):
         for members in epoch_batches(lengths, PROTOCOL.batch_size, 5, epoch)
     ]
     arguments = TrainingArguments(
-        output_dir=str(folder), max_steps=STEPS, per_device_train_batch_size=1, learning_rate=RATE,
+        output_dir=str(folder), max_steps=STEPS, per_device_train_batch_size=1, learning_rate=RATES[name],
         lr_scheduler_type="constant", max_grad_norm=PROTOCOL.clip_norm, weight_decay=0.0, logging_strategy="no",
         save_strategy="no", report_to="none", use_cpu=True, disable_tqdm=True, dataloader_pin_memory=False,
         train_sampling_strategy="sequential", remove_unused_columns=False,

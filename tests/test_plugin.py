@@ -45,14 +45,14 @@ def test_a_bakeoff_runs_an_installed_method(installed, tiny_model, tmp_path):
                  enumerate(("train", "validation", "test"))},
         "entries": {"ours": {"method": "head_bias"}},
         "tune": None,
-        "baselines": [],
+        "baselines": ["base"],
         "protocol": {"epochs": 1, "max_tokens": 48, "seeds": 1},
         "output": str(tmp_path / "out"),
     }  # fmt: skip
     (tmp_path / "bakeoff.yaml").write_text(yaml.safe_dump(config))
     assert "head_bias" in bakeoff(installed, "methods")
     bakeoff(installed, "run", str(tmp_path / "bakeoff.yaml"), "--display", "none")
-    (result,) = [json.loads(file.read_text()) for file in tmp_path.glob("out/runs/*/result.json")]
+    (result,) = [json.loads(file.read_text()) for file in tmp_path.glob("out/runs/ours-*/result.json")]
     assert result["status"] == "done"
     vocabulary = json.loads((tiny_model / "config.json").read_text())["vocab_size"]
     assert result["trainable_parameters"] == vocabulary

@@ -46,7 +46,8 @@ def test_no_module_can_read_a_pickle_or_run_text_and_only_the_hubs_knows_a_netwo
             rooms = {module.partition(".")[0] for module in found}
             assert not rooms & READS_CODE, name
             assert not rooms & NETWORK, name
-            assert name == "hub" or "huggingface_hub" not in rooms, name
+            # a model card's front matter is made by the hub's own class, which asks no network
+            assert name in ("hub", "data.hub_dataset", "report.cards") or "huggingface_hub" not in rooms, name
             if isinstance(node, ast.Call):
                 assert ast.unparse(node.func) not in CALLS, name
                 if ast.unparse(node.func) == "yaml.load":

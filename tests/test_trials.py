@@ -243,7 +243,7 @@ def test_failed_trials_rank_last_and_are_told(tiny_config, in_process):
     assert statuses[0] == "done"
     assert row["tuning"]["edge"] == {"learning_rate": "low"}
     page = results.folder.report_file.read_text()
-    assert page.count("Failed trial at") == 3
+    assert page.count("Failed trial of wild at") == 3
     assert "Edge:" in page
 
 
@@ -301,7 +301,6 @@ def test_the_report_shows_the_sweep_the_choice_and_the_seeds(tuned):
     _, results = tuned
     page = results.folder.report_file.read_text()
     assert "Learning-rate sweep" in page
-    assert page.count("<svg") == 2 + 3 + 2
     assert "lora: validation loss by learning_rate" in page
     assert "one step further was better and was taken" in page
     assert "without trials (fixed)" in page

@@ -80,9 +80,9 @@ def cores() -> Check:
 
 def disk() -> Check:
     """Return whether run folders can be written here, and downloads into the hub's cache."""
-    from huggingface_hub import constants
+    from bakeoff.hub import account
 
-    places = {"here": Path.cwd(), "the hub's cache": Path(constants.HF_HUB_CACHE)}
+    places = {"here": Path.cwd(), "the hub's cache": account()[1]}
     there = {name: next(p for p in (path, *path.parents) if p.exists()) for name, path in places.items()}
     shut = [f"{name} ({path})" for name, path in there.items() if not os.access(path, os.W_OK)]
     if shut:
@@ -96,14 +96,13 @@ def disk() -> Check:
 
 def hub() -> Check:
     """Return whether models and data sets can be downloaded, and gated ones."""
-    from huggingface_hub import constants, get_token
+    from bakeoff.hub import account, reachable
 
-    from bakeoff.hub import reachable
-
-    token = "with a token, as gated models want" if get_token() else "without a token: gated models are out of reach"
+    address, _, switched_off, has_token = account()
+    token = "with a token, as gated models want" if has_token else "without a token: gated models are out of reach"
     if reachable():
-        return Check("hub", "ok", f"{constants.ENDPOINT} answers, {token}")
-    why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} does not answer"
+        return Check("hub", "ok", f"{address} answers, {token}")
+    why = "HF_HUB_OFFLINE is set" if switched_off else f"{address} does not answer"
     return Check("hub", "advice", f"{why}: only folders, the embedded base, and what is in the cache already")
 
 

@@ -283,3 +283,10 @@ def foreign_code(folder: Path, name: str) -> str | None:
             if repository != name:
                 return repository
     return None
+
+
+def account() -> tuple[str, Path, bool, bool]:
+    """Return the hub's address, its cache's folder, whether it is switched off, and whether there is a token."""
+    from huggingface_hub import constants, get_token
+
+    return constants.ENDPOINT, Path(constants.HF_HUB_CACHE), bool(constants.HF_HUB_OFFLINE), get_token() is not None

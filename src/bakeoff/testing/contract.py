@@ -89,10 +89,7 @@ def trains_what_it_means_to(cell: Cell) -> None:
 
 
 def leaves_the_base(cell: Cell) -> None:
-    """After training, every weight of the base that is not trained in its place is still there, bit for bit.
-
-    A method that says it does not keep the base (QLoRA's is in four bits) is not held to it.
-    """
+    """Every base weight that is not trained in its place is what it was, bit for bit, where the method keeps its base."""
     if not cell.method.keeps_base:
         return
     there = set(fingerprints(cell.trained.adapted).values())
