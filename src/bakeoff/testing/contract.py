@@ -89,7 +89,7 @@ def trains_what_it_means_to(cell: Cell) -> None:
 
 
 def leaves_the_base(cell: Cell) -> None:
-    """Every base weight that is not trained in its place is what it was, bit for bit, where the method keeps its base."""
+    """Each base weight that is not trained in its place is what it was to the bit, where the method keeps its base."""
     if not cell.method.keeps_base:
         return
     there = set(fingerprints(cell.trained.adapted).values())
