@@ -225,7 +225,7 @@ FAULTS: list[Callable[[Path, Path], Outcome]] = [
     signalled(signal.SIGINT, times=2),
     signalled(signal.SIGTERM),
     to_run(signal.SIGSEGV),
-    to_run(signal.SIGSTOP, "safety.stall_seconds=5"),
+    to_run(signal.SIGSTOP, "safety.stall_seconds=30"),
     starved,
     *(damaged_checkpoint(kind) for kind in DAMAGE),
     damaged_records,

@@ -156,19 +156,25 @@ def kill_some(process: subprocess.Popen[str], output: Path, chosen: random.Rando
     return kills
 
 
-def soak(config: Path, folder: Path, seed: int, kills: int) -> Outcome:
-    """Run one bakeoff under so many kills and compare it with the one that nobody touched."""
-    chosen = random.Random(seed)
-    output = folder / f"soak-{seed}"
-    shutil.rmtree(output, ignore_errors=True)
+def soak(config: Path, folder: Path, kills: int) -> Outcome:
+    """Run one bakeoff under so many kills and compare it with the one that nobody touched.
+
+    What has happened so far is kept beside it, so that a soak that was ended itself goes on with the same bakeoff.
+    """
+    chosen, output, state = random.Random(), folder / "soak", folder / "soak.json"
     outcome = Outcome("soak", "processes killed at random moments")
+    if state.exists():
+        kept = json.loads(state.read_text())
+        outcome.kills, outcome.starts = [Kill(**kill) for kill in kept["kills"]], kept["starts"]
     while len(outcome.kills) < kills:
         process = start(config, output)
         outcome.starts += 1
         outcome.kills += kill_some(process, output, chosen, kills - len(outcome.kills))
+        state.write_text(json.dumps({"starts": outcome.starts, "kills": [vars(kill) for kill in outcome.kills]}))
         if process.returncode == 0:
             break
     end_of(outcome, config, folder, output)
+    state.unlink(missing_ok=True)
     return outcome
 
 
@@ -241,6 +247,8 @@ def main() -> None:
     parser.add_argument("part", choices=["soak", "faults", "write"])
     parser.add_argument("--kills", type=int, default=10, help="in each bakeoff")
     parser.add_argument("--bakeoffs", type=int, default=1)
+    parser.add_argument("--first", type=int, default=0, help="of the faults, counted from 0")
+    parser.add_argument("--last", type=int, help="fault that is not tried any more")
     parser.add_argument("--work", type=Path, default=Path("/tmp/bakeoff-survive"), help="folder to work in")
     options = parser.parse_args()
     if options.part == "write":
@@ -251,11 +259,11 @@ def main() -> None:
     if options.part == "faults":
         from faults import FAULTS
 
-        for fault in FAULTS:
+        for fault in FAULTS[options.first : options.last]:
             note(fault(config, options.work.resolve()))
         return
     for _ in range(options.bakeoffs):
-        note(soak(config, options.work.resolve(), random.SystemRandom().randrange(10**6), options.kills))
+        note(soak(config, options.work.resolve(), options.kills))
 
 
 if __name__ == "__main__":

@@ -70,7 +70,8 @@ def explained(error: Exception) -> tuple[str, Cause]:
     text = str(error).strip() or type(error).__name__
     if isinstance(error, BakeoffError):
         return text, "diverged" if isinstance(error, DivergedError) else "error"
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and out_of_memory(error)):
+    no_memory = isinstance(error, RuntimeError) and (out_of_memory(error) or "Cannot allocate memory" in text)
+    if no_memory or isinstance(error, MemoryError):
         return f"out of memory ({text.splitlines()[0]}). Try a smaller protocol.batch_size or max_tokens", "memory"
     return f"{type(error).__name__}: {text.splitlines()[0]}", "error"
 

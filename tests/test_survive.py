@@ -1,0 +1,196 @@
+"""Faults tried on real processes: what is left is a record with its reason, and the same command mends it."""
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import bakeoff
+from bakeoff import api
+from bakeoff.errors import SetupError
+from bakeoff.executors.server import limit
+from bakeoff.records import Folder
+from bakeoff.stopping import stoppable
+from bakeoff.worker import explained
+from tests.conftest import make_rows, write_rows
+from tests.test_run import children
+from tests.test_trials import inline
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, tiny_model):
+    """The config of a bakeoff whose trainings can be met in the middle, and its results when nothing disturbs it."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    sizes = {"train": 40, "validation": 8, "test": 10}
+    config = {
+        "name": "tiny",
+        "model": str(tiny_model),
+        "data": {s: str(write_rows(folder / f"{s}.jsonl", make_rows(n, i))) for i, (s, n) in enumerate(sizes.items())},
+        "entries": {
+            "lora": {"r": 4, "lora_dropout": 0.3, "learning_rate": 0.01},
+            "top": {"method": "last_layers"},
+            "small": {"method": "lora", "r": 1},
+        },
+        "baselines": ["base"],
+        "tune": None,
+        "protocol": {"epochs": 15, "max_tokens": 48, "seeds": 1},
+        "output": str(folder / "out"),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(api, "run_local", inline)
+        return config, bakeoff.run(config, display="none")
+
+
+@pytest.fixture
+def config(undisturbed, tmp_path):
+    """The same bakeoff in a folder of its own."""
+    return undisturbed[0] | {"output": str(tmp_path / "out")}
+
+
+def assert_same(results, expected):
+    assert results.document["status"] == "done"
+    assert results.verdict == expected.verdict
+    for name, row in expected.entries.items():
+        assert results.entries[name]["metrics"] == row["metrics"]
+        one, other = (r.folder.run(row["runs"][0]) for r in (results, expected))
+        assert one.predictions_file.read_bytes() == other.predictions_file.read_bytes()
+        assert [{**r, "seconds": 0} for r in one.curve()] == [{**r, "seconds": 0} for r in other.curve()]
+        for file in other.adapter.glob("*.safetensors"):
+            assert (one.adapter / file.name).read_bytes() == file.read_bytes()
+    assert not list(results.folder.path.rglob("checkpoints"))
+
+
+def wait_for(found, seconds=60):
+    until = time.monotonic() + seconds
+    while not (value := found()) and time.monotonic() < until:
+        time.sleep(0.005)
+    assert value
+    return value
+
+
+def checkpoints(config, entry):
+    return list(Path(config["output"]).glob(f"runs/{entry}-*/checkpoints/*.safetensors"))
+
+
+def process_of_run(driver):
+    return next((run for server in children(driver) for run in children(server)), None)
+
+
+def test_hanging_and_crashing_runs_are_records_and_the_same_command_mends_all(config, undisturbed):
+    signals = {"lora": signal.SIGSTOP, "top": signal.SIGSEGV}
+    chosen = random.Random(1)
+
+    def disturb():
+        for entry, number in signals.items():
+            wait_for(lambda entry=entry: checkpoints(config, entry))
+            time.sleep(chosen.uniform(0, 0.3))
+            os.kill(process_of_run(os.getpid()), number)
+
+    thread = threading.Thread(target=disturb)
+    thread.start()
+    results = bakeoff.run(config, {"safety.stall_seconds": 15}, display="none")
+    thread.join()
+    errors = {name: row["error"] for name, row in results.entries.items()}
+    assert errors["lora"].startswith("no progress for 15 seconds (safety.stall_seconds)")
+    assert errors["top"] == "its process ended with SIGSEGV"
+    assert errors["small"] is None
+    assert "Not in this comparison: lora, top (failed, failed)." in results.verdict
+    causes = [results.folder.run(row["runs"][0]).result().cause for row in results.entries.values()]
+    assert causes == ["stalled", "ended", None]
+    again = bakeoff.run(config, display="none")
+    assert_same(again, undisturbed[1])
+
+
+def test_a_killed_driver_and_one_that_is_asked_to_stop_lose_nothing(config, undisturbed, tmp_path, monkeypatch):
+    file = tmp_path / "c.yaml"
+    file.write_text(yaml.safe_dump(config, sort_keys=False))
+    output = Folder(config["output"])
+    command = [sys.executable, "-m", "bakeoff.cli", "run", str(file), "--display", "plain"]
+    driver = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    wait_for(lambda: checkpoints(config, "lora"))
+    driver.kill()
+    driver.wait()
+    driver = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: checkpoints(config, "top"))
+    driver.send_signal(signal.SIGTERM)
+    _, said = driver.communicate(timeout=60)
+    assert driver.returncode == 130
+    assert "top: stopping" in said
+    assert "going on after process" in said
+    assert said.endswith("bakeoff: interrupted. The same command goes on from here\n")
+    assert checkpoints(config, "top")
+    assert output.report_file.exists()
+    left = bakeoff.load_results(output.path)  # top may have come to its end before it was asked
+    assert [left.entries[name]["status"] for name in ("lora", "small")] == ["done", "missing"]
+    assert re.search(r"Not in this comparison: .*small \(.*missing\)", left.verdict)
+    monkeypatch.setattr(api, "run_local", inline)
+    assert_same(bakeoff.run(config, display="none"), undisturbed[1])
+
+
+def test_a_second_request_to_stop_raises_at_once():
+    before = signal.getsignal(signal.SIGINT)
+    with stoppable() as stop:
+        assert not stop()
+        signal.raise_signal(signal.SIGINT)
+        assert stop()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_a_limit_of_memory_ends_in_a_reason():
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            limit(4 * 10**9)
+            torch.ones(10**10)
+        except RuntimeError as error:
+            os.write(writing, " ".join(explained(error)).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writing)
+    with os.fdopen(reading) as said:
+        text = said.read()
+    assert text.startswith("out of memory (")
+    assert text.endswith("Try a smaller protocol.batch_size or max_tokens memory")
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A disk of its own, some kilobytes large; `mount` with other options changes it."""
+    place = tmp_path / "disk"
+    place.mkdir()
+
+    def mount(*options):
+        done = subprocess.run(["mount", *options, str(place)], capture_output=True)
+        return done.returncode == 0
+
+    if not mount("-t", "tmpfs", "-o", "size=150k", "tmpfs"):
+        pytest.skip("needs the right to mount a disk")
+    yield place, mount
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def test_a_full_disk_and_a_read_only_one_are_told_and_what_is_there_is_gone_on_with(
+    config, undisturbed, disk, monkeypatch
+):
+    place, mount = disk
+    config["output"] = str(place / "out")
+    monkeypatch.setattr(api, "run_local", inline)
+    with pytest.raises(SetupError, match="No space left on device. Try: -s output=FOLDER, another folder"):
+        bakeoff.run(config, display="none")
+    mount("-o", "remount,ro")
+    with pytest.raises(SetupError, match="Read-only file system"):
+        bakeoff.run(config, display="none")
+    mount("-o", "remount,rw,size=50m")
+    assert_same(bakeoff.run(config, display="none"), undisturbed[1])
