@@ -140,7 +140,10 @@ def kill_some(process: subprocess.Popen[str], output: Path, chosen: random.Rando
     begun = time.time()
     while process.poll() is None and len(kills) < most:
         wanted = chosen.choices(["run", "driver", "server"], [8, 2, 1])[0]
-        wait_until = time.monotonic() + chosen.uniform(0.1, 4.0 if wanted == "driver" else 1.5)
+        early = wanted == "driver" and chosen.random() < 0.3  # while it plans, or starts the server
+        while process.poll() is None and not early and "run" not in victims(process.pid):
+            time.sleep(0.01)
+        wait_until = time.monotonic() + chosen.uniform(0, 4.0 if early else 1.5)
         while process.poll() is None and time.monotonic() < wait_until:
             time.sleep(0.01)
         pid = victims(process.pid).get(wanted)
@@ -190,6 +193,8 @@ def end_of(outcome: Outcome, config: Path, folder: Path, output: Path, *settings
         outcome.note += f" ended with {ended.returncode}: {ended.stdout.strip().splitlines()[-1:]}"
     else:
         outcome.differences = differences(folder / "reference", output)
+        if outcome.differences:
+            outcome.note += f"; a metric differs by {distance(folder / 'reference', output):.1e} at most"
         shutil.rmtree(output)
 
 
@@ -197,6 +202,16 @@ def differences(one: Path, other: Path) -> list[str]:
     """Return in what two finished bakeoffs differ, of all that does not hold times or memory."""
     first, second = content(Folder(one)), content(Folder(other))
     return sorted(key for key in first.keys() | second.keys() if first.get(key) != second.get(key))
+
+
+def distance(one: Path, other: Path) -> float:
+    """Return by how much a metric of two finished bakeoffs differs at most."""
+    first, second = (json.loads(Folder(path).results_file.read_text())["entries"] for path in (one, other))
+    return max(
+        abs(value["mean"] - second[name]["metrics"][metric]["mean"])
+        for name, row in first.items()
+        for metric, value in row["metrics"].items()
+    )
 
 
 def content(folder: Folder) -> dict[str, Any]:
