@@ -176,7 +176,7 @@ def refusing(what: str, size: str, cure: str, spoil: Callable[[Path, Path], Any]
         with disk(folder, size) as place:
             spoil(config, place)
             process = start(config, place / "out")
-            outcome.note = f"'{last_line(process).replace(str(folder), '')}', exit {process.returncode}"
+            outcome.note = f"'{last_line(process)}', exit {process.returncode}"
             remount(place, cure)
             end_of(outcome, config, folder, place / "out")
         return outcome

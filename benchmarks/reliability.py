@@ -1,5 +1,6 @@
 """The tables in docs/reliability.md: what `survive.py` has found."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def killed(soaks: list[dict[str, Any]]) -> list[str]:
     return [
         "## Killed at random moments",
         "",
-        f"{dates[0]} to {dates[-1]}, {processor()}.",
+        f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}, {os.cpu_count()} cores of an {processor()}.",
         "",
         "| process killed | kills | work lost, seconds: mean | longest |",
         "|---|---:|---:|---:|",

@@ -189,6 +189,7 @@ def end_of(outcome: Outcome, config: Path, folder: Path, output: Path, *settings
         if ended.returncode == 0:
             break
     outcome.survived = ended.returncode == 0
+    outcome.note = outcome.note.replace(str(folder), "")
     if not outcome.survived:
         outcome.note += f" ended with {ended.returncode}: {ended.stdout.strip().splitlines()[-1:]}"
     else:
