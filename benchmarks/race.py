@@ -30,6 +30,7 @@ from bakeoff.data.tokens import encode, load_tokens, save_tokens
 from bakeoff.data.tokens import statistics as token_statistics
 from bakeoff.environment import environment
 from bakeoff.executors.local import ALLOCATOR
+from bakeoff.files import append_jsonl, read_jsonl
 from bakeoff.hub import EMBEDDED
 from bakeoff.model import choose_precision, default_device
 from bakeoff.sections import DataConfig
@@ -46,12 +47,15 @@ WARM_UP_STEPS = 1
 
 
 class Kept:
-    """Measurements by name, noted in a file of JSON lines where there is one, and not taken again."""
+    """Measurements by name, noted in a file of JSON lines where there is one, and not taken again.
 
-    def __init__(self, path: Path | None):
-        self.path = path
-        lines = path.read_text().splitlines() if path and path.exists() else []
-        self.found: dict[str, Any] = dict(json.loads(line) for line in lines)
+    A name holds for one `setting`, which is all that measurements must share to stand in one table.
+    """
+
+    def __init__(self, path: Path | None, setting: str):
+        self.path, self.setting = path, setting
+        rows = read_jsonl(path) if path and path.exists() else ()
+        self.found = {row["name"]: row["figures"] for row in rows if row["setting"] == setting}
 
     def take(self, name: str, measure: Callable[[], Any]) -> Any:
         """Return what was measured under this name before, or measure now; None, a failure, is not kept."""
@@ -61,8 +65,7 @@ class Kept:
                 return None
             self.found[name] = figures
             if self.path:
-                with self.path.open("a") as file:
-                    print(json.dumps([name, figures]), file=file)
+                append_jsonl(self.path, {"setting": self.setting, "name": name, "figures": figures})
         return self.found[name]
 
 
@@ -114,7 +117,7 @@ def race_training(
             for contender in contenders:
                 command = [contender, method, str(folder), str(steps)]
                 take = partial(run, "contenders.py", command, contender == "bakeoff")
-                figures = kept.take(f"training {steps} {number} {method} {contender}", take)
+                figures = kept.take(f"training {number} {method} {contender}", take)
                 if figures:
                     pairs = list(zip(figures["seconds"], figures["tokens"], strict=True))[WARM_UP_STEPS:]
                     seconds = step_tokens * sum(s for s, _ in pairs) / sum(t for _, t in pairs)
@@ -145,14 +148,16 @@ def training_table(folder: Path, results: dict[str, list[dict[str, Any]]], peak:
     return table
 
 
-def race_decoding(folder: Path, rounds: int, kept: Kept) -> dict[str, Any]:
-    """Return tokens a second and peaks of bakeoff's decoding and HF generate's, and the share of equal outputs."""
+def race_decoding(folder: Path, rounds: int, kept: Kept) -> dict[str, Any] | None:
+    """Return tokens a second and peaks of both decoders, and the share of equal outputs; None where one failed."""
     measured: dict[str, list[dict[str, Any]]] = {"bakeoff": [], "generate": []}
     for number in range(rounds):
         for name, figures in measured.items():
             take = partial(run, "decoding.py", [name, str(folder)], name == "bakeoff")
-            figures.append(kept.take(f"decoding {number} {name}", take) or {})
+            figures.append(kept.take(f"decoding {number} {name}", take))
     ours, theirs = measured.values()
+    if None in (*ours, *theirs):
+        return None
     speeds = {n: statistics.median(f["tokens"] / f["seconds"] for f in figures) for n, figures in measured.items()}
     pairs = list(zip(ours[0]["outputs"], theirs[0]["outputs"], strict=True))
     return {
@@ -201,16 +206,11 @@ def show(results: dict[str, Any]) -> None:
     versions = ", ".join(f"{name} {number or 'not installed'}" for name, number in results["versions"].items())
     print(f"{results['date']}; {hardware}, matrix peak {results['matrix_peak_flops'] / 1e9:,.0f} GFLOP/s; {versions};")
     print(f"{results['shape']} shape on {examples['examples']} examples of {examples['data']}, batch {BATCH_SIZE}\n")
-    print("| method | contender | s/step | times bakeoff's | target tokens/s | of peak | peak MB | times bakeoff's |")
-    print("|---|---|---:|---:|---:|---:|---:|---:|")
-    for row in results["training"]:
-        cells = (row["method"], row["contender"], f"{row['step_seconds']:.3f}", f"{row['step_seconds_ratio']:.2f}",
-                 f"{row['target_tokens_per_second']:.0f}", f"{row['share_of_peak']:.0%}",
-                 f"{row['peak_bytes'] / 1e6:,.0f}", f"{row['peak_bytes_ratio']:.2f}")  # fmt: skip
-        print("| " + " | ".join(cells) + " |")
+    if "training" in results:
+        show_training(results["training"])
     if decoding := results.get("decoding"):
         speeds = decoding["tokens_per_second"]
-        print(f"\nDecoding, batch 16, fp32: {speeds['bakeoff']:.0f} tokens/s, HF generate {speeds['generate']:.0f}: "
+        print(f"Decoding, batch 16, fp32: {speeds['bakeoff']:.0f} tokens/s, HF generate {speeds['generate']:.0f}: "
               f"{decoding['ratio']:.2f} times; equal outputs {decoding['equal_outputs']:.0%}")  # fmt: skip
     if whole := results.get("whole"):
         print(f"A whole bakeoff on the embedded base: {whole['bakeoff_seconds']:.0f} s, {whole['scripts']} scripts "
@@ -219,9 +219,24 @@ def show(results: dict[str, Any]) -> None:
         print(f"One more run on {name} costs {cost:.2f} s beside its own work")
 
 
+def show_training(rows: list[dict[str, Any]]) -> None:
+    """Print the training steps' table; a ratio where bakeoff's own figure is missing is a dash."""
+    print("| method | contender | s/step | times bakeoff's | target tokens/s | of peak | peak MB | times bakeoff's |")
+    print("|---|---|---:|---:|---:|---:|---:|---:|")
+    for row in rows:
+        times, peaks = (f"{row[key]:.2f}" if row[key] else "-" for key in ("step_seconds_ratio", "peak_bytes_ratio"))
+        cells = (row["method"], row["contender"], f"{row['step_seconds']:.3f}", times,
+                 f"{row['target_tokens_per_second']:.0f}", f"{row['share_of_peak']:.0%}",
+                 f"{row['peak_bytes'] / 1e6:,.0f}", peaks)  # fmt: skip
+        print("| " + " | ".join(cells) + " |")
+    print()
+
+
 def race(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return all results that were asked for."""
-    kept = Kept(arguments.keep)
+    where, precision = environment(), choose_precision("auto", default_device())
+    hardware = f"{where['gpu'] or where['processor']}, {where['cores']} cores"
+    kept = Kept(arguments.keep, f"{hardware}, {precision}, {arguments.shape}, {arguments.steps} steps")
     contenders = [c for c in arguments.contenders if c != "trl" or installed("trl")]
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -230,8 +245,8 @@ def race(arguments: argparse.Namespace) -> dict[str, Any]:
             "date": time.strftime("%Y-%m-%d"),
             "shape": arguments.shape,
             "examples": examples,
-            "environment": environment(),
-            "precision": choose_precision("auto", default_device()),
+            "environment": where,
+            "precision": precision,
             "versions": {name: installed(name) for name in PACKAGES},
             "matrix_peak_flops": kept.take("matrix peak", matrix_peak),
         }
@@ -255,7 +270,7 @@ def main() -> None:
     """Race and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--shape", choices=SHAPES, default="gpt2")
-    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=10, help="the first one or two warm up")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--methods", nargs="+", choices=METHOD_SETTINGS, default=list(METHOD_SETTINGS))
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
@@ -263,6 +278,8 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, metavar="FILE", help="note every measurement here, and go on from it")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    if arguments.steps < 3:
+        parser.error("--steps: at least 3, because the first one or two warm up")
     results = race(arguments)
     if arguments.json:
         print(json.dumps(results, indent=1))

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,17 @@ ENTRIES: dict[str, dict[str, Any]] = {
 }
 
 
-def race_whole(folder: Path) -> dict[str, Any]:
-    """Return the seconds that a bakeoff and a script per run take for the same runs."""
+def race_whole(folder: Path) -> dict[str, Any] | None:
+    """Return the seconds that a bakeoff and a script per run take for the same runs; None, and why, where one fails."""
+    try:
+        return race_both(folder)
+    except subprocess.CalledProcessError as error:
+        print(f"whole: {error}", file=sys.stderr)
+        return None
+
+
+def race_both(folder: Path) -> dict[str, Any]:
+    """Return these seconds; raise CalledProcessError where a command fails."""
     config = {
         "name": "whole",
         "data": {"source": "docstrings", **{f"{split}_limit": size for split, size in SIZES.items()}},
@@ -69,14 +79,25 @@ def script(method: str, rate: float, seed: int, folder: Path, extra: list[str]) 
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ))
 
 
+def collate(end: int, examples: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+    """Return a batch padded on the right to its longest example."""
+    width = max(len(e["input_ids"]) for e in examples)
+    rows = [width - len(e["input_ids"]) for e in examples]
+    return {
+        "input_ids": torch.tensor([e["input_ids"] + [end] * n for e, n in zip(examples, rows, strict=True)]),
+        "labels": torch.tensor([e["labels"] + [-100] * n for e, n in zip(examples, rows, strict=True)]),
+        "attention_mask": torch.tensor([[1] * (width - n) + [0] * n for n in rows]),
+    }
+
+
 def main() -> None:
     """Train, validate and, for a final run, test one method with HF Trainer."""
     from rouge_score.rouge_scorer import RougeScorer
     from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
 
+    from bakeoff.files import read_jsonl
     from bakeoff.hub import EMBEDDED
     from bakeoff.methods import build_method
-    from bakeoff.records import read_jsonl
     from contenders import DROPOUTS, native_bf16
     from decoding import hf_greedy
 
@@ -95,15 +116,6 @@ def main() -> None:
         )
         return {"input_ids": prompt + target, "labels": [-100] * len(prompt) + target, "prompt": prompt}
 
-    def collate(examples: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
-        width = max(len(e["input_ids"]) for e in examples)
-        rows = [width - len(e["input_ids"]) for e in examples]
-        return {
-            "input_ids": torch.tensor([e["input_ids"] + [end] * n for e, n in zip(examples, rows, strict=True)]),
-            "labels": torch.tensor([e["labels"] + [-100] * n for e, n in zip(examples, rows, strict=True)]),
-            "attention_mask": torch.tensor([[1] * (width - n) + [0] * n for n in rows]),
-        }
-
     raw = {split: list(read_jsonl(folder / f"whole/data/{split}.jsonl")) for split in SIZES}
     data = {split: [encode(row) for row in rows] for split, rows in raw.items()}
     arguments = TrainingArguments(
@@ -112,9 +124,8 @@ def main() -> None:
         train_sampling_strategy="group_by_length", bf16=native_bf16(), use_cpu=not torch.cuda.is_available(),
         disable_tqdm=True, remove_unused_columns=False,
     )  # fmt: skip
-    trainer = Trainer(
-        model=model, args=arguments, train_dataset=data["train"], eval_dataset=data["validation"], data_collator=collate
-    )
+    splits = {"train_dataset": data["train"], "eval_dataset": data["validation"]}
+    trainer = Trainer(model=model, args=arguments, data_collator=partial(collate, end), **splits)
     trainer.train()
     if sys.argv[5:] != ["test"]:
         return

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -99,7 +100,7 @@ def base(tiny_model):
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory, tiny_model):
-    """One finished bakeoff that several tests look at."""
+    """One finished bakeoff that several tests look at and none changes."""
     import bakeoff
 
     tmp = tmp_path_factory.mktemp("shared")
@@ -115,3 +116,29 @@ def shared(tmp_path_factory, tiny_model):
         "output": str(tmp / "out"),
     }  # fmt: skip
     return config, bakeoff.run(config, display="none")
+
+
+@pytest.fixture
+def copied(shared, tmp_path):
+    """The folder of a copy of that bakeoff, which a test may change or run again."""
+    from bakeoff.records import Folder
+
+    return Folder(shutil.copytree(shared[1].folder.path, tmp_path / "copy"))
+
+
+def inline(path, runs, _=None):
+    """Carry out runs in this process: as `run_local`, without its server."""
+    from bakeoff.worker import execute
+
+    for run in runs:
+        events = []
+        execute(path, run.id, events.append)
+        yield from events
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Let bakeoffs run in this process, which starts faster."""
+    from bakeoff import api
+
+    monkeypatch.setattr(api, "run_local", inline)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from bakeoff.api import refresh_report
-from bakeoff.records import Folder, write_jsonl
+from bakeoff.files import write_jsonl
+from bakeoff.records import Folder
 from tests.test_report import HOSTILE
 
 SCREENSHOTS = Path(__file__).parent.parent / "build/screenshots"

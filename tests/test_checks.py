@@ -4,7 +4,6 @@ import json
 import logging
 import math
 import random
-import shutil
 import tomllib
 import unittest
 from pathlib import Path
@@ -95,13 +94,6 @@ def test_losses_are_compared_and_must_be_numbers():
     assert finite([row], [(math.nan, 2), (1.0, 1)]) == "the loss of 1 test examples is not finite"
 
 
-@pytest.fixture
-def folder(shared, tmp_path):
-    """A copy of the finished bakeoff whose runs a test may run again."""
-    shutil.copytree(shared[1].folder.path, tmp_path / "copy")
-    return Folder(tmp_path / "copy")
-
-
 def again(folder: Folder, entry: str):
     """Run an entry again, in this process; return its record and the events it gave."""
     events = []
@@ -110,43 +102,43 @@ def again(folder: Folder, entry: str):
 
 
 @pytest.mark.parametrize("entry", ["lora", "prompt_tuning"])
-def test_a_sound_run_passes_what_it_is_checked_for(folder, entry):
-    record, _ = again(folder, entry)
+def test_a_sound_run_passes_what_it_is_checked_for(copied, entry):
+    record, _ = again(copied, entry)
     expected = {"loss_finite", "only_intended_moved", "reloads_to_same_loss", "step0_beats_unigram"}
     assert set(record.checks) == expected | ({"step0_equals_base"} if entry == "lora" else set())
     assert set(record.check_notes) == {"step0_beats_unigram"}
 
 
-def test_a_method_that_moves_the_base_is_told_everywhere(folder, monkeypatch, capsys):
+def test_a_method_that_moves_the_base_is_told_everywhere(copied, monkeypatch, capsys):
     def move(self: Method, adapted: torch.nn.Module, step: int, steps: int) -> None:
         with torch.no_grad():
             adapted.get_input_embeddings().weight[0, 0] += 1e-4
 
     monkeypatch.setattr(Lora, "after_step", move)
-    record, events = again(folder, "lora")
+    record, events = again(copied, "lora")
     assert record.status == "done"
     assert record.checks["only_intended_moved"] is False
     assert "wte.weight" in record.check_notes["only_intended_moved"]
-    display = PlainDisplay(folder.runs())
+    display = PlainDisplay(copied.runs())
     display.handle(events[-1])
     assert "lora: check only_intended_moved failed: not to be trained, yet moved: " in capsys.readouterr().err
-    page = refresh_report(folder.path).read_text()
+    page = refresh_report(copied.path).read_text()
     assert "failed 3 of its checks (below)" in page
     assert "Failed for lora: the trained weights moved, and bit for bit nothing else did. Here: not to be" in page
-    document = json.loads(folder.results_file.read_text())
+    document = json.loads(copied.results_file.read_text())
     assert document["status"] == "done"
     assert any(line.startswith("lora: check only_intended_moved failed") for line in failures(document))
-    assert "check only_intended_moved failed" in str(Results(folder, document))
+    assert "check only_intended_moved failed" in str(Results(copied, document))
 
 
-def test_a_method_that_does_not_start_as_it_says_is_told(folder, monkeypatch):
+def test_a_method_that_does_not_start_as_it_says_is_told(copied, monkeypatch):
     monkeypatch.setattr(PromptTuning, "starts_as_base", True)
-    record, _ = again(folder, "prompt_tuning")
+    record, _ = again(copied, "prompt_tuning")
     assert record.status == "done"
     assert "before the first step" in record.check_notes["step0_equals_base"]
 
 
-def test_an_adapter_that_is_not_what_was_trained_is_told(folder, monkeypatch):
+def test_an_adapter_that_is_not_what_was_trained_is_told(copied, monkeypatch):
     def save(self: Method, adapted: torch.nn.Module, path: Path) -> None:
         kept = {n: p.detach().clone() for n, p in adapted.named_parameters() if "lora_B" in n}
         with torch.no_grad():
@@ -157,7 +149,7 @@ def test_an_adapter_that_is_not_what_was_trained_is_told(folder, monkeypatch):
                 adapted.get_parameter(name).copy_(weight)
 
     monkeypatch.setattr(Lora, "save", save)
-    record, _ = again(folder, "lora")
+    record, _ = again(copied, "lora")
     assert record.status == "done"
     assert record.check_notes["reloads_to_same_loss"].startswith("loss ")
 

@@ -45,19 +45,6 @@ def test_commands_and_code_are_of_this_version(page):
         assert yaml.safe_load(block.split("\ndata:")[0])
 
 
-def test_the_method_of_the_guide_works(tiny_model, monkeypatch):
-    from bakeoff.methods import method
-    from bakeoff.model import adapt, load_base, trainable
-
-    monkeypatch.setattr(method, "_REGISTER", dict(method._REGISTER))
-    (code,) = blocks(ROOT / "docs/plugins.md", "python")
-    scope = {}
-    exec(compile(code, "plugins.md", "exec"), scope)
-    adapted = adapt(load_base(str(tiny_model), "fp32"), scope["NamedWeights"]())
-    assert trainable(adapted)
-    assert all("c_proj" in name for name in trainable(adapted))
-
-
 def test_the_site_builds_strictly(tmp_path):
     pytest.importorskip("mkdocs", reason="mkdocs-material is in the extra `docs`: make docs")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]

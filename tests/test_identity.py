@@ -10,8 +10,8 @@ import bakeoff
 from bakeoff import api, lock
 from bakeoff.errors import SetupError
 from bakeoff.records import Folder
-from tests.conftest import make_rows, write_rows
-from tests.test_trials import inline, started
+from tests.conftest import inline, make_rows, write_rows
+from tests.test_trials import started
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ EARLY = {"config", "records", "data.examples"}
 PURE = {"data.templates"}
 LAYERS = [
     {"errors", "reading", "integrity", "stopping"},
+    {"files"},
     {"sections"} | PURE,
     EARLY,
     {"hub"},
@@ -64,6 +65,7 @@ DRIVER = {
     "stopping",
     "costs",
     "errors",
+    "files",
     "tuning",
     "scheduling",
     "forecast",

@@ -11,7 +11,8 @@ import pytest
 
 from bakeoff.api import refresh_report
 from bakeoff.errors import SetupError
-from bakeoff.records import Folder, write_json, write_jsonl
+from bakeoff.files import write_json, write_jsonl
+from bakeoff.records import Folder
 from bakeoff.report import write_report
 from bakeoff.report.table import columns, escape_markdown, remarks
 
@@ -54,21 +55,14 @@ class Page(HTMLParser):
             self.rows[-1][-1] += data + "\n"
 
 
-@pytest.fixture
-def folder(shared, tmp_path):
-    """A copy of the finished bakeoff that a test may break."""
-    shutil.copytree(shared[1].folder.path, tmp_path / "copy")
-    return Folder(tmp_path / "copy")
-
-
 def page_of(folder: Folder) -> tuple[str, Page]:
     text = refresh_report(folder.path).read_text(encoding="utf-8")
     return text, Page(text)
 
 
-def test_the_page_holds_every_figure_and_loads_nothing(folder):
-    text, page = page_of(folder)
-    results = json.loads(folder.results_file.read_text())
+def test_the_page_holds_every_figure_and_loads_nothing(copied):
+    text, page = page_of(copied)
+    results = json.loads(copied.results_file.read_text())
     table, differences = page.rows[:8], page.rows[8:]
     assert [re.sub(r"\n.*", "", row[0], flags=re.S) for row in table] == [
         "entry", "prompt_tuning", "last_layers", "lora", "base", "few-shot-2", "lead-1", "oracle",
@@ -81,101 +75,101 @@ def test_the_page_holds_every_figure_and_loads_nothing(folder):
     assert f"{100 * pair['low']:.1f} to {100 * pair['high']:.1f}" in differences[1][1]
     assert all(f">for {word}</span><b>" in text for word in ("quality", "memory", "size", "time"))
     assert all(load.startswith(("data:text/csv", "#", "figures/")) for load in page.loads)
-    assert all((folder.path / load).exists() for load in page.loads if load.startswith("figures/"))
+    assert all((copied.path / load).exists() for load in page.loads if load.startswith("figures/"))
     assert page.tags.count("script") == 1
     assert "http" not in text
     drawings = 4 * 4 + 3 + 2 + 5  # axes, curves, differences, costs
     assert text.count('class="drawing"') == drawings
-    assert len(list(folder.figures.glob("*.svg"))) == len(list(folder.figures.glob("*.csv"))) == drawings
+    assert len(list(copied.figures.glob("*.svg"))) == len(list(copied.figures.glob("*.csv"))) == drawings
     assert len(text) < 1_500_000
     assert results["verdict"]["headline"] in page.verdict
 
 
-def test_csv_and_markdown_agree_with_the_results(folder):
-    write_report(folder.path)
-    results = json.loads(folder.results_file.read_text())
-    rows = {row["entry"]: row for row in csv.DictReader(io.StringIO(folder.csv_file.read_text()))}
+def test_csv_and_markdown_agree_with_the_results(copied):
+    write_report(copied.path)
+    results = json.loads(copied.results_file.read_text())
+    rows = {row["entry"]: row for row in csv.DictReader(io.StringIO(copied.csv_file.read_text()))}
     assert list(rows) == [*results["entries"], *results["baselines"]]
     for name, row in results["entries"].items():
         assert float(rows[name]["test/rougeL"]) == row["metrics"]["test/rougeL"]["mean"]
         assert float(rows[name]["test/loss/high"]) == row["metrics"]["test/loss"]["high"]
         assert int(rows[name]["trainable_parameters"]) == row["trainable_parameters"]
     assert rows["lead-1"]["test/loss"] == ""
-    lines = [line for line in folder.markdown_file.read_text().splitlines() if line.startswith("|")]
+    lines = [line for line in copied.markdown_file.read_text().splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {len(columns(results)) + 2}
 
 
-def test_the_same_records_give_the_same_files(folder):
-    files = (folder.report_file, folder.csv_file, folder.markdown_file, folder.figures / "rougeL-against-peak.svg")
-    refresh_report(folder.path)
+def test_the_same_records_give_the_same_files(copied):
+    files = (copied.report_file, copied.csv_file, copied.markdown_file, copied.figures / "rougeL-against-peak.svg")
+    refresh_report(copied.path)
     first = [f.read_bytes() for f in files]
-    refresh_report(folder.path)
+    refresh_report(copied.path)
     assert [f.read_bytes() for f in files] == first
 
 
-def test_failed_and_missing_runs_are_rows_that_say_so(folder):
-    failed, missing = (next(r for r in folder.runs() if r.entry == e) for e in ("lora", "last_layers"))
-    result = folder.run(failed.id).result()
+def test_failed_and_missing_runs_are_rows_that_say_so(copied):
+    failed, missing = (next(r for r in copied.runs() if r.entry == e) for e in ("lora", "last_layers"))
+    result = copied.run(failed.id).result()
     result.status, result.error = "failed", f"it broke: {HOSTILE}"
-    folder.run(failed.id).write_result(result)
-    shutil.rmtree(folder.run(missing.id).path)
-    text, page = page_of(folder)
+    copied.run(failed.id).write_result(result)
+    shutil.rmtree(copied.run(missing.id).path)
+    text, page = page_of(copied)
     rows = {row[0].split("\n")[0]: row for row in page.rows}
     assert "failed: it broke: <script>" in rows["lora"][1]
     assert "missing" in rows["last_layers"][1]
     assert page.tags.count("script") == 1
     assert text.count('aria-label="Loss of') == 2  # the failed run's curve stays
     assert "Not in this comparison: last_layers, lora" in text
-    assert "it broke" in folder.csv_file.read_text()
-    (line,) = (line for line in folder.markdown_file.read_text().splitlines() if line.startswith("| lora |"))
+    assert "it broke" in copied.csv_file.read_text()
+    (line,) = (line for line in copied.markdown_file.read_text().splitlines() if line.startswith("| lora |"))
     assert line.count("failed") == 1
     assert "0.01" in line  # its learning rate
-    assert "lora failed: it broke" in folder.markdown_file.read_text()
+    assert "lora failed: it broke" in copied.markdown_file.read_text()
 
 
-def test_training_that_never_improved_is_said_everywhere(folder):
-    run = next(r for r in folder.runs() if r.entry == "lora")
-    result = folder.run(run.id).result()
+def test_training_that_never_improved_is_said_everywhere(copied):
+    run = next(r for r in copied.runs() if r.entry == "lora")
+    result = copied.run(run.id).result()
     result.best_step = 0
-    folder.run(run.id).write_result(result)
-    text, _ = page_of(folder)
+    copied.run(run.id).write_result(result)
+    text, _ = page_of(copied)
     remark = "lora: training never improved on its start; try a lower learning_rate"
     assert remark in text
-    assert remark in folder.markdown_file.read_text().replace("\\", "")
-    assert f"not better: {remark}" in remarks(json.loads(folder.results_file.read_text()))
+    assert remark in copied.markdown_file.read_text().replace("\\", "")
+    assert f"not better: {remark}" in remarks(json.loads(copied.results_file.read_text()))
 
 
-def test_a_bakeoff_without_any_result_has_a_page(folder):
-    shutil.rmtree(folder.path / "runs")
-    text, _ = page_of(folder)
+def test_a_bakeoff_without_any_result_has_a_page(copied):
+    shutil.rmtree(copied.path / "runs")
+    text, _ = page_of(copied)
     assert "No entry has finished" in text
     assert 'class="drawing"' not in text
     assert "None yet: no run has generated." in text
 
 
-def test_texts_of_users_are_shown_and_never_read_as_markup(folder):
-    examples = [json.loads(line) for line in folder.examples_file("test").read_text().splitlines()]
-    write_jsonl(folder.examples_file("test"), [{**e, "document": HOSTILE, "summary": HOSTILE} for e in examples])
-    run = folder.run(next(r.id for r in folder.runs() if r.entry == "lora"))
+def test_texts_of_users_are_shown_and_never_read_as_markup(copied):
+    examples = [json.loads(line) for line in copied.examples_file("test").read_text().splitlines()]
+    write_jsonl(copied.examples_file("test"), [{**e, "document": HOSTILE, "summary": HOSTILE} for e in examples])
+    run = copied.run(next(r.id for r in copied.runs() if r.entry == "lora"))
     write_jsonl(run.predictions_file, [{**row, "output": HOSTILE} for row in run.predictions()])
     run.write_result(run.result())
-    plan = folder.plan()
+    plan = copied.plan()
     plan["name"] = HOSTILE
-    write_json(folder.plan_file, plan)
-    text, page = page_of(folder)
+    write_json(copied.plan_file, plan)
+    text, page = page_of(copied)
     assert page.tags.count("script") == 1
     assert text.count("&lt;script&gt;") >= 3 * 8
     assert escape_markdown("a|b\n*c*") == r"a\|b \*c\*"
 
 
-def test_rows_of_one_source_document_are_one_piece_of_evidence(folder):
-    rows = [json.loads(line) for line in folder.examples_file("test").read_text().splitlines()]
-    write_jsonl(folder.examples_file("test"), [{**r, "document": f"text {i % 3}"} for i, r in enumerate(rows)])
-    page_of(folder)
-    assert json.loads(folder.results_file.read_text())["verdict"]["documents"] == 3
-    write_jsonl(folder.examples_file("test"), [{**r, "document": "the same"} for r in rows])
-    text, _ = page_of(folder)
-    results = json.loads(folder.results_file.read_text())
+def test_rows_of_one_source_document_are_one_piece_of_evidence(copied):
+    rows = [json.loads(line) for line in copied.examples_file("test").read_text().splitlines()]
+    write_jsonl(copied.examples_file("test"), [{**r, "document": f"text {i % 3}"} for i, r in enumerate(rows)])
+    page_of(copied)
+    assert json.loads(copied.results_file.read_text())["verdict"]["documents"] == 3
+    write_jsonl(copied.examples_file("test"), [{**r, "document": "the same"} for r in rows])
+    text, _ = page_of(copied)
+    results = json.loads(copied.results_file.read_text())
     assert "One test document tells no entry from another" in text
     assert "low" not in results["entries"]["lora"]["metrics"]["test/rougeL"]
     assert results["verdict"]["pairs"][0]["p_holm"] is None

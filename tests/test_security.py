@@ -18,9 +18,8 @@ from bakeoff.errors import BakeoffError, SetupError
 from bakeoff.hub import fetch
 from bakeoff.model import load_adapter
 from bakeoff.records import Folder
-from tests.conftest import write_rows
+from tests.conftest import inline, write_rows
 from tests.test_imports import modules
-from tests.test_trials import inline
 
 READS_CODE = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "code"}
 CALLS = {"torch.load", "numpy.load", "yaml.unsafe_load", "yaml.full_load", "eval", "exec", "os.system", "os.popen"}

@@ -21,9 +21,8 @@ from bakeoff.executors.server import limit
 from bakeoff.records import Folder
 from bakeoff.stopping import stoppable
 from bakeoff.worker import explained
-from tests.conftest import make_rows, write_rows
+from tests.conftest import inline, make_rows, write_rows
 from tests.test_run import children
-from tests.test_trials import inline
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ from click.testing import CliRunner
 from bakeoff.cli import main
 from bakeoff.errors import SetupError
 from bakeoff.evaluation.together import summarize_together
-from bakeoff.records import Folder, write_json
+from bakeoff.files import write_json
+from bakeoff.records import Folder
 
 
 @pytest.fixture

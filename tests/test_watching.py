@@ -1,6 +1,5 @@
 import fcntl
 import json
-import shutil
 import threading
 
 import pytest
@@ -9,12 +8,6 @@ from bakeoff.errors import SetupError
 from bakeoff.journal import Journal, Reader
 from bakeoff.records import Event, Folder
 from bakeoff.watching import watch
-
-
-@pytest.fixture
-def copied(shared, tmp_path):
-    """A folder of its own with what a finished bakeoff left."""
-    return Folder(shutil.copytree(shared[1].folder.path, tmp_path / "copied"))
 
 
 def test_a_finished_bakeoff_is_shown_and_nothing_is_written(copied, capsys):
@@ -71,3 +64,14 @@ def test_the_journal_holds_everything_but_progress_that_comes_fast(tmp_path):
     assert rows[0] == {"time": 100.0, "kind": "start", "done": ["a"], "steps": {"b": 3}}
     assert [row.get("step") for row in rows] == [None, 1, 3, 5, None, 6, None]
     assert list(reader.new_rows()) == []
+
+
+def test_a_line_that_a_crash_tore_is_replaced_by_the_next(tmp_path):
+    journal, reader = Journal(tmp_path / "events.jsonl"), Reader(tmp_path / "events.jsonl")
+    journal.note("one")
+    with journal.file.open("a") as file:
+        file.write('{"time": 1.5, "kind": "no')
+    assert [row["text"] for row in reader.new_rows()] == ["one"]
+    journal.note("two")
+    journal.note("three")
+    assert [row["text"] for row in reader.new_rows()] == ["two", "three"]

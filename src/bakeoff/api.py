@@ -16,13 +16,14 @@ from bakeoff.evaluation.summary import summarize
 from bakeoff.evaluation.together import summarize_together
 from bakeoff.executors.local import run_local
 from bakeoff.executors.probes import run_probes
+from bakeoff.files import write_json, write_text
 from bakeoff.forecast import Forecast
 from bakeoff.identity import check_free, discard, prepare
 from bakeoff.integrity import read_mapping
 from bakeoff.journal import Journal
 from bakeoff.lock import locked
 from bakeoff.planning import Plan, make_plan
-from bakeoff.records import Folder, write_json, write_text
+from bakeoff.records import Folder
 from bakeoff.report import write_comparison, write_report
 from bakeoff.results import Results
 from bakeoff.scheduling import Schedule

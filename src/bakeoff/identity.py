@@ -12,9 +12,10 @@ from typing import Any
 
 from bakeoff.config import Config, dump_config, load_config
 from bakeoff.errors import BakeoffError, SetupError
+from bakeoff.files import write_json, write_jsonl, write_text
 from bakeoff.integrity import digests
 from bakeoff.planning import Plan
-from bakeoff.records import SPLITS, Folder, write_json, write_jsonl, write_text
+from bakeoff.records import SPLITS, Folder
 
 # Parts of the config that no result depends on.
 FREE_TO_CHANGE = re.compile(r"output|safety\..*|trackers|protocol\.(trunk_cache|gradient_checkpointing)")

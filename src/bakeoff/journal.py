@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bakeoff.records import Event, append_jsonl
+from bakeoff.files import append_jsonl
+from bakeoff.records import Event
 
 PROGRESS_SECONDS = 2.0
 

@@ -25,6 +25,7 @@ from transformers.utils import logging
 
 from bakeoff.config import Config
 from bakeoff.errors import SetupError
+from bakeoff.files import write_json
 from bakeoff.fused import fuse
 from bakeoff.hub import (
     ALLOWED,
@@ -38,7 +39,6 @@ from bakeoff.hub import (
     on_hub,
 )
 from bakeoff.methods import Method, build_method
-from bakeoff.records import write_json
 from bakeoff.sections import LATEST, Pin
 
 # Shapes of well-known hub models, which never change: a plan of one needs no network, no token and no weights.

@@ -5,16 +5,16 @@ Workers write records; driver, terminal and report read them. Plain data and JSO
 
 import hashlib
 import json
-import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from bakeoff.errors import SetupError
-from bakeoff.integrity import damaged, digest, digests, read_mapping, sealed, sync, unsealed
+from bakeoff.files import read_jsonl, write_json
+from bakeoff.integrity import damaged, digest, digests, read_mapping, sealed, unsealed
 
 SPLITS = ("train", "validation", "test")
 Kind = Literal["baseline", "trial", "entry"]
@@ -241,60 +241,3 @@ class Folder:
         files = [self.plan_file, self.environment_file, *self.path.glob("runs/*/result.json")]
         named = sorted((file.relative_to(self.path).as_posix(), digest(file)) for file in files if file.exists())
         return hashlib.sha256(json.dumps(named).encode()).hexdigest()
-
-
-@contextmanager
-def replacing(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
-    """Within, write what replaces `path`: a reader, or a crash, sees the old or the new file and never a part.
-
-    Where the block raises, the old file stays.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open(mode, encoding="utf-8" if mode == "w" else None) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace `path` by `text`, atomically."""
-    with replacing(path) as file:
-        file.write(text)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically; NaN is refused, because JSON has none."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write one JSON object a line as the rows come, atomically."""
-    with replacing(path) as file:
-        file.writelines(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-
-
-def append_jsonl(path: Path, row: dict[str, Any]) -> None:
-    """Append one JSON object as a line."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def read_jsonl(path: Path, torn: bool = True) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a JSONL file; raise SetupError where a line holds none.
-
-    A torn last line, which a crash leaves in a file that is appended to, is passed over unless `torn` is False.
-    """
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if line.endswith(b"\n") or not torn:
-                try:
-                    yield json.loads(line)
-                except ValueError:
-                    raise SetupError(f"{path}:{number}: damaged. Try: bakeoff run again") from None

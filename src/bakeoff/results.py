@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bakeoff.errors import SetupError, did_you_mean
-from bakeoff.records import Folder, read_jsonl
+from bakeoff.files import read_jsonl
+from bakeoff.records import Folder
 
 if TYPE_CHECKING:
     import pandas

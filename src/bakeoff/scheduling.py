@@ -12,9 +12,10 @@ from dataclasses import asdict, replace
 from bakeoff.display import Display
 from bakeoff.entries import Entry
 from bakeoff.errors import ConfigError, SetupError
+from bakeoff.files import write_json
 from bakeoff.journal import Journal
 from bakeoff.planning import Plan, make_trial
-from bakeoff.records import Event, Folder, Run, RunResult, write_json
+from bakeoff.records import Event, Folder, Run, RunResult
 from bakeoff.tuning import Settings, edges, extension, survivors
 
 

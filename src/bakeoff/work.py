@@ -12,9 +12,10 @@ from bakeoff.config import Config, load_config
 from bakeoff.data.examples import Example
 from bakeoff.data.tokens import Tokens, load_tokens
 from bakeoff.evaluation.baselines import FEW_SHOT
+from bakeoff.files import append_jsonl, read_jsonl
 from bakeoff.measure import Clocks, peak_bytes
 from bakeoff.model import Base, count_parameters, load_base
-from bakeoff.records import SPLITS, Event, Folder, Run, RunFolder, RunResult, append_jsonl, read_jsonl
+from bakeoff.records import SPLITS, Event, Folder, Run, RunFolder, RunResult
 from bakeoff.training.loop import DivergedError
 from bakeoff.training.loss import evaluate_loss, mean_loss
 

@@ -17,10 +17,11 @@ from bakeoff.data.forms import make_form
 from bakeoff.errors import BakeoffError
 from bakeoff.evaluation.baselines import cut_share, extract, few_shot_rows
 from bakeoff.evaluation.checks import beats_unigram, equals_base, fingerprints, only_moved, same_when_loaded
+from bakeoff.files import write_jsonl
 from bakeoff.measure import peak_bytes, reset_peak
 from bakeoff.methods import Method, build_method
 from bakeoff.model import adapt, load_adapter, save_adapter, trainable
-from bakeoff.records import Cause, Event, Folder, RunResult, write_jsonl
+from bakeoff.records import Cause, Event, Folder, RunResult
 from bakeoff.training.checkpoint import Keeper, checkpoint_files, load_newest
 from bakeoff.training.loop import DivergedError, Trainer, out_of_memory
 from bakeoff.training.loss import start

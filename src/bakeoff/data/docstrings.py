@@ -20,7 +20,7 @@ from pathlib import Path
 
 from bakeoff.data.examples import Example
 from bakeoff.errors import DataError, SetupError
-from bakeoff.records import read_jsonl, write_jsonl
+from bakeoff.files import read_jsonl, write_jsonl
 
 SUMMARY_WORDS = (3, 25)
 BODY_WORDS = 25

@@ -10,7 +10,8 @@ from bakeoff.evaluation.neutral import add_forgetting
 from bakeoff.evaluation.statistics import Estimate, Resamples, Scores, estimate
 from bakeoff.evaluation.sweep import add_tuning
 from bakeoff.evaluation.verdict import LOSS, Yardstick, make_verdict
-from bakeoff.records import Folder, Run, RunResult, read_jsonl
+from bakeoff.files import read_jsonl
+from bakeoff.records import Folder, Run, RunResult
 
 
 def summarize(folder: Folder) -> dict[str, Any]:

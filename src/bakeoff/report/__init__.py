@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from bakeoff.errors import SetupError
-from bakeoff.records import Folder, write_text
+from bakeoff.files import write_text
+from bakeoff.records import Folder
 from bakeoff.report.cards import write_cards
 from bakeoff.report.figures import draw_figures, write_figures
 from bakeoff.report.page import render

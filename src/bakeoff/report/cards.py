@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from bakeoff import __version__
-from bakeoff.records import Folder, RunFolder, RunResult, write_text
+from bakeoff.files import write_text
+from bakeoff.records import Folder, RunFolder, RunResult
 from bakeoff.report.table import escape_markdown
 
 DIGITS = 3

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bakeoff.records import write_text
+from bakeoff.files import write_text
 from bakeoff.report.charts.bars import cost_bars
 from bakeoff.report.charts.curves import curves
 from bakeoff.report.charts.drawing import Figure

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from bakeoff.report.differences import choices, difference_rows
@@ -40,10 +40,6 @@ TITLES = (
 
 def render(source: Source, figures: Figures, beside: str) -> str:
     """Return the page of a bakeoff, from whatever has finished so far; `beside` is the folder of figures' files."""
-    environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, undefined=StrictUndefined
-    )
-    environment.filters["unbroken"] = unbroken
     results = source.results
     csv, verdict, facts, shown = csv_table(results), results["verdict"], sections(results), samples(source)
     entries, differences = list(results["entries"]), difference_rows(verdict)
@@ -52,7 +48,7 @@ def render(source: Source, figures: Figures, beside: str) -> str:
         "differences": not differences, "costs": not figures.bars,
     }  # fmt: skip
     style = colours(":root", len(entries)) + (HERE / "page.css").read_text(encoding="utf-8")
-    return environment.get_template("page.html.j2").render(
+    return page_template().render(
         name=results["name"],
         css=Markup(style + switches(len(entries), figures.axes)),
         script=Markup((HERE / "page.js").read_text(encoding="utf-8")),
@@ -67,11 +63,7 @@ def render(source: Source, figures: Figures, beside: str) -> str:
         numbers={name: number for number, name in enumerate(entries)},
         columns=columns(results),
         rows=table_rows(results),
-        trunk=[
-            f"{name} {row['costs']['trunk_seconds']:.1f} s"
-            for name, row in results["entries"].items()
-            if row["costs"].get("trunk_seconds", 0) and row["costs"]["trunk_seconds"] > 0.05
-        ],
+        trunk=trunk_times(results),
         score_signature=results["score_signature"],
         heading=verdict["heading"],
         bounded=verdict["bounded"],
@@ -91,6 +83,21 @@ def render(source: Source, figures: Figures, beside: str) -> str:
         csv_base64=base64.b64encode(csv.encode()).decode(),
         markdown=markdown_table(results),
     )
+
+
+def page_template() -> Template:
+    """Return the page's template; what stands in it is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, undefined=StrictUndefined
+    )
+    environment.filters["unbroken"] = unbroken
+    return environment.get_template("page.html.j2")
+
+
+def trunk_times(results: dict[str, Any]) -> list[str]:
+    """Return how long each entry's frozen blocks took to be computed once, of those that kept them."""
+    seconds = {name: row["costs"].get("trunk_seconds") or 0.0 for name, row in results["entries"].items()}
+    return [f"{name} {value:.1f} s" for name, value in seconds.items() if value > 0.05]
 
 
 def unbroken(text: str) -> Markup:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bakeoff.records import Folder, RunFolder, read_jsonl
+from bakeoff.files import read_jsonl
+from bakeoff.records import Folder, RunFolder
 from bakeoff.report.charts.drawing import Point
 
 

@@ -3,6 +3,8 @@
 What is said of a family anywhere (the capability matrix, the contract, the tests) is tried with these.
 """
 
+from copy import deepcopy
+from functools import cache
 from typing import Any
 
 import torch
@@ -61,14 +63,21 @@ def family_base(family: str) -> Base:
 
     Weights are twice as large as transformers draws them: a flat random model has the same logits everywhere.
     """
+    model = deepcopy(first_model(family))
+    fuse(model, torch.device("cpu"))
+    return Base(model, tokenizer(), torch.device("cpu"), "fp32")
+
+
+@cache
+def first_model(family: str) -> PreTrainedModel:
+    """Return the model that all tiny models of a family are copies of: copying is faster than drawing weights."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = build(family_config(family)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(2 if parameter.ndim > 1 else 1)
-    fuse(model, torch.device("cpu"))
-    return Base(model, tokenizer(), torch.device("cpu"), "fp32")
+    return model
 
 
 def family_shape(family: str) -> PreTrainedModel:
@@ -85,6 +94,7 @@ def build(config: PreTrainedConfig) -> PreTrainedModel:
     return model
 
 
+@cache
 def tokenizer() -> transformers.PreTrainedTokenizerFast:
     """Return a tokenizer of whole words: w3 to w199 are the ids 3 to 199, 0 ends a text, 1 is any other word."""
     from tokenizers import Tokenizer, models, pre_tokenizers
