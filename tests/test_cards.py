@@ -5,7 +5,9 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from bakeoff.report.cards import card, fenced
+from bakeoff.api import refresh_report
+from bakeoff.model import card_kept
+from bakeoff.report.cards import card, fenced, signed
 
 
 def read(shared, name, **changes):
@@ -19,8 +21,42 @@ def read(shared, name, **changes):
 def test_every_adapter_has_a_card_and_nothing_of_this_machine_is_in_it(shared):
     for name in shared[1].entries:
         files, text, _ = read(shared, name)
-        assert (files.adapter / "README.md").read_text() == text
+        assert (files.adapter / "README.md").read_text() == signed(text)
         assert str(files.path.parent.parent.parent) not in text
+
+
+def test_a_card_is_written_again_until_it_is_edited(shared, copied):
+    card, other = (
+        copied.run(shared[1].entries[name]["runs"][0]).adapter / "README.md" for name in ("lora", "last_layers")
+    )
+    written = card.read_text()
+    card.write_text(written.replace("# lora", "# My lora"))
+    other.write_text(signed("of an earlier report\n"))
+    refresh_report(copied.path)
+    assert "# My lora" in card.read_text()
+    assert other.read_text().startswith("---")
+    card.write_bytes(b"\xff")
+    other.unlink()
+    refresh_report(copied.path)
+    assert card.read_bytes() == b"\xff"
+    assert other.read_text().startswith("---")
+
+
+def test_a_training_anew_leaves_no_card_of_pefts_and_the_one_that_was_there(tmp_path):
+    card = tmp_path / "README.md"
+    with card_kept(card):
+        card.write_text("of PEFT")
+    assert not card.exists()
+    card.write_text("mine")
+    with card_kept(card):
+        assert not card.exists()
+        card.write_text("of PEFT")
+    assert card.read_text() == "mine"
+    card.replace(tmp_path / ".README.md")  # ended within
+    card.write_text("of PEFT")
+    with card_kept(card):
+        pass
+    assert card.read_text() == "mine"
 
 
 @pytest.mark.parametrize(("name", "library"), [("lora", "peft"), ("last_layers", "bakeoff")])

@@ -72,6 +72,25 @@ def test_changed_data_base_and_settings_are_noticed_and_named(config, tiny_model
     assert "changed since last time: bakeoff's version" in capsys.readouterr().err
 
 
+def test_other_groups_and_ids_change_the_verdict_and_repeat_no_run(config, tmp_path, monkeypatch):
+    file = tmp_path / "test.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    write_rows(
+        file, [{**row, "author": f"a{i % 2}", "thread": f"t{i % 3}", "key": f"k{i}"} for i, row in enumerate(rows)]
+    )
+    for split in ("train", "validation"):
+        other = [json.loads(line) for line in (tmp_path / f"{split}.jsonl").read_text().splitlines()]
+        write_rows(tmp_path / f"{split}.jsonl", [{**row, "author": "a", "thread": "t", "key": "k"} for row in other])
+    seen = started(monkeypatch)
+    first = bakeoff.run(config, display="none")
+    assert (first.document["verdict"]["documents"], len(seen)) == (6, 3)
+    for changes, documents in (({"group": "author"}, 2), ({"group": "thread"}, 3), ({"id": "key"}, 6)):
+        again = bakeoff.run({**config, "data": config["data"] | changes}, display="none")
+        assert again.document["verdict"]["documents"] == documents
+        assert len(seen) == 3
+    assert json.loads(again.folder.examples_file("test").read_text().splitlines()[1])["id"] == "k1"
+
+
 def test_an_extension_of_another_search_is_not_this_ones(config):
     """A trial past the edge stands in no plan; those of other settings in the same folder must not be taken for it."""
     config["entries"] = {"lora": {"r": 2}}

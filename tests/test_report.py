@@ -85,6 +85,18 @@ def test_the_page_holds_every_figure_and_loads_nothing(copied):
     assert results["verdict"]["headline"] in page.verdict
 
 
+def test_a_report_removes_its_own_figures_and_nothing_else(copied):
+    (copied.figures / "notes.csv").write_text("mine")
+    (copied.path / "notes.csv").write_text("mine")
+    named = json.loads((copied.figures / ".figures.json").read_text())
+    (copied.figures / ".figures.json").write_text(json.dumps({"files": [*named["files"], "old.svg", "../notes.csv"]}))
+    (copied.figures / "old.svg").write_text("of an earlier report")
+    refresh_report(copied.path)
+    assert not (copied.figures / "old.svg").exists()
+    assert (copied.figures / "notes.csv").read_text() == (copied.path / "notes.csv").read_text() == "mine"
+    assert json.loads((copied.figures / ".figures.json").read_text()) == named
+
+
 def test_csv_and_markdown_agree_with_the_results(copied):
     write_report(copied.path)
     results = json.loads(copied.results_file.read_text())

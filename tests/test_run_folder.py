@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import bakeoff
+from bakeoff import api
 from bakeoff.errors import SetupError
 from bakeoff.records import Folder
 
@@ -29,6 +30,26 @@ def test_a_folder_of_something_else_is_left_alone(shared, tmp_path):
     assert [p.name for p in (tmp_path / "other").iterdir()] == ["notes.txt"]
     with pytest.raises(SetupError, match="not a bakeoff's folder"):
         bakeoff.load_results(tmp_path)
+
+
+@pytest.mark.parametrize("plan", ['{"format_version": "1.2", "name": "shared"}', "[1]", '{"model": "x", "data": 1}'])
+def test_another_programs_plan_makes_no_folder_a_bakeoffs(tiny_config, tmp_path, plan):
+    import yaml
+
+    words = tiny_config | {"output": "."}
+    (tmp_path / "plan.json").write_text(plan)
+    (tmp_path / "results.csv").write_text("mine")
+    with pytest.raises(SetupError, match="holds other files"):
+        bakeoff.run({**words, "output": str(tmp_path)}, display="none")
+    with pytest.raises(SetupError, match="not a bakeoff's folder"):
+        bakeoff.load_results(tmp_path)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**words, "output": str(tmp_path / "there")}))
+    assert api.read_config(tmp_path / "config.yaml", None).output == str(tmp_path / "there")
+    (tmp_path / ".lock").touch()  # another program's, too
+    if plan[0] == "{":
+        with pytest.raises(SetupError, match="holds other files"):
+            bakeoff.run({**words, "output": str(tmp_path)}, display="none")
+    assert (tmp_path / "results.csv").read_text() == "mine"
 
 
 def test_a_folder_at_work_is_left_to_its_process(shared):

@@ -1,6 +1,7 @@
 """Intervals, p values and gaps against closed forms, hand-worked examples, invariances and simulated truths."""
 
 import importlib.util
+from itertools import combinations
 from pathlib import Path
 
 import numpy
@@ -154,6 +155,28 @@ def test_an_interval_stays_within_what_the_metric_can_be():
     table = {n: scores_of(v, bounds=(0, 1)) for n, v in (("a", [0.0, 0.9]), ("b", [0.5, 0.0]))}
     found = estimate(table, Resamples(range(2)))
     assert (found["a"] - found["b"]).interval() == (-1, 1)
+
+
+def test_p_values_are_not_bounded_by_the_number_of_draws():
+    sample = numpy.random.default_rng(0).normal(0, 1, 60)
+    found, last = {}, 1.0
+    for t in (1.0, 2.0, 2.5, 2.6, 2.7, 2.8, 3.0, 4.0, 5.0, 8.0):
+        shifted = (sample - sample.mean()) / sample.std(ddof=1) + t / 60**0.5
+        found[t] = one(shifted).p_value()
+        assert one(-shifted).p_value() == pytest.approx(found[t])
+        assert found[t] == pytest.approx(2 * stats.t.sf(t, 59), rel=0.75)
+        assert found[t] < last  # no step where the tail begins
+        last = found[t]
+    assert one(numpy.full(60, 0.5)).p_value() == pytest.approx(2 / 10_001)  # without a spread there is no tail
+
+
+def test_one_far_ahead_of_many_is_told_from_each():
+    generator = numpy.random.default_rng(5)
+    table = {str(i): scores_of(generator.normal(0.3, 0.1, 100) + (i == 0)) for i in range(23)}
+    found = estimate(table, Resamples(range(100)))
+    names = list(combinations(table, 2))
+    adjusted = dict(zip(names, holm([(found[a] - found[b]).p_value() for a, b in names]), strict=True))
+    assert {pair for pair, p in adjusted.items() if p < 0.05} == {pair for pair in names if "0" in pair}
 
 
 def test_the_detectable_gap_is_that_of_the_t_tests_power():

@@ -51,6 +51,21 @@ def test_the_command_writes_one_page_over_them(two, tmp_path):
     assert 'href="both-figures/' in text
 
 
+def test_a_folder_of_the_users_is_no_place_for_figures(two, tmp_path):
+    (tmp_path / "both-figures").mkdir()
+    (tmp_path / "both-figures/photo.svg").write_text("mine")
+    command = ["report", *(str(f.path) for f in two[0]), "-o", str(tmp_path / "both.html")]
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 2
+    assert "both-figures: holds other files" in done.output
+    assert not (tmp_path / "both.html").exists()
+    (tmp_path / "both-figures/photo.svg").unlink()
+    for _ in range(2):
+        assert CliRunner().invoke(main, command).exit_code == 0
+        (tmp_path / "both-figures/photo.svg").write_text("mine")
+    assert (tmp_path / "both-figures/photo.svg").read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     ("section", "key", "value", "said"),
     [

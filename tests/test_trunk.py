@@ -84,6 +84,16 @@ def test_a_trunk_of_another_base_is_noticed(base, tiny_model, tmp_path):
         open_trunk(other, top_only(other), ROWS, tmp_path / "train", None, 4)
 
 
+def test_a_method_that_changes_the_base_has_no_trunk(tiny_config, in_process, monkeypatch):
+    import bakeoff
+    from bakeoff.methods.last_layers import LastLayers
+
+    monkeypatch.setattr(LastLayers, "keeps_base", False)
+    tiny_config["entries"], tiny_config["baselines"] = {"last_layers": {}}, ["base"]
+    results = bakeoff.run(tiny_config, {"protocol.epochs": 1}, display="none")
+    assert results.entries["last_layers"]["costs"].get("trunk_seconds") is None
+
+
 def test_a_bakeoff_gives_the_same_losses_with_and_without(tiny_config, tmp_path):
     import bakeoff
 

@@ -39,7 +39,7 @@ def read_config(source: Source, overrides: dict[str, Any] | None) -> Config:
     if isinstance(source, dict) or {"name", "output"} & set(overrides or {}):
         return config
     beside = Folder(Path(source).parent)
-    if Path(source) != beside.config_file or not beside.plan_file.exists():
+    if Path(source) != beside.config_file or not beside.planned():
         return config
     return config.model_copy(update={"output": str(beside.path)})
 

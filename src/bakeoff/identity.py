@@ -27,7 +27,7 @@ def check_free(folder: Folder, config: Config) -> None:
         return
     if not folder.path.is_dir():
         raise SetupError(f"{folder.path}: is a file. Try: another name, or -s output=FOLDER")
-    if not folder.plan_file.exists():
+    if not folder.planned():
         # Nothing, or what a bakeoff leaves that was stopped before it had a plan: its lock is always there.
         own = own_files(folder) if folder.lock_file.exists() else set()
         files = (file for file in folder.path.rglob("*") if not file.is_dir())

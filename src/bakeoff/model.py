@@ -250,7 +250,8 @@ def inner(adapted: nn.Module) -> PreTrainedModel:
 def save_adapter(folder: Path, adapted: nn.Module, method: Method, config: Config) -> None:
     """Write the adapter, and beside it what `load_adapter` needs: method, settings, base, template."""
     folder.mkdir(parents=True, exist_ok=True)
-    method.save(adapted, folder)
+    with card_kept(folder / "README.md"):
+        method.save(adapted, folder)
     manifest = {
         "method": method.name,
         "settings": method.model_dump(),
@@ -260,6 +261,20 @@ def save_adapter(folder: Path, adapted: nn.Module, method: Method, config: Confi
         "template": config.template,
     }
     write_json(folder / "bakeoff.json", manifest)
+
+
+@contextmanager
+def card_kept(card: Path) -> Iterator[None]:
+    """Within, PEFT may write a card, which is empty but for names; afterwards that of an earlier training is back."""
+    aside = card.with_name(f".{card.name}")
+    if card.exists() and not aside.exists():  # else a crash left PEFT's
+        card.replace(aside)
+    try:
+        yield
+    finally:
+        card.unlink(missing_ok=True)
+        if aside.exists():
+            aside.replace(card)
 
 
 def load_adapter(base: Base, folder: Path) -> nn.Module:

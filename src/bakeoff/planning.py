@@ -10,7 +10,7 @@ from bakeoff import __version__
 from bakeoff.config import BASELINES, Config, is_function
 from bakeoff.costs import exact_counts, least_bytes
 from bakeoff.data.forms import TEMPLATES, Form, make_form
-from bakeoff.data.sources import Splits, content_identity, load_or_count
+from bakeoff.data.sources import Splits, content_identity, load_or_count, origin_identity
 from bakeoff.data.tokens import (
     StoredTokens,
     encode,
@@ -84,7 +84,7 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
     steps = config.protocol.epochs * -(-len(splits["train"]) // config.protocol.batch_size)
     identity = content_identity(splits)
     held_equal = held_equal_by(config, shapes, steps) | {"data": identity, "max_tokens": max_tokens}
-    made_of = hash_of([held_equal[key] for key in IN_TOKENS])
+    made_of = hash_of([*(held_equal[key] for key in IN_TOKENS), origin_identity(splits)])
     tokens, output_tokens = encode_splits(config, splits, form, max_tokens, folder, made_of) if form else ({}, None)
     if not tokenizer:
         findings.append(f"lengths and cut documents not measured: no tokenizer of {config.model} on this machine")

@@ -203,14 +203,20 @@ class Folder:
 
     def plan(self) -> dict[str, Any]:
         """Return plan.json; raise SetupError where this is no bakeoff's folder."""
-        try:
-            return json.loads(self.plan_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            raise SetupError(f"{self.path}: not a bakeoff's folder (no plan.json). Try: ls bakeoffs") from None
+        plan = self.last_plan()
+        if not plan:
+            raise SetupError(f"{self.path}: not a bakeoff's folder (no plan.json of one). Try: ls bakeoffs")
+        return plan
 
     def last_plan(self) -> dict[str, Any]:
-        """Return plan.json, or an empty mapping where there is none that can be read."""
-        return read_mapping(self.plan_file)
+        """Return plan.json, or an empty mapping where there is none that can be read, or it is another program's."""
+        plan = read_mapping(self.plan_file)
+        return plan if plan.keys() >= {"name", "model", "data", "entries", "runs"} else {}
+
+    def planned(self) -> bool:
+        """Return whether a bakeoff has made its plan here; a damaged one counts beside the lock that it left."""
+        damaged_plan = self.plan_file.exists() and not read_mapping(self.plan_file)
+        return bool(self.last_plan()) or (damaged_plan and self.lock_file.exists())
 
     def environment(self) -> dict[str, Any]:
         """Return environment.json, or an empty mapping where there is none."""
@@ -237,7 +243,7 @@ class Folder:
         return runs
 
     def mark(self) -> str:
-        """Return a hash of all that results.json is made from; what the config says is in the plan."""
-        files = [self.plan_file, self.environment_file, *self.path.glob("runs/*/result.json")]
+        """Return a hash of all that results.json is made from; what the config says is in the plan and the examples."""
+        files = [self.plan_file, self.made_file, self.environment_file, *self.path.glob("runs/*/result.json")]
         named = sorted((file.relative_to(self.path).as_posix(), digest(file)) for file in files if file.exists())
         return hashlib.sha256(json.dumps(named).encode()).hexdigest()

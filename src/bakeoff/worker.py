@@ -132,7 +132,8 @@ def train(work: Work, method: Method) -> float | None:
     with work.clocks.phase("setup"):
         carried = go_on(work, trainer)
     keeper = keep(work, trainer, carried)
-    if not trainer.at.ended and work.config.protocol.trunk_cache != "off":
+    # Blocks that the method has changed are not what other methods' trunk holds.
+    if not trainer.at.ended and work.config.protocol.trunk_cache != "off" and method.keeps_base:
         with work.clocks.phase("trunk"):
             trainer.serve |= serve_trunks(base, adapted, work.tokens, work.trunk_folder, work.config.protocol)
     take_steps(work, trainer, keeper)

@@ -39,6 +39,11 @@ class Example:
         texts = "\0".join((self.document, *(self.references or (self.summary,)), *(self.around or ())))
         return mark_of(texts)
 
+    @property
+    def origin(self) -> int:
+        """The first 64 bits of a hash of id and group, which no training depends on."""
+        return mark_of(f"{self.id}\0{self.group}")
+
 
 def mark_of(text: str) -> int:
     """Return the first 64 bits of a text's hash."""

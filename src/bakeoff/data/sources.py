@@ -1,9 +1,12 @@
 """Data sources: a config's `data` section becomes examples, or one line that says which row cannot be used."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+
+import numpy
+from numpy.typing import NDArray
 
 from bakeoff.data.columns import Columns, columns_of
 from bakeoff.data.docstrings import load_docstrings, manifest_findings
@@ -12,7 +15,7 @@ from bakeoff.data.findings import few_groups, look_through
 from bakeoff.data.formats import data_files
 from bakeoff.data.hub_dataset import NAMES, AbsentError, HubDataset
 from bakeoff.data.overlap import Overlap, of
-from bakeoff.data.splitting import limited, marks_of, split_off, take
+from bakeoff.data.splitting import limited, marks_of, origins_of, split_off, take
 from bakeoff.data.stored import Refusals, StoredExamples, store_file, store_rows
 from bakeoff.data.templates import prompt_template, target_template
 from bakeoff.errors import ConfigError, DataError
@@ -185,8 +188,17 @@ def split_in_folder(folder: Path, split: str, name: str | None) -> Path | None:
 
 
 def content_identity(splits: Splits) -> str:
-    """Return a hash of every example of every split, in order."""
+    """Return a hash of every example's texts of every split, in order."""
+    return _identity(splits, marks_of)
+
+
+def origin_identity(splits: Splits) -> str:
+    """Return a hash of every example's id and group of every split, in order."""
+    return _identity(splits, origins_of)
+
+
+def _identity(splits: Splits, marks: Callable[[Sequence[Example]], NDArray[numpy.uint64]]) -> str:
     digest = hashlib.sha256()
     for split in SPLITS:
-        digest.update(split.encode() + marks_of(splits[split]).astype(">u8").tobytes())
+        digest.update(split.encode() + marks(splits[split]).astype(">u8").tobytes())
     return digest.hexdigest()[:16]

@@ -49,6 +49,13 @@ def marks_of(examples: Sequence[Example]) -> NDArray[numpy.uint64]:
     return numpy.fromiter((e.mark for e in examples), numpy.uint64, len(examples))
 
 
+def origins_of(examples: Sequence[Example]) -> NDArray[numpy.uint64]:
+    """Return every example's origin, (examples,)."""
+    if isinstance(examples, StoredExamples):
+        return examples.origins
+    return numpy.fromiter((e.origin for e in examples), numpy.uint64, len(examples))
+
+
 def take(examples: Sequence[Example], chosen: NDArray[numpy.int64]) -> Sequence[Example]:
     """Return the examples at these indices."""
     return examples.take(chosen) if isinstance(examples, StoredExamples) else [examples[i] for i in chosen]

@@ -7,6 +7,7 @@ variance is a third too small. So the variance that seeds add is estimated and d
 the t distribution is, by how little so few seeds tell of that variance. Calibrated by benchmarks/verdict.py.
 """
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,11 +15,12 @@ from typing import TypeVar
 
 import numpy
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import nctdtrinc, stdtrit
+from scipy.special import nctdtrinc, stdtr, stdtrit
 
 RESAMPLES = 10_000
 LEVEL = 0.95
 POWER = 0.8
+TAIL = 0.005  # share of draws on one side from which on p values follow the t distribution
 CHUNK = 4_000_000  # draws held at a time: 32 MB
 Array = NDArray[numpy.float64]
 Key = TypeVar("Key", bound=Hashable)
@@ -157,11 +159,23 @@ class Estimate:
         return float(max(low, self.bounds[0])), float(min(high, self.bounds[1]))
 
     def p_value(self) -> float | None:
-        """Return the two-sided p value of zero, twice the smaller share of draws beyond it; None for one document."""
+        """Return the two-sided p value of zero, twice the smaller share of draws beyond it; None for one document.
+
+        Where that share is below TAIL, draws are too few to tell it, and their number would bound it: 2 of 10,001 is
+        more than Holm allows the first of 253 pairs. From the outermost TAIL of the draws on p therefore falls as the
+        t distribution's own tail does, with the variance and degrees of freedom that the draws have.
+        """
         if self.distribution is None:
             return None
-        beyond = min((self.distribution <= 0).sum(), (self.distribution >= 0).sum())
-        return float(min(1.0, 2 * (beyond + 1) / (len(self.distribution) + 1)))
+        sign = 1 if (self.distribution <= 0).sum() <= (self.distribution >= 0).sum() else -1
+        count, distance = len(self.distribution), sign * self.value
+        towards_zero = distance - sign * self.distribution
+        beyond, few = int((towards_zero >= distance).sum()), math.ceil(TAIL * count)
+        if beyond >= few or self.variance == 0:
+            return min(1.0, 2 * (beyond + 1) / (count + 1))
+        outermost = float(numpy.partition(towards_zero, -few)[-few])
+        ends = stdtr(self.freedom, numpy.array([-distance, -outermost]) / self.variance**0.5)
+        return float(2 * (few + 1) / (count + 1) * ends[0] / ends[1])
 
     def detectable(self, comparisons: int = 1) -> float | None:
         """Return the smallest true value that is told from zero in 80 of 100 such bakeoffs, after correction.

@@ -9,7 +9,7 @@ from bakeoff.errors import SetupError
 from bakeoff.files import write_text
 from bakeoff.records import Folder
 from bakeoff.report.cards import write_cards
-from bakeoff.report.figures import draw_figures, write_figures
+from bakeoff.report.figures import check_own, draw_figures, write_figures
 from bakeoff.report.page import render
 from bakeoff.report.source import Source
 from bakeoff.report.table import csv_table, markdown_table
@@ -33,10 +33,14 @@ def write_report(path: str | Path) -> Path:
 
 
 def write_comparison(folders: Sequence[Folder], results: dict[str, Any], page: Path) -> Path:
-    """Write the page of several bakeoffs whose results are one document, and its figures beside it."""
+    """Write the page of several bakeoffs whose results are one document, and its figures beside it.
+
+    Raises SetupError where the figures' folder is something else's.
+    """
+    beside = page.with_name(f"{page.stem}-figures")
+    check_own(beside)
     source = Source.of_several(folders, results)
     figures = draw_figures(source)
-    beside = page.with_name(f"{page.stem}-figures")
     write_figures(beside, figures.all())
     write_text(page, render(source, figures, beside.name))
     return page

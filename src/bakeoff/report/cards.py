@@ -1,5 +1,9 @@
-"""Model cards: the README.md beside every saved adapter, by the hub's conventions, from the record."""
+"""Model cards: the README.md beside every saved adapter, by the hub's conventions, from the record.
 
+The last line of a card is its own hash: one that was edited since is known by it, and left as it is.
+"""
+
+import hashlib
 import json
 from contextlib import suppress
 from pathlib import Path
@@ -29,18 +33,41 @@ summarizer = bakeoff.load_results("bakeoffs/{name}").entry("{entry}").load()
 print(summarizer.generate(["A long document ..."]))
 ```"""
 
+AS_WRITTEN = "<!-- Written by bakeoff. Once edited, this card is never written again. sha256 {} -->\n"
+
 
 def write_cards(folder: Folder, results: dict[str, Any]) -> list[Path]:
-    """Write the card of every saved adapter of a bakeoff whose run is done; return where they are."""
+    """Write the card of every saved adapter of a bakeoff whose run is done, but none that was edited; return which."""
     written = []
     for name, row in results["entries"].items():
         for run_id in row["runs"]:
             files = folder.run(run_id)
             record = files.result()
-            if record and record.status == "done" and files.adapter.is_dir():
-                write_text(files.adapter / "README.md", card(results, name, files, record))
+            if (
+                record
+                and record.status == "done"
+                and files.adapter.is_dir()
+                and not edited(files.adapter / "README.md")
+            ):
+                write_text(files.adapter / "README.md", signed(card(results, name, files, record)))
                 written.append(files.adapter / "README.md")
     return written
+
+
+def signed(text: str) -> str:
+    """Return a card with its hash as its last line."""
+    return f"{text}\n{AS_WRITTEN.format(hashlib.sha256(text.encode()).hexdigest())}"
+
+
+def edited(file: Path) -> bool:
+    """Return whether a card is there that is not as it was written."""
+    try:
+        text = file.read_bytes().decode()
+    except FileNotFoundError:
+        return False
+    except UnicodeDecodeError:
+        return True
+    return signed(text.rpartition("\n<!-- ")[0]) != text
 
 
 def card(results: dict[str, Any], name: str, files: RunFolder, record: RunResult) -> str:

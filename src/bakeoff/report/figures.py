@@ -1,11 +1,13 @@
 """All figures of a bakeoff, and their files."""
 
-import shutil
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bakeoff.files import write_text
+from bakeoff.errors import SetupError
+from bakeoff.files import write_json, write_text
+from bakeoff.integrity import read_mapping
 from bakeoff.report.charts.bars import cost_bars
 from bakeoff.report.charts.curves import curves
 from bakeoff.report.charts.drawing import Figure
@@ -13,6 +15,8 @@ from bakeoff.report.charts.pairs import pair_figures
 from bakeoff.report.charts.quality import Axis, costs, qualities, quality_cost
 from bakeoff.report.charts.sweep import sweeps
 from bakeoff.report.source import Source
+
+MANIFEST = ".figures.json"  # names the files that a report wrote: nothing else in their folder is ever removed
 
 
 @dataclass(frozen=True)
@@ -59,9 +63,20 @@ def draw_axes(results: dict[str, Any]) -> Axes:
     return Axes([y for y in ys if y.name in shown], [x for x in xs if x.name in shown], figures)
 
 
+def check_own(folder: Path) -> None:
+    """Raise SetupError where a folder holds files and no report wrote any of them."""
+    if folder.exists() and not (folder / MANIFEST).exists() and any(folder.iterdir()):
+        raise SetupError(f"{folder}: holds other files, and the page's figures go there. Try: another name after -o")
+
+
 def write_figures(folder: Path, figures: list[Figure]) -> None:
-    """Write each figure's SVG and CSV into `folder`, in place of what an earlier report left there."""
-    shutil.rmtree(folder, ignore_errors=True)
-    for figure in figures:
-        write_text(folder / f"{figure.name}.svg", figure.file)
-        write_text(folder / f"{figure.name}.csv", figure.csv)
+    """Write each figure's SVG and CSV into `folder`, in place of what an earlier report wrote there."""
+    files = {f"{figure.name}.svg": figure.file for figure in figures}
+    files |= {f"{figure.name}.csv": figure.csv for figure in figures}
+    before = read_mapping(folder / MANIFEST).get("files", [])
+    for name in set(map(str, before)) - files.keys():
+        if re.fullmatch(r"[^/]+\.(svg|csv)", name):  # the manifest may have come from elsewhere
+            (folder / name).unlink(missing_ok=True)
+    write_json(folder / MANIFEST, {"files": sorted(files)})
+    for name, text in files.items():
+        write_text(folder / name, text)
