@@ -37,6 +37,9 @@ DROPOUTS = ("attn_pdrop", "embd_pdrop", "resid_pdrop")
 def bakeoff(method: Method, folder: Path, steps: int, rows: Sequence[Tokens]) -> dict[str, Any]:
     """bakeoff's own loop; for last layers with the trunk stored, as from the second epoch on."""
     base = load_base(str(folder))
+    for module in base.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0  # as the peers: what is trained of the base would have it, what is frozen has none anyway
     adapted = adapt(base, method)
     trunk = open_trunk(base, adapted, rows, folder / "trunk/train", None, 2 * BATCH_SIZE)
     marks: list[float] = []
