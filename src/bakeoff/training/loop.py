@@ -103,7 +103,7 @@ class Trainer:
         )  # fmt: skip
         self.rungs = rungs
         self.keep: AfterStep | None = None  # called after every step, with whether it was validated
-        self.part_tokens = part_tokens(base)
+        self.part_tokens = part_tokens(base, "train" in (serve or {}))
         self.clocks = Clocks()
         self.at = Progress(micro_batch=protocol.batch_size)
         self.best: dict[str, torch.Tensor] = {}  # weights; empty before the first validation

@@ -36,16 +36,15 @@ def batch_of(base: Base, rows: Sequence[Tokens]) -> Batch:
     return collate(rows, base.pad, base.decoder_start, base.device)
 
 
-def part_tokens(base: Base) -> int | None:
+def part_tokens(base: Base, stored: bool = False) -> int | None:
     """Return how many positions go through the model at once; None where only memory limits them.
 
-    On a CPU a block's activations should stay in the cache; a GPU wants its products as large as they come.
+    On a CPU a block's activations should stay in the cache; a GPU wants its products as large as they come. Where most
+    blocks are `stored` (the trunk), adding up the parts' gradients weighs more: then parts are twice as large.
     """
-    return (
-        PART_ELEMENTS // base.model.config.get_text_config(decoder=True).hidden_size
-        if base.device.type == "cpu"
-        else None
-    )
+    if base.device.type != "cpu":
+        return None
+    return (1 + stored) * PART_ELEMENTS // base.model.config.get_text_config(decoder=True).hidden_size
 
 
 def model_inputs(adapted: nn.Module, batch: Batch) -> dict[str, Any]:
