@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoModelForCausalLM
 
 from bakeoff.data.tokens import load_tokens
 from bakeoff.evaluation.generation import generate
@@ -43,6 +44,8 @@ def main() -> None:
     """Decode once to warm up, once on the clock, and print the figures."""
     name, folder = sys.argv[1], Path(sys.argv[2])
     base = load_base(str(folder), "fp32")
+    if name != "bakeoff":  # transformers' own model, without our fused parts
+        base.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval().to(base.device)
     prompts = sorted((row.prompt for row in load_tokens(folder / "race.tokens.bin")), key=len, reverse=True)
     prompts = prompts[: BATCH_SIZE * BATCHES]
 
