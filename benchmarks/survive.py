@@ -22,11 +22,12 @@ from typing import Any
 
 import yaml
 
-from bakeoff.records import Folder, Run
+from bakeoff.records import Folder, Run, RunFolder
 from reliability import write_tables
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results/survive.jsonl"
+TRIAL = "trial "  # begins the names of what is compared of a trial
 LONGEST_WAIT = 120.0  # seconds for a driver to do what it is expected to
 CONFIG: dict[str, Any] = {
     "name": "soak",
@@ -200,9 +201,13 @@ def end_of(outcome: Outcome, config: Path, folder: Path, output: Path, *settings
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """Return in what two finished bakeoffs differ, of all that does not hold times or memory."""
+    """Return in what two finished bakeoffs differ, of all that does not hold times or memory.
+
+    A trial may have gone further in one of them, in place of another that was killed: what both have is compared.
+    """
     first, second = content(Folder(one)), content(Folder(other))
-    return sorted(key for key in first.keys() | second.keys() if first.get(key) != second.get(key))
+    alone = {key for key in first.keys() ^ second.keys() if key.startswith(TRIAL)}
+    return sorted(key for key in (first.keys() | second.keys()) - alone if first.get(key) != second.get(key))
 
 
 def distance(one: Path, other: Path) -> float:
@@ -216,7 +221,7 @@ def distance(one: Path, other: Path) -> float:
 
 
 def content(folder: Folder) -> dict[str, Any]:
-    """Return every loss, score, choice, prediction and adapter of a bakeoff, and its verdict."""
+    """Return every loss, score, choice, prediction and adapter of a bakeoff, its trials' losses, and its verdict."""
     document = json.loads(folder.results_file.read_text())
     verdict = document["verdict"]
     found: dict[str, Any] = {"verdict": [verdict["text"], verdict["best"], verdict["tied_with_best"]]}
@@ -226,10 +231,20 @@ def content(folder: Folder) -> dict[str, Any]:
         found[name] = [chosen, *(row[fact] for fact in facts)]
         for run in row["runs"]:
             files = folder.run(run)
-            found[f"{name} curve"] = [{**row, "seconds": 0} for row in files.curve()]
+            found[f"{run} curve"] = curve(files)
             for file in (files.predictions_file, *files.adapter.rglob("*.safetensors")):
                 found[f"{run} {file.name}"] = file.read_bytes()
+        trials = row["tuning"]["trials"] if row["tuning"] else []
+        found[f"{name} trials"] = [trial["run"] for trial in trials]
+        for trial in trials:
+            found[f"{TRIAL}{trial['run']} best after {trial['steps']}"] = trial["validation_loss"]
+            found |= {f"{TRIAL}{trial['run']} at {p['step']}": p for p in curve(folder.run(trial["run"]))}
     return found
+
+
+def curve(files: RunFolder) -> list[dict[str, float]]:
+    """Return a run's losses without their times."""
+    return [{**row, "seconds": 0} for row in files.curve()]
 
 
 def reference(folder: Path) -> Path:

@@ -43,7 +43,7 @@ def test_similar_lengths_come_together_and_epochs_differ():
 
 
 def test_collate_points_at_the_logits_that_predict_each_target():
-    batch = collate([Tokens([5, 6], [7, 0], False), Tokens([8], [9, 10, 0], False)], pad=1)
+    batch = collate([Tokens([5, 6], [7, 0]), Tokens([8], [9, 10, 0])], pad=1)
     assert batch.ids.tolist() == [[5, 6, 7], [8, 9, 10]]
     assert batch.targets.tolist() == [7, 0, 9, 10, 0]
     assert [(r, c) for r, c in zip(batch.rows.tolist(), batch.columns.tolist(), strict=True)] == [

@@ -10,7 +10,7 @@ from bakeoff.sections import ProtocolConfig, SafetyConfig
 from bakeoff.training.checkpoint import Keeper, Stopped, checkpoint_files, load_newest, save_checkpoint
 from bakeoff.training.loop import Trainer
 
-ROWS = [Tokens(list(range(9 + i, 14 + 2 * i)), [20 + i] * (1 + i % 3) + [0], False) for i in range(11)]
+ROWS = [Tokens(list(range(9 + i, 14 + 2 * i)), [20 + i] * (1 + i % 3) + [0]) for i in range(11)]
 LORA = {"method": "lora", "r": 2, "lora_dropout": 0.5, "learning_rate": 0.01}
 METHODS = [
     LORA,

@@ -38,9 +38,9 @@ from bakeoff.worker import execute
 
 
 def test_entropy_counted_by_hand():
-    rows = [Tokens([9], [1, 1], False), Tokens([9], [2, 3], False)]
+    rows = [Tokens([9], [1, 1]), Tokens([9], [2, 3])]
     assert unigram_entropy(rows) == pytest.approx(0.5 * math.log(2) + 2 * 0.25 * math.log(4))
-    assert unigram_entropy([Tokens([9], [7, 7, 7], False)]) == 0
+    assert unigram_entropy([Tokens([9], [7, 7, 7])]) == 0
     assert beats_unigram(1.0, rows) is None
     assert "worse than guessing by token frequency" in beats_unigram(1.04, rows)
 

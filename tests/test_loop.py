@@ -10,7 +10,7 @@ from bakeoff.sections import ProtocolConfig
 from bakeoff.training import loop, loss
 from bakeoff.training.loop import Trainer
 
-ROWS = [Tokens(list(range(9 + i, 14 + 2 * i)), [20 + i] * (1 + i % 3) + [0], False) for i in range(11)]
+ROWS = [Tokens(list(range(9 + i, 14 + 2 * i)), [20 + i] * (1 + i % 3) + [0]) for i in range(11)]
 METHOD = {"method": "lora", "r": 2, "target_modules": ["c_attn"]}
 
 

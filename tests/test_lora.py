@@ -31,7 +31,7 @@ def test_lora_plus_has_a_rate_for_each_factor(base):
 
 def test_adalora_cuts_ranks_to_its_target(base):
     method, adapted = adapted_by("adalora", base)
-    rows = [Tokens([9 + i, 10, 11], [20 + i, 0], False) for i in range(8)]
+    rows = [Tokens([9 + i, 10, 11], [20 + i, 0]) for i in range(8)]
     Trainer(base, adapted, method, ProtocolConfig(epochs=10, batch_size=2), 0, lambda *_: None).train(rows, rows[:1])
     pattern = adapted.peft_config["default"].rank_pattern
     assert sum(sum(kept) for kept in pattern.values()) == method.target_r * len(pattern)
@@ -39,7 +39,7 @@ def test_adalora_cuts_ranks_to_its_target(base):
 
 def test_eva_starts_from_the_inputs_main_directions_and_gives_up_in_words(base, monkeypatch):
     method, adapted = adapted_by("eva", base)
-    rows = [Tokens([9 + i, 10 + i, 11, 12, 13, 14 + i], [20 + i, 0], False) for i in range(8)]
+    rows = [Tokens([9 + i, 10 + i, 11, 12, 13, 14 + i], [20 + i, 0]) for i in range(8)]
     start(base, adapted, method, rows, 4)
     inputs = []
     layer = base.model.transformer.h[0].attn.c_attn

@@ -2,7 +2,9 @@ import pytest
 import torch
 
 from bakeoff.data.batches import collate
+from bakeoff.data.tokens import Tokens
 from bakeoff.model import inner, trainable
+from bakeoff.training import loss
 from bakeoff.training.loss import evaluate_loss, mean_loss, target_losses
 from tests.test_methods import ROWS, SETTINGS, adapted_by
 
@@ -71,3 +73,22 @@ def test_the_fused_activation_is_the_same_function(tiny_model):
     assert type(plain.transformer.h[0].mlp.act) is not type(fused.transformer.h[0].mlp.act)
     ids = torch.arange(9, 30)[None]
     torch.testing.assert_close(fused(input_ids=ids).logits, plain.eval()(input_ids=ids).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_evaluation_halves_its_batches_where_memory_runs_out(base, monkeypatch):
+    rows = [Tokens(list(range(9 + i, 14 + 2 * i)), [20 + i, 0]) for i in range(9)]
+    whole = evaluate_loss(base, base.model, rows, 8)
+    plain, most = loss.target_losses, []
+
+    def short_of_memory(base, adapted, batch, context):
+        if len(batch.counts) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        most.append(len(batch.counts))
+        return plain(base, adapted, batch, context)
+
+    monkeypatch.setattr(loss, "target_losses", short_of_memory)
+    assert evaluate_loss(base, base.model, rows, 8) == [(pytest.approx(s, rel=1e-5), n) for s, n in whole]
+    assert max(most) == 2
+    monkeypatch.setattr(loss, "target_losses", lambda *_: (_ for _ in ()).throw(RuntimeError("can't allocate memory")))
+    with pytest.raises(RuntimeError, match="allocate"):
+        evaluate_loss(base, base.model, rows, 8)

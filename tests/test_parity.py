@@ -15,7 +15,7 @@ from bakeoff.sections import ProtocolConfig
 from bakeoff.testing import family_base
 from bakeoff.training.loop import Trainer, steps_in
 
-ROWS = [Tokens(list(range(9 + i, 14 + 2 * i)), [20 + i] * (1 + i % 3) + [0], False) for i in range(20)]
+ROWS = [Tokens(list(range(9 + i, 14 + 2 * i)), [20 + i] * (1 + i % 3) + [0]) for i in range(20)]
 PROTOCOL = ProtocolConfig(epochs=4, batch_size=4, schedule="constant", warmup_share=0, precision="fp32")
 STEPS = steps_in(len(ROWS), PROTOCOL)
 RATES = {"lora": 0.01, "ia3": 0.3, "prefix_tuning": 0.01}  # at which each learns in so few steps

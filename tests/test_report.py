@@ -9,11 +9,13 @@ from html.parser import HTMLParser
 
 import pytest
 
+import bakeoff
 from bakeoff.api import refresh_report
 from bakeoff.errors import SetupError
 from bakeoff.files import write_json, write_jsonl
 from bakeoff.records import Folder
 from bakeoff.report import write_report
+from bakeoff.report.source import Source
 from bakeoff.report.table import columns, escape_markdown, remarks
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -131,6 +133,9 @@ def test_failed_and_missing_runs_are_rows_that_say_so(copied):
     assert "missing" in rows["last_layers"][1]
     assert page.tags.count("script") == 1
     assert text.count('aria-label="Loss of') == 2  # the failed run's curve stays
+    assert not Source.of(copied, {}).predictions({"runs": [failed.id]})  # what it left has no part
+    with pytest.raises(SetupError, match="entry 'lora' has no finished run"):
+        bakeoff.load_results(copied.path).entry("lora").predictions()
     assert "Not in this comparison: last_layers, lora" in text
     assert "it broke" in copied.csv_file.read_text()
     (line,) = (line for line in copied.markdown_file.read_text().splitlines() if line.startswith("| lora |"))
@@ -188,8 +193,6 @@ def test_rows_of_one_source_document_are_one_piece_of_evidence(copied):
 
 
 def test_several_seeds_and_one_entry(tiny_config):
-    import bakeoff
-
     tiny_config["entries"] = {"lora": {"r": 2}}
     results = bakeoff.run(tiny_config, {"protocol.seeds": 2, "protocol.epochs": 1}, display="none")
     text = results.folder.report_file.read_text()

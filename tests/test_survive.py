@@ -16,7 +16,9 @@ import yaml
 
 import bakeoff
 from bakeoff import api
+from bakeoff.config import Config
 from bakeoff.errors import SetupError
+from bakeoff.executors import server
 from bakeoff.executors.server import limit
 from bakeoff.records import Folder
 from bakeoff.stopping import stoppable
@@ -144,6 +146,19 @@ def test_a_second_request_to_stop_raises_at_once():
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
     assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_an_error_outside_of_a_runs_own_record_stands_in_its_log(tmp_path, monkeypatch):
+    def broken(*_):
+        raise KeyError("ranked")
+
+    monkeypatch.setattr(server, "execute", broken)
+    monkeypatch.setattr(server, "load_config", lambda _: Config(data="docstrings", entries=["lora"]))
+    with open(2, "w", closefd=False) as stderr, (tmp_path / "events").open("w") as events:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        server.serve([f'{{"folder": "{tmp_path}", "run": "a-1"}}'], events)
+    assert '{"exit": 1}' in (tmp_path / "events").read_text()
+    assert Folder(tmp_path).run("a-1").log_file.read_text().endswith("KeyError: 'ranked'\n")
 
 
 def test_a_limit_of_memory_ends_in_a_reason():

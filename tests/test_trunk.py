@@ -10,11 +10,13 @@ from bakeoff.data.batches import collate
 from bakeoff.data.tokens import Tokens
 from bakeoff.methods import build_method
 from bakeoff.model import adapt, load_base, trainable
+from bakeoff.sections import ProtocolConfig
+from bakeoff.training import trunk
 from bakeoff.training.loss import target_losses
-from bakeoff.training.trunk import TrunkError, cut_of, open_trunk
+from bakeoff.training.trunk import TrunkError, cut_of, open_trunk, serve_trunks
 from tests.test_methods import adapted_by
 
-ROWS = [Tokens(list(range(9 + i, 14 + 2 * i)), [20 + i, 21, 0], False) for i in range(9)]
+ROWS = [Tokens(list(range(9 + i, 14 + 2 * i)), [20 + i, 21, 0]) for i in range(9)]
 
 
 def top_only(base):
@@ -30,10 +32,10 @@ def losses_and_gradients(base, adapted, context):
 
 def test_losses_and_gradients_equal_the_whole_model(base, tmp_path):
     adapted = top_only(base).eval()  # without dropout
-    trunk = open_trunk(base, adapted, ROWS, tmp_path / "train", None, 4)
+    found = open_trunk(base, adapted, ROWS, tmp_path / "train", None, 4)
     calls = []
     handle = base.model.transformer.h[0].attn.register_forward_hook(lambda *_: calls.append(1))
-    stored, stored_gradients = losses_and_gradients(base, adapted, trunk.serving([4, 1, 7]))
+    stored, stored_gradients = losses_and_gradients(base, adapted, found.serving([4, 1, 7]))
     assert not calls
     plain, plain_gradients = losses_and_gradients(base, adapted, UNCHANGED)
     assert calls
@@ -73,6 +75,39 @@ def test_the_file_is_built_once_and_shared(base, tiny_model, tmp_path):
     written = file.stat().st_mtime_ns
     open_trunk(base, base.model, ROWS, tmp_path / "train", None, 4)
     assert file.stat().st_mtime_ns == written
+
+
+def test_a_size_is_for_all_files_and_what_a_killed_build_left_is_gone(base, tmp_path):
+    open_trunk(base, top_only(base), ROWS, tmp_path / "train", None, 4)
+    (file,) = tmp_path.glob("*.bin")
+    size = file.stat().st_size
+    (tmp_path / "other-1-fp32.tmp").write_bytes(b"x" * size)
+    assert open_trunk(base, base.model, ROWS, tmp_path / "validation", 2 * size - 1, 4) is None
+    assert list(tmp_path.glob("*.bin")) == [file]
+    assert not list(tmp_path.glob("*.tmp"))
+    assert open_trunk(base, base.model, ROWS, tmp_path / "validation", 2 * size, 4)
+
+
+@pytest.mark.parametrize("error", [OSError("No space left on device"), torch.OutOfMemoryError("CUDA out of memory")])
+def test_a_build_that_fails_leaves_nothing_and_the_run_goes_without(base, tmp_path, monkeypatch, capsys, error):
+    adapted, first = top_only(base), trunk.trunk_output
+    calls = []
+
+    def fails_later(*arguments):
+        calls.append(1)
+        if len(calls) > 2:
+            assert list(tmp_path.glob("*.tmp"))
+            raise error
+        return first(*arguments)
+
+    monkeypatch.setattr(trunk, "trunk_output", fails_later)
+    rows = {"train": ROWS, "validation": ROWS[:2]}
+    assert serve_trunks(base, adapted, rows, tmp_path, ProtocolConfig(batch_size=2)) == {}
+    assert "trunk cache not used: " in capsys.readouterr().err
+    assert not [file for file in tmp_path.iterdir() if file.name != ".lock"]
+    monkeypatch.setattr(trunk, "trunk_output", lambda *_: (_ for _ in ()).throw(RuntimeError("shapes differ")))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        serve_trunks(base, adapted, rows, tmp_path, ProtocolConfig(batch_size=2))
 
 
 def test_a_trunk_of_another_base_is_noticed(base, tiny_model, tmp_path):

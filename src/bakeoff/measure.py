@@ -59,6 +59,11 @@ def peak_bytes() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def out_of_memory(error: RuntimeError) -> bool:
+    """Return whether an error says that the device, or on a CPU the machine, has no more memory."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
 def device_bytes() -> int:
     """Return the memory of the device that runs use: a GPU's own, else this machine's."""
     if torch.cuda.is_available():

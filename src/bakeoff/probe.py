@@ -14,11 +14,11 @@ from pathlib import Path
 from bakeoff.config import load_config
 from bakeoff.data.tokens import StoredTokens, Tokens, load_tokens
 from bakeoff.evaluation.generation import generate
-from bakeoff.measure import peak_bytes, reset_peak
+from bakeoff.measure import out_of_memory, peak_bytes, reset_peak
 from bakeoff.methods import build_method
 from bakeoff.model import adapt, for_decoding, load_base
 from bakeoff.records import Folder
-from bakeoff.training.loop import Trainer, out_of_memory
+from bakeoff.training.loop import Trainer
 from bakeoff.training.loss import evaluate_loss
 
 STEPS = 3  # the first warms up

@@ -133,6 +133,11 @@ class RunFolder:
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
 
+    def done(self) -> bool:
+        """Return whether the run has come to its end without a failure."""
+        result = self.result()
+        return result is not None and result.status == "done"
+
     def write_result(self, result: RunResult) -> None:
         """Write result.json with checksums of itself and, unless it failed, of all that it left.
 

@@ -97,7 +97,7 @@ class EntryResult:
     def predictions(self) -> list[dict[str, Any]]:
         """Return the rows of the entry's first finished run beside their references."""
         examples = read_jsonl(self.folder.examples_file("test"))
-        rows = next((p for i in self.row["runs"] if (p := self.folder.run(i).predictions())), None)
+        rows = next((files.predictions() for i in self.row["runs"] if (files := self.folder.run(i)).done()), None)
         if rows is None:
             raise SetupError(f"{self.folder.path}: entry '{self.name}' has no finished run")
         return [{**example, **row} for example, row in zip(examples, rows, strict=True)]

@@ -131,7 +131,7 @@ class ProtocolConfig(Section):
     clip_norm: float | None = Field(1.0, gt=0, description="largest gradient norm; null turns clipping off")
     evaluate_every: int | None = Field(None, ge=1, description="steps between validations; null: once an epoch")
     trunk_cache: Literal["auto", "off"] | ByteSize = Field(
-        "auto", description="disk for what frozen blocks say of each example: off, a size as in 2GB, auto: as needed"
+        "auto", description="disk for frozen blocks' outputs: off, a size for all of them as in 2GB, auto: as needed"
     )
     gradient_checkpointing: bool = Field(
         False, description="recompute blocks in the backward pass: about a third slower, far less memory"

@@ -18,12 +18,12 @@ from bakeoff.errors import BakeoffError
 from bakeoff.evaluation.baselines import cut_share, extract, few_shot_rows
 from bakeoff.evaluation.checks import beats_unigram, equals_base, fingerprints, only_moved, same_when_loaded
 from bakeoff.files import write_jsonl
-from bakeoff.measure import peak_bytes, reset_peak
+from bakeoff.measure import out_of_memory, peak_bytes, reset_peak
 from bakeoff.methods import Method, build_method
 from bakeoff.model import adapt, load_adapter, save_adapter, trainable
 from bakeoff.records import Cause, Event, Folder, RunResult
 from bakeoff.training.checkpoint import Keeper, checkpoint_files, load_newest
-from bakeoff.training.loop import DivergedError, Trainer, out_of_memory
+from bakeoff.training.loop import DivergedError, Trainer
 from bakeoff.training.loss import start
 from bakeoff.training.trunk import serve_trunks
 from bakeoff.work import Emit, Work

@@ -13,6 +13,7 @@ import resource
 import signal
 import sys
 import threading
+import traceback
 from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
@@ -47,6 +48,9 @@ def serve(requests: TextIO, events: TextIO) -> None:
             end_with_parent()
             try:
                 status = run(Path(request["folder"]), request["run"], events)
+            except BaseException:  # before the run's own record begins, or after it: the log says why
+                traceback.print_exc()
+                sys.stderr.flush()
             finally:
                 os._exit(status)
         _, status = os.waitpid(pid, 0)

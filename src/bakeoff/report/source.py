@@ -41,7 +41,7 @@ class Source:
 
     def predictions(self, row: dict[str, Any]) -> list[dict[str, Any]]:
         """Return the predictions of a row's first finished run; an empty list where none has finished."""
-        return next((found for i in row["runs"] if (found := self.run(i).predictions())), [])
+        return next((files.predictions() for i in row["runs"] if (files := self.run(i)).done()), [])
 
     def curve_rows(self) -> list[Point]:
         """Return every entry's losses as rows: entry, run, step, epoch, train, validation, and kept.

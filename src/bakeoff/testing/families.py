@@ -46,9 +46,9 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
 FAMILIES = tuple(SHAPES)
 # Three examples of unequal lengths, one longer than the sliding windows above; all end with the end token.
 ROWS = (
-    Tokens([9, 10, 11, 12, 3], [20, 21, 0], False),
-    Tokens([30, 31, 3], [40, 0], False),
-    Tokens(list(range(50, 70)), [60, 61, 62, 63, 64, 65, 0], False),
+    Tokens([9, 10, 11, 12, 3], [20, 21, 0]),
+    Tokens([30, 31, 3], [40, 0]),
+    Tokens(list(range(50, 70)), [60, 61, 62, 63, 64, 65, 0]),
 )
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from bakeoff.data.batches import epoch_batches, parts
 from bakeoff.data.tokens import Tokens, lengths_of
 from bakeoff.errors import BakeoffError
-from bakeoff.measure import Clocks
+from bakeoff.measure import Clocks, out_of_memory
 from bakeoff.methods import Method
 from bakeoff.model import Base, trainable
 from bakeoff.sections import ProtocolConfig
@@ -66,11 +66,6 @@ def rate_factor(step: int, steps: int, protocol: ProtocolConfig) -> float:
         return (step + 1) / warmup
     left = (steps - step) / max(1, steps - warmup)
     return {"linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left), "constant": 1.0}[protocol.schedule]
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Return whether an error says that the device, or on a CPU the machine, has no more memory."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 class Trainer:

@@ -10,6 +10,7 @@ from torch import nn
 from bakeoff.calling import UNCHANGED, positions, prefix, row_losses, text_inputs
 from bakeoff.data.batches import Batch, collate, epoch_batches, evaluation_batches, parts
 from bakeoff.data.tokens import Tokens, lengths_of
+from bakeoff.measure import out_of_memory
 from bakeoff.methods import Method
 from bakeoff.model import Base, inner
 
@@ -90,7 +91,7 @@ def start(base: Base, adapted: nn.Module, method: Method, rows: Sequence[Tokens]
     def forward(model: nn.Module, members: Sequence[int]) -> torch.Tensor:
         batch = [rows[i] for i in members]
         prompt, target = min(len(row.prompt) for row in batch), min(len(row.target) for row in batch)
-        cut = [Tokens(row.prompt[-prompt:], row.target[:target], True) for row in batch]
+        cut = [Tokens(row.prompt[-prompt:], row.target[:target]) for row in batch]
         return target_losses(base, model, batch_of(base, cut))
 
     with evaluating(adapted):
@@ -104,16 +105,28 @@ def evaluate_loss(
     """Return (summed loss in nats, target tokens) of each example, in the order of `rows`, with dropout off.
 
     The split's loss is the sum of the losses over the sum of the tokens (protocol rule 7), never a mean of means.
+    Where memory runs out, batches go through the model in parts of half as many rows.
     """
     results: list[tuple[float, int]] = [(0.0, 0)] * len(rows)
+    totals, most = lengths_of(rows).totals, batch_size
+
+    def read(members: Sequence[int]) -> None:
+        for part in parts(totals[members].tolist(), most, part_tokens(base)):
+            batch = batch_of(base, [rows[i] for i in members[part]])
+            losses = target_losses(base, adapted, batch, serve(members[part])).split(batch.counts)
+            for i, values in zip(members[part], losses, strict=True):
+                results[i] = (float(values.double().sum()), len(values))
+
     with evaluating(adapted):
-        totals = lengths_of(rows).totals
         for members in evaluation_batches(totals, batch_size):
-            for part in parts(totals[members].tolist(), batch_size, part_tokens(base)):
-                batch = batch_of(base, [rows[i] for i in members[part]])
-                losses = target_losses(base, adapted, batch, serve(members[part])).split(batch.counts)
-                for i, values in zip(members[part], losses, strict=True):
-                    results[i] = (float(values.double().sum()), len(values))
+            while True:
+                try:
+                    read(members)
+                    break
+                except RuntimeError as error:
+                    if not out_of_memory(error) or most == 1:
+                        raise
+                most = (most + 1) // 2
     return results
 
 

@@ -26,6 +26,7 @@ from bakeoff.calling import Reached, prompt_config, soft_prompt
 from bakeoff.data.batches import evaluation_batches
 from bakeoff.data.tokens import Tokens, lengths_of
 from bakeoff.errors import SetupError
+from bakeoff.measure import out_of_memory
 from bakeoff.methods.last_layers import find_blocks
 from bakeoff.model import Base, inner
 from bakeoff.sections import ProtocolConfig
@@ -127,7 +128,9 @@ def serve_trunks(
     for split in ("train", "validation"):
         try:
             trunk = open_trunk(base, adapted, tokens[split], folder / split, budget, 2 * protocol.batch_size)
-        except (TrunkError, OSError) as error:
+        except (TrunkError, OSError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not out_of_memory(error):
+                raise
             print(f"trunk cache not used: {error}", file=sys.stderr)
             return {}
         if trunk:
@@ -140,8 +143,8 @@ def open_trunk(
 ) -> Trunk | None:
     """Return the trunk of `rows`, from its file or built now; None where there is none or no room.
 
-    `stem` is the file's path without cut and precision; `budget` is in bytes, None for FREE_SHARE of the free space.
-    Raises TrunkError where what is stored does not give the loss of the whole model.
+    `stem` is the file's path without cut and precision; `budget` is in bytes and for all files of its folder, None for
+    FREE_SHARE of the free space. Raises TrunkError where what is stored does not give the loss of the whole model.
     """
     name, blocks = find_trunk(adapted)
     if not blocks:
@@ -154,16 +157,25 @@ def open_trunk(
     file = stem.with_name(f"{stem.name}-{name}-{base.precision}.bin")
     trunk = Trunk(file, blocks, offsets, output.shape[-1], output.dtype, kind, base.device)
     needed = int(offsets[-1]) * trunk.width * trunk.dtype.itemsize
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if needed > (FREE_SHARE * shutil.disk_usage(file.parent).free if budget is None else budget):
-        return None
     batches = evaluation_batches(lengths.totals, batch_size)
-    with file.with_suffix(".lock").open("w") as lock:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with (file.parent / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not file.exists():
+            if needed > room(file.parent, budget):
+                return None
             build(base, adapted, trunk, rows, batches)
     check(base, adapted, trunk, rows, batches[len(batches) // 2])
     return trunk
+
+
+def room(folder: Path, budget: int | None) -> float:
+    """Return how many bytes another file in the folder may have, after what a killed build has left there is gone."""
+    for left in folder.glob("*.tmp"):
+        left.unlink()
+    if budget is None:
+        return FREE_SHARE * shutil.disk_usage(folder).free
+    return budget - sum(file.stat().st_size for file in folder.glob("*.bin"))
 
 
 class TrunkError(Exception):
@@ -187,19 +199,22 @@ def build(
     base: Base, adapted: nn.Module, trunk: Trunk, rows: Sequence[Tokens], batches: Sequence[Sequence[int]]
 ) -> None:
     """Compute the trunk's outputs of every row and put the file in its place in one move."""
-    temporary = trunk.file.with_suffix(f".{os.getpid()}.tmp")
+    temporary = trunk.file.with_suffix(".tmp")
     row_bytes = trunk.width * trunk.dtype.itemsize
-    with temporary.open("wb", buffering=0) as stream:
-        for members in batches:
-            hidden = trunk_output(base, adapted, trunk.blocks, [rows[i] for i in members])[0].cpu()
-            for row, i in zip(hidden, members, strict=True):
-                place = int(trunk.offsets[i])
-                length = int(trunk.offsets[i + 1]) - place
-                written = os.pwrite(stream.fileno(), as_bytes(row[:length].contiguous()), place * row_bytes)
-                if written < length * row_bytes:
-                    raise OSError(f"no room for {trunk.file}")
-        os.fsync(stream.fileno())
-    temporary.replace(trunk.file)
+    try:
+        with temporary.open("wb", buffering=0) as stream:
+            for members in batches:
+                hidden = trunk_output(base, adapted, trunk.blocks, [rows[i] for i in members])[0].cpu()
+                for row, i in zip(hidden, members, strict=True):
+                    place = int(trunk.offsets[i])
+                    length = int(trunk.offsets[i + 1]) - place
+                    written = os.pwrite(stream.fileno(), as_bytes(row[:length].contiguous()), place * row_bytes)
+                    if written < length * row_bytes:
+                        raise OSError(f"no room for {trunk.file}")
+            os.fsync(stream.fileno())
+        temporary.replace(trunk.file)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @torch.no_grad()
