@@ -67,6 +67,7 @@ def test_what_moved_is_told_by_name():
     before = fingerprints(module)
     assert only_moved(before, fingerprints(module), {"0.weight"}, 5) == "to be trained, yet never moved: 0.weight"
     assert only_moved(before, fingerprints(module), {"0.weight"}, 1) is None
+    assert only_moved(before, fingerprints(module), {"0.weight"}, 5, lambda name: name == "0.weight") is None
     with torch.no_grad():
         module[0].weight[1, 1] += 1e-6
     assert only_moved(before, fingerprints(module), {"0.weight"}, 5) is None

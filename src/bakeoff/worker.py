@@ -138,7 +138,8 @@ def train(work: Work, method: Method) -> float | None:
             trainer.serve |= serve_trunks(base, adapted, work.tokens, work.trunk_folder, work.config.protocol)
     take_steps(work, trainer, keeper)
     record.learning_rate = method.learning_rate
-    record.check("only_intended_moved", only_moved(before, fingerprints(adapted), to_train, record.best_step or 0))
+    complaint = only_moved(before, fingerprints(adapted), to_train, record.best_step or 0, method.may_rest)
+    record.check("only_intended_moved", complaint)
     first = work.files.curve()[0]["validation/loss"]
     record.check("step0_beats_unigram", beats_unigram(first, work.tokens["validation"]))
     for name, complaint in carried.get("check_notes", {}).items():

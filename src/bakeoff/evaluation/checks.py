@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -28,12 +28,16 @@ def fingerprints(adapted: nn.Module) -> dict[str, bytes]:
 
 
 def only_moved(
-    before: Mapping[str, bytes], after: Mapping[str, bytes], trained: Collection[str], steps: int
+    before: Mapping[str, bytes],
+    after: Mapping[str, bytes],
+    trained: Collection[str],
+    steps: int,
+    may_rest: Callable[[str], bool] = lambda name: False,
 ) -> str | None:
     """Complain of a tensor that moved though it is not among the `trained`, and of a trained one that did not.
 
     `steps` are those up to the kept checkpoint. Before the second a weight may rightly stand still: the gradient of
-    LoRA's first factor is zero until the second one has left zero.
+    LoRA's first factor is zero until the second one has left zero. `may_rest` says of which this is so at any step.
     """
     if before.keys() != after.keys():
         return f"tensors appeared or went in training: {shown(before.keys() ^ after.keys())}"
@@ -41,8 +45,9 @@ def only_moved(
     complaints = []
     if moved - set(trained):
         complaints.append(f"not to be trained, yet moved: {shown(moved - set(trained))}")
-    if steps > 1 and set(trained) - moved:
-        complaints.append(f"to be trained, yet never moved: {shown(set(trained) - moved)}")
+    resting = {name for name in set(trained) - moved if not may_rest(name)}
+    if steps > 1 and resting:
+        complaints.append(f"to be trained, yet never moved: {shown(resting)}")
     return "; ".join(complaints) or None
 
 

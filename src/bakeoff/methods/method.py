@@ -69,6 +69,10 @@ class Method(Section, ABC):
     def after_step(self, adapted: "nn.Module", step: int, steps: int) -> None:
         """Do what the method needs after optimizer step `step` of `steps` (from 1); gradients are still there."""
 
+    def may_rest(self, name: str) -> bool:
+        """Return whether the trained weight of this name may rightly end as it started; every run checks the others."""
+        return False
+
     def state(self, adapted: "nn.Module") -> "dict[str, torch.Tensor]":
         """Return what `after_step` has gathered beside the trained weights: a stopped training goes on with it."""
         return {}

@@ -87,7 +87,8 @@ def trains_what_it_means_to(cell: Cell) -> None:
     trained = cell.trained
     differ = cell.reached ^ set(trained.weights)
     assert not differ, f"gradients and trained weights differ in {shown(differ)}"
-    complaint = only_moved(cell.before, fingerprints(trained.adapted), trained.weights, trained.at.best_step)
+    after, steps = fingerprints(trained.adapted), trained.at.best_step
+    complaint = only_moved(cell.before, after, trained.weights, steps, cell.method.may_rest)
     assert complaint is None, complaint
 
 

@@ -71,5 +71,5 @@ def probe(name: str, family: str) -> str | None:
         return f"fails: {error}"
     if counted != planned:
         return f"fails: {counted} parameters (trained, in all), {planned} planned"
-    complaint = only_moved(before, fingerprints(adapted), trained, STEPS)
+    complaint = only_moved(before, fingerprints(adapted), trained, STEPS, method.may_rest)
     return f"fails: {complaint}" if complaint else None

@@ -98,7 +98,6 @@ class Trainer:
         )  # fmt: skip
         self.rungs = rungs
         self.keep: AfterStep | None = None  # called after every step, with whether it was validated
-        self.part_tokens = part_tokens(base, "train" in (serve or {}))
         self.clocks = Clocks()
         self.at = Progress(micro_batch=protocol.batch_size)
         self.best: dict[str, torch.Tensor] = {}  # weights; empty before the first validation
@@ -178,7 +177,8 @@ class Trainer:
         rows = [train[i] for i in members]
         targets = sum(len(row.target) for row in rows)
         total = 0.0
-        for part in parts([len(row) for row in rows], self.at.micro_batch, self.part_tokens):
+        width = part_tokens(self.base, stored=self.serve["train"] is not whole)
+        for part in parts([len(row) for row in rows], self.at.micro_batch, width):
             batch = batch_of(self.base, rows[part])
             losses = target_losses(self.base, self.adapted, batch, self.serve["train"](members[part]))
             (losses.sum() / targets).backward()
