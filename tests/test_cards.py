@@ -6,8 +6,10 @@ import yaml
 from huggingface_hub import ModelCard
 
 from bakeoff.api import refresh_report
+from bakeoff.methods import method_class
 from bakeoff.model import card_kept
-from bakeoff.report.cards import card, fenced, signed
+from bakeoff.records import RunFolder
+from bakeoff.report.cards import card, fenced, signed, usage
 
 
 def read(shared, name, **changes):
@@ -79,6 +81,17 @@ def test_a_hub_model_is_named_as_the_base(shared):
     assert found.data.base_model == "org/model"
     assert "base_model:adapter:org/model" in found.data.tags
     assert 'from_pretrained("org/model")' in text
+
+
+def test_a_card_says_how_the_adapter_is_loaded_and_names_no_folder_of_this_machine(shared, monkeypatch, tmp_path):
+    data = {**shared[1].document["data"], "source": "/home/me/texts"}
+    _, text, found = read(shared, "lora", data=data)
+    assert {result.dataset_type for result in found.data.eval_results} == {"texts"}
+    assert f'load_results("path/of/{shared[1].folder.path.name}")' in text
+    usual = RunFolder(tmp_path / "bakeoffs/x/runs/lora-1")
+    assert 'load_results("bakeoffs/x")' in usage(shared[1].document, "lora", usual, {})
+    monkeypatch.setattr(method_class("lora"), "keeps_base", False)
+    assert "from_pretrained" not in read(shared, "lora")[1]
 
 
 def test_what_users_write_stays_text(shared):

@@ -54,6 +54,7 @@ def test_generate_keeps_every_documents_place_and_says_what_was_cut(shared):
     assert out.stderr == f"document 3: {room - frame} of 200 tokens kept\n"
     rows = json.loads(generate("\f".join(texts), "--json").stdout)
     assert rows == [{"document": i, "output": text} for i, text in enumerate(expected, 1)]
+    assert generate('{"document": "ba be\u2028bi", "summary": ""}\n', "--rows").exit_code == 0
     for wrong, message in ((b"caf\xe9", "no UTF-8 text"), (" \f ", "nothing on standard input")):
         out = generate(wrong)
         assert out.exit_code == 2
@@ -142,6 +143,11 @@ def test_plan_writes_nothing(config_file, tiny_config):
         ("entries.lora.r=0", "entries.lora.r: "),
         ("entries.prompt_tuning.num_virtual_tokens=60", "60 leaves 4 of the model's 64 positions"),
         ("entries.loha={}", "entries.loha: loha: "),
+        (
+            "entries.lora.target_modules=*.c_attn",
+            "entries.lora.target_modules: no regular expression (nothing to repeat at position 0). Try a list of "
+            "names, as in [q_proj], or '.*q_proj' (got '*.c_attn')",
+        ),
         ("entries.trainable_tokens={}", "entries.trainable_tokens.token_indices: "),
     ],
 )

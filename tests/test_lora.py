@@ -7,7 +7,7 @@ from transformers import GPT2LMHeadModel
 from bakeoff.data.tokens import Tokens
 from bakeoff.errors import SetupError
 from bakeoff.methods import build_method, lora_starts, method_class
-from bakeoff.model import adapt, count_parameters, trainable
+from bakeoff.model import adapt, count_parameters, for_decoding, trainable
 from bakeoff.sections import ProtocolConfig
 from bakeoff.testing import ROWS, check_method, family_base, family_shape
 from bakeoff.training.loop import Trainer
@@ -87,6 +87,19 @@ def test_a_base_in_four_bits_is_small_trains_and_is_counted_whole(family):
     assert total - trained == whole
     assert sum(p.nbytes for p in adapted.parameters() if not p.requires_grad) < 0.6 * before
     assert check_method("qlora", family) is None
+
+
+def test_a_base_in_four_bits_decodes_in_fp32():
+    from bitsandbytes.functional import dequantize_4bit
+
+    base = family_base("llama")
+    base.model.bfloat16()
+    _, adapted = adapted_by("qlora", base)
+    for_decoding(base, adapted.eval(), "fp32")
+    layer = base.model.model.layers[0].mlp.up_proj.get_base_layer()
+    rows = torch.randn(3, 16)
+    weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state).float()
+    torch.testing.assert_close(layer(rows), rows @ weight.T)
 
 
 def test_four_bits_say_what_is_missing(monkeypatch):

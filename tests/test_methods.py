@@ -144,6 +144,12 @@ def test_frozen_parts_are_in_eval_mode(base):
         ({"method": "prompt_tuning", "learning_rate": -1}, "learning_rate"),
         ({"method": "adalora", "init_r": 8, "target_r": 8}, "target_r must be below init_r"),
         ({"method": "trainable_tokens"}, "token_indices: "),
+        ({"method": "trainable_tokens", "token_indices": [3, -1]}, r"token_indices.1: .* equal to 0 \(got -1\)"),
+        ({"method": "trainable_tokens", "token_indices": [3, 4, 3]}, "token_indices: 3 stands twice"),
+        (
+            {"method": "vblora", "topk": 9, "num_vectors": 8},
+            r"^entries.x: topk \(9\) must be at most num_vectors \(8\)$",
+        ),
     ],
 )
 def test_bad_settings_are_explained(settings, message):
@@ -159,6 +165,15 @@ def test_bad_fit_to_the_model_is_explained(base):
             adapt(base, build_method("x", {"method": "lora", "target_modules": names}))
     with pytest.raises(SetupError, match="vblora: .*divisible by `vector_length` 7"):
         adapt(base, build_method("x", {"method": "vblora", "vector_length": 7}))
+    with pytest.raises(SetupError, match=r"eva: r: 17 is more than the 16 inputs that a weight has"):
+        build_method("x", {"method": "eva", "r": 17}).adapt(family_shape("gpt2"), None)
+    rows = base.model.config.vocab_size
+    with pytest.raises(SetupError, match=f"token_indices: {rows} is no token of the model. Allowed: 0 to {rows - 1}"):
+        adapt(base, build_method("x", {"method": "trainable_tokens", "token_indices": [1, rows]}))
+    with pytest.raises(
+        SetupError, match="feedforward_modules: nothing that is scaled is called 'up'. Scaled: c_attn, "
+    ):
+        build_method("x", {"method": "ia3", "feedforward_modules": ["up"]}).adapt(family_shape("gpt2"), None)
     with pytest.raises(SetupError, match=r"pissa: r: 17 is more than a weight of \(16, 48\) has"):
         adapt(base, build_method("x", {"method": "pissa", "r": 17}))
 

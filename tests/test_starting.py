@@ -92,6 +92,19 @@ def test_init_writes_a_config_that_explains_every_option_and_can_be_planned(tmp_
     assert config.read_bytes() == before
 
 
+def test_init_keeps_names_with_line_breaks_on_their_line(tmp_path):
+    file, config = tmp_path / "a\nb: c.csv", tmp_path / "my.yaml"
+    names = {"document": "full\nname: x\u2028text", "summary": "short\n\nsummary", "id": "id\nno"}
+    header = ",".join(f'"{name}"' for name in names.values())
+    file.write_text("\n".join([header, *(f"{LONG.format(i)!r},parcel {i},{i}" for i in range(30))]))
+    out = call("init", file, "-o", config)
+    assert out.exit_code == 0, out.output
+    assert "document: 'full\\nname: x\\u2028text', by its name" in out.stdout
+    data = load_config(config).data
+    assert {key: getattr(data, key) for key in names} == names
+    assert data.train == str(file)
+
+
 def test_init_without_a_file_is_the_demos_task(tmp_path):
     assert call("init", "-o", tmp_path / "my.yaml").exit_code == 0
     assert load_config(tmp_path / "my.yaml").data.source == "docstrings"

@@ -136,6 +136,11 @@ def test_what_is_searched_what_is_fixed_and_what_is_off():
         ({"learning_rate": {"low": 1, "high": 2, "step": 1}}, {}, "learning_rate.step: unknown key"),
         ({"learning_rate": {"low": 1, "high": 2, "scale": "lin"}}, {}, "'log' or 'linear'"),
         ({"target_modules": {"low": 1, "high": 2}}, {}, "this field is no number. Numbers of lora: learning_rate, r"),
+        (
+            {"method": "trainable_tokens", "token_indices": {"low": 1, "high": 2}},
+            {},
+            "this field is no number. Numbers of trainable_tokens: learning_rate$",
+        ),
         ({"lora_dropout": {"low": 0.1, "high": 1.5}}, {}, "entries.x.lora_dropout: .*less than 1"),
         ({"rank": {"low": 1, "high": 2}}, {}, "'rank' is no field of lora"),
         ({"learning_rate": 1e-3, "r": {"low": 4, "high": 6}}, {}, "holds 3 values, fewer than tune.trials"),

@@ -260,7 +260,7 @@ def read_rows() -> list[dict[str, Any]]:
     """Return the rows of JSONL on standard input; raise BakeoffError where one is none."""
     from bakeoff.data.lines import json_row
 
-    lines = enumerate("\f".join(read_documents()).splitlines(), start=1)
+    lines = enumerate("\f".join(read_documents()).split("\n"), start=1)
     rows = [json_row("standard input", number, text.encode()) for number, text in lines if text.strip()]
     for row in rows:
         if row.fault:

@@ -12,7 +12,7 @@ import yaml
 from bakeoff.config import Config
 from bakeoff.data.column_guess import Guess, guess_columns, splits_of
 from bakeoff.data.formats import first_rows
-from bakeoff.errors import ConfigError
+from bakeoff.errors import ConfigError, in_line
 from bakeoff.methods.reference import describe_methods
 from bakeoff.schema import SCHEMA_FILE
 from bakeoff.sections import Section
@@ -29,6 +29,18 @@ class Draft:
     guesses: list[str]
 
 
+class OneLine(yaml.SafeDumper):
+    """Writes in quotes, with escapes, what does not print."""
+
+
+OneLine.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"'
+    ),
+)
+
+
 def draft(files: Sequence[Path], output: Path, model: str = "base") -> Draft:
     """Return a config for data files (none: the docstring task) that is to stand in `output`.
 
@@ -41,11 +53,11 @@ def draft(files: Sequence[Path], output: Path, model: str = "base") -> Draft:
         splits = splits_of(files)
         guess = guess_columns({split: first_rows(file) for split, file in splits.items()})
         data = {split: os.path.relpath(file, output.parent) for split, file in splits.items()} | guess.columns
-        about = ", ".join(str(file) for file in files)
+        about = ", ".join(in_line(file) for file in files)
     config = Config.model_validate({"name": name_of(files), "model": model, "data": data, "entries": ENTRIES})
     lines = [
         f"# yaml-language-server: $schema={SCHEMA_FILE}",
-        f"# A bakeoff over {about}. Next: bakeoff plan {output}, then: bakeoff run {output}",
+        f"# A bakeoff over {about}. Next: bakeoff plan {in_line(output)}, then: bakeoff run {in_line(output)}",
         *(f"# {line}" for line in guess.reasons),
         "",
         *section_lines(config, {"entries": entry_lines()}),
@@ -79,8 +91,8 @@ def section_lines(section: Section, own: dict[str, list[str]] | None = None, ind
 
 
 def inline(value: Any) -> str:
-    """Return a value as YAML on one line."""
-    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6)
+    """Return a value as YAML on one line; a text with line breaks has them as escapes."""
+    text = yaml.dump(value, Dumper=OneLine, default_flow_style=True, allow_unicode=True, width=10**6)
     return text.removesuffix("...\n").strip()
 
 

@@ -2,14 +2,14 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
 from bakeoff.config import Config
 from bakeoff.errors import ConfigError, did_you_mean, plain
 from bakeoff.methods import Method, build_method, method_class
-from bakeoff.sections import Section, TuneConfig
+from bakeoff.sections import Section, TuneConfig, kinds_of
 from bakeoff.tuning import Range, Settings, ladder
 
 EXAMPLE = "as in {low: 1e-5, high: 1e-2}"
@@ -91,8 +91,7 @@ def read_entry(name: str, fields: dict[str, Any], tune: TuneConfig | None, seed:
 
 def numeric_kind(cls: type[Method], key: str) -> type | None:
     """Return float or int where a method's field is such a number, else None."""
-    annotation = cls.model_fields[key].annotation
-    kinds = (annotation, *get_args(annotation))
+    kinds = kinds_of(cls.model_fields[key].annotation)
     return float if float in kinds else int if int in kinds else None
 
 

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, Literal, get_args
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
@@ -18,6 +19,11 @@ def encodable(text: str) -> bool:
     return True
 
 
+def kinds_of(annotation: Any) -> tuple[Any, ...]:
+    """Return a field's type, or the members of a union: what a list holds is no kind of the list."""
+    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+
+
 class Section(BaseModel):
     """Base of every part of the config: frozen; unknown keys and numbers that are not finite are refused."""
 
@@ -26,9 +32,8 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_slips(cls, value: Any, field: ValidationInfo) -> Any:
-        annotation = cls.model_fields[field.field_name or ""].annotation
-        kinds = {annotation, *get_args(annotation)}
-        if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
+        kinds = kinds_of(cls.model_fields[field.field_name or ""].annotation)
+        if isinstance(value, bool) and (int in kinds or float in kinds) and bool not in kinds:
             raise ValueError("expected a number")
         if isinstance(value, str) and "\0" in value:
             raise ValueError("holds a null character, which no path or text may")

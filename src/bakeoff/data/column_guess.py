@@ -8,7 +8,7 @@ from statistics import mean
 from typing import Any
 
 from bakeoff.data.formats import Table
-from bakeoff.errors import ConfigError, DataError
+from bakeoff.errors import ConfigError, DataError, in_line
 
 # Words in a column's name, the surest first.
 DOCUMENT = (
@@ -84,12 +84,12 @@ def guess_columns(tables: Mapping[str, Table]) -> Guess:
     references = numbered(tables["test"].columns, summary.name) if "test" in tables else []
     if references:
         columns["references"] = references
-        reasons.append(f"references: {', '.join(references)}, which the test file has beside each other")
+        reasons.append(f"references: {', '.join(map(in_line, references))}, which the test file has beside each other")
     others = [name for name in table.columns if name not in (document.name, summary.name, *references)]
     key = next((name for name in others if KEYS & words_of(name) and names_rows(name, tables.values())), None)
     if key is not None:
         columns["id"] = key
-        reasons.append(f"id: '{key}', by its name, and because no value stands twice in the first rows")
+        reasons.append(f"id: {quoted(key)}, by its name, and because no value stands twice in the first rows")
     return Guess(columns, reasons)
 
 
@@ -115,7 +115,12 @@ def choose(looks: Sequence[Look], words: Sequence[str], avoid: Sequence[str] = (
 def why(key: str, look: Look, words: Sequence[str]) -> str:
     """Return in words why a column was chosen."""
     by = "by its name" if look.rank(words) is not None else "by its length"
-    return f"{key}: '{look.name}', {by} ({look.length:,.0f} characters on average)"
+    return f"{key}: {quoted(look.name)}, {by} ({look.length:,.0f} characters on average)"
+
+
+def quoted(name: str) -> str:
+    """Return a column's name in quotes and on one line."""
+    return f"'{name}'" if name.isprintable() else repr(name)
 
 
 def numbered(columns: Sequence[str], stem: str) -> list[str]:

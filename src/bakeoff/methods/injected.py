@@ -1,8 +1,9 @@
 """Methods that PEFT puts into chosen weight matrices of the model: what is common to them."""
 
+import re
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from bakeoff.errors import SetupError
 from bakeoff.methods.method import Method, task_type, with_peft
@@ -28,6 +29,17 @@ class Injected(Method):
         description="names of the weights that are adapted (a text is a pattern), all-linear, or null: PEFT's choice "
         "for the architecture",
     )
+
+    @field_validator("target_modules")
+    @classmethod
+    def _pattern(cls, value: list[str] | str | None) -> list[str] | str | None:
+        try:
+            re.compile(value if isinstance(value, str) else "")
+        except re.error as error:
+            raise ValueError(
+                f"no regular expression ({error}). Try a list of names, as in [q_proj], or '.*q_proj'"
+            ) from None
+        return value
 
     def config(self, model: "PreTrainedModel") -> "PeftConfig":
         """Return PEFT's config for this model."""

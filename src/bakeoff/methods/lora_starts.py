@@ -129,6 +129,18 @@ class Eva(Lora):
 
     tau: float = Field(0.99, gt=0, lt=1, description="cosine between two passes at which directions have settled")
 
+    def adapt(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> "nn.Module":
+        """Return a PeftModel; raise SetupError where a weight has fewer inputs than the rank has directions."""
+        from peft.tuners.lora import LoraLayer
+
+        adapted = super().adapt(model, tokenizer)
+        fewest = min(layer.in_features for layer in adapted.modules() if isinstance(layer, LoraLayer))
+        if self.r > fewest:
+            raise SetupError(
+                f"{self.name}: r: {self.r} is more than the {fewest} inputs that a weight has. Try r: {fewest} or less"
+            )
+        return adapted
+
     def start(self, adapted: "nn.Module", batches: Sequence[Any], forward: "Callable[[nn.Module, Any], Any]") -> None:
         """Let PEFT find the directions; raise SetupError where they do not settle."""
         import torch

@@ -158,4 +158,4 @@ def build_method(entry: str, settings: dict[str, Any]) -> Method:
             raise ConfigError(
                 f"{where}: '{key}' is no field of {cls.name}.{did_you_mean(key, cls.model_fields)}"
             ) from None
-        raise ConfigError(f"{where}.{key}: {plain(first)}") from None
+        raise ConfigError(f"{where}{'.' if key else ''}{key}: {plain(first)}") from None

@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from bakeoff.methods.injected import Injected
 from bakeoff.methods.method import register
@@ -54,6 +54,12 @@ class VBLora(Injected):
     vector_length: int = Field(256, ge=1, description="their length; it must divide every adapted weight's sides")
     topk: int = Field(2, ge=1, description="how many of them are mixed at each place")
     vblora_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the input of the update")
+
+    @model_validator(mode="after")
+    def _enough_vectors(self) -> "VBLora":
+        if self.topk > self.num_vectors:
+            raise ValueError(f"topk ({self.topk}) must be at most num_vectors ({self.num_vectors})")
+        return self
 
 
 @register("fourierft")

@@ -4,12 +4,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
+from bakeoff.errors import SetupError
 from bakeoff.methods.injected import Injected
 from bakeoff.methods.method import register
 
 if TYPE_CHECKING:
     from peft import PeftConfig
-    from transformers import PreTrainedModel
+    from torch import nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SAME_BLOCKS = {"pegasus": "bart", "granite": "llama"}  # architectures that PEFT has no lists for, and which fit them
 
@@ -41,3 +43,15 @@ class IA3(Injected):
         if like and config.feedforward_modules is None:
             config.feedforward_modules = constants.TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING[like]
         return config
+
+    def adapt(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> "nn.Module":
+        """Return a PeftModel; raise SetupError where a name in `feedforward_modules` is of nothing that is scaled."""
+        adapted = super().adapt(model, tokenizer)
+        scaled = [n for n, m in adapted.named_modules() if hasattr(m, "is_feedforward")]
+        for name in self.feedforward_modules or ():
+            if not any(f".{n}".endswith(f".{name}") for n in scaled):
+                known = ", ".join(sorted({n.rpartition(".")[2] for n in scaled}))
+                raise SetupError(
+                    f"ia3: feedforward_modules: nothing that is scaled is called '{name}'. Scaled: {known}"
+                )
+        return adapted

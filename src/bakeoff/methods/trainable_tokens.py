@@ -1,11 +1,16 @@
 """Training of a few tokens' embeddings."""
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from bakeoff.errors import SetupError
 from bakeoff.methods.injected import Injected
 from bakeoff.methods.method import register
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @register("trainable_tokens")
@@ -19,4 +24,24 @@ class TrainableTokens(Injected):
 
     learning_rate: float = Field(5e-2, gt=0, description="AdamW's peak learning rate")
     target_modules: None = Field(None, description="the input embedding, and a head that is tied to it")
-    token_indices: list[int] = Field(min_length=1, description="ids of the tokens, say those of the template")
+    token_indices: list[Annotated[int, Field(ge=0)]] = Field(
+        min_length=1, description="ids of the tokens, say those of the template"
+    )
+
+    @field_validator("token_indices")
+    @classmethod
+    def _once_each(cls, value: list[int]) -> list[int]:
+        twice = [token for i, token in enumerate(value) if token in value[:i]]
+        if twice:
+            raise ValueError(f"{twice[0]} stands twice. Name each token once")
+        return value
+
+    def adapt(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> "nn.Module":
+        """Return a PeftModel; raise SetupError where an id is none of the model's tokens."""
+        rows: int = model.get_input_embeddings().weight.shape[0]  # type: ignore[assignment, union-attr]
+        largest = max(self.token_indices)
+        if largest >= rows:
+            raise SetupError(
+                f"{self.name}: token_indices: {largest} is no token of the model. Allowed: 0 to {rows - 1}"
+            )
+        return super().adapt(model, tokenizer)

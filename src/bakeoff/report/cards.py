@@ -11,6 +11,7 @@ from typing import Any
 
 from bakeoff import __version__
 from bakeoff.files import write_text
+from bakeoff.methods import method_class, method_names
 from bakeoff.records import Folder, RunFolder, RunResult
 from bakeoff.report.table import escape_markdown
 
@@ -29,7 +30,7 @@ WITH_BAKEOFF = """\
 ```python
 import bakeoff
 
-summarizer = bakeoff.load_results("bakeoffs/{name}").entry("{entry}").load()
+summarizer = bakeoff.load_results({folder}).entry("{entry}").load()
 print(summarizer.generate(["A long document ..."]))
 ```"""
 
@@ -83,7 +84,7 @@ def card(results: dict[str, Any], name: str, files: RunFolder, record: RunResult
         scores(results, name, record),
         escape_markdown(results["verdict"]["text"]),
         "## How to use it",
-        usage(results, name, peft),
+        usage(results, name, files, peft if plain_base(record.run.method) else {}),
         "The text before the output, with the document in its place:",
         fenced(results["template"]),
         "## How it was made",
@@ -99,9 +100,10 @@ def front_matter(results: dict[str, Any], name: str, record: RunResult, peft: bo
 
     hub_id = results["model"]["name"] if on_hub(results) else None
     task = "summarization" if results["primary"].startswith("rouge") else "text-generation"
+    source = published(results["data"]["source"])
     evaluated = [
         EvalResult(
-            task_type=task, dataset_type=results["data"]["source"], dataset_name=results["name"], dataset_split="test",
+            task_type=task, dataset_type=source, dataset_name=results["name"], dataset_split="test",
             metric_type=hub_metric(metric), metric_name=heading, metric_value=round(record.metrics[metric], 6),
         )
         for metric, heading in measured(results, record).items()
@@ -137,11 +139,20 @@ def on_hub(results: dict[str, Any]) -> bool:
 
 
 def base_name(results: dict[str, Any]) -> str:
-    """Return the base's name; of a folder only the last part, because the rest is this machine's."""
+    """Return the base's name as a card has it."""
     name = results["model"]["name"]
-    if name == "base":
-        return "bakeoff's embedded base"
-    return name if on_hub(results) else Path(name).name
+    return "bakeoff's embedded base" if name == "base" else published(name)
+
+
+def published(name: str) -> str:
+    """Return a hub name as it is, and of a folder only the last part, because the rest is this machine's."""
+    return Path(name).name if Path(name).is_absolute() else name
+
+
+def run_folder(files: RunFolder) -> str:
+    """Return the path of a run's bakeoff as a card has it: where it is not the usual one, only its name is told."""
+    *_, above, name = files.path.resolve().parent.parent.parts
+    return f"bakeoffs/{name}" if above == "bakeoffs" else f"path/of/{name}"
 
 
 def scores(results: dict[str, Any], name: str, record: RunResult) -> str:
@@ -162,9 +173,14 @@ def shown(value: float | None) -> str:
     return "not measured" if value is None else f"{value:.{DIGITS}f}"
 
 
-def usage(results: dict[str, Any], name: str, peft: dict[str, Any]) -> str:
-    """Return the code that loads the adapter; `peft` is its configuration, empty where PEFT has no format for it."""
-    own = WITH_BAKEOFF.format(name=results["name"], entry=name)
+def plain_base(method: str) -> bool:
+    """Return whether a method's adapters stand on the base as it is loaded, and not on one in four bits."""
+    return method not in method_names() or method_class(method).keeps_base
+
+
+def usage(results: dict[str, Any], name: str, files: RunFolder, peft: dict[str, Any]) -> str:
+    """Return the code that loads the adapter; `peft` is its configuration, empty where PEFT alone cannot."""
+    own = WITH_BAKEOFF.format(folder=json.dumps(run_folder(files)), entry=name)
     if not peft:
         return own
     family = "AutoModelForSeq2SeqLM" if peft["task_type"] == "SEQ_2_SEQ_LM" else "AutoModelForCausalLM"
