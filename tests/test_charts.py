@@ -118,6 +118,18 @@ def test_long_curves_are_thinned_in_the_drawing_and_whole_in_the_data():
     assert "not converged" in figure.svg
 
 
+def test_losses_beyond_the_axis_are_told():
+    rows = [
+        {"entry": name, "run": "r", "step": i, "epoch": i, "train": 2.0, "validation": loss, "kept": i == 1}
+        for name, losses in {"calm": (3, 2), "wild": (28.125, 2.5)}.items()
+        for i, loss in enumerate(losses)
+    ]
+    entries = {name: {"improved": True, "converged": True} for name in ("calm", "wild")}
+    calm, wild = curves(rows, {"entries": entries})
+    assert calm.notes == ()
+    assert wild.notes == ("Losses above 6.00, the highest 28.12, are drawn at the axis's end",)
+
+
 def test_many_pairs_are_shown_for_the_best_entry_first():
     names = [f"e{i}" for i in range(7)]
     pairs = [

@@ -1,6 +1,7 @@
 """What a plan says of costs: exact counts, a forecast from measurements, and a probe that measures."""
 
 import json
+from dataclasses import asdict
 
 import numpy
 import pytest
@@ -8,14 +9,18 @@ from click.testing import CliRunner
 
 from bakeoff.api import plan
 from bakeoff.cli import main
-from bakeoff.costs import exact_counts, forecast, least_bytes
+from bakeoff.costs import exact_counts, least_bytes
 from bakeoff.data.tokens import Lengths
+from bakeoff.estimate import expected_costs
+from bakeoff.forecast import NEUTRAL_TOKENS
+from bakeoff.records import Run
 from bakeoff.report.plan import bars, duration, forecast_lines
 from bakeoff.sections import ProtocolConfig
 
 MEASURED = {
     "error": None, "setup_seconds": 1.0, "step_seconds": 0.5, "tokens": 100, "evaluation_seconds": 0.2,
-    "evaluated_tokens": 100, "generation_seconds": 1.0, "generated_tokens": 50, "peak_bytes": 800,
+    "evaluated_tokens": 100, "prefill_seconds": 0.3, "prefill_tokens": 60,
+    "generation_seconds": 1.0, "generated_tokens": 50, "peak_bytes": 800,
 }  # fmt: skip
 
 
@@ -30,26 +35,37 @@ def test_counts_are_of_the_tokens_that_are_read_and_written():
 
 
 def document(trials=0):
-    steps = {"trials": trials, "steps": 10, "trial_steps": 25 if trials else 0, "least_bytes": 900}
+    runs = [Run(f"lora-{seed}", "lora", "entry", "lora", {}, seed, 10) for seed in range(3)]
+    runs += [Run(f"lora-t{i}", "lora", "trial", "lora", {}, 0, 10, trial=i) for i in range(trials)]
+    row = {"trials": trials, "steps": 10, "trial_steps": 25 if trials else 0, "least_bytes": 900}
+    row["search"] = {"learning_rate": {}, "r": {}} if trials else {}
     counts = {"train_tokens": 1000, "validation_tokens": 100, "test_tokens": 200, "output_tokens": 50,
               "longest_batch_tokens": 100}  # fmt: skip
-    runs = [{"entry": "lora", "kind": "entry"}] * 3 + [{"entry": "lora", "kind": "trial"}] * trials
-    return {"counts": counts, "epochs": 2, "entries": {"lora": steps}, "runs": runs, "memory_bytes": 1000}
+    splits = {"test": {"examples": 10, "prompt_tokens_mean": 15.0}}
+    return {"counts": counts, "epochs": 2, "entries": {"lora": row}, "runs": [asdict(run) for run in runs],
+            "memory_bytes": 1000, "data": {"splits": splits}, "output_tokens": 5,
+            "rungs": [3, 5] if trials else []}  # fmt: skip
 
 
-def test_a_forecast_is_measured_seconds_a_token_times_tokens():
-    a_run = 2 * 1000 * 0.5 / 100 + 3 * 100 * 0.2 / 100 + 200 * 0.2 / 100 + 50 * 1.0 / 50 + 1.0
-    found = forecast(document(), {"lora": MEASURED})
-    assert found["seconds"] == pytest.approx(3 * a_run)
+def test_an_estimate_is_measured_seconds_times_the_amounts_of_work():
+    step, validation = 0.5 / 100 * 1000 * 2 / 10, 0.2 / 100 * 100
+    tested = 0.2 / 100 * (200 + 100 + NEUTRAL_TOKENS) + 10 * (0.3 / 60 * 15 + 1.0 / 50 * 4)
+    every_other = ProtocolConfig(epochs=2, evaluate_every=2)  # validations at 0, 2, 4, 5, 6, 8, 10
+    found = expected_costs(document(), every_other, {"lora": MEASURED})
+    assert found["seconds"] == pytest.approx(3 * (2 * 1.0 + 10 * step + 7 * validation + tested))
     assert found["too_large"] == []
-    tuned = forecast(document(trials=4), {"lora": MEASURED})
-    assert tuned["seconds"] == pytest.approx(3 * a_run + 10.0 * 1.5)  # 15 steps beside those of the chosen trial
+    tuned = expected_costs(document(trials=4), every_other, {"lora": MEASURED})
+    # Four trials take 25 steps with 2.5 trainings' 8 validations in 4 + 2 + 1 set-ups; a step further is 0.75 likely
+    # with two fields. The first seed's run goes on from one of them.
+    trials = (2.5 + 0.75) * (10 * step + 8 * validation) + (7 + 0.75) * 1.0
+    finals = 3 * (2 * 1.0 + tested) + 2 * (10 * step + 8 * validation)
+    assert tuned["seconds"] == pytest.approx(trials + finals)
 
 
 def test_what_does_not_fit_is_named():
-    large = forecast(document(), {"lora": {**MEASURED, "peak_bytes": 1200}})
+    large = expected_costs(document(), ProtocolConfig(epochs=2), {"lora": {**MEASURED, "peak_bytes": 1200}})
     assert large["too_large"] == ["lora"]
-    killed = forecast(document(), {"lora": {**MEASURED, "error": "no memory left"}})
+    killed = expected_costs(document(), ProtocolConfig(epochs=2), {"lora": {**MEASURED, "error": "no memory left"}})
     assert (killed["seconds"], killed["too_large"]) == (None, ["lora"])
     lines = forecast_lines({**document(), "forecast": killed})
     assert lines[1] == "lora: no memory left"

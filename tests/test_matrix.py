@@ -47,4 +47,6 @@ def test_the_command_prints_what_was_probed(monkeypatch):
     out = CliRunner().invoke(main, ["methods", "--matrix"]).stdout
     assert "| bias | yes | no |" in out
     assert "- bias, not with llama: LlamaForCausalLM has no biases" in out
-    assert CliRunner().invoke(main, ["methods", "lora", "--matrix"]).exit_code == 2
+    out = CliRunner().invoke(main, ["methods", "olora", "--matrix"]).stdout
+    assert out.splitlines()[2] == "| olora | no | yes |"
+    assert CliRunner().invoke(main, ["methods", "lara", "--matrix"]).exit_code == 2

@@ -96,7 +96,7 @@ def test_init_keeps_names_with_line_breaks_on_their_line(tmp_path):
     file, config = tmp_path / "a\nb: c.csv", tmp_path / "my.yaml"
     names = {"document": "full\nname: x\u2028text", "summary": "short\n\nsummary", "id": "id\nno"}
     header = ",".join(f'"{name}"' for name in names.values())
-    file.write_text("\n".join([header, *(f"{LONG.format(i)!r},parcel {i},{i}" for i in range(30))]))
+    file.write_text("\n".join([header, *(f'"{LONG.format(i)}",parcel {i},{i}' for i in range(30))]))
     out = call("init", file, "-o", config)
     assert out.exit_code == 0, out.output
     assert "document: 'full\\nname: x\\u2028text', by its name" in out.stdout

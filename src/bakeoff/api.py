@@ -9,9 +9,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from bakeoff.config import Config, dump_config, load_config
-from bakeoff.costs import forecast
 from bakeoff.display import Display, open_display
 from bakeoff.errors import BakeoffError, SetupError
+from bakeoff.estimate import expected_costs
 from bakeoff.evaluation.summary import summarize
 from bakeoff.evaluation.together import summarize_together
 from bakeoff.executors.local import run_local
@@ -67,7 +67,8 @@ def plan(source: Source, overrides: dict[str, Any] | None = None, probe: bool = 
             folder = Folder(temporary)
             planned = make_plan(config, tokenizer, folder)
             write_text(folder.config_file, dump_config(config))
-            return planned.document | {"forecast": forecast(planned.document, run_probes(folder, planned.entries))}
+            probes = run_probes(folder, planned.entries)
+            return planned.document | {"forecast": expected_costs(planned.document, config.protocol, probes)}
 
 
 def run(source: Source, overrides: dict[str, Any] | None = None, display: str = "auto") -> Results:

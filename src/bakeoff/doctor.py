@@ -71,7 +71,8 @@ def cores() -> Check:
     """Return whether torch uses the cores that this process may."""
     import torch
 
-    threads, allowed = torch.get_num_threads(), len(os.sched_getaffinity(0))
+    threads = torch.get_num_threads()
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS
     if threads < allowed // 2:
         name = next((n for n in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if n in os.environ), "OMP_NUM_THREADS")
         return Check("cores", "advice", f"torch uses {threads} of {allowed}. Try: unset {name}")

@@ -227,9 +227,9 @@ def for_decoding(base: Base, adapted: nn.Module, precision: str) -> Base:
     """
     if precision == "fp32":
         adapted.float()
-        for module in adapted.modules():
-            if hasattr(module, "compute_dtype"):  # bitsandbytes' layers, whose products are in a precision of their own
-                module.compute_dtype = torch.float32
+        layers: list[Any] = [module for module in adapted.modules() if hasattr(module, "compute_dtype")]
+        for layer in layers:  # in four bits, whose products are in a precision of their own
+            layer.compute_dtype = torch.float32
     return replace(base, precision=precision)
 
 

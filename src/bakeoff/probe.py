@@ -7,22 +7,25 @@ own, and so that a probe that does not fit ends nothing else.
 
 import json
 import sys
-import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
+from torch import nn
+
 from bakeoff.config import load_config
 from bakeoff.data.tokens import StoredTokens, Tokens, load_tokens
-from bakeoff.evaluation.generation import generate
-from bakeoff.measure import out_of_memory, peak_bytes, reset_peak
+from bakeoff.evaluation.generation import decoding
+from bakeoff.measure import Clocks, out_of_memory, peak_bytes, reset_peak
 from bakeoff.methods import build_method
-from bakeoff.model import adapt, for_decoding, load_base
+from bakeoff.model import Base, adapt, for_decoding, load_base
 from bakeoff.records import Folder
 from bakeoff.training.loop import Trainer
-from bakeoff.training.loss import evaluate_loss
+from bakeoff.training.loss import autocast, evaluate_loss, start
 
 STEPS = 3  # the first warms up
-WRITTEN = 16  # tokens decoded
+WRITTEN = 16  # tokens decoded after the first
 
 
 @dataclass
@@ -35,7 +38,9 @@ class Probe:
     tokens: int = 0
     evaluation_seconds: float = 0
     evaluated_tokens: int = 0
-    generation_seconds: float = 0
+    prefill_seconds: float = 0  # of prompts' reading, which gives each its first token
+    prefill_tokens: int = 0
+    generation_seconds: float = 0  # of the tokens after it
     generated_tokens: int = 0
     peak_bytes: int = 0
 
@@ -52,13 +57,14 @@ def measure(folder: Folder, entry: str, method_name: str, settings: dict[str, ob
     protocol = config.protocol.model_copy(
         update={"epochs": STEPS, "evaluate_every": None, "patience": None, "trunk_cache": "off"}
     )
-    found = Probe()
-    start = time.perf_counter()
-    base = load_base(config.model, config.protocol.precision, config.pin)
-    method = build_method(entry, {**settings, "method": method_name})
-    adapted = adapt(base, method, protocol.gradient_checkpointing)
-    found.setup_seconds = time.perf_counter() - start
-    batch = longest(load_tokens(folder.tokens_file("train")), protocol.batch_size)
+    found, clocks = Probe(), Clocks()
+    rows = load_tokens(folder.tokens_file("train"))
+    with clocks.phase("setup"):
+        base = load_base(config.model, config.protocol.precision, config.pin)
+        method = build_method(entry, {**settings, "method": method_name})
+        adapted = adapt(base, method, protocol.gradient_checkpointing)
+        start(base, adapted, method, rows, protocol.batch_size)
+    batch = longest(rows, protocol.batch_size)
     found.tokens = found.evaluated_tokens = len(batch) * len(batch[0])
     curve: list[float] = []
 
@@ -72,15 +78,30 @@ def measure(folder: Folder, entry: str, method_name: str, settings: dict[str, ob
     found.step_seconds = curve[-1] - curve[-2]
     found.peak_bytes = peak_bytes()
     del trainer
-    start = time.perf_counter()
-    evaluate_loss(base, adapted, batch, 2 * protocol.batch_size)
-    found.evaluation_seconds = time.perf_counter() - start
+    with clocks.phase("evaluation"):
+        evaluate_loss(base, adapted, batch, 2 * protocol.batch_size)
     prompts = [row.prompt for row in longest(load_tokens(folder.tokens_file("test")), config.generation.batch_size)]
     decoder = for_decoding(base, adapted, config.generation.precision)
-    start = time.perf_counter()
-    generate(decoder, adapted, prompts, WRITTEN, config.generation.batch_size)
-    found.generation_seconds, found.generated_tokens = time.perf_counter() - start, len(prompts) * WRITTEN
+    decode(decoder, adapted, prompts[:1], Clocks())  # warms up
+    decode(decoder, adapted, prompts, clocks)
+    for phase, seconds in clocks.seconds.items():
+        setattr(found, f"{phase}_seconds", seconds)
+    found.prefill_tokens = len(prompts) * max(map(len, prompts))
+    found.generated_tokens = len(prompts) * WRITTEN
     return found
+
+
+@torch.no_grad()
+def decode(base: Base, adapted: nn.Module, prompts: Sequence[Sequence[int]], clocks: Clocks) -> None:
+    """Decode prompts side by side, whether their outputs end or not; `clocks` tell prefill and generation apart."""
+    adapted.eval()
+    with autocast(base):
+        with clocks.phase("prefill"):
+            batch = decoding(base, adapted, prompts, WRITTEN + 1)
+            batch.append(batch.next_tokens())
+        with clocks.phase("generation"):
+            for _ in range(WRITTEN):
+                batch.append(batch.next_tokens())
 
 
 def main() -> None:

@@ -51,9 +51,9 @@ def _decode(base: Base, adapted: nn.Module, prompts: list[Sequence[int]], max_ne
     rows = list(range(len(prompts)))  # which prompt each row of the shrinking batch is
     ended: set[int] = set()
     with autocast(base):
-        decoding = (Causal if base.decoder_start is None else EncoderDecoder)(base, adapted, prompts, max_new_tokens)
+        batch = decoding(base, adapted, prompts, max_new_tokens)
         for _ in range(max_new_tokens):
-            chosen = decoding.next_tokens()
+            chosen = batch.next_tokens()
             for row, token in zip(rows, chosen.tolist(), strict=True):
                 if token == end:
                     ended.add(row)
@@ -65,8 +65,8 @@ def _decode(base: Base, adapted: nn.Module, prompts: list[Sequence[int]], max_ne
             if len(alive) <= LEAVE_SHARE * len(rows):
                 keep = torch.tensor(alive, device=base.device)
                 rows, chosen = [rows[place] for place in alive], chosen[keep]
-                decoding.keep(keep)
-            decoding.append(chosen)
+                batch.keep(keep)
+            batch.append(chosen)
     return outputs
 
 
@@ -145,3 +145,8 @@ class EncoderDecoder:
     def append(self, tokens: torch.Tensor) -> None:
         """Let each row's output grow by a token (batch,)."""
         self.tokens = tokens[:, None]
+
+
+def decoding(base: Base, adapted: nn.Module, prompts: Sequence[Sequence[int]], room: int) -> Causal | EncoderDecoder:
+    """Return prompts as a batch to decode, with room for so many tokens each."""
+    return (Causal if base.decoder_start is None else EncoderDecoder)(base, adapted, prompts, room)

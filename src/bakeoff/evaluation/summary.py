@@ -5,6 +5,7 @@ from typing import Any
 import numpy
 
 from bakeoff.config import Config, load_config
+from bakeoff.evaluation.convergence import converged
 from bakeoff.evaluation.metrics import value_of
 from bakeoff.evaluation.neutral import add_forgetting
 from bakeoff.evaluation.statistics import Estimate, Resamples, Scores, estimate
@@ -30,7 +31,7 @@ def summarize(folder: Folder) -> dict[str, Any]:
     resamples = Resamples(read_clusters(folder, config))
     estimates = estimate({(n, metric): s for n, table in scores.items() for metric, s in table.items()}, resamples)
     by_name = {n: {metric: estimates[n, metric] for metric in table} for n, table in scores.items()}
-    rows = {name: entry_row(group, results, by_name[name]) for name, group in groups.items()}
+    rows = {name: entry_row(folder, config, group, results, by_name[name]) for name, group in groups.items()}
     for name, row in rows.items():
         add_tuning(folder, plan, name, row)
         row |= {k: v for k, v in plan["entries"].get(name, {}).items() if k not in row or row[k] is None}
@@ -79,7 +80,10 @@ def yardstick(plan: dict[str, Any], config: Config) -> Yardstick:
     )
 
 
-def entry_row(group: list[Run], results: dict[str, RunResult | None], estimates: dict[str, Estimate]) -> dict[str, Any]:
+def entry_row(
+    folder: Folder, config: Config, group: list[Run], results: dict[str, RunResult | None],
+    estimates: dict[str, Estimate],
+) -> dict[str, Any]:  # fmt: skip
     """Return one entry's or baseline's row: status, counts, metrics with intervals, costs averaged over its seeds."""
     done = [r for run in group if (r := results[run.id]) and r.status == "done"]
     failed = [r for run in group if (r := results[run.id]) and r.status == "failed"]
@@ -103,7 +107,8 @@ def entry_row(group: list[Run], results: dict[str, RunResult | None], estimates:
         },
     }
     trained = bool(done) and group[0].kind == "entry"
-    row["converged"] = all(r.best_step != r.steps for r in done) if trained else None
+    curves = [folder.run(r.run.id).curve() for r in done] if trained else []
+    row["converged"] = converged(curves, config.protocol, group[0].steps or 0)
     row["improved"] = all(r.best_step != 0 for r in done) if trained else None
     for name in ("trainable_parameters", "total_parameters", "learning_rate", "steps", "best_step"):
         row[name] = getattr(done[0], name) if done else row["settings"].get(name)

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 @register("qlora")
 class Qlora(Lora):
-    """QLoRA: LoRA over a base whose matrices are kept in four bits (Dettmers et al. 2023)."""
+    """QLoRA: LoRA over a base whose matrices are kept in four bits (Dettmers et al. 2023).
+
+    The base is loaded whole and then put into four bits, so a run's start needs more memory than its peak in training.
+    """
 
     paper: ClassVar[str] = "https://arxiv.org/abs/2305.14314"
     starts_as_base: ClassVar[bool] = False
@@ -69,4 +72,5 @@ class Qlora(Lora):
             weight, requires_grad=False, quant_type=how, compress_statistics=self.bnb_4bit_use_double_quant
         )
         small.bias = layer.bias
+        small.support_avx512bf16_for_cpu = False  # a kernel of some CPUs that rounds all products to bf16
         return small.to(weight.device)

@@ -1,5 +1,6 @@
 """Training of a few tokens' embeddings."""
 
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator
@@ -31,14 +32,14 @@ class TrainableTokens(Injected):
     @field_validator("token_indices")
     @classmethod
     def _once_each(cls, value: list[int]) -> list[int]:
-        twice = [token for i, token in enumerate(value) if token in value[:i]]
+        twice = [token for token, count in Counter(value).items() if count > 1]
         if twice:
             raise ValueError(f"{twice[0]} stands twice. Name each token once")
         return value
 
     def adapt(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> "nn.Module":
         """Return a PeftModel; raise SetupError where an id is none of the model's tokens."""
-        rows: int = model.get_input_embeddings().weight.shape[0]  # type: ignore[assignment, union-attr]
+        rows = model.get_input_embeddings().weight.shape[0]
         largest = max(self.token_indices)
         if largest >= rows:
             raise SetupError(

@@ -15,6 +15,7 @@ from bakeoff.report.figures import Figures
 from bakeoff.report.source import Source
 from bakeoff.report.table import (
     NOT_BETTER,
+    NOT_CONVERGED,
     best_values,
     columns,
     csv_table,
@@ -72,6 +73,7 @@ def render(source: Source, figures: Figures, beside: str) -> str:
         figures=figures,
         beside=beside,
         not_converged=[n for n, row in results["entries"].items() if row["converged"] is False],
+        not_converged_text=NOT_CONVERGED,
         not_better=[n for n, row in results["entries"].items() if row["improved"] is False],
         not_better_text=NOT_BETTER,
         samples=shown,

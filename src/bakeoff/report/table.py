@@ -11,6 +11,7 @@ from rich.table import Table
 
 NOT_MEASURED = "not measured"
 NO_SUCH_THING = "\N{EN DASH}"
+NOT_CONVERGED = "at the end loss still fell at over half the pace of the whole training, so longer training may help"
 NOT_BETTER = "training never improved on its start; try a lower learning_rate"
 Row = dict[str, Any]
 
@@ -106,7 +107,12 @@ OTHERS = (
     Column("costs/peak_bytes", "peak memory", size, "of the run's own process while training", "min"),
     Column("learning_rate", "learning rate", rate, "AdamW's peak rate", None),
     Column("tuning/label", "tuning", str, "tuned: chosen by trials; fixed: given in the config; off: nothing is tuned"),
-    Column("costs/tuning_seconds", "tuning s", fixed(1), "seconds of the trials' optimizer steps, beside train s"),
+    Column(
+        "costs/tuning_seconds",
+        "tuning s",
+        fixed(1),
+        "seconds of the trials' optimizer steps; the chosen trial's are in train s too, as its first seed's",
+    ),
     Column("seeds", "seeds", fixed(0), "finished runs of the entry", None),
 )
 # The columns that a terminal shows, by how wide it must be; the page has them all.
@@ -201,9 +207,7 @@ def remarks(results: dict[str, Any]) -> list[str]:
     lines = [note for name, row in entries.items() if (note := edge_note(name, row))]
     early = [name for name, row in entries.items() if row["converged"] is False]
     if early:
-        lines.append(
-            f"not converged: {', '.join(early)}: the last validation was the best, so longer training may help"
-        )
+        lines.append(f"not converged: {', '.join(early)}: {NOT_CONVERGED}")
     never = [name for name, row in entries.items() if row["improved"] is False]
     if never:
         lines.append(f"not better: {', '.join(never)}: {NOT_BETTER}")

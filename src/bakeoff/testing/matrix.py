@@ -1,5 +1,6 @@
 """Which method works with which family, found out by trying: never a list that somebody keeps."""
 
+from collections.abc import Sequence
 from importlib.metadata import version
 
 import torch
@@ -19,14 +20,13 @@ STEPS = 2  # LoRA's first factor moves in the second
 Matrix = dict[str, dict[str, str | None]]
 
 
-def capability_matrix() -> Matrix:
-    """Return for each method and family None where it works, else why not."""
-    return {name: {family: probe(name, family) for family in FAMILIES} for name in method_names()}
+def capability_matrix(names: Sequence[str] = ()) -> Matrix:
+    """Return for each of these methods (none: all) and each family None where it works, else why not."""
+    return {name: {family: probe(name, family) for family in FAMILIES} for name in names or method_names()}
 
 
 def matrix_page(matrix: Matrix) -> str:
     """Return the matrix as Markdown: a table of yes and no, and below it every reason with the families it is for."""
-    families = list(next(iter(matrix.values())))
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft"))
     lines = [
         "# What works with which family",
@@ -34,8 +34,15 @@ def matrix_page(matrix: Matrix) -> str:
         "Written by `bakeoff methods --matrix > docs/matrix.md`: in each cell a tiny random model of the family was",
         f"adapted and trained for {STEPS} steps by the loop, its parameters counted from shapes before ({versions}).",
         "",
+        matrix_table(matrix),
     ]
-    lines += ["| method | " + " | ".join(families) + " |", "|---" * (len(families) + 1) + "|"]
+    return "\n".join(lines)
+
+
+def matrix_table(matrix: Matrix) -> str:
+    """Return the table in Markdown, with the reasons below it."""
+    families = list(next(iter(matrix.values())))
+    lines = ["| method | " + " | ".join(families) + " |", "|---" * (len(families) + 1) + "|"]
     reasons: dict[tuple[str, str], list[str]] = {}
     for name, cells in matrix.items():
         lines.append(f"| {name} | " + " | ".join("no" if reason else "yes" for reason in cells.values()) + " |")

@@ -16,6 +16,7 @@ from bakeoff.methods import Method
 from bakeoff.model import Base, trainable
 from bakeoff.sections import ProtocolConfig
 from bakeoff.training.loss import Serve, batch_of, evaluate_loss, mean_loss, part_tokens, target_losses, whole
+from bakeoff.training.schedule import rate_factor
 
 Report = Callable[[str, dict[str, Any]], None]
 AfterStep = Callable[["Trainer", bool], None]
@@ -57,15 +58,6 @@ class Progress:
 def steps_in(examples: int, protocol: ProtocolConfig) -> int:
     """Return how many optimizer steps a run takes."""
     return protocol.epochs * math.ceil(examples / protocol.batch_size)
-
-
-def rate_factor(step: int, steps: int, protocol: ProtocolConfig) -> float:
-    """Return the learning rate's multiplier in step `step` (from 0): a linear warm-up, then the schedule towards 0."""
-    warmup = round(protocol.warmup_share * steps)
-    if step < warmup:
-        return (step + 1) / warmup
-    left = (steps - step) / max(1, steps - warmup)
-    return {"linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left), "constant": 1.0}[protocol.schedule]
 
 
 class Trainer:

@@ -11,6 +11,7 @@ from bakeoff.report.table import counted
 
 WIDTH, HEIGHT = 270, 190
 DOTTED = 30  # validations of a run up to which each has a dot to point at
+SPLITS = ("train", "validation")
 DRAWN = 80  # points of a line at most; the figure's file has them all
 
 
@@ -20,7 +21,7 @@ def curves(rows: Sequence[Point], results: dict[str, Any]) -> list[Figure]:
     `rows` hold entry, run, step, epoch, train and validation (losses, None where not measured) and kept, which is true
     where the kept checkpoint was taken.
     """
-    losses = sorted(row[split] for row in rows for split in ("train", "validation") if row[split] is not None)
+    losses = sorted(row[split] for row in rows for split in SPLITS if row[split] is not None)
     if not losses:
         return []
     # Steps that went far off would press every other curve flat; the axis ends where most of the story does.
@@ -39,7 +40,8 @@ def curves(rows: Sequence[Point], results: dict[str, Any]) -> list[Figure]:
         drawn = thinned(own)
         svg = chart(drawn, number, span, epochs, heading(name, note, bad))
         title = f"Loss curves of {name}"
-        figures.append(Figure(f"curves-{number + 1}", title, label, svg, own, number, drawn=drawn))
+        notes = cut_note(own, span[1])
+        figures.append(Figure(f"curves-{number + 1}", title, label, svg, own, number, notes, drawn))
     return figures
 
 
@@ -48,9 +50,17 @@ def remark(row: dict[str, Any], lowest: float, runs: int) -> tuple[str, bool]:
     if row["improved"] is False:
         return "training never improved on its start", True
     if row["converged"] is False:
-        return "not converged: the last validation was the best", True
+        return "not converged: loss was still falling", True
     seeds = f" in {counted(runs, 'seed')}" if runs > 1 else ""
     return f"lowest validation loss {lowest:.3f}{seeds}", False
+
+
+def cut_note(rows: Sequence[Point], top: float) -> tuple[str, ...]:
+    """Return what to say of losses above the axis, which are drawn at its end; nothing where there are none."""
+    above = [loss for row in rows for split in SPLITS if (loss := row[split]) is not None and loss > top]
+    if not above:
+        return ()
+    return (f"Losses above {top:.2f}, the highest {max(above):.2f}, are drawn at the axis's end",)
 
 
 def thinned(rows: Sequence[Point]) -> list[Point]:
@@ -70,7 +80,7 @@ def chart(rows: list[Point], number: int, span: list[float], epochs: int, title:
     colour = alt.value(hue(number))
     lines = [
         {"run": r["run"], "epoch": r["epoch"], "split": split, "loss": r[split]}
-        for split in ("train", "validation") for r in rows if r[split] is not None
+        for split in SPLITS for r in rows if r[split] is not None
     ]  # fmt: skip
     validated = [{**r, "loss": r["validation"]} for r in rows if r["validation"] is not None]
     few = len(validated) <= DOTTED * len({r["run"] for r in rows})

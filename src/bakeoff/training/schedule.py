@@ -1,0 +1,14 @@
+"""The learning rate's course over the steps: one for every method."""
+
+import math
+
+from bakeoff.sections import ProtocolConfig
+
+
+def rate_factor(step: int, steps: int, protocol: ProtocolConfig) -> float:
+    """Return the learning rate's multiplier in step `step` (from 0): a linear warm-up, then the schedule towards 0."""
+    warmup = round(protocol.warmup_share * steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    left = (steps - step) / max(1, steps - warmup)
+    return {"linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left), "constant": 1.0}[protocol.schedule]
