@@ -12,6 +12,7 @@ import bakeoff
 from bakeoff import api, scheduling
 from bakeoff.cli import main
 from bakeoff.records import Folder
+from bakeoff.report.table import remarks
 from tests.conftest import inline, make_rows, write_rows
 
 SEEDS = (5, 6)
@@ -244,7 +245,9 @@ def test_the_command_line_tells_of_trials(tuned, tmp_path):
     assert "3e-05 to 0.003" in plan
     shown = CliRunner().invoke(main, ["show", str(results.folder.path)]).output
     assert "lora: on the edge of its search: learning_rate was the highest of the 4 tried" in shown
-    assert "not converged" in shown
+    assert results.entries["lora"]["converged"] is not None
+    early = results.entries | {"top": results.entries["top"] | {"converged": False}}
+    assert any(line.startswith("not converged: top: ") for line in remarks(results.document | {"entries": early}))
     copy = tmp_path / "copy"
     shutil.copytree(results.folder.path, copy)
     for trial in Folder(copy).trials("top"):  # a bakeoff in the middle of its search has a page too

@@ -53,11 +53,12 @@ def draft(files: Sequence[Path], output: Path, model: str = "base") -> Draft:
         splits = splits_of(files)
         guess = guess_columns({split: first_rows(file) for split, file in splits.items()})
         data = {split: os.path.relpath(file, output.parent) for split, file in splits.items()} | guess.columns
-        about = ", ".join(in_line(file) for file in files)
+        about = ", ".join(in_line(str(file)) for file in files)
     config = Config.model_validate({"name": name_of(files), "model": model, "data": data, "entries": ENTRIES})
+    own = in_line(str(output))
     lines = [
         f"# yaml-language-server: $schema={SCHEMA_FILE}",
-        f"# A bakeoff over {about}. Next: bakeoff plan {in_line(output)}, then: bakeoff run {in_line(output)}",
+        f"# A bakeoff over {about}. Next: bakeoff plan {own}, then: bakeoff run {own}",
         *(f"# {line}" for line in guess.reasons),
         "",
         *section_lines(config, {"entries": entry_lines()}),
