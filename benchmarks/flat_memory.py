@@ -81,7 +81,7 @@ def drive(folder: Path) -> dict[str, Any]:
     config = load_config({"data": data, "entries": ["lora"], "output": str(folder / "run")})
     tokenizer = load_tokenizer(config.model)
     stages = Stages()
-    planning.load_examples = stages.timed("read", planning.load_examples)
+    planning.load_or_count = stages.timed("read", planning.load_or_count)
     planning.encode_splits = stages.timed("encode", planning.encode_splits)
     entries = planning.checked_entries(config)
     shapes.count(config, {n: e.methods() for n, e in entries.items()})  # imports the model's class
