@@ -22,6 +22,7 @@ from typing import Any
 
 import yaml
 
+from bakeoff.files import append_jsonl
 from bakeoff.records import Folder, Run, RunFolder
 from reliability import write_tables
 
@@ -213,11 +214,10 @@ def differences(one: Path, other: Path) -> list[str]:
 def distance(one: Path, other: Path) -> float:
     """Return by how much a metric of two finished bakeoffs differs at most."""
     first, second = (json.loads(Folder(path).results_file.read_text())["entries"] for path in (one, other))
-    return max(
-        abs(value["mean"] - second[name]["metrics"][metric]["mean"])
-        for name, row in first.items()
-        for metric, value in row["metrics"].items()
+    pairs = (
+        (v["mean"], second[n]["metrics"][m]["mean"]) for n, row in first.items() for m, v in row["metrics"].items()
     )
+    return max(abs(a - b) for a, b in pairs)
 
 
 def content(folder: Folder) -> dict[str, Any]:
@@ -266,8 +266,7 @@ def note(outcome: Outcome) -> None:
         **{k: v for k, v in vars(outcome).items() if k != "kills"},
         "kills": [vars(kill) for kill in outcome.kills],
     }
-    with RESULTS.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    append_jsonl(RESULTS, row)
     print(f"{outcome.what}: {len(outcome.kills)} kills, {outcome.starts} starts,"
           f" survived {outcome.survived}, differences {outcome.differences} {outcome.note}", flush=True)  # fmt: skip
 

@@ -59,6 +59,12 @@ def test_a_training_anew_leaves_no_card_of_pefts_and_the_one_that_was_there(tmp_
     with card_kept(card):
         pass
     assert card.read_text() == "mine"
+    card.replace(tmp_path / "mine.md")
+    (tmp_path / ".README.md").touch()  # ended within, where there was none
+    card.write_text("of PEFT")
+    with card_kept(card):
+        pass
+    assert [file.name for file in tmp_path.iterdir()] == ["mine.md"]
 
 
 @pytest.mark.parametrize(("name", "library"), [("lora", "peft"), ("last_layers", "bakeoff")])

@@ -13,6 +13,10 @@ def curve(*losses, every=25):
     return [{"step": every * i, "validation/loss": loss} for i, loss in enumerate(losses)]
 
 
+def test_a_curve_that_is_gone_tells_nothing():
+    assert pace([], LINEAR, 100) is None
+
+
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
 def test_loss_that_falls_with_the_learning_rate_has_a_pace_of_one(schedule):
     protocol = ProtocolConfig(epochs=4, warmup_share=0.06, schedule=schedule)

@@ -18,8 +18,8 @@ from bakeoff.report.plan import bars, duration, forecast_lines
 from bakeoff.sections import ProtocolConfig
 
 MEASURED = {
-    "error": None, "setup_seconds": 1.0, "step_seconds": 0.5, "tokens": 100, "evaluation_seconds": 0.2,
-    "evaluated_tokens": 100, "prefill_seconds": 0.3, "prefill_tokens": 60,
+    "error": None, "setup_seconds": 1.0, "start_seconds": 0.0, "step_seconds": 0.5, "tokens": 100,
+    "evaluation_seconds": 0.2, "evaluated_tokens": 100, "prefill_seconds": 0.3, "prefill_tokens": 60,
     "generation_seconds": 1.0, "generated_tokens": 50, "peak_bytes": 800,
 }  # fmt: skip
 

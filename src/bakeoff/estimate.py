@@ -51,7 +51,7 @@ def phase_seconds(plan: Mapping[str, Any], steps: int, found: Mapping[str, Any])
     prefilled = found["prefill_seconds"] / found["prefill_tokens"]
     written = found["generation_seconds"] / found["generated_tokens"]
     return {
-        "loading": found["setup_seconds"],
+        "loading": found["setup_seconds"] + found["start_seconds"],
         "reloading": found["setup_seconds"],
         "training": trained * counts["train_tokens"] * plan["epochs"] / steps,
         "validating": read * counts["validation_tokens"],

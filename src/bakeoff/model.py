@@ -269,15 +269,16 @@ def save_adapter(folder: Path, adapted: nn.Module, method: Method, config: Confi
 @contextmanager
 def card_kept(card: Path) -> Iterator[None]:
     """Within, PEFT may write a card, which is empty but for names; afterwards that of an earlier training is back."""
-    aside = card.with_name(f".{card.name}")
-    if card.exists() and not aside.exists():  # else a crash left PEFT's
-        card.replace(aside)
+    aside = card.with_name(
+        f".{card.name}"
+    )  # empty where there was none; there already after a crash, which left PEFT's
+    if not aside.exists():
+        card.replace(aside) if card.exists() else aside.touch()
     try:
         yield
     finally:
         card.unlink(missing_ok=True)
-        if aside.exists():
-            aside.replace(card)
+        aside.replace(card) if aside.stat().st_size else aside.unlink()
 
 
 def load_adapter(base: Base, folder: Path) -> nn.Module:

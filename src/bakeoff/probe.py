@@ -34,6 +34,7 @@ class Probe:
 
     error: str | None = None
     setup_seconds: float = 0
+    start_seconds: float = 0  # of a start that reads training examples
     step_seconds: float = 0
     tokens: int = 0
     evaluation_seconds: float = 0
@@ -63,6 +64,7 @@ def measure(folder: Folder, entry: str, method_name: str, settings: dict[str, ob
         base = load_base(config.model, config.protocol.precision, config.pin)
         method = build_method(entry, {**settings, "method": method_name})
         adapted = adapt(base, method, protocol.gradient_checkpointing)
+    with clocks.phase("start"):
         start(base, adapted, method, rows, protocol.batch_size)
     batch = longest(rows, protocol.batch_size)
     found.tokens = found.evaluated_tokens = len(batch) * len(batch[0])
@@ -80,7 +82,8 @@ def measure(folder: Folder, entry: str, method_name: str, settings: dict[str, ob
     del trainer
     with clocks.phase("evaluation"):
         evaluate_loss(base, adapted, batch, 2 * protocol.batch_size)
-    prompts = [row.prompt for row in longest(load_tokens(folder.tokens_file("test")), config.generation.batch_size)]
+    read = longest(load_tokens(folder.tokens_file("test")), config.generation.batch_size)
+    prompts = [row.prompt[: max(1, len(row) - WRITTEN - 1)] for row in read]  # what is decoded must have room
     decoder = for_decoding(base, adapted, config.generation.precision)
     decode(decoder, adapted, prompts[:1], Clocks())  # warms up
     decode(decoder, adapted, prompts, clocks)

@@ -1,4 +1,4 @@
-"""What a bakeoff leaves on disk: runs, events, results, the layout of the run folder, atomic files.
+"""What a bakeoff leaves on disk: runs, events, results, the layout of the run folder.
 
 Workers write records; driver, terminal and report read them. Plain data and JSON only: no torch and no terminal.
 """
@@ -219,9 +219,9 @@ class Folder:
         return plan if plan.keys() >= {"name", "model", "data", "entries", "runs"} else {}
 
     def planned(self) -> bool:
-        """Return whether a bakeoff has made its plan here; a damaged one counts beside the lock that it left."""
+        """Return whether a bakeoff has made its plan here; a damaged one counts beside its tokens' manifest."""
         damaged_plan = self.plan_file.exists() and not read_mapping(self.plan_file)
-        return bool(self.last_plan()) or (damaged_plan and self.lock_file.exists())
+        return bool(self.last_plan()) or (damaged_plan and self.made_file.exists())
 
     def environment(self) -> dict[str, Any]:
         """Return environment.json, or an empty mapping where there is none."""

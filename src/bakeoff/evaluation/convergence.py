@@ -32,6 +32,8 @@ def pace(curve: Sequence[dict[str, Any]], protocol: ProtocolConfig, steps: int) 
     training never improved on its start.
     """
     losses = [(int(row["step"]), float(row["validation/loss"])) for row in curve if "validation/loss" in row]
+    if not losses:
+        return None  # its curve is gone
     end = losses[-1][0]
     before = [(step, loss) for step, loss in losses if step <= (1 - STRETCH) * end]
     since, first = before[-1][0], losses[0][1]

@@ -49,7 +49,7 @@ class IA3(Injected):
         adapted = super().adapt(model, tokenizer)
         scaled = [n for n, m in adapted.named_modules() if hasattr(m, "is_feedforward")]
         for name in self.feedforward_modules or ():
-            if not any(f".{n}".endswith(f".{name}") for n in scaled):
+            if not any(n.endswith(name) for n in scaled):
                 known = ", ".join(sorted({n.rpartition(".")[2] for n in scaled}))
                 raise SetupError(
                     f"ia3: feedforward_modules: nothing that is scaled is called '{name}'. Scaled: {known}"

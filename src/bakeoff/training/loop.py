@@ -17,6 +17,7 @@ from bakeoff.model import Base, trainable
 from bakeoff.sections import ProtocolConfig
 from bakeoff.training.loss import Serve, batch_of, evaluate_loss, mean_loss, part_tokens, target_losses, whole
 from bakeoff.training.schedule import rate_factor
+from bakeoff.training.trunk import find_trunk
 
 Report = Callable[[str, dict[str, Any]], None]
 AfterStep = Callable[["Trainer", bool], None]
@@ -90,6 +91,8 @@ class Trainer:
         )  # fmt: skip
         self.rungs = rungs
         self.keep: AfterStep | None = None  # called after every step, with whether it was validated
+        # Stored or not: dropout draws its numbers a part at a time, and a run that goes on without must draw the same.
+        self.part_tokens = part_tokens(base, above_trunk=bool(find_trunk(adapted)[1]))
         self.clocks = Clocks()
         self.at = Progress(micro_batch=protocol.batch_size)
         self.best: dict[str, torch.Tensor] = {}  # weights; empty before the first validation
@@ -169,8 +172,7 @@ class Trainer:
         rows = [train[i] for i in members]
         targets = sum(len(row.target) for row in rows)
         total = 0.0
-        width = part_tokens(self.base, stored=self.serve["train"] is not whole)
-        for part in parts([len(row) for row in rows], self.at.micro_batch, width):
+        for part in parts([len(row) for row in rows], self.at.micro_batch, self.part_tokens):
             batch = batch_of(self.base, rows[part])
             losses = target_losses(self.base, self.adapted, batch, self.serve["train"](members[part]))
             (losses.sum() / targets).backward()

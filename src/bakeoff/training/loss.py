@@ -37,15 +37,15 @@ def batch_of(base: Base, rows: Sequence[Tokens]) -> Batch:
     return collate(rows, base.pad, base.decoder_start, base.device)
 
 
-def part_tokens(base: Base, stored: bool = False) -> int | None:
+def part_tokens(base: Base, above_trunk: bool = False) -> int | None:
     """Return how many positions go through the model at once; None where only memory limits them.
 
-    On a CPU a block's activations should stay in the cache; a GPU wants its products as large as they come. Where most
-    blocks are `stored` (the trunk), adding up the parts' gradients weighs more: then parts are twice as large.
+    On a CPU a block's activations should stay in the cache; a GPU wants its products as large as they come. Where all
+    that trains lies above a trunk, adding up the parts' gradients weighs more: then parts are twice as large.
     """
     if base.device.type != "cpu":
         return None
-    return (1 + stored) * PART_ELEMENTS // base.model.config.get_text_config(decoder=True).hidden_size
+    return (1 + above_trunk) * PART_ELEMENTS // base.model.config.get_text_config(decoder=True).hidden_size
 
 
 def model_inputs(adapted: nn.Module, batch: Batch) -> dict[str, Any]:

@@ -190,6 +190,8 @@ def check(base: Base, adapted: nn.Module, trunk: Trunk, rows: Sequence[Tokens], 
         try:
             stored = float(target_losses(base, adapted, batch, trunk.serving(members)).double().mean())
         except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+            if isinstance(error, RuntimeError) and out_of_memory(error):
+                raise
             raise TrunkError(f"this architecture does not allow it ({error})") from error
     if not math.isclose(plain, stored, rel_tol=TOLERANCE[base.precision]):
         raise TrunkError(f"loss {stored} with the stored trunk, {plain} without")
