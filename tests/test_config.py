@@ -64,7 +64,8 @@ def test_the_resolved_config_is_itself_runnable(tmp_path):
         ),
         ("baselines: [oracle]", "baselines: must hold base"),
         ("baselines: [base, base]", "baselines: must hold base, and nothing twice"),
-        ("[1]", "expected keys and values, got list"),
+        ("[1]", "expected keys and values, got a list"),
+        ("# later", "expected keys and values, got nothing"),
         ("a: [", "not valid YAML"),
     ],
 )

@@ -169,8 +169,8 @@ def test_rows_that_cannot_be_used_are_all_counted_and_may_be_left_out(tmp_path):
         load_examples(config)
     counted = "2 empty (at 4, 13), 1 not UTF-8 (at 10)"
     assert str(caught.value) == (
-        f"data.train: {tmp_path}/train:4: column 'summary' is empty. Remove the row, or fill it. So are {counted} of "
-        "30 rows. Mend or remove them, or set data.unusable: drop"
+        f"data.train: {tmp_path}/train:4: column 'summary' is empty. Remove the row, or fill it. "
+        f"Of 30 rows: {counted}. Mend or remove them, or set data.unusable: drop"
     )
     splits, findings = load_examples(config.model_copy(update={"unusable": "drop"}))
     assert len(splits["train"]) == 27

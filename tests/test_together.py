@@ -64,6 +64,11 @@ def test_a_folder_of_the_users_is_no_place_for_figures(two, tmp_path):
         assert CliRunner().invoke(main, command).exit_code == 0
         (tmp_path / "both-figures/photo.svg").write_text("mine")
     assert (tmp_path / "both-figures/photo.svg").read_text() == "mine"
+    (tmp_path / "notes.html").write_text("mine")
+    done = CliRunner().invoke(main, [*command[:-1], str(tmp_path / "notes.html")])
+    assert done.exit_code == 2
+    assert "notes.html: is there already, and no report wrote it" in done.output
+    assert (tmp_path / "notes.html").read_text() == "mine"
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,8 @@ class Commands(click.Group):
             click.echo(f"bakeoff: {error}", err=True)
             sys.exit(2)
         except KeyboardInterrupt:
-            click.echo("bakeoff: interrupted. The same command goes on from here", err=True)
+            goes_on = ". The same command goes on from here" if ctx.invoked_subcommand in ("run", "demo") else ""
+            click.echo(f"bakeoff: interrupted{goes_on}", err=True)
             sys.exit(130)
         except BrokenPipeError:  # whoever read the output has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

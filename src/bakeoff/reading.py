@@ -42,7 +42,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         problem = getattr(error, "problem", None) or getattr(error, "reason", error)
         raise ConfigError(f"{path}{line}: not valid YAML ({problem})") from None
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: expected keys and values, got {type(raw).__name__}")
+        got = {type(None): "nothing", list: "a list"}.get(type(raw), "a text")
+        raise ConfigError(f"{path}: expected keys and values, got {got}. Try: bakeoff init DATAFILE")
     return raw
 
 

@@ -124,8 +124,9 @@ def read_splits(config: DataConfig, columns: dict[str, Columns]) -> tuple[dict[s
             continue
         splits[split], refused = found
         if refused.first and config.unusable == "stop":
-            more = f". So {'are' if refused.total > 1 else 'is'} {refused} of {refused.rows:,} rows"
-            rest = "" if refused.total == 1 else f"{more}. Mend or remove them, or set data.unusable: drop"
+            rest = f". Of {refused.rows:,} rows: {refused}" if refused.total > 1 else ""
+            if 1 < refused.total < refused.rows:
+                rest += ". Mend or remove them, or set data.unusable: drop"
             raise DataError(f"data.{split}: {refused.first}{rest}")
         if refused.first:
             findings.append(f"data.{split}: {of(refused.total, refused.rows)} rows left out: {refused}")

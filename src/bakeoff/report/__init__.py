@@ -35,10 +35,10 @@ def write_report(path: str | Path) -> Path:
 def write_comparison(folders: Sequence[Folder], results: dict[str, Any], page: Path) -> Path:
     """Write the page of several bakeoffs whose results are one document, and its figures beside it.
 
-    Raises SetupError where the figures' folder is something else's.
+    Raises SetupError where the page's file or the figures' folder is something else's.
     """
     beside = page.with_name(f"{page.stem}-figures")
-    check_own(beside)
+    check_own(page, beside)
     source = Source.of_several(folders, results)
     figures = draw_figures(source)
     write_figures(beside, figures.all())

@@ -63,9 +63,13 @@ def draw_axes(results: dict[str, Any]) -> Axes:
     return Axes([y for y in ys if y.name in shown], [x for x in xs if x.name in shown], figures)
 
 
-def check_own(folder: Path) -> None:
-    """Raise SetupError where a folder holds files and no report wrote any of them."""
-    if folder.exists() and not (folder / MANIFEST).exists() and any(folder.iterdir()):
+def check_own(page: Path, folder: Path) -> None:
+    """Raise SetupError where a page, or its figures' folder with files, is there and no report has written it."""
+    if (folder / MANIFEST).exists():
+        return
+    if page.exists():
+        raise SetupError(f"{page}: is there already, and no report wrote it. Try: another name after -o")
+    if folder.exists() and any(folder.iterdir()):
         raise SetupError(f"{folder}: holds other files, and the page's figures go there. Try: another name after -o")
 
 
