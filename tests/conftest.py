@@ -65,11 +65,16 @@ def write_rows(path: Path, rows: list[dict[str, str]]) -> Path:
     return path
 
 
+def write_splits(folder: Path) -> dict[str, str]:
+    """Write a small train, validation and test file; return their paths."""
+    sizes = {"train": 40, "validation": 8, "test": 10}
+    return {s: str(write_rows(folder / f"{s}.jsonl", make_rows(n, i))) for i, (s, n) in enumerate(sizes.items())}
+
+
 @pytest.fixture
 def data_files(tmp_path):
     """Paths of a small train, validation and test file."""
-    sizes = {"train": 40, "validation": 8, "test": 10}
-    return {s: str(write_rows(tmp_path / f"{s}.jsonl", make_rows(n, i))) for i, (s, n) in enumerate(sizes.items())}
+    return write_splits(tmp_path)
 
 
 @pytest.fixture
@@ -104,11 +109,10 @@ def shared(tmp_path_factory, tiny_model):
     import bakeoff
 
     tmp = tmp_path_factory.mktemp("shared")
-    sizes = {"train": 40, "validation": 8, "test": 10}
     config = {
         "name": "shared",
         "model": str(tiny_model),
-        "data": {s: str(write_rows(tmp / f"{s}.jsonl", make_rows(n, i))) for i, (s, n) in enumerate(sizes.items())},
+        "data": write_splits(tmp),
         "entries": {"prompt_tuning": {"num_virtual_tokens": 4}, "last_layers": {"learning_rate": 0.01},
                     "lora": {"r": 4, "learning_rate": 0.01}},
         "tune": None,

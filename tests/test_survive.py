@@ -23,7 +23,7 @@ from bakeoff.executors.server import limit
 from bakeoff.records import Folder
 from bakeoff.stopping import stoppable
 from bakeoff.worker import explained
-from tests.conftest import inline, make_rows, write_rows
+from tests.conftest import inline, write_splits
 from tests.test_run import children
 
 
@@ -31,11 +31,10 @@ from tests.test_run import children
 def undisturbed(tmp_path_factory, tiny_model):
     """The config of a bakeoff whose trainings can be met in the middle, and its results when nothing disturbs it."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    sizes = {"train": 40, "validation": 8, "test": 10}
     config = {
         "name": "tiny",
         "model": str(tiny_model),
-        "data": {s: str(write_rows(folder / f"{s}.jsonl", make_rows(n, i))) for i, (s, n) in enumerate(sizes.items())},
+        "data": write_splits(folder),
         "entries": {
             "lora": {"r": 4, "lora_dropout": 0.3, "learning_rate": 0.01},
             "top": {"method": "last_layers"},

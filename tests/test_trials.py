@@ -13,7 +13,7 @@ from bakeoff import api, scheduling
 from bakeoff.cli import main
 from bakeoff.records import Folder
 from bakeoff.report.table import remarks
-from tests.conftest import inline, make_rows, write_rows
+from tests.conftest import inline, write_splits
 
 SEEDS = (5, 6)
 TRIALS = 4
@@ -23,11 +23,10 @@ TRIALS = 4
 def tuned(tmp_path_factory, tiny_model):
     """A finished bakeoff with two tuned entries and a fixed one."""
     tmp = tmp_path_factory.mktemp("tuned")
-    sizes = {"train": 40, "validation": 8, "test": 10}
     config = {
         "name": "tuned",
         "model": str(tiny_model),
-        "data": {s: str(write_rows(tmp / f"{s}.jsonl", make_rows(n, i))) for i, (s, n) in enumerate(sizes.items())},
+        "data": write_splits(tmp),
         "entries": {
             "lora": {"r": 4, "lora_dropout": 0.1},
             "top": {"method": "last_layers", "learning_rate": {"low": 1e-3, "high": 1.0}},
