@@ -5,13 +5,16 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from bakeoff import calling
+from bakeoff.data.tokens import Tokens
 from bakeoff.errors import SetupError
+from bakeoff.evaluation import generation
 from bakeoff.evaluation.generation import generate
 from bakeoff.methods import build_method
 from bakeoff.model import adapt, trainable
 from bakeoff.testing import FAMILIES, ROWS, family_base
 from bakeoff.testing.families import VOCABULARY
-from bakeoff.training.loss import batch_of, target_losses
+from bakeoff.training import beginning
+from bakeoff.training.loss import batch_of, evaluate_loss, target_losses
 from bakeoff.training.trunk import open_trunk
 
 METHODS = {
@@ -106,6 +109,27 @@ def test_a_stored_trunk_gives_the_losses_and_gradients_of_the_whole_model(base, 
 def test_outputs_equal_hf_generate_row_by_row(name, base):
     adapted = adapted_by(name, base)
     prompts = [row.prompt for row in ROWS]
+    assert generate(base, adapted, prompts, 10, 3) == [hf_output(adapted, p, base) for p in prompts]
+
+
+BEGINNING = list(range(100, 112))  # longer than the sliding windows
+
+
+@pytest.mark.filterwarnings("ignore:Position ids are not supported")  # PEFT, of its own dropping of them
+@pytest.mark.parametrize("name", ["lora", "prompt_tuning", "prefix_tuning"])
+@pytest.mark.parametrize("base", FAMILIES, indirect=True)
+def test_what_all_rows_begin_with_changes_neither_losses_nor_outputs(name, base, monkeypatch):
+    adapted = adapted_by(name, base)
+    rows = [Tokens(BEGINNING + row.prompt, row.target) for row in ROWS]
+    prompts = [row.prompt for row in rows]
+    monkeypatch.setattr(beginning, "WORTH", len(BEGINNING))
+    shares = base.decoder_start is None and name == "lora"
+    read = beginning.read_beginning(base, adapted, prompts)
+    assert (read and read.length) == (len(BEGINNING) if shares else None)
+    for (loss, count), row in zip(evaluate_loss(base, adapted, rows, 3), rows, strict=True):
+        plain = plain_losses(base, adapted, row).detach()
+        assert (loss, count) == (pytest.approx(float(plain.sum()), rel=1e-5), len(plain))
+    monkeypatch.setattr(generation, "part_tokens", lambda base: 20)  # prompts of 15, 17 and 32
     assert generate(base, adapted, prompts, 10, 3) == [hf_output(adapted, p, base) for p in prompts]
 
 

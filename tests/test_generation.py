@@ -2,9 +2,13 @@ import random
 
 import pytest
 import torch
+import transformers
 
+from bakeoff.cache import RoomyCache
+from bakeoff.evaluation import generation
 from bakeoff.evaluation.generation import generate
-from bakeoff.model import for_decoding, load_base
+from bakeoff.model import Base, for_decoding, load_base
+from bakeoff.testing.families import tokenizer
 from tests.test_methods import SETTINGS, adapted_by
 
 PROMPTS = [[random.Random(i).randrange(7, 200) for _ in range(random.Random(i).randint(2, 20))] for i in range(17)]
@@ -60,13 +64,46 @@ def test_the_models_own_generation_config_is_not_read(base):
     assert generate(base, base.model, PROMPTS[:4], 8, 4) == before
 
 
+def test_batches_are_halved_where_memory_runs_out_and_sized_by_their_cache(base, monkeypatch):
+    whole = generate(base, base.model, PROMPTS, 6)
+    plain, sizes = generation.decoding, []
+
+    def short_of_memory(base, adapted, prompts, *rest):
+        sizes.append(len(prompts))
+        if len(prompts) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(base, adapted, prompts, *rest)
+
+    monkeypatch.setattr(generation, "decoding", short_of_memory)
+    assert generate(base, base.model, PROMPTS, 6) == whole
+    assert sizes == [17, 9, 5, 5, 5, 2]
+    config = base.model.config
+    token = 2 * config.n_layer * config.n_embd * 4
+    monkeypatch.setattr(generation, "CACHE_BYTES", 3 * token * (max(map(len, PROMPTS)) + 6))
+    sizes.clear()
+    assert generate(base, base.model, PROMPTS, 6) == whole
+    assert sizes[0] == 3
+
+
+@pytest.mark.filterwarnings("ignore:.*fast path")  # transformers, of kernels that are not installed
+def test_a_model_with_recurrent_states_decodes_rows_of_one_length_together():
+    shape = transformers.Lfm2Config(
+        vocab_size=200, hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2,
+        num_key_value_heads=1, layer_types=["conv", "full_attention", "conv"], bos_token_id=0, eos_token_id=0,
+        pad_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.Lfm2ForCausalLM(shape).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2 if parameter.ndim > 1 else 1)
+    base = Base(model, tokenizer(), torch.device("cpu"), "fp32")
+    assert generate(base, model, PROMPTS, 12) == [reference(base, model, prompt, 12) for prompt in PROMPTS]
+
+
 def test_a_cache_with_room_equals_the_growing_one():
-    from transformers import DynamicCache, GPT2Config
-
-    from bakeoff.evaluation.cache import RoomyCache
-
-    config = GPT2Config(n_layer=1)
-    ours, theirs = RoomyCache(config, 4), DynamicCache(config=config)
+    config = transformers.GPT2Config(n_layer=1)
+    ours, theirs = RoomyCache(config, 4), transformers.DynamicCache(config=config)
     torch.manual_seed(0)
     for step, new in enumerate((5, 1, 1, 1)):
         keys, values = torch.randn(2, 3 if step < 2 else 2, 2, new, 4)

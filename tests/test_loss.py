@@ -80,11 +80,11 @@ def test_evaluation_halves_its_batches_where_memory_runs_out(base, monkeypatch):
     whole = evaluate_loss(base, base.model, rows, 8)
     plain, most = loss.target_losses, []
 
-    def short_of_memory(base, adapted, batch, context):
+    def short_of_memory(base, adapted, batch, *rest):
         if len(batch.counts) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
         most.append(len(batch.counts))
-        return plain(base, adapted, batch, context)
+        return plain(base, adapted, batch, *rest)
 
     monkeypatch.setattr(loss, "target_losses", short_of_memory)
     assert evaluate_loss(base, base.model, rows, 8) == [(pytest.approx(s, rel=1e-5), n) for s, n in whole]

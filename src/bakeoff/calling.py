@@ -15,10 +15,15 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 from transformers import Cache, PreTrainedModel
 
-from bakeoff.model import inner
+from bakeoff.model import Base, inner
 
 LOGITS_BYTES = 256 * 2**20  # of fp32 logits that are held at once; more are computed in parts
 UNCHANGED: AbstractContextManager[None] = nullcontext()
+
+
+def autocast(base: Base) -> torch.autocast:
+    """Return the context that every forward pass runs in; it does nothing in fp32."""
+    return torch.autocast(base.device.type, torch.bfloat16, enabled=base.precision == "bf16")
 
 
 class Reached(Exception):  # noqa: N818
@@ -51,23 +56,17 @@ def prefix(adapted: nn.Module, rows: int) -> Cache | None:
     return adapted.get_prompt(batch_size=rows)  # type: ignore[operator]
 
 
-def text_inputs(adapted: nn.Module, ids: torch.Tensor, pads: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
-    """Return the model's inputs for right- or left-padded token ids (batch, seq): the ids, or embeddings.
+def text_inputs(adapted: nn.Module, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return the model's inputs for right-padded token ids (batch, seq): the ids, or embeddings.
 
-    Embeddings (batch, virtual + seq, width) are given only where virtual tokens stand among them, since some
-    architectures scale what they look up by themselves and not what they are given. Virtual tokens come right before
-    a row's text: first of all where `pads` is None (right padding), else after the row's `pads` (batch,) leading pad
-    tokens, because a soft prompt far from its text would see other positions in generation than in training.
+    Embeddings (batch, virtual + seq, width) are given only where virtual tokens stand before the text, since some
+    architectures scale what they look up by themselves and not what they are given.
     """
     prompt = soft_prompt(adapted)
     if prompt is None:
         return {"input_ids": ids}
     words = inner(adapted).get_input_embeddings()(ids)
-    prompt = prompt.to(words.dtype)
-    if pads is None:
-        return {"inputs_embeds": torch.cat([prompt.expand(len(ids), -1, -1), words], dim=1)}
-    rows = [torch.cat([w[:n], prompt, w[n:]]) for w, n in zip(words, pads.tolist(), strict=True)]
-    return {"inputs_embeds": torch.stack(rows)}
+    return {"inputs_embeds": torch.cat([prompt.to(words.dtype).expand(len(ids), -1, -1), words], dim=1)}
 
 
 def positions(inputs: dict[str, torch.Tensor]) -> int:

@@ -14,15 +14,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from bakeoff.calling import autocast
 from bakeoff.config import load_config
 from bakeoff.data.tokens import StoredTokens, Tokens, load_tokens
-from bakeoff.evaluation.generation import decoding
+from bakeoff.evaluation.generation import decoding, rows_at_once
 from bakeoff.measure import Clocks, out_of_memory, peak_bytes, reset_peak
 from bakeoff.methods import build_method
 from bakeoff.model import Base, adapt, for_decoding, load_base
 from bakeoff.records import Folder
 from bakeoff.training.loop import Trainer
-from bakeoff.training.loss import autocast, evaluate_loss, start
+from bakeoff.training.loss import evaluate_loss, start
 
 STEPS = 3  # the first warms up
 WRITTEN = 16  # tokens decoded after the first
@@ -50,6 +51,13 @@ def longest(rows: StoredTokens, count: int) -> list[Tokens]:
     """Return the `count` longest rows, the longest first."""
     order = rows.lengths.totals.argsort(kind="stable")[::-1]
     return [rows[i] for i in order[:count].tolist()]
+
+
+def to_decode(base: Base, rows: StoredTokens, batch_size: int | None) -> list[list[int]]:
+    """Return the prompts of the first batch that is decoded, cut to one length: what is written must have room."""
+    first = longest(rows, batch_size or rows_at_once(base, int(rows.lengths.totals.max())))
+    length = max(1, min(len(row) - WRITTEN - 1 for row in first))
+    return [row.prompt[:length] for row in first]
 
 
 def measure(folder: Folder, entry: str, method_name: str, settings: dict[str, object]) -> Probe:
@@ -82,9 +90,8 @@ def measure(folder: Folder, entry: str, method_name: str, settings: dict[str, ob
     del trainer
     with clocks.phase("evaluation"):
         evaluate_loss(base, adapted, batch, 2 * protocol.batch_size)
-    read = longest(load_tokens(folder.tokens_file("test")), config.generation.batch_size)
-    prompts = [row.prompt[: max(1, len(row) - WRITTEN - 1)] for row in read]  # what is decoded must have room
     decoder = for_decoding(base, adapted, config.generation.precision)
+    prompts = to_decode(decoder, load_tokens(folder.tokens_file("test")), config.generation.batch_size)
     decode(decoder, adapted, prompts[:1], Clocks())  # warms up
     decode(decoder, adapted, prompts, clocks)
     for phase, seconds in clocks.seconds.items():

@@ -190,9 +190,11 @@ class GenerationConfig(Section):
     max_new_tokens: int | None = Field(
         None, ge=1, description="longest output; null: the training summaries' 99th percentile"
     )
-    batch_size: int = Field(
-        16, ge=1, le=100_000, description="documents decoded side by side; it does not change the outputs"
-    )
+    batch_size: int | None = Field(
+        None, ge=1, le=100_000,
+        description="documents decoded side by side, which does not change the outputs; null: as many as keep their "
+        "keys and values in 1 GiB, at most 64",
+    )  # fmt: skip
     precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="fp32: no output depends on its batch mates; bf16: less memory, but near ties may flip"
     )

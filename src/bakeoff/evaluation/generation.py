@@ -7,13 +7,17 @@ from torch import nn
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
-from bakeoff.calling import only_rows, positions, prefix, text_inputs
-from bakeoff.data.batches import padded
-from bakeoff.evaluation.cache import RoomyCache
+from bakeoff.cache import RoomyCache
+from bakeoff.calling import autocast, only_rows, positions, prefix, text_inputs
+from bakeoff.data.batches import padded, parts
+from bakeoff.measure import out_of_memory
 from bakeoff.model import Base, inner
-from bakeoff.training.loss import autocast, encoder_mask
+from bakeoff.training.beginning import Beginning, read_beginning
+from bakeoff.training.loss import encoder_mask, part_tokens
 
 LEAVE_SHARE = 0.75  # ended rows leave the batch, which copies the cache, once no more than this share goes on
+CACHE_BYTES = 2**30  # of keys and values, where the config leaves open how many rows are decoded side by side ...
+MOST_ROWS = 64  # ... and no more than this: beyond it little is gained (design/LOG.md)
 
 
 @torch.no_grad()
@@ -22,36 +26,57 @@ def generate(
     adapted: nn.Module,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
-    batch_size: int,
+    batch_size: int | None = None,
     progress: Callable[[int], None] = lambda count: None,
 ) -> list[list[int]]:
     """Return the greedy continuation of each prompt, in the given order, without its end-of-text token.
 
-    Prompts are sorted by length and left-padded, so that every row's next token stands in the last column; positions
-    count real tokens only. Rows that have ended leave the batch. The outputs do not depend on batch mates.
+    Prompts are sorted by length; what all begin with is read once. Rows that have ended leave the batch. The outputs
+    do not depend on batch mates, so that a batch is halved where memory runs out; without a `batch_size` it is as
+    large as CACHE_BYTES allow.
     """
     adapted.eval()
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     outputs: list[list[int]] = [[] for _ in prompts]
-    done = 0
-    for start in range(0, len(order), batch_size):
-        members = order[start : start + batch_size]
-        for i, output in zip(
-            members, _decode(base, adapted, [prompts[i] for i in members], max_new_tokens), strict=True
-        ):
+    beginning = read_beginning(base, adapted, prompts)
+    done, most = 0, batch_size or MOST_ROWS
+    while done < len(order):
+        longest = len(prompts[order[done]])
+        members = order[done : done + (most if batch_size else min(most, rows_at_once(base, longest + max_new_tokens)))]
+        if not RoomyCache(base.model.config, 0).joinable:  # only rows of one length can go side by side
+            members = [i for i in members if len(prompts[i]) == longest]
+        try:
+            found = _decode(base, adapted, [prompts[i] for i in members], max_new_tokens, beginning)
+        except RuntimeError as error:
+            if not out_of_memory(error) or len(members) == 1:
+                raise
+            most = (len(members) + 1) // 2
+            continue
+        for i, output in zip(members, found, strict=True):
             outputs[i] = output
         done += len(members)
         progress(done)
     return outputs
 
 
-def _decode(base: Base, adapted: nn.Module, prompts: list[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
+def rows_at_once(base: Base, tokens: int) -> int:
+    """Return how many rows of so many tokens have their keys and values in CACHE_BYTES, at most MOST_ROWS."""
+    config = base.model.config.get_text_config(decoder=True)
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    row_bytes = 2 * config.num_hidden_layers * heads * width * tokens * (2 if base.precision == "bf16" else 4)
+    return max(1, min(MOST_ROWS, CACHE_BYTES // row_bytes))
+
+
+def _decode(
+    base: Base, adapted: nn.Module, prompts: list[Sequence[int]], max_new_tokens: int, beginning: Beginning | None
+) -> list[list[int]]:
     end = base.tokenizer.eos_token_id
     outputs: list[list[int]] = [[] for _ in prompts]
     rows = list(range(len(prompts)))  # which prompt each row of the shrinking batch is
     ended: set[int] = set()
     with autocast(base):
-        batch = decoding(base, adapted, prompts, max_new_tokens)
+        batch = decoding(base, adapted, prompts, max_new_tokens, beginning)
         for _ in range(max_new_tokens):
             chosen = batch.next_tokens()
             for row, token in zip(rows, chosen.tolist(), strict=True):
@@ -71,34 +96,56 @@ def _decode(base: Base, adapted: nn.Module, prompts: list[Sequence[int]], max_ne
 
 
 class Causal:
-    """A left-padded batch of a causal model in the middle of decoding."""
+    """A batch of a causal model in the middle of decoding.
 
-    def __init__(self, base: Base, adapted: nn.Module, prompts: Sequence[Sequence[int]], room: int):
-        self.model = inner(adapted)
-        width = max(len(p) for p in prompts)
-        pads = torch.tensor([width - len(p) for p in prompts], device=base.device)
-        past = prefix(adapted, 1)
-        virtual = past.get_seq_length() if past is not None else 0  # place-holders, which the cache exchanges
-        ids = torch.tensor([[base.pad] * (width - len(p) + virtual) + list(p) for p in prompts], device=base.device)
-        self.inputs = text_inputs(adapted, ids, pads)
-        # (batch, tokens so far), zeros on padding
-        self.mask = (torch.arange(positions(self.inputs), device=base.device) >= pads[:, None]).long()
-        self.cache = RoomyCache(self.model.config, room, (past, pads) if past is not None else None)
+    Prompts are read as in training: padded on the right, after the method's virtual tokens, and a part at a time. What
+    was read is then moved to the right end of one cache, so that each row's newest token stands in the last column.
+    """
+
+    def __init__(
+        self, base: Base, adapted: nn.Module, prompts: Sequence[Sequence[int]], room: int, beginning: Beginning | None
+    ):
+        self.base, self.adapted, self.model = base, adapted, inner(adapted)
+        self.prompts = [prompt[beginning.length :] for prompt in prompts] if beginning else prompts
+        self.past = beginning.past if beginning else prefix(adapted, 1)
+        self.cache = RoomyCache(self.model.config, room, self.past)
+        self.tokens: torch.Tensor | None = None  # (batch, 1), the newest of each row; None before the prompts are read
 
     def next_tokens(self) -> torch.Tensor:
         """Return the likeliest next id of each row, (batch,)."""
-        new = positions(self.inputs)
-        places = (self.mask.cumsum(1) - 1).clamp(min=0)[:, -new:]
-        last = torch.arange(1, len(places) + 1, device=places.device) * new - 1
-        with only_rows(self.model, last):
-            logits = self.model(
-                **self.inputs,
-                attention_mask=None if bool(self.mask.all()) else self.mask,
-                position_ids=places,
-                past_key_values=self.cache,
-                use_cache=True,
-            ).logits
-        return logits.argmax(-1)
+        if self.tokens is None:
+            return self.read()
+        logits = self.model(
+            input_ids=self.tokens,
+            attention_mask=None if bool(self.mask.all()) else self.mask,
+            position_ids=self.mask.sum(1, keepdim=True) - 1,
+            past_key_values=self.cache,
+            use_cache=True,
+        ).logits
+        return logits[:, -1].argmax(-1)
+
+    def read(self) -> torch.Tensor:
+        """Read the prompts and return the likeliest first id of each row, (batch,)."""
+        texts, before = [len(prompt) for prompt in self.prompts], self.past.get_seq_length() if self.past else 0
+        slices = parts(texts, len(texts), part_tokens(self.base) if self.cache.joinable else None)
+        alone = len(slices) == 1 and min(texts) == max(texts)  # nothing is to be moved
+        chosen, lengths = [], []
+        for rows in slices:
+            cache = self.cache if alone else RoomyCache(self.model.config, 0, self.past)
+            inputs = text_inputs(self.adapted, padded(self.prompts[rows], self.base.pad).to(self.base.device))
+            virtual = positions(inputs) - max(texts[rows])
+            ends = [i * positions(inputs) + virtual + n - 1 for i, n in enumerate(texts[rows])]
+            with only_rows(self.model, torch.tensor(ends, device=self.base.device)):
+                logits = self.model(**inputs, past_key_values=cache, use_cache=True).logits
+            chosen.append(logits.argmax(-1))
+            lengths += [before + virtual + n for n in texts[rows]]
+            if not alone:
+                self.cache.take(cache, rows, lengths[rows], len(texts), before + virtual + max(texts))
+        columns = torch.arange(max(lengths), 0, -1, device=self.base.device)
+        self.mask = (
+            columns <= torch.tensor(lengths, device=self.base.device)[:, None]
+        ).long()  # (batch, tokens so far)
+        return torch.cat(chosen)
 
     def keep(self, rows: torch.Tensor) -> None:
         """Go on with the rows at these places only."""
@@ -107,7 +154,7 @@ class Causal:
 
     def append(self, tokens: torch.Tensor) -> None:
         """Let each row's text grow by a token (batch,)."""
-        self.inputs = {"input_ids": tokens[:, None]}
+        self.tokens = tokens[:, None]
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
 
 
@@ -147,6 +194,14 @@ class EncoderDecoder:
         self.tokens = tokens[:, None]
 
 
-def decoding(base: Base, adapted: nn.Module, prompts: Sequence[Sequence[int]], room: int) -> Causal | EncoderDecoder:
-    """Return prompts as a batch to decode, with room for so many tokens each."""
-    return (Causal if base.decoder_start is None else EncoderDecoder)(base, adapted, prompts, room)
+def decoding(
+    base: Base,
+    adapted: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    room: int,
+    beginning: Beginning | None = None,
+) -> Causal | EncoderDecoder:
+    """Return prompts as a batch to decode, with room for so many tokens each; `beginning` is what all begin with."""
+    if base.decoder_start is not None:
+        return EncoderDecoder(base, adapted, prompts, room)
+    return Causal(base, adapted, prompts, room, beginning)

@@ -49,10 +49,9 @@ def held_equal(results: dict[str, Any]) -> Pairs:
     clipping = f"clipped at norm {protocol['clip_norm']:g}" if protocol["clip_norm"] else "not clipped"
     chosen = " (auto: what the hardware multiplies natively)" if protocol["precision"] == "auto" else ""
     precision = f"{results['precision']} frozen weights and products{chosen}, fp32 trained weights"
-    outputs = (
-        f"at most {counted(results['output_tokens'], 'token')}, "
-        f"batches of {counted(generation['batch_size'], 'document')}"
-    )
+    size = generation["batch_size"]
+    side_by_side = f"batches of {counted(size, 'document')}" if size else "as many side by side as fit"
+    outputs = f"at most {counted(results['output_tokens'], 'token')}, {side_by_side}"
     epochs = counted(protocol["epochs"], "epoch")
     waited = counted(protocol["patience"] or 0, "validation")
     patience = f"; the run ends after {waited} without a new one" if protocol["patience"] else ""

@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from bakeoff.calling import UNCHANGED, positions, prefix, row_losses, text_inputs
+from bakeoff.cache import RoomyCache
+from bakeoff.calling import UNCHANGED, autocast, positions, prefix, row_losses, text_inputs
 from bakeoff.data.batches import Batch, collate, epoch_batches, evaluation_batches, parts
 from bakeoff.data.tokens import Tokens, lengths_of
 from bakeoff.measure import out_of_memory
 from bakeoff.methods import Method
 from bakeoff.model import Base, inner
+from bakeoff.training.beginning import read_beginning
 
 # Makes the context in which a batch of these members is evaluated; a trunk cache's replaces the frozen blocks.
 Serve = Callable[[Sequence[int]], AbstractContextManager[None]]
@@ -25,11 +27,6 @@ PART_ELEMENTS = 1 << 19
 def whole(members: Sequence[int]) -> AbstractContextManager[None]:
     """Change nothing: the whole model is computed."""
     return UNCHANGED
-
-
-def autocast(base: Base) -> torch.autocast:
-    """Return the context that every forward pass runs in; it does nothing in fp32."""
-    return torch.autocast(base.device.type, torch.bfloat16, enabled=base.precision == "bf16")
 
 
 def batch_of(base: Base, rows: Sequence[Tokens]) -> Batch:
@@ -48,8 +45,8 @@ def part_tokens(base: Base, above_trunk: bool = False) -> int | None:
     return (1 + above_trunk) * PART_ELEMENTS // base.model.config.get_text_config(decoder=True).hidden_size
 
 
-def model_inputs(adapted: nn.Module, batch: Batch) -> dict[str, Any]:
-    """Return the arguments of the model's call for a right-padded batch.
+def model_inputs(adapted: nn.Module, batch: Batch, past: RoomyCache | None = None) -> dict[str, Any]:
+    """Return the arguments of the model's call for a right-padded batch, which goes on from `past` if it is given.
 
     A causal model never looks ahead and needs no mask; an encoder does wherever a row is padded.
     """
@@ -58,8 +55,10 @@ def model_inputs(adapted: nn.Module, batch: Batch) -> dict[str, Any]:
         inputs |= {"decoder_input_ids": batch.decoder_ids}
         virtual = positions(inputs) - batch.ids.shape[1]
         inputs["attention_mask"] = encoder_mask(batch.lengths, virtual, batch.ids)
-    if (past := prefix(adapted, len(batch.ids))) is not None:
-        inputs["past_key_values"] = past
+    if past is not None:
+        inputs["past_key_values"] = RoomyCache(inner(adapted).config, 0, past)
+    elif (trained := prefix(adapted, len(batch.ids))) is not None:
+        inputs["past_key_values"] = trained
     return inputs
 
 
@@ -72,11 +71,18 @@ def encoder_mask(lengths: Sequence[int], virtual: int, ids: torch.Tensor) -> tor
 
 
 def target_losses(
-    base: Base, adapted: nn.Module, batch: Batch, context: AbstractContextManager[None] = UNCHANGED
+    base: Base,
+    adapted: nn.Module,
+    batch: Batch,
+    context: AbstractContextManager[None] = UNCHANGED,
+    past: RoomyCache | None = None,
 ) -> torch.Tensor:
-    """Return the cross-entropy in nats of every target token, (targets,), fp32; `context` is about the model's call."""
+    """Return the cross-entropy in nats of every target token, (targets,), fp32.
+
+    `context` is about the model's call; `past` is what comes before each of the batch's rows and was read already.
+    """
     with autocast(base):
-        inputs = model_inputs(adapted, batch)
+        inputs = model_inputs(adapted, batch, past)
         if batch.decoder_ids is None:
             width = positions(inputs)
             columns = batch.columns + width - batch.ids.shape[1]
@@ -105,15 +111,20 @@ def evaluate_loss(
     """Return (summed loss in nats, target tokens) of each example, in the order of `rows`, with dropout off.
 
     The split's loss is the sum of the losses over the sum of the tokens (protocol rule 7), never a mean of means.
-    Where memory runs out, batches go through the model in parts of half as many rows.
+    Where memory runs out, batches go through the model in parts of half as many rows. What all prompts begin with is
+    read once, unless a trunk is served.
     """
     results: list[tuple[float, int]] = [(0.0, 0)] * len(rows)
     totals, most = lengths_of(rows).totals, batch_size
+    beginning = read_beginning(base, adapted, (row.prompt for row in rows)) if serve is whole else None
 
     def read(members: Sequence[int]) -> None:
         for part in parts(totals[members].tolist(), most, part_tokens(base)):
-            batch = batch_of(base, [rows[i] for i in members[part]])
-            losses = target_losses(base, adapted, batch, serve(members[part])).split(batch.counts)
+            part_rows, past = [rows[i] for i in members[part]], None
+            if beginning:
+                part_rows, past = [beginning.without(row) for row in part_rows], beginning.past
+            batch = batch_of(base, part_rows)
+            losses = target_losses(base, adapted, batch, serve(members[part]), past).split(batch.counts)
             for i, values in zip(members[part], losses, strict=True):
                 results[i] = (float(values.double().sum()), len(values))
 

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from bakeoff.calling import Reached, prompt_config, soft_prompt
+from bakeoff.calling import Reached, autocast, prompt_config, soft_prompt
 from bakeoff.data.batches import evaluation_batches
 from bakeoff.data.tokens import Tokens, lengths_of
 from bakeoff.errors import SetupError
@@ -30,7 +30,7 @@ from bakeoff.measure import out_of_memory
 from bakeoff.methods.last_layers import find_blocks
 from bakeoff.model import Base, inner
 from bakeoff.sections import ProtocolConfig
-from bakeoff.training.loss import Serve, autocast, batch_of, evaluating, model_inputs, target_losses
+from bakeoff.training.loss import Serve, batch_of, evaluating, model_inputs, target_losses
 
 FREE_SHARE = 0.25  # of the disk's free space, where no budget is given
 TOLERANCE = {"fp32": 1e-5, "bf16": 1e-2}  # relative, of a batch's loss: batches of another shape round otherwise

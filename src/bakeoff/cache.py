@@ -1,0 +1,94 @@
+"""Keys and values of decoded tokens in buffers that are made once: transformers' own cache is copied at every token."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import Cache, DynamicCache, PreTrainedConfig
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+
+class RoomyLayer(DynamicLayer):
+    """One block's keys and values, (batch, heads, tokens, width), as views into buffers with room for `room` more.
+
+    `past` are a row's trained or read keys and values, (1, heads, tokens, width), which all rows begin with; a cache
+    that forgets what no window reaches may hold the last of its `past_length` tokens only.
+    """
+
+    def __init__(self, room: int, past: tuple[torch.Tensor, torch.Tensor] | None = None, past_length: int = 0):
+        super().__init__()
+        self.room, self.past, self.past_length = room, past, past_length
+        self.buffers: list[torch.Tensor] = []
+
+    def get_seq_length(self) -> int:
+        """Return how many tokens are held, those that all rows begin with among them."""
+        return super().get_seq_length() if self.buffers else self.past_length
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append the states of new tokens and return all."""
+        start = self.get_seq_length()
+        end = start + key_states.shape[-2]
+        if not self.buffers:
+            self.allocate((key_states, value_states), key_states.shape[0], end)
+            for buffer, states in zip(self.buffers, self.past or (), strict=False):
+                buffer[:, :, start - states.shape[2] : start] = states
+        for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
+            buffer[:, :, start:end] = states
+        self.see(end)
+        return self.keys, self.values
+
+    def allocate(self, like: Sequence[torch.Tensor], rows: int, tokens: int) -> None:
+        """Make buffers of the kind of `like`, zeros, for so many rows and tokens and the room."""
+        self.lazy_initialization(*like)
+        self.buffers = [s.new_zeros((rows, s.shape[1], tokens + self.room, s.shape[3])) for s in like]
+
+    def see(self, tokens: int) -> None:
+        """Let keys and values be the first so many tokens of the buffers."""
+        self.keys, self.values = (buffer[:, :, :tokens] for buffer in self.buffers)
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep only the rows at `indices`."""
+        end = self.get_seq_length()
+        self.buffers = [buffer[indices] for buffer in self.buffers]
+        self.see(end)
+
+
+class RoomyCache(DynamicCache):
+    """A cache of such blocks, each with all tokens: what a sliding window hides is the mask's matter.
+
+    Layers of another kind (states of recurrent blocks) stay transformers' own. Without a config layers are made as they
+    come: an encoder-decoder's have one kind, and no common name for how many. `past` is a cache of one row, which all
+    rows begin with.
+    """
+
+    def __init__(self, config: PreTrainedConfig | None, room: int, past: Cache | None = None):
+        super().__init__(config=config)
+        length = 0 if past is None else past.get_seq_length()
+
+        def layer(block: int) -> RoomyLayer:
+            states = None if past is None else (past.layers[block].keys, past.layers[block].values)
+            return RoomyLayer(room, states, length)
+
+        if config is None:
+            self.layer_class_to_replicate = lambda: RoomyLayer(room)
+        self.layers: list[Any] = [
+            layer(block) if type(own) in (DynamicLayer, DynamicSlidingWindowLayer) else own
+            for block, own in enumerate(self.layers)
+        ]
+
+    @property
+    def joinable(self) -> bool:
+        """Whether all layers hold tokens, so that rows may be moved and padded."""
+        return all(isinstance(layer, RoomyLayer) for layer in self.layers)
+
+    def take(self, part: "RoomyCache", rows: slice, lengths: Sequence[int], total: int, width: int) -> None:
+        """Put a part's rows, whose first `lengths` tokens are real, at `rows` of `total`, their ends at `width`."""
+        for own, other in zip(self.layers, part.layers, strict=True):
+            if not own.buffers:
+                own.allocate((other.keys, other.values), total, width)
+                own.see(width)
+            for buffer, states in zip(own.buffers, (other.keys, other.values), strict=True):
+                for place, (row, length) in enumerate(zip(range(rows.start, rows.stop), lengths, strict=True)):
+                    buffer[row, :, width - length : width] = states[place, :, :length]

@@ -1,0 +1,58 @@
+"""What all prompts begin with (few-shot's examples, a template's instruction) is read once, not once for each row."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from bakeoff.cache import RoomyCache
+from bakeoff.calling import autocast, only_rows, prompt_config
+from bakeoff.data.tokens import Tokens
+from bakeoff.model import Base, inner
+
+WORTH = 32  # tokens: fewer cost less to read again than attention loses by a mask (design/LOG.md)
+
+
+@dataclass
+class Beginning:
+    """The first `length` tokens of every prompt, and their keys and values in a cache of one row."""
+
+    length: int
+    past: RoomyCache
+
+    def without(self, row: Tokens) -> Tokens:
+        """Return the row with the rest of its prompt."""
+        return replace(row, prompt=row.prompt[self.length :])
+
+
+@torch.no_grad()
+def read_beginning(base: Base, adapted: nn.Module, prompts: Iterable[Sequence[int]]) -> Beginning | None:
+    """Return what all prompts begin with; None where that is too little, or the model cannot go on from it.
+
+    Virtual tokens stand before a text and are read with it, as in training: methods that have them share nothing.
+    """
+    if base.decoder_start is not None or prompt_config(adapted) is not None:
+        return None
+    first = common(prompts)
+    past = RoomyCache(inner(adapted).config, 0)
+    if len(first) < WORTH or not past.joinable:
+        return None
+    ids = torch.tensor([list(first)], device=base.device)
+    with autocast(base), only_rows(inner(adapted), ids[0, :1] * 0):
+        inner(adapted)(input_ids=ids, past_key_values=past, use_cache=True)
+    return Beginning(len(first), past)
+
+
+def common(prompts: Iterable[Sequence[int]]) -> Sequence[int]:
+    """Return the ids that two or more prompts begin with, but no prompt's last one; none where they are under WORTH."""
+    rest = iter(prompts)
+    first = next(rest, [])
+    length = None
+    for prompt in rest:
+        length = min(len(first) - 1 if length is None else length, len(prompt) - 1)
+        if prompt[:length] != first[:length]:
+            length = next(i for i in range(length) if prompt[i] != first[i])
+        if length < WORTH:
+            return []
+    return first[:length] if length else []
