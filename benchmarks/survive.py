@@ -248,9 +248,10 @@ def curve(files: RunFolder) -> list[dict[str, float]]:
 
 
 def reference(folder: Path) -> Path:
-    """Return the config of the task in `folder`, whose untouched bakeoff is finished; made where it is not there."""
+    """Return the config of the task in `folder`, whose untouched bakeoff is finished; made anew for other code."""
     config = folder / "soak.yaml"
-    if not (folder / "reference/results.json").exists():
+    made = folder / "reference/results.json"
+    if not made.exists() or made.stat().st_mtime < max(f.stat().st_mtime for f in (ROOT / "src").rglob("*.py")):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         config = make_task(folder)
