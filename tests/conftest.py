@@ -131,7 +131,7 @@ def copied(shared, tmp_path):
 
 
 def inline(path, runs, _=None):
-    """Carry out runs in this process: as `run_local`, without its server."""
+    """Carry out runs in this process."""
     from bakeoff.worker import execute
 
     for run in runs:
@@ -140,9 +140,22 @@ def inline(path, runs, _=None):
         yield from events
 
 
+class Inline:
+    """An executor that starts no process: a test's own way of carrying out runs, or the plain one."""
+
+    def __init__(self, run=inline):
+        self.run = run
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
 @pytest.fixture
 def in_process(monkeypatch):
     """Let bakeoffs run in this process, which starts faster."""
     from bakeoff import api
 
-    monkeypatch.setattr(api, "run_local", inline)
+    monkeypatch.setattr(api, "LocalExecutor", Inline)

@@ -10,14 +10,14 @@ import bakeoff
 from bakeoff import api, lock
 from bakeoff.errors import SetupError
 from bakeoff.records import Folder
-from tests.conftest import inline, make_rows, write_rows
+from tests.conftest import Inline, make_rows, write_rows
 from tests.test_trials import started
 
 
 @pytest.fixture
 def config(tiny_model, tmp_path, monkeypatch):
     """A bakeoff of one entry, in this process."""
-    monkeypatch.setattr(api, "run_local", inline)
+    monkeypatch.setattr(api, "LocalExecutor", Inline)
     sizes = {"train": 24, "validation": 4, "test": 6}
     return {
         "name": "tiny",

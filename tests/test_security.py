@@ -18,7 +18,7 @@ from bakeoff.errors import BakeoffError, SetupError
 from bakeoff.hub import fetch
 from bakeoff.model import load_adapter
 from bakeoff.records import Folder
-from tests.conftest import inline, write_rows
+from tests.conftest import Inline, write_rows
 from tests.test_imports import modules
 
 READS_CODE = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "code"}
@@ -149,7 +149,7 @@ def test_ids_and_texts_in_data_make_no_files(tiny_config, tmp_path, monkeypatch)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setattr(api, "run_local", inline)
+    monkeypatch.setattr(api, "LocalExecutor", Inline)
     rows = [json.loads(line) for line in Path(tiny_config["data"]["test"]).read_text().splitlines()]
     hostile = "<script>alert(1)</script> {{ 7*7 }} ../../../../ran"
     rows = [{**row, "id": f"../../../ran{i}", "document": f"{row['document']} {hostile}", "summary": hostile}

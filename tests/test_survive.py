@@ -23,7 +23,7 @@ from bakeoff.executors.server import limit
 from bakeoff.records import Folder
 from bakeoff.stopping import stoppable
 from bakeoff.worker import explained
-from tests.conftest import inline, write_splits
+from tests.conftest import Inline, write_splits
 from tests.test_run import children
 
 
@@ -46,7 +46,7 @@ def undisturbed(tmp_path_factory, tiny_model):
         "output": str(folder / "out"),
     }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "run_local", inline)
+        patch.setattr(api, "LocalExecutor", Inline)
         return config, bakeoff.run(config, display="none")
 
 
@@ -132,7 +132,7 @@ def test_a_killed_driver_and_one_that_is_asked_to_stop_lose_nothing(config, undi
     left = bakeoff.load_results(output.path)  # top may have come to its end before it was asked
     assert [left.entries[name]["status"] for name in ("lora", "small")] == ["done", "missing"]
     assert re.search(r"Not in this comparison: .*small \(.*missing\)", left.verdict)
-    monkeypatch.setattr(api, "run_local", inline)
+    monkeypatch.setattr(api, "LocalExecutor", Inline)
     assert_same(bakeoff.run(config, display="none"), undisturbed[1])
 
 
@@ -199,7 +199,7 @@ def test_a_full_disk_and_a_read_only_one_are_told_and_what_is_there_is_gone_on_w
 ):
     place, mount = disk
     config["output"] = str(place / "out")
-    monkeypatch.setattr(api, "run_local", inline)
+    monkeypatch.setattr(api, "LocalExecutor", Inline)
     with pytest.raises(SetupError, match="No space left on device. Try: -s output=FOLDER, another folder"):
         bakeoff.run(config, display="none")
     mount("-o", "remount,ro")

@@ -14,7 +14,7 @@ from bakeoff.errors import BakeoffError, SetupError
 from bakeoff.estimate import expected_costs
 from bakeoff.evaluation.summary import summarize
 from bakeoff.evaluation.together import summarize_together
-from bakeoff.executors.local import run_local
+from bakeoff.executors.local import LocalExecutor
 from bakeoff.executors.probes import run_probes
 from bakeoff.files import write_json, write_text
 from bakeoff.forecast import Forecast
@@ -79,19 +79,26 @@ def run(source: Source, overrides: dict[str, Any] | None = None, display: str = 
     KeyboardInterrupt; a second one ends everything at once.
     """
     config = read_config(source, overrides)
-    from bakeoff.hub import fetch
-    from bakeoff.model import load_tokenizer
-
     folder = Folder(config.folder)
     with named(source), writing(folder):
         check_installed(config)
         config = pinned(config, folder)
         check_free(folder, config)
-        fetch(config.model, config.pin)
-        tokenizer = load_tokenizer(config.model, config.pin)
+        with LocalExecutor() as executor:
+            run_all(folder, config, display, executor)
+    return load_results(folder.path)
+
+
+def run_all(folder: Folder, config: Config, display: str, executor: LocalExecutor) -> None:
+    """Plan, and carry out every run that is not done, in the folder; leave results and report there."""
+    from bakeoff.hub import fetch
+    from bakeoff.model import load_tokenizer
+
+    fetch(config.model, config.pin)
+    tokenizer = load_tokenizer(config.model, config.pin)
     if config.data.source == "docstrings":
         open_display(display, []).note("reading the docstrings of installed packages")
-    with named(source), writing(folder), owned(folder) as took_over:
+    with owned(folder) as took_over:
         planned = make_plan(config, tokenizer, folder)
         if not folder.holds(planned.made_of):
             shutil.rmtree(folder.trunk, ignore_errors=True)
@@ -111,9 +118,8 @@ def run(source: Source, overrides: dict[str, Any] | None = None, display: str = 
             schedule = Schedule(folder, planned, screen, journal)
             for line in [*notes, *planned.document["data"]["findings"]]:
                 schedule.note(line)
-            for event in run_local(folder.path, schedule.runs(), stop):
+            for event in executor.run(folder.path, schedule.runs(), stop):
                 schedule.tell(event)
-    return load_results(folder.path)
 
 
 def pinned(config: Config, folder: Folder) -> Config:

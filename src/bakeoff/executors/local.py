@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from bakeoff.config import load_config
 from bakeoff.errors import SetupError
@@ -34,26 +34,37 @@ GRACE_SECONDS = 20.0  # that a run has for its checkpoint when it is asked to st
 TRAINING = ("training", "validating")  # states in which there is something to save
 
 
-def run_local(path: Path, runs: Iterable[Run], stop: Callable[[], bool] = bool) -> Iterator[Event]:
-    """Carry out `runs` of the bakeoff in folder `path` and yield their events.
+class LocalExecutor:
+    """Carries out runs on this machine. Its server starts at once: it imports for seconds, while others plan."""
 
-    A process that dies without a word, or is silent for `safety.stall_seconds`, leaves a failed record that says so,
-    and the next run starts. Once `stop` is true the run at work saves and KeyboardInterrupt is raised. Closing the
-    iterator ends everything.
-    """
-    stall = load_config(Folder(path).config_file).safety.stall_seconds
-    server = RunServer()
-    try:
-        for run in runs:
-            attempt = Attempt(server, Folder(path), run)
-            yield from attempt.events(stall, stop)
-            if stop():  # before another run is chosen: this one may have left no record
-                raise KeyboardInterrupt
-            if attempt.server_ended:
-                server.close()
-                server = RunServer()
-    finally:
-        server.close()
+    def __init__(self) -> None:
+        self.server = RunServer()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.close()
+
+    def run(self, path: Path, runs: Iterable[Run], stop: Callable[[], bool] = bool) -> Iterator[Event]:
+        """Carry out `runs` of the bakeoff in folder `path` and yield their events.
+
+        A process that dies without a word, or is silent for `safety.stall_seconds`, leaves a failed record that says
+        so, and the next run starts. Once `stop` is true the run at work saves and KeyboardInterrupt is raised. Closing
+        the iterator ends everything.
+        """
+        stall = load_config(Folder(path).config_file).safety.stall_seconds
+        try:
+            for run in runs:
+                attempt = Attempt(self.server, Folder(path), run)
+                yield from attempt.events(stall, stop)
+                if stop():  # before another run is chosen: this one may have left no record
+                    raise KeyboardInterrupt
+                if attempt.server_ended:
+                    self.server.close()
+                    self.server = RunServer()
+        finally:
+            self.server.close()
 
 
 class RunServer:
