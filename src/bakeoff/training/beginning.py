@@ -11,7 +11,7 @@ from bakeoff.calling import autocast, only_rows, prompt_config
 from bakeoff.data.tokens import Tokens
 from bakeoff.model import Base, inner
 
-WORTH = 32  # tokens: fewer cost less to read again than attention loses by a mask (design/LOG.md)
+WORTH = 16  # tokens: from there on it paid, for loss and for reading prompts (design/LOG.md)
 
 
 @dataclass
