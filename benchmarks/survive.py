@@ -2,8 +2,7 @@
 
 `soak` runs small bakeoffs, kills their driver, run server or run's process at random moments, lets the same command go
 on until all is done, and compares every loss, prediction, adapter and the verdict with those of a bakeoff that nobody
-touched. `faults` tries each other fault once. Both add lines to `results/survive.jsonl`; `write` makes
-the tables in docs/reliability.md of them.
+touched. `faults` tries each other fault once. Both add lines to `results/survive.jsonl`, of which `write` makes tables.
 """
 
 import argparse
@@ -250,8 +249,8 @@ def curve(files: RunFolder) -> list[dict[str, float]]:
 def reference(folder: Path) -> Path:
     """Return the config of the task in `folder`, whose untouched bakeoff is finished; made anew for other code."""
     config = folder / "soak.yaml"
-    made = folder / "reference/results.json"
-    if not made.exists() or made.stat().st_mtime < max(f.stat().st_mtime for f in (ROOT / "src").rglob("*.py")):
+    newest = max(file.stat().st_mtime for file in (ROOT / "src").rglob("*.py"))
+    if not (folder / "reference/results.json").exists() or config.stat().st_mtime < newest:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         config = make_task(folder)

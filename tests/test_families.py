@@ -133,6 +133,24 @@ def test_what_all_rows_begin_with_changes_neither_losses_nor_outputs(name, base,
     assert generate(base, adapted, prompts, 10, 3) == [hf_output(adapted, p, base) for p in prompts]
 
 
+@pytest.mark.parametrize("base", ["gpt2", "llama"], indirect=True)
+def test_a_beginning_is_read_without_dropout_and_checkpointing_in_the_middle_of_training(base):
+    method = build_method("lora", {"method": "lora", "r": 2, "lora_dropout": 0.5})
+    adapted = adapt(base, method, gradient_checkpointing=True)
+    with torch.no_grad():
+        for name, parameter in trainable(adapted).items():
+            parameter.fill_(0.1 if "lora_B" in name else 0.2)
+    rows = [Tokens(list(range(100, 120)) + row.prompt, row.target) for row in ROWS]
+    assert any(module.training for module in adapted.modules())
+    found = evaluate_loss(base, adapted, rows, 3)
+    state = torch.get_rng_state()
+    assert evaluate_loss(base, adapted, rows, 3) == found
+    assert torch.equal(torch.get_rng_state(), state)
+    adapted.eval()
+    plain = [float(plain_losses(base, adapted, row).detach().sum()) for row in rows]
+    assert [loss for loss, _ in found] == pytest.approx(plain, rel=1e-5)
+
+
 def hf_output(adapted, prompt, base):
     """HF generate's greedy output for one prompt alone."""
     ids = torch.tensor([prompt])

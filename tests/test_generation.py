@@ -1,4 +1,6 @@
 import random
+from collections import Counter
+from copy import deepcopy
 
 import pytest
 import torch
@@ -97,8 +99,15 @@ def test_a_model_with_recurrent_states_decodes_rows_of_one_length_together():
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(2 if parameter.ndim > 1 else 1)
-    base = Base(model, tokenizer(), torch.device("cpu"), "fp32")
-    assert generate(base, model, PROMPTS, 12) == [reference(base, model, prompt, 12) for prompt in PROMPTS]
+    base = Base(model, deepcopy(tokenizer()), torch.device("cpu"), "fp32")
+    prompts = PROMPTS + [[7 + i, *range(20 + i, 24 + i)] for i in range(12)]
+    ours = generate(base, model, prompts, 12)
+    assert ours == [reference(base, model, prompt, 12) for prompt in prompts]
+    end = Counter(token for output in ours[-12:] for token in output[1:]).most_common(1)[0][0]
+    base.tokenizer.eos_token = base.tokenizer.convert_ids_to_tokens(end)
+    wanted = [output[: output.index(end)] if end in output else output for output in ours]
+    assert len({len(output) for output in wanted[-12:]}) > 1  # some rows leave the others early
+    assert generate(base, model, prompts, 12) == wanted
 
 
 def test_a_cache_with_room_equals_the_growing_one():
@@ -111,5 +120,5 @@ def test_a_cache_with_room_equals_the_growing_one():
             torch.testing.assert_close(got, want, rtol=0, atol=0)
         if step == 1:
             for cache in (ours, theirs):
-                cache.batch_select_indices(torch.tensor([0, 2]))
+                cache.reorder_cache(torch.tensor([0, 2]))
     assert ours.get_seq_length() == 8

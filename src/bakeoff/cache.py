@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from transformers import Cache, DynamicCache, PreTrainedConfig
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
 
 
 class RoomyLayer(DynamicLayer):
@@ -48,11 +48,12 @@ class RoomyLayer(DynamicLayer):
         """Let keys and values be the first so many tokens of the buffers."""
         self.keys, self.values = (buffer[:, :, :tokens] for buffer in self.buffers)
 
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Keep only the rows at `indices`."""
-        end = self.get_seq_length()
-        self.buffers = [buffer[indices] for buffer in self.buffers]
-        self.see(end)
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        """Keep only the rows at `beam_idx`, as every kind of layer can by this name."""
+        if self.buffers:
+            end = self.get_seq_length()
+            self.buffers = [buffer[beam_idx] for buffer in self.buffers]
+            self.see(end)
 
 
 class RoomyCache(DynamicCache):
@@ -80,15 +81,23 @@ class RoomyCache(DynamicCache):
 
     @property
     def joinable(self) -> bool:
-        """Whether all layers hold tokens, so that rows may be moved and padded."""
-        return all(isinstance(layer, RoomyLayer) for layer in self.layers)
+        """Whether all layers hold tokens, so that rows may be moved and padded. A dummy reads another layer's."""
+        return all(isinstance(layer, (RoomyLayer, DummyLayer)) for layer in self.layers)
+
+    @property
+    def filled(self) -> bool:
+        """Whether the model has made use of it: some architectures know no cache."""
+        return all(layer.buffers for layer in self.layers if isinstance(layer, RoomyLayer))
 
     def take(self, part: "RoomyCache", rows: slice, lengths: Sequence[int], total: int, width: int) -> None:
-        """Put a part's rows, whose first `lengths` tokens are real, at `rows` of `total`, their ends at `width`."""
+        """Move a part's rows, whose first `lengths` tokens are real, to `rows` of `total`, their ends to `width`."""
         for own, other in zip(self.layers, part.layers, strict=True):
+            if other.keys is None:  # never called by the model
+                continue
             if not own.buffers:
                 own.allocate((other.keys, other.values), total, width)
                 own.see(width)
             for buffer, states in zip(own.buffers, (other.keys, other.values), strict=True):
                 for place, (row, length) in enumerate(zip(range(rows.start, rows.stop), lengths, strict=True)):
                     buffer[row, :, width - length : width] = states[place, :, :length]
+            other.buffers, other.keys, other.values = [], None, None

@@ -56,7 +56,7 @@ def longest(rows: StoredTokens, count: int) -> list[Tokens]:
 def to_decode(base: Base, rows: StoredTokens, batch_size: int | None) -> list[list[int]]:
     """Return the prompts of the first batch that is decoded, cut to one length: what is written must have room."""
     first = longest(rows, batch_size or rows_at_once(base, int(rows.lengths.totals.max())))
-    length = max(1, min(len(row) - WRITTEN - 1 for row in first))
+    length = max(1, min(min(len(row.prompt), len(row) - WRITTEN - 1) for row in first))
     return [row.prompt[:length] for row in first]
 
 

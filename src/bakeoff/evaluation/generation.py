@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -39,11 +40,12 @@ def generate(
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     outputs: list[list[int]] = [[] for _ in prompts]
     beginning = read_beginning(base, adapted, prompts)
+    one_length = base.decoder_start is None and not RoomyCache(base.model.config, 0).joinable
     done, most = 0, batch_size or MOST_ROWS
     while done < len(order):
         longest = len(prompts[order[done]])
         members = order[done : done + (most if batch_size else min(most, rows_at_once(base, longest + max_new_tokens)))]
-        if not RoomyCache(base.model.config, 0).joinable:  # only rows of one length can go side by side
+        if one_length:  # states of recurrent blocks cannot be padded
             members = [i for i in members if len(prompts[i]) == longest]
         try:
             found = _decode(base, adapted, [prompts[i] for i in members], max_new_tokens, beginning)
@@ -150,7 +152,7 @@ class Causal:
     def keep(self, rows: torch.Tensor) -> None:
         """Go on with the rows at these places only."""
         self.mask = self.mask[rows]
-        self.cache.batch_select_indices(rows)
+        self.cache.reorder_cache(rows)
 
     def append(self, tokens: torch.Tensor) -> None:
         """Let each row's text grow by a token (batch,)."""
@@ -159,14 +161,19 @@ class Causal:
 
 
 class EncoderDecoder:
-    """A batch of an encoder-decoder in the middle of decoding: the text is read once, all rows start together."""
+    """A batch of an encoder-decoder in the middle of decoding: texts are read once, a part at a time."""
 
     def __init__(self, base: Base, adapted: nn.Module, prompts: Sequence[Sequence[int]], room: int):
         self.model = inner(adapted)
-        ids = padded(prompts, base.pad).to(base.device)
-        inputs = text_inputs(adapted, ids)
-        self.mask = encoder_mask([len(p) for p in prompts], positions(inputs) - ids.shape[1], ids)
-        self.read = self.model.get_encoder()(**inputs, attention_mask=self.mask).last_hidden_state
+        lengths, read = [len(prompt) for prompt in prompts], []
+        for rows in parts(lengths, len(lengths), part_tokens(base)):
+            ids = padded(prompts[rows], base.pad).to(base.device)
+            inputs = text_inputs(adapted, ids)
+            virtual = positions(inputs) - ids.shape[1]
+            mask = encoder_mask(lengths[rows], virtual, ids)
+            read += [*self.model.get_encoder()(**inputs, attention_mask=mask).last_hidden_state]
+        self.read = pad_sequence(read, batch_first=True)  # (batch, virtual + seq, width)
+        self.mask = encoder_mask(lengths, virtual, padded(prompts, base.pad).to(base.device))
         self.tokens = torch.tensor([[base.decoder_start]] * len(prompts), device=base.device)
         self.cache = EncoderDecoderCache(RoomyCache(None, room), DynamicCache())
         if (past := prefix(adapted, len(prompts))) is not None:
@@ -187,7 +194,7 @@ class EncoderDecoder:
     def keep(self, rows: torch.Tensor) -> None:
         """Go on with the rows at these places only."""
         self.read, self.mask = self.read[rows], None if self.mask is None else self.mask[rows]
-        self.cache.batch_select_indices(rows)
+        self.cache.reorder_cache(rows)
 
     def append(self, tokens: torch.Tensor) -> None:
         """Let each row's output grow by a token (batch,)."""

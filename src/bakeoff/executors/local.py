@@ -56,13 +56,12 @@ class LocalExecutor:
         stall = load_config(Folder(path).config_file).safety.stall_seconds
         try:
             for run in runs:
-                attempt = Attempt(self.server, Folder(path), run)
-                yield from attempt.events(stall, stop)
-                if stop():  # before another run is chosen: this one may have left no record
-                    raise KeyboardInterrupt
-                if attempt.server_ended:
+                if self.server.process.poll() is not None:  # killed with a run, or while others planned
                     self.server.close()
                     self.server = RunServer()
+                yield from Attempt(self.server, Folder(path), run).events(stall, stop)
+                if stop():  # before another run is chosen: this one may have left no record
+                    raise KeyboardInterrupt
         finally:
             self.server.close()
 
@@ -101,11 +100,13 @@ class RunServer:
             return None
 
     def close(self) -> None:
-        """End the server and the run at work."""
+        """End the server and the run at work; do nothing where that has happened: its number may be another's now."""
+        assert self.process.stdin is not None
+        if self.process.stdin.closed:
+            return
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        assert self.process.stdin is not None
         with suppress(BrokenPipeError):
             self.process.stdin.close()
 
@@ -117,7 +118,7 @@ class Attempt:
         self.server, self.folder, self.run = server, folder, run
         self.process: int | None = None
         self.state = ""
-        self.stalled = self.asked = self.server_ended = False
+        self.stalled = self.asked = False
 
     def events(self, stall_seconds: float, stop: Callable[[], bool]) -> Iterator[Event]:
         """Start the run and yield its events; where its process leaves no record, make one and yield that."""
@@ -168,7 +169,6 @@ class Attempt:
         """Return how the server ended, if it did; raise SetupError where it could not start."""
         if "server" not in message:
             return None
-        self.server_ended = True
         if self.process is None and message["server"] > 0:
             raise SetupError(f"the run server stopped with status {message['server']}. Its last words stand above")
         return message["server"]

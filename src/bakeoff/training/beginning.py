@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 
 from bakeoff.cache import RoomyCache
 from bakeoff.calling import autocast, only_rows, prompt_config
@@ -32,16 +33,22 @@ def read_beginning(base: Base, adapted: nn.Module, prompts: Iterable[Sequence[in
 
     Virtual tokens stand before a text and are read with it, as in training: methods that have them share nothing.
     """
-    if base.decoder_start is not None or prompt_config(adapted) is not None:
+    model = inner(adapted)
+    if base.decoder_start is not None or prompt_config(adapted) is not None or turns_by_length(model.config):
         return None
     first = common(prompts)
-    past = RoomyCache(inner(adapted).config, 0)
+    past = RoomyCache(model.config, 0)
     if len(first) < WORTH or not past.joinable:
         return None
     ids = torch.tensor([list(first)], device=base.device)
-    with autocast(base), only_rows(inner(adapted), ids[0, :1] * 0):
-        inner(adapted)(input_ids=ids, past_key_values=past, use_cache=True)
-    return Beginning(len(first), past)
+    with autocast(base), only_rows(model, ids[0, :1] * 0):
+        model(input_ids=ids, past_key_values=past, use_cache=True)
+    return Beginning(len(first), past) if past.filled else None
+
+
+def turns_by_length(config: PreTrainedConfig) -> bool:
+    """Return whether rotary positions depend on how long a text is, so that a beginning alone has others."""
+    return any(kind in str(getattr(config, "rope_parameters", "")) for kind in ("dynamic", "longrope"))
 
 
 def common(prompts: Iterable[Sequence[int]]) -> Sequence[int]:
@@ -52,7 +59,7 @@ def common(prompts: Iterable[Sequence[int]]) -> Sequence[int]:
     for prompt in rest:
         length = min(len(first) - 1 if length is None else length, len(prompt) - 1)
         if prompt[:length] != first[:length]:
-            length = next(i for i in range(length) if prompt[i] != first[i])
+            length = next((i for i in range(length) if prompt[i] != first[i]), 0)
         if length < WORTH:
             return []
     return first[:length] if length else []

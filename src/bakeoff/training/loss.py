@@ -116,7 +116,6 @@ def evaluate_loss(
     """
     results: list[tuple[float, int]] = [(0.0, 0)] * len(rows)
     totals, most = lengths_of(rows).totals, batch_size
-    beginning = read_beginning(base, adapted, (row.prompt for row in rows)) if serve is whole else None
 
     def read(members: Sequence[int]) -> None:
         for part in parts(totals[members].tolist(), most, part_tokens(base)):
@@ -129,6 +128,7 @@ def evaluate_loss(
                 results[i] = (float(values.double().sum()), len(values))
 
     with evaluating(adapted):
+        beginning = read_beginning(base, adapted, (row.prompt for row in rows)) if serve is whole else None
         for members in evaluation_batches(totals, batch_size):
             while True:
                 try:
