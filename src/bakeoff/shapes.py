@@ -32,7 +32,8 @@ def count(given: Config, methods: dict[str, list[Method]]) -> dict[str, Any]:
                     count_parameters(m.adapt(shape_only(given.model, given.pin), None)) for m in shapes.values()
                 )
         except SetupError as error:
-            raise SetupError(f"entries.{name}: {error}") from None
+            reason = str(error).removeprefix(f"{group[0].name}: ")
+            raise SetupError(f"entries.{name}: {reason}") from None
         counts["entries"][name] = {
             "trainable_parameters": trainable,
             "total_parameters": total,
