@@ -7,7 +7,7 @@ from torch.nn.functional import cross_entropy
 from bakeoff import calling
 from bakeoff.data.tokens import Tokens
 from bakeoff.errors import SetupError
-from bakeoff.evaluation import generation
+from bakeoff.evaluation import decoding
 from bakeoff.evaluation.generation import generate
 from bakeoff.methods import build_method
 from bakeoff.model import adapt, trainable
@@ -129,7 +129,7 @@ def test_what_all_rows_begin_with_changes_neither_losses_nor_outputs(name, base,
     for (loss, count), row in zip(evaluate_loss(base, adapted, rows, 3), rows, strict=True):
         plain = plain_losses(base, adapted, row).detach()
         assert (loss, count) == (pytest.approx(float(plain.sum()), rel=1e-5), len(plain))
-    monkeypatch.setattr(generation, "part_tokens", lambda base: 20)  # prompts of 15, 17 and 32
+    monkeypatch.setattr(decoding, "part_tokens", lambda base: 20)  # prompts of 15, 17 and 32
     assert generate(base, adapted, prompts, 10, 3) == [hf_output(adapted, p, base) for p in prompts]
 
 

@@ -17,7 +17,8 @@ from torch import nn
 from bakeoff.calling import autocast
 from bakeoff.config import load_config
 from bakeoff.data.tokens import StoredTokens, Tokens, load_tokens
-from bakeoff.evaluation.generation import decoding, rows_at_once
+from bakeoff.evaluation.decoding import decoding
+from bakeoff.evaluation.generation import rows_at_once
 from bakeoff.measure import Clocks, out_of_memory, peak_bytes, reset_peak
 from bakeoff.methods import build_method
 from bakeoff.model import Base, adapt, for_decoding, load_base
