@@ -60,8 +60,9 @@ def generate(
 def rows_at_once(base: Base, tokens: int) -> int:
     """Return how many rows of so many tokens have their keys and values in CACHE_BYTES, at most MOST_ROWS."""
     config = base.model.config.get_text_config(decoder=True)
-    heads = getattr(config, "num_key_value_heads", None) or getattr(config, "num_attention_heads", 1)
+    heads = getattr(config, "num_attention_heads", 1)
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    heads = getattr(config, "num_key_value_heads", None) or heads
     row_bytes = 2 * config.num_hidden_layers * heads * width * tokens * (2 if base.precision == "bf16" else 4)
     return max(1, min(MOST_ROWS, CACHE_BYTES // row_bytes))
 
