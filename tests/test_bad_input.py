@@ -121,7 +121,7 @@ CONFIGS = [
     ({"train": "good.jsonl", "references": ["one"]}, {}, "test.jsonl:1: no column 'one'"),
     ({"train": "good.jsonl", "references": "a", "references_file": "no.jsonl"}, {}, "no.jsonl: no such"),
     ({"train": "good.jsonl", "references": "summary", "references_file": "good.jsonl"}, {}, "differ in their number"),
-    ({"train": "good.jsonl", "validation": None, "validation_share": 1e-9}, {}, "data.validation: too few documents"),
+    ({"train": "good.jsonl", "validation": None, "validation_share": 1e-9}, {}, "data.validation: too few different"),
     ({"train": "good.jsonl", "columns": "x"}, {}, "data.columns: unknown key"),
     ({"train": "good.jsonl", "train_limit": 0}, {}, "data.train_limit: must be greater than or equal to 1"),
     ({"train": 5}, {}, "data.train: expected text, got 5"),

@@ -52,7 +52,7 @@ def test_a_group_is_never_split_and_ids_are_the_files_own(tmp_path):
     groups = [{e.group for e in splits[s]} for s in SPLITS]
     assert sum(map(len, groups)) == len(set.union(*groups)) == 40
     assert {e.id for s in SPLITS for e in splits[s]} == {str(1000 + i) for i in range(400)}
-    with pytest.raises(DataError, match=r"data.validation: too few groups \('who'\) in .*a.csv"):
+    with pytest.raises(DataError, match=r"data.validation: too few different groups \('who'\) \(\d\) in .*a.csv"):
         loaded(tmp_path, rows[::40], group="who")
 
 

@@ -1,5 +1,6 @@
 """Faults tried on real processes: what is left is a record with its reason, and the same command mends it."""
 
+import itertools
 import os
 import random
 import re
@@ -23,7 +24,7 @@ from bakeoff.executors.server import limit
 from bakeoff.records import Folder
 from bakeoff.stopping import stoppable
 from bakeoff.worker import explained
-from tests.conftest import Inline, write_splits
+from tests.conftest import Inline, inline, write_splits
 from tests.test_run import children
 
 
@@ -134,6 +135,20 @@ def test_a_killed_driver_and_one_that_is_asked_to_stop_lose_nothing(config, undi
     assert re.search(r"Not in this comparison: .*small \(.*missing\)", left.verdict)
     monkeypatch.setattr(api, "LocalExecutor", Inline)
     assert_same(bakeoff.run(config, display="none"), undisturbed[1])
+
+
+def test_a_second_request_to_stop_writes_no_report(config, monkeypatch):
+    def asked_twice(path, runs, stop):
+        yield from inline(path, itertools.islice(runs, 1))
+        signal.raise_signal(signal.SIGINT)
+        assert stop()
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(api, "LocalExecutor", lambda: Inline(asked_twice))
+    with pytest.raises(KeyboardInterrupt):
+        bakeoff.run(config, display="none")
+    assert Folder(config["output"]).planned()
+    assert not Folder(config["output"]).report_file.exists()
 
 
 def test_a_second_request_to_stop_raises_at_once():

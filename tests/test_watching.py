@@ -1,5 +1,6 @@
 import fcntl
 import json
+import shutil
 import threading
 
 import pytest
@@ -34,6 +35,25 @@ def test_a_bakeoff_that_goes_on_is_followed_to_its_end(copied, capsys):
     shown = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     kinds = [json.loads(line)["kind"] for line in lines]
     assert [row["kind"] for row in shown] == kinds[:-1]  # its end is the view's end
+
+
+def test_a_bakeoff_that_is_being_planned_is_waited_for(copied, tmp_path, capsys):
+    folder = Folder(tmp_path / "planned")
+    folder.path.mkdir()
+    with folder.lock_file.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        watching = threading.Thread(target=watch, args=(folder, "plain"))
+        watching.start()
+        watching.join(1.0)
+        assert watching.is_alive()
+        later = shutil.ignore_patterns(".lock", copied.events_file.name)
+        shutil.copytree(copied.path, folder.path, dirs_exist_ok=True, ignore=later)
+        shutil.copy(copied.events_file, folder.events_file)
+        watching.join(20)
+    assert not watching.is_alive()
+    said = capsys.readouterr().err
+    assert said.count("being planned") == 1
+    assert "lora: done  test loss" in said
 
 
 def test_a_killed_bakeoff_is_not_waited_for(copied, capsys):

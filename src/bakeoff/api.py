@@ -27,7 +27,7 @@ from bakeoff.records import Folder
 from bakeoff.report import write_comparison, write_report
 from bakeoff.results import Results
 from bakeoff.scheduling import Schedule
-from bakeoff.stopping import stoppable
+from bakeoff.stopping import EndAtOnce, stoppable
 from bakeoff.tracking import check_installed, tracked
 
 Source = str | Path | dict[str, Any]
@@ -176,12 +176,17 @@ def owned(folder: Folder) -> Iterator[str | None]:
 
 @contextmanager
 def reported(folder: Folder, screen: Display) -> Iterator[None]:
-    """Within, runs happen; on the way out, also by an interrupt, results and report are written of what exists."""
+    """Within, runs happen; on the way out, also by a first interrupt, results and report are written of what exists."""
+    at_once = False
     try:
         yield
+    except EndAtOnce:
+        at_once = True
+        raise
     finally:
         shutil.rmtree(folder.trunk, ignore_errors=True)
-        screen.note(f"report: {refresh_report(folder.path)}")
+        if not at_once:
+            screen.note(f"report: {refresh_report(folder.path)}")
 
 
 def refresh_report(path: str | Path) -> Path:

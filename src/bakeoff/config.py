@@ -117,7 +117,7 @@ class Config(Section):
             raise ValueError("a list holds method names, or mappings with `method:` and its fields")
         named = {str(row.get("name", row["method"])): {k: v for k, v in row.items() if k != "name"} for row in rows}
         if len(named) != len(value):
-            raise ValueError("two entries share a name. Give each its own `name:`")
+            raise ValueError("two entries share a name. Give each its own, as in `- {name: big, method: lora, r: 64}`")
         return named
 
     @field_validator("baselines")

@@ -12,6 +12,8 @@ EXPECTED = {
     **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
     "string_type": "text",
     "list_type": "a list",
+    "byte_size": "a size, as in 8GB",
+    "string_pattern_mismatch": "up to 64 letters, digits, '.', '_' and '-', a letter or digit first",
 }
 GOT = {dict: "keys and values", list: "a list", type(None): "nothing"}
 

@@ -8,6 +8,8 @@ import yaml
 
 from bakeoff.errors import ConfigError
 
+DATA_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+
 
 class UniqueKeys(yaml.SafeLoader):
     """YAML in which no key stands twice in one mapping: the parser alone would take the last without a word."""
@@ -33,14 +35,20 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), UniqueKeys)
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file. Try: bakeoff demo, or write one as the README shows") from None
+        raise ConfigError(
+            f"{path}: no such file. Try: bakeoff init DATAFILE, which writes one, or bakeoff demo"
+        ) from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: a folder, expected a config file. Try: {path / 'bakeoff.yaml'}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as UTF-8 text ({error})") from None
     except yaml.YAMLError as error:
         place = getattr(error, "problem_mark", None)
         line = f":{place.line + 1}" if place else ""
         problem = getattr(error, "problem", None) or getattr(error, "reason", error)
-        raise ConfigError(f"{path}{line}: not valid YAML ({problem})") from None
+        data = path.suffix in DATA_SUFFIXES
+        cure = f". That is a data file: try bakeoff init {path}" if data else ""
+        raise ConfigError(f"{path}{line}: not valid YAML ({problem}){cure}") from None
     if not isinstance(raw, dict):
         got = {type(None): "nothing", list: "a list"}.get(type(raw), "a text")
         raise ConfigError(f"{path}: expected keys and values, got {got}. Try: bakeoff init DATAFILE")

@@ -7,9 +7,13 @@ from contextlib import contextmanager
 from typing import Any
 
 
+class EndAtOnce(KeyboardInterrupt):
+    """Asked a second time: nothing more is written."""
+
+
 @contextmanager
 def stoppable() -> Iterator[Callable[[], bool]]:
-    """Yield whether this process was asked to stop; a second request raises KeyboardInterrupt where it comes.
+    """Yield whether this process was asked to stop; a second request raises EndAtOnce where it comes.
 
     Signals reach the main thread alone: in another one nothing is ever asked.
     """
@@ -17,7 +21,7 @@ def stoppable() -> Iterator[Callable[[], bool]]:
 
     def handle(*_: Any) -> None:
         if asked.is_set():
-            raise KeyboardInterrupt
+            raise EndAtOnce
         asked.set()
 
     signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()

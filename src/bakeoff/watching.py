@@ -30,8 +30,9 @@ class Replay:
 def watch(folder: Folder, kind: str = "auto") -> None:
     """Show the bakeoff in `folder` as its own terminal would, until it ends; return at once where none goes on.
 
-    Raises SetupError where nothing was run here yet.
+    One that is being planned is waited for. Raises SetupError where nothing was run here yet.
     """
+    wait_for_plan(folder, kind)
     runs = {run.id: run for run in folder.runs()}
     if not folder.events_file.exists():
         raise SetupError(f"{folder.path}: no bakeoff has run here yet (no events.jsonl). Try: bakeoff run")
@@ -45,6 +46,16 @@ def watch(folder: Folder, kind: str = "auto") -> None:
                 stack.enter_context(screen)
             elif screen is not None:
                 show(folder, screen, row)
+
+
+def wait_for_plan(folder: Folder, kind: str) -> None:
+    """Return once there is a plan and a journal, or nobody is at work to write them."""
+    said = False
+    while at_work(folder) and not (folder.plan_file.exists() and folder.events_file.exists()):
+        if not said:
+            open_display(kind, []).note(f"{folder.path}: being planned")
+            said = True
+        time.sleep(POLL_SECONDS)
 
 
 def rows_of(folder: Folder, clock: Replay, place: int | None = None) -> Iterator[dict[str, Any]]:

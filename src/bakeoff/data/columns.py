@@ -77,13 +77,11 @@ class Columns:
         return before, after
 
 
-def text_of(row: Row, column: str) -> str:
-    """Return a row's text; raise RowError where it is missing, no text, or blank."""
+def text_of(row: Row, column: str, keys: str = "data.document, summary or references") -> str:
+    """Return a row's text; raise RowError where it is missing (`keys` may be set then), no text, or blank."""
     if column not in row.values:
         hint = did_you_mean(column, row.values)
-        raise RowError(
-            f"no column '{column}'", f"{row}: no column '{column}'.{hint} Set data.document, summary or references"
-        )
+        raise RowError(f"no column '{column}'", f"{row}: no column '{column}'.{hint} Set {keys}")
     return checked(row.values[column], f"{row}: column '{column}'")
 
 
@@ -102,7 +100,7 @@ def label_of(row: Row, column: str) -> str:
     value = row.values.get(column)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    return text_of(row, column)
+    return text_of(row, column, "data.id or group")
 
 
 def checked(value: Any, where: str) -> str:

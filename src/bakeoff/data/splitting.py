@@ -28,9 +28,11 @@ def split_off(examples: StoredExamples, shares: dict[str, float], group: str | N
     empty = [name for name, part in parts.items() if not part]
     if empty:
         what = f"groups ('{group}')" if group else "documents"
+        count = len(numpy.unique(places))
+        larger = f", or raise data.{empty[0] if empty[0] in shares else 'test'}_share" if count >= len(parts) else ""
         raise DataError(
-            f"data.{empty[0]}: too few {what} in {examples.store.name} to give it a share. "
-            f"Name a file for it, or raise data.{empty[0] if empty[0] in shares else 'test'}_share"
+            f"data.{empty[0]}: too few different {what} ({count}) in {examples.store.name} to give it a share. "
+            f"Name a file for it{larger}"
         )
     return parts
 

@@ -97,8 +97,8 @@ def few_shot_rows(
         made.append(replace(row, prompt=prompt, cut=row.cut + cut, head=row.head + len(prefix)))
         if room < 1 or without_room > ROOMLESS_SHARE * len(rows):
             raise NoRoomError(
-                f"context of {context} tokens has no room: {len(shots)} examples take {len(prefix)} of them and leave "
-                "too little for the documents"
+                f"context of {context} tokens has no room: {len(shots)} example{'s take' if shots[1:] else ' takes'} "
+                f"{len(prefix)} of them and leave too little for the documents"
             )
     return made
 

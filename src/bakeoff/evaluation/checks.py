@@ -84,8 +84,8 @@ def beats_unigram(loss: float, rows: Sequence[Tokens]) -> str | None:
     if loss < entropy:
         return None
     return (
-        f"loss is worse than guessing by token frequency: something is wrong with the labels or the template "
-        f"({loss:.3f} before the first step, {entropy:.3f} by frequency)"
+        f"loss is worse than guessing by token frequency: labels or template may be wrong, or the base does not know "
+        f"such text ({loss:.3f} before the first step, {entropy:.3f} by frequency)"
     )
 
 

@@ -12,8 +12,9 @@ from bakeoff.evaluation.verdict import make_verdict
 from bakeoff.records import Folder
 
 Document = dict[str, Any]
-# Seeds are not paired over entries, and intervals know how many each entry has; all else must be equal.
-MAY_DIFFER = ("protocol.seed", "protocol.seeds", "protocol.trunk_cache")
+# Seeds are not paired over entries, and intervals know how many each entry has; where trunks lie and how many documents
+# are decoded side by side changes no result. All else must be equal.
+MAY_DIFFER = ("protocol.seed", "protocol.seeds", "protocol.trunk_cache", "generation.batch_size")
 MACHINE = ("processor", "cores", "gpu", "torch", "bakeoff")
 HELD_EQUAL = (
     "model.identity", "data.identity", "template", "max_tokens", "output_tokens", "precision", "protocol", "tune",

@@ -47,9 +47,13 @@ def recommendation(results: dict[str, Any], preference: str) -> str:
     name, why = choice(results, preference)
     if name is None:
         return f"Preferring {named}: not measured for all of {', '.join(among)}."
-    tied = f"of the {len(among)} entries tied on {verdict['heading']}"
-    rivals = tied if len(among) > 1 else "the only entry in the top group"
-    return f"Preferring {named}: {name} ({why}; {rivals})."
+    return f"Preferring {named}: {name} ({why}; {rivals(verdict)})."
+
+
+def rivals(verdict: dict[str, Any]) -> str:
+    """Return among which entries a preference chooses."""
+    count = 1 + len(verdict["tied_with_best"])
+    return f"of the {count} entries tied on {verdict['heading']}" if count > 1 else "the only entry in the top group"
 
 
 def choice(results: dict[str, Any], preference: str) -> tuple[str | None, str]:
@@ -65,4 +69,5 @@ def choice(results: dict[str, Any], preference: str) -> tuple[str | None, str]:
 def choices(results: dict[str, Any]) -> list[dict[str, str | None]]:
     """Return every preference with its entry and the reason, for the page's cards."""
     found = {word: choice(results, word) for word in PREFERENCES}
-    return [{"word": word, "name": name, "why": why} for word, (name, why) in found.items()]
+    among = rivals(results["verdict"])
+    return [{"word": word, "name": name, "why": f"{why}; {among}"} for word, (name, why) in found.items()]
