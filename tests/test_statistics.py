@@ -61,6 +61,24 @@ def test_seeds_of_two_entries_are_compared_as_welch_does():
     assert gap.p_value() == pytest.approx(reference.pvalue, abs=0.02)
 
 
+def test_what_seeds_are_likely_to_add_is_as_often_too_much_as_too_little():
+    # Three seeds' mean has the variance 1 / 3; what they show of it is below that in 63 of 100 cases.
+    seeds = numpy.random.default_rng(5).normal(0, 1, (4000, 3))
+    found = [SeedSpread(means.var(ddof=1) / 3, 0.0, 2) for means in seeds]
+    assert numpy.mean([spread.between < 1 / 3 for spread in found]) == pytest.approx(0.632, abs=0.025)
+    assert numpy.mean([spread.likely < 1 / 3 for spread in found]) == pytest.approx(0.5, abs=0.025)
+
+
+def test_seeds_that_happen_to_agree_leave_few_degrees_of_freedom():
+    # Documents add 1 to the variance, two entries' seeds 1 each by their truth and a fifth of that by what they show.
+    draws = numpy.random.default_rng(6).normal(0, 1, 10_000)
+    draws /= draws.std()
+    agreeing = (SeedSpread(0.2, 0.0, 2), SeedSpread(0.2, 0.0, 2))
+    found = Estimate(0.0, draws, 1000, agreeing, (-numpy.inf, numpy.inf))
+    assert found.variance == pytest.approx(1.4, rel=0.002)
+    assert 30 < found.freedom < 40  # 49 with the variances as they were found
+
+
 def test_a_noise_that_seeds_and_documents_share_is_counted_once():
     # No entry effect on documents, no seed effect: the truth is the variance of a mean over all cells, 1 / (S n).
     generator = numpy.random.default_rng(3)

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import numpy
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import nctdtrinc, stdtr, stdtrit
+from scipy.special import chdtri, nctdtrinc, stdtr, stdtrit
 
 RESAMPLES = 10_000
 LEVEL = 0.95
@@ -86,6 +86,11 @@ class SeedSpread:
     within: float
     freedom: int
 
+    @property
+    def likely(self) -> float:
+        """`between`, median-unbiased: a variance of three values lies below the true one in 63 of 100 cases."""
+        return self.between * self.freedom / float(chdtri(self.freedom, 0.5)) if self.freedom else 0.0
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -126,7 +131,7 @@ class Estimate:
     @cached_property
     def seed_variance(self) -> float:
         """Variance that seeds add to that of documents, by the two-way layout's mean squares; never below zero."""
-        return max(0.0, sum(s.between - s.within for s in self.spreads if s.freedom))
+        return max(0.0, sum(s.between - s.within for s in self.spreads))
 
     @property
     def variance(self) -> float:
@@ -135,10 +140,15 @@ class Estimate:
 
     @property
     def freedom(self) -> float:
-        """Degrees of freedom of the variance (Satterthwaite 1946)."""
+        """Degrees of freedom of the variance (Satterthwaite 1946), with what seeds are likely to add.
+
+        With the variances as they were found, seeds that happened to agree would give too many degrees of freedom, and
+        three of them too many differences (design/LOG.md).
+        """
+        added = max(0.0, sum(s.likely - s.within for s in self.spreads))
         parts = [self.document_variance**2 / (self.clusters - 1)]
-        parts += [s.between**2 / s.freedom for s in self.spreads if s.freedom]
-        return min(max(self.variance**2 / sum(parts), 1.0), 1e6) if sum(parts) > 0 else 1e6
+        parts += [s.likely**2 / s.freedom for s in self.spreads if s.freedom]
+        return min(max((self.document_variance + added) ** 2 / sum(parts), 1.0), 1e6) if sum(parts) > 0 else 1e6
 
     @cached_property
     def distribution(self) -> Array | None:

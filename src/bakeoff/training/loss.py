@@ -115,20 +115,19 @@ def evaluate_loss(
     read once, unless a trunk is served.
     """
     results: list[tuple[float, int]] = [(0.0, 0)] * len(rows)
-    totals, most = lengths_of(rows).totals, batch_size
+    most = batch_size
 
     def read(members: Sequence[int]) -> None:
         for part in parts(totals[members].tolist(), most, part_tokens(base)):
-            part_rows, past = [rows[i] for i in members[part]], None
-            if beginning:
-                part_rows, past = [beginning.without(row) for row in part_rows], beginning.past
-            batch = batch_of(base, part_rows)
+            batch = batch_of(base, [rows[i] for i in members[part]])
             losses = target_losses(base, adapted, batch, serve(members[part]), past).split(batch.counts)
             for i, values in zip(members[part], losses, strict=True):
                 results[i] = (float(values.double().sum()), len(values))
 
     with evaluating(adapted):
         beginning = read_beginning(base, adapted, (row.prompt for row in rows)) if serve is whole else None
+        rows = [beginning.without(row) for row in rows] if beginning else rows
+        totals, past = lengths_of(rows).totals, beginning.past if beginning else None
         for members in evaluation_batches(totals, batch_size):
             while True:
                 try:
