@@ -6,7 +6,7 @@ from rich.console import Console
 
 from bakeoff.display import JsonDisplay, NoDisplay, PlainDisplay, clock_time, open_display
 from bakeoff.forecast import Forecast
-from bakeoff.live import LiveDisplay
+from bakeoff.live import LiveDisplay, roughly
 from bakeoff.notebook import NotebookDisplay
 from bakeoff.records import Event, Run
 from bakeoff.sections import ProtocolConfig
@@ -188,6 +188,43 @@ def test_many_runs_fold():
     assert len(lines) <= 15
     assert any("lora seed 20" in line and "training" in line for line in lines)
     assert any(line.startswith("and 19 more: 19 done before") for line in lines)
+
+
+def test_what_ended_last_comes_before_most_of_what_waits():
+    clock = Clock()
+    live = live_display([run_of("lora", seed=i) for i in range(30)], [], console(height=12), clock)
+    for number in range(10):
+        clock.now += 1
+        live.handle(Event(f"lora-{number}", "done", {"metrics": {"test/loss": 2.0 + number}}))
+    live.handle(Event("lora-10", "state", {"state": "training"}))
+    shown = [line.split()[2:4] for line in drawn(live) if line.startswith("lora seed")]
+    work, waiting = [["10", "training"]], [[str(i), "waiting"] for i in (11, 12, 13)]
+    assert shown == [[str(i), "done"] for i in (6, 7, 8, 9)] + work + waiting
+    assert any(line.startswith("and 22 more: 6 done, 16 waiting") for line in drawn(live))
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 160])
+def test_nothing_moves_or_is_cut_where_numbers_are_large(width):
+    live = live_display([run_of("lora")], [], console(width), Clock())
+    before = drawn(live)[0]
+    live.handle(Event("lora-0", "progress", {"step": 12000, "steps": 36000, "tokens_per_second": 123456.7}))
+    losses = {"train/loss": 12345.6, "validation/loss": 12.3456}
+    live.handle(Event("lora-0", "metrics", {**losses, "epoch": 1, "step": 12000}))
+    live.rows["lora-0"].started = -40_000.0
+    live.handle(Event("lora-0", "done", {"metrics": {"test/loss": 2e6}}))
+    lines = drawn(live)
+    assert lines[0] == before
+    assert "12346 12.35 2e+06" in lines[1]
+    assert lines[1].endswith("11:06:40")
+    assert width < 78 or "123k" in lines[1]
+    assert width < 120 or "12,000/36,000" in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(59.6, "1:00"), (3599.4, "59:59"), (3599.6, "1h00"), (35_000, "9h43"), (40_000, "11h")]
+)
+def test_what_is_left_is_short(seconds, shown):
+    assert roughly(seconds) == shown
 
 
 def test_times_are_read_as_clocks():

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -94,6 +95,7 @@ def run_all(folder: Folder, config: Config, display: str, executor: LocalExecuto
     from bakeoff.hub import fetch
     from bakeoff.model import load_tokenizer
 
+    began = time.monotonic()
     fetch(config.model, config.pin)
     tokenizer = load_tokenizer(config.model, config.pin)
     if config.data.source == "docstrings":
@@ -115,6 +117,7 @@ def run_all(folder: Folder, config: Config, display: str, executor: LocalExecuto
             tracked(folder, config, screen.note),
             journal.session(done, steps),
         ):
+            screen.start = began  # planning is part of the time that it shows
             schedule = Schedule(folder, planned, screen, journal)
             for line in [*notes, *planned.document["data"]["findings"]]:
                 schedule.note(line)

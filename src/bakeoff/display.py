@@ -196,6 +196,12 @@ def number(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
 
+def short(value: float | None) -> str:
+    """Return a number in five characters at most, as exact as they allow; nothing where there is none yet."""
+    shown = [number(value, form) for form in (".3f", ".2f", ".1f", ".0f", ".0e")]
+    return next((text for text in shown if len(text) <= 5), shown[-1])
+
+
 def clock_time(seconds: float) -> str:
     """Return seconds as m:ss or h:mm:ss."""
     minutes, rest = divmod(round(seconds), 60)

@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from bakeoff.display import RANKED, Clock, Display, clock_time, number
+from bakeoff.display import RANKED, Clock, Display, clock_time, number, short
 from bakeoff.forecast import Forecast
 from bakeoff.records import Event, Run
 
@@ -22,12 +22,14 @@ STATE_WIDTH = 15
 # Each column's width, and from what width of the screen on there is room for it. A column keeps its width, so that
 # nothing moves when a cell fills.
 COLUMNS = {
-    "": (12, 140), "step": (9, 120), "train": (5, 0), "valid": (5, 0), "test": (5, 60), "score": (7, 70),
+    "": (12, 150), "step": (13, 120), "train": (5, 0), "valid": (5, 0), "test": (5, 60), "score": (7, 70),
     "tok/s": (6, 78), "peak": (8, 100), "time": (9, 0),
 }  # fmt: skip
 REDRAW_SECONDS = 0.25
-# What is shown first where not all rows fit; every other state is a run at work.
-ORDER = {"paused": 1, "waiting": 2, "failed": 3, "done": 4, "stopped": 5, "done before": 6}
+# What is shown first where not all rows fit; every other state is a run at work. What ended says how the work goes, so
+# that of those that wait only the NEXT few come before it.
+ORDER = {"paused": 1, "failed": 2, "done": 2, "waiting": 3, "stopped": 4, "done before": 5}
+NEXT = 3
 STYLES = {"failed": "red", "done": "green", **dict.fromkeys(("waiting", "paused", "stopped", "done before"), "dim")}
 
 
@@ -41,6 +43,7 @@ class Row:
     started: float | None = None
     spent: float = 0.0  # in parts that have ended, where a trial takes several
     seconds: float | None = None
+    ended: float = 0.0
     error: str | None = None
 
     def take(self, event: Event, now: float) -> None:
@@ -51,7 +54,7 @@ class Row:
             self.state, self.spent, self.started = state, self.spent + now - self.started, None
             self.seconds = self.spent if state == "stopped" else None
         elif event.kind in ("done", "failed"):
-            self.state, self.seconds = event.kind, self.spent + now - self.started
+            self.state, self.seconds, self.ended = event.kind, self.spent + now - self.started, now
             self.error = event.values.get("error")
             self.values |= event.values.get("metrics", {}) | event.values.get("costs", {})
             self.values["ranked"] = event.values.get("ranked", RANKED)
@@ -68,6 +71,17 @@ class Row:
         if self.state == "generating" and "examples_total" in self.values:
             return self.values["examples"], self.values["examples_total"]
         return None
+
+
+def pace(tokens: float | None) -> str:
+    """Return tokens a second in six characters."""
+    return number(tokens, ",.0f") if tokens is None or tokens < 99_999.5 else f"{tokens / 1000:,.0f}k"
+
+
+def roughly(seconds: float) -> str:
+    """Return seconds as m:ss, from an hour on as hours and minutes, from ten on as hours."""
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return clock_time(seconds) if seconds < 3599.5 else f"{hours}h{minutes:02d}" if hours < 10 else f"{hours}h"
 
 
 class TableDisplay(Display):
@@ -96,15 +110,15 @@ class TableDisplay(Display):
         failures = list(self.failures())
         rows = self.visible(self.console.height - 4 - len(failures))
         ranked = next((row.values["ranked"] for row in self.rows.values() if "ranked" in row.values), RANKED)
+        named = {heading: ranked["heading"] if heading == "score" else heading for heading in COLUMNS}
         table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-        shown = {heading: width for heading, (width, least) in COLUMNS.items() if self.console.width >= least}
+        shown = {h: max(width, len(named[h])) for h, (width, least) in COLUMNS.items() if self.console.width >= least}
         room = self.console.width - STATE_WIDTH - 1 - sum(width + 1 for width in shown.values())
         room = min(max(room, 8), max(map(len, self.labels.values()), default=8))
         table.add_column("run", no_wrap=True, overflow="ellipsis", width=room)
         table.add_column("state", no_wrap=True, width=STATE_WIDTH)
         for heading, width in shown.items():
-            name = ranked["heading"] if heading == "score" else heading
-            table.add_column(name, justify="right", no_wrap=True, min_width=width)
+            table.add_column(named[heading], justify="right", no_wrap=True, overflow="ellipsis", width=width)
         for row in rows:
             cells = self.cells(row)
             state = Text(self.state_of(row), style=STYLES.get(row.state, ""))
@@ -125,8 +139,9 @@ class TableDisplay(Display):
             yield Text(f"and {len(failed) - room} more failed", style="red")
 
     def visible(self, room: int) -> list[Row]:
-        """Return the rows that fit: what goes on, then what comes next, then what has ended, in plan order."""
-        ranked = sorted(self.rows.values(), key=lambda r: ORDER.get(r.state, 0))
+        """Return the rows that fit, in plan order: at work, next, ended (the latest first), and then all others."""
+        following = [row for row in self.rows.values() if row.state == "waiting"][:NEXT]
+        ranked = sorted(self.rows.values(), key=lambda r: (0 if r in following else ORDER.get(r.state, 0), -r.ended))
         chosen = {row.run.id for row in ranked[: max(3, room)]}
         return [row for row in self.rows.values() if row.run.id in chosen]
 
@@ -147,11 +162,11 @@ class TableDisplay(Display):
         return {
             "": ProgressBar(row.share[1], row.share[0], width=COLUMNS[""][0]) if row.share else "",
             "step": f"{v['step']:,}/{v['steps']:,}" if "steps" in v else "",
-            "train": number(v.get("train/loss"), ".3f"),
-            "valid": number(v.get("validation/loss"), ".3f"),
-            "test": number(v.get("test/loss"), ".3f"),
+            "train": short(v.get("train/loss")),
+            "valid": short(v.get("validation/loss")),
+            "test": short(v.get("test/loss")),
             "score": number(v.get(f"test/{v.get('ranked', RANKED)['name']}"), ".3f"),
-            "tok/s": number(v.get("tokens_per_second"), ",.0f"),
+            "tok/s": pace(v.get("tokens_per_second")),
             "peak": f"{v['peak_bytes'] / 2**30:.2f} GiB" if v.get("peak_bytes") else "",
             "time": self.time_of(row),
         }
@@ -161,7 +176,7 @@ class TableDisplay(Display):
         if row.seconds is not None:
             return clock_time(row.seconds)
         left = self.forecast.left_of(row.run.id) if self.forecast and row.state not in ORDER else None
-        return "" if left is None else f"{clock_time(left)} left"
+        return "" if left is None else f"{roughly(left)} left"
 
     def totals(self) -> str:
         """Return counts of runs, elapsed time, and what is left once there is a basis for it."""
