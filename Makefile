@@ -34,9 +34,12 @@ base: install
 	PYTHONPATH=tools MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_TOP_PAD_=268435456 \
 	  $(BIN)/python tools/pretrain_base.py
 
+# Some hours on two cores, minutes on a GPU. Measurements are kept until all are made: after an interrupt it goes on.
 race: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[race]'
-	$(BIN)/python benchmarks/race.py
+	mkdir -p build
+	$(BIN)/python benchmarks/race.py --keep build/race.jsonl
+	mv build/race.jsonl build/race-done.jsonl
 
 # Is the verdict right as often as it says? Simulated bakeoffs with a known truth; some minutes.
 verdict: install

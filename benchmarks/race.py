@@ -270,8 +270,8 @@ def main() -> None:
     """Race and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--shape", choices=SHAPES, default="gpt2")
-    parser.add_argument("--steps", type=int, default=10, help="the first one or two warm up")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=4, help="of which one or two warm up (default: 4)")
+    parser.add_argument("--rounds", type=int, default=2, help="of training and decoding (default: 2)")
     parser.add_argument("--methods", nargs="+", choices=METHOD_SETTINGS, default=list(METHOD_SETTINGS))
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
@@ -279,7 +279,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     if arguments.steps < 3:
-        parser.error("--steps: at least 3, because the first one or two warm up")
+        parser.error("--steps: at least 3, because one or two warm up")
     results = race(arguments)
     if arguments.json:
         print(json.dumps(results, indent=1))

@@ -13,7 +13,7 @@ from bakeoff.records import Folder
 
 Document = dict[str, Any]
 # Seeds are not paired over entries, and intervals know how many each entry has; where trunks lie and how many documents
-# are decoded side by side changes no result. All else must be equal.
+# are decoded side by side changes results by rounding alone. All else must be equal.
 MAY_DIFFER = ("protocol.seed", "protocol.seeds", "protocol.trunk_cache", "generation.batch_size")
 MACHINE = ("processor", "cores", "gpu", "torch", "bakeoff")
 HELD_EQUAL = (
