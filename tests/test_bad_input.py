@@ -63,6 +63,7 @@ FILES = [
     ("t.csv", b'document,summary\na,b\n"c,d\ne,f\n', "t.csv:3: not CSV .*a double quote opened and never closed"),
     ("t.csv", b"document,document\na,b\n", "t.csv:1: two columns are named 'document'"),
     ("t.csv", b"document,summary\na,\xe9t\xe9\n", "t.csv:2: not UTF-8 text"),
+    ("t.csv", "document,summary\na,b\n".encode("utf-16"), "t.csv: UTF-16, not UTF-8. Try: iconv -f UTF-16"),
     ("t.csv", b"a,b\nc,d\n", "t.csv:2: no column 'document'. Allowed: a, b"),
     ("t.tsv", b"document,summary\na,b\n", "t.tsv:2: no column 'document'"),
     ("t.parquet", b"PAR1 nothing", "t.parquet: not a whole parquet file"),

@@ -175,6 +175,15 @@ def test_rows_that_stand_twice_are_findings(tmp_path):
     ]
 
 
+def test_rows_that_share_an_id_are_a_finding(tmp_path):
+    config = files(tmp_path).model_copy(update={"id": "number"})
+    for seed, split in enumerate(("train", "validation", "test")):
+        numbers = [7, 7, 7, 8] if split == "train" else range(4)
+        write_rows(tmp_path / split, [{**row, "number": n} for row, n in zip(make_rows(4, seed), numbers, strict=True)])
+    (finding,) = load_examples(config)[1]
+    assert finding.startswith("data.train: 2 of 4 (50.0%) rows have the id of another one")
+
+
 def test_a_byte_order_mark_is_no_text(tmp_path):
     rows = make_rows(3, 1)
     config = files(tmp_path, train="\ufeff" + (write_rows(tmp_path / "x", rows)).read_text())

@@ -130,7 +130,7 @@ def test_failed_and_missing_runs_are_rows_that_say_so(copied):
     text, page = page_of(copied)
     rows = {row[0].split("\n")[0]: row for row in page.rows}
     assert "failed: it broke: <script>" in rows["lora"][1]
-    assert "missing" in rows["last_layers"][1]
+    assert "unfinished" in rows["last_layers"][1]
     assert page.tags.count("script") == 1
     assert text.count('aria-label="Loss of') == 2  # the failed run's curve stays
     assert not Source.of(copied, {}).predictions({"runs": [failed.id]})  # what it left has no part

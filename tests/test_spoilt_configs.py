@@ -70,6 +70,14 @@ SPOILT = {
     "a rank that is a text": ("entries: {lora: {r: big}}", "entries.lora.r: expected a whole number, got 'big'"),
     "a rate below zero": ("entries: {lora: {learning_rate: -1e-3}}", "entries.lora.learning_rate: "),
     "a range upside down": ("entries: {lora: {r: {low: 8, high: 2}}}", "entries.lora.r: low 8 is not below high 2"),
+    "a range as a list": (
+        "entries: {lora: {r: [4, 64]}}",
+        "entries.lora.r: a list. A range has low and high, as in {low: ",
+    ),
+    "a range with a slip of the pen": (
+        "entries: {lora: {r: {low: 4, hihg: 8}}}",
+        "entries.lora.r.hihg: unknown key. Did you mean 'high'?",
+    ),
     "a range of one end": ("entries: {lora: {r: {low: 8}}}", "entries.lora.r: 'high' is missing"),
     "a soft prompt beyond the context": ("entries: {prompt_tuning: {num_virtual_tokens: 60}}", "virtual_tokens: 60"),
     "a template without its document": ("template: 'Summarize:'", "template: "),

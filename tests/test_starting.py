@@ -121,13 +121,13 @@ def test_columns_are_guessed_by_name_and_look():
         (table(source=long, target=[[s, s] for s in short], score=[0.5] * 4), ("source", "target", None)),
     ]
     for given, expected in cases:
-        found = guess_columns({"train": given}).columns
+        found = guess_columns({"train": given}, "a.csv").columns
         assert (found["document"], found["summary"], found.get("id")) == expected
     several = table(dialogue=long, summary1=short, summary2=short, topic1=short)
-    found = guess_columns({"train": table(dialogue=long, summary=short), "test": several})
+    found = guess_columns({"train": table(dialogue=long, summary=short), "test": several}, "a.csv")
     assert found.columns["references"] == ["summary1", "summary2"]
-    with pytest.raises(DataError, match="two columns of texts, and 1 was found. Columns: n, text"):
-        guess_columns({"train": table(n=[1, 2, 3, 4], text=long)})
+    with pytest.raises(DataError, match="^a.csv: a bakeoff needs two columns of texts, and this has 1.*: n, text. Try"):
+        guess_columns({"train": table(n=[1, 2, 3, 4], text=long)}, "a.csv")
 
 
 def test_files_are_told_apart_by_their_names():

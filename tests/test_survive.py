@@ -131,7 +131,7 @@ def test_a_killed_driver_and_one_that_is_asked_to_stop_lose_nothing(config, undi
     assert checkpoints(config, "top")
     assert output.report_file.exists()
     left = bakeoff.load_results(output.path)  # top may have come to its end before it was asked
-    assert [left.entries[name]["status"] for name in ("lora", "small")] == ["done", "missing"]
+    assert [left.entries[name]["status"] for name in ("lora", "small")] == ["done", "unfinished"]
     assert re.search(r"Not in this comparison: .*small \(.*missing\)", left.verdict)
     monkeypatch.setattr(api, "LocalExecutor", Inline)
     assert_same(bakeoff.run(config, display="none"), undisturbed[1])

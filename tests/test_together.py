@@ -51,6 +51,14 @@ def test_the_command_writes_one_page_over_them(two, tmp_path):
     assert 'href="both-figures/' in text
 
 
+def test_a_bakeoff_is_not_compared_with_itself(two, tmp_path):
+    one = two[0][0].path
+    done = CliRunner().invoke(main, ["report", str(one), f"{one}/../{one.name}", "-o", str(tmp_path / "same.html")])
+    assert done.exit_code == 2
+    assert "a bakeoff is named twice. Try: each folder once" in done.output
+    assert not (tmp_path / "same.html").exists()
+
+
 def test_a_folder_of_the_users_is_no_place_for_figures(two, tmp_path):
     (tmp_path / "both-figures").mkdir()
     (tmp_path / "both-figures/photo.svg").write_text("mine")
@@ -85,6 +93,18 @@ def test_what_was_not_held_equal_is_refused_with_the_reason(two, section, key, v
     documents[1][section][key] = value
     with pytest.raises(SetupError, match=said):
         summarize_together(folders, documents)
+
+
+def test_a_soft_prompt_beside_only_one_of_them_is_said_to_be_the_reason(two):
+    folders, documents = two[0], json.loads(json.dumps(two[1]))
+    documents[1]["max_tokens"] -= 6
+    with pytest.raises(SetupError, match=f"Try: {folders[0].path} again with protocol.max_tokens lowered by 6$"):
+        summarize_together(folders, documents)
+    with pytest.raises(SetupError, match=f"Try: {folders[0].path} again with protocol.max_tokens lowered by 6$"):
+        summarize_together(folders[::-1], documents[::-1])
+    documents[0]["max_tokens"] -= 6
+    documents[0]["protocol"]["max_tokens"] -= 6
+    assert summarize_together(folders, documents)["max_tokens"] == documents[1]["max_tokens"]
 
 
 def test_seeds_may_differ_and_machines_are_named(two):

@@ -159,9 +159,19 @@ def started(monkeypatch):
 def test_a_finished_one_starts_nothing_again(tuned, monkeypatch):
     config, results = tuned
     seen = started(monkeypatch)
-    again = bakeoff.run(config, display="none")
+    displays = []
+    opened = api.open_display
+    monkeypatch.setattr(
+        api, "open_display", lambda *given, **keys: displays.append(opened(*given, **keys)) or displays[-1]
+    )
+    again = bakeoff.run(config, display="plain")
     assert seen == []
     assert again.document == results.document
+    shown = displays[-1]
+    assert shown.runs
+    assert {run.id for run in shown.runs if run.kind != "trial"} <= set(shown.done)
+    assert not [run for run in shown.runs if run.trial and run.trial > 4]  # an extension of before has nothing to do
+    assert not shown.left()
 
 
 @pytest.fixture

@@ -70,6 +70,19 @@ def test_a_folder_without_a_bakeoff_says_so(copied):
         watch(copied)
 
 
+def test_a_file_is_no_bakeoff_to_look_at(tmp_path):
+    (tmp_path / "mine.csv").write_text("a,b\n")
+    with pytest.raises(SetupError, match=r"mine.csv: not a bakeoff's folder"):
+        watch(Folder(tmp_path / "mine.csv"))
+
+
+def test_an_interrupt_is_a_line_for_those_who_look_on(copied, capsys):
+    with pytest.raises(KeyboardInterrupt), Journal(copied.events_file).session([], {}):
+        raise KeyboardInterrupt
+    watch(copied, "plain")
+    assert capsys.readouterr().err.endswith("interrupted\n")
+
+
 def test_the_journal_holds_everything_but_progress_that_comes_fast(tmp_path):
     now = [100.0]
     journal = Journal(tmp_path / "events.jsonl", lambda: now[0])

@@ -81,7 +81,7 @@ def run(source: Source, overrides: dict[str, Any] | None = None, display: str = 
     """
     config = read_config(source, overrides)
     folder = Folder(config.folder)
-    with named(source), writing(folder):
+    with named(source), writing(folder.path):
         check_installed(config)
         config = pinned(config, folder)
         check_free(folder, config)
@@ -154,15 +154,16 @@ def named(source: Source) -> Iterator[None]:
 
 
 @contextmanager
-def writing(folder: Folder) -> Iterator[None]:
-    """Within, what the system refuses (no permission, a full disk) is a SetupError of one line."""
+def writing(path: Path, hint: str = "-s output=FOLDER, another folder") -> Iterator[None]:
+    """Within, what the system refuses (no permission, a full disk) is a SetupError of one line with this hint."""
     try:
         yield
     except BrokenPipeError:
         raise
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise SetupError(f"{error.filename or folder.path}: {reason}. Try: -s output=FOLDER, another folder") from None
+        where = Path(error.filename or path)
+        where = where.parent if where.suffix == ".tmp" else where  # a file that is written whole, and then renamed
+        raise SetupError(f"{where}: {error.strerror or error}. Try: {hint}") from None
 
 
 @contextmanager
@@ -196,7 +197,7 @@ def refresh_report(path: str | Path) -> Path:
     """Write results.json, the page, CSV and Markdown from a folder's records; return the page's path."""
     folder = Folder(path)
     folder.plan()
-    with writing(folder):
+    with writing(folder.path, "a copy of the folder that can be written"):
         write_json(folder.results_file, summarize(folder))
         return write_report(folder.path)
 
@@ -206,12 +207,14 @@ def compare(paths: Sequence[str | Path], output: str | Path) -> Path:
 
     Raises SetupError where their protocols do not allow it, or where `output` would replace a bakeoff's own page.
     """
-    folders = [Folder(path) for path in dict.fromkeys(paths)]
+    folders = [Folder(path) for path in paths]
     page = Path(output)
+    if len({folder.path.resolve() for folder in folders}) < len(folders):
+        raise SetupError(f"{folders[0].path}: a bakeoff is named twice. Try: each folder once")
     if any(page.resolve().parent == folder.path.resolve() for folder in folders):
         raise SetupError(f"{page}: lies in a bakeoff's folder. Try: -o comparison.html, or any other place")
     documents = [load_results(folder.path).document for folder in folders]
-    with writing(Folder(page.parent)):
+    with writing(page.parent, "-o PAGE.html, another place"):
         return write_comparison(folders, summarize_together(folders, documents), page)
 
 

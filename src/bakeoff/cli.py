@@ -28,6 +28,8 @@ DISPLAY = click.option(
     "--display", type=click.Choice(["auto", "live", "plain", "json", "none"]), default="auto", show_default=True,
     help="How progress is shown, on standard error.",
 )  # fmt: skip
+GOES_ON = "interrupted. The same command goes on from here"
+ENDED = {"run": GOES_ON, "demo": GOES_ON, "watch": "no longer looking on; the bakeoff itself is not touched"}
 PIPED_WIDTH = 160  # a file or pipe has no width of its own; the table then holds every column
 
 
@@ -49,8 +51,7 @@ class Commands(click.Group):
             click.echo(f"bakeoff: {error}", err=True)
             sys.exit(2)
         except KeyboardInterrupt:
-            goes_on = ". The same command goes on from here" if ctx.invoked_subcommand in ("run", "demo") else ""
-            click.echo(f"bakeoff: interrupted{goes_on}", err=True)
+            click.echo(f"bakeoff: {ENDED.get(ctx.invoked_subcommand or '', 'interrupted')}", err=True)
             sys.exit(130)
         except BrokenPipeError:  # whoever read the output has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -233,6 +234,7 @@ def generate(folder: Path, entry: str | None, rows: bool, as_json: bool) -> None
     results = load_results(folder)
     chosen = results.entry(entry) if entry else results.best()
     documents = read_rows() if rows else read_documents()
+    click.echo(f"entry: {chosen.name}", err=True)
     summarizer = chosen.load()
     for i, (kept, total) in summarizer.cut(documents).items():
         click.echo(f"document {i + 1}: {kept:,} of {total:,} tokens kept", err=True)

@@ -12,7 +12,7 @@ import yaml
 from bakeoff.config import Config
 from bakeoff.data.column_guess import Guess, guess_columns, splits_of
 from bakeoff.data.formats import first_rows
-from bakeoff.errors import ConfigError, in_line
+from bakeoff.errors import ConfigError, DataError, in_line
 from bakeoff.methods.reference import describe_methods
 from bakeoff.schema import SCHEMA_FILE
 from bakeoff.sections import Section
@@ -50,8 +50,12 @@ def draft(files: Sequence[Path], output: Path, model: str = "base") -> Draft:
         data, guess = {"source": "docstrings"}, Guess({}, ["no data file: the docstring task of the demo"])
         about = "the docstring task"
     else:
+        gone = [file for file in files if not file.exists()]
+        if gone:
+            raise DataError(f"{gone[0]}: no such file. Try: ls {gone[0].parent}")
         splits = splits_of(files)
-        guess = guess_columns({split: first_rows(file) for split, file in splits.items()})
+        tables = {split: first_rows(file) for split, file in splits.items()}
+        guess = guess_columns(tables, str(splits["train"]))
         data = {split: os.path.relpath(file, output.parent) for split, file in splits.items()} | guess.columns
         about = ", ".join(in_line(str(file)) for file in files)
     config = Config.model_validate({"name": name_of(files), "model": model, "data": data, "entries": ENTRIES})

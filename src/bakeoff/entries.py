@@ -97,19 +97,23 @@ def numeric_kind(cls: type[Method], key: str) -> type | None:
 
 def is_range(cls: type[Method], key: str, value: Any) -> bool:
     """Return whether a field's value is meant as a range; what else a mapping may be is the method's to judge."""
+    if isinstance(value, list):
+        return numeric_kind(cls, key) is not None and len(value) == 2
     return isinstance(value, dict) and (numeric_kind(cls, key) is not None or {"low", "high"} <= set(value))
 
 
-def read_range(where: str, cls: type[Method], key: str, value: dict[str, Any]) -> Range:
+def read_range(where: str, cls: type[Method], key: str, value: Any) -> Range:
     """Return the range; raise ConfigError where it holds nothing, or its field is no number."""
     kind = numeric_kind(cls, key)
     if kind is None:
         numbers = ", ".join(k for k in cls.model_fields if numeric_kind(cls, k))
         raise ConfigError(f"{where}: a range, but this field is no number. Numbers of {cls.name}: {numbers}")
+    if isinstance(value, list):
+        raise ConfigError(f"{where}: a list. A range has low and high, {EXAMPLE}")
     try:
         span = RangeConfig.model_validate(value)
     except ValidationError as error:
-        first = error.errors()[0]
+        first = min(error.errors(), key=lambda found: found["type"] == "missing")  # a slip of the pen comes first
         part = str(first["loc"][0])
         if first["type"] == "missing":
             raise ConfigError(f"{where}: '{part}' is missing. A range has low and high, {EXAMPLE}") from None

@@ -66,7 +66,11 @@ def prepare(folder: Folder, config: Config, planned: Plan) -> list[str]:
     if before and [run["id"] for run in before["runs"]] != [run.id for run in planned.runs]:
         kept = sum(folder.whole(run.id) for run in planned.runs)
         what = ", ".join(changes(folder, config, before, planned)) or "what is planned"
-        notes.append(f"changed since last time: {what}. Finished runs that it does not touch: {kept}, which are kept")
+        others = sum(folder.whole(row["id"]) for row in before["runs"]) - kept
+        line = f"changed since last time: {what}. Finished runs that stay in the comparison: {kept}"
+        if others > 0:
+            line += f"; that leave it: {others}, which stay on disk and return when the change is taken back"
+        notes.append(line)
     if not folder.holds(planned.made_of):
         for split in SPLITS:
             write_jsonl(folder.examples_file(split), (example.row() for example in planned.splits[split]))

@@ -30,6 +30,9 @@ class Journal:
         self.write({"kind": "start", "done": sorted(done), "steps": dict(steps)})
         try:
             yield
+        except KeyboardInterrupt:
+            self.note("interrupted")
+            raise
         finally:
             self.write({"kind": "end"})
 

@@ -95,8 +95,9 @@ class Schedule:
             if further is None or trial.id != further.id:  # past the edge of another best one
                 shutil.rmtree(self.folder.run(trial.id).path)
         if further:
-            self.screen.add(further)
-            yield from self.reach(further)
+            for run in self.reach(further):
+                self.screen.add(further)
+                yield run
             best = self.best([best, further])
         assert best is not None
         chosen = ", ".join(f"{name} {value:.3g}" for name, value in entry.chosen(best.settings).items())

@@ -100,7 +100,7 @@ def show(folder: Folder, screen: Display, row: dict[str, Any]) -> None:
 
 def at_work(folder: Folder) -> bool:
     """Return whether a process runs the bakeoff, which it does with the folder's lock in its hands."""
-    with suppress(FileNotFoundError), folder.lock_file.open() as lock:
+    with suppress(FileNotFoundError, NotADirectoryError), folder.lock_file.open() as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -69,13 +69,19 @@ def splits_of(files: Sequence[Path]) -> dict[str, Path]:
     return {split: found[split] for split in SPLITS if split in found}
 
 
-def guess_columns(tables: Mapping[str, Table]) -> Guess:
-    """Return the columns for the first rows of each split's file; raise DataError where there are no two of texts."""
+def guess_columns(tables: Mapping[str, Table], where: str) -> Guess:
+    """Return the columns for the first rows of each split's file; raise DataError where there are no two of texts.
+
+    `where` names the file of training examples.
+    """
     table = tables["train"]
     looks = [look for name in table.columns if (look := look_at(name, table.rows))]
     if len(looks) < 2:
         found = ", ".join(table.columns) or "none"
-        raise DataError(f"init: a bakeoff needs two columns of texts, and {len(looks)} was found. Columns: {found}")
+        raise DataError(
+            f"{where}: a bakeoff needs two columns of texts, and this has {len(looks)}. Columns with values: {found}. "
+            "Try: a file whose first row names its columns, with an example in each row below"
+        )
     document = choose(looks, DOCUMENT, avoid=SUMMARY)
     rest = [look for look in looks if look is not document]
     summary = choose(rest, SUMMARY, below=document.length)

@@ -1,5 +1,6 @@
 """CSV and TSV files row by row, with the line of whatever cannot be read. Nothing is held but a row."""
 
+import codecs
 import csv
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ def delimited_rows(path: Path) -> Iterator[Row]:
     with opened([path]) as (stream,):
         first = stream.readline()
         stream.seek(0)
+        if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise DataError(f"{path}: UTF-16, not UTF-8. Try: iconv -f UTF-16 -t UTF-8")
         delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=lambda c: first.count(c.encode()))
         lines = DecodedLines(stream)
         reader = csv.reader(lines, delimiter=delimiter, strict=True)

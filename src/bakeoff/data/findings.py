@@ -27,7 +27,7 @@ class Look:
 
     def __init__(self, examples: Sequence[Example]):
         self.rows = len(examples)
-        documents, summaries = array("f"), array("f")
+        documents, summaries, ids = array("f"), array("f"), array("q")
         self.copied = self.unseen = self.longer = 0
         languages: Counter[str] = Counter()
         every = max(1, self.rows // GUESSED)
@@ -35,12 +35,14 @@ class Look:
             document, summary = example.document.strip(), example.summary.strip()
             documents.append(math.log(len(document)))
             summaries.append(math.log(len(summary)))
+            ids.append(hash(example.id))
             self.copied += document == summary
             self.longer += len(summary) > len(document)
             self.unseen += not re.search(r"[a-z0-9]", summary.lower())  # rouge-score reads nothing else
             if i % every == 0:
                 languages[language_of(document)] += 1
         self.repeated = self.rows - len(numpy.unique(marks_of(examples)))
+        self.one_id = self.rows - len(numpy.unique(ids))
         self.lengths = {"documents": numpy.array(documents), "summaries": numpy.array(summaries)}
         self.languages, self.guessed = languages, sum(languages.values())
 
@@ -59,6 +61,10 @@ def of_rows(split: str, look: Look) -> list[str]:
     where, rows, found = f"data.{split}", look.rows, []
     if look.repeated:
         found.append(f"{where}: {of(look.repeated, rows)} rows repeat another one, document and summary alike")
+    if look.one_id:
+        found.append(
+            f"{where}: {of(look.one_id, rows)} rows have the id of another one. Set data.id to a column of its own"
+        )
     if look.copied:
         found.append(f"{where}: {of(look.copied, rows)} rows have their whole document as summary")
     if look.longer > 0.01 * rows:

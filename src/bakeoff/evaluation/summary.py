@@ -88,7 +88,7 @@ def entry_row(
     done = [r for run in group if (r := results[run.id]) and r.status == "done"]
     failed = [r for run in group if (r := results[run.id]) and r.status == "failed"]
     ended = [*done, *failed]
-    status = "failed" if failed else "done" if len(done) == len(group) else "missing"
+    status = "failed" if failed else "done" if len(done) == len(group) else "unfinished"
     row: dict[str, Any] = {
         "kind": group[0].kind,
         "method": group[0].method,

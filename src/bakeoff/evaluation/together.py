@@ -13,8 +13,11 @@ from bakeoff.records import Folder
 
 Document = dict[str, Any]
 # Seeds are not paired over entries, and intervals know how many each entry has; where trunks lie and how many documents
-# are decoded side by side changes results by rounding alone. All else must be equal.
-MAY_DIFFER = ("protocol.seed", "protocol.seeds", "protocol.trunk_cache", "generation.batch_size")
+# are decoded side by side changes results by rounding alone. `max_tokens` is what virtual tokens leave of
+# protocol.max_tokens, and counts. All else must be equal.
+MAY_DIFFER = (
+    "protocol.seed", "protocol.seeds", "protocol.trunk_cache", "protocol.max_tokens", "generation.batch_size",
+)  # fmt: skip
 MACHINE = ("processor", "cores", "gpu", "torch", "bakeoff")
 HELD_EQUAL = (
     "model.identity", "data.identity", "template", "max_tokens", "output_tokens", "precision", "protocol", "tune",
@@ -64,10 +67,16 @@ def refuse_other(first: Folder, one: Document, second: Folder, other: Document) 
     differing = [key for key in mine | theirs if mine.get(key) != theirs.get(key)]
     if differing:
         shown = "; ".join(f"{key}: {mine.get(key)!r} and {theirs.get(key)!r}" for key in differing[:3])
-        raise SetupError(
-            f"{second.path}: cannot be compared with {first.path}: {shown}. "
-            "Try: bakeoff report for each; only what was held equal in both can stand in one table"
-        )
+        hint = "Try: bakeoff report for each; only what was held equal in both can stand in one table"
+        if differing == ["max_tokens"]:
+            longer, most, least = second.path, theirs["max_tokens"], mine["max_tokens"]
+            if least > most:
+                longer, most, least = first.path, least, most
+            hint = (
+                f"A soft prompt takes its virtual tokens from all entries' texts. Try: {longer} again with "
+                f"protocol.max_tokens lowered by {most - least}"
+            )
+        raise SetupError(f"{second.path}: cannot be compared with {first.path}: {shown}. {hint}")
 
 
 def facts(document: Document) -> dict[str, Any]:

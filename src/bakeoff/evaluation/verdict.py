@@ -195,10 +195,12 @@ def unbeaten(pairs: Sequence[Pair]) -> list[str]:
 
 def left_out(rows: Rows) -> list[str]:
     """Return a sentence that names what has no part in the comparison, and why."""
-    missing = [n for n, row in rows.items() if row["status"] != "done"]
-    if not missing:
-        return []
-    return [f"Not in this comparison: {', '.join(missing)} ({', '.join(rows[n]['status'] for n in missing)})."]
+    missing: dict[str, list[str]] = {}
+    for name, row in rows.items():
+        if row["status"] != "done":
+            missing.setdefault(row["status"], []).append(name)
+    groups = [f"{listed(names)} ({status})" for status, names in missing.items()]
+    return [f"Not in this comparison: {', '.join(groups)}."] if groups else []
 
 
 def cheaper(names: Sequence[str], rows: Rows) -> list[str]:
