@@ -38,10 +38,13 @@ def test_what_a_change_does_not_touch_is_kept_and_what_is_taken_back_is_there_ag
     more = {**config, "entries": {**config["entries"], "top": {"method": "last_layers", "learning_rate": 0.01}}}
     wider = bakeoff.run(more, {"protocol.seeds": 2}, display="plain")
     assert [run[:2] for run in seen] == [("lora", "entry"), ("top", "entry"), ("top", "entry")]
-    assert "changed since last time: protocol.seeds, entries.top.method, " in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "changed since last time: protocol.seeds, entries.top.method, " in said
+    assert "stay in the comparison: 3\n" in said
     assert wider.entries["lora"]["runs"][0] == first.entries["lora"]["runs"][0]
     seen.clear()
-    other = bakeoff.run(config, {"protocol.epochs": 2}, display="none")
+    other = bakeoff.run(config, {"protocol.epochs": 2}, display="plain")
+    assert "stay in the comparison: 0; that leave it: 6, which stay on disk" in capsys.readouterr().err
     assert [run[0] for run in seen] == ["base", "lead-1", "lora"]
     assert list(other.entries) == ["lora"]
     assert other.entries["lora"]["steps"] == 2 * first.entries["lora"]["steps"]

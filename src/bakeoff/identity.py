@@ -66,9 +66,10 @@ def prepare(folder: Folder, config: Config, planned: Plan) -> list[str]:
     if before and [run["id"] for run in before["runs"]] != [run.id for run in planned.runs]:
         kept = sum(folder.whole(run.id) for run in planned.runs)
         what = ", ".join(changes(folder, config, before, planned)) or "what is planned"
-        others = sum(folder.whole(row["id"]) for row in before["runs"]) - kept
+        stay = {run.id for run in planned.runs}
+        others = sum(folder.whole(row["id"]) for row in before["runs"] if row["id"] not in stay)
         line = f"changed since last time: {what}. Finished runs that stay in the comparison: {kept}"
-        if others > 0:
+        if others:
             line += f"; that leave it: {others}, which stay on disk and return when the change is taken back"
         notes.append(line)
     if not folder.holds(planned.made_of):
