@@ -51,7 +51,7 @@ def test_generate_keeps_every_documents_place_and_says_what_was_cut(shared):
     assert expected[0]
     assert out.stdout == "\n\f\n".join(expected) + "\n"
     frame = 4  # TL ; DR :
-    assert out.stderr == f"document 3: {room - frame} of 200 tokens kept\n"
+    assert out.stderr == f"entry: prompt_tuning\ndocument 3: {room - frame} of 200 tokens kept\n"
     rows = json.loads(generate("\f".join(texts), "--json").stdout)
     assert rows == [{"document": i, "output": text} for i, text in enumerate(expected, 1)]
     assert generate('{"document": "ba be\u2028bi", "summary": ""}\n', "--rows").exit_code == 0

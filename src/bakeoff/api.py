@@ -32,6 +32,7 @@ from bakeoff.stopping import EndAtOnce, stoppable
 from bakeoff.tracking import check_installed, tracked
 
 Source = str | Path | dict[str, Any]
+ELSEWHERE = "-s output=FOLDER, another folder"
 
 
 def read_config(source: Source, overrides: dict[str, Any] | None) -> Config:
@@ -154,7 +155,7 @@ def named(source: Source) -> Iterator[None]:
 
 
 @contextmanager
-def writing(path: Path, hint: str = "-s output=FOLDER, another folder") -> Iterator[None]:
+def writing(path: Path, hint: str = ELSEWHERE) -> Iterator[None]:
     """Within, what the system refuses (no permission, a full disk) is a SetupError of one line with this hint."""
     try:
         yield
@@ -190,14 +191,17 @@ def reported(folder: Folder, screen: Display) -> Iterator[None]:
     finally:
         shutil.rmtree(folder.trunk, ignore_errors=True)
         if not at_once:
-            screen.note(f"report: {refresh_report(folder.path)}")
+            screen.note(f"report: {refresh_report(folder.path, ELSEWHERE)}")
 
 
-def refresh_report(path: str | Path) -> Path:
-    """Write results.json, the page, CSV and Markdown from a folder's records; return the page's path."""
+def refresh_report(path: str | Path, hint: str = "a copy of the folder that can be written") -> Path:
+    """Write results.json, the page, CSV and Markdown from a folder's records; return the page's path.
+
+    Raises SetupError, with this hint, where they cannot be written.
+    """
     folder = Folder(path)
     folder.plan()
-    with writing(folder.path, "a copy of the folder that can be written"):
+    with writing(folder.path, hint):
         write_json(folder.results_file, summarize(folder))
         return write_report(folder.path)
 
