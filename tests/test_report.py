@@ -136,7 +136,7 @@ def test_failed_and_missing_runs_are_rows_that_say_so(copied):
     assert not Source.of(copied, {}).predictions({"runs": [failed.id]})  # what it left has no part
     with pytest.raises(SetupError, match="entry 'lora' has no finished run"):
         bakeoff.load_results(copied.path).entry("lora").predictions()
-    assert "Not in this comparison: last_layers, lora" in text
+    assert "Not in this comparison: last_layers (unfinished) and lora (failed)" in text
     assert "it broke" in copied.csv_file.read_text()
     (line,) = (line for line in copied.markdown_file.read_text().splitlines() if line.startswith("| lora |"))
     assert line.count("failed") == 1

@@ -200,7 +200,7 @@ def left_out(rows: Rows) -> list[str]:
         if row["status"] != "done":
             missing.setdefault(row["status"], []).append(name)
     groups = [f"{listed(names)} ({status})" for status, names in missing.items()]
-    return [f"Not in this comparison: {', '.join(groups)}."] if groups else []
+    return [f"Not in this comparison: {listed(groups)}."] if groups else []
 
 
 def cheaper(names: Sequence[str], rows: Rows) -> list[str]:
