@@ -32,7 +32,6 @@ from bakeoff.stopping import EndAtOnce, stoppable
 from bakeoff.tracking import check_installed, tracked
 
 Source = str | Path | dict[str, Any]
-ELSEWHERE = "-s output=FOLDER, another folder"
 
 
 def read_config(source: Source, overrides: dict[str, Any] | None) -> Config:
@@ -155,7 +154,7 @@ def named(source: Source) -> Iterator[None]:
 
 
 @contextmanager
-def writing(path: Path, hint: str = ELSEWHERE) -> Iterator[None]:
+def writing(path: Path, hint: str = "-s output=FOLDER, another folder") -> Iterator[None]:
     """Within, what the system refuses (no permission, a full disk) is a SetupError of one line with this hint."""
     try:
         yield
@@ -191,19 +190,21 @@ def reported(folder: Folder, screen: Display) -> Iterator[None]:
     finally:
         shutil.rmtree(folder.trunk, ignore_errors=True)
         if not at_once:
-            screen.note(f"report: {refresh_report(folder.path, ELSEWHERE)}")
+            screen.note(f"report: {write_results(folder)}")
 
 
-def refresh_report(path: str | Path, hint: str = "a copy of the folder that can be written") -> Path:
-    """Write results.json, the page, CSV and Markdown from a folder's records; return the page's path.
+def write_results(folder: Folder) -> Path:
+    """Write results.json, the page, CSV and Markdown from a folder's records; return the page's path."""
+    write_json(folder.results_file, summarize(folder))
+    return write_report(folder.path)
 
-    Raises SetupError, with this hint, where they cannot be written.
-    """
+
+def refresh_report(path: str | Path) -> Path:
+    """Do the same for a bakeoff that does not run; raise SetupError where its folder is none, or cannot be written."""
     folder = Folder(path)
     folder.plan()
-    with writing(folder.path, hint):
-        write_json(folder.results_file, summarize(folder))
-        return write_report(folder.path)
+    with writing(folder.path, "a copy of the folder that can be written"):
+        return write_results(folder)
 
 
 def compare(paths: Sequence[str | Path], output: str | Path) -> Path:

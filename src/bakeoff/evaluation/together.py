@@ -69,12 +69,10 @@ def refuse_other(first: Folder, one: Document, second: Folder, other: Document) 
         shown = "; ".join(f"{key}: {mine.get(key)!r} and {theirs.get(key)!r}" for key in differing[:3])
         hint = "Try: bakeoff report for each; only what was held equal in both can stand in one table"
         if differing == ["max_tokens"]:
-            longer, most, least = second.path, theirs["max_tokens"], mine["max_tokens"]
-            if least > most:
-                longer, most, least = first.path, least, most
+            longer = first if mine["max_tokens"] > theirs["max_tokens"] else second
             hint = (
-                f"A soft prompt takes its virtual tokens from all entries' texts. Try: {longer} again with "
-                f"protocol.max_tokens lowered by {most - least}"
+                f"A soft prompt takes its virtual tokens from all entries' texts. Try: {longer.path} again with "
+                f"protocol.max_tokens lowered by {abs(mine['max_tokens'] - theirs['max_tokens'])}"
             )
         raise SetupError(f"{second.path}: cannot be compared with {first.path}: {shown}. {hint}")
 

@@ -115,19 +115,21 @@ def evaluate_loss(
     read once, unless a trunk is served.
     """
     results: list[tuple[float, int]] = [(0.0, 0)] * len(rows)
-    most = batch_size
+    totals, most = lengths_of(rows).totals, batch_size
 
     def read(members: Sequence[int]) -> None:
         for part in parts(totals[members].tolist(), most, part_tokens(base)):
-            batch = batch_of(base, [rows[i] for i in members[part]])
+            part_rows, past = [rows[i] for i in members[part]], None
+            if beginning:
+                part_rows, past = [beginning.without(row) for row in part_rows], beginning.past
+            batch = batch_of(base, part_rows)
             losses = target_losses(base, adapted, batch, serve(members[part]), past).split(batch.counts)
             for i, values in zip(members[part], losses, strict=True):
                 results[i] = (float(values.double().sum()), len(values))
 
     with evaluating(adapted):
         beginning = read_beginning(base, adapted, (row.prompt for row in rows)) if serve is whole else None
-        rows = [beginning.without(row) for row in rows] if beginning else rows
-        totals, past = lengths_of(rows).totals, beginning.past if beginning else None
+        totals = totals - (beginning.length if beginning else 0)
         for members in evaluation_batches(totals, batch_size):
             while True:
                 try:
