@@ -7,13 +7,16 @@ function (bounded, skewed), loss its exponential, weighted by log-normal token c
 have known means, so coverage is counted against the truth. Tested are the package's own `estimate` and `compare`, with
 fewer resamples (2,000), drawn anew for every 50 simulations so that their chance does not add up.
 
-With one seed the truth is that of this seed: the interval says that it does not speak of others.
+With one seed the truth is that of this seed: the interval says that it does not speak of others. A rerun is a second
+bakeoff of the same entries on the same documents with fresh seeds: two entries are equal, two are far behind, and both
+bakeoffs should say so.
 """
 
 import argparse
 import json
 import multiprocessing
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -69,22 +72,23 @@ def mean_at(metric: str, place: Any, seed_spread: float) -> Any:
 
 
 def simulate(
-    generator: numpy.random.Generator, cell: Cell, labels: Any, means: dict[str, list[float]], same: bool = False
+    generator: numpy.random.Generator, cell: Cell, labels: Any, means: dict[str, list[float]], owners: Sequence[int]
 ) -> tuple[dict[tuple[str, str], Scores], dict[tuple[str, str], float]]:
     """Return simulated scores and the truth of each, by (entry, metric).
 
-    `means` are the entries' true means on each metric. `same`: all entries are one entry, run with other seeds.
+    `means` are the entries' true means on each metric. Entries of one owner are one entry, run with other seeds.
     """
     rows, sources = len(labels), cell.documents
     draw = generator.normal
     source = draw(0, DOCUMENT, sources)
     shared = source[labels] + draw(0, ROW, rows)
     tokens = numpy.exp(TOKENS[0] + draw(0, TOKENS[1], rows) + TOKENS[2] * source[labels] / DOCUMENT)
-    own = draw(0, ENTRY_DOCUMENT, sources)[labels] + draw(0, ENTRY_ROW, rows)
+    owned: dict[int, Any] = {}
     scores, truth = {}, {}
-    for entry in range(len(means[METRIC])):
-        if not same:
-            own = draw(0, ENTRY_DOCUMENT, sources)[labels] + draw(0, ENTRY_ROW, rows)
+    for entry, owner in enumerate(owners):
+        if owner not in owned:
+            owned[owner] = draw(0, ENTRY_DOCUMENT, sources)[labels] + draw(0, ENTRY_ROW, rows)
+        own = owned[owner]
         seeds = draw(0, cell.seed_spread, (cell.seeds, 1))
         effects = shared + own + seeds + draw(0, SEED_ROW, (cell.seeds, rows))
         for metric, middle in means.items():
@@ -98,18 +102,22 @@ def simulate(
     return scores, truth
 
 
-def batches(cell: Cell, means: dict[str, list[float]], same: bool = False, stream: int = 0) -> Any:
-    """Yield for each simulation its estimates, its compared pairs, and the truth."""
+def batches(cell: Cell, means: dict[str, list[float]], owners: Sequence[int], stream: int, runs: int = 1) -> Any:
+    """Yield for each simulation its estimates, its compared pairs, and the truth.
+
+    Pairs are compared within each of so many `runs`, which share out the entries.
+    """
     generator = numpy.random.default_rng([cell.seeds, cell.documents, cell.effect != "none", stream])
     labels = numpy.repeat(numpy.arange(cell.documents), generator.choice([1, 2, 3], cell.documents, p=[0.7, 0.2, 0.1]))
-    names = list(combinations([str(i) for i in range(len(means[METRIC]))], 2))
+    entries = [[str(i) for i in group] for group in numpy.array_split(range(len(owners)), runs)]
+    names = [list(combinations(group, 2)) for group in entries]
     for batch in range(0, cell.simulations, BATCH):
-        drawn = [simulate(generator, cell, labels, means, same) for _ in range(min(BATCH, cell.simulations - batch))]
+        drawn = [simulate(generator, cell, labels, means, owners) for _ in range(min(BATCH, cell.simulations - batch))]
         resamples = Resamples(list(labels), seed=batch, resamples=RESAMPLES)
         found = estimate({(i, *k): s for i, (scores, _) in enumerate(drawn) for k, s in scores.items()}, resamples)
         for i, (scores, truth) in enumerate(drawn):
             estimates = {key: found[(i, *key)] for key in scores}
-            yield estimates, compare(names, estimates, METRIC), truth
+            yield estimates, [pair for group in names for pair in compare(group, estimates, METRIC)], truth
 
 
 def on(metric: str, pair: Pair) -> Pair:
@@ -121,7 +129,7 @@ def equal_entries(cell: Cell) -> dict[str, dict[str, float]]:
     """Return coverage, family-wise error and the printed detectable gap over entries of equal mean, by metric."""
     means = {metric: [middle] * ENTRIES for metric, middle in MIDDLE.items()}
     counts: dict[str, dict[str, list[Any]]] = {m: {"score": [], "pair": [], "family": [], "gap": []} for m in means}
-    for estimates, pairs, truth in batches(cell, means):
+    for estimates, pairs, truth in batches(cell, means, range(ENTRIES), stream=0):
         for metric, count in counts.items():
             for (entry, its), value in estimates.items():
                 if its == metric:
@@ -145,7 +153,7 @@ def equal_entries(cell: Cell) -> dict[str, dict[str, float]]:
 
 def same_entry(cell: Cell) -> dict[str, float]:
     """Return how often an entry is called different from itself under other seeds, by metric."""
-    found = [pairs[0] for _, pairs, _ in batches(cell, {m: [v] * 2 for m, v in MIDDLE.items()}, same=True, stream=1)]
+    found = [pairs[0] for _, pairs, _ in batches(cell, {m: [v] * 2 for m, v in MIDDLE.items()}, [0, 0], stream=1)]
     return {metric: float(numpy.mean([on(metric, pair)["different"] for pair in found])) for metric in MIDDLE}
 
 
@@ -153,19 +161,48 @@ def one_behind(cell: Cell, gaps: dict[str, float]) -> dict[str, float]:
     """Return how often the first entry, apart from all others by the printed gap, is told from each, by metric."""
     means = {metric: [middle + gaps[metric], *[middle] * (ENTRIES - 1)] for metric, middle in MIDDLE.items()}
     hits: dict[str, list[bool]] = {metric: [] for metric in means}
-    for _, pairs, _ in batches(cell, means, stream=2):
+    for _, pairs, _ in batches(cell, means, range(ENTRIES), stream=2):
         for metric, hit in hits.items():
             hit += [on(metric, pair)["different"] for pair in pairs if pair["first"] == "0"]
     return {metric: float(numpy.mean(hit)) for metric, hit in hits.items()}
 
 
+def ties_again(cell: Cell, gaps: dict[str, float]) -> dict[str, float]:
+    """Return how often a rerun has the same entries tied with its best, by metric.
+
+    Half of the entries are equal and ahead of the others, which are equal too, by twice the printed gap.
+    """
+    half, owners = ENTRIES // 2, list(range(ENTRIES)) * 2
+    ahead = {metric: middle + (2 if metric == METRIC else -2) * gaps[metric] for metric, middle in MIDDLE.items()}
+    means = {metric: ([ahead[metric]] * half + [middle] * half) * 2 for metric, middle in MIDDLE.items()}
+    same: dict[str, list[bool]] = {metric: [] for metric in means}
+    for estimates, pairs, _ in batches(cell, means, owners, stream=3, runs=2):
+        for metric, hits in same.items():
+            runs = range(ENTRIES), range(ENTRIES, 2 * ENTRIES)
+            first, second = (tied(run, estimates, pairs, metric) for run in runs)
+            hits.append(first == second)
+    return {metric: float(numpy.mean(hits)) for metric, hits in same.items()}
+
+
+def tied(run: Sequence[int], estimates: Any, pairs: list[Pair], metric: str) -> set[int]:
+    """Return which of a run's entries are its best or tied with it, as their owners."""
+    sign = 1 if metric == METRIC else -1
+    best = max(run, key=lambda entry: sign * estimates[str(entry), metric].value)
+    apart = {frozenset((p["first"], p["second"])) for p in pairs if on(metric, p)["different"]}
+    return {entry % ENTRIES for entry in run if frozenset((str(entry), str(best))) not in apart}
+
+
 def measure(cell: Cell) -> list[dict[str, Any]]:
     """Return a row a metric: one design's rates."""
     equal, same = equal_entries(cell), same_entry(cell)
-    power = one_behind(cell, {metric: row["detectable_gap"] for metric, row in equal.items()})
+    gaps = {metric: row["detectable_gap"] for metric, row in equal.items()}
+    power, again = one_behind(cell, gaps), ties_again(cell, gaps)
     design = {"seeds": cell.seeds, "documents": cell.documents, "seed_effect": cell.effect}
     return [
-        {**design, "metric": metric, **row, "same_entry_different": same[metric], "detected_at_gap": power[metric]}
+        design
+        | {"metric": metric}
+        | row
+        | {"same_entry_different": same[metric], "detected_at_gap": power[metric], "ties_again": again[metric]}
         for metric, row in equal.items()
     ]
 
@@ -177,8 +214,9 @@ def table(rows: list[dict[str, Any]]) -> str:
         "score_coverage": "score covered", "difference_coverage": "difference covered",
         "same_entry_different": "A against A different", "family_wise_error": "family-wise error",
         "detectable_gap": "printed gap", "detected_at_gap": "detected at it",
+        "ties_again": "same ties in a rerun",
     }  # fmt: skip
-    lines = ["| " + " | ".join(columns.values()) + " |", "|---:|---:|---|---|" + "---:|" * 6]
+    lines = ["| " + " | ".join(columns.values()) + " |", "|---:|---:|---|---|" + "---:|" * 7]
     for row in rows:
         cells = []
         for key in columns:

@@ -20,7 +20,7 @@ from bakeoff.sections import ProtocolConfig
 MEASURED = {
     "error": None, "setup_seconds": 1.0, "start_seconds": 0.0, "step_seconds": 0.5, "tokens": 100,
     "evaluation_seconds": 0.2, "evaluated_tokens": 100, "prefill_seconds": 0.3, "prefill_tokens": 60,
-    "generation_seconds": 1.0, "generated_tokens": 50, "peak_bytes": 800,
+    "generation_seconds": 1.0, "generated_tokens": 50, "peak_bytes": 800, "reads_targets": False,
 }  # fmt: skip
 
 
@@ -54,6 +54,8 @@ def test_an_estimate_is_measured_seconds_times_the_amounts_of_work():
     found = expected_costs(document(), every_other, {"lora": MEASURED})
     assert found["seconds"] == pytest.approx(3 * (2 * 1.0 + 10 * step + 7 * validation + tested))
     assert found["too_large"] == []
+    once = expected_costs(document(), every_other, {"lora": {**MEASURED, "reads_targets": True}})
+    assert once["seconds"] == pytest.approx(found["seconds"] - 3 * 10 * 0.3 / 60 * 15)
     tuned = expected_costs(document(trials=4), every_other, {"lora": MEASURED})
     # Four trials take 25 steps with 2.5 trainings' 8 validations in 4 + 2 + 1 set-ups; a step further is 0.75 likely
     # with two fields. The first seed's run goes on from one of them.

@@ -8,7 +8,7 @@ from bakeoff import calling
 from bakeoff.data.tokens import Tokens
 from bakeoff.errors import SetupError
 from bakeoff.evaluation import decoding
-from bakeoff.evaluation.generation import generate
+from bakeoff.evaluation.generation import generate, read_and_generate, reads_targets
 from bakeoff.methods import build_method
 from bakeoff.model import adapt, trainable
 from bakeoff.testing import FAMILIES, ROWS, family_base
@@ -109,7 +109,18 @@ def test_a_stored_trunk_gives_the_losses_and_gradients_of_the_whole_model(base, 
 def test_outputs_equal_hf_generate_row_by_row(name, base):
     adapted = adapted_by(name, base)
     prompts = [row.prompt for row in ROWS]
-    assert generate(base, adapted, prompts, 10, 3) == [hf_output(adapted, p, base) for p in prompts]
+    outputs = [hf_output(adapted, p, base) for p in prompts]
+    assert generate(base, adapted, prompts, 10, 3) == outputs
+    assert reads_targets(base, "fp32")
+    assert not reads_targets(base, "bf16")
+    found = read_and_generate(base, adapted, prompts, [row.target for row in ROWS], 10, 3)
+    assert found == (outputs, approx_losses(base, adapted, ROWS))
+
+
+def approx_losses(base, adapted, rows):
+    """The plain path's losses of rows, summed, and how many targets each has."""
+    plain = [plain_losses(base, adapted, row).detach() for row in rows]
+    return [(pytest.approx(float(losses.sum()), rel=1e-5), len(losses)) for losses in plain]
 
 
 BEGINNING = list(range(100, 112))  # longer than the sliding windows
@@ -126,11 +137,12 @@ def test_what_all_rows_begin_with_changes_neither_losses_nor_outputs(name, base,
     shares = base.decoder_start is None and name == "lora"
     read = beginning.read_beginning(base, adapted, prompts)
     assert (read and read.length) == (len(BEGINNING) if shares else None)
-    for (loss, count), row in zip(evaluate_loss(base, adapted, rows, 3), rows, strict=True):
-        plain = plain_losses(base, adapted, row).detach()
-        assert (loss, count) == (pytest.approx(float(plain.sum()), rel=1e-5), len(plain))
+    losses = approx_losses(base, adapted, rows)
+    assert evaluate_loss(base, adapted, rows, 3) == losses
     monkeypatch.setattr(decoding, "part_tokens", lambda base: 20)  # prompts of 15, 17 and 32
-    assert generate(base, adapted, prompts, 10, 3) == [hf_output(adapted, p, base) for p in prompts]
+    outputs = [hf_output(adapted, p, base) for p in prompts]
+    assert generate(base, adapted, prompts, 10, 3) == outputs
+    assert read_and_generate(base, adapted, prompts, [row.target for row in rows], 10, 3) == (outputs, losses)
 
 
 @pytest.mark.parametrize("base", ["gpt2", "llama"], indirect=True)

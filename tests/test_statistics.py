@@ -224,3 +224,4 @@ def test_simulated_bakeoffs_are_judged_as_often_right_as_the_statistics_say(monk
         assert row["same_entry_different"] <= 0.107
         assert row["family_wise_error"] <= 0.107
         assert 0.68 <= row["detected_at_gap"] <= 0.92
+        assert row["ties_again"] >= 0.85

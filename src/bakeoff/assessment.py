@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Sequence
+from functools import partial
 from statistics import fmean as mean
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import nn
 
 from bakeoff.evaluation.baselines import first_answer
 from bakeoff.evaluation.checks import finite
-from bakeoff.evaluation.generation import generate
+from bakeoff.evaluation.generation import read_and_generate, reads_targets
 from bakeoff.evaluation.lengths import LENGTHS, text_lengths
 from bakeoff.evaluation.metrics import Rows, score_outputs, value_of
 from bakeoff.evaluation.neutral import neutral_rows
@@ -22,29 +23,39 @@ from bakeoff.work import Work
 
 
 def evaluate(work: Work, base: Base, adapted: nn.Module) -> RunResult:
-    """Read the test split once: its loss, then greedy outputs and their scores."""
-    tokens = work.tokens["test"]
+    """Read the test split once: its loss, greedy outputs and their scores, from one pass over it where that can be."""
+    tokens, precision = work.tokens["test"], work.config.generation.precision
     reset_peak()
     work.state("testing")
     if not work.few_shot:
         look_beside(work, base, adapted)
-    with work.clocks.phase("evaluation"):
-        losses = evaluate_loss(base, adapted, tokens, 2 * work.config.protocol.batch_size)
-    work.record.metrics["test/loss"] = mean_loss(losses)
-    work.record.check("loss_finite", finite(work.files.curve(), losses))
+    together = reads_targets(base, precision)
+    if not together:
+        with work.clocks.phase("evaluation"):
+            losses = evaluate_loss(base, adapted, tokens, 2 * work.config.protocol.batch_size)
+        tell(work, "read", len(tokens))
     work.state("generating")
     prompts = [array("i", row.prompt) for row in tokens]  # 4 bytes an id, where a list takes 36
+    targets = [array("i", row.target) for row in tokens] if together else None
     with work.clocks.phase("generation"):
-        decoder = for_decoding(base, adapted, work.config.generation.precision)
-        ids = generate(
-            decoder, adapted, prompts, work.output_tokens, work.config.generation.batch_size,
-            lambda n: work.report("progress", {"examples": n, "examples_total": len(tokens)}),
+        ids, found = read_and_generate(
+            for_decoding(base, adapted, precision), adapted, prompts, targets, work.output_tokens,
+            work.config.generation.batch_size, partial(tell, work),
         )  # fmt: skip
+    losses = found if together else losses
+    work.record.metrics["test/loss"] = mean_loss(losses)
+    work.record.check("loss_finite", finite(work.files.curve(), losses))
     work.record.costs["evaluation_peak_bytes"] = peak_bytes()
     outputs = [text.strip() for text in base.tokenizer.batch_decode(ids, skip_special_tokens=True)]
     if work.few_shot:
         outputs = [first_answer(text) for text in outputs]
     return score(work, outputs, losses)
+
+
+def tell(work: Work, kind: str, count: int) -> None:
+    """Report that so many test examples have been read, or are done."""
+    what = "examples_read" if kind == "read" else "examples"
+    work.report(kind, {what: count, "examples_total": len(work.tokens["test"])})
 
 
 def look_beside(work: Work, base: Base, adapted: nn.Module) -> None:

@@ -112,7 +112,7 @@ def row_losses(
     Where targets x vocabulary would take more than LOGITS_BYTES, logits are computed in parts, and again in the
     backward pass, so that no more than one part's are ever held.
     """
-    part = max(1, LOGITS_BYTES // (4 * model.get_output_embeddings().weight.shape[0]))
+    part = logits_at_once(model)
     if len(targets) <= part:
         with only_rows(model, rows), context:
             logits = model(**inputs, use_cache=False).logits
@@ -121,6 +121,11 @@ def row_losses(
         hidden = hidden_rows(model, inputs, rows)
     parts = zip(hidden.split(part), targets.split(part), strict=True)
     return torch.cat([checkpoint(part_losses, model, h, t, use_reentrant=False) for h, t in parts])
+
+
+def logits_at_once(model: PreTrainedModel) -> int:
+    """Return of how many positions the logits are held at once."""
+    return max(1, LOGITS_BYTES // (4 * model.get_output_embeddings().weight.shape[0]))
 
 
 def hidden_rows(model: PreTrainedModel, inputs: dict[str, Any], rows: torch.Tensor) -> torch.Tensor:

@@ -39,23 +39,23 @@ def expected_costs(
 
 
 def phase_seconds(plan: Mapping[str, Any], steps: int, found: Mapping[str, Any]) -> dict[str, float]:
-    """Return the seconds of one step, one document to generate, or one visit to another phase; a run takes `steps`.
+    """Return the seconds of a step, of a document's reading or decoding, or of a visit to another phase.
 
-    The probe measured the longest examples; others are taken to cost as much a token, which is a little too much for
-    short ones. A test reads neutral text along, and as many training examples as there are for validation. Outputs are
-    taken to be as long as they may.
+    A run takes `steps`. The probe measured the longest examples; others are taken to cost as much a token, which is a
+    little too much for short ones. A test reads neutral text along, and as many training examples as there are for
+    validation. Outputs are taken to be as long as they may.
     """
     counts, test = plan["counts"], plan["data"]["splits"]["test"]
     trained = found["step_seconds"] / found["tokens"]
     read = found["evaluation_seconds"] / found["evaluated_tokens"]
-    prefilled = found["prefill_seconds"] / found["prefill_tokens"]
+    prefilled = 0.0 if found["reads_targets"] else found["prefill_seconds"] / found["prefill_tokens"]
     written = found["generation_seconds"] / found["generated_tokens"]
     return {
         "loading": found["setup_seconds"] + found["start_seconds"],
         "reloading": found["setup_seconds"],
         "training": trained * counts["train_tokens"] * plan["epochs"] / steps,
         "validating": read * counts["validation_tokens"],
-        "testing": read * (counts["test_tokens"] + counts["validation_tokens"] + NEUTRAL_TOKENS),
+        "testing": read * (counts["test_tokens"] + counts["validation_tokens"] + NEUTRAL_TOKENS) / test["examples"],
         # A prompt's reading gives the first token.
         "generating": prefilled * test["prompt_tokens_mean"] + written * (plan["output_tokens"] - 1),
     }

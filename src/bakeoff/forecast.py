@@ -1,8 +1,8 @@
 """How long the rest of a bakeoff takes: amounts of work that the plan knows, times what each has taken so far.
 
-A run passes through phases, which are the states that it reports. Training is counted in steps, generation in
-documents, every other phase in visits. A phase's rate is the entry's own, else that of entries of the same method,
-else of all entries, else it follows from the base's test, a forward pass over known tokens.
+A run passes through phases, which are the states that it reports. Training is counted in steps, reading the test split
+and generation in documents, every other phase in visits. A phase's rate is the entry's own, else that of entries of the
+same method, else of all entries, else it follows from the base's test, a forward pass over known tokens.
 """
 
 import math
@@ -19,6 +19,7 @@ from bakeoff.sections import ProtocolConfig
 # activations, whose products are as large; frozen weights need no gradients.
 STEP_IN_FORWARD_PASSES = 2.0
 NEUTRAL_TOKENS = 1200  # of the neutral text that is read along with the test split
+COUNTED = ("training", "testing", "generating")  # phases that tell how far they are
 ENOUGH = {"training": 5, "validating": 2}  # before a rate counts: the first ones are slow
 
 
@@ -41,6 +42,7 @@ class Stand:
     pending: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     step: int | None = None
     examples: int = 0
+    examples_read: int = 0
 
 
 class Forecast:
@@ -86,7 +88,7 @@ class Forecast:
                 return self.parts[group[0].id]
             return Part(run.entry, run.method, run.kind, self.trials_amounts(run, len(group)))
         part = Part(run.entry, run.method, run.kind)
-        tested = {"testing": 1, "generating": self.examples("test")}
+        tested = dict.fromkeys(("testing", "generating"), self.examples("test"))
         if run.kind == "entry":
             adopts = run.seed == group[0].seed and any(r.kind == "trial" and r.entry == run.entry for r in runs)
             trained: Mapping[str, int] = {} if adopts else self.training_amounts(run)
@@ -147,7 +149,7 @@ class Forecast:
         stand, values = self.at[event.run], event.values
         stand.pending[stand.phase] += now - stand.since
         stand.since = self.heard = now
-        if event.kind in ("progress", "metrics"):
+        if event.kind in ("progress", "read", "metrics"):
             self.count(event.run, stand, values)
         elif event.kind == "state" and values["state"] not in ("paused", "stopped"):
             if values["state"] != stand.phase:
@@ -163,7 +165,12 @@ class Forecast:
 
     def count(self, run_id: str, stand: Stand, values: Mapping[str, Any]) -> None:
         """Count steps and documents since the last that was heard of."""
-        if "examples" in values:
+        if "examples_read" in values:
+            if stand.phase == "generating":  # where prompts are read for both
+                stand.pending["testing"] += stand.pending.pop("generating", 0)
+            self.spend(run_id, "testing", values["examples_read"] - stand.examples_read, measured=True)
+            stand.examples_read = values["examples_read"]
+        elif "examples" in values:
             self.spend(run_id, "generating", values["examples"] - stand.examples, measured=True)
             stand.examples = values["examples"]
         elif "step" in values:
@@ -176,7 +183,7 @@ class Forecast:
 
     def leave(self, run_id: str, phase: str) -> None:
         """Count a visit to a phase that has no amounts of its own."""
-        if phase not in ("training", "generating"):
+        if phase not in COUNTED:
             self.spend(run_id, phase, 1, measured=True)
 
     def spend(self, run_id: str, phase: str, amount: int, measured: bool = False) -> None:
@@ -216,7 +223,7 @@ class Forecast:
         if tested is None or "prompt_tokens_mean" not in splits["test"]:
             return None
         sizes = {s: r["examples"] * (r["prompt_tokens_mean"] + r["target_tokens_mean"]) for s, r in splits.items()}
-        return tested * sizes[split] / (sizes["test"] + NEUTRAL_TOKENS)
+        return tested * self.examples("test") * sizes[split] / (sizes["test"] + NEUTRAL_TOKENS)
 
     def left(self) -> float | None:
         """Return the seconds until everything is done; None as long as nothing tells."""
@@ -252,7 +259,7 @@ class Forecast:
         """Return the seconds that a run has been at its present phase, as far as its forecast holds them too."""
         part, stand = self.parts[run_id], self.at[run_id]
         units = part.left.get(stand.phase, 0)
-        if stand.phase != "generating":
+        if stand.phase not in COUNTED[1:]:
             units = min(units, 1)
         seconds = stand.pending[stand.phase] + self.clock() - stand.since
         return min(seconds, units * (self.rate(part.entry, stand.phase) or 0.0))

@@ -18,7 +18,7 @@ from bakeoff.calling import autocast
 from bakeoff.config import load_config
 from bakeoff.data.tokens import StoredTokens, Tokens, load_tokens
 from bakeoff.evaluation.decoding import decoding
-from bakeoff.evaluation.generation import rows_at_once
+from bakeoff.evaluation.generation import reads_targets, rows_at_once
 from bakeoff.measure import Clocks, out_of_memory, peak_bytes, reset_peak
 from bakeoff.methods import build_method
 from bakeoff.model import Base, adapt, for_decoding, load_base
@@ -46,6 +46,7 @@ class Probe:
     generation_seconds: float = 0  # of the tokens after it
     generated_tokens: int = 0
     peak_bytes: int = 0
+    reads_targets: bool = False  # whether a test reads its prompts once, for the loss and for decoding
 
 
 def longest(rows: StoredTokens, count: int) -> list[Tokens]:
@@ -91,6 +92,7 @@ def measure(folder: Folder, entry: str, method_name: str, settings: dict[str, ob
     del trainer
     with clocks.phase("evaluation"):
         evaluate_loss(base, adapted, batch, 2 * protocol.batch_size)
+    found.reads_targets = reads_targets(base, config.generation.precision)
     decoder = for_decoding(base, adapted, config.generation.precision)
     prompts = to_decode(decoder, load_tokens(folder.tokens_file("test")), config.generation.batch_size)
     decode(decoder, adapted, prompts[:1], Clocks())  # warms up

@@ -46,10 +46,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened in a run; `kind` is state, progress, metrics, done or failed."""
+    """Something that happened in a run; `kind` is state, progress, read, metrics, done or failed."""
 
     run: str
-    kind: Literal["state", "progress", "metrics", "done", "failed"]
+    kind: Literal["state", "progress", "read", "metrics", "done", "failed"]
     values: dict[str, Any] = field(default_factory=dict)
 
 

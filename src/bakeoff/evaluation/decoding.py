@@ -4,16 +4,20 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from bakeoff.cache import RoomyCache
-from bakeoff.calling import only_rows, positions, prefix, text_inputs
+from bakeoff.calling import logits_at_once, only_rows, positions, prefix, row_losses, text_inputs
 from bakeoff.data.batches import padded, parts
+from bakeoff.data.tokens import Tokens
 from bakeoff.model import Base, inner
 from bakeoff.training.beginning import Beginning
-from bakeoff.training.loss import encoder_mask, part_tokens
+from bakeoff.training.loss import Losses, batch_of, by_example, encoder_mask, part_tokens
+
+Ids = Sequence[int]
 
 
 class Causal:
@@ -24,10 +28,18 @@ class Causal:
     """
 
     def __init__(
-        self, base: Base, adapted: nn.Module, prompts: Sequence[Sequence[int]], room: int, beginning: Beginning | None
+        self,
+        base: Base,
+        adapted: nn.Module,
+        prompts: Sequence[Ids],
+        room: int,
+        beginning: Beginning | None,
+        targets: Sequence[Ids] | None,
     ):
         self.base, self.adapted, self.model = base, adapted, inner(adapted)
         self.prompts = [prompt[beginning.length :] for prompt in prompts] if beginning else prompts
+        self.known, self.losses = targets is not None, Losses()
+        self.targets = targets or [[base.pad]] * len(prompts)  # one that nothing is known of: only its place is read
         self.past = beginning.past if beginning else prefix(adapted, 1)
         self.cache = RoomyCache(self.model.config, room, self.past)
         self.tokens: torch.Tensor | None = None  # (batch, 1), the newest of each row; None before the prompts are read
@@ -46,19 +58,18 @@ class Causal:
         return logits[:, -1].argmax(-1)
 
     def read(self) -> torch.Tensor:
-        """Read the prompts and return the likeliest first id of each row, (batch,)."""
+        """Read the prompts and return the likeliest first id of each row, (batch,); on the way, targets' losses.
+
+        A target stands behind its prompt, as in training, and what the cache holds of it is left behind.
+        """
         texts, before = [len(prompt) for prompt in self.prompts], self.past.get_seq_length() if self.past else 0
-        slices = parts(texts, len(texts), part_tokens(self.base) if self.cache.joinable else None)
-        alone = len(slices) == 1 and min(texts) == max(texts)  # nothing is to be moved
+        slices = self.slices()
+        alone = len(slices) == 1 and min(texts) == max(texts) and not self.known  # nothing is to be moved
         chosen, lengths = [], []
         for rows in slices:
             cache = self.cache if alone else RoomyCache(self.model.config, 0, self.past)
-            inputs = text_inputs(self.adapted, padded(self.prompts[rows], self.base.pad).to(self.base.device))
-            virtual = positions(inputs) - max(texts[rows])
-            ends = [i * positions(inputs) + virtual + n - 1 for i, n in enumerate(texts[rows])]
-            with only_rows(self.model, torch.tensor(ends, device=self.base.device)):
-                logits = self.model(**inputs, past_key_values=cache, use_cache=True).logits
-            chosen.append(logits.argmax(-1))
+            first, virtual = self.read_part(rows, cache)
+            chosen.append(first)
             lengths += [before + virtual + n for n in texts[rows]]
             if not alone:
                 self.cache.take(cache, rows, lengths[rows], len(texts), before + virtual + max(texts))
@@ -67,6 +78,26 @@ class Causal:
             torch.arange(max(lengths), 0, -1, device=self.base.device) <= real
         ).long()  # (batch, tokens so far)
         return torch.cat(chosen)
+
+    def slices(self) -> list[slice]:
+        """Return which rows are read at once."""
+        lengths = [len(p) + len(t) - 1 for p, t in zip(self.prompts, self.targets, strict=True)]
+        most_rows = logits_at_once(self.model) // max(map(len, self.targets))
+        return parts(lengths, max(1, most_rows), part_tokens(self.base) if self.cache.joinable else None)
+
+    def read_part(self, rows: slice, cache: RoomyCache) -> tuple[torch.Tensor, int]:
+        """Fill the cache with some rows' texts and note their targets' losses; return first ids and virtual tokens."""
+        texts = [Tokens([*p], [*t]) for p, t in zip(self.prompts[rows], self.targets[rows], strict=True)]
+        batch = batch_of(self.base, texts)
+        inputs = text_inputs(self.adapted, batch.ids)
+        virtual = positions(inputs) - batch.ids.shape[1]
+        with only_rows(self.model, batch.rows * positions(inputs) + virtual + batch.columns):
+            logits = self.model(**inputs, past_key_values=cache, use_cache=True).logits
+        if self.known:
+            losses = cross_entropy(logits.float(), batch.targets, reduction="none")
+            self.losses += by_example(losses, batch.counts)
+        counts = torch.tensor(batch.counts, device=logits.device)
+        return logits[counts.cumsum(0) - counts].argmax(-1), virtual
 
     def keep(self, rows: torch.Tensor) -> None:
         """Go on with the rows at these places only."""
@@ -82,8 +113,15 @@ class Causal:
 class EncoderDecoder:
     """A batch of an encoder-decoder in the middle of decoding: texts are read once, a part at a time."""
 
-    def __init__(self, base: Base, adapted: nn.Module, prompts: Sequence[Sequence[int]], room: int):
-        self.model = inner(adapted)
+    def __init__(
+        self,
+        base: Base,
+        adapted: nn.Module,
+        prompts: Sequence[Ids],
+        room: int,
+        targets: Sequence[Ids] | None,
+    ):
+        self.base, self.adapted, self.model = base, adapted, inner(adapted)
         lengths, read = [len(prompt) for prompt in prompts], []
         for rows in parts(lengths, len(lengths), part_tokens(base)):
             ids = padded(prompts[rows], base.pad).to(base.device)
@@ -98,6 +136,22 @@ class EncoderDecoder:
         if (past := prefix(adapted, len(prompts))) is not None:
             for block, layer in enumerate(past.self_attention_cache.layers):
                 self.cache.self_attention_cache.update(layer.keys, layer.values, block)
+        self.losses = self.target_losses(targets) if targets else Losses()
+
+    def target_losses(self, targets: Sequence[Ids]) -> Losses:
+        """Return the losses of all rows' targets, given what was read of their texts."""
+        found = Losses()
+        for rows in parts([len(target) for target in targets], len(targets), part_tokens(self.base)):
+            batch = batch_of(self.base, [Tokens([], [*target]) for target in targets[rows]])
+            inputs = {
+                "encoder_outputs": BaseModelOutput(last_hidden_state=self.read[rows]),
+                "attention_mask": None if self.mask is None else self.mask[rows],
+                "decoder_input_ids": batch.decoder_ids,
+                "past_key_values": prefix(self.adapted, len(batch.counts)),
+            }
+            at = batch.rows * inputs["decoder_input_ids"].shape[1] + batch.columns
+            found += by_example(row_losses(self.model, inputs, at, batch.targets), batch.counts)
+        return found
 
     def next_tokens(self) -> torch.Tensor:
         """Return the likeliest next id of each row, (batch,)."""
@@ -123,11 +177,15 @@ class EncoderDecoder:
 def decoding(
     base: Base,
     adapted: nn.Module,
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[Ids],
     room: int,
     beginning: Beginning | None = None,
+    targets: Sequence[Ids] | None = None,
 ) -> Causal | EncoderDecoder:
-    """Return prompts as a batch to decode, with room for so many tokens each; `beginning` is what all begin with."""
+    """Return prompts as a batch to decode, with room for so many tokens each.
+
+    `beginning` is what all begin with; of `targets` the batch notes the losses.
+    """
     if base.decoder_start is not None:
-        return EncoderDecoder(base, adapted, prompts, room)
-    return Causal(base, adapted, prompts, room, beginning)
+        return EncoderDecoder(base, adapted, prompts, room, targets)
+    return Causal(base, adapted, prompts, room, beginning, targets)

@@ -7,34 +7,69 @@ from torch import nn
 
 from bakeoff.cache import RoomyCache
 from bakeoff.calling import autocast
-from bakeoff.evaluation.decoding import decoding
+from bakeoff.evaluation.decoding import Causal, EncoderDecoder, decoding
 from bakeoff.measure import out_of_memory
 from bakeoff.model import Base
-from bakeoff.training.beginning import Beginning, read_beginning
+from bakeoff.training.beginning import read_beginning, turns_by_length
+from bakeoff.training.loss import Losses
 
 LEAVE_SHARE = 0.75  # ended rows leave the batch, which copies the cache, once no more than this share goes on
 CACHE_BYTES = 2**30  # of keys and values, where the config leaves open how many rows are decoded side by side ...
 MOST_ROWS = 64  # ... and no more than this: beyond it little is gained (design/LOG.md)
 
+Told = Callable[[str, int], None]
 
-@torch.no_grad()
+
+def silent(what: str, count: int) -> None:
+    """Tell nobody."""
+
+
 def generate(
     base: Base,
     adapted: nn.Module,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
     batch_size: int | None = None,
-    progress: Callable[[int], None] = lambda count: None,
+    told: Told = silent,
 ) -> list[list[int]]:
     """Return the greedy continuation of each prompt, in the given order, without its end-of-text token.
 
     Prompts are sorted by length; what all begin with is read once. Rows that have ended leave the batch. The outputs
     do not depend on batch mates, so that a batch is halved where memory runs out; without a `batch_size` it is as
-    large as CACHE_BYTES allow.
+    large as CACHE_BYTES allow. `told` hears "progress" with how many are done.
+    """
+    return read_and_generate(base, adapted, prompts, None, max_new_tokens, batch_size, told)[0]
+
+
+def reads_targets(base: Base, precision: str) -> bool:
+    """Return whether decoding in this precision can read prompts and targets together, as the loss does.
+
+    It takes the loss's own precision, and a causal model's keys and values must be the same whatever follows.
+    """
+    config = base.model.config
+    apart = base.decoder_start is not None or (RoomyCache(config, 0).joinable and not turns_by_length(config))
+    return apart and base.precision == precision
+
+
+@torch.no_grad()
+def read_and_generate(
+    base: Base,
+    adapted: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    targets: Sequence[Sequence[int]] | None,
+    max_new_tokens: int,
+    batch_size: int | None = None,
+    told: Told = silent,
+) -> tuple[list[list[int]], Losses]:
+    """Do what `generate` does; where there are `targets`, also return each one's loss, as `evaluate_loss` does.
+
+    A prompt is then read once for both, its target behind it, which the cache forgets again. Only where
+    `reads_targets` says so. `told` also hears "read".
     """
     adapted.eval()
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     outputs: list[list[int]] = [[] for _ in prompts]
+    losses: Losses = [(0.0, 0)] * len(prompts)
     beginning = read_beginning(base, adapted, prompts)
     one_length = base.decoder_start is None and not RoomyCache(base.model.config, 0).joinable
     done, most = 0, batch_size or MOST_ROWS
@@ -43,18 +78,26 @@ def generate(
         members = order[done : done + (most if batch_size else min(most, rows_at_once(base, longest + max_new_tokens)))]
         if one_length:  # states of recurrent blocks cannot be padded
             members = [i for i in members if len(prompts[i]) == longest]
+        wanted = [targets[i] for i in members] if targets else None
         try:
-            found = _decode(base, adapted, [prompts[i] for i in members], max_new_tokens, beginning)
+            with autocast(base):
+                batch = decoding(base, adapted, [prompts[i] for i in members], max_new_tokens, beginning, wanted)
+                first = batch.next_tokens()
+                if targets:
+                    told("read", done + len(members))
+                found = _decode(base, batch, first, max_new_tokens)
         except RuntimeError as error:
             if not out_of_memory(error) or len(members) == 1:
                 raise
             most = (len(members) + 1) // 2
             continue
-        for i, output in zip(members, found, strict=True):
-            outputs[i] = output
+        for place, i in enumerate(members):
+            outputs[i] = found[place]
+            if targets:
+                losses[i] = batch.losses[place]
         done += len(members)
-        progress(done)
-    return outputs
+        told("progress", done)
+    return outputs, losses
 
 
 def rows_at_once(base: Base, tokens: int) -> int:
@@ -67,28 +110,24 @@ def rows_at_once(base: Base, tokens: int) -> int:
     return max(1, min(MOST_ROWS, CACHE_BYTES // row_bytes))
 
 
-def _decode(
-    base: Base, adapted: nn.Module, prompts: list[Sequence[int]], max_new_tokens: int, beginning: Beginning | None
-) -> list[list[int]]:
+def _decode(base: Base, batch: Causal | EncoderDecoder, first: torch.Tensor, max_new_tokens: int) -> list[list[int]]:
     end = base.tokenizer.eos_token_id
-    outputs: list[list[int]] = [[] for _ in prompts]
-    rows = list(range(len(prompts)))  # which prompt each row of the shrinking batch is
+    rows = list(range(len(first)))  # which prompt each row of the shrinking batch is
+    outputs: list[list[int]] = [[] for _ in rows]
     ended: set[int] = set()
-    with autocast(base):
-        batch = decoding(base, adapted, prompts, max_new_tokens, beginning)
-        for _ in range(max_new_tokens):
-            chosen = batch.next_tokens()
-            for row, token in zip(rows, chosen.tolist(), strict=True):
-                if token == end:
-                    ended.add(row)
-                elif row not in ended:
-                    outputs[row].append(token)
-            alive = [place for place, row in enumerate(rows) if row not in ended]
-            if not alive:
-                break
-            if len(alive) <= LEAVE_SHARE * len(rows):
-                keep = torch.tensor(alive, device=base.device)
-                rows, chosen = [rows[place] for place in alive], chosen[keep]
-                batch.keep(keep)
-            batch.append(chosen)
+    for step in range(max_new_tokens):
+        chosen = batch.next_tokens() if step else first
+        for row, token in zip(rows, chosen.tolist(), strict=True):
+            if token == end:
+                ended.add(row)
+            elif row not in ended:
+                outputs[row].append(token)
+        alive = [place for place, row in enumerate(rows) if row not in ended]
+        if not alive:
+            break
+        if len(alive) <= LEAVE_SHARE * len(rows):
+            keep = torch.tensor(alive, device=base.device)
+            rows, chosen = [rows[place] for place in alive], chosen[keep]
+            batch.keep(keep)
+        batch.append(chosen)
     return outputs

@@ -18,6 +18,7 @@ from bakeoff.training.beginning import read_beginning
 
 # Makes the context in which a batch of these members is evaluated; a trunk cache's replaces the frozen blocks.
 Serve = Callable[[Sequence[int]], AbstractContextManager[None]]
+Losses = list[tuple[float, int]]  # of each example: summed loss in nats, target tokens
 
 # Positions x width on a CPU: of GPT-2's shape, batches of 8 x 270 tokens took a quarter less time in parts of 2 rows
 # than whole, and half the memory (design/LOG.md).
@@ -107,14 +108,14 @@ def start(base: Base, adapted: nn.Module, method: Method, rows: Sequence[Tokens]
 @torch.no_grad()
 def evaluate_loss(
     base: Base, adapted: nn.Module, rows: Sequence[Tokens], batch_size: int, serve: Serve = whole
-) -> list[tuple[float, int]]:
+) -> Losses:
     """Return (summed loss in nats, target tokens) of each example, in the order of `rows`, with dropout off.
 
     The split's loss is the sum of the losses over the sum of the tokens (protocol rule 7), never a mean of means.
     Where memory runs out, batches go through the model in parts of half as many rows. What all prompts begin with is
     read once, unless a trunk is served.
     """
-    results: list[tuple[float, int]] = [(0.0, 0)] * len(rows)
+    results: Losses = [(0.0, 0)] * len(rows)
     totals, most = lengths_of(rows).totals, batch_size
 
     def read(members: Sequence[int]) -> None:
@@ -123,9 +124,9 @@ def evaluate_loss(
             if beginning:
                 part_rows, past = [beginning.without(row) for row in part_rows], beginning.past
             batch = batch_of(base, part_rows)
-            losses = target_losses(base, adapted, batch, serve(members[part]), past).split(batch.counts)
-            for i, values in zip(members[part], losses, strict=True):
-                results[i] = (float(values.double().sum()), len(values))
+            losses = target_losses(base, adapted, batch, serve(members[part]), past)
+            for i, found in zip(members[part], by_example(losses, batch.counts), strict=True):
+                results[i] = found
 
     with evaluating(adapted):
         beginning = read_beginning(base, adapted, (row.prompt for row in rows)) if serve is whole else None
@@ -142,6 +143,11 @@ def evaluate_loss(
     return results
 
 
+def by_example(losses: torch.Tensor, counts: Sequence[int]) -> Losses:
+    """Return the summed losses of examples with so many targets each, given all targets' (targets,)."""
+    return [(float(values.double().sum()), len(values)) for values in losses.split(list(counts))]
+
+
 @contextmanager
 def evaluating(adapted: nn.Module) -> Iterator[None]:
     """Within, dropout is off; afterwards every module is in the mode it was in."""
@@ -154,6 +160,6 @@ def evaluating(adapted: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def mean_loss(results: Sequence[tuple[float, int]]) -> float:
+def mean_loss(results: Losses) -> float:
     """Return nats per target token over a whole split."""
     return sum(loss for loss, _ in results) / sum(tokens for _, tokens in results)

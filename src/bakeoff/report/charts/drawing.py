@@ -25,6 +25,16 @@ SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down"
 FINE = re.compile(r"-?\d+\.\d{2,}(e-\d+)?")
 FONT = "system-ui, sans-serif"
 
+CONFIG = {
+    "background": "transparent", "font": FONT, "view": {"stroke": None},
+    "axis": {
+        "labelColor": INK, "titleColor": INK, "domainColor": INK, "tickColor": INK, "gridColor": INK,
+        "gridOpacity": 0.1, "labelFontSize": 11, "titleFontSize": 12, "titleFontWeight": "normal",
+        "domainOpacity": 0.4, "tickOpacity": 0.4, "labelOpacity": 0.8, "aria": False,
+    },
+    "legend": {"labelColor": INK, "labelFontSize": 12, "aria": False},
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -134,18 +144,10 @@ def draw(chart: Any, rows: dict[str, list[Point]], names: Sequence[str] = ()) ->
     `names` stand left of the axis: a reader's font may be wider than the one that Vega measured them with.
     """
     room = {"left": 5 + max([1.2 * len(name) for name in names], default=0), "right": 14, "top": 5, "bottom": 5}
-    spec = (
-        chart.configure(background="transparent", font=FONT, padding=room)
-        .configure_view(stroke=None)
-        .configure_axis(
-            labelColor=INK, titleColor=INK, domainColor=INK, tickColor=INK, gridColor=INK, gridOpacity=0.1,
-            labelFontSize=11, titleFontSize=12, titleFontWeight="normal", domainOpacity=0.4, tickOpacity=0.4,
-            labelOpacity=0.8, aria=False,
-        )
-        .configure_legend(labelColor=INK, labelFontSize=12, aria=False)
-        .to_dict(validate=False)
-    )  # fmt: skip
-    return lean(vl_convert.vegalite_to_svg(spec | {"datasets": rows}))
+    # By `configure` each of these would copy the whole chart.
+    spec = chart.to_dict(validate=False) | {"datasets": rows}
+    spec["config"] = {**spec["config"], **CONFIG, "padding": room}
+    return lean(vl_convert.vegalite_to_svg(spec))
 
 
 def lean(svg: str) -> str:
