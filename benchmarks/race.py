@@ -9,6 +9,7 @@ same command goes on after an interrupt, and takes nothing twice.
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -280,6 +281,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.steps < 3:
         parser.error("--steps: at least 3, because one or two warm up")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a contender at work ends with the race
     results = race(arguments)
     if arguments.json:
         print(json.dumps(results, indent=1))

@@ -11,8 +11,7 @@ from bakeoff.api import plan
 from bakeoff.cli import main
 from bakeoff.costs import exact_counts, least_bytes
 from bakeoff.data.tokens import Lengths
-from bakeoff.estimate import expected_costs
-from bakeoff.forecast import NEUTRAL_TOKENS
+from bakeoff.estimate import NEUTRAL_TOKENS, expected_costs
 from bakeoff.records import Run
 from bakeoff.report.plan import bars, duration, forecast_lines
 from bakeoff.sections import ProtocolConfig

@@ -167,7 +167,6 @@ def test_what_is_left_stands_in_rows_and_totals():
     for state, seconds in (("validating", 4), ("training", 0), ("saving", 1), ("loading", 2), ("testing", 4)):
         live.handle(Event("lora-0", "state", {"state": state}))
         clock.now += seconds
-    live.handle(Event("lora-0", "read", {"examples_read": 20, "examples_total": 20}))
     live.handle(Event("lora-0", "state", {"state": "generating"}))
     clock.now += 10.0
     live.handle(Event("lora-0", "progress", {"examples": 10, "examples_total": 20}))

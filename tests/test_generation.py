@@ -7,10 +7,12 @@ import torch
 import transformers
 
 from bakeoff.cache import RoomyCache
+from bakeoff.data.tokens import Tokens
 from bakeoff.evaluation import generation
-from bakeoff.evaluation.generation import generate
+from bakeoff.evaluation.generation import generate, read_and_generate
 from bakeoff.model import Base, for_decoding, load_base
 from bakeoff.testing.families import tokenizer
+from bakeoff.training.loss import evaluate_loss
 from tests.test_methods import SETTINGS, adapted_by
 
 PROMPTS = [[random.Random(i).randrange(7, 200) for _ in range(random.Random(i).randint(2, 20))] for i in range(17)]
@@ -79,6 +81,11 @@ def test_batches_are_halved_where_memory_runs_out_and_sized_by_their_cache(base,
     monkeypatch.setattr(generation, "decoding", short_of_memory)
     assert generate(base, base.model, PROMPTS, 6) == whole
     assert sizes == [17, 9, 5, 5, 5, 2]
+    targets = [prompt[::-1] for prompt in PROMPTS]
+    rows = [Tokens(prompt, target) for prompt, target in zip(PROMPTS, targets, strict=True)]
+    found, losses = read_and_generate(base, base.model, PROMPTS, targets, 6)
+    assert found == whole
+    assert losses == [(pytest.approx(loss, rel=1e-5), n) for loss, n in evaluate_loss(base, base.model, rows, 8)]
     config = base.model.config
     token = 2 * config.n_layer * config.n_embd * 4
     monkeypatch.setattr(generation, "CACHE_BYTES", 3 * token * (max(map(len, PROMPTS)) + 6))

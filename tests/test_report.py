@@ -198,7 +198,7 @@ def test_several_seeds_and_one_entry(tiny_config):
     text = results.folder.report_file.read_text()
     assert text.count('class="drawing"') == 4 * 4 + 1 + 1 + 5  # a single entry has pairs with the baselines only
     assert results.entries["lora"]["seeds"] == 2
-    assert results.document["verdict"]["covers"] == "documents and seeds"
+    assert results.document["verdict"]["covers"] == "documents and two seeds"
     assert "seeds</dt><dd>0, 1</dd>" in text
 
 

@@ -109,6 +109,8 @@ def test_a_clear_winner_is_best_with_the_gap_to_the_next():
     assert verdict["tied_with_best"] == []
     assert "Intervals are 95 % over 200 test documents and seeds." in verdict["text"]
     assert verdict["covers"] == "documents and seeds"
+    two = judge({n: row_of() for n in "ab"}, {name: scores[:2] for name, scores in rouge.items()})
+    assert "and two seeds (too few to know their spread: take three)." in two["text"]
 
 
 def test_what_only_one_pair_alone_would_show_is_a_tie_and_said_to_be():

@@ -2,15 +2,15 @@
 
 from array import array
 from collections.abc import Sequence
-from functools import partial
 from statistics import fmean as mean
 from typing import Any
 
 from torch import nn
 
+from bakeoff.data.tokens import lengths_of
 from bakeoff.evaluation.baselines import first_answer
 from bakeoff.evaluation.checks import finite
-from bakeoff.evaluation.generation import read_and_generate, reads_targets
+from bakeoff.evaluation.generation import Reading, read_and_generate, reads_targets
 from bakeoff.evaluation.lengths import LENGTHS, text_lengths
 from bakeoff.evaluation.metrics import Rows, score_outputs, value_of
 from bakeoff.evaluation.neutral import neutral_rows
@@ -18,7 +18,7 @@ from bakeoff.files import write_jsonl
 from bakeoff.measure import peak_bytes, reset_peak
 from bakeoff.model import Base, for_decoding, load_tokenizer
 from bakeoff.records import RunResult
-from bakeoff.training.loss import evaluate_loss, mean_loss
+from bakeoff.training.loss import Losses, evaluate_loss, mean_loss
 from bakeoff.work import Work
 
 
@@ -29,18 +29,18 @@ def evaluate(work: Work, base: Base, adapted: nn.Module) -> RunResult:
     work.state("testing")
     if not work.few_shot:
         look_beside(work, base, adapted)
-    together = reads_targets(base, precision)
+    together, prompts, targets = reads_targets(base, precision), [], []
     if not together:
-        with work.clocks.phase("evaluation"):
-            losses = evaluate_loss(base, adapted, tokens, 2 * work.config.protocol.batch_size)
-        tell(work, "read", len(tokens))
+        losses = read_apart(work, base, adapted)
     work.state("generating")
-    prompts = [array("i", row.prompt) for row in tokens]  # 4 bytes an id, where a list takes 36
-    targets = [array("i", row.target) for row in tokens] if together else None
+    for row in tokens:  # 4 bytes an id, where a list takes 36
+        prompts.append(array("i", row.prompt))
+        targets.append(array("i", row.target))
     with work.clocks.phase("generation"):
         ids, found = read_and_generate(
-            for_decoding(base, adapted, precision), adapted, prompts, targets, work.output_tokens,
-            work.config.generation.batch_size, partial(tell, work),
+            for_decoding(base, adapted, precision), adapted, prompts, targets if together else None,
+            work.output_tokens, work.config.generation.batch_size,
+            lambda done, reading: tell(work, done, reading if together else Reading()),
         )  # fmt: skip
     losses = found if together else losses
     work.record.metrics["test/loss"] = mean_loss(losses)
@@ -52,10 +52,22 @@ def evaluate(work: Work, base: Base, adapted: nn.Module) -> RunResult:
     return score(work, outputs, losses)
 
 
-def tell(work: Work, kind: str, count: int) -> None:
-    """Report that so many test examples have been read, or are done."""
-    what = "examples_read" if kind == "read" else "examples"
-    work.report(kind, {what: count, "examples_total": len(work.tokens["test"])})
+def read_apart(work: Work, base: Base, adapted: nn.Module) -> Losses:
+    """Return the test examples' losses where decoding reads its prompts in another way."""
+    tokens, clocks = work.tokens["test"], work.clocks
+    before = clocks.seconds.get("evaluation", 0.0)
+    with clocks.phase("evaluation"):
+        losses = evaluate_loss(base, adapted, tokens, 2 * work.config.protocol.batch_size)
+    tell(work, 0, Reading(int(lengths_of(tokens).totals.sum()), clocks.seconds["evaluation"] - before))
+    return losses
+
+
+def tell(work: Work, done: int, reading: Reading) -> None:
+    """Report how many test examples are done, and what was read of them."""
+    values: dict[str, Any] = {"examples": done, "examples_total": len(work.tokens["test"])}
+    if reading.tokens:
+        values |= {"read_tokens": reading.tokens, "read_seconds": reading.seconds}
+    work.report("progress", values)
 
 
 def look_beside(work: Work, base: Base, adapted: nn.Module) -> None:

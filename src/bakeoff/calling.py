@@ -112,15 +112,29 @@ def row_losses(
     Where targets x vocabulary would take more than LOGITS_BYTES, logits are computed in parts, and again in the
     backward pass, so that no more than one part's are ever held.
     """
-    part = logits_at_once(model)
-    if len(targets) <= part:
+    inputs = {**inputs, "use_cache": False}
+    if len(targets) <= logits_at_once(model):
         with only_rows(model, rows), context:
-            logits = model(**inputs, use_cache=False).logits
+            logits = model(**inputs).logits
         return cross_entropy(logits.float(), targets, reduction="none")
     with context:
         hidden = hidden_rows(model, inputs, rows)
-    parts = zip(hidden.split(part), targets.split(part), strict=True)
-    return torch.cat([checkpoint(part_losses, model, h, t, use_reentrant=False) for h, t in parts])
+    return losses_in_parts(model, hidden, targets)
+
+
+def losses_and_first(
+    model: PreTrainedModel, inputs: dict[str, Any], rows: torch.Tensor, targets: torch.Tensor, firsts: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the same losses (targets,), and the likeliest ids (examples,) where each example's targets begin.
+
+    `firsts` are those places among `rows`.
+    """
+    if len(targets) <= logits_at_once(model):
+        with only_rows(model, rows):
+            logits = model(**inputs).logits
+        return cross_entropy(logits.float(), targets, reduction="none"), logits[firsts].argmax(-1)
+    hidden = hidden_rows(model, inputs, rows)
+    return losses_in_parts(model, hidden, targets), logits_of(model, hidden[firsts]).argmax(-1)
 
 
 def logits_at_once(model: PreTrainedModel) -> int:
@@ -138,14 +152,25 @@ def hidden_rows(model: PreTrainedModel, inputs: dict[str, Any], rows: torch.Tens
 
     try:
         with head_input(model, catch):
-            model(**inputs, use_cache=False)
+            model(**inputs)
     except Reached:
         pass
     return caught[0]
 
 
-def part_losses(model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Return the losses (targets,) of hidden states (targets, width) by the model's own head and what follows it.
+def losses_in_parts(model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the losses (targets,) of hidden states (targets, width), whose logits are computed a part at a time."""
+
+    def losses(hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return cross_entropy(logits_of(model, hidden).float(), targets, reduction="none")
+
+    part = logits_at_once(model)
+    parts = zip(hidden.split(part), targets.split(part), strict=True)
+    return torch.cat([checkpoint(losses, h, t, use_reentrant=False) for h, t in parts])
+
+
+def logits_of(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
+    """Return the logits of hidden states (rows, width) by the model's own head and what follows it.
 
     The model is called for one token whose hidden state is exchanged: what stands between a head and its logits is
     written out in every architecture's own forward and can be had in no other way.
@@ -153,5 +178,4 @@ def part_losses(model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Ten
     token = torch.zeros(1, 1, dtype=torch.long, device=hidden.device)
     inputs = {"input_ids": token} | ({"decoder_input_ids": token} if model.config.is_encoder_decoder else {})
     with head_input(model, lambda _: hidden):
-        logits = model(**inputs, use_cache=False).logits
-    return cross_entropy(logits.float(), targets, reduction="none")
+        return model(**inputs, use_cache=False).logits

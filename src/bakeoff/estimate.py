@@ -4,9 +4,11 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from bakeoff.forecast import NEUTRAL_TOKENS, Forecast
+from bakeoff.forecast import Forecast
 from bakeoff.records import Run
 from bakeoff.sections import ProtocolConfig
+
+NEUTRAL_TOKENS = 1200  # of the neutral text that is read along with the test split
 
 
 def expected_costs(
@@ -39,7 +41,7 @@ def expected_costs(
 
 
 def phase_seconds(plan: Mapping[str, Any], steps: int, found: Mapping[str, Any]) -> dict[str, float]:
-    """Return the seconds of a step, of a document's reading or decoding, or of a visit to another phase.
+    """Return the seconds of a step, of a document to generate, or of a visit to another phase.
 
     A run takes `steps`. The probe measured the longest examples; others are taken to cost as much a token, which is a
     little too much for short ones. A test reads neutral text along, and as many training examples as there are for
@@ -55,7 +57,7 @@ def phase_seconds(plan: Mapping[str, Any], steps: int, found: Mapping[str, Any])
         "reloading": found["setup_seconds"],
         "training": trained * counts["train_tokens"] * plan["epochs"] / steps,
         "validating": read * counts["validation_tokens"],
-        "testing": read * (counts["test_tokens"] + counts["validation_tokens"] + NEUTRAL_TOKENS) / test["examples"],
+        "testing": read * (counts["test_tokens"] + counts["validation_tokens"] + NEUTRAL_TOKENS),
         # A prompt's reading gives the first token.
         "generating": prefilled * test["prompt_tokens_mean"] + written * (plan["output_tokens"] - 1),
     }

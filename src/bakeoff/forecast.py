@@ -1,8 +1,9 @@
 """How long the rest of a bakeoff takes: amounts of work that the plan knows, times what each has taken so far.
 
-A run passes through phases, which are the states that it reports. Training is counted in steps, reading the test split
-and generation in documents, every other phase in visits. A phase's rate is the entry's own, else that of entries of the
-same method, else of all entries, else it follows from the base's test, a forward pass over known tokens.
+A run passes through phases, which are the states that it reports. Training is counted in steps, generation in
+documents, every other phase in visits; where a run reads prompts for the loss and for decoding at once, reading them
+is a phase of documents too. A phase's rate is the entry's own, else that of entries of the same method, else of all
+entries, else it follows from the pace at which the base read the test split.
 """
 
 import math
@@ -18,8 +19,6 @@ from bakeoff.sections import ProtocolConfig
 # A training step in forward passes over its tokens, where no entry has trained yet: forward, and backward through
 # activations, whose products are as large; frozen weights need no gradients.
 STEP_IN_FORWARD_PASSES = 2.0
-NEUTRAL_TOKENS = 1200  # of the neutral text that is read along with the test split
-COUNTED = ("training", "testing", "generating")  # phases that tell how far they are
 ENOUGH = {"training": 5, "validating": 2}  # before a rate counts: the first ones are slow
 
 
@@ -42,7 +41,7 @@ class Stand:
     pending: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     step: int | None = None
     examples: int = 0
-    examples_read: int = 0
+    read_seconds: float = 0.0  # of them, while it generated
 
 
 class Forecast:
@@ -68,6 +67,7 @@ class Forecast:
         self.methods = {run.entry: run.method for run in runs}
         self.baselines = {run.entry for run in runs if run.kind == "baseline"}
         self.heard: float | None = None
+        self.pace: float | None = None  # seconds a token that the base reads
         self.parts: dict[str, Part] = {}
         for run in runs:
             self.parts[run.id] = self.new_part(run, runs)
@@ -88,7 +88,7 @@ class Forecast:
                 return self.parts[group[0].id]
             return Part(run.entry, run.method, run.kind, self.trials_amounts(run, len(group)))
         part = Part(run.entry, run.method, run.kind)
-        tested = dict.fromkeys(("testing", "generating"), self.examples("test"))
+        tested = {"testing": 1, "reading": self.examples("test"), "generating": self.examples("test")}
         if run.kind == "entry":
             adopts = run.seed == group[0].seed and any(r.kind == "trial" and r.entry == run.entry for r in runs)
             trained: Mapping[str, int] = {} if adopts else self.training_amounts(run)
@@ -149,7 +149,7 @@ class Forecast:
         stand, values = self.at[event.run], event.values
         stand.pending[stand.phase] += now - stand.since
         stand.since = self.heard = now
-        if event.kind in ("progress", "read", "metrics"):
+        if event.kind in ("progress", "metrics"):
             self.count(event.run, stand, values)
         elif event.kind == "state" and values["state"] not in ("paused", "stopped"):
             if values["state"] != stand.phase:
@@ -165,13 +165,10 @@ class Forecast:
 
     def count(self, run_id: str, stand: Stand, values: Mapping[str, Any]) -> None:
         """Count steps and documents since the last that was heard of."""
-        if "examples_read" in values:
-            if stand.phase == "generating":  # where prompts are read for both
-                stand.pending["testing"] += stand.pending.pop("generating", 0)
-            self.spend(run_id, "testing", values["examples_read"] - stand.examples_read, measured=True)
-            stand.examples_read = values["examples_read"]
-        elif "examples" in values:
-            self.spend(run_id, "generating", values["examples"] - stand.examples, measured=True)
+        if "examples" in values:
+            self.count_reading(run_id, stand, values)
+            for phase in ("reading", "generating"):
+                self.spend(run_id, phase, values["examples"] - stand.examples, measured=True)
             stand.examples = values["examples"]
         elif "step" in values:
             if stand.step is None:
@@ -181,9 +178,21 @@ class Forecast:
             self.spend(run_id, "training", values["step"] - stand.step, measured=True)
             stand.step = values["step"]
 
+    def count_reading(self, run_id: str, stand: Stand, values: Mapping[str, Any]) -> None:
+        """Note the base's pace, and tell what was read while the run generated from what was written."""
+        if "read_tokens" not in values:
+            return
+        if self.parts[run_id].entry == "base":
+            self.pace = values["read_seconds"] / values["read_tokens"]
+        if stand.phase == "generating":
+            seconds = min(values["read_seconds"] - stand.read_seconds, stand.pending["generating"])
+            stand.pending["generating"] -= seconds
+            stand.pending["reading"] += seconds
+            stand.read_seconds = values["read_seconds"]
+
     def leave(self, run_id: str, phase: str) -> None:
         """Count a visit to a phase that has no amounts of its own."""
-        if phase not in COUNTED:
+        if phase not in ("training", "generating"):
             self.spend(run_id, phase, 1, measured=True)
 
     def spend(self, run_id: str, phase: str, amount: int, measured: bool = False) -> None:
@@ -218,12 +227,11 @@ class Forecast:
         return sum(self.seconds[name, phase] for name in entries) / amount
 
     def forward_seconds(self, split: str) -> float | None:
-        """Return the seconds of a forward pass over a split, by the base's over the test split."""
-        splits, tested = self.plan["data"]["splits"], self.mean(["base"], "testing")
-        if tested is None or "prompt_tokens_mean" not in splits["test"]:
+        """Return the seconds of a forward pass over a split at the base's pace."""
+        rows = self.plan["data"]["splits"][split]
+        if self.pace is None or "prompt_tokens_mean" not in rows:
             return None
-        sizes = {s: r["examples"] * (r["prompt_tokens_mean"] + r["target_tokens_mean"]) for s, r in splits.items()}
-        return tested * self.examples("test") * sizes[split] / (sizes["test"] + NEUTRAL_TOKENS)
+        return self.pace * rows["examples"] * (rows["prompt_tokens_mean"] + rows["target_tokens_mean"])
 
     def left(self) -> float | None:
         """Return the seconds until everything is done; None as long as nothing tells."""
@@ -258,8 +266,10 @@ class Forecast:
     def underway(self, run_id: str) -> float:
         """Return the seconds that a run has been at its present phase, as far as its forecast holds them too."""
         part, stand = self.parts[run_id], self.at[run_id]
-        units = part.left.get(stand.phase, 0)
-        if stand.phase not in COUNTED[1:]:
+        rate, units = self.rate(part.entry, stand.phase) or 0.0, part.left.get(stand.phase, 0)
+        if stand.phase == "generating":
+            rate += self.rate(part.entry, "reading") or 0.0
+        else:
             units = min(units, 1)
         seconds = stand.pending[stand.phase] + self.clock() - stand.since
-        return min(seconds, units * (self.rate(part.entry, stand.phase) or 0.0))
+        return min(seconds, units * rate)

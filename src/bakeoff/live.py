@@ -68,7 +68,7 @@ class Row:
         """How many of how many steps, or documents in generation, are done; None where nothing is counted."""
         if self.state in ("training", "validating") and "steps" in self.values:
             return self.values["step"], self.values["steps"]
-        if self.state == "generating" and "examples" in self.values:
+        if self.state == "generating" and "examples_total" in self.values:
             return self.values["examples"], self.values["examples_total"]
         return None
 

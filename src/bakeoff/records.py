@@ -46,10 +46,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened in a run; `kind` is state, progress, read, metrics, done or failed."""
+    """Something that happened in a run; `kind` is state, progress, metrics, done or failed."""
 
     run: str
-    kind: Literal["state", "progress", "read", "metrics", "done", "failed"]
+    kind: Literal["state", "progress", "metrics", "done", "failed"]
     values: dict[str, Any] = field(default_factory=dict)
 
 
@@ -57,9 +57,10 @@ class Event:
 class RunResult:
     """A run's result.json. Metrics are `split/name`; what was not measured is None.
 
-    Costs: train_seconds (optimizer steps only), setup_seconds, evaluation_seconds, generation_seconds, peak_bytes
-    (training), evaluation_peak_bytes, tokens_per_second (real tokens in training), adapter_bytes. Losses beside the
-    splits': train_sample/loss (as many training examples as there are validation examples, dropout off), neutral/loss.
+    Costs: train_seconds (optimizer steps only), setup_seconds, evaluation_seconds, generation_seconds (with the test
+    loss, where prompts are read once for both), peak_bytes (training), evaluation_peak_bytes, tokens_per_second (real
+    tokens in training), adapter_bytes. Losses beside the splits': train_sample/loss (as many training examples as there
+    are validation examples, dropout off), neutral/loss.
     """
 
     run: Run

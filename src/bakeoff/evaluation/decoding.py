@@ -4,13 +4,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from bakeoff.cache import RoomyCache
-from bakeoff.calling import logits_at_once, only_rows, positions, prefix, row_losses, text_inputs
+from bakeoff.calling import losses_and_first, positions, prefix, row_losses, text_inputs
 from bakeoff.data.batches import padded, parts
 from bakeoff.data.tokens import Tokens
 from bakeoff.model import Base, inner
@@ -37,9 +36,12 @@ class Causal:
         targets: Sequence[Ids] | None,
     ):
         self.base, self.adapted, self.model = base, adapted, inner(adapted)
-        self.prompts = [prompt[beginning.length :] for prompt in prompts] if beginning else prompts
-        self.known, self.losses = targets is not None, Losses()
-        self.targets = targets or [[base.pad]] * len(prompts)  # one that nothing is known of: only its place is read
+        # Without targets there is one that nothing is known of: only its place is read.
+        pairs = zip(prompts, targets or [[base.pad]] * len(prompts), strict=True)
+        self.texts = [Tokens([*p], [*t]) for p, t in pairs]
+        if beginning:
+            self.texts = [beginning.without(text) for text in self.texts]
+        self.losses: Losses = []
         self.past = beginning.past if beginning else prefix(adapted, 1)
         self.cache = RoomyCache(self.model.config, room, self.past)
         self.tokens: torch.Tensor | None = None  # (batch, 1), the newest of each row; None before the prompts are read
@@ -62,42 +64,39 @@ class Causal:
 
         A target stands behind its prompt, as in training, and what the cache holds of it is left behind.
         """
-        texts, before = [len(prompt) for prompt in self.prompts], self.past.get_seq_length() if self.past else 0
-        slices = self.slices()
-        alone = len(slices) == 1 and min(texts) == max(texts) and not self.known  # nothing is to be moved
+        prompts, before = [len(text.prompt) for text in self.texts], self.past.get_seq_length() if self.past else 0
+        widths = [len(text) - 1 for text in self.texts]  # the last target token predicts nothing
+        slices = parts(widths, len(widths), part_tokens(self.base) if self.cache.joinable else None)
+        alone = len(slices) == 1 and min(prompts) == max(widths)  # nothing is to be moved
         chosen, lengths = [], []
         for rows in slices:
             cache = self.cache if alone else RoomyCache(self.model.config, 0, self.past)
             first, virtual = self.read_part(rows, cache)
             chosen.append(first)
-            lengths += [before + virtual + n for n in texts[rows]]
+            lengths += [before + virtual + n for n in prompts[rows]]
             if not alone:
-                self.cache.take(cache, rows, lengths[rows], len(texts), before + virtual + max(texts))
+                self.cache.take(cache, rows, lengths[rows], len(prompts), before + virtual + max(prompts))
         real = torch.tensor(lengths, device=self.base.device)[:, None]
         self.mask = (
             torch.arange(max(lengths), 0, -1, device=self.base.device) <= real
         ).long()  # (batch, tokens so far)
         return torch.cat(chosen)
 
-    def slices(self) -> list[slice]:
-        """Return which rows are read at once."""
-        lengths = [len(p) + len(t) - 1 for p, t in zip(self.prompts, self.targets, strict=True)]
-        most_rows = logits_at_once(self.model) // max(map(len, self.targets))
-        return parts(lengths, max(1, most_rows), part_tokens(self.base) if self.cache.joinable else None)
-
     def read_part(self, rows: slice, cache: RoomyCache) -> tuple[torch.Tensor, int]:
         """Fill the cache with some rows' texts and note their targets' losses; return first ids and virtual tokens."""
-        texts = [Tokens([*p], [*t]) for p, t in zip(self.prompts[rows], self.targets[rows], strict=True)]
-        batch = batch_of(self.base, texts)
+        batch = batch_of(self.base, self.texts[rows])
         inputs = text_inputs(self.adapted, batch.ids)
         virtual = positions(inputs) - batch.ids.shape[1]
-        with only_rows(self.model, batch.rows * positions(inputs) + virtual + batch.columns):
-            logits = self.model(**inputs, past_key_values=cache, use_cache=True).logits
-        if self.known:
-            losses = cross_entropy(logits.float(), batch.targets, reduction="none")
-            self.losses += by_example(losses, batch.counts)
-        counts = torch.tensor(batch.counts, device=logits.device)
-        return logits[counts.cumsum(0) - counts].argmax(-1), virtual
+        counts = torch.tensor(batch.counts, device=batch.ids.device)
+        losses, chosen = losses_and_first(
+            self.model,
+            {**inputs, "past_key_values": cache, "use_cache": True},
+            batch.rows * positions(inputs) + virtual + batch.columns,
+            batch.targets,
+            counts.cumsum(0) - counts,
+        )
+        self.losses += by_example(losses, batch.counts)
+        return chosen, virtual
 
     def keep(self, rows: torch.Tensor) -> None:
         """Go on with the rows at these places only."""
@@ -136,11 +135,11 @@ class EncoderDecoder:
         if (past := prefix(adapted, len(prompts))) is not None:
             for block, layer in enumerate(past.self_attention_cache.layers):
                 self.cache.self_attention_cache.update(layer.keys, layer.values, block)
-        self.losses = self.target_losses(targets) if targets else Losses()
+        self.losses = self.target_losses(targets) if targets else []
 
     def target_losses(self, targets: Sequence[Ids]) -> Losses:
         """Return the losses of all rows' targets, given what was read of their texts."""
-        found = Losses()
+        found: Losses = []
         for rows in parts([len(target) for target in targets], len(targets), part_tokens(self.base)):
             batch = batch_of(self.base, [Tokens([], [*target]) for target in targets[rows]])
             inputs = {

@@ -1,26 +1,37 @@
 """Greedy decoding, written out: the same for every method, and never touched by a model's own generation config."""
 
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from bakeoff.cache import RoomyCache
 from bakeoff.calling import autocast
-from bakeoff.evaluation.decoding import Causal, EncoderDecoder, decoding
-from bakeoff.measure import out_of_memory
+from bakeoff.evaluation.decoding import decoding
+from bakeoff.measure import out_of_memory, wait
 from bakeoff.model import Base
-from bakeoff.training.beginning import read_beginning, turns_by_length
+from bakeoff.training.beginning import Beginning, read_beginning, turns_by_length
 from bakeoff.training.loss import Losses
 
 LEAVE_SHARE = 0.75  # ended rows leave the batch, which copies the cache, once no more than this share goes on
 CACHE_BYTES = 2**30  # of keys and values, where the config leaves open how many rows are decoded side by side ...
 MOST_ROWS = 64  # ... and no more than this: beyond it little is gained (design/LOG.md)
 
-Told = Callable[[str, int], None]
+
+@dataclass
+class Reading:
+    """How many tokens of prompts and targets were read, and how long it took."""
+
+    tokens: int = 0
+    seconds: float = 0.0
 
 
-def silent(what: str, count: int) -> None:
+Told = Callable[[int, Reading], None]
+
+
+def silent(done: int, reading: Reading) -> None:
     """Tell nobody."""
 
 
@@ -36,7 +47,7 @@ def generate(
 
     Prompts are sorted by length; what all begin with is read once. Rows that have ended leave the batch. The outputs
     do not depend on batch mates, so that a batch is halved where memory runs out; without a `batch_size` it is as
-    large as CACHE_BYTES allow. `told` hears "progress" with how many are done.
+    large as CACHE_BYTES allow. `told` hears how many are done, and what was read for them.
     """
     return read_and_generate(base, adapted, prompts, None, max_new_tokens, batch_size, told)[0]
 
@@ -46,9 +57,10 @@ def reads_targets(base: Base, precision: str) -> bool:
 
     It takes the loss's own precision, and a causal model's keys and values must be the same whatever follows.
     """
+    if base.precision != precision:
+        return False
     config = base.model.config
-    apart = base.decoder_start is not None or (RoomyCache(config, 0).joinable and not turns_by_length(config))
-    return apart and base.precision == precision
+    return base.decoder_start is not None or (RoomyCache(config, 0).joinable and not turns_by_length(config))
 
 
 @torch.no_grad()
@@ -64,12 +76,13 @@ def read_and_generate(
     """Do what `generate` does; where there are `targets`, also return each one's loss, as `evaluate_loss` does.
 
     A prompt is then read once for both, its target behind it, which the cache forgets again. Only where
-    `reads_targets` says so. `told` also hears "read".
+    `reads_targets` says so.
     """
     adapted.eval()
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     outputs: list[list[int]] = [[] for _ in prompts]
     losses: Losses = [(0.0, 0)] * len(prompts)
+    reading = Reading()
     beginning = read_beginning(base, adapted, prompts)
     one_length = base.decoder_start is None and not RoomyCache(base.model.config, 0).joinable
     done, most = 0, batch_size or MOST_ROWS
@@ -78,25 +91,20 @@ def read_and_generate(
         members = order[done : done + (most if batch_size else min(most, rows_at_once(base, longest + max_new_tokens)))]
         if one_length:  # states of recurrent blocks cannot be padded
             members = [i for i in members if len(prompts[i]) == longest]
-        wanted = [targets[i] for i in members] if targets else None
+        batch = [prompts[i] for i in members], [targets[i] for i in members] if targets else None
         try:
-            with autocast(base):
-                batch = decoding(base, adapted, [prompts[i] for i in members], max_new_tokens, beginning, wanted)
-                first = batch.next_tokens()
-                if targets:
-                    told("read", done + len(members))
-                found = _decode(base, batch, first, max_new_tokens)
+            written, found = _decode(base, adapted, *batch, max_new_tokens, beginning, reading)
         except RuntimeError as error:
             if not out_of_memory(error) or len(members) == 1:
                 raise
             most = (len(members) + 1) // 2
             continue
         for place, i in enumerate(members):
-            outputs[i] = found[place]
+            outputs[i] = written[place]
             if targets:
-                losses[i] = batch.losses[place]
+                losses[i] = found[place]
         done += len(members)
-        told("progress", done)
+        told(done, reading)
     return outputs, losses
 
 
@@ -110,24 +118,39 @@ def rows_at_once(base: Base, tokens: int) -> int:
     return max(1, min(MOST_ROWS, CACHE_BYTES // row_bytes))
 
 
-def _decode(base: Base, batch: Causal | EncoderDecoder, first: torch.Tensor, max_new_tokens: int) -> list[list[int]]:
+def _decode(
+    base: Base,
+    adapted: nn.Module,
+    prompts: list[Sequence[int]],
+    targets: list[Sequence[int]] | None,
+    max_new_tokens: int,
+    beginning: Beginning | None,
+    reading: Reading,
+) -> tuple[list[list[int]], Losses]:
     end = base.tokenizer.eos_token_id
-    rows = list(range(len(first)))  # which prompt each row of the shrinking batch is
+    rows = list(range(len(prompts)))  # which prompt each row of the shrinking batch is
     outputs: list[list[int]] = [[] for _ in rows]
     ended: set[int] = set()
-    for step in range(max_new_tokens):
-        chosen = batch.next_tokens() if step else first
-        for row, token in zip(rows, chosen.tolist(), strict=True):
-            if token == end:
-                ended.add(row)
-            elif row not in ended:
-                outputs[row].append(token)
-        alive = [place for place, row in enumerate(rows) if row not in ended]
-        if not alive:
-            break
-        if len(alive) <= LEAVE_SHARE * len(rows):
-            keep = torch.tensor(alive, device=base.device)
-            rows, chosen = [rows[place] for place in alive], chosen[keep]
-            batch.keep(keep)
-        batch.append(chosen)
-    return outputs
+    with autocast(base):
+        started = time.perf_counter()
+        batch = decoding(base, adapted, prompts, max_new_tokens, beginning, targets)
+        chosen = batch.next_tokens()
+        wait()
+        reading.seconds += time.perf_counter() - started
+        reading.tokens += sum(map(len, prompts)) + sum(map(len, targets or ()))
+        for left in reversed(range(max_new_tokens)):
+            for row, token in zip(rows, chosen.tolist(), strict=True):
+                if token == end:
+                    ended.add(row)
+                elif row not in ended:
+                    outputs[row].append(token)
+            alive = [place for place, row in enumerate(rows) if row not in ended]
+            if not alive or not left:
+                break
+            if len(alive) <= LEAVE_SHARE * len(rows):
+                keep = torch.tensor(alive, device=base.device)
+                rows, chosen = [rows[place] for place in alive], chosen[keep]
+                batch.keep(keep)
+            batch.append(chosen)
+            chosen = batch.next_tokens()
+    return outputs, batch.losses

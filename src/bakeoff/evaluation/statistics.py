@@ -229,9 +229,14 @@ def seed_spread(scores: Scores, resamples: Resamples) -> SeedSpread:
 
 
 def coverage(spreads: Sequence[SeedSpread]) -> str:
-    """Return "documents and seeds"; "documents" where all have one seed; "documents and some seeds" where some have."""
-    several = [spread.freedom > 0 for spread in spreads]
-    return "documents and seeds" if all(several) else "documents and some seeds" if any(several) else "documents"
+    """Return "documents and seeds"; "documents" where all have one seed; "documents and some seeds" where some have.
+
+    "documents and two seeds" where none has more: a spread of two values is hardly known.
+    """
+    freedoms = [spread.freedom for spread in spreads]
+    if all(freedoms):
+        return "documents and two seeds" if max(freedoms, default=0) == 1 else "documents and seeds"
+    return "documents and some seeds" if any(freedoms) else "documents"
 
 
 def holm(values: ArrayLike) -> list[float]:

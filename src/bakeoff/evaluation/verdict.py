@@ -12,6 +12,7 @@ COSTS = {"memory": "peak_bytes", "size": "adapter_bytes", "time": "train_seconds
 PREFERENCES = ("quality", *COSTS)
 COVERED = {
     "documents and seeds": "and seeds",
+    "documents and two seeds": "and two seeds (too few to know their spread: take three)",
     "documents and some seeds": "and the seeds of entries that have several",
     "documents": "(one seed: not over seeds)",
 }

@@ -144,9 +144,8 @@ def draw(chart: Any, rows: dict[str, list[Point]], names: Sequence[str] = ()) ->
     `names` stand left of the axis: a reader's font may be wider than the one that Vega measured them with.
     """
     room = {"left": 5 + max([1.2 * len(name) for name in names], default=0), "right": 14, "top": 5, "bottom": 5}
-    # By `configure` each of these would copy the whole chart.
-    spec = chart.to_dict(validate=False) | {"datasets": rows}
-    spec["config"] = {**spec["config"], **CONFIG, "padding": room}
+    # `configure` would copy the whole chart for each of them.
+    spec = chart.to_dict(validate=False) | {"datasets": rows, "config": CONFIG | {"padding": room}}
     return lean(vl_convert.vegalite_to_svg(spec))
 
 
