@@ -79,11 +79,31 @@ def test_plain_lines(capsys):
     assert capsys.readouterr().err.splitlines() == [
         "[  0:00] done before: base",
         "[  1:23] lora: training",
-        "[  1:23] lora: step 5/10  1,234 tokens/s  1:01 left",
+        "[  1:23] lora: step 5/10  1,234 tokens/s  1:01 of training left",
         "[  1:23] lora: epoch 0.5  step 5  train/loss 2.5000  validation/loss 2.2500",
         "[  1:23] lora: done  test loss 2.0000  ROUGE-L 0.2500",
         "[  1:23] report: x",
     ]
+
+
+def test_plain_lines_tell_documents_and_what_is_left_of_the_run_and_of_all(capsys):
+    runs, clock = [run_of("lora"), run_of("lora", seed=1)], Clock()
+    told = forecast(runs, clock)
+    with PlainDisplay(runs, [], told, clock) as display:
+        for state, seconds in (("training", 0), ("validating", 4), ("training", 0)):
+            display.handle(Event("lora-0", "state", {"state": state}))
+            clock.now += seconds
+        for step in range(1, 11):
+            clock.now += 10.0
+            display.handle(Event("lora-0", "progress", {"step": step, "steps": 10, "tokens_per_second": 5.0,
+                                                        "seconds_left": 10.0 * (10 - step)}))  # fmt: skip
+        for state, seconds in (("validating", 4), ("saving", 1), ("loading", 2), ("testing", 4), ("generating", 20)):
+            display.handle(Event("lora-0", "state", {"state": state}))
+            clock.now += seconds
+        display.handle(Event("lora-0", "progress", {"examples": 10, "examples_total": 20}))
+    lines = capsys.readouterr().err.splitlines()
+    assert "[  1:34] lora seed 0: step 9/10  5 tokens/s  0:10 of training left" in lines
+    assert lines[-1].startswith("[  2:15] lora seed 0: 10/20 documents  0:20 left, about ")
 
 
 def test_json_lines(capsys):

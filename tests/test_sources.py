@@ -175,6 +175,17 @@ def test_rows_that_cannot_be_used_are_all_counted_and_may_be_left_out(tmp_path):
     splits, findings = load_examples(config.model_copy(update={"unusable": "drop"}))
     assert len(splits["train"]) == 27
     assert findings[0] == f"data.train: 3 of 30 (10.0%) rows left out: {counted}"
+    (tmp_path / "train").write_bytes(b"\n".join(lines[:9]))
+    with pytest.raises(DataError, match=r"is empty\. Remove the row, or fill it, or set data\.unusable: drop$"):
+        load_examples(config)
+
+
+def test_where_no_row_can_be_used_dropping_them_is_refused_with_the_reason(tmp_path):
+    for split in SPLITS:
+        write_rows(tmp_path / split, make_rows(5, 2))
+    config = DataConfig(**{s: str(tmp_path / s) for s in SPLITS}, summary="sumary", unusable="drop")
+    with pytest.raises(DataError, match=r"no column 'sumary'\. Did you mean 'summary'\?.* Of 5 rows: 5 no column"):
+        load_examples(config)
 
 
 def test_documents_that_nearly_stand_in_two_splits_are_found_and_dropped(tmp_path):

@@ -155,7 +155,7 @@ class PlainDisplay(Display):
         elif event.kind == "metrics":
             losses = "  ".join(f"{k} {values[k]:.4f}" for k in ("train/loss", "validation/loss") if k in values)
             self.note(f"{name}: epoch {values['epoch']:.2g}  step {values['step']}  {losses}")
-        elif event.kind == "progress" and "step" in values:
+        elif event.kind == "progress" and ("step" in values or values.get("examples")):
             self.progress(event.run, values)
         elif event.kind == "done":
             self.note(f"{name}: done  {scores(values['metrics'], values.get('ranked', RANKED))}")
@@ -171,10 +171,15 @@ class PlainDisplay(Display):
         if now - self.progress_at.setdefault(run_id, self.start) < pause:
             return
         self.progress_at[run_id] = now
-        left = self.left()
-        line = f"{self.names[run_id]}: step {values['step']}/{values['steps']}"
-        line += f"  {values['tokens_per_second']:,.0f} tokens/s  {clock_time(values['seconds_left'])} left"
-        self.note(line if left is None else f"{line}, about {clock_time(left)} for all")
+        line, left = f"{self.names[run_id]}: ", self.forecast.left_of(run_id) if self.forecast else None
+        if "step" in values:
+            line += f"step {values['step']}/{values['steps']}  {values['tokens_per_second']:,.0f} tokens/s"
+            line += f"  {clock_time(values['seconds_left'])} of training left" if left is None else ""
+        else:
+            line += f"{values['examples']}/{values['examples_total']} documents"
+        line += "" if left is None else f"  {clock_time(left)} left"
+        whole = self.left()
+        self.note(line if whole is None else f"{line}, about {clock_time(whole)} for all")
 
     def note(self, text: str) -> None:
         """Print one line with the time since the start."""

@@ -123,10 +123,10 @@ def read_splits(config: DataConfig, columns: dict[str, Columns]) -> tuple[dict[s
         if found is None:
             continue
         splits[split], refused = found
-        if refused.first and config.unusable == "stop":
+        if refused.first and (config.unusable == "stop" or refused.total == refused.rows):
             rest = f". Of {refused.rows:,} rows: {refused}" if refused.total > 1 else ""
-            if 1 < refused.total < refused.rows:
-                rest += ". Mend or remove them, or set data.unusable: drop"
+            if refused.total < refused.rows:
+                rest += ". Mend or remove them, or set data.unusable: drop" if rest else ", or set data.unusable: drop"
             raise DataError(f"data.{split}: {refused.first}{rest}")
         if refused.first:
             findings.append(f"data.{split}: {of(refused.total, refused.rows)} rows left out: {refused}")

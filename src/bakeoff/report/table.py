@@ -147,10 +147,10 @@ def rows_of(results: dict[str, Any]) -> dict[str, Row]:
 
 
 def standing(name: str, results: dict[str, Any]) -> str:
-    """Return "best", "tied with the best" or nothing: the verdict in a word."""
+    """Return "best", "first of a tie", "tied with the best" or nothing: the verdict in a word."""
     verdict = results["verdict"]
     if name == verdict["best"]:
-        return "best"
+        return "first of a tie" if verdict["tied_with_best"] else "best"
     return "tied with the best" if name in verdict["tied_with_best"] else ""
 
 

@@ -61,7 +61,8 @@ def quality_cost(results: dict[str, Any], quality: Axis, cost: Axis) -> Figure |
     ]  # fmt: skip
     front = pareto(points, quality.lower)
     best = " and ".join([", ".join(p["entry"] for p in front[:-1]), front[-1]["entry"]]) if front[1:] else ""
-    note = f"On the line: {best}." if best else f"{front[0]['entry']} is both the cheapest and the best."
+    first = f"{front[0]['entry']} has both the lowest cost and the {'lowest' if quality.lower else 'highest'} quality"
+    note = f"On the line: {best}." if best else f"{first}; the verdict says whether that is more than chance."
     near = [level for level in levels if is_near(level, points)]
     far = [f"{level['entry']} ({level['quality']:.3f})" for level in levels if level not in near]
     note += f" Off the axis: {', '.join(far)}." if far else ""
