@@ -1,7 +1,7 @@
 """The forecast, played with recorded event streams: tests/streams, made from a bakeoff's plan.json and events.jsonl.
 
-fixed.jsonl: `bakeoff demo -s data.train_limit=320 -s data.validation_limit=40 -s data.test_limit=60`; the end of reading
-was recorded as an event of its own, and stands in the progress that tells it now.
+fixed.jsonl: `bakeoff demo -s data.train_limit=320 -s data.validation_limit=40 -s data.test_limit=60`; the end of
+reading was recorded as an event of its own, and stands in the progress that tells it now.
 tuned.jsonl: `bakeoff demo --full -s data.train_limit=96 -s data.validation_limit=24 -s data.test_limit=24
 -s protocol.seeds=2 -s protocol.evaluate_every=6`. Both on 2026-11-24, one core of an AMD EPYC; times are from the first
 run on.
