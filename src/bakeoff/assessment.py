@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Sequence
+from functools import partial
 from statistics import fmean as mean
 from typing import Any
 
@@ -39,8 +40,7 @@ def evaluate(work: Work, base: Base, adapted: nn.Module) -> RunResult:
     with work.clocks.phase("generation"):
         ids, found = read_and_generate(
             for_decoding(base, adapted, precision), adapted, prompts, targets if together else None,
-            work.output_tokens, work.config.generation.batch_size,
-            lambda done, reading: tell(work, done, reading if together else Reading()),
+            work.output_tokens, work.config.generation.batch_size, partial(tell, work),
         )  # fmt: skip
     losses = found if together else losses
     work.record.metrics["test/loss"] = mean_loss(losses)

@@ -38,9 +38,8 @@ class Causal:
         self.base, self.adapted, self.model = base, adapted, inner(adapted)
         # Without targets there is one that nothing is known of: only its place is read.
         pairs = zip(prompts, targets or [[base.pad]] * len(prompts), strict=True)
-        self.texts = [Tokens([*p], [*t]) for p, t in pairs]
-        if beginning:
-            self.texts = [beginning.without(text) for text in self.texts]
+        known = beginning.length if beginning else 0
+        self.texts = [Tokens([*p[known:]], [*t]) for p, t in pairs]
         self.losses: Losses = []
         self.past = beginning.past if beginning else prefix(adapted, 1)
         self.cache = RoomyCache(self.model.config, room, self.past)

@@ -22,7 +22,7 @@ MOST_ROWS = 64  # ... and no more than this: beyond it little is gained (design/
 
 @dataclass
 class Reading:
-    """How many tokens of prompts and targets were read, and how long it took."""
+    """How many tokens were read for losses and decoding at once, and how long it took."""
 
     tokens: int = 0
     seconds: float = 0.0
@@ -47,7 +47,7 @@ def generate(
 
     Prompts are sorted by length; what all begin with is read once. Rows that have ended leave the batch. The outputs
     do not depend on batch mates, so that a batch is halved where memory runs out; without a `batch_size` it is as
-    large as CACHE_BYTES allow. `told` hears how many are done, and what was read for them.
+    large as CACHE_BYTES allow. `told` hears how many are done.
     """
     return read_and_generate(base, adapted, prompts, None, max_new_tokens, batch_size, told)[0]
 
@@ -76,7 +76,7 @@ def read_and_generate(
     """Do what `generate` does; where there are `targets`, also return each one's loss, as `evaluate_loss` does.
 
     A prompt is then read once for both, its target behind it, which the cache forgets again. Only where
-    `reads_targets` says so.
+    `reads_targets` says so. `told` hears how many are done, and what was read of them and their targets.
     """
     adapted.eval()
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
@@ -135,9 +135,10 @@ def _decode(
         started = time.perf_counter()
         batch = decoding(base, adapted, prompts, max_new_tokens, beginning, targets)
         chosen = batch.next_tokens()
-        wait()
-        reading.seconds += time.perf_counter() - started
-        reading.tokens += sum(map(len, prompts)) + sum(map(len, targets or ()))
+        if targets:
+            wait()
+            reading.seconds += time.perf_counter() - started
+            reading.tokens += sum(map(len, prompts)) + sum(map(len, targets))
         for left in reversed(range(max_new_tokens)):
             for row, token in zip(rows, chosen.tolist(), strict=True):
                 if token == end:
