@@ -37,6 +37,7 @@ def document(trials=0):
     runs = [Run(f"lora-{seed}", "lora", "entry", "lora", {}, seed, 10) for seed in range(3)]
     runs += [Run(f"lora-t{i}", "lora", "trial", "lora", {}, 0, 10, trial=i) for i in range(trials)]
     row = {"trials": trials, "steps": 10, "trial_steps": 25 if trials else 0, "least_bytes": 900}
+    row["trunk_products"] = {"prompt": 0, "target": 0, "example": 0}
     row["search"] = {"learning_rate": {}, "r": {}} if trials else {}
     counts = {"train_tokens": 1000, "validation_tokens": 100, "test_tokens": 200, "output_tokens": 50,
               "longest_batch_tokens": 100}  # fmt: skip

@@ -31,8 +31,19 @@ class Clock:
 
 PLAN = {
     "rungs": [],
-    "data": {"splits": {split: {"examples": 20} for split in ("train", "validation", "test")}},
-    "entries": {},
+    "data": {
+        "splits": {
+            split: {"examples": 20, "prompt_tokens_mean": 30.0, "target_tokens_mean": 10.0}
+            for split in ("train", "validation", "test")
+        }
+    },
+    "model": {"forward_products": {"prompt": 100, "target": 100, "example": 0}},
+    "entries": {
+        "lora": {
+            "step_products": {"prompt": 200, "target": 200, "example": 0},
+            "trunk_products": {"prompt": 0, "target": 0, "example": 0},
+        }
+    },
 }
 
 

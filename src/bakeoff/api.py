@@ -25,6 +25,7 @@ from bakeoff.journal import Journal
 from bakeoff.lock import locked
 from bakeoff.planning import Plan, make_plan
 from bakeoff.records import Folder
+from bakeoff.replay import earlier_rows, measured_before
 from bakeoff.report import write_comparison, write_report
 from bakeoff.results import Results
 from bakeoff.scheduling import Schedule
@@ -108,8 +109,9 @@ def run_all(folder: Folder, config: Config, display: str, executor: LocalExecuto
         notes += prepare(folder, config, planned)
         done = {run.id for run in planned.runs if folder.whole(run.id)}
         steps = trial_steps(folder, planned)
-        forecast = Forecast(planned.runs, planned.document, config.protocol, done, steps)
-        journal = Journal(folder.events_file)
+        journal, earlier = Journal(folder.events_file), earlier_rows(folder.events_file)
+        rates = measured_before(earlier, planned.runs, planned.document, config.protocol)
+        forecast = Forecast(planned.runs, planned.document, config.protocol, done, steps, rates=rates)
         with (
             stoppable() as stop,
             open_display(display, planned.runs, done, forecast) as screen,

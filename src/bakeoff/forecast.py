@@ -2,8 +2,7 @@
 
 A run passes through phases, which are the states that it reports. Training is counted in steps, generation in
 documents, every other phase in visits; where a run reads prompts for the loss and for decoding at once, reading them
-is a phase of documents too. A phase's rate is the entry's own, else that of entries of the same method, else of all
-entries, else it follows from the pace at which the base read the test split.
+is a phase of documents too.
 """
 
 import math
@@ -13,14 +12,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from bakeoff.rates import Rates
 from bakeoff.records import Event, Run
 from bakeoff.sections import ProtocolConfig
-
-# A training step in forward passes over its tokens, where no entry has trained yet: forward, and backward through
-# activations, whose products are as large; frozen weights need no gradients. In the recordings of
-# tests/test_forecast.py 1.1 (last layers over a trunk), 2.0 and 2.6 (prompt tuning), 2.2 and 2.7 (LoRA).
-STEP_IN_FORWARD_PASSES = 2.0
-ENOUGH = {"training": 5, "validating": 2}  # before a rate counts: the first ones are slow
 
 
 @dataclass
@@ -28,7 +22,6 @@ class Part:
     """A share of the work: a run, or all trials of an entry together. `left` is the amount of each phase."""
 
     entry: str
-    method: str
     kind: str
     left: dict[str, float] = field(default_factory=dict)
 
@@ -48,8 +41,8 @@ class Stand:
 class Forecast:
     """Takes every event and says how long a run, or all that is left, will take.
 
-    `plan` is plan.json's content; `done` are runs that are not repeated, `steps` how many each trial took before.
-    `clock` gives seconds.
+    `plan` is plan.json's content; `done` are runs that are not repeated, `steps` how many each trial took before, and
+    `rates` what earlier sessions have measured. `clock` gives seconds.
     """
 
     def __init__(
@@ -60,15 +53,12 @@ class Forecast:
         done: Collection[str] = (),
         steps: Mapping[str, int] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        rates: Rates | None = None,
     ):
         self.plan, self.protocol, self.clock = plan, protocol, clock
+        self.rates = rates or Rates(runs, plan, protocol)
         self.at: dict[str, Stand] = {}
-        self.seconds: defaultdict[tuple[str, str], float] = defaultdict(float)  # by entry and phase
-        self.amounts: Counter[tuple[str, str]] = Counter()
-        self.methods = {run.entry: run.method for run in runs}
-        self.baselines = {run.entry for run in runs if run.kind == "baseline"}
         self.heard: float | None = None
-        self.pace: float | None = None  # seconds a token that the base reads
         self.parts: dict[str, Part] = {}
         for run in runs:
             self.parts[run.id] = self.new_part(run, runs)
@@ -87,16 +77,22 @@ class Forecast:
         if run.kind == "trial":
             if group[0].id in self.parts:
                 return self.parts[group[0].id]
-            return Part(run.entry, run.method, run.kind, self.trials_amounts(run, len(group)))
-        part = Part(run.entry, run.method, run.kind)
-        tested = {"testing": 1, "reading": self.examples("test"), "generating": self.examples("test")}
+            return Part(run.entry, run.kind, self.trials_amounts(run, len(group)))
+        part = Part(run.entry, run.kind)
+        tested = {"testing": 1, "reading": self.rates.examples("test"), "generating": self.rates.examples("test")}
         if run.kind == "entry":
             adopts = run.seed == group[0].seed and any(r.kind == "trial" and r.entry == run.entry for r in runs)
-            trained: Mapping[str, int] = {} if adopts else self.training_amounts(run)
+            trained = {} if adopts else self.training_amounts(run)
+            if run.id == group[0].id and trained:
+                trained["storing trunk"] = self.stores_trunk(run)
             part.left = {"loading": 1, "saving": 1, "reloading": 1, **trained, **tested}
         elif not run.entry.startswith(("lead-", "oracle")):
             part.left = {"loading": 1, **tested}
         return part
+
+    def stores_trunk(self, run: Run) -> bool:
+        """Return whether the entry's first training stores a trunk's outputs, which the others read."""
+        return any(self.plan["entries"][run.entry]["trunk_products"].values())
 
     def training_amounts(self, run: Run) -> dict[str, int]:
         """Return steps and validations of a training to its end."""
@@ -120,12 +116,8 @@ class Forecast:
         for _ in self.plan["rungs"] if trials > 1 else ():
             visits, living = visits + living, math.ceil(living / 2)
         visits += living
-        amounts = {"loading": visits + edge, "saving": visits + edge}
+        amounts = {"loading": visits + edge, "saving": visits + edge, "storing trunk": self.stores_trunk(run)}
         return amounts | {phase: amount * (share + edge) for phase, amount in whole.items()}
-
-    def examples(self, split: str) -> int:
-        """Return how many examples a split has."""
-        return int(self.plan["data"]["splits"][split]["examples"])
 
     def add(self, run: Run) -> None:
         """Take in an extension: the entry's other trials have ended, and this one is all that is left of them."""
@@ -138,6 +130,11 @@ class Forecast:
         for part in self.parts.values():
             if part.entry == entry and part.kind == "trial":
                 part.left.clear()
+
+    def begin(self) -> None:
+        """Forget what was at work: a session begins."""
+        self.at.clear()
+        self.heard = None
 
     def take(self, event: Event) -> None:
         """Count what the event tells to its entry's phases."""
@@ -155,6 +152,10 @@ class Forecast:
         elif event.kind == "state" and values["state"] not in ("paused", "stopped"):
             if values["state"] != stand.phase:
                 self.leave(event.run, stand.phase)
+            if values["state"] == "training":  # a trunk is stored by now
+                for other in self.parts.values():
+                    if other.entry == part.entry:
+                        other.left.pop("storing trunk", None)
             # The saved adapter is loaded again for the test, without the trunk and the checks of a set-up.
             reload = stand.phase == "saving" and values["state"] == "loading"
             stand.phase = "reloading" if reload else values["state"]
@@ -184,7 +185,7 @@ class Forecast:
         if "read_tokens" not in values:
             return
         if self.parts[run_id].entry == "base":
-            self.pace = values["read_seconds"] / values["read_tokens"]
+            self.rates.pace = values["read_seconds"] / values["read_tokens"]
         if stand.phase == "generating":
             seconds = min(values["read_seconds"] - stand.read_seconds, stand.pending["generating"])
             stand.pending["generating"] -= seconds
@@ -201,38 +202,7 @@ class Forecast:
         part = self.parts[run_id]
         part.left[phase] = max(0, part.left.get(phase, 0) - amount)
         if measured:
-            self.amounts[part.entry, phase] += amount
-            self.seconds[part.entry, phase] += self.at[run_id].pending.pop(phase, 0)
-
-    def rate(self, entry: str, phase: str) -> float | None:
-        """Return the seconds that one step, document or visit of an entry takes; None where nothing tells yet."""
-        trained = [name for name in self.methods if name not in self.baselines]
-        alike = [name for name in trained if self.methods[name] == self.methods[entry]]
-        for group in ([entry], alike, trained):
-            if (rate := self.mean(group, phase)) is not None:
-                return rate
-        if phase in ("training", "validating"):
-            forward = self.forward_seconds("train" if phase == "training" else "validation")
-            if forward is None or phase == "validating":
-                return forward
-            return STEP_IN_FORWARD_PASSES * forward * self.protocol.batch_size / self.examples("train")
-        if phase == "saving":
-            return 0.0
-        return self.mean(["base"], "loading" if phase == "reloading" else phase)
-
-    def mean(self, entries: Sequence[str], phase: str) -> float | None:
-        """Return the mean seconds of a phase's unit over some entries; None where too few are known."""
-        amount = sum(self.amounts[name, phase] for name in entries)
-        if amount < ENOUGH.get(phase, 1):
-            return None
-        return sum(self.seconds[name, phase] for name in entries) / amount
-
-    def forward_seconds(self, split: str) -> float | None:
-        """Return the seconds of a forward pass over a split at the base's pace."""
-        rows = self.plan["data"]["splits"][split]
-        if self.pace is None or "prompt_tokens_mean" not in rows:
-            return None
-        return self.pace * rows["examples"] * (rows["prompt_tokens_mean"] + rows["target_tokens_mean"])
+            self.rates.add(part.entry, phase, amount, self.at[run_id].pending.pop(phase, 0))
 
     def left(self) -> float | None:
         """Return the seconds until everything is done; None as long as nothing tells."""
@@ -259,7 +229,7 @@ class Forecast:
 
     def of(self, entry: str, amounts: Mapping[str, float]) -> float | None:
         """Return the seconds of some amounts; None where a rate is missing."""
-        rates = {phase: self.rate(entry, phase) for phase, amount in amounts.items() if amount}
+        rates = {phase: self.rates.rate(entry, phase) for phase, amount in amounts.items() if amount}
         if None in rates.values():
             return None
         return sum(amounts[phase] * rate for phase, rate in rates.items() if rate is not None)
@@ -267,9 +237,9 @@ class Forecast:
     def underway(self, run_id: str) -> float:
         """Return the seconds that a run has been at its present phase, as far as its forecast holds them too."""
         part, stand = self.parts[run_id], self.at[run_id]
-        rate, units = self.rate(part.entry, stand.phase) or 0.0, part.left.get(stand.phase, 0)
+        rate, units = self.rates.rate(part.entry, stand.phase) or 0.0, part.left.get(stand.phase, 0)
         if stand.phase == "generating":
-            rate += self.rate(part.entry, "reading") or 0.0
+            rate += self.rates.rate(part.entry, "reading") or 0.0
         else:
             units = min(units, 1)
         seconds = stand.pending[stand.phase] + self.clock() - stand.since

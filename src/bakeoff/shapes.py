@@ -15,29 +15,36 @@ def count(given: Config, methods: dict[str, list[Method]]) -> dict[str, Any]:
     import torch
 
     from bakeoff.model import count_parameters, shape_only
+    from bakeoff.training.products import forward_products, step_products, trunk_products
 
     base = shape_only(given.model, given.pin)
     config = base.config.get_text_config(decoder=True)
     counts: dict[str, Any] = {
         "context": getattr(config, "max_position_embeddings", None),
         "encoder_decoder": base.config.is_encoder_decoder,
-        "model": {"total_parameters": count_parameters(base)[1], "architecture": type(base).__name__},
+        "model": {
+            "total_parameters": count_parameters(base)[1],
+            "architecture": type(base).__name__,
+            "forward_products": forward_products(base),
+        },
         "entries": {},
     }
     for name, group in methods.items():
         shapes = {m.model_dump_json(exclude={"learning_rate"}): m for m in group}  # one a size, whatever the rate
         try:
             with torch.device("meta"):
-                trainable, total = max(
-                    count_parameters(m.adapt(shape_only(given.model, given.pin), None)) for m in shapes.values()
-                )
+                adapted = [(m.adapt(shape_only(given.model, given.pin), None), m) for m in shapes.values()]
+            largest, method = max(adapted, key=lambda pair: count_parameters(pair[0]))
         except SetupError as error:
             reason = str(error).removeprefix(f"{group[0].name}: ")
             raise SetupError(f"entries.{name}: {reason}") from None
+        trainable, total = count_parameters(largest)
         counts["entries"][name] = {
             "trainable_parameters": trainable,
             "total_parameters": total,
             "trainable_percent": 100 * trainable / total,
+            "step_products": step_products(largest, method, given.protocol),
+            "trunk_products": trunk_products(largest, method, given.protocol),
         }
     return counts
 

@@ -16,7 +16,8 @@ from bakeoff.config import Config
 from bakeoff.errors import SetupError
 from bakeoff.journal import event_of
 from bakeoff.records import Event, Folder, Run
-from bakeoff.watching import Replay, rows_of
+from bakeoff.replay import Replay
+from bakeoff.watching import rows_of
 
 DRAIN_SECONDS = 60.0  # how long a bakeoff that has ended waits for its trackers
 

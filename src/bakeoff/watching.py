@@ -12,19 +12,9 @@ from bakeoff.errors import SetupError
 from bakeoff.forecast import Forecast
 from bakeoff.journal import Reader, event_of
 from bakeoff.records import Folder, Run
+from bakeoff.replay import Replay, earlier_rows, measured_before
 
 POLL_SECONDS = 0.5
-
-
-class Replay:
-    """A clock that stands at the line of the journal that is being read, and goes on by itself after the last."""
-
-    def __init__(self) -> None:
-        self.at: float | None = None
-
-    def __call__(self) -> float:
-        """Return seconds since 1970."""
-        return time.time() if self.at is None else self.at
 
 
 def watch(folder: Folder, kind: str = "auto") -> None:
@@ -82,9 +72,10 @@ def rows_of(folder: Folder, clock: Replay, place: int | None = None) -> Iterator
 
 
 def open_screen(folder: Folder, runs: list[Run], start: dict[str, Any], kind: str, clock: Replay) -> Display:
-    """Return a display of a session by its start line."""
-    config = load_config(folder.config_file)
-    forecast = Forecast(runs, folder.plan(), config.protocol, start["done"], start["steps"], clock)
+    """Return a display of a session by its start line; what sessions before it measured counts in its forecast."""
+    protocol, plan = load_config(folder.config_file).protocol, folder.plan()
+    rates = measured_before(earlier_rows(folder.events_file, start), runs, plan, protocol)
+    forecast = Forecast(runs, plan, protocol, start["done"], start["steps"], clock, rates)
     return open_display(kind, runs, start["done"], forecast, clock=clock)
 
 

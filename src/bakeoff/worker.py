@@ -7,6 +7,7 @@ one place that catches every exception, because here it becomes a record.
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from bakeoff.records import Cause, Event, Folder, RunResult
 from bakeoff.training.checkpoint import Keeper, checkpoint_files, load_newest
 from bakeoff.training.loop import DivergedError, Trainer
 from bakeoff.training.loss import start
+from bakeoff.training.products import stores_trunk
 from bakeoff.training.trunk import serve_trunks
 from bakeoff.work import Emit, Work
 
@@ -132,10 +134,10 @@ def train(work: Work, method: Method) -> float | None:
     with work.clocks.phase("setup"):
         carried = go_on(work, trainer)
     keeper = keep(work, trainer, carried)
-    # Blocks that the method has changed are not what other methods' trunk holds.
-    if not trainer.at.ended and work.config.protocol.trunk_cache != "off" and method.keeps_base:
+    if not trainer.at.ended and stores_trunk(method, work.config.protocol):
         with work.clocks.phase("trunk"):
-            trainer.serve |= serve_trunks(base, adapted, work.tokens, work.trunk_folder, work.config.protocol)
+            tell = partial(work.state, "storing trunk")
+            trainer.serve |= serve_trunks(base, adapted, work.tokens, work.trunk_folder, work.config.protocol, tell)
     take_steps(work, trainer, keeper)
     record.learning_rate = method.learning_rate
     complaint = only_moved(before, fingerprints(adapted), to_train, record.best_step or 0, method.may_rest)

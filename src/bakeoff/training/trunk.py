@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,15 +119,23 @@ def find_trunk(adapted: nn.Module) -> tuple[str, list[nn.Module]]:
 
 
 def serve_trunks(
-    base: Base, adapted: nn.Module, tokens: Mapping[str, Sequence[Tokens]], folder: Path, protocol: ProtocolConfig
+    base: Base,
+    adapted: nn.Module,
+    tokens: Mapping[str, Sequence[Tokens]],
+    folder: Path,
+    protocol: ProtocolConfig,
+    storing: Callable[[], object] = bool,
 ) -> dict[str, Serve]:
-    """Return how the frozen blocks' stored outputs are served, by split; nothing where there is no such trunk."""
+    """Return how the frozen blocks' stored outputs are served, by split; nothing where there is no such trunk.
+
+    `storing` is called where they are not stored yet, which takes a forward pass over all examples.
+    """
     size = protocol.trunk_cache
     budget = None if isinstance(size, str) else int(size)
     serve: dict[str, Serve] = {}
     for split in ("train", "validation"):
         try:
-            trunk = open_trunk(base, adapted, tokens[split], folder / split, budget, 2 * protocol.batch_size)
+            trunk = open_trunk(base, adapted, tokens[split], folder / split, budget, 2 * protocol.batch_size, storing)
         except (TrunkError, OSError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and not out_of_memory(error):
                 raise
@@ -139,7 +147,13 @@ def serve_trunks(
 
 
 def open_trunk(
-    base: Base, adapted: nn.Module, rows: Sequence[Tokens], stem: Path, budget: int | None, batch_size: int
+    base: Base,
+    adapted: nn.Module,
+    rows: Sequence[Tokens],
+    stem: Path,
+    budget: int | None,
+    batch_size: int,
+    storing: Callable[[], object] = bool,
 ) -> Trunk | None:
     """Return the trunk of `rows`, from its file or built now; None where there is none or no room.
 
@@ -164,6 +178,7 @@ def open_trunk(
         if not file.exists():
             if needed > room(file.parent, budget):
                 return None
+            storing()
             build(base, adapted, trunk, rows, batches)
     check(base, adapted, trunk, rows, batches[len(batches) // 2])
     return trunk

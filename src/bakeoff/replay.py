@@ -1,0 +1,51 @@
+"""What a bakeoff's earlier sessions tell of the time that it takes: their part of the journal, read once more."""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from bakeoff.forecast import Forecast
+from bakeoff.journal import Reader, event_of
+from bakeoff.rates import Rates
+from bakeoff.records import Run
+from bakeoff.sections import ProtocolConfig
+
+
+class Replay:
+    """A clock that stands at the line of the journal that is being read, and goes on by itself after the last."""
+
+    def __init__(self) -> None:
+        self.at: float | None = None
+
+    def __call__(self) -> float:
+        """Return seconds since 1970."""
+        return time.time() if self.at is None else self.at
+
+
+def earlier_rows(file: Path, start: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
+    """Yield a journal's lines before the session that begins with `start`, all where there is none yet.
+
+    What comes after damage tells nothing more: a forecast is no reason to stop a bakeoff.
+    """
+    with suppress(ValueError):
+        for row in Reader(file).new_rows():
+            if row == start:
+                return
+            yield row
+
+
+def measured_before(
+    rows: Iterable[dict[str, Any]], runs: Sequence[Run], plan: Mapping[str, Any], protocol: ProtocolConfig
+) -> Rates:
+    """Return the rates of the sessions in a journal's `rows`; runs that are planned no more tell nothing."""
+    clock = Replay()
+    forecast = Forecast(runs, plan, protocol, clock=clock)
+    for row in rows:
+        clock.at = row["time"]
+        if row["kind"] == "start":
+            forecast.begin()
+        elif row.get("run") in forecast.parts:
+            forecast.take(event_of(row))
+    return forecast.rates

@@ -1,0 +1,91 @@
+"""How much is multiplied in a forward pass of the base and in a training step of a method, counted from shapes.
+
+A product takes one multiplication a weight and token; its gradient by the input takes as many, and so does that by the
+weight. Attention's own products, few in short texts, are left out.
+"""
+
+from collections.abc import Collection, Iterable
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from bakeoff.calling import prompt_config
+from bakeoff.methods import Method
+from bakeoff.model import inner
+from bakeoff.sections import ProtocolConfig
+from bakeoff.training.trunk import find_trunk
+
+Products = dict[str, int]  # of every token of a prompt, of every token of a target, and once an example
+
+
+def forward_products(model: PreTrainedModel) -> Products:
+    """Return what a forward pass of the base multiplies; the head is asked at targets only."""
+    prompt, target = by_side(model, matrices(model))
+    return {"prompt": prompt, "target": target + size(head_of(model)), "example": 0}
+
+
+def step_products(adapted: nn.Module, method: Method, protocol: ProtocolConfig) -> Products:
+    """Return what a training step of an adapted model multiplies: forward, by its inputs, by its trained weights.
+
+    Nothing runs backward below the lowest trained block, nor forward where what those blocks say is stored.
+    """
+    model, body, head = inner(adapted), matrices(inner(adapted)), head_of(inner(adapted))
+    above = body - trunk_of(adapted)
+    forward = above if stores_trunk(method, protocol) else body
+    again = [above] if protocol.gradient_checkpointing else []
+    passes = [by_side(model, part) for part in (forward, above, trained(body), *again)]
+    prompt, target = (sum(side) for side in zip(*passes, strict=True))
+    config = prompt_config(adapted)
+    virtual = config.num_virtual_tokens if config and config.peft_type != "PREFIX_TUNING" else 0
+    return {
+        "prompt": prompt,
+        "target": target + 2 * size(head) + size(trained(head)),
+        "example": virtual * prompt,
+    }
+
+
+def trunk_products(adapted: nn.Module, method: Method, protocol: ProtocolConfig) -> Products:
+    """Return what a forward pass multiplies in the blocks whose outputs are stored; nothing where none are."""
+    stored = trunk_of(adapted) & matrices(inner(adapted)) if stores_trunk(method, protocol) else set()
+    prompt, target = by_side(inner(adapted), stored)
+    return {"prompt": prompt, "target": target, "example": 0}
+
+
+def stores_trunk(method: Method, protocol: ProtocolConfig) -> bool:
+    """Return whether a trunk's outputs are stored; blocks that the method has changed are no other method's trunk."""
+    return protocol.trunk_cache != "off" and method.keeps_base
+
+
+def trunk_of(adapted: nn.Module) -> set[nn.Parameter]:
+    """Return the weights of the blocks below the lowest trained one."""
+    return {p for block in find_trunk(adapted)[1] for p in block.parameters()}
+
+
+def by_side(model: PreTrainedModel, weights: Collection[nn.Parameter]) -> tuple[int, int]:
+    """Return how many of the weights meet a prompt's and a target's tokens: in a causal model all meet both."""
+    if not model.config.is_encoder_decoder:
+        return size(weights), size(weights)
+    encoder = {*model.get_encoder().parameters()}
+    inside = size(p for p in weights if p in encoder)
+    return inside, size(weights) - inside
+
+
+def matrices(model: PreTrainedModel) -> set[nn.Parameter]:
+    """Return the weights that tokens are multiplied with, the head's left out; what is looked up is none of them."""
+    looked_up = {p for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    return {p for p in model.parameters() if p.dim() > 1} - looked_up - head_of(model)
+
+
+def head_of(model: PreTrainedModel) -> set[nn.Parameter]:
+    """Return the weights of the head."""
+    return {p for p in model.get_output_embeddings().parameters() if p.dim() > 1}
+
+
+def trained(weights: Iterable[nn.Parameter]) -> set[nn.Parameter]:
+    """Return those of the weights that train."""
+    return {p for p in weights if p.requires_grad}
+
+
+def size(weights: Iterable[nn.Parameter]) -> int:
+    """Return how many numbers the weights have together."""
+    return sum(p.numel() for p in weights)
