@@ -18,6 +18,7 @@ import pytest
 from bakeoff.forecast import Forecast
 from bakeoff.journal import event_of
 from bakeoff.records import Run
+from bakeoff.replay import earlier_rows, measured_before
 from bakeoff.sections import ProtocolConfig
 
 STREAMS = Path(__file__).parent / "streams"
@@ -49,3 +50,29 @@ def test_after_the_first_tenth_the_forecast_is_within_a_quarter(name):
     assert len(later) > 100
     assert min(later) >= 0.75
     assert max(later) <= 1.25
+
+
+def test_a_bakeoff_that_goes_on_is_forecast_by_what_its_earlier_session_measured():
+    head, *rows = map(json.loads, (STREAMS / "fixed.jsonl").read_text().splitlines())
+    runs, protocol = [Run(**run) for run in head["runs"]], ProtocolConfig(**head["protocol"])
+    last = next(i for i, row in enumerate(rows) if row.get("run") == runs[-1].id)
+    rates = measured_before([{"kind": "start", "time": 0.0}, *rows[:last]], runs, head["plan"], protocol)
+    forecast = Forecast(runs, head["plan"], protocol, [run.id for run in runs[:-1]], rates=rates)
+    assert forecast.left() == pytest.approx(rows[-1]["time"] - rows[last]["time"], rel=0.25)
+    assert Forecast(runs, head["plan"], protocol, [run.id for run in runs[:-1]]).left() is None
+
+
+def test_time_between_sessions_counts_for_nothing():
+    head, *rows = map(json.loads, (STREAMS / "fixed.jsonl").read_text().splitlines())
+    runs, protocol = [Run(**run) for run in head["runs"]], ProtocolConfig(**head["protocol"])
+    killed = next(i for i, row in enumerate(rows) if row.get("state") == "training") + 3
+    night = [{**row, "time": row["time"] + 50_000} for row in rows]
+    sessions = [*rows[:killed], {"kind": "start", "time": night[0]["time"] - 1}, *night[:-1]]
+    rates = measured_before(sessions, runs, head["plan"], protocol)
+    assert sum(rates.seconds.values()) < 2 * rows[-1]["time"]
+
+
+def test_a_damaged_journal_tells_up_to_its_damage(tmp_path):
+    journal = tmp_path / "events.jsonl"
+    journal.write_text('{"time": 1, "kind": "start"}\n\0\0\0\n{"time": 2, "kind": "end"}\n')
+    assert list(earlier_rows(journal)) == [{"time": 1, "kind": "start"}]

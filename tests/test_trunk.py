@@ -56,6 +56,14 @@ def test_the_cut_is_the_lowest_block_that_trains(method, cut, base):
     assert cut_of(adapt(base, build_method("x", method))) == cut
 
 
+def test_it_is_told_when_outputs_are_stored_and_not_when_they_are_there(base, tmp_path):
+    told = []
+    for _ in range(2):
+        rows = {"train": ROWS, "validation": ROWS[:3]}
+        serve_trunks(base, top_only(base), rows, tmp_path, ProtocolConfig(batch_size=2), lambda: told.append(1))
+        assert len(told) == 2  # one a split
+
+
 def test_nothing_is_cached_without_a_cut_or_without_room(base, tmp_path):
     assert open_trunk(base, adapted_by("lora", base)[1], ROWS, tmp_path / "a", None, 4) is None
     assert open_trunk(load_base(base.model.name_or_path), top_only(base), ROWS, tmp_path / "b", 100, 4) is None
