@@ -1,7 +1,11 @@
 """bakeoff finds out which way of adapting a language model is worth its cost on your task."""
 
 from importlib.metadata import version
+from logging import ERROR, getLogger
 from typing import Any
+
+# PEFT imports it wherever it is installed; on AVX-512 it then warns of a hub's kernel, which nobody here asked for.
+getLogger("bitsandbytes.backends.cpu.ops").setLevel(ERROR)
 
 __version__ = version("bakeoff")
 __all__ = [

@@ -5,13 +5,10 @@ Another package adds its own by an entry point of the group `bakeoff.methods` th
 
 from importlib import import_module
 from importlib.metadata import entry_points
-from logging import ERROR, getLogger
 from pkgutil import iter_modules
 
 from bakeoff.methods.method import Method, build_method, method_class, method_names, register
 
-# PEFT imports it wherever it is installed; on AVX-512 it then warns of a kernel from a hub, which nobody here asked for.
-getLogger("bitsandbytes.backends.cpu.ops").setLevel(ERROR)
 for _module in iter_modules(__path__, f"{__name__}."):
     import_module(_module.name)
 for _entry_point in entry_points(group="bakeoff.methods"):
