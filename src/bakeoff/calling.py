@@ -36,13 +36,18 @@ def prompt_config(adapted: nn.Module) -> Any:
     return config if config is not None and config.is_prompt_learning else None
 
 
+def soft_prompt_config(adapted: nn.Module) -> Any:
+    """Return PEFT's config of a method whose virtual tokens stand before the text, or None for any other."""
+    config = prompt_config(adapted)
+    return None if config is None or config.peft_type == "PREFIX_TUNING" else config
+
+
 def soft_prompt(adapted: nn.Module) -> torch.Tensor | None:
     """Return the method's virtual tokens as (tokens, width), or None where it has none.
 
     A prompt encoder computes in fp32 always, so that what it puts out in training is what is saved in the end.
     """
-    config = prompt_config(adapted)
-    if config is None or config.peft_type == "PREFIX_TUNING":
+    if soft_prompt_config(adapted) is None:
         return None
     with torch.autocast(next(adapted.parameters()).device.type, enabled=False):
         return adapted.get_prompt(batch_size=1)[0]  # type: ignore[operator]

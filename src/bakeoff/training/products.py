@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable
 from torch import nn
 from transformers import PreTrainedModel
 
-from bakeoff.calling import prompt_config
+from bakeoff.calling import soft_prompt_config
 from bakeoff.methods import Method
 from bakeoff.model import inner
 from bakeoff.sections import ProtocolConfig
@@ -35,8 +35,8 @@ def step_products(adapted: nn.Module, method: Method, protocol: ProtocolConfig) 
     again = [above] if protocol.gradient_checkpointing else []
     passes = [by_side(model, part) for part in (forward, above, trained(body), *again)]
     prompt, target = (sum(side) for side in zip(*passes, strict=True))
-    config = prompt_config(adapted)
-    virtual = config.num_virtual_tokens if config and config.peft_type != "PREFIX_TUNING" else 0
+    config = soft_prompt_config(adapted)
+    virtual = config.num_virtual_tokens if config else 0
     return {
         "prompt": prompt,
         "target": target + 2 * size(head) + size(trained(head)),

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from bakeoff.calling import Reached, autocast, prompt_config, soft_prompt
+from bakeoff.calling import Reached, autocast, prompt_config, soft_prompt_config
 from bakeoff.data.batches import evaluation_batches
 from bakeoff.data.tokens import Tokens, lengths_of
 from bakeoff.errors import SetupError
@@ -114,7 +114,7 @@ def find_trunk(adapted: nn.Module) -> tuple[str, list[nn.Module]]:
         cut = cut_of(adapted)
         return str(cut), list(find_blocks(model)[0])[:cut] if cut else []
     encoder = model.get_encoder()
-    trained = soft_prompt(adapted) is not None or any(p.requires_grad for p in encoder.parameters())
+    trained = soft_prompt_config(adapted) is not None or any(p.requires_grad for p in encoder.parameters())
     return "encoder", [] if trained else [encoder]
 
 
