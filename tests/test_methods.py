@@ -5,6 +5,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from bakeoff.api import plan
 from bakeoff.errors import ConfigError, SetupError
 from bakeoff.methods import build_method, method_class, method_names
 from bakeoff.methods.last_layers import find_blocks
@@ -201,3 +202,9 @@ def test_a_prefix_is_refused_where_blocks_are_recomputed(tiny_config):
     tiny_config["protocol"]["gradient_checkpointing"] = True
     with pytest.raises(ConfigError, match="prefix_tuning does not train under protocol.gradient_checkpointing"):
         checked_entries(load_config(tiny_config))
+
+
+def test_a_prefix_is_planned_for_a_model_that_has_a_padding_token():
+    data = {"source": "docstrings", "train_limit": 20, "validation_limit": 5, "test_limit": 5}
+    planned = plan({"model": "base", "data": data, "entries": ["prefix_tuning"]})  # keys and values of 5 blocks
+    assert planned["entries"]["prefix_tuning"]["trainable_parameters"] == 20 * 5 * 2 * 256
