@@ -223,7 +223,8 @@ class Forecast:
         if part.kind == "trial":
             taken, steps = stand.step or 0, self.plan["entries"][part.entry]["steps"]
             until = next((mark for mark in self.plan["rungs"] if mark > taken), steps)
-            amounts = {"training": until - taken, "validating": 1, "saving": 1}
+            storing = part.left.get("storing trunk", 0)
+            amounts = {"storing trunk": storing, "training": until - taken, "validating": 1, "saving": 1}
         seconds = self.of(part.entry, amounts)
         return None if seconds is None else max(0.0, seconds - self.underway(run_id))
 
