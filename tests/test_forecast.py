@@ -24,13 +24,18 @@ from bakeoff.sections import ProtocolConfig
 STREAMS = Path(__file__).parent / "streams"
 
 
+def stream(name):
+    """Return a recording's head, runs, protocol and rows."""
+    head, *rows = map(json.loads, (STREAMS / f"{name}.jsonl").read_text().splitlines())
+    return head, [Run(**run) for run in head["runs"]], ProtocolConfig(**head["protocol"]), rows
+
+
 def forecasts(name):
     """Yield the elapsed time and the forecast of the whole, in shares of what it took, at and between all events."""
-    head, *rows = map(json.loads, (STREAMS / f"{name}.jsonl").read_text().splitlines())
+    head, runs, protocol, rows = stream(name)
     now = [0.0]
-    runs = [Run(**run) for run in head["runs"]]
     later = {run["id"]: Run(**run) for run in head["added"]}
-    forecast = Forecast(runs, head["plan"], ProtocolConfig(**head["protocol"]), clock=lambda: now[0])
+    forecast = Forecast(runs, head["plan"], protocol, clock=lambda: now[0])
     whole = rows[-1]["time"]
     for row, following in zip(rows, [*rows[1:], rows[-1]], strict=True):
         now[0] = row["time"]
@@ -53,8 +58,7 @@ def test_after_the_first_tenth_the_forecast_is_within_a_quarter(name):
 
 
 def test_a_bakeoff_that_goes_on_is_forecast_by_what_its_earlier_session_measured():
-    head, *rows = map(json.loads, (STREAMS / "fixed.jsonl").read_text().splitlines())
-    runs, protocol = [Run(**run) for run in head["runs"]], ProtocolConfig(**head["protocol"])
+    head, runs, protocol, rows = stream("fixed")
     last = next(i for i, row in enumerate(rows) if row.get("run") == runs[-1].id)
     rates = measured_before([{"kind": "start", "time": 0.0}, *rows[:last]], runs, head["plan"], protocol)
     forecast = Forecast(runs, head["plan"], protocol, [run.id for run in runs[:-1]], rates=rates)
@@ -63,8 +67,7 @@ def test_a_bakeoff_that_goes_on_is_forecast_by_what_its_earlier_session_measured
 
 
 def test_time_between_sessions_counts_for_nothing():
-    head, *rows = map(json.loads, (STREAMS / "fixed.jsonl").read_text().splitlines())
-    runs, protocol = [Run(**run) for run in head["runs"]], ProtocolConfig(**head["protocol"])
+    head, runs, protocol, rows = stream("fixed")
     killed = next(i for i, row in enumerate(rows) if row.get("state") == "training") + 3
     night = [{**row, "time": row["time"] + 50_000} for row in rows]
     sessions = [*rows[:killed], {"kind": "start", "time": night[0]["time"] - 1}, *night[:-1]]

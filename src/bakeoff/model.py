@@ -169,6 +169,7 @@ def shape_only(name: str, pin: Pin = LATEST) -> PreTrainedModel:
         if getattr(config, "scale_decoder_outputs", True) is False:
             # T5 1.1 and FLAN-T5: transformers 5 calls their head tied, and unties it once it reads the weights.
             model.lm_head.weight = nn.Parameter(torch.empty_like(model.lm_head.weight))
+    model.config.pad_token_id = None  # transformers 5.23 would look for padding in ids that have no values
     return model
 
 

@@ -12,10 +12,8 @@ def count(given: Config, methods: dict[str, list[Method]]) -> dict[str, Any]:
 
     Where trials differ in size, an entry's counts are its largest trial's.
     """
-    import torch
-
     from bakeoff.model import count_parameters, shape_only
-    from bakeoff.training.products import forward_products, step_products, trunk_products
+    from bakeoff.training.products import forward_products
 
     base = shape_only(given.model, given.pin)
     config = base.config.get_text_config(decoder=True)
@@ -32,21 +30,31 @@ def count(given: Config, methods: dict[str, list[Method]]) -> dict[str, Any]:
     for name, group in methods.items():
         shapes = {m.model_dump_json(exclude={"learning_rate"}): m for m in group}  # one a size, whatever the rate
         try:
-            with torch.device("meta"):
-                adapted = [(m.adapt(shape_only(given.model, given.pin), None), m) for m in shapes.values()]
-            largest, method = max(adapted, key=lambda pair: count_parameters(pair[0]))
+            found = [entry_counts(given, method) for method in shapes.values()]
         except SetupError as error:
             reason = str(error).removeprefix(f"{group[0].name}: ")
             raise SetupError(f"entries.{name}: {reason}") from None
-        trainable, total = count_parameters(largest)
-        counts["entries"][name] = {
-            "trainable_parameters": trainable,
-            "total_parameters": total,
-            "trainable_percent": 100 * trainable / total,
-            "step_products": step_products(largest, method, given.protocol),
-            "trunk_products": trunk_products(largest, method, given.protocol),
-        }
+        counts["entries"][name] = max(found, key=lambda c: (c["trainable_parameters"], c["total_parameters"]))
     return counts
+
+
+def entry_counts(given: Config, method: Method) -> dict[str, Any]:
+    """Return exact counts of the base as a method adapts it: parameters, and products of a token in training."""
+    import torch
+
+    from bakeoff.model import count_parameters, shape_only
+    from bakeoff.training.products import step_products, trunk_products
+
+    with torch.device("meta"):
+        adapted = method.adapt(shape_only(given.model, given.pin), None)
+    trainable, total = count_parameters(adapted)
+    return {
+        "trainable_parameters": trainable,
+        "total_parameters": total,
+        "trainable_percent": 100 * trainable / total,
+        "step_products": step_products(adapted, method, given.protocol),
+        "trunk_products": trunk_products(adapted, method, given.protocol),
+    }
 
 
 def fit_context(config: Config, methods: dict[str, list[Method]], context: int | None) -> int:

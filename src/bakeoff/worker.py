@@ -26,8 +26,7 @@ from bakeoff.records import Cause, Event, Folder, RunResult
 from bakeoff.training.checkpoint import Keeper, checkpoint_files, load_newest
 from bakeoff.training.loop import DivergedError, Trainer
 from bakeoff.training.loss import start
-from bakeoff.training.products import stores_trunk
-from bakeoff.training.trunk import serve_trunks
+from bakeoff.training.trunk import serve_trunks, stores_trunk
 from bakeoff.work import Emit, Work
 
 

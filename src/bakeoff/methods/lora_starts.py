@@ -1,5 +1,6 @@
 """LoRA from a better start than a random one: from the weights themselves, or from what goes into them."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from copy import copy
 from pathlib import Path
@@ -29,9 +30,9 @@ class StartsFromWeights(Lora):
     starts_as_base: ClassVar[bool] = False  # but for rounding: both halves cancel
     transposed: ClassVar[bool] = True  # whether PEFT's start knows weights that are stored (inputs, outputs)
 
+    @abstractmethod
     def start_of(self, layer: Any) -> None:
         """Let PEFT put the start into the layer's factors; it may change the layer's weight."""
-        raise NotImplementedError
 
     def adapt(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> "nn.Module":
         """Return a PeftModel; raise SetupError where a weight has no part of that rank."""

@@ -1,6 +1,5 @@
 """Prefix tuning: trained keys and values that every block's attention reads before the text's own."""
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
@@ -10,8 +9,6 @@ from bakeoff.methods.method import register, task_type
 from bakeoff.methods.soft_prompts import SoftPrompt
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import torch
     from peft import PeftConfig, PeftModel
     from transformers import PreTrainedModel
@@ -63,19 +60,6 @@ class PrefixTuning(SoftPrompt):
 NO_KEYS = "it keeps no keys and values"
 
 
-@contextmanager
-def without_padding(model: "PreTrainedModel") -> "Iterator[None]":
-    """Within, a model of shapes alone knows no padding: transformers 5.23 would look for it where no values are."""
-    config = model.config
-    kept = getattr(config, "pad_token_id", None)
-    if model.device.type == "meta":
-        config.pad_token_id = None
-    try:
-        yield
-    finally:
-        config.pad_token_id = kept
-
-
 def keys_and_values(model: "PreTrainedModel", ids: "torch.Tensor") -> "list[tuple[torch.Tensor, torch.Tensor]]":
     """Return what the (decoder's) self-attention of every block keeps of a text (tokens,): (1, heads, tokens, width).
 
@@ -91,7 +75,7 @@ def keys_and_values(model: "PreTrainedModel", ids: "torch.Tensor") -> "list[tupl
         # A whole mask, because BART looks into one of its own, which a plan's model on the meta device cannot.
         inputs |= {"decoder_input_ids": ids[None], "decoder_attention_mask": mask[None, None]}
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-    with torch.no_grad(), without_padding(model):
+    with torch.no_grad():
         kept = getattr(model(**inputs, past_key_values=cache, use_cache=True), "past_key_values", None)
     layers = getattr(getattr(kept, "self_attention_cache", kept), "layers", [])
     return [(layer.keys, layer.values) for layer in layers if getattr(layer, "keys", None) is not None]

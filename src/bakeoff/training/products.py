@@ -13,7 +13,7 @@ from bakeoff.calling import soft_prompt_config
 from bakeoff.methods import Method
 from bakeoff.model import inner
 from bakeoff.sections import ProtocolConfig
-from bakeoff.training.trunk import find_trunk
+from bakeoff.training.trunk import find_trunk, stores_trunk
 
 Products = dict[str, int]  # of every token of a prompt, of every token of a target, and once an example
 
@@ -29,7 +29,8 @@ def step_products(adapted: nn.Module, method: Method, protocol: ProtocolConfig) 
 
     Nothing runs backward below the lowest trained block, nor forward where what those blocks say is stored.
     """
-    model, body, head = inner(adapted), matrices(inner(adapted)), head_of(inner(adapted))
+    model = inner(adapted)
+    body, head = matrices(model), head_of(model)
     above = body - trunk_of(adapted)
     forward = above if stores_trunk(method, protocol) else body
     again = [above] if protocol.gradient_checkpointing else []
@@ -46,14 +47,9 @@ def step_products(adapted: nn.Module, method: Method, protocol: ProtocolConfig) 
 
 def trunk_products(adapted: nn.Module, method: Method, protocol: ProtocolConfig) -> Products:
     """Return what a forward pass multiplies in the blocks whose outputs are stored; nothing where none are."""
-    stored = trunk_of(adapted) & matrices(inner(adapted)) if stores_trunk(method, protocol) else set()
-    prompt, target = by_side(inner(adapted), stored)
+    model = inner(adapted)
+    prompt, target = by_side(model, trunk_of(adapted) & matrices(model) if stores_trunk(method, protocol) else set())
     return {"prompt": prompt, "target": target, "example": 0}
-
-
-def stores_trunk(method: Method, protocol: ProtocolConfig) -> bool:
-    """Return whether a trunk's outputs are stored; blocks that the method has changed are no other method's trunk."""
-    return protocol.trunk_cache != "off" and method.keeps_base
 
 
 def trunk_of(adapted: nn.Module) -> set[nn.Parameter]:

@@ -27,6 +27,7 @@ from bakeoff.data.batches import evaluation_batches
 from bakeoff.data.tokens import Tokens, lengths_of
 from bakeoff.errors import SetupError
 from bakeoff.measure import out_of_memory
+from bakeoff.methods import Method
 from bakeoff.methods.last_layers import find_blocks
 from bakeoff.model import Base, inner
 from bakeoff.sections import ProtocolConfig
@@ -105,6 +106,11 @@ def cut_of(adapted: nn.Module) -> int:
         return 0
     trained = [i for i, block in enumerate(blocks) if any(p.requires_grad for p in block.parameters())]
     return min(trained, default=len(blocks))
+
+
+def stores_trunk(method: Method, protocol: ProtocolConfig) -> bool:
+    """Return whether a trunk's outputs are stored; blocks that the method has changed are no other method's trunk."""
+    return protocol.trunk_cache != "off" and method.keeps_base
 
 
 def find_trunk(adapted: nn.Module) -> tuple[str, list[nn.Module]]:
