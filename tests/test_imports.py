@@ -154,3 +154,13 @@ def test_help_loads_nothing_heavy():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.splitlines()[-1] == "[]"
+
+
+def test_finished_results_and_the_api_load_no_library_that_they_do_not_use(shared):
+    """Modules are counted, and no seconds: `show` needs a table, the API neither charts nor what scores are made by."""
+    heavy = {"torch", "transformers", "scipy.stats", "nltk", "rouge_score", "altair", "vl_convert", "pandas", "pyarrow"}
+    show = f"from bakeoff.cli import main\ntry: main(['show', {str(shared[1].folder.path)!r}])\nexcept SystemExit: pass"
+    for code, forbidden in (("import bakeoff.api", heavy), (show, heavy | {"numpy", "scipy", "pydantic"})):
+        code = f"import sys\n{code}\nprint(sorted({forbidden!r} & set(sys.modules)))"
+        out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        assert out.splitlines()[-1] == "[]"

@@ -14,9 +14,9 @@ from bakeoff.api import refresh_report
 from bakeoff.errors import SetupError
 from bakeoff.files import write_json, write_jsonl
 from bakeoff.records import Folder
-from bakeoff.report import write_report
 from bakeoff.report.source import Source
 from bakeoff.report.table import columns, escape_markdown, remarks
+from bakeoff.report.writing import write_report
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 HOSTILE = "<script>alert('x')</script> & \"quoted\" | *star* `tick`"

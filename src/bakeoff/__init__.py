@@ -25,11 +25,11 @@ _HOMES = {
     "Method": "methods",
     "Results": "results",
     "load_config": "config",
-    "load_results": "api",
+    "load_results": "results",
     "plan": "api",
     "register": "methods",
     "run": "api",
-    "write_report": "report",
+    "write_report": "report.writing",
 }
 
 

@@ -20,14 +20,12 @@ from bakeoff.executors.probes import run_probes
 from bakeoff.files import write_json, write_text
 from bakeoff.forecast import Forecast
 from bakeoff.identity import check_free, discard, prepare
-from bakeoff.integrity import read_mapping
 from bakeoff.journal import Journal
 from bakeoff.lock import locked
 from bakeoff.planning import Plan, make_plan
 from bakeoff.records import Folder
 from bakeoff.replay import earlier_rows, measured_before
-from bakeoff.report import write_comparison, write_report
-from bakeoff.results import Results
+from bakeoff.results import Results, load_results
 from bakeoff.scheduling import Schedule
 from bakeoff.stopping import EndAtOnce, stoppable
 from bakeoff.tracking import check_installed, tracked
@@ -197,6 +195,8 @@ def reported(folder: Folder, screen: Display) -> Iterator[None]:
 
 def write_results(folder: Folder) -> Path:
     """Write results.json, the page, CSV and Markdown from a folder's records; return the page's path."""
+    from bakeoff.report.writing import write_report
+
     write_json(folder.results_file, summarize(folder))
     return write_report(folder.path)
 
@@ -214,6 +214,8 @@ def compare(paths: Sequence[str | Path], output: str | Path) -> Path:
 
     Raises SetupError where their protocols do not allow it, or where `output` would replace a bakeoff's own page.
     """
+    from bakeoff.report.writing import write_comparison
+
     folders = [Folder(path) for path in paths]
     page = Path(output)
     if len({folder.path.resolve() for folder in folders}) < len(folders):
@@ -223,11 +225,3 @@ def compare(paths: Sequence[str | Path], output: str | Path) -> Path:
     documents = [load_results(folder.path).document for folder in folders]
     with writing(page.parent, "-o PAGE.html, another place"):
         return write_comparison(folders, summarize_together(folders, documents), page)
-
-
-def load_results(path: str | Path) -> Results:
-    """Return the results in a bakeoff's folder; raise SetupError where it is none."""
-    folder = Folder(path)
-    folder.plan()
-    written = read_mapping(folder.results_file)
-    return Results(folder, written if written.get("records") == folder.mark() else summarize(folder))

@@ -170,8 +170,7 @@ def plan(file: Path, settings: tuple[str, ...], probe: bool, as_json: bool) -> N
 @AS_JSON
 def show(folder: Path, prefer: str | None, as_json: bool) -> None:
     """Print the table and the verdict of the bakeoff in FOLDER."""
-    from bakeoff.api import load_results
-    from bakeoff.report.differences import recommendation
+    from bakeoff.results import load_results
 
     document = load_results(folder).document
     if as_json:
@@ -179,6 +178,8 @@ def show(folder: Path, prefer: str | None, as_json: bool) -> None:
         return
     print_results(document)
     if prefer:
+        from bakeoff.report.differences import recommendation
+
         click.echo(recommendation(document, prefer))
 
 
@@ -229,7 +230,7 @@ def generate(folder: Path, entry: str | None, rows: bool, as_json: bool) -> None
 
     Outputs are separated by form feeds too; a blank document has an empty one.
     """
-    from bakeoff.api import load_results
+    from bakeoff.results import load_results
 
     results = load_results(folder)
     chosen = results.entry(entry) if entry else results.best()

@@ -5,10 +5,23 @@ from typing import TYPE_CHECKING, Any
 
 from bakeoff.errors import SetupError, did_you_mean
 from bakeoff.files import read_jsonl
+from bakeoff.integrity import read_mapping
 from bakeoff.records import Folder
 
 if TYPE_CHECKING:
     import pandas
+
+
+def load_results(path: str | Path) -> "Results":
+    """Return the results in a bakeoff's folder; raise SetupError where it is none."""
+    folder = Folder(path)
+    folder.plan()
+    written = read_mapping(folder.results_file)
+    if written.get("records") == folder.mark():
+        return Results(folder, written)
+    from bakeoff.evaluation.summary import summarize  # loads what computes intervals
+
+    return Results(folder, summarize(folder))
 
 
 class Results:

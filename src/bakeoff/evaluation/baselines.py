@@ -12,7 +12,6 @@ from itertools import pairwise
 from typing import Any
 
 import numpy
-from rouge_score.tokenizers import DefaultTokenizer
 
 from bakeoff.config import Config
 from bakeoff.data.examples import Example
@@ -192,12 +191,16 @@ def _f(overlap: int, candidate: int, reference: int) -> float:
     return 2 * overlap / (candidate + reference) if overlap else 0.0
 
 
-_TOKENIZER = DefaultTokenizer(use_stemmer=True)
+@lru_cache(maxsize=1)
+def _tokenizer() -> Any:
+    from rouge_score.tokenizers import DefaultTokenizer  # brings nltk and scipy.stats: seconds
+
+    return DefaultTokenizer(use_stemmer=True)
 
 
 @lru_cache(maxsize=100_000)
 def _stems(word: str) -> tuple[str, ...]:
-    return tuple(_TOKENIZER.tokenize(word))
+    return tuple(_tokenizer().tokenize(word))
 
 
 def _words(text: str) -> list[str]:

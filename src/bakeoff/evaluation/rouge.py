@@ -4,8 +4,6 @@ import re
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from rouge_score.rouge_scorer import RougeScorer
-
 TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 BEST_TYPES = tuple(f"{name}_max" for name in TYPES)
 
@@ -20,6 +18,8 @@ def rouge(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> list[S
     rouge-score's own `score_multi` has it. rougeLsum wants one sentence a line; line breaks are put after sentence
     ends for it (Lin 2004, section 3.2).
     """
+    from rouge_score.rouge_scorer import RougeScorer  # brings nltk and scipy.stats: seconds, which only scoring pays
+
     scorer = RougeScorer(list(TYPES), use_stemmer=True)
     several = any(len(texts) > 1 for texts in references)
     scored = []
