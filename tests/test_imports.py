@@ -9,7 +9,7 @@ SOURCE = Path(__file__).parent.parent / "src/bakeoff"
 EARLY = {"config", "records", "data.examples"}
 PURE = {"data.templates"}
 LAYERS = [
-    {"errors", "reading", "integrity", "stopping"},
+    {"errors", "reading", "integrity", "stopping", "lock"},
     {"files"},
     {"sections"} | PURE,
     EARLY,
@@ -36,7 +36,7 @@ LAYERS = [
     {"display", "report"},
     {"live"},
     {"notebook"},
-    {"scheduling", "watching", "identity", "lock"},
+    {"scheduling", "watching", "identity"},
     {"tracking"},
     {"api"},
     {"doctor"},

@@ -56,7 +56,10 @@ def test_a_folder_at_work_is_left_to_its_process(shared):
     from bakeoff.lock import locked
 
     config, results = shared
-    with locked(results.folder.lock_file), pytest.raises(SetupError, match=rf"at work here: process {os.getpid()} on "):
+    with (
+        locked(results.folder.lock_file),
+        pytest.raises(SetupError, match=rf"is running here: process {os.getpid()} on "),
+    ):
         bakeoff.run(config, display="none")
 
 

@@ -126,7 +126,7 @@ def test_a_killed_driver_and_one_that_is_asked_to_stop_lose_nothing(config, undi
     _, said = driver.communicate(timeout=60)
     assert driver.returncode == 130
     assert "top: stopping" in said
-    assert "going on after process" in said
+    assert "resumes after process" in said
     assert said.endswith("bakeoff: interrupted. The same command goes on from here\n")
     assert checkpoints(config, "top")
     assert output.report_file.exists()

@@ -1,13 +1,18 @@
 import shutil
+import sys
+import time
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 
 import bakeoff
+from bakeoff import tracking
 from bakeoff.errors import SetupError
 from bakeoff.journal import Journal
 from bakeoff.records import Event, Folder
-from bakeoff.tracking import tracked
+from bakeoff.stopping import EndAtOnce
+from bakeoff.tracking import follow, tracked
 
 
 def test_tensorboard_files_hold_curves_and_scores(tiny_config):
@@ -49,3 +54,81 @@ def test_a_tracker_must_be_named_right_and_installed(tiny_config, monkeypatch):
     monkeypatch.setattr("bakeoff.tracking.find_spec", lambda name: None)
     with pytest.raises(SetupError, match=r"trackers: wandb is not installed. Try: pip install 'bakeoff\[wandb\]'"):
         bakeoff.run({**tiny_config, "trackers": ["wandb"]}, display="none")
+
+
+def test_an_interrupt_loses_no_row_at_the_trackers(shared, tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setattr(tracking, "INTERRUPTED_SECONDS", 300.0)
+    folder = Folder(shutil.copytree(shared[1].folder.path, tmp_path / "copied"))
+    notes, journal = [], Journal(folder.events_file)
+    (run,) = [run.id for run in folder.runs() if run.entry == "lora"]
+    folder.run(run).metrics_file.unlink()
+
+    def interrupted():
+        with tracked(folder, SimpleNamespace(trackers=["tensorboard"]), notes.append), journal.session([], {}):
+            for step in (1, 2):
+                journal.add(Event(run, "metrics", {"step": step, "validation/loss": 2.0}))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    board = EventAccumulator(str(folder.path / "tensorboard" / run)).Reload()
+    assert [point.step for point in board.Scalars("validation/loss")] == [1, 2]
+    assert notes == []
+
+
+def test_a_second_interrupt_waits_for_no_tracker(shared, tmp_path):
+    folder = Folder(shutil.copytree(shared[1].folder.path, tmp_path / "copied"))
+    begun = time.monotonic()
+    with pytest.raises(EndAtOnce), tracked(folder, SimpleNamespace(trackers=["tensorboard"]), print):
+        raise EndAtOnce
+    assert time.monotonic() - begun < 10
+
+
+class Tracker:
+    """A tracker of accelerate's kind that notes how its runs ended."""
+
+    ends: ClassVar[list] = []
+
+    def __init__(self, project, **_):
+        self.run = self.tracker = SimpleNamespace(
+            finish=lambda exit_code: self.ends.append(exit_code), info=SimpleNamespace(run_id="1")
+        )
+
+    def start(self):
+        pass
+
+    def log(self, values, step):
+        pass
+
+    def store_init_configuration(self, values):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("last", "kind", "end"),
+    [
+        (("done", {"metrics": {}, "costs": {}}), "mlflow", "FINISHED"),
+        (("failed", {"error": "no memory"}), "mlflow", "FAILED"),
+        (("state", {"state": "stopping"}), "mlflow", "KILLED"),
+        (("state", {"state": "stopping"}), "wandb", 1),
+        (("done", {"metrics": {}, "costs": {}}), "wandb", 0),
+    ],
+)
+def test_no_run_stays_running_at_a_tracker(copied, monkeypatch, last, kind, end):
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+    monkeypatch.setattr(Tracker, "ends", [])
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, kind, Tracker)
+    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(end_run=Tracker.ends.append))
+    (run,) = [run.id for run in copied.runs() if run.entry == "lora"]
+    copied.events_file.unlink()
+    journal = Journal(copied.events_file)
+    with journal.session([], {}):
+        journal.add(Event(run, "metrics", {"step": 1, "validation/loss": 2.0}))
+        journal.add(Event(run, *last))
+    with journal.session([], {}):  # another session's is another follower's
+        journal.add(Event(run, "metrics", {"step": 2, "validation/loss": 2.0}))
+    follow(copied, 0, [kind])
+    assert Tracker.ends == [end]

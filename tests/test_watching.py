@@ -2,13 +2,25 @@ import fcntl
 import json
 import shutil
 import threading
+import time
 
 import pytest
 
 from bakeoff.errors import SetupError
 from bakeoff.journal import Journal, Reader
+from bakeoff.lock import locked
 from bakeoff.records import Event, Folder
 from bakeoff.watching import watch
+
+
+def wait_for(capsys, text):
+    """Return what was shown until `text` is in it."""
+    said, until = "", time.monotonic() + 20
+    while text not in said and time.monotonic() < until:
+        time.sleep(0.01)
+        said += capsys.readouterr().err
+    assert text in said
+    return said
 
 
 def test_a_finished_bakeoff_is_shown_and_nothing_is_written(copied, capsys):
@@ -28,11 +40,12 @@ def test_a_bakeoff_that_goes_on_is_followed_to_its_end(copied, capsys):
         fcntl.flock(lock, fcntl.LOCK_EX)
         watching = threading.Thread(target=watch, args=(copied, "json"))
         watching.start()
+        said = wait_for(capsys, '"kind": "start"')
         with copied.events_file.open("a") as file:
             file.write(lines[middle][20:] + "".join(lines[middle + 1 :]))
         watching.join(20)
     assert not watching.is_alive()
-    shown = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    shown = [json.loads(line) for line in (said + capsys.readouterr().err).splitlines()]
     kinds = [json.loads(line)["kind"] for line in lines]
     assert [row["kind"] for row in shown] == kinds[:-1]  # its end is the view's end
 
@@ -49,11 +62,52 @@ def test_a_bakeoff_that_is_being_planned_is_waited_for(copied, tmp_path, capsys)
         later = shutil.ignore_patterns(".lock", copied.events_file.name)
         shutil.copytree(copied.path, folder.path, dirs_exist_ok=True, ignore=later)
         shutil.copy(copied.events_file, folder.events_file)
-        watching.join(20)
+    watching.join(20)
     assert not watching.is_alive()
     said = capsys.readouterr().err
     assert said.count("being planned") == 1
     assert "lora: done  test loss" in said
+
+
+def test_a_session_that_is_being_planned_after_another_is_waited_for(copied, capsys):
+    lines = copied.events_file.read_text().splitlines(keepends=True)
+    with locked(copied.lock_file):
+        watching = threading.Thread(target=watch, args=(copied, "plain"))
+        watching.start()
+        said = wait_for(capsys, "being planned")
+        assert "lora" not in said  # nothing of the session before
+        with copied.events_file.open("a") as file:
+            file.writelines(lines)
+    watching.join(20)
+    assert not watching.is_alive()
+    assert capsys.readouterr().err.count("lora: done  test loss") == 1
+
+
+def test_a_session_with_other_entries_that_follows_a_killed_one_is_shown_by_its_own_plan(copied, capsys):
+    lines = copied.events_file.read_text().splitlines(keepends=True)
+    runs = {run.entry: run.id for run in copied.runs()}
+    killed = next(i for i, line in enumerate(lines) if runs["lora"] in line)
+    copied.events_file.write_text("".join(lines[:killed]))
+    with locked(copied.lock_file):
+        watching = threading.Thread(target=watch, args=(copied, "json"))
+        watching.start()
+        wait_for(capsys, runs["last_layers"])
+        plan = copied.plan()  # lora renamed, prompt_tuning removed
+        plan["runs"] = [row for row in plan["runs"] if row["entry"] != "prompt_tuning"]
+        plan["entries"]["renamed"] = plan["entries"].pop("lora")
+        plan["runs"] = [{**r, "entry": "renamed"} if r["entry"] == "lora" else r for r in plan["runs"]]
+        copied.plan_file.write_text(json.dumps(plan).replace(runs["lora"], "renamed-1"))
+        with copied.events_file.open("a") as file:
+            # what the killed session wrote last is read beside the new plan
+            file.writelines([lines[killed], *(line.replace(runs["lora"], "renamed-1") for line in lines)])
+        watching.join(20)  # its end is seen although the lock is still held
+    assert not watching.is_alive()
+    shown = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    start = next(i for i, row in enumerate(shown) if row["kind"] == "start")
+    assert {row["run"] for row in shown[start:] if row["kind"] == "done"} == {
+        *(run for entry, run in runs.items() if entry not in ("lora", "prompt_tuning")),
+        "renamed-1",
+    }
 
 
 def test_a_killed_bakeoff_is_not_waited_for(copied, capsys):

@@ -46,7 +46,12 @@ class Commands(click.Group):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")  # a terminal without a character shows a question mark
         try:
-            return super().invoke(ctx)
+            value = super().invoke(ctx)
+            warn_of_plug_ins()
+            return value
+        except SystemExit:  # some run failed
+            warn_of_plug_ins()
+            raise
         except BakeoffError as error:
             click.echo(f"bakeoff: {error}", err=True)
             sys.exit(2)
@@ -56,6 +61,13 @@ class Commands(click.Group):
         except BrokenPipeError:  # whoever read the output has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(141)
+
+
+def warn_of_plug_ins() -> None:
+    """Say on standard error which other packages' methods could not be loaded, where they were looked for."""
+    methods = sys.modules.get("bakeoff.methods")
+    if methods and methods.unloaded():
+        click.echo(f"bakeoff: warning:{methods.unloaded()}", err=True)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
@@ -36,6 +37,7 @@ class Display(ABC):
         self.runs, self.done, self.forecast = list(runs), done, forecast
         self.names = run_names(runs)
         self.clock, self.start = clock, clock()
+        self.lock = threading.RLock()  # of all that events change: a table is redrawn by a thread of its own
 
     def __enter__(self) -> Self:
         return self
@@ -48,20 +50,26 @@ class Display(ABC):
     def handle(self, event: Event) -> None:
         """Take an event in, and show what it tells."""
         if self.forecast:
-            self.forecast.take(event)
+            with self.lock:
+                self.forecast.take(event)
         self.show(event)
 
     def add(self, run: Run) -> None:
         """Take in a run that was not planned, a trial past the edge of a range: after its entry's other trials."""
-        if self.forecast:
-            self.forecast.add(run)
-        last = max(i for i, other in enumerate(self.runs) if other.entry == run.entry and other.trial)
-        self.runs.insert(last + 1, run)
-        self.names = run_names(self.runs)
+        with self.lock:
+            if self.forecast:
+                self.forecast.add(run)
+            last = max(i for i, other in enumerate(self.runs) if other.entry == run.entry and other.trial)
+            self.runs.insert(last + 1, run)
+            self.names |= run_names([other for other in self.runs if other.entry == run.entry])
 
     def left(self) -> float | None:
         """Return the seconds until all is done; None as long as nothing tells."""
         return self.forecast.left() if self.forecast else None
+
+    def basis(self) -> str | None:
+        """Return in words what the forecast is estimated from, where that says little."""
+        return self.forecast.basis() if self.forecast else None
 
     @abstractmethod
     def show(self, event: Event) -> None:
@@ -113,18 +121,29 @@ class NoDisplay(Display):
 class JsonDisplay(Display):
     """One JSON object a line, for machines: the runs, every event, and how long is left where that is known."""
 
+    by_id: dict[str, Run]
+
     def __enter__(self) -> Self:
         rows = [{"run": r.id, "entry": r.entry, "kind": r.kind, "trial": r.trial, "steps": r.steps} for r in self.runs]
         self.write({"kind": "start", "runs": rows, "done": sorted(self.done)})
+        self.by_id = {run.id: run for run in self.runs}
         return self
+
+    def add(self, run: Run) -> None:
+        """Take in a run that was not planned."""
+        super().add(run)
+        self.by_id[run.id] = run
 
     def show(self, event: Event) -> None:
         """Write the event as one line."""
-        run = next(r for r in self.runs if r.id == event.run)
+        run = self.by_id[event.run]
         trial = {"trial": run.trial} if run.trial else {}
         line = {"run": run.id, "entry": run.entry, **trial, "kind": event.kind, **event.values}
-        left = self.left()
-        self.write(line if left is None else {**line, "bakeoff_seconds_left": round(left, 1)})
+        left, basis = self.left(), self.basis()
+        if left is not None:
+            line["bakeoff_seconds_left"] = round(left, 1)
+            line |= {"bakeoff_seconds_left_note": basis} if basis else {}
+        self.write(line)
 
     def note(self, text: str) -> None:
         """Write the news as one line."""
@@ -178,8 +197,9 @@ class PlainDisplay(Display):
         else:
             line += f"{values['examples']}/{values['examples_total']} documents"
         line += "" if left is None else f"  {clock_time(left)} left"
-        whole = self.left()
-        self.note(line if whole is None else f"{line}, about {clock_time(whole)} for all")
+        whole, basis = self.left(), self.basis()
+        line += "" if whole is None else f", about {clock_time(whole)} for all"
+        self.note(f"{line} ({basis})" if basis and whole is not None else line)
 
     def note(self, text: str) -> None:
         """Print one line with the time since the start."""

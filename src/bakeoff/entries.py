@@ -27,8 +27,8 @@ class RangeConfig(Section):
 class Entry:
     """A method with its hyper-parameters, and what of them is searched.
 
-    `fixed` are the fields as given, `ranges` the searched ones, `ladder` the settings of the trials. `label` is
-    tuned, fixed (nothing to search) or off (tuning is off for the whole bakeoff).
+    `fixed` are the given fields that differ from the default, in one spelling, `ranges` the searched ones, `ladder` the
+    settings of the trials. `label` is tuned, fixed (nothing to search) or off (tuning is off for the whole bakeoff).
     """
 
     name: str
@@ -85,8 +85,19 @@ def read_entry(name: str, fields: dict[str, Any], tune: TuneConfig | None, seed:
             entry.build({key: span.at(end) for key, span in ranges.items()})
         if ranges:
             entry = replace(entry, ladder=ladder(ranges, trials, seed))
-    entry.methods()
-    return entry
+    methods = entry.methods()
+    return replace(entry, fixed=essential(methods[0], fixed))
+
+
+def essential(method: Method, given: Settings) -> Settings:
+    """Return the given fields that differ from the default, as the method holds them, whole numbers without a point.
+
+    Ids of runs are made from these: a default that is written out, or another spelling of a number, changes no result.
+    """
+    values = method.model_dump(mode="json")
+    defaults = {k: type(method).model_fields[k].get_default(call_default_factory=True) for k in given}
+    kept = {k: values[k] for k in given if getattr(method, k) != defaults[k]}
+    return {k: int(v) if isinstance(v, float) and v.is_integer() else v for k, v in kept.items()}
 
 
 def numeric_kind(cls: type[Method], key: str) -> type | None:

@@ -19,14 +19,14 @@ def expected_costs(
     `plan` is plan.json's content. An extension of the trials is counted as far as one is likely; baselines, saving and
     the trunk cache, which makes later epochs faster, are not.
     """
-    parts = Forecast([Run(**run) for run in plan["runs"]], plan, protocol).parts
+    forecast = Forecast([Run(**run) for run in plan["runs"]], plan, protocol)
     entries: dict[str, dict[str, Any]] = {}
     for name, found in probes.items():
         if found.get("error"):
             entries[name] = {"error": found["error"], "seconds": None, "peak_bytes": None}
             continue
         amounts: Counter[str] = Counter()
-        for part in {id(part): part for part in parts.values() if part.entry == name}.values():
+        for part in forecast.of_entry[name]:
             amounts.update(part.left)  # trials have shares of visits
         rates = phase_seconds(plan, plan["entries"][name]["steps"], found)
         seconds = sum(amounts[phase] * rate for phase, rate in rates.items())

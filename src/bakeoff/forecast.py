@@ -59,11 +59,21 @@ class Forecast:
         self.rates = rates or Rates(runs, plan, protocol)
         self.at: dict[str, Stand] = {}
         self.heard: float | None = None
-        self.parts: dict[str, Part] = {}
+        self.parts: dict[str, Part] = {}  # by run; an entry's trials have one together
+        self.of_entry: defaultdict[str, list[Part]] = defaultdict(list)
+        groups: defaultdict[tuple[str, str], list[Run]] = defaultdict(list)
         for run in runs:
-            self.parts[run.id] = self.new_part(run, runs)
+            groups[run.entry, run.kind].append(run)
+        for run in runs:
+            group = groups[run.entry, run.kind]
+            if run.kind == "trial" and run is not group[0]:
+                self.parts[run.id] = self.parts[group[0].id]
+                continue
+            part = Part(run.entry, run.kind, self.amounts_of(run, group, bool(groups.get((run.entry, "trial")))))
+            self.parts[run.id] = part
+            self.of_entry[run.entry].append(part)
             if run.id in done and run.kind != "trial":
-                self.parts[run.id].left.clear()
+                part.left.clear()
         for run_id, taken in (steps or {}).items():
             if run_id in self.parts:
                 self.spend(run_id, "training", taken)
@@ -71,24 +81,22 @@ class Forecast:
             if run.kind == "entry" and run.id in done:
                 self.drop_trials(run.entry)
 
-    def new_part(self, run: Run, runs: Sequence[Run]) -> Part:
-        """Return the part that a run belongs to, with all that the plan says of it."""
-        group = [r for r in runs if (r.entry, r.kind) == (run.entry, run.kind)]
+    def amounts_of(self, run: Run, group: Sequence[Run], tuned: bool) -> dict[str, float]:
+        """Return the work that the plan knows of a run, or of all trials of its entry.
+
+        `group` are the entry's runs of this kind; `tuned` says whether the entry has trials.
+        """
         if run.kind == "trial":
-            if group[0].id in self.parts:
-                return self.parts[group[0].id]
-            return Part(run.entry, run.kind, self.trials_amounts(run, len(group)))
-        part = Part(run.entry, run.kind)
+            return self.trials_amounts(run, len(group))
         tested = {"testing": 1, "reading": self.rates.examples("test"), "generating": self.rates.examples("test")}
         if run.kind == "entry":
-            adopts = run.seed == group[0].seed and any(r.kind == "trial" and r.entry == run.entry for r in runs)
-            trained = {} if adopts else self.training_amounts(run)
-            if run.id == group[0].id and trained:
-                trained["storing trunk"] = self.stores_trunk(run)
-            part.left = {"loading": 1, "saving": 1, "reloading": 1, **trained, **tested}
-        elif not run.entry.startswith(("lead-", "oracle")):
-            part.left = {"loading": 1, **tested}
-        return part
+            trained: dict[str, float] = {}
+            if not (tuned and run.seed == group[0].seed):  # that one adopts a trial
+                trained |= self.training_amounts(run)
+                if run is group[0]:
+                    trained["storing trunk"] = self.stores_trunk(run)
+            return {"loading": 1, "saving": 1, "reloading": 1, **trained, **tested}
+        return {} if run.entry.startswith(("lead-", "oracle")) else {"loading": 1, **tested}
 
     def stores_trunk(self, run: Run) -> bool:
         """Return whether the entry's first training stores a trunk's outputs, which the others read."""
@@ -121,14 +129,14 @@ class Forecast:
 
     def add(self, run: Run) -> None:
         """Take in an extension: the entry's other trials have ended, and this one is all that is left of them."""
-        other = next(p for p in self.parts.values() if (p.entry, p.kind) == (run.entry, "trial"))
+        other = next(part for part in self.of_entry[run.entry] if part.kind == "trial")
         other.left = {"loading": 1, "saving": 1, **self.training_amounts(run)}
         self.parts[run.id] = other
 
     def drop_trials(self, entry: str) -> None:
         """Count no more on trials of an entry: its choice is made."""
-        for part in self.parts.values():
-            if part.entry == entry and part.kind == "trial":
+        for part in self.of_entry[entry]:
+            if part.kind == "trial":
                 part.left.clear()
 
     def begin(self) -> None:
@@ -153,9 +161,8 @@ class Forecast:
             if values["state"] != stand.phase:
                 self.leave(event.run, stand.phase)
             if values["state"] == "training":  # a trunk is stored by now
-                for other in self.parts.values():
-                    if other.entry == part.entry:
-                        other.left.pop("storing trunk", None)
+                for other in self.of_entry[part.entry]:
+                    other.left.pop("storing trunk", None)
             # The saved adapter is loaded again for the test, without the trunk and the checks of a set-up.
             reload = stand.phase == "saving" and values["state"] == "loading"
             stand.phase = "reloading" if reload else values["state"]
@@ -206,13 +213,23 @@ class Forecast:
 
     def left(self) -> float | None:
         """Return the seconds until everything is done; None as long as nothing tells."""
-        entries: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        for part in {id(part): part for part in self.parts.values()}.values():
-            entries[part.entry].update(part.left)
-        seconds = [self.of(entry, amounts) for entry, amounts in entries.items()]
-        if None in seconds:
+        seconds = 0.0
+        for entry, parts in self.of_entry.items():
+            amounts: Counter[str] = Counter()
+            for part in parts:
+                amounts.update(part.left)
+            taken = self.of(entry, amounts)
+            if taken is None:
+                return None
+            seconds += taken
+        return max(0.0, seconds - sum(self.underway(run_id) for run_id in self.at))
+
+    def basis(self) -> str | None:
+        """Return in words what the forecast is estimated from as long as no entry has trained; then None."""
+        if self.rates.trained():
             return None
-        return max(0.0, sum(filter(None, seconds)) - sum(self.underway(run_id) for run_id in self.at))
+        to_train = any(part.left.get("training") for parts in self.of_entry.values() for part in parts)
+        return "estimated from the base's reading: no entry has trained yet" if to_train else None
 
     def left_of(self, run_id: str) -> float | None:
         """Return the seconds until a run that is at work ends, a trial until it pauses; None where nothing tells."""

@@ -96,17 +96,25 @@ class TableDisplay(Display):
 
     def add(self, run: Run) -> None:
         """Give the run a row after its entry's other trials."""
-        super().add(run)
-        self.rows = {r.id: self.rows.get(r.id) or Row(r) for r in self.runs}
+        with self.lock:
+            super().add(run)
+            self.rows = {r.id: self.rows.get(r.id) or Row(r) for r in self.runs}
 
     def show(self, event: Event) -> None:
         """Take the event into its run's row."""
-        self.rows[event.run].take(event, self.clock())
+        with self.lock:
+            self.rows[event.run].take(event, self.clock())
+        # Without the lock: a line is printed by whoever holds the terminal, and the one who redraws waits for the lock.
         for check, note in event.values.get("check_notes", {}).items():
             self.note(f"{self.names[event.run]}: check {check} failed: {note}")
 
     def render(self) -> RenderableType:
         """Return the table, the failures and the totals as they stand now."""
+        with self.lock:
+            return self.table()
+
+    def table(self) -> RenderableType:
+        """Return what `render` does, while nobody changes it."""
         failures = list(self.failures())
         rows = self.visible(self.console.height - 4 - len(failures))
         ranked = next((row.values["ranked"] for row in self.rows.values() if "ranked" in row.values), RANKED)
@@ -186,9 +194,10 @@ class TableDisplay(Display):
         if states["failed"]:
             line += f", {states['failed']} failed"
         line += f" · {clock_time(self.clock() - self.start)}"
-        left = self.left()
+        left, basis = self.left(), self.basis()
         if left and ended < len(self.rows):
-            line += f" · about {clock_time(left)} left, until {datetime.now() + timedelta(seconds=left):%H:%M}"
+            until = basis or f"until {datetime.now() + timedelta(seconds=left):%H:%M}"
+            line += f" · about {clock_time(left)} left, {until}"
         return line
 
 

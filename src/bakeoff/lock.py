@@ -1,7 +1,8 @@
 """One process a run folder: a lock that names its owner, and that no dead owner holds.
 
-The kernel's file lock ends with its process. Where a folder is shared between machines it may not reach the others,
-so the owner also touches the file again and again: a lock of another machine is watched before it is taken over.
+The kernel's file lock ends with its process. It is on the folder itself, which nobody removes by mistake, and on the
+file in it, which says who the owner is and which network disks pass on to other machines. Where they do not, the owner
+also touches the file again and again: a lock of another machine is watched before it is taken over.
 """
 
 import fcntl
@@ -11,7 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,39 +21,91 @@ from bakeoff.errors import SetupError
 
 TOUCH_SECONDS = 2.0
 WATCH_SECONDS = 10.0  # long enough that a living owner touches its lock meanwhile
+PATIENCE_SECONDS = 1.0  # for one who only looks whether the lock is held, or who is just leaving
+RETRY_SECONDS = 0.02
 
 
 @contextmanager
 def locked(file: Path) -> Iterator[str | None]:
-    """Within, this process owns the lock; yield a line where its last owner died without leaving it, else None.
+    """Within, this process owns the folder of the lock `file`; both are made where they are missing.
 
-    Raises SetupError, which names the owner, where another process is at work.
+    Yields a line where the last owner died without leaving it, else None. Raises SetupError, which names the owner,
+    where another process runs here.
     """
-    with file.open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise busy(file, read_owner(file)) from None
-        last = read_owner(file)
+    with ExitStack() as stack:
+        lock = taken(file, stack)
+        last = read_owner(lock)
         if last.get("host", socket.gethostname()) != socket.gethostname() and is_touched(file):
             raise busy(file, last)
-        lock.truncate(0)
-        json.dump(this_process(), lock)
-        lock.flush()
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, json.dumps(this_process()).encode(), 0)
         ended = threading.Event()
-        toucher = threading.Thread(target=touch, args=(file, ended), daemon=True)
+        toucher = threading.Thread(target=touch, args=(lock, ended), daemon=True)
         toucher.start()
         try:
-            yield f"going on after {described(last)}, which ended without a word" if last else None
+            yield f"resumes after {described(last)}, which ended without notice" if last else None
         finally:
             ended.set()
             toucher.join()
-            lock.truncate(0)
+            os.ftruncate(lock, 0)
+
+
+def taken(file: Path, stack: ExitStack) -> int:
+    """Return the lock file's descriptor, locked like its folder until `stack` ends; raise SetupError if busy."""
+    until = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as attempt, suppress(BlockingIOError, FileNotFoundError):
+            take(file.parent, os.O_RDONLY | os.O_DIRECTORY, attempt)
+            lock = take(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, attempt)
+            stack.push(attempt.pop_all())
+            return lock
+        if time.monotonic() >= until:
+            raise busy(file, owner_of(file))
+        time.sleep(RETRY_SECONDS)
+
+
+def take(path: Path, flags: int, stack: ExitStack) -> int:
+    """Return a descriptor of what lies at `path`, locked until `stack` ends.
+
+    Raises BlockingIOError where another process has it, FileNotFoundError where it was removed or replaced meanwhile:
+    the lock would be on something that nobody else finds.
+    """
+    descriptor = os.open(path, flags, 0o666)
+    stack.callback(os.close, descriptor)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if isinstance(error, BlockingIOError) or not flags & os.O_DIRECTORY:
+            raise  # there may be disks that lock files only
+    if not os.path.samestat(os.fstat(descriptor), path.stat()):
+        raise FileNotFoundError(path)
+    return descriptor
+
+
+def is_locked(file: Path) -> bool:
+    """Return whether a process owns the folder of the lock `file`; nothing is written."""
+    return is_held(file.parent) or is_held(file)
+
+
+def is_held(path: Path) -> bool:
+    """Return whether a process holds a lock on a file or folder."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def busy(file: Path, owner: dict[str, Any]) -> SetupError:
-    """Return the error that says who is at work."""
-    return SetupError(f"{file.parent}: another bakeoff run is at work here: {described(owner)}. Wait for it, or end it")
+    """Return the error that says who runs here."""
+    return SetupError(f"{file.parent}: another bakeoff run is running here: {described(owner)}. Wait for it, or end it")
 
 
 def this_process() -> dict[str, Any]:
@@ -60,10 +113,22 @@ def this_process() -> dict[str, Any]:
     return {"pid": os.getpid(), "host": socket.gethostname(), "since": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
-def read_owner(file: Path) -> dict[str, Any]:
-    """Return the owner that a lock names, or an empty mapping where it names none."""
+def owner_of(file: Path) -> dict[str, Any]:
+    """Return the owner that a lock file names, or an empty mapping where it names none."""
     try:
-        owner = json.loads(file.read_text())
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return {}
+    try:
+        return read_owner(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_owner(lock: int) -> dict[str, Any]:
+    """Return the owner that an open lock file names, or an empty mapping where it names none."""
+    try:
+        owner = json.loads(os.pread(lock, 1000, 0))
     except (OSError, ValueError):
         return {}
     return owner if isinstance(owner, dict) else {}
@@ -76,8 +141,8 @@ def described(owner: dict[str, Any]) -> str:
     return f"process {owner.get('pid')} on {owner.get('host')}, since {owner.get('since')}"
 
 
-def touch(file: Path, ended: threading.Event) -> None:
-    """Touch the lock until its owner ends."""
+def touch(file: Path | int, ended: threading.Event) -> None:
+    """Touch the lock, by its path or descriptor, until its owner ends."""
     while not ended.wait(TOUCH_SECONDS):
         with suppress(OSError):
             os.utime(file)

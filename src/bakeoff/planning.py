@@ -153,6 +153,13 @@ def checked_entries(config: Config) -> dict[str, Entry]:
     taken = set(entries) & {*BASELINES, *config.baselines}
     if taken:
         raise ConfigError(f"entries.{taken.pop()}: the name of a baseline. Give the entry another `name:`")
+    alike = {name.lower(): name for name in entries}
+    for name in entries:
+        if alike[name.lower()] != name:
+            raise ConfigError(
+                f"entries.{name}: differs from {alike[name.lower()]} in case only, and some disks know no case. "
+                "Give it another `name:`"
+            )
     foreign = [f"entries.{name}: method '{e.method}'" for name, e in entries.items() if e.method not in INSTALLED]
     if foreign:
         raise ConfigError(

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from bakeoff.records import Run
@@ -10,6 +11,17 @@ from bakeoff.sections import ProtocolConfig
 # What a multiplication takes in a training step, beside one in the base's test: before any entry has trained.
 TRAINING_PACE = 1.2
 ENOUGH = {"training": 5, "validating": 2}  # before a rate counts: the first ones are slow
+
+Group = tuple[str, str]
+
+
+@dataclass
+class Sums:
+    """What was measured of a phase: its amount, the same times what a unit multiplies, and the seconds it took."""
+
+    amount: float = 0.0
+    weighted: float = 0.0
+    seconds: float = 0.0
 
 
 class Rates:
@@ -24,20 +36,35 @@ class Rates:
         self.methods = {run.entry: run.method for run in runs if run.kind != "baseline"}
         self.seconds: defaultdict[tuple[str, str], float] = defaultdict(float)
         self.amounts: defaultdict[tuple[str, str], float] = defaultdict(float)
+        # By what an entry belongs to and phase: the amounts, what they multiply, and their seconds, all summed up.
+        self.sums: defaultdict[tuple[Group, str], Sums] = defaultdict(Sums)
         self.pace: float | None = None  # seconds a token that the base reads
 
     def add(self, entry: str, phase: str, amount: float, seconds: float) -> None:
         """Note what an amount of a phase took."""
         self.amounts[entry, phase] += amount
         self.seconds[entry, phase] += seconds
+        weighted = amount * self.weight(entry, phase) if amount else 0.0
+        for group in self.groups(entry) if entry in self.methods else [("entry", entry)]:
+            sums = self.sums[group, phase]
+            sums.amount, sums.weighted, sums.seconds = (
+                sums.amount + amount, sums.weighted + weighted, sums.seconds + seconds
+            )  # fmt: skip
+
+    def groups(self, entry: str) -> list[Group]:
+        """Return what an entry belongs to, from the nearest on: itself, the entries of its method, all entries."""
+        return [("entry", entry), ("method", self.methods.get(entry, "")), ("all", "")]
+
+    def trained(self) -> bool:
+        """Return whether an entry has trained long enough to tell of others; else the base's reading must."""
+        return self.sums[("all", ""), "training"].amount >= ENOUGH["training"]
 
     def rate(self, entry: str, phase: str) -> float | None:
         """Return the seconds that one step, document or visit of an entry takes; None where nothing tells yet."""
-        alike = [name for name, method in self.methods.items() if method == self.methods.get(entry)]
-        for group in ([entry], alike, [*self.methods]):
-            if sum(self.amounts[name, phase] for name in group) >= ENOUGH.get(phase, 1):
-                weight = sum(self.amounts[name, phase] * self.weight(name, phase) for name in group)
-                return self.weight(entry, phase) * sum(self.seconds[name, phase] for name in group) / weight
+        for group in self.groups(entry):
+            sums = self.sums.get((group, phase))
+            if sums and sums.amount >= ENOUGH.get(phase, 1):
+                return self.weight(entry, phase) * sums.seconds / sums.weighted
         if phase in ("training", "validating", "storing trunk"):
             pace = self.product_seconds()
             factor = TRAINING_PACE if phase == "training" else 1.0

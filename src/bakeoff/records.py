@@ -95,13 +95,20 @@ def run_names(runs: Sequence[Run]) -> dict[str, str]:
 
     A trial's has its number, and the settings in which it differs from its entry's other trials.
     """
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.entry, run.kind), []).append(run)
+    differing = {
+        key: {k for r in group for k in r.settings | group[0].settings if r.settings.get(k) != group[0].settings.get(k)}
+        for key, group in groups.items()
+    }
     names = {}
     for run in runs:
-        group = [r for r in runs if (r.entry, r.kind) == (run.entry, run.kind)]
+        key = run.entry, run.kind
         if run.trial is None:
-            names[run.id] = f"{run.entry} seed {run.seed}" if len(group) > 1 else run.entry
+            names[run.id] = f"{run.entry} seed {run.seed}" if len(groups[key]) > 1 else run.entry
             continue
-        searched = [k for k, v in run.settings.items() if any(r.settings.get(k) != v for r in group)]
+        searched = [k for k in run.settings if k in differing[key]]
         values = ", ".join(f"{k} {run.settings[k]:.2g}" for k in searched)
         names[run.id] = f"{run.entry} trial {run.trial}{': ' if values else ''}{values}"
     return names

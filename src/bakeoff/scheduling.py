@@ -77,7 +77,7 @@ class Schedule:
                 kept = survivors([self.loss(trial, rung) for trial in living])
                 for i, trial in enumerate(living):
                     if i not in kept:
-                        self.stop(trial)
+                        yield from self.stop(trial, rung)
                         loss = self.loss(trial, rung)
                         stopped.append((-rung, math.inf if loss is None else loss, trial))
                 living = [living[i] for i in kept]
@@ -166,13 +166,32 @@ class Schedule:
             self.forget(run)
 
     def start(self, run: Run) -> Run:
-        """Return the run after writing what its process reads."""
+        """Return the run after writing what its process reads.
+
+        A final run that was begun at other settings, which the search chose while a trial had failed, starts anew.
+        """
+        try:
+            begun = self.folder.run(run.id).run()
+        except SetupError:  # damaged, or not there
+            begun = None
+        if begun is None or begun.settings != run.settings:
+            self.forget(run)
         write_json(self.folder.run(run.id).run_file, asdict(run))
         return run
 
-    def stop(self, trial: Run) -> None:
-        """Let a trial rest where it is."""
+    def stop(self, trial: Run, rung: int) -> Iterator[Run]:
+        """Let a trial rest at the rung where it stops; its checkpoints go.
+
+        One that went further, because another had failed when that was decided, is yielded again up to here: its record
+        is then the one of a bakeoff in which nothing failed.
+        """
         self.forget(trial)
+        files, failed = self.folder.run(trial.id), self.result(trial).status == "failed"
+        last = max((row["step"] for row in files.curve()), default=0)
+        if last > rung or (failed and last == rung):
+            files.result_file.unlink()
+            yield self.start(replace(trial, until=rung))
+            self.forget(trial)
         if self.result(trial).status == "paused":
             self.tell(Event(trial.id, "state", {"state": "stopped"}))
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,13 @@ from bakeoff.errors import SetupError
 from bakeoff.journal import event_of
 from bakeoff.records import Event, Folder, Run
 from bakeoff.replay import Replay
+from bakeoff.stopping import EndAtOnce
 from bakeoff.watching import rows_of
 
 DRAIN_SECONDS = 60.0  # how long a bakeoff that has ended waits for its trackers
+INTERRUPTED_SECONDS = 20.0  # how long one that was interrupted does
+# What an open run becomes at a tracker that knows more ends than one.
+MLFLOW = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "paused": "FINISHED"}
 
 
 def check_installed(config: Config) -> None:
@@ -42,11 +47,24 @@ def tracked(folder: Folder, config: Config, note: Callable[[str], None]) -> Iter
             [sys.executable, "-m", "bakeoff.tracking", str(folder.path), str(place), *config.trackers],
             stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True,
         )  # fmt: skip
+    patience = INTERRUPTED_SECONDS
     try:
         yield
-        follower.wait(DRAIN_SECONDS)
+        patience = DRAIN_SECONDS
+    except EndAtOnce:
+        patience = 0.0
+        raise
+    finally:
+        drain(follower, log, patience, note)
+
+
+def drain(follower: subprocess.Popen[bytes], log: Path, patience: float, note: Callable[[str], None]) -> None:
+    """Let the trackers take the last lines and close their runs, then end them; note what went wrong."""
+    try:
+        follower.wait(patience)
     except subprocess.TimeoutExpired:
-        note(f"trackers: not done {DRAIN_SECONDS:.0f} s after the last run, and ended")
+        if patience:
+            note(f"trackers: not done {patience:.0f} s after the last run, and ended")
     finally:
         follower.kill()
         if follower.wait() > 0:
@@ -65,15 +83,17 @@ class Trackers:
         self.mlflow_runs: dict[str, str] = {}  # so that a trial goes on in the run that it paused in
 
     def take(self, event: Event) -> None:
-        """Pass on validations and what was measured in the end; a run that pauses lets go of its trackers."""
+        """Pass on validations and what was measured in the end; a run that ends or pauses lets go of its trackers."""
         if event.kind == "metrics":
             self.log_curve(event)
         elif event.kind == "done":
             measured = event.values["metrics"] | event.values["costs"]
             result = self.folder.run(event.run).result()
             self.log(event.run, measured, result.steps if result else None)
-        if event.kind in ("done", "failed") or event.values.get("state") in ("paused", "stopped"):
-            self.finish(event.run)
+        if event.kind in ("done", "failed"):
+            self.finish(event.run, event.kind)
+        elif event.values.get("state") in ("paused", "stopped"):
+            self.finish(event.run, "paused")
 
     def log_curve(self, event: Event) -> None:
         """Log a validation; with a run's first one also those that it takes over from a trial or an earlier session."""
@@ -118,23 +138,34 @@ class Trackers:
         arguments = {"name": run.id, "group": run.entry, "resume": "allow"}
         return arguments if kind == "trackio" else {**arguments, "id": run.id, "dir": self.folder.path}
 
-    def finish(self, run_id: str) -> None:
-        """Close a run's trackers."""
-        for tracker in self.open.pop(run_id, []):
-            tracker.finish()
+    def finish(self, run_id: str, how: str) -> None:
+        """Close a run's trackers, and let those that can say how it ended: done, failed, paused or interrupted."""
+        for kind, tracker in zip(self.kinds, self.open.pop(run_id, []), strict=False):
+            if kind == "mlflow":
+                import_module("mlflow").end_run(MLFLOW[how])
+            elif kind == "wandb":
+                tracker.run.finish(exit_code=int(how in ("failed", "interrupted")))
+            else:
+                tracker.finish()
 
 
 def follow(folder: Folder, place: int, kinds: Sequence[str]) -> None:
-    """Pass on what stands in the journal from byte `place` on, until the bakeoff ends."""
+    """Pass on what stands in the journal from byte `place` on, until the session that begins there ends.
+
+    What it leaves open was interrupted.
+    """
     from accelerate import PartialState
 
     PartialState(cpu=True)  # else accelerate's trackers would take a GPU for themselves
-    trackers = Trackers(kinds, folder)
+    trackers, sessions = Trackers(kinds, folder), 0
     for row in rows_of(folder, Replay(), place):
+        sessions += row["kind"] == "start"
+        if sessions > 1:  # this one was killed, and the next has trackers of its own
+            break
         if "run" in row:
             trackers.take(event_of(row))
     for run_id in list(trackers.open):
-        trackers.finish(run_id)
+        trackers.finish(run_id, "interrupted")
 
 
 if __name__ == "__main__":

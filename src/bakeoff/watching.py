@@ -1,6 +1,5 @@
 """Looking on while another process runs a bakeoff: its journal, read into a display. Nothing is written."""
 
-import fcntl
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -11,19 +10,20 @@ from bakeoff.display import Display, open_display
 from bakeoff.errors import SetupError
 from bakeoff.forecast import Forecast
 from bakeoff.journal import Reader, event_of
-from bakeoff.records import Folder, Run
+from bakeoff.lock import is_locked
+from bakeoff.records import Folder
 from bakeoff.replay import Replay, earlier_rows, measured_before
 
 POLL_SECONDS = 0.5
 
 
 def watch(folder: Folder, kind: str = "auto") -> None:
-    """Show the bakeoff in `folder` as its own terminal would, until it ends; return at once where none goes on.
+    """Show the bakeoff in `folder` as its own terminal would, until its session ends; return at once where none runs.
 
     One that is being planned is waited for. Raises SetupError where nothing was run here yet.
     """
-    wait_for_plan(folder, kind)
-    runs = {run.id: run for run in folder.runs()}
+    wait_for_session(folder, kind)
+    folder.plan()
     if not folder.events_file.exists():
         raise SetupError(f"{folder.path}: no bakeoff has run here yet (no events.jsonl). Try: bakeoff run")
     clock = Replay()
@@ -32,18 +32,22 @@ def watch(folder: Folder, kind: str = "auto") -> None:
         for row in rows_of(folder, clock):
             if row["kind"] == "start":
                 stack.close()
-                screen = open_screen(folder, list(runs.values()), row, kind, clock)
+                screen = open_screen(folder, row, kind, clock)
                 stack.enter_context(screen)
             elif screen is not None:
                 show(folder, screen, row)
 
 
-def wait_for_plan(folder: Folder, kind: str) -> None:
-    """Return once there is a plan and a journal, or nobody is at work to write them."""
-    said = False
-    while at_work(folder) and not (folder.plan_file.exists() and folder.events_file.exists()):
+def wait_for_session(folder: Folder, kind: str) -> None:
+    """Return once a session has begun, or no process runs here to begin one."""
+    reader, last, said = Reader(folder.events_file), "end", False
+    while is_locked(folder.lock_file):
+        last = [last, *(row["kind"] for row in reader.new_rows())][-1]
+        if last != "end" and folder.plan_file.exists():
+            return
         if not said:
-            open_display(kind, []).note(f"{folder.path}: being planned")
+            before = "the last session has ended: its report is being written, or the next one is "
+            open_display(kind, []).note(f"{folder.path}: {before if reader.place else ''}being planned")
             said = True
         time.sleep(POLL_SECONDS)
 
@@ -64,36 +68,36 @@ def rows_of(folder: Folder, clock: Replay, place: int | None = None) -> Iterator
             clock.at = row["time"]
             yield row
             going_on = row["kind"] != "end"
-        if not (going_on and at_work(folder)):
+        if not (going_on and is_locked(folder.lock_file)):
             return  # the clock stays at the last line
         clock.at = None
         time.sleep(POLL_SECONDS)
         rows = list(reader.new_rows())
 
 
-def open_screen(folder: Folder, runs: list[Run], start: dict[str, Any], kind: str, clock: Replay) -> Display:
-    """Return a display of a session by its start line; what sessions before it measured counts in its forecast."""
-    protocol, plan = load_config(folder.config_file).protocol, folder.plan()
+def open_screen(folder: Folder, start: dict[str, Any], kind: str, clock: Replay) -> Display:
+    """Return a display of a session by its start line, with the plan that it has made.
+
+    What sessions before it measured counts in its forecast.
+    """
+    protocol, plan, runs = load_config(folder.config_file).protocol, folder.plan(), folder.runs()
     rates = measured_before(earlier_rows(folder.events_file, start), runs, plan, protocol)
     forecast = Forecast(runs, plan, protocol, start["done"], start["steps"], clock, rates)
     return open_display(kind, runs, start["done"], forecast, clock=clock)
 
 
 def show(folder: Folder, screen: Display, row: dict[str, Any]) -> None:
-    """Pass a line on to the display; a run that was not planned is read from its folder."""
+    """Pass a line on to the display; a trial that was not planned is read from its folder.
+
+    Of a run that is in no plan any more, because the next session has made another since, nothing is shown.
+    """
     if row["kind"] == "note":
         screen.note(row["text"])
     elif row["kind"] != "end":
         if row["run"] not in screen.names:
-            screen.add(folder.run(row["run"]).run())
-        screen.handle(event_of(row))
-
-
-def at_work(folder: Folder) -> bool:
-    """Return whether a process runs the bakeoff, which it does with the folder's lock in its hands."""
-    with suppress(FileNotFoundError, NotADirectoryError), folder.lock_file.open() as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+            with suppress(SetupError):
+                run = folder.run(row["run"]).run()
+                if run.trial and any(other.trial and other.entry == run.entry for other in screen.runs):
+                    screen.add(run)
+        if row["run"] in screen.names:
+            screen.handle(event_of(row))

@@ -172,7 +172,12 @@ def keep(work: Work, trainer: Trainer, carried: dict[str, Any]) -> Keeper:
             "check_notes": carried.get("check_notes", {}) | work.record.check_notes,
         }
 
-    keeper = Keeper(work.files.checkpoints, work.config.safety, extra, work.asked, first if carried else None)
+    def asked() -> bool:
+        if work.asked():  # the driver waits for a checkpoint that it knows to be under way
+            work.state("saving")
+        return work.asked()
+
+    keeper = Keeper(work.files.checkpoints, work.config.safety, extra, asked, first if carried else None)
     trainer.keep = keeper.after_step
     return keeper
 

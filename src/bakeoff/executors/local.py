@@ -30,8 +30,10 @@ ALLOCATOR = {
 
 
 POLL_SECONDS = 0.2
-GRACE_SECONDS = 20.0  # that a run has for its checkpoint when it is asked to stop
-TRAINING = ("training", "validating")  # states in which there is something to save
+# What a run that is asked to stop has at least, from its last sign of life on, until it begins to write its checkpoint;
+# more where steps, with the validations and checkpoints after them, have been seen to take longer.
+GRACE_SECONDS = 20.0
+UNSAVED = ("training", "validating", "saving")  # states in which there is something to save
 
 
 class LocalExecutor:
@@ -118,6 +120,7 @@ class Attempt:
         self.server, self.folder, self.run = server, folder, run
         self.process: int | None = None
         self.state = ""
+        self.stepped_at = self.longest_step = 0.0  # in seconds, with what comes between it and the next
         self.stalled = self.asked = False
 
     def events(self, stall_seconds: float, stop: Callable[[], bool]) -> Iterator[Event]:
@@ -134,14 +137,17 @@ class Attempt:
             if silent >= stall_seconds:
                 self.end(stall_seconds)
                 silent = 0.0
+            if message and "kind" in message:
+                self.hear(message["values"])
             if stop():
-                if not self.asked:
+                begins = not self.asked
+                if begins:
                     yield Event(self.run.id, "state", {"state": "stopping"})
-                left = left - passed if self.asked else self.ask_to_stop()
+                    self.ask_to_stop()
+                left = self.grace(stall_seconds) if begins or message else left - passed
                 if left <= 0:
                     raise KeyboardInterrupt
             if message and "kind" in message:
-                self.state = message["values"].get("state", self.state)
                 if message["values"]:
                     yield Event(self.run.id, message["kind"], message["values"])
             elif message:
@@ -150,14 +156,29 @@ class Attempt:
         if not self.asked and self.folder.run(self.run.id).result() is None:
             yield self.ended(status, stall_seconds)
 
-    def ask_to_stop(self) -> float:
-        """Ask the run to save and end, and return how many seconds it has; none where there is nothing to save."""
+    def hear(self, values: dict[str, Any]) -> None:
+        """Note what the run does, and how long its steps take."""
+        self.state = values.get("state", self.state)
+        if "steps" in values:
+            now = time.monotonic()
+            self.longest_step = max(self.longest_step, now - (self.stepped_at or now))
+            self.stepped_at = now
+
+    def ask_to_stop(self) -> None:
+        """Ask the run to save and end."""
         self.asked = True
-        if self.process is None or self.state not in TRAINING:
+        if self.process is not None:
+            with suppress(ProcessLookupError):
+                os.kill(self.process, signal.SIGTERM)
+
+    def grace(self, stall_seconds: float) -> float:
+        """Return how many seconds a run that is to stop has from now on; none where there is nothing to save.
+
+        One that writes its checkpoint, however large it is, has as many as any that says nothing.
+        """
+        if self.process is None or self.state not in UNSAVED:
             return 0.0
-        with suppress(ProcessLookupError):
-            os.kill(self.process, signal.SIGTERM)
-        return GRACE_SECONDS
+        return stall_seconds if self.state == "saving" else max(GRACE_SECONDS, 2 * self.longest_step)
 
     def end(self, stall_seconds: float) -> None:
         """End the run's process, or the server where even that hangs."""

@@ -4,10 +4,12 @@ A method is one frozen class: its fields are hyper-parameters in PEFT's spelling
 that is all the training loop ever asks of it. Nothing here imports torch, so that configs are checked without it.
 """
 
+import sys
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -119,6 +121,7 @@ def task_type(model: "PreTrainedModel") -> str:
 
 M = TypeVar("M", bound=type[Method])
 _REGISTER: dict[str, type[Method]] = {}
+UNLOADED: dict[str, str] = {}  # entry points of other packages that failed, with the reason
 
 
 def register(name: str) -> Callable[[M], M]:
@@ -135,8 +138,29 @@ def register(name: str) -> Callable[[M], M]:
 def method_class(name: str, where: str = "methods") -> type[Method]:
     """Return the method called `name`; raise ConfigError with a suggestion where there is none."""
     if name not in _REGISTER:
-        raise ConfigError(f"{where}: unknown method '{name}'.{did_you_mean(name, _REGISTER)}")
+        raise ConfigError(f"{where}: unknown method '{name}'.{did_you_mean(name, _REGISTER)}{unloaded()}")
     return _REGISTER[name]
+
+
+def load_plug_in(entry_point: EntryPoint) -> None:
+    """Load another package's methods; where its module fails, none of them is known, and `UNLOADED` says why.
+
+    What it prints goes to standard error: standard output is a command's result.
+    """
+    before = dict(_REGISTER)
+    try:
+        with redirect_stdout(sys.stderr):
+            entry_point.load()
+    except (Exception, SystemExit) as error:  # of a module that may do anything: no command ends for its sake
+        _REGISTER.clear()
+        _REGISTER.update(before)
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+        UNLOADED[entry_point.name] = f"{type(error).__name__}: {reason}"
+
+
+def unloaded() -> str:
+    """Return in a sentence which plug-ins could not be loaded, and why; nothing where all could."""
+    return "".join(f" Plug-in '{name}' is not loaded ({reason:.200})." for name, reason in UNLOADED.items())
 
 
 def method_names() -> list[str]:

@@ -1,0 +1,66 @@
+"""How long a run that is asked to stop is waited for: as long as its checkpoint needs, and not for one that hangs."""
+
+import math
+
+import pytest
+
+from bakeoff.executors import local
+from bakeoff.records import Folder, Run
+
+RUN = Run("lora-1", "lora", "entry", "lora", {}, 0, steps=100)
+
+
+class Server:
+    """Says what stands in a script, each at its second; the clock moves on with every poll."""
+
+    def __init__(self, script):
+        self.script, self.now = list(script), 0.0
+
+    def ask(self, *_):
+        pass
+
+    def hear(self):
+        if self.script and self.script[0][0] <= self.now + local.POLL_SECONDS:
+            self.now, message = self.script.pop(0)
+            return message
+        self.now += local.POLL_SECONDS
+        return None
+
+
+def said(**values):
+    return {"kind": "state" if "state" in values else "progress", "values": values}
+
+
+def steps(seconds, count):
+    return [(seconds * i, said(step=i, steps=100)) for i in range(1, count + 1)]
+
+
+@pytest.mark.parametrize(
+    ("script", "asked", "until"),
+    [
+        # it stops by itself, after a step of 30 seconds and a checkpoint of five minutes
+        ([*steps(30, 4), (125, said(state="saving")), (425, {"exit": 143})], 100, None),
+        # a step with a validation of 50 seconds was seen, and comes again
+        ([*steps(30, 2), (110, said(step=3, steps=100)), (200, {"exit": 143})], 112, None),
+        # a validation longer than any before tells every five seconds that it goes on
+        ([*steps(1, 9), *((t, said(alive=True)) for t in range(10, 200, 5)), (201, {"exit": 143})], 12, None),
+        # it hangs
+        (steps(1, 9), 15, 35),
+        (steps(15, 3), 46, 76),
+        # nothing to save
+        ([(1, said(state="testing")), (90, {"exit": 0})], 50, 50),
+        ([(1, said(state="saving")), (60, said(state="loading")), (90, {"exit": 0})], 50, 60),
+    ],
+)
+def test_the_grace_grows_with_what_was_measured(tmp_path, monkeypatch, script, asked, until):
+    server = Server([(0, {"started": 1}), (0, said(state="training")), *script])
+    monkeypatch.setattr(local.time, "monotonic", lambda: server.now)
+    monkeypatch.setattr(local.os, "kill", lambda *_: None)
+    attempt = local.Attempt(server, Folder(tmp_path), RUN)
+    ended = math.inf
+    try:
+        for _ in attempt.events(1800.0, lambda: server.now >= asked):
+            pass
+    except KeyboardInterrupt:
+        ended = server.now
+    assert ended == pytest.approx(until or math.inf, abs=1.0)

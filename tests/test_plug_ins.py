@@ -1,0 +1,60 @@
+"""Another package's method that cannot be loaded: told of where it is needed, and else in the way of nothing."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+BREAKS = {
+    "raises": "import no_such_module",
+    "raises an error of its own": "class Mine(Exception): pass\nraise Mine('one\\ntwo')",
+    "exits": "import sys; sys.exit(0)",
+    "raises after it has replaced a method": (
+        "from bakeoff.methods import register\nfrom bakeoff.methods.bias import Bias\n"
+        "@register('lora')\nclass Mine(Bias): pass\n1 / 0"
+    ),
+}
+
+
+@pytest.fixture
+def site(tmp_path):
+    """A folder of packages with one plug-in, whose module's text is given; returns how to run a command with it."""
+
+    def install(text):
+        (tmp_path / "site/odd-1.dist-info").mkdir(parents=True)
+        (tmp_path / "site/odd-1.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: odd\nVersion: 1\n")
+        (tmp_path / "site/odd-1.dist-info/entry_points.txt").write_text("[bakeoff.methods]\nodd = odd_method\n")
+        (tmp_path / "site/odd_method.py").write_text(text)
+        paths = [str(tmp_path / "site"), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+        def run(*words):
+            command = [sys.executable, "-m", "bakeoff.cli", *words]
+            return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+
+        return run
+
+    return install
+
+
+@pytest.mark.parametrize("text", BREAKS.values(), ids=BREAKS)
+def test_a_plug_in_that_fails_ends_no_command(site, text):
+    done = site(f"print('hello')\n{text}\n")("methods", "lora", "--json")
+    assert done.returncode == 0, done.stderr
+    assert "thin matrices" in json.loads(done.stdout)["lora"]["summary"]  # bakeoff's own
+    assert "hello" not in done.stdout
+    assert done.stderr.splitlines()[0] == "hello"
+    (warning,) = done.stderr.splitlines()[1:]
+    assert warning.startswith("bakeoff: warning: Plug-in 'odd' is not loaded (")
+
+
+def test_a_method_that_is_missing_because_its_plug_in_fails_is_one_line(site, tiny_config, tmp_path):
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({**tiny_config, "entries": {"mine": {"method": "odd"}}}))
+    done = site("import no_such_module")("plan", "c.yaml")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("bakeoff: c.yaml: entries.mine: unknown method 'odd'.")
+    assert line.endswith("Plug-in 'odd' is not loaded (ModuleNotFoundError: No module named 'no_such_module').")
