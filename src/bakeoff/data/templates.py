@@ -1,74 +1,91 @@
 """Jinja templates over a row's columns: what stands around a document, and what a target is made of.
 
-A template comes from the user's own config, but a config may come from elsewhere: so it runs in jinja2's sandbox, calls
-nothing, loops over nothing but what a row holds, and its text has an end. The document itself is not rendered: its
+A template comes from the user's own config, but a config may come from elsewhere: so it calls nothing, loops over
+nothing but what a row holds, and what it computes has an end (`sandbox.py`). The document itself is not rendered: its
 place is kept, because the document alone may be cut.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
+from math import inf
 from typing import Any
 
-from bakeoff.errors import BakeoffError, did_you_mean
+from bakeoff.data.sandbox import FILTERS, STEPS, TemplateError, TooMuchError, counted, environment, left
+from bakeoff.errors import did_you_mean
 
-DOCUMENT, SUMMARY = "document", "summary"
+__all__ = ["RowTemplate", "TemplateError", "TooMuchError", "no_column", "prompt_template", "target_template"]
+DOCUMENT, SUMMARY, ROW = "document", "summary", "row"
 PLACE = "\x02\ue000document\ue000\x03"  # where the document goes
 MAX_SOURCE = 10_000  # characters of a template
 MAX_TEXT = 100_000  # characters that one row may be rendered to
-FILTERS = (
-    "capitalize", "count", "d", "default", "first", "float", "int", "join", "last", "length", "list", "lower",
-    "replace", "reverse", "round", "sort", "string", "title", "trim", "truncate", "unique", "upper",
-    "wordcount",
-)  # fmt: skip
 ALLOWED = (
     "Template", "Output", "TemplateData", "Name", "Const", "Getattr", "Getitem", "Filter", "Test", "If", "CondExpr",
     "For", "Compare", "Operand", "And", "Or", "Not", "Concat", "Add", "Sub", "Neg", "Slice", "List", "Tuple", "Keyword",
 )  # fmt: skip
-
-
-class TemplateError(BakeoffError):
-    """A template cannot be used, or not for this row; the message says why, not where."""
+# What Jinja raises over a template that is none, and what Python's own compiler does over one too large for it.
+NO_TEMPLATE = (ValueError, SyntaxError, OverflowError, MemoryError)
+# What the operators and filters of a template raise over values that are not for them.
+NO_VALUE = (TypeError, ValueError, ArithmeticError, LookupError, AssertionError, AttributeError, RecursionError)
 
 
 class RowTemplate:
-    """A template that is rendered row by row. `columns` are the names that it uses."""
+    """A template that is rendered row by row. `names` are those that it uses, `keys` the columns in row["..."]."""
 
     def __init__(self, source: str):
         self.source = source
-        self.columns, self._template = compiled(source)
+        self.names, self.keys, self._template = compiled(source)
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """The columns that it uses."""
+        return self.names | self.keys
 
     @property
     def constant(self) -> bool:
         """Whether it is the same text around every document."""
-        return self.columns <= {DOCUMENT}
+        return self.names <= {DOCUMENT} and not self.keys
 
-    def text(self, values: Mapping[str, Any]) -> str:
-        """Return the text for a row; raise TemplateError where the row lacks a column or holds no text in it."""
+    def text(self, values: Mapping[str, Any], **own: str) -> str:
+        """Return the text for a row, in which `own` names stand for other texts than columns.
+
+        Raises TemplateError where the row has not what the template takes, or no text in it.
+        """
         from jinja2 import TemplateError as JinjaError
         from jinja2 import UndefinedError
 
+        if ROW in self.names and ROW not in values:
+            raise TemplateError(f"no column '{ROW}'. Of a whole row one column is taken, as in {ROW}[\"its name\"]")
+        given = {ROW: values, **values, **own}
         parts, length = [], 0
+        left.set([STEPS])
         try:
-            for part in self._template.generate(values):
+            for part in self._template.generate(given):
                 parts.append(part)
                 length += len(part)
                 if length > MAX_TEXT:
                     raise TemplateError(f"makes more than {MAX_TEXT:,} characters of it")
         except UndefinedError as error:
-            missing = [name for name in self.columns if name not in values]
+            missing = [name for name in sorted(self.names) if name not in given]
+            missing += [name for name in sorted(self.keys) if name not in values]
             if missing:
-                raise TemplateError(f"no column '{missing[0]}'.{did_you_mean(missing[0], values)}") from None
+                raise TemplateError(no_column(missing[0], tuple(values))) from None
             raise TemplateError(str(error)) from None
-        except (JinjaError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
+        except (JinjaError, *NO_VALUE) as error:
             raise TemplateError(str(error) or type(error).__name__) from None
         return "".join(parts)
 
     def around(self, values: Mapping[str, Any]) -> tuple[str, str]:
         """Return the texts before and after a row's document; raise TemplateError as `text` does."""
-        parts = self.text({**values, DOCUMENT: PLACE}).split(PLACE)
+        parts = self.text(values, **{DOCUMENT: PLACE}).split(PLACE)
         if len(parts) != 2:
             raise TemplateError(f"has the document {len(parts) - 1} times, not once")
         return parts[0], parts[1]
+
+
+@lru_cache(maxsize=8)
+def no_column(name: str, names: tuple[str, ...]) -> str:
+    """Return in words that there is no such column; looking for one like it takes a while, and every row asks."""
+    return f"no column '{name}'.{did_you_mean(name, names)}"
 
 
 @lru_cache(maxsize=32)
@@ -91,34 +108,55 @@ def target_template(source: str) -> RowTemplate:
     return template
 
 
-def compiled(source: str) -> tuple[frozenset[str], Any]:
-    """Return the names that a template uses, and jinja2's template; raise TemplateError where it may not run."""
-    from jinja2 import TemplateSyntaxError, meta
+def compiled(source: str) -> tuple[frozenset[str], frozenset[str], Any]:
+    """Return the names that a template uses, the columns in its row["..."], and jinja2's template.
+
+    Raises TemplateError where it may not run.
+    """
+    from jinja2 import TemplateSyntaxError, meta, nodes
     from jinja2.sandbox import SecurityError
 
     if len(source) > MAX_SOURCE:
         raise TemplateError(f"has {len(source):,} characters. Allowed: {MAX_SOURCE:,}")
-    environment = sandbox()
     try:
-        tree = environment.parse(source)
-        for node in tree.find_all(nodes_class()):
+        tree = environment().parse(source)
+        for node in tree.find_all(nodes.Node):
             kind = type(node).__name__
             if kind not in ALLOWED:
                 raise TemplateError(f"{kind.lower()} is not allowed. Allowed: columns, filters, if and for")
             if kind == "Filter" and node.name not in FILTERS:
                 raise TemplateError(f"no filter '{node.name}'.{did_you_mean(node.name, FILTERS)}")
-        return frozenset(meta.find_undeclared_variables(tree)), environment.from_string(source)
-    except (TemplateSyntaxError, SecurityError) as error:
+            if kind == "Const" and node.value in (inf, -inf):
+                raise TemplateError("holds a number that is too large")
+        keys, bare = of_row(tree)
+        names = frozenset(meta.find_undeclared_variables(tree)) - (frozenset() if bare else {ROW})
+        return names, keys, environment().from_string(counted(tree))
+    except (TemplateSyntaxError, SecurityError, *NO_TEMPLATE) as error:
         raise TemplateError(f"not a template ({error})") from None
     except RecursionError:
         raise TemplateError("not a template (nested too deep)") from None
+
+
+def of_row(tree: Any) -> tuple[frozenset[str], bool]:
+    """Return the columns in row["..."], for names that are none in Jinja, and whether row stands alone as well."""
+    from jinja2 import nodes
+
+    keys = [n.attr for n in tree.find_all(nodes.Getattr) if is_row(n.node)]
+    others = [n.arg for n in tree.find_all(nodes.Getitem) if is_row(n.node)]
+    keys += [arg.value for arg in others if isinstance(arg, nodes.Const) and isinstance(arg.value, str)]
+    return frozenset(keys), len(keys) < sum(map(is_row, tree.find_all(nodes.Name)))
+
+
+def is_row(node: Any) -> bool:
+    """Return whether a part of a template is the name that stands for the whole row."""
+    return getattr(node, "name", None) == ROW and type(node).__name__ == "Name"
 
 
 def places_of_document(source: str) -> tuple[int, int]:
     """Return how often the document is named, and how often it is put out as it is."""
     from jinja2 import nodes
 
-    tree = sandbox().parse(source)
+    tree = environment().parse(source)
     named = sum(name.name == DOCUMENT for name in tree.find_all(nodes.Name))
     bare = sum(
         isinstance(node, nodes.Name) and node.name == DOCUMENT
@@ -126,36 +164,3 @@ def places_of_document(source: str) -> tuple[int, int]:
         for node in output.nodes
     )
     return named, bare
-
-
-def nodes_class() -> Any:
-    """Return the class of all of a template's parts."""
-    from jinja2 import nodes
-
-    return nodes.Node
-
-
-@lru_cache(maxsize=1)
-def sandbox() -> Any:
-    """Return the environment of all templates: nothing in it but the filters above."""
-    from jinja2 import StrictUndefined
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True, finalize=plain)
-    environment.globals.clear()
-    environment.filters = {name: environment.filters[name] for name in FILTERS}
-    return environment
-
-
-def plain(value: Any) -> Any:
-    """Return what a template puts out; raise TemplateError for what would stand in the text as Python writes it."""
-    from jinja2 import Undefined
-
-    if isinstance(value, str | int | float | Undefined):
-        return value
-    if value is None:
-        raise TemplateError("a column holds nothing. Try: {{ column or '' }}")
-    if isinstance(value, list | tuple | dict | bytes | Iterator):
-        kind = {dict: "keys and values", bytes: "bytes"}.get(type(value), "a list")
-        raise TemplateError(f"a column holds {kind}, not text. Try: {{{{ column[0] }}}} or {{{{ column | join }}}}")
-    return str(value)
