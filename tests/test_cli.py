@@ -55,7 +55,7 @@ def test_generate_keeps_every_documents_place_and_says_what_was_cut(shared):
     rows = json.loads(generate("\f".join(texts), "--json").stdout)
     assert rows == [{"document": i, "output": text} for i, text in enumerate(expected, 1)]
     assert generate('{"document": "ba be\u2028bi", "summary": ""}\n', "--rows").exit_code == 0
-    for wrong, message in ((b"caf\xe9", "no UTF-8 text"), (" \f ", "nothing on standard input")):
+    for wrong, message in ((b"caf\xe9", "not UTF-8 text"), (" \f ", "nothing on standard input")):
         out = generate(wrong)
         assert out.exit_code == 2
         assert message in out.stderr

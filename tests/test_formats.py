@@ -37,27 +37,29 @@ def write(path, rows):
 
 
 NAMES = ["a.jsonl", "a.json", "list.json", "indented.json", "a.csv", "a.tsv", "a.parquet", "a.arrow", "a.feather"]
-THIRD = {"a.jsonl": ":3", "a.json": ":3", "list.json": ":1", "indented.json": ":10", "a.csv": ":6", "a.tsv": ":6"}
+THIRD = {
+    "a.jsonl": ":3", "a.json": ":3", "list.json": ":1 (item 3)", "indented.json": ":10", "a.csv": ":6", "a.tsv": ":6",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_format_gives_the_same_rows(tmp_path, monkeypatch, name):
     monkeypatch.setattr(lines, "BLOCK", 700)
     path = write(tmp_path / name, ROWS)
-    rows = list(read_rows(path))
+    rows = list(read_rows([path]))
     assert [row.values for row in rows] == ROWS
     assert str(rows[2]) == f"{path}{THIRD.get(name, ': row 3')}"
-    assert first_rows(path, 2) == (["text", "label"], ROWS[:2])
+    assert first_rows([path], 2) == (["text", "label"], ROWS[:2])
 
 
 def test_a_folder_is_its_files_by_name(tmp_path):
     for i, name in enumerate(("b.csv", "a.parquet", "c.jsonl")):
         write(tmp_path / name, ROWS[i : i + 1])
     (tmp_path / "README.md").write_text("no data")
-    assert [row.values["label"] for row in read_rows(tmp_path)] == ["1", "0", "2"]
+    assert [row.values["label"] for row in read_rows([tmp_path])] == ["1", "0", "2"]
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t"])
 def test_a_csv_says_itself_what_parts_its_columns(tmp_path, delimiter):
     (tmp_path / "a.csv").write_text(f"\ufeffone{delimiter}two\n1,5{delimiter}2\n\n", encoding="utf-8")
-    assert [row.values for row in read_rows(tmp_path / "a.csv")] == [{"one": "1,5", "two": "2"}]
+    assert [row.values for row in read_rows([tmp_path / "a.csv"])] == [{"one": "1,5", "two": "2"}]

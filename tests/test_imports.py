@@ -7,9 +7,9 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parent.parent / "src/bakeoff"
 EARLY = {"config", "records", "data.examples"}
-PURE = {"data.templates"}
+PURE = {"data.sandbox", "data.templates"}
 LAYERS = [
-    {"errors", "reading", "integrity", "stopping", "lock"},
+    {"errors", "reading", "scratch", "integrity", "stopping", "lock"},
     {"files"},
     {"sections"} | PURE,
     EARLY,

@@ -13,7 +13,7 @@ from bakeoff.data.columns import columns_of
 from bakeoff.data.examples import Example
 from bakeoff.data.forms import make_form
 from bakeoff.data.sources import content_identity, load_examples
-from bakeoff.data.stored import store_file
+from bakeoff.data.stored import store_files
 from bakeoff.data.tokens import encode, lengths_of, load_tokens, save_tokens
 from bakeoff.errors import ConfigError, DataError
 from bakeoff.files import write_jsonl
@@ -34,7 +34,7 @@ def test_rows_are_read_as_they_stand_in_the_file(tmp_path):
     lines[7] += "\r"
     lines[5:5] = ["", "   "]
     (tmp_path / "a").write_text("\n".join(lines))
-    examples = store_file(tmp_path / "a", columns_of("document", "summary"))[0]
+    examples = store_files([tmp_path / "a"], columns_of("document", "summary"))[0]
     expected = [
         Example(str(n), row["document"], row["summary"])
         for n, row in zip([i + 1 if i < 5 else i + 3 for i in range(len(rows))], rows, strict=True)
@@ -58,7 +58,7 @@ def test_a_limit_takes_the_rows_whose_contents_hash_lowest(tmp_path):
 def test_a_file_that_changes_while_in_use_is_refused(tmp_path, change):
     rows = make_rows(30, 1)
     file = write_rows(tmp_path / "a", rows)
-    examples = store_file(file, columns_of("document", "summary"))[0]
+    examples = store_files([file], columns_of("document", "summary"))[0]
     if change == "other text":
         write_rows(file, [*rows[:20], {**rows[20], "document": rows[20]["document"][::-1]}, *rows[21:]])
     elif change == "fewer rows":

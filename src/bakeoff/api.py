@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from bakeoff.config import Config, dump_config, load_config
@@ -27,6 +26,7 @@ from bakeoff.records import Folder
 from bakeoff.replay import earlier_rows, measured_before
 from bakeoff.results import Results, load_results
 from bakeoff.scheduling import Schedule
+from bakeoff.scratch import scratch
 from bakeoff.stopping import EndAtOnce, stoppable
 from bakeoff.tracking import check_installed, tracked
 
@@ -63,7 +63,7 @@ def plan(source: Source, overrides: dict[str, Any] | None = None, probe: bool = 
             return make_plan(config, tokenizer).document
         if tokenizer is None:
             raise SetupError(f"--probe: {config.model} is not on this machine. Try: bakeoff run, which fetches it")
-        with TemporaryDirectory(prefix="bakeoff-") as temporary:
+        with scratch() as temporary:
             folder = Folder(temporary)
             planned = make_plan(config, tokenizer, folder)
             write_text(folder.config_file, dump_config(config))

@@ -265,7 +265,9 @@ def read_documents() -> list[str]:
     try:
         documents = sys.stdin.read().split("\f")
     except UnicodeDecodeError as error:
-        raise BakeoffError(f"generate: standard input is no UTF-8 text ({error.reason}). Try: iconv -t UTF-8") from None
+        from bakeoff.data.lines import no_utf8
+
+        raise BakeoffError(f"generate: standard input: {no_utf8(error)}") from None
     if not any(text.strip() for text in documents):
         raise BakeoffError("generate: nothing on standard input. Try: bakeoff generate DIR < document.txt")
     return documents

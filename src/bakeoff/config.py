@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from bakeoff.data.templates import TemplateError, prompt_template, target_template
 from bakeoff.errors import ConfigError, did_you_mean, in_line, plain
-from bakeoff.reading import at_home, read_yaml
+from bakeoff.reading import at_home, is_folder, read_yaml
 from bakeoff.sections import DataConfig, GenerationConfig, Pin, ProtocolConfig, SafetyConfig, Section, TuneConfig
 
 METRICS = ("rouge", "exact_match", "token_f1", "chrf", "bleu")
@@ -191,10 +191,10 @@ def absolute(config: Config, base: Path) -> Config:
         files = ("train", "validation", "test", "references_file")
         paths = {s: resolved(p) for s in files if (p := getattr(data, s))}
     else:
-        folder = data.source != "docstrings" and Path(resolved(data.source)).is_dir()
+        folder = data.source != "docstrings" and is_folder(resolved(data.source))
         paths = {"source": resolved(data.source)} if folder else {}
     changes: dict[str, Any] = {"data": data.model_copy(update=paths)}
-    if config.model != "base" and (base / at_home(config.model)).is_dir():
+    if config.model != "base" and is_folder(base / at_home(config.model)):
         changes["model"] = resolved(config.model)
         changes["trust_remote_code"] = config.trust_remote_code and changes["model"]
     named = [name.rpartition(":") for name in config.metrics]

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from packaging.requirements import Requirement
 
 from bakeoff.environment import environment
-from bakeoff.errors import BakeoffError
+from bakeoff.errors import BakeoffError, SetupError
 
 FAMILIES = {"causal": "llama", "encoder-decoder": "t5"}
 WORDS = 190  # of the tiny models' vocabulary
@@ -101,7 +101,11 @@ def hub() -> Check:
 
     address, _, switched_off, has_token = account()
     token = "with a token, as gated models want" if has_token else "without a token: gated models are out of reach"
-    if reachable():
+    try:
+        answers = reachable()
+    except SetupError as error:
+        return Check("hub", "problem", str(error))
+    if answers:
         return Check("hub", "ok", f"{address} answers, {token}")
     why = "HF_HUB_OFFLINE is set" if switched_off else f"{address} does not answer"
     return Check("hub", "advice", f"{why}: only folders, the embedded base, and what is in the cache already")

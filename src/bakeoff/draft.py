@@ -11,6 +11,7 @@ import yaml
 
 from bakeoff.config import Config
 from bakeoff.data.column_guess import Guess, guess_columns, splits_of
+from bakeoff.data.folders import WORDS, place_of, splits_in, words_of
 from bakeoff.data.formats import first_rows
 from bakeoff.errors import ConfigError, DataError, in_line
 from bakeoff.methods.reference import describe_methods
@@ -53,10 +54,16 @@ def draft(files: Sequence[Path], output: Path, model: str = "base") -> Draft:
         gone = [file for file in files if not file.exists()]
         if gone:
             raise DataError(f"{gone[0]}: no such file. Try: ls {gone[0].parent}")
-        splits = splits_of(files)
-        tables = {split: first_rows(file) for split, file in splits.items()}
-        guess = guess_columns(tables, str(splits["train"]))
-        data = {split: os.path.relpath(file, output.parent) for split, file in splits.items()} | guess.columns
+        folder = place_of(files[0], None) if len(files) == 1 and files[0].is_dir() else None
+        splits = splits_in(folder) if folder else {split: [file] for split, file in splits_of(files).items()}
+        if folder and "train" in splits:
+            paths = {"source": folder}
+        else:
+            splits = splits if "train" in splits else {"train": [*files]}
+            paths = {split: named[0] for split, named in splits.items()}
+        tables = {split: first_rows(named) for split, named in splits.items()}
+        guess = guess_columns(tables, str(splits["train"][0]))
+        data = {key: os.path.relpath(path, output.parent) for key, path in paths.items()} | guess.columns
         about = ", ".join(in_line(str(file)) for file in files)
     config = Config.model_validate({"name": name_of(files), "model": model, "data": data, "entries": ENTRIES})
     own = in_line(str(output))
@@ -71,8 +78,11 @@ def draft(files: Sequence[Path], output: Path, model: str = "base") -> Draft:
 
 
 def name_of(files: Sequence[Path]) -> str:
-    """Return a bakeoff's name from its first file: in letters, digits, dots and dashes."""
-    stem = files[0].resolve().stem if files else "docstrings"
+    """Return a bakeoff's name in letters, digits, dots and dashes: its file's, or the folder's of files for splits."""
+    path = files[0].resolve() if files else Path("docstrings")
+    stem = path.stem
+    if len(files) > 1 or (files and not path.is_dir() and {*words_of(stem)} <= WORDS.keys()):
+        stem = path.parent.name
     kept = "".join(c if c.isascii() and (c.isalnum() or c in "._") else "-" for c in stem).strip("-._")
     return kept[:64] or "bakeoff"
 

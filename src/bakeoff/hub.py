@@ -5,6 +5,7 @@ A hub model's files are read from its folder in the cache, at one commit: nothin
 
 import hashlib
 import json
+import os
 import re
 import sys
 import time
@@ -50,7 +51,7 @@ def on_hub(name: str) -> bool:
     if name == "base":
         return False
     folder = Path(name)
-    if folder.exists():
+    if os.path.exists(folder):  # noqa: PTH110 - Path.exists raises where no system takes the name
         if not (folder / "config.json").exists():
             raise SetupError(f"model: {name}: not a model folder (no config.json). {ALLOWED}")
         return False
@@ -61,11 +62,19 @@ def on_hub(name: str) -> bool:
 
 @lru_cache(maxsize=1)
 def hub_answers(minute: int) -> bool:
-    """Return whether the hub can be reached, asking it once in a minute and without the client's own retries."""
+    """Return whether the hub can be reached, asking it once in a minute and without the client's own retries.
+
+    Raises SetupError where it cannot be asked at all: no network is at fault there, but this machine's settings.
+    """
     try:
         get_session().head(constants.ENDPOINT, timeout=ANSWER_SECONDS)
-    except Exception:  # whatever the client and what lies below it raise: there was no answer
+    except (HTTPError, ConnectionError, TimeoutError):
         return False
+    except Exception as error:  # of the client's set-up, which raises what it likes: ImportError for a SOCKS proxy
+        raise SetupError(
+            f"the hub cannot be asked: {first_line(error)}. Mend the proxy and certificate settings of the environment "
+            "(ALL_PROXY, HTTPS_PROXY, SSL_CERT_FILE), or set HF_HUB_OFFLINE=1"
+        ) from None
     return True
 
 

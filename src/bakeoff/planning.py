@@ -3,7 +3,6 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from bakeoff import __version__
@@ -27,6 +26,7 @@ from bakeoff.evaluation.functions import code_identity
 from bakeoff.evaluation.metrics import scoring
 from bakeoff.methods import INSTALLED, method_class
 from bakeoff.records import SPLITS, Folder, Run
+from bakeoff.scratch import scratch
 from bakeoff.sections import ProtocolConfig
 from bakeoff.shapes import context_finding, count, fit_context
 from bakeoff.tuning import Settings, budget, rungs
@@ -63,7 +63,7 @@ def make_plan(config: Config, tokenizer: Any = None, folder: Folder | None = Non
     its limits.
     """
     if folder is None:
-        with TemporaryDirectory(prefix="bakeoff-") as temporary:
+        with scratch() as temporary:
             return assemble(config, tokenizer, Folder(temporary), must_read=False)
     return assemble(config, tokenizer, folder, must_read=True)
 

@@ -1,8 +1,10 @@
 """YAML and paths as a person writes them, in a file or on the command line. Knows nothing of what a config holds."""
 
+import errno
 import os
+import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
@@ -11,8 +13,62 @@ from bakeoff.errors import ConfigError
 DATA_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 
 
+LARGEST = 2**20  # bytes of a config
+VALUES = 100_000  # in it, each as often as it is referred to
+DEPTH = 50  # of values in values
+LEVELS = 10  # of a key on the command line
+BITS = 1024  # of a whole number
+# What PyYAML's constructors raise over a scalar that is not what its tag says, as !!int x or the date 2026-02-30.
+NO_VALUE = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Return a file that is open for reading.
+
+    Raises OSError where it cannot be, a pipe or a device among them: those may never answer, or never end.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    kind = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(kind):
+        os.close(descriptor)
+        if stat.S_ISDIR(kind):
+            raise IsADirectoryError(errno.EISDIR, "a folder, not a file", str(path))
+        raise OSError(errno.EINVAL, "a pipe or a device, not a file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
 class UniqueKeys(yaml.SafeLoader):
-    """YAML in which no key stands twice in one mapping: the parser alone would take the last without a word."""
+    """YAML in which no key stands twice in one mapping: the parser alone would take the last without a word.
+
+    What a value refers to counts as if it were written out, and that has bounds: it may come from elsewhere.
+    """
+
+    def __init__(self, text: str):
+        super().__init__(text)
+        self.depth = 0
+        self.sizes: dict[int, tuple[int, int]] = {}  # how many values a node holds, and how deep, itself included
+
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node:
+        """Return the next value's node; raise MarkedYAMLError where it is too large, too deep or in itself."""
+        mark = self.peek_event().start_mark
+        self.depth += 1
+        if self.depth > DEPTH:
+            raise yaml.MarkedYAMLError(problem="nested too deep", problem_mark=mark)
+        alias = self.check_event(yaml.AliasEvent)
+        node = super().compose_node(parent, index)
+        assert node is not None  # the stubs are for the end of a text too
+        self.depth -= 1
+        if alias and id(node) not in self.sizes:
+            raise yaml.MarkedYAMLError(problem="a value that holds itself", problem_mark=mark)
+        inner = [] if isinstance(node, yaml.ScalarNode) else node.value
+        inner = [part for pair in inner for part in pair] if isinstance(node, yaml.MappingNode) else inner
+        sizes, depths = zip((1, 0), *(self.sizes[id(part)] for part in inner), strict=True)
+        self.sizes[id(node)] = sum(sizes), 1 + max(depths)
+        if sum(sizes) > VALUES:
+            raise yaml.MarkedYAMLError(problem=f"more than {VALUES:,} values", problem_mark=mark)
+        if self.depth + 1 + max(depths) > DEPTH:
+            raise yaml.MarkedYAMLError(problem="nested too deep", problem_mark=mark)
+        return node
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Return the mapping; raise MarkedYAMLError where a key stands in it twice."""
@@ -24,16 +80,39 @@ class UniqueKeys(yaml.SafeLoader):
             seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
         return node
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Return a node's value; raise MarkedYAMLError where it is not what its tag, or its look, says."""
+        try:
+            value = super().construct_object(node, deep)
+        except NO_VALUE:
+            kind = node.tag.rpartition(":")[2]
+            problem = f"{str(node.value)[:60]!r} is no {'date' if kind == 'timestamp' else kind}"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
+        if isinstance(value, int) and value.bit_length() > BITS:
+            raise yaml.MarkedYAMLError(problem="a number that is too large", problem_mark=node.start_mark)
+        return value
+
 
 def at_home(path: str) -> Path:
     """Return the path with a leading ~ replaced by the home folder."""
     return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises where there is no such user
 
 
+def is_folder(path: str | Path) -> bool:
+    """Return whether a path is a folder; one that no system takes (too long, say) is none."""
+    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises there
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file."""
+    data = path.suffix in DATA_SUFFIXES
+    cure = f". That is a data file: try bakeoff init {path}" if data else ""
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), UniqueKeys)
+        with open_file(path) as file:
+            content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise ConfigError(f"{path}: larger than 1 MiB, which no config is{cure}")
+        raw = yaml.load(content.decode(), UniqueKeys)
     except FileNotFoundError:
         raise ConfigError(
             f"{path}: no such file. Try: bakeoff init DATAFILE, which writes one, or bakeoff demo"
@@ -41,13 +120,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except IsADirectoryError:
         raise ConfigError(f"{path}: a folder, expected a config file. Try: {path / 'bakeoff.yaml'}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+        raise ConfigError(f"{path}: cannot be read as UTF-8 text ({getattr(error, 'strerror', error)})") from None
     except yaml.YAMLError as error:
         place = getattr(error, "problem_mark", None)
         line = f":{place.line + 1}" if place else ""
         problem = getattr(error, "problem", None) or getattr(error, "reason", error)
-        data = path.suffix in DATA_SUFFIXES
-        cure = f". That is a data file: try bakeoff init {path}" if data else ""
         raise ConfigError(f"{path}{line}: not valid YAML ({problem}){cure}") from None
     if not isinstance(raw, dict):
         got = {type(None): "nothing", list: "a list"}.get(type(raw), "a text")
@@ -60,6 +137,8 @@ def parse_override(text: str) -> tuple[str, Any]:
     key, sign, value = text.partition("=")
     if not sign or not key:
         raise ConfigError(f"-s {text}: expected KEY=VALUE, as in -s protocol.epochs=1")
+    if key.count(".") > LEVELS:
+        raise ConfigError(f"-s {key[:60]}: more than {LEVELS} levels, which no config has")
     try:
         return key, yaml.load(value, UniqueKeys)
     except yaml.YAMLError:

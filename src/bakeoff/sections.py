@@ -51,13 +51,19 @@ class Pin:
 LATEST = Pin()
 
 
+OF_A_SOURCE = ("config", "revision")  # fields that mean nothing beside files
+OF_FILES = ("train", "validation", "test", "document", "summary", "id", "validation_share", "test_share", "unusable")
+
+
 class DataConfig(Section):
     """Where the examples come from. `data: docstrings` is short for `data: {source: docstrings}`."""
 
     source: str = Field(
         "files", description="files; a folder with files for the splits; a hub dataset's id; or docstrings, the demo's"
     )
-    config: str | None = Field(None, description="a hub dataset's config, where it has several")
+    config: str | None = Field(
+        None, description="a hub dataset's config, where it has several, or its folder in a clone"
+    )
     revision: str | None = Field(None, description="a hub dataset's branch, tag or commit")
     train: str | None = Field(
         None,
@@ -113,6 +119,11 @@ class DataConfig(Section):
     def _paths(self) -> "DataConfig":
         if self.of_files and self.train is None:
             raise ValueError("'train' is missing. Name a file, or a `source`: a folder, a hub dataset or docstrings")
+        unused = {"files": OF_A_SOURCE, "docstrings": (*OF_A_SOURCE, *OF_FILES)}.get(self.source, ())
+        for name in unused:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                cure = "Set source: files" if name in OF_FILES else "They are a hub dataset's"
+                raise ValueError(f"'{name}' is set, which source: {self.source} has no use for. {cure}, or remove it")
         if self.references_file and not self.references:
             raise ValueError("'references' is missing: the column of references_file that holds them")
         if self.references is not None and (self.source == "docstrings" or not self.references):

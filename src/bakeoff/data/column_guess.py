@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from bakeoff.data.folders import SPLITS, split_of, words_of
 from bakeoff.data.formats import Table
 from bakeoff.errors import ConfigError, DataError, in_line
 
@@ -19,8 +20,8 @@ SUMMARY = (
     "summary", "summaries", "highlights", "tldr", "target", "abstract", "headline", "gist", "recap", "title", "subject",
     "output", "answer", "response", "completion", "label", "reference",
 )  # fmt: skip
-SPLITS = {"train": {"train", "training", "trn"}, "validation": {"validation", "valid", "val", "dev"}, "test": {"test"}}
 KEYS = {"id", "uid", "guid", "key", "no", "nr"}
+SHOWN = 10  # names in a message
 TEXT_SHARE = 0.9  # of a text column's values are texts
 
 
@@ -46,24 +47,18 @@ class Look:
         return next((i for i, word in enumerate(words) if word in own), None)
 
 
-def words_of(name: str) -> set[str]:
-    """Return the words of a name, however they are joined: fullText and full_text have three, the whole and each."""
-    parts = [part.lower() for part in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", name)]
-    return {*parts, "".join(parts)}
-
-
 def splits_of(files: Sequence[Path]) -> dict[str, Path]:
     """Return the files by split, from their names; a single one is to be split. Raises ConfigError where unclear."""
     if len(files) == 1:
         return {"train": files[0]}
     found: dict[str, Path] = {}
     for file in files:
-        splits = [split for split, words in SPLITS.items() if words & words_of(file.stem)]
-        if len(splits) != 1 or splits[0] in found:
+        split = split_of(file.stem)
+        if split is None or split in found:
             raise ConfigError(
                 f"init: {file}: is it train, validation or test? Name one file, or files whose names say so"
             )
-        found[splits[0]] = file
+        found[split] = file
     if "train" not in found:
         raise ConfigError(f"init: none of {len(files)} files has 'train' in its name")
     return {split: found[split] for split in SPLITS if split in found}
@@ -77,7 +72,8 @@ def guess_columns(tables: Mapping[str, Table], where: str) -> Guess:
     table = tables["train"]
     looks = [look for name in table.columns if (look := look_at(name, table.rows))]
     if len(looks) < 2:
-        found = ", ".join(table.columns) or "none"
+        found = ", ".join(name[:60] for name in table.columns[:SHOWN]) or "none"
+        found += f" and {len(table.columns) - SHOWN:,} more" if len(table.columns) > SHOWN else ""
         raise DataError(
             f"{where}: a bakeoff needs two columns of texts, and this has {len(looks)}. Columns with values: {found}. "
             "Try: a file whose first row names its columns, with an example in each row below"
@@ -92,7 +88,7 @@ def guess_columns(tables: Mapping[str, Table], where: str) -> Guess:
         columns["references"] = references
         reasons.append(f"references: {', '.join(map(in_line, references))}, which the test file has beside each other")
     others = [name for name in table.columns if name not in (document.name, summary.name, *references)]
-    key = next((name for name in others if KEYS & words_of(name) and names_rows(name, tables.values())), None)
+    key = next((name for name in others if KEYS & {*words_of(name)} and names_rows(name, tables.values())), None)
     if key is not None:
         columns["id"] = key
         reasons.append(f"id: {quoted(key)}, by its name, and because no value stands twice in the first rows")

@@ -1,13 +1,15 @@
 """What a row's columns mean: its document, its target and references, an id, a group, and what the template takes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from bakeoff.data.examples import Example
 from bakeoff.data.lines import Row
-from bakeoff.data.templates import DOCUMENT, SUMMARY, RowTemplate, TemplateError
-from bakeoff.errors import DataError, did_you_mean
+from bakeoff.data.templates import DOCUMENT, SUMMARY, RowTemplate, TemplateError, TooMuchError, no_column
+from bakeoff.errors import DataError
+
+T = TypeVar("T")
 
 
 class RowError(DataError):
@@ -32,6 +34,13 @@ class Columns:
     template: RowTemplate | None = None
     target: RowTemplate | None = None
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The columns that are read of a row; others need not be."""
+        templates = [template.columns for template in (self.template, self.target) if template]
+        own = {self.document, *self.references, self.id or self.document, self.group or self.document}
+        return frozenset(own).union(*templates)
+
     def example(self, row: Row, beside: Row | None = None) -> Example:
         """Return the example in a row, its references in the row `beside` it; raise RowError where there is none."""
         for part in (row, beside):
@@ -40,7 +49,7 @@ class Columns:
         document = text_of(row, self.document)
         references = self.targets(row, beside or row)
         return Example(
-            id=str(row.number) if self.id is None else label_of(row, self.id),
+            id=row.name if self.id is None else label_of(row, self.id),
             document=document,
             summary=references[0],
             group="" if self.group is None else label_of(row, self.group),
@@ -56,32 +65,37 @@ class Columns:
             texts = [""]
         if self.target is None:
             return tuple(texts)
-        return tuple(self._target(row, {**row.values, DOCUMENT: row.values[self.document], SUMMARY: t}) for t in texts)
+        return tuple(self._target(row, self.target, text) for text in texts)
 
-    def _target(self, row: Row, values: Mapping[str, Any]) -> str:
-        try:
-            text = self.target.text(values) if self.target else ""
-        except TemplateError as error:
-            raise RowError("target", f"{row}: target: {error}") from None
+    def _target(self, row: Row, template: RowTemplate, summary: str) -> str:
+        own = {DOCUMENT: row.values[self.document], SUMMARY: summary}
+        text = rendered(lambda: template.text(row.values, **own), "target", str(row))
         return checked(text, f"{row}: target")
 
     def around(self, values: Mapping[str, Any], where: str) -> tuple[str, str] | None:
         """Return the texts around a row's document, or None where they are the same for all rows."""
-        if self.template is None:
+        template = self.template
+        if template is None:
             return None
-        try:
-            before, after = self.template.around(values)
-        except TemplateError as error:
-            raise RowError("template", f"{where}: template: {error}") from None
+        before, after = rendered(lambda: template.around(values), "template", where)
         checked(f"{before}{after}.", f"{where}: template")
         return before, after
+
+
+def rendered(work: Callable[[], T], key: str, where: str) -> T:
+    """Return what a template makes of a row; raise RowError, or DataError where no other row need be tried."""
+    try:
+        return work()
+    except TooMuchError as error:
+        raise DataError(f"{where}: {key}: {error}") from None
+    except TemplateError as error:
+        raise RowError(key, f"{where}: {key}: {error}") from None
 
 
 def text_of(row: Row, column: str, keys: str = "data.document, summary or references") -> str:
     """Return a row's text; raise RowError where it is missing (`keys` may be set then), no text, or blank."""
     if column not in row.values:
-        hint = did_you_mean(column, row.values)
-        raise RowError(f"no column '{column}'", f"{row}: no column '{column}'.{hint} Set {keys}")
+        raise RowError(f"no column '{column}'", f"{row}: {no_column(column, tuple(row.values))} Set {keys}")
     return checked(row.values[column], f"{row}: column '{column}'")
 
 

@@ -1,81 +1,110 @@
 """CSV and TSV files row by row, with the line of whatever cannot be read. Nothing is held but a row."""
 
-import codecs
 import csv
-import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
-from bakeoff.data.lines import Row, no_utf8, opened
+from bakeoff.data.dialect import Dialect, dialect_of
+from bakeoff.data.lines import LONGEST, TOO_LONG, Row, lines_of, no_utf8, opened, refuse_wide
 from bakeoff.errors import DataError
+
+NEVER_CLOSED = "Is a double quote opened and never closed?"
+# By what the csv module says.
+HINTS = {
+    "unexpected end": NEVER_CLOSED,
+    "field larger": NEVER_CLOSED,
+    "new-line": "A carriage return alone ends no line. Try: tr '\\r' '\\n' < OLD > NEW",
+    "expected after": 'A double quote in a text is written twice (""), and the text stands in double quotes',
+}
 
 
 def delimited_rows(path: Path) -> Iterator[Row]:
     """Yield the rows of a CSV or TSV file whose first row names the columns; every value is a text.
 
-    A CSV's columns are parted by whichever of comma, semicolon and tab its first line has most of.
+    What parts the columns, and where that first row is, the file's own rows tell (`dialect_of`).
     """
-    csv.field_size_limit(sys.maxsize)  # the default refuses a field of 131,072 characters
+    csv.field_size_limit(LONGEST)
     with opened([path]) as (stream,):
-        first = stream.readline()
+        refuse_wide(path, stream.read(200))
         stream.seek(0)
-        if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise DataError(f"{path}: UTF-16, not UTF-8. Try: iconv -f UTF-16 -t UTF-8")
-        delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=lambda c: first.count(c.encode()))
-        lines = DecodedLines(stream)
-        reader = csv.reader(lines, delimiter=delimiter, strict=True)
+        dialect = dialect_of(stream, path.suffix.lower() == ".tsv")
+        lines, above = DecodedLines(path, stream), dialect.skipped
         names: list[str] = []
         try:
-            for cells in reader:
-                begins, lines.begins = lines.begins, reader.line_num + 1
-                reason, lines.reason = lines.reason, None
-                if not names and cells:
-                    names = checked_names(path, cells, reason)
-                elif cells:
-                    yield delimited_row(Row(str(path), begins, {}), names, cells, delimiter, reason)
+            for cells in csv.reader(lines, strict=True, **dialect.format):
+                held = lines.taken()
+                if not cells:
+                    continue
+                if above:
+                    above -= 1
+                elif not names:
+                    names = checked_names(path, held, cells)
+                else:
+                    yield delimited_row(Row(str(path), held.begins, {}), names, cells, dialect, held)
         except csv.Error as error:
-            hint = "Is a double quote opened and never closed?"
-            raise DataError(f"{path}:{lines.begins}: not CSV ({error}). {hint}") from None
+            cure = next((cure for words, cure in HINTS.items() if words in str(error)), NEVER_CLOSED)
+            raise DataError(f"{path}:{lines.held.begins}: not CSV ({error}). {cure}") from None
 
 
-def checked_names(path: Path, cells: list[str], reason: str | None) -> list[str]:
+class Held(NamedTuple):
+    """The lines of one row: the number of the first, why one is not UTF-8, and how many cells tabs alone part."""
+
+    begins: int
+    reason: str | None
+    widths: list[int]
+
+
+def checked_names(path: Path, held: Held, cells: list[str]) -> list[str]:
     """Return the names of a CSV's columns; raise DataError where they are not UTF-8, or two are the same."""
-    twice = [name for name in cells if cells.count(name) > 1]
-    if twice and not reason:
-        reason = f"two columns are named '{twice[0]}'. Rename one of them"
+    twice = [name for name, count in Counter(cells).items() if count > 1 and name]
+    reason = held.reason or (f"two columns are named '{twice[0]:.60}'. Rename one of them" if twice else None)
     if reason:
-        raise DataError(f"{path}:1: {reason}")
+        raise DataError(f"{path}:{held.begins}: {reason}")
     return cells
 
 
-def delimited_row(row: Row, names: list[str], cells: list[str], delimiter: str, reason: str | None) -> Row:
-    """Return the row of a CSV's cells, or with what is wrong with them; `reason`: why they are not UTF-8."""
-    if reason:
-        return row._replace(fault=("not UTF-8", reason))
+def delimited_row(row: Row, names: list[str], cells: list[str], dialect: Dialect, held: Held) -> Row:
+    """Return the row of a CSV's cells, or with what is wrong with them."""
+    if held.reason:
+        return row._replace(fault=("not UTF-8", held.reason))
     if len(cells) != len(names):
         fault = (
-            f"{len(cells)} fields, but the first row names {len(names)} columns. "
-            f"Put texts that hold '{delimiter}' or a line break in double quotes"
+            f"{len(cells)} fields, but the header names {len(names)} columns. "
+            f"Put texts that hold '{dialect.delimiter}' or a line break in double quotes"
         )
         return row._replace(fault=("wrong number of fields", fault))
+    if dialect.delimiter == "\t" and len(held.widths) > 1 and set(held.widths) == {len(names)}:
+        last = held.begins + len(held.widths) - 1
+        fault = f"double quotes make one row of lines {held.begins} to {last}, each of which is one. Try: JSONL"
+        return row._replace(fault=("several rows in quotes", fault))
     return row._replace(values=dict(zip(names, cells, strict=True)))
 
 
 class DecodedLines:
-    """A file's lines as text, without a byte order mark. `begins` is the line that the row at hand began on, `reason`
-    why a line of it is not UTF-8.
-    """
+    """A file's lines as text, without a byte order mark; `held` are those of the row at hand."""
 
-    def __init__(self, stream: BinaryIO):
-        self.stream, self.begins, self.first = stream, 1, True
-        self.reason: str | None = None
+    def __init__(self, path: Path, stream: BinaryIO):
+        self.path, self.stream, self.number = path, stream, 0
+        self.held = Held(1, None, [])
+
+    def taken(self) -> Held:
+        """Return what there is of the row that was read last, and begin another."""
+        held, self.held = self.held, Held(self.number + 1, None, [])
+        return held
 
     def __iter__(self) -> Iterator[str]:
-        for content in self.stream:
+        for content in lines_of(self.stream):
+            self.number += 1
+            begins, reason, widths = self.held
+            if len(content) > LONGEST:
+                raise DataError(f"{self.path}:{self.number}: a line {TOO_LONG}")
             try:
-                yield content.decode("utf-8-sig" if self.first else "utf-8")
+                text = content.decode("utf-8-sig" if self.number == 1 else "utf-8")
             except UnicodeDecodeError as error:
-                self.reason = no_utf8(error)
-                yield content.decode("latin-1")  # so that the row ends where it ends; its text is not used
-            self.first = False
+                reason = no_utf8(error)
+                text = content.decode("latin-1")  # so that the row ends where it ends; its text is not used
+            widths.append(content.count(b"\t") + 1)
+            self.held = Held(begins, reason, widths)
+            yield text

@@ -1,15 +1,16 @@
 """Any data file as rows: which reader a file's name and first bytes ask for."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bakeoff.data.delimited import delimited_rows
 from bakeoff.data.lines import Row, json_rows, jsonl_rows, opened
+from bakeoff.data.tables import table_rows
 from bakeoff.errors import DataError
+from bakeoff.reading import is_folder
 
-BATCH = 1000  # rows of a table that are Python objects at a time
 Reader = Callable[[Path], Iterator[Row]]
 
 
@@ -20,25 +21,31 @@ class Table(NamedTuple):
     rows: list[dict[str, Any]]
 
 
-def first_rows(path: Path, count: int = 200) -> Table:
-    """Return up to `count` rows of a file of any format; raise DataError where they cannot be read."""
-    rows = [row.values for row in islice(read_rows(path), count)]
+def first_rows(files: Sequence[Path], count: int = 200) -> Table:
+    """Return up to `count` rows of files of any format; raise DataError where they cannot be read."""
+    rows = [row.values for row in islice(read_rows(files), count)]
     return Table(list(dict.fromkeys(name for row in rows for name in row)), rows)
 
 
-def read_rows(path: Path) -> Iterator[Row]:
-    """Yield the rows of a file of any format, or of all files in a folder in the order of their names.
+def read_rows(paths: Sequence[Path], columns: Collection[str] | None = None) -> Iterator[Row]:
+    """Yield the rows of files of any format, one after the other; a folder is all files in it, in their names' order.
 
-    Raises DataError where one cannot be read.
+    Of a table no other `columns` are read than these, where they are given. Raises DataError where a file cannot be
+    read.
     """
-    if not path.is_dir():
-        yield from reader_of(path)(path)
-        return
-    files = data_files(path)
-    if not files:
-        raise DataError(f"{path}: is a folder without data files. Allowed: {', '.join(READERS)}")
+    files = [file for path in paths for file in (files_in(path) if is_folder(path) else [path])]
     for file in files:
-        yield from reader_of(file)(file)
+        reader = reader_of(file)
+        for row in table_rows(file, columns) if reader is table_rows else reader(file):
+            yield row._replace(shard=file.name) if len(files) > 1 else row
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Return the data files in a folder; raise DataError where there are none."""
+    files = data_files(folder)
+    if not files:
+        raise DataError(f"{folder}: is a folder without data files. Allowed: {', '.join(READERS)}")
+    return files
 
 
 def data_files(folder: Path) -> list[Path]:
@@ -57,39 +64,18 @@ def reader_of(path: Path) -> Reader:
     ending = path.suffix.lower()
     if ending in FOREIGN:
         raise DataError(f"{path}: {ending} is not read. Allowed: {', '.join(READERS)}")
-    if ending == ".json":
+    reader = READERS.get(ending, jsonl_rows)
+    if reader is jsonl_rows:  # many a .json holds an object a line, and many a .jsonl a list
         with opened([path]) as (stream,):
             start = stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
-        return json_rows if start.startswith(b"[") else jsonl_rows  # many a .json holds an object a line
-    return READERS.get(ending, jsonl_rows)
-
-
-def table_rows(path: Path) -> Iterator[Row]:
-    """Yield the rows of a Parquet or Arrow file, some at a time."""
-    import pyarrow
-    from pyarrow import ipc, parquet
-
-    number = 0
-    with opened([path]) as (stream,):
-        try:
-            if path.suffix.lower() == ".parquet":
-                batches = parquet.ParquetFile(stream).iter_batches(BATCH)
-            else:
-                whole = stream.read(6) == b"ARROW1"  # else a stream, as `datasets` writes it
-                stream.seek(0)
-                opener = ipc.open_file if whole else ipc.open_stream
-                source = opener(stream)
-                batches = map(source.get_batch, range(source.num_record_batches)) if whole else iter(source)
-            for batch in batches:
-                for start in range(0, batch.num_rows, BATCH):
-                    for values in batch.slice(start, BATCH).to_pylist():
-                        number += 1
-                        yield Row(str(path), number, values, unit="row ")
-        except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-            reason = str(error).partition("\n")[0]
-            raise DataError(f"{path}: not a whole {path.suffix.lower()[1:]} file ({reason})") from None
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error})") from None
+        if start.startswith(b"["):
+            return json_rows
+        if start.partition(b"\n")[0].strip() == b"{":
+            raise DataError(
+                f"{path}:1: not JSON in lines: an object stands over several. Allowed: a list of objects, or an object "
+                "a line. Try: jq -c . OLD > NEW, or jq -c '.KEY[]' where a key holds the list"
+            )
+    return reader
 
 
 READERS: dict[str, Reader] = {

@@ -1,14 +1,13 @@
 """Datasets of the hub, which the `datasets` library downloads and reads."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
-from bakeoff.data.formats import BATCH
+from bakeoff.data.folders import SPLITS
 from bakeoff.data.lines import Row
+from bakeoff.data.tables import BATCH, python_rows
 from bakeoff.errors import DataError
 from bakeoff.hub import offline_unless_reachable
-
-NAMES = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 
 
 class AbsentError(DataError):
@@ -24,13 +23,13 @@ class HubDataset:
 
     def split(self, split: str) -> str | None:
         """Return what the dataset calls a split, or None where it has no such split."""
-        return next((name for name in NAMES[split] if name in self.splits), None)
+        return next((name for name in SPLITS[split] if name in self.splits), None)
 
-    def rows(self, split: str) -> Iterator[Row]:
-        """Yield a split's rows; `split` may be a slice, as in train[:1000]."""
+    def rows(self, split: str, columns: Collection[str] | None = None) -> Iterator[Row]:
+        """Yield a split's rows, with these columns alone; `split` may be a slice, as in train[:1000]."""
         number, where = 0, f"{self.name} ({split})"
         for table in self._load(split).with_format("arrow").iter(BATCH):
-            for values in table.to_pylist():
+            for values in python_rows(table, where, columns):
                 number += 1
                 yield Row(where, number, values, unit="row ")
 

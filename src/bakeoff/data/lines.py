@@ -7,17 +7,23 @@ import codecs
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from bakeoff.errors import DataError
+from bakeoff.reading import open_file
 
 BLOCK = 1 << 16  # bytes of a JSON list that are decoded at a time
+LONGEST = 1 << 25  # bytes or characters of a row
+TOO_LONG = f"longer than {LONGEST:,} bytes, which no document is"
+LFS = b"version https://git-lfs."  # begins the note that stands for a file's contents
 
 
 class Row(NamedTuple):
     """A row of a file: its columns by name. `number` is the line that it begins on, or counts rows of a table from 1.
 
+    `item` counts the rows that begin on one line. `shard` is the file's name where a split has several files.
     `place` is where a line of JSONL begins, in bytes from the file's start. A row that cannot be read has a `fault`:
     what is wrong in few words, and in full.
     """
@@ -28,9 +34,18 @@ class Row(NamedTuple):
     place: int = 0
     unit: str = ""  # "row " where the file has no lines
     fault: tuple[str, str] | None = None
+    item: int = 1
+    shard: str = ""
+
+    @property
+    def name(self) -> str:
+        """What the row is called where no column names it: by its line, and by what tells it from others there."""
+        shard = f"{self.shard}:" if self.shard else ""
+        return f"{shard}{self.number}{f'.{self.item}' if self.item > 1 else ''}"
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.unit}{self.number}" if self.unit else f"{self.file}:{self.number}"
+        where = f"{self.file}: {self.unit}{self.number}" if self.unit else f"{self.file}:{self.number}"
+        return f"{where} (item {self.item})" if self.item > 1 else where
 
 
 @contextmanager
@@ -41,7 +56,10 @@ def opened(files: Sequence[Path]) -> Iterator[list[BinaryIO]]:
         with ExitStack() as stack:
             streams: list[BinaryIO] = []
             for path in files:
-                streams.append(stack.enter_context(path.open("rb")))
+                streams.append(stack.enter_context(open_file(path)))
+                if streams[-1].read(len(LFS)) == LFS:
+                    raise DataError(f"{path}: git-lfs's note of a file. Try: git lfs pull in its folder")
+                streams[-1].seek(0)
             yield streams
     except FileNotFoundError:
         raise DataError(f"{path}: no such file. Paths are relative to the config file") from None
@@ -67,16 +85,31 @@ def jsonl_rows(path: Path) -> Iterator[Row]:
     """Yield the rows of a file with one JSON object a line; blank lines are passed over."""
     with opened([path]) as (stream,):
         place = 0
-        for number, content in enumerate(stream, start=1):
-            mark = len(codecs.BOM_UTF8) if number == 1 and content.startswith(codecs.BOM_UTF8) else 0
-            if content[mark:].strip():
+        for number, content in enumerate(lines_of(stream), start=1):
+            mark = 0
+            if number == 1:
+                mark = len(codecs.BOM_UTF8) if content.startswith(codecs.BOM_UTF8) else 0
+                refuse_wide(path, content)
+            if len(content) > LONGEST:
+                yield Row(str(path), number, {}, place, fault=("too long", TOO_LONG))
+            elif content[mark:].strip():
                 yield json_row(str(path), number, content[mark:], place + mark)
-            place += len(content)
+            place = stream.tell()
+
+
+def lines_of(stream: BinaryIO) -> Iterator[bytes]:
+    """Yield a file's lines; of one that is longer than LONGEST only the beginning, which is longer too."""
+    while content := stream.readline(LONGEST + 1):
+        rest = content
+        while len(rest) > LONGEST and not rest.endswith(b"\n"):
+            rest = stream.readline(LONGEST + 1)
+        yield content
 
 
 def json_rows(path: Path) -> Iterator[Row]:
     """Yield the rows of a file that is one JSON list of objects, an object at a time."""
     decoder, buffer, number, at = json.JSONDecoder(), "", 1, 0
+    last, item = 0, 1  # the line that the last object began on, and how many of them did
     blocks = decoded_blocks(path)
     wanted = "["  # what stands before the next object
     while True:
@@ -96,14 +129,19 @@ def json_rows(path: Path) -> Iterator[Row]:
         try:
             value, end = decoder.raw_decode(buffer, at)
         except (ValueError, RecursionError) as error:
-            more = next(blocks, "") if not_whole(error, len(buffer)) else ""
-            if not more:
+            more = ""
+            if not_whole(error, len(buffer)):  # as much again, so that no object is gone through too often
+                more = "".join(islice(blocks, 1 + (len(buffer) - at) // BLOCK))
+            if not more or len(buffer) - at > LONGEST:
                 line = number + buffer.count("\n", at, getattr(error, "pos", at))
-                raise DataError(f"{path}:{line}: not JSON ({getattr(error, 'msg', error)})") from None
+                reason = f"an object {TOO_LONG}" if more else getattr(error, "msg", error)
+                raise DataError(f"{path}:{line}: not JSON ({reason})") from None
             buffer, at = buffer[at:] + more, 0
             continue
+        last, item = number, item + 1 if last == number else 1
+        row = Row(str(path), number, value if isinstance(value, dict) else {}, item=item)
         fault = ("no JSON object", f"expected a JSON object, got {type(value).__name__}")
-        yield Row(str(path), number, value) if isinstance(value, dict) else Row(str(path), number, {}, fault=fault)
+        yield row if isinstance(value, dict) else row._replace(fault=fault)
         number += buffer.count("\n", at, end)
         at, wanted = end, ",]"
     if any(text.strip() for text in (buffer[at + 1 :], *blocks)):
@@ -145,4 +183,15 @@ def decoded_blocks(path: Path) -> Iterator[str]:
 
 def no_utf8(error: UnicodeDecodeError) -> str:
     """Return in words that a text is not UTF-8."""
-    return f"not UTF-8 text ({error.reason}). Try: iconv -t UTF-8"
+    cure = "Try: iconv -f CP1252 -t UTF-8 OLD > NEW, with the file's own encoding for CP1252"
+    return f"not UTF-8 text ({error.reason}). {cure}"
+
+
+def refuse_wide(path: Path, start: bytes) -> None:
+    """Raise DataError where a file begins as text of two bytes a character does."""
+    zeros = [sum(byte == 0 for byte in start[first:200:2]) for first in (0, 1)]
+    name = "UTF-16" if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else ""
+    if not name and max(zeros) > 0.9 * len(start[:200:2]) and not min(zeros):
+        name = "UTF-16BE" if zeros[0] else "UTF-16LE"
+    if name:
+        raise DataError(f"{path}:1: not UTF-8 text, but {name}. Try: iconv -f {name} -t UTF-8 OLD > NEW")

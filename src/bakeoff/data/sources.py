@@ -12,13 +12,14 @@ from bakeoff.data.columns import Columns, columns_of
 from bakeoff.data.docstrings import load_docstrings, manifest_findings
 from bakeoff.data.examples import Example
 from bakeoff.data.findings import few_groups, look_through
-from bakeoff.data.formats import data_files
-from bakeoff.data.hub_dataset import NAMES, AbsentError, HubDataset
+from bakeoff.data.folders import split_in_folder, splits_in
+from bakeoff.data.hub_dataset import AbsentError, HubDataset
 from bakeoff.data.overlap import Overlap, of
 from bakeoff.data.splitting import limited, marks_of, origins_of, split_off, take
-from bakeoff.data.stored import Refusals, StoredExamples, store_file, store_rows
+from bakeoff.data.stored import Refusals, StoredExamples, store_files, store_rows
 from bakeoff.data.templates import prompt_template, target_template
 from bakeoff.errors import ConfigError, DataError
+from bakeoff.reading import is_folder
 from bakeoff.records import SPLITS
 from bakeoff.sections import DataConfig
 
@@ -114,7 +115,10 @@ def read_splits(config: DataConfig, columns: dict[str, Columns]) -> tuple[dict[s
     """
     splits: dict[str, StoredExamples] = {}
     findings: list[str] = []
-    hub = None if config.of_files or Path(config.source).is_dir() else hub_dataset(config)
+    of_folder = not config.of_files and is_folder(config.source)
+    if of_folder and config.revision:
+        raise DataError(f"data.revision: {config.revision}: only hub datasets have one, and data.source is a folder")
+    hub = None if config.of_files or of_folder else hub_dataset(config)
     for split in SPLITS:
         try:
             found = hub_split(config, hub, split, columns[split]) if hub else file_split(config, split, columns[split])
@@ -154,38 +158,25 @@ def hub_split(config: DataConfig, hub: HubDataset, split: str, columns: Columns)
     name = getattr(config, split) or hub.split(split)
     if name is None and split != "train":
         return None
-    rows = hub.rows(name or "train")
+    rows = hub.rows(name or "train", columns.names)
     return store_rows(((row, None) for row in rows), f"{hub.name} ({name})", columns)
 
 
 def file_split(config: DataConfig, split: str, columns: Columns) -> Read | None:
     """Return a split of files or a folder, or None where it has none and one is to be split off train."""
-    path = Path(getattr(config, split)) if config.of_files and getattr(config, split) else None
-    if not config.of_files:
-        path = split_in_folder(Path(config.source), split, getattr(config, split))
-    if path is None:
+    name = getattr(config, split)
+    paths: list[Path] | None
+    if config.of_files:
+        paths = [Path(name)] if name else None
+        inner = list(splits_in(Path(name))) if name and is_folder(name) else []
+        if len(inner) > 1:
+            raise DataError(f"{name}: a folder with files for {' and '.join(inner)}. Set data.source to it")
+    else:
+        paths = split_in_folder(Path(config.source), split, name, config.config)
+    if paths is None:
         return None
     beside = Path(config.references_file) if split == "test" and config.references_file else None
-    return store_file(path, columns, beside)
-
-
-def split_in_folder(folder: Path, split: str, name: str | None) -> Path | None:
-    """Return the file or folder of a split in a folder: the one of that `name`, or whose name begins with the split's.
-
-    A folder with no such names is all training examples.
-    """
-    if name is not None:
-        return folder / name
-    there = [p for p in sorted(folder.iterdir()) if p.is_dir() or p in data_files(folder)]
-    named = {s: [p for p in there if p.name.lower().startswith(NAMES[s])] for s in SPLITS}
-    if split == "train" and not any(named.values()):
-        return folder
-    if len(named[split]) > 1:
-        names = ", ".join(p.name for p in named[split][:3])
-        raise DataError(f"{folder}: several files for it ({names}). Put them into a folder {split}/, or name one")
-    if not named[split] and split == "train":
-        raise DataError(f"{folder}: no file for it. Call one train, or name it")
-    return named[split][0] if named[split] else None
+    return store_files(paths, columns, beside)
 
 
 def content_identity(splits: Splits) -> str:

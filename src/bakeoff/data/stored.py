@@ -1,19 +1,20 @@
 """Examples that stay on disk. One pass checks every row and keeps where its example stands; texts are read when asked
-for. A JSONL file of the user's is read where it is; rows of any other format are copied as JSONL to a temporary folder,
-which goes when nothing refers to its examples any more.
+for. A JSONL file of the user's is read where it is; rows of any other format are copied to a temporary file, which has
+no name: it goes with the process at the latest, however that ends.
 
 A row costs some 30 bytes of memory, whatever its length. This module knows nothing of splits.
 """
 
 import json
-import shutil
+import os
 import weakref
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryFile
 from typing import Any, BinaryIO, overload
 
 import numpy
@@ -24,18 +25,41 @@ from bakeoff.data.examples import Example
 from bakeoff.data.formats import read_rows, stays_in_place
 from bakeoff.data.lines import Row, json_row, opened
 from bakeoff.errors import DataError
+from bakeoff.scratch import room
 
 BLOCK = 1000  # rows whose places are Python numbers at a time
 SHOWN = 5  # line numbers of a kind of fault
+HEAD = 8  # bytes before a copied example that say how many it has
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Store:
-    """A file with an example a line. `name` is the user's file, `example` makes one of a line's number and content."""
+    """A file of examples: a user's, with one a line, or a copy. `name` is the user's file.
 
-    path: Path
+    `example` makes one of a line's number and content.
+    """
+
     name: str
     example: Callable[[int, bytes], Example]
+    path: Path | None = None
+    copy: BinaryIO | None = None
+
+    @contextmanager
+    def reading(self) -> Iterator[Callable[[int], bytes]]:
+        """Within, the content at a place can be read."""
+        if self.copy is not None:
+            descriptor = self.copy.fileno()
+            yield lambda place: os.pread(
+                descriptor, int.from_bytes(os.pread(descriptor, HEAD, place), "little"), place + HEAD
+            )
+            return
+        with opened([self.path or Path(self.name)]) as (stream,):
+
+            def line(place: int) -> bytes:
+                stream.seek(place)
+                return stream.readline()
+
+            yield line
 
 
 class StoredExamples(Sequence[Example]):
@@ -75,17 +99,16 @@ class StoredExamples(Sequence[Example]):
         return next(iter(self.take([index])))
 
     def __iter__(self) -> Iterator[Example]:
-        with opened([self.store.path]) as (stream,):
+        with self.store.reading() as read:
             for start in range(0, len(self), BLOCK):
                 part = slice(start, start + BLOCK)
                 facts = (values[part].tolist() for values in (self.places, self.numbers, self.marks))
                 for place, number, mark in zip(*facts, strict=True):
-                    yield self._read(stream, place, number, mark)
+                    yield self._checked(number, read(place), mark)
 
-    def _read(self, stream: BinaryIO, place: int, number: int, mark: int) -> Example:
-        stream.seek(place)
+    def _checked(self, number: int, content: bytes, mark: int) -> Example:
         try:
-            example = self.store.example(number, stream.readline())
+            example = self.store.example(number, content)
         except DataError:
             example = None
         if example is None or example.mark != mark:
@@ -101,7 +124,7 @@ class Refusals:
     rows: int = 0  # of all that were read
     first: RowError | None = None
     counts: dict[str, int] = field(default_factory=dict)
-    places: dict[str, list[int]] = field(default_factory=dict)
+    places: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, row: Row, error: RowError) -> None:
         """Note a row."""
@@ -109,7 +132,7 @@ class Refusals:
         self.counts[error.kind] = self.counts.get(error.kind, 0) + 1
         places = self.places.setdefault(error.kind, [])
         if len(places) < SHOWN:
-            places.append(row.number)
+            places.append(row.name)
 
     @property
     def total(self) -> int:
@@ -119,49 +142,51 @@ class Refusals:
     def __str__(self) -> str:
         parts = []
         for kind, count in self.counts.items():
-            places = ", ".join(map(str, self.places[kind]))
+            places = ", ".join(self.places[kind])
             more = ", ..." if count > SHOWN else ""
             parts.append(f"{count:,} {kind} (at {places}{more})")
         return ", ".join(parts)
 
 
-def store_file(path: Path, columns: Columns, beside: Path | None = None) -> tuple[StoredExamples, Refusals]:
-    """Return the examples in a file of any format, and what rows of it cannot be used.
+def store_files(paths: Sequence[Path], columns: Columns, beside: Path | None = None) -> tuple[StoredExamples, Refusals]:
+    """Return the examples in files of any format, and what rows of them cannot be used.
 
     With `beside`, references are in that file, a row for each of the first. An example's id is its line number unless
     `columns` have one.
     """
-    if beside is None and stays_in_place(path):
-        name = str(path)
-        store = Store(path, name, lambda number, content: columns.example(json_row(name, number, content)))
-        return _index(store, ((row, None) for row in read_rows(path)), columns, None)
-    pairs = zip_longest(read_rows(path), read_rows(beside)) if beside else ((row, None) for row in read_rows(path))
-    return store_rows(_even(pairs, path, beside), str(path), columns)
+    rows = read_rows(paths, columns.names)
+    name = str(paths[0] if len(paths) == 1 else paths[0].parent)
+    if beside is None and len(paths) == 1 and stays_in_place(paths[0]):
+        store = Store(name, lambda number, content: columns.example(json_row(name, number, content)), path=paths[0])
+        return _index(store, ((row, None) for row in rows), columns)
+    others = read_rows([beside], columns.names) if beside else None
+    pairs = zip_longest(rows, others) if others else ((row, None) for row in rows)
+    return store_rows(_even(pairs, name, beside), name, columns)
 
 
 def _even(
-    pairs: Iterable[tuple[Row | None, Row | None]], path: Path, beside: Path | None
+    pairs: Iterable[tuple[Row | None, Row | None]], name: str, beside: Path | None
 ) -> Iterator[tuple[Row, Row | None]]:
     for row, other in pairs:
         if row is None or (beside and other is None):
-            raise DataError(f"{row or other}: {path} and {beside} differ in their number of rows")
+            raise DataError(f"{row or other}: {name} and {beside} differ in their number of rows")
         yield row, other
 
 
 def store_rows(rows: Iterable[tuple[Row, Row | None]], name: str, columns: Columns) -> tuple[StoredExamples, Refusals]:
-    """Return the examples in rows from wherever, copied to a temporary folder, and what rows cannot be used."""
-    folder = mkdtemp(prefix="bakeoff-data-")
-    path = Path(folder) / "examples.jsonl"
-    store = Store(path, name, lambda _, content: Example.from_row(json.loads(content)))
-    weakref.finalize(store, shutil.rmtree, folder, ignore_errors=True)
-    with path.open("wb") as copy:
-        return _index(store, rows, columns, copy)
+    """Return the examples in rows from wherever, copied to a temporary file, and what rows cannot be used."""
+    with room(f"{name}: a copy of its rows"):
+        copy = TemporaryFile(prefix="bakeoff-data-")  # noqa: SIM115 - as long as there are its examples
+        store = Store(name, lambda _, content: Example.from_row(json.loads(content)), copy=copy)
+        weakref.finalize(store, copy.close)
+        found = _index(store, rows, columns)
+        copy.flush()
+        return found
 
 
-def _index(
-    store: Store, rows: Iterable[tuple[Row, Row | None]], columns: Columns, copy: BinaryIO | None
-) -> tuple[StoredExamples, Refusals]:
+def _index(store: Store, rows: Iterable[tuple[Row, Row | None]], columns: Columns) -> tuple[StoredExamples, Refusals]:
     places, numbers, marks, origins, refusals = array("q"), array("i"), array("Q"), array("Q"), Refusals()
+    end = 0  # of the copy
     for row, beside in rows:
         refusals.rows += 1
         try:
@@ -169,12 +194,13 @@ def _index(
         except RowError as error:
             refusals.add(row, error)
             continue
-        places.append(copy.tell() if copy else row.place)
+        places.append(end if store.copy else row.place)
         numbers.append(row.number)
         marks.append(example.mark)
         origins.append(example.origin)
-        if copy:
-            copy.write(json.dumps(example.row()).encode() + b"\n")
+        if store.copy:
+            content = json.dumps(example.row()).encode()
+            end += store.copy.write(len(content).to_bytes(HEAD, "little") + content)
     examples = StoredExamples(
         store,
         numpy.frombuffer(places, numpy.int64),

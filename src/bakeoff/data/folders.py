@@ -1,0 +1,96 @@
+"""Which files of a folder are which split, by their names: files side by side, shards, a clone of a hub's dataset."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from bakeoff.data.formats import data_files
+from bakeoff.errors import DataError
+
+SPLITS = {"train": ("train", "training", "trn"), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
+# A name's word says its split alone or as in trainset; testimonials says none.
+WORDS = {
+    word + end: split for split, words in SPLITS.items() for word in words for end in ("", "s", "set", "data", "split")
+}
+SHARD = re.compile(r"(.*)-(\d+)-of-(\d+)")
+
+
+def words_of(name: str) -> list[str]:
+    """Return the words of a name, however they are joined: fullText and full_text have two, and the whole last."""
+    parts = [part.lower() for part in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", name)]
+    return [*parts, "".join(parts)]
+
+
+def split_of(name: str) -> str | None:
+    """Return the split that a file's name tells, or None: the one that it begins with, or the only one in it."""
+    words = words_of(name)
+    found = {WORDS[word] for word in words if word in WORDS}
+    return WORDS.get(words[0]) or (found.pop() if len(found) == 1 else None)
+
+
+def splits_in(folder: Path) -> dict[str, list[Path]]:
+    """Return the files and folders of each split in a folder; none where no name tells any."""
+    files = data_files(folder)
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        split = split_of(path.stem) if path in files or is_part(path) else None
+        if split:
+            found.setdefault(split, []).append(path)
+    return found
+
+
+def is_part(path: Path) -> bool:
+    """Return whether a path is a folder that may hold data: no hidden one."""
+    return path.is_dir() and path.name[0] not in "._"
+
+
+def place_of(folder: Path, config: str | None) -> Path:
+    """Return the folder that holds the splits: the one named, or a single one in it, as in a clone of a hub's dataset.
+
+    Raises DataError where a config is named that is not there, or there are several.
+    """
+    below = [path for path in (*sorted(folder.iterdir()), *sorted((folder / "data").glob("*"))) if is_part(path)]
+    if config is not None:
+        found = [path for path in below if path.name == config]
+        if not found:
+            raise DataError(f"{folder}: no folder '{config}' in it for data.config. {listed(below)}")
+        return found[0]
+    if splits_in(folder) or data_files(folder):
+        return folder
+    found = [path for path in below if splits_in(path)]
+    if len(found) > 1:
+        raise DataError(f"{folder}: splits in several folders. Set data.config. {listed(found)}")
+    return found[0] if found else folder
+
+
+def listed(paths: Iterable[Path]) -> str:
+    """Return the names of the first of some paths."""
+    names = [path.name for path in paths]
+    return f"Allowed: {', '.join(names[:10]) or 'none'}{', ...' if len(names) > 10 else ''}"
+
+
+def split_in_folder(folder: Path, split: str, name: str | None = None, config: str | None = None) -> list[Path] | None:
+    """Return the files of a split in a folder: the one of that `name`, or those whose names tell the split.
+
+    A folder with no such names is all training examples. Raises DataError where it is unclear.
+    """
+    place = place_of(folder, config)
+    if name is not None:
+        return [place / name]
+    splits = splits_in(place)
+    if split == "train" and not splits:
+        return [place]
+    if split == "train" and split not in splits:
+        raise DataError(f"{place}: no file for it. Call one train, or name it")
+    return one_of(place, split, splits[split]) if split in splits else None
+
+
+def one_of(folder: Path, split: str, paths: list[Path]) -> list[Path]:
+    """Return the paths of a split where they are one, or all shards of one; raise DataError where they are not."""
+    shards = [SHARD.fullmatch(path.stem) for path in paths]
+    if len({(shard[1], shard[3]) if shard else path for shard, path in zip(shards, paths, strict=True)}) > 1:
+        names = ", ".join(path.name for path in paths[:3])
+        raise DataError(f"{folder}: several files for it ({names}). Put them into a folder {split}/, or name one")
+    if shards[0] and len(paths) != int(shards[0][3]):
+        raise DataError(f"{folder}: {len(paths)} of {int(shards[0][3])} shards of {shards[0][1]}. Try: copy the others")
+    return paths
