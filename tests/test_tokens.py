@@ -35,9 +35,22 @@ def test_the_summary_always_fits_and_only_the_document_is_cut(base, document, su
     assert (row.head, row.kept, row.tail) == (len(head), len(kept), len(tail))
 
 
-def test_a_summary_that_leaves_no_room_is_refused(base):
-    with pytest.raises(DataError, match=r"data.test: example '7': no room .* in 16 tokens beside 15 tokens of summary"):
-        list(encode([Example("7", "ba", "be " * 14)], form_of(base), 16, 4, "data.test"))
+def test_a_summary_that_leaves_no_room_is_cut_and_one_that_fits_is_not(base):
+    long, fits = encode([Example("7", "ba", "be " * 10), Example("8", "ba", "be " * 9)], form_of(base), 16, 4, "x")
+    assert (len(long.target), long.kept) == (4, 1)
+    assert base.tokenizer.eos_token_id not in long.target
+    assert (len(fits.target), fits.kept, fits.target[-1]) == (10, 1, base.tokenizer.eos_token_id)
+    with pytest.raises(DataError, match=r"data.test: example '7': no room .* in 16 tokens beside outputs of 11 tokens"):
+        list(encode([Example("7", "ba", "be")], form_of(base), 16, 11, "data.test"))
+
+
+def test_the_default_longest_output_fits_beside_the_template(base):
+    examples = [Example(str(i), "ba", "be " * 80) for i in range(100)]
+    lengths = target_lengths(examples, form_of(base))
+    assert longest_output(lengths, form_of(base), 87) == 81
+    assert longest_output(lengths, form_of(base), 86) == 40  # half of what five tokens of template leave
+    rows = list(encode(examples, form_of(base), 86, 40, "data.train"))
+    assert {(len(row.target), row.kept) for row in rows} == {(40, 1)}
 
 
 def test_statistics_count_cut_documents(base):
@@ -61,7 +74,7 @@ def test_statistics_count_cut_documents(base):
 
 def test_outputs_may_be_as_long_as_all_but_a_hundredth_of_the_targets(base):
     examples = [Example(str(i), "ba", "be " * (i + 1)) for i in range(100)]
-    assert longest_output(target_lengths(examples, form_of(base))) == 101
+    assert longest_output(target_lengths(examples, form_of(base)), form_of(base), 512) == 101
 
 
 def test_tokens_survive_the_disk(base, tmp_path):

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import nn
 
+from bakeoff.data.forms import make_form, plain
 from bakeoff.data.tokens import lengths_of
-from bakeoff.evaluation.baselines import first_answer
+from bakeoff.evaluation.baselines import BLANK_LINE, first_answer
 from bakeoff.evaluation.checks import finite
 from bakeoff.evaluation.generation import Reading, read_and_generate, reads_targets
 from bakeoff.evaluation.lengths import LENGTHS, text_lengths
@@ -46,9 +47,11 @@ def evaluate(work: Work, base: Base, adapted: nn.Module) -> RunResult:
     work.record.metrics["test/loss"] = mean_loss(losses)
     work.record.check("loss_finite", finite(work.files.curve(), losses))
     work.record.costs["evaluation_peak_bytes"] = peak_bytes()
-    outputs = [text.strip() for text in base.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+    form = make_form(base.tokenizer, work.config.template, base.decoder_start is not None)
+    outputs = form.texts(ids, work.indented)
     if work.few_shot:
-        outputs = [first_answer(text) for text in outputs]
+        between = work.run.settings.get("separator", BLANK_LINE)
+        outputs = [first_answer(text, between, work.indented) for text in outputs]
     return score(work, outputs, losses)
 
 
@@ -92,7 +95,7 @@ def look_beside(work: Work, base: Base, adapted: nn.Module) -> None:
 def score(work: Work, outputs: Sequence[str], losses: list[tuple[float, int]] | None) -> RunResult:
     """Store a row a test example and return the record with the mean scores."""
     test, record = work.test, work.record
-    references = [e.references or [e.summary] for e in test]
+    references = [[plain(text, work.indented) for text in e.references or [e.summary]] for e in test]
     with work.clocks.phase("evaluation"):
         scores, corpus = score_outputs(work.config.metrics, outputs, references)
         lengths = text_lengths(outputs, references, load_tokenizer(work.config.model, work.config.pin))

@@ -10,6 +10,7 @@ from bakeoff.data.examples import Example
 from bakeoff.data.forms import make_form
 from bakeoff.data.templates import prompt_template
 from bakeoff.data.tokens import Tokens, encode
+from bakeoff.data.written import INDENT
 from bakeoff.errors import DataError
 from bakeoff.evaluation.generation import generate
 from bakeoff.model import for_decoding, load_adapter, load_base
@@ -31,33 +32,38 @@ class Summarizer:
         self.columns = columns_of(data.document, data.summary, prompt_template(self.form.template))
         self.max_tokens: int = folder.plan()["max_tokens"]
         self.output_tokens: int = folder.plan()["output_tokens"]
+        self.indented: bool = INDENT in folder.plan().get("texts", ())
 
     def generate(self, documents: Sequence[Document]) -> list[str]:
         """Return the greedy output for each document, a text or a row of columns; a blank one has an empty output."""
-        written = [i for i, text in enumerate(self.texts(documents)) if text.strip()]
-        outputs = [""] * len(documents)
-        if written:
-            prompts = [row.prompt for row in self.rows([documents[i] for i in written])]
+        outputs, rows = [""] * len(documents), self.rows(documents)
+        if rows:
+            prompts = [row.prompt for row in rows.values()]
             ids = generate(self.base, self.model, prompts, self.output_tokens, self.config.generation.batch_size)
-            for i, text in zip(written, self.base.tokenizer.batch_decode(ids, skip_special_tokens=True), strict=True):
-                outputs[i] = text.strip()
+            for i, text in zip(rows, self.form.texts(ids, self.indented), strict=True):
+                outputs[i] = text
         return outputs
 
     def cut(self, documents: Sequence[Document]) -> dict[int, tuple[int, int]]:
         """Return, for each document that is cut, its index with how many of its tokens are kept, and of how many."""
-        return {i: (row.kept, row.kept + row.cut) for i, row in enumerate(self.rows(documents)) if row.cut}
+        return {i: (row.kept, row.kept + row.cut) for i, row in self.rows(documents).items() if row.cut}
 
-    def rows(self, documents: Sequence[Document]) -> list[Tokens]:
-        """Return each document as a prompt that leaves room for its output, as in evaluation.
+    def rows(self, documents: Sequence[Document]) -> dict[int, Tokens]:
+        """Return each document that is not blank, by its index, as a prompt that leaves room for its output.
 
         Raises DataError where a document is a text, and the template takes more of a row than that.
         """
-        values = [{self.columns.document: d} if isinstance(d, str) else d for d in documents]
-        examples = [
-            Example(str(i), text, "", around=self.columns.around(row, f"document {i}"))
-            for i, (text, row) in enumerate(zip(self.texts(documents), values, strict=True), start=1)
-        ]
-        return list(encode(examples, self.form, self.max_tokens, self.output_tokens, "documents"))
+        examples = {
+            i: Example(str(i + 1), text, "", around=self.columns.around(self.values(documents[i]), f"document {i + 1}"))
+            for i, text in enumerate(self.texts(documents))
+            if text.strip()
+        }
+        encoded = encode(examples.values(), self.form, self.max_tokens, self.output_tokens, "documents")
+        return dict(zip(examples, encoded, strict=True))
+
+    def values(self, document: Document) -> Mapping[str, Any]:
+        """Return a document as a row of columns."""
+        return {self.columns.document: document} if isinstance(document, str) else document
 
     def texts(self, documents: Sequence[Document]) -> list[str]:
         """Return each document's text; raise DataError where a row has none."""

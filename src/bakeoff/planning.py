@@ -19,6 +19,7 @@ from bakeoff.data.tokens import (
     statistics,
     target_lengths,
 )
+from bakeoff.data.written import Marked, look_at_tokens, marked, whole_lengths
 from bakeoff.entries import Entry, read_entries
 from bakeoff.errors import ConfigError
 from bakeoff.evaluation.baselines import settle
@@ -34,7 +35,7 @@ from bakeoff.tuning import Settings, budget, rungs
 # Parts of the protocol that a result does not depend on, or that a run's id holds in another form.
 NOT_IN_RESULTS = {"seed", "seeds", "trunk_cache", "precision", "gradient_checkpointing"}
 # What of all that is held equal determines the examples and their tokens.
-IN_TOKENS = ("version", "template", "target", "model", "data", "max_tokens", "generation")
+IN_TOKENS = ("version", "template", "target", "model", "data", "max_tokens", "generation", "texts")
 
 
 @dataclass
@@ -84,8 +85,12 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
     steps = config.protocol.epochs * -(-len(splits["train"]) // config.protocol.batch_size)
     identity = content_identity(splits)
     held_equal = held_equal_by(config, shapes, steps) | {"data": identity, "max_tokens": max_tokens}
-    made_of = hash_of([*(held_equal[key] for key in IN_TOKENS), origin_identity(splits)])
+    found = marked(splits, form) if form else Marked()
+    held_equal |= {"texts": found.marks} if found.marks else {}
+    made_of = hash_of([*(held_equal[key] for key in IN_TOKENS if key in held_equal), origin_identity(splits)])
     tokens, output_tokens = encode_splits(config, splits, form, max_tokens, folder, made_of) if form else ({}, None)
+    if form and output_tokens:
+        findings += look_at_tokens(splits, tokens, form, found, output_tokens)
     if not tokenizer:
         findings.append(f"lengths and cut documents not measured: no tokenizer of {config.model} on this machine")
     baselines, not_run = settle(config, splits["train"], tokens, form, shapes["context"], output_tokens)
@@ -103,6 +108,7 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
         **scored,
         "max_tokens": max_tokens,
         "output_tokens": output_tokens,
+        "texts": found.marks,
         "rungs": held_equal["rungs"],
         "epochs": config.protocol.epochs,
         "memory_bytes": device_bytes(),
@@ -238,12 +244,15 @@ def encode_splits(
     """
     output_tokens = config.generation.max_new_tokens
     if not folder.holds(made_of):
-        output_tokens = output_tokens or longest_output(target_lengths(splits["train"], form))
+        output_tokens = output_tokens or longest_output(target_lengths(splits["train"], form), form, max_tokens)
         for split in SPLITS:
             rows = encode(splits[split], form, max_tokens, output_tokens, f"data.{split}")
             save_tokens(folder.tokens_file(split), rows)
     tokens = {split: load_tokens(folder.tokens_file(split)) for split in SPLITS}
-    return tokens, output_tokens or longest_output(tokens["train"].lengths.targets)
+    if output_tokens is None:
+        lengths = whole_lengths(tokens["train"], splits["train"], form)
+        output_tokens = longest_output(lengths, form, max_tokens)
+    return tokens, output_tokens
 
 
 def make_run(

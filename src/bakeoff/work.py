@@ -11,6 +11,7 @@ from torch import nn
 from bakeoff.config import Config, load_config
 from bakeoff.data.examples import Example
 from bakeoff.data.tokens import Tokens, load_tokens
+from bakeoff.data.written import INDENT
 from bakeoff.evaluation.baselines import FEW_SHOT
 from bakeoff.files import append_jsonl, read_jsonl
 from bakeoff.measure import Clocks, peak_bytes
@@ -33,6 +34,7 @@ class Work:
         self.config: Config = load_config(folder.config_file)
         self.plan = folder.plan()
         self.output_tokens: int = self.plan["output_tokens"]
+        self.indented: bool = INDENT in self.plan.get("texts", ())  # a plan that was made before has none
         self.tokens: dict[str, Sequence[Tokens]] = {s: load_tokens(folder.tokens_file(s)) for s in SPLITS}
         self.test_file = folder.examples_file("test")
         self.few_shot = run.kind == "baseline" and run.entry.startswith(FEW_SHOT)

@@ -16,7 +16,7 @@ import torch
 from bakeoff.assessment import evaluate, score
 from bakeoff.data.forms import make_form
 from bakeoff.errors import BakeoffError
-from bakeoff.evaluation.baselines import cut_share, extract, few_shot_rows
+from bakeoff.evaluation.baselines import BLANK_LINE, cut_share, extract, few_shot_rows, shots_ids
 from bakeoff.evaluation.checks import beats_unigram, equals_base, fingerprints, only_moved, same_when_loaded
 from bakeoff.files import write_jsonl
 from bakeoff.measure import out_of_memory, peak_bytes, reset_peak
@@ -105,9 +105,10 @@ def baseline(work: Work) -> RunResult:
     whole = work.tokens["test"]
     shots = [work.tokens["train"][i] for i in work.run.settings["examples"]]
     form = make_form(base.tokenizer, work.config.template, base.decoder_start is not None)
-    rows = few_shot_rows(whole, shots, form, work.plan["model"]["context"], work.output_tokens)
+    between = work.run.settings.get("separator", BLANK_LINE)
+    rows = few_shot_rows(whole, shots, form, work.plan["model"]["context"], work.output_tokens, between)
     work.tokens["test"] = rows
-    work.record.metrics["test/cut_documents"] = cut_share(rows, whole, shots, form)
+    work.record.metrics["test/cut_documents"] = cut_share(rows, whole, len(shots_ids(shots, form, between)))
     return evaluate(work, base, base.model)
 
 

@@ -2,9 +2,12 @@
 
 What a tokenizer adds by itself tells what its base was trained with: a Llama's text begins with <s>, a T5's ends with
 </s>, a BART's has both. A causal base reads on from the prompt, so nothing that would end a text stands there.
+
+A special token that is written out in data is text like any other: it never becomes the token. One that stands in the
+config's own template is meant, and does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +24,7 @@ class Form:
     """How an example becomes ids: `begin` template and document `end`, and `target_begin` summary `target_end`.
 
     `constant` are the template's texts before and after the document; an example whose template takes more of its row
-    brings its own (`around`).
+    brings its own (`around`). `parsed`: the template names special tokens.
     """
 
     tokenizer: Any
@@ -32,12 +35,13 @@ class Form:
     constant: tuple[str, str]
     target_begin: list[int]
     target_end: list[int]
+    parsed: bool = False
 
     def around(self, examples: Sequence[Example]) -> list[tuple[list[int], list[int]]]:
         """Return the ids before and after the document in each example's prompt."""
         texts = [example.around or self.constant for example in examples]
         each = {text for pair in texts for text in pair if text}
-        ids = dict(zip(each, plain_ids(self.tokenizer, list(each)), strict=True)) if each else {}
+        ids = dict(zip(each, plain_ids(self.tokenizer, list(each), self.parsed), strict=True)) if each else {}
         return [([*self.begin, *ids.get(before, ())], [*ids.get(after, ()), *self.end]) for before, after in texts]
 
     def documents(self, texts: list[str]) -> list[list[int]]:
@@ -49,6 +53,12 @@ class Form:
         own = summary_ids(self.tokenizer, summaries, self.encoder_decoder)
         return [[*self.target_begin, *ids, *self.target_end] for ids in own]
 
+    def texts(self, outputs: Iterable[Sequence[int]], indented: bool) -> list[str]:
+        """Return generated ids as texts; white space that they begin with stays where targets are `indented`."""
+        own = lead(self.tokenizer, self.encoder_decoder)
+        texts = self.tokenizer.batch_decode(outputs, skip_special_tokens=True)
+        return [plain(text.removeprefix(own), indented) for text in texts]
+
 
 def make_form(tokenizer: Any, template: str | None, encoder_decoder: bool) -> Form:
     """Return the form of a base's examples; without a template, with the usual one of its family."""
@@ -58,20 +68,65 @@ def make_form(tokenizer: Any, template: str | None, encoder_decoder: bool) -> Fo
     begin, end = added_ids(tokenizer)
     last = tokenizer.eos_token_id
     target_end = end if last in end else [*end, last]
+    parsed = any(text in template for text in special_tokens(tokenizer).values())
     if encoder_decoder:
-        return Form(tokenizer, template, True, begin, end, constant, begin, target_end)
-    return Form(tokenizer, template, False, begin, [], constant, [], [last])
+        return Form(tokenizer, template, True, begin, end, constant, begin, target_end, parsed)
+    return Form(tokenizer, template, False, begin, [], constant, [], [last], parsed)
 
 
-def plain_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    """Return the ids of texts without what a tokenizer adds to a whole text."""
-    return tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+def plain(text: str, indented: bool) -> str:
+    """Return a text, output or reference, as it is scored: without white space at its end, and at its beginning unless
+    targets are `indented`.
+    """
+    return text.rstrip() if indented else text.strip()
+
+
+def plain_ids(tokenizer: Any, texts: list[str], parsed: bool = False) -> list[list[int]]:
+    """Return the ids of texts without what a tokenizer adds to a whole text.
+
+    Special tokens that are written out in the texts become those tokens only if they are to be `parsed`.
+    """
+    found = tokenizer(
+        texts, add_special_tokens=False, return_attention_mask=False, verbose=False, split_special_tokens=not parsed
+    )["input_ids"]
+    return found if parsed else spelt_out(tokenizer, found)
+
+
+def spelt_out(tokenizer: Any, rows: list[list[int]]) -> list[list[int]]:
+    """Return rows of ids with special tokens as their characters: SentencePiece has them among its ordinary pieces."""
+    special = {i: text for i, text in special_tokens(tokenizer).items() if i != tokenizer.unk_token_id}
+    for row in rows:
+        if not special.keys().isdisjoint(row):
+            parts = (tokenizer.convert_tokens_to_ids([*special[i]]) if i in special else [i] for i in row)
+            row[:] = [i for part in parts for i in part if i is not None]
+    return rows
+
+
+def special_tokens(tokenizer: Any) -> dict[int, str]:
+    """Return the tokens that are no text, by id: ends, padding, and the like."""
+    added = {i: token.content for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return added | dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
 
 
 def summary_ids(tokenizer: Any, summaries: list[str], encoder_decoder: bool = False) -> list[list[int]]:
-    """Return each summary's own ids; after a prompt it begins with a space, if its tokenizer puts none there itself."""
-    lead = "" if encoder_decoder or starts_with_space(tokenizer) else " "
-    return plain_ids(tokenizer, [lead + summary.strip() for summary in summaries])
+    """Return each summary's own ids; white space at its end is none of it, at its beginning it is an indent."""
+    before = lead(tokenizer, encoder_decoder)
+    indent = lead_of_indent(tokenizer) if not before and any(s[:1] == " " for s in summaries) else before
+    return plain_ids(tokenizer, [(indent if s[:1] == " " else before) + s.rstrip() for s in summaries])
+
+
+def lead(tokenizer: Any, encoder_decoder: bool = False) -> str:
+    """Return what a summary begins with: a space after a causal prompt, if its tokenizer puts none there itself."""
+    return "" if encoder_decoder or starts_with_space(tokenizer) else " "
+
+
+def lead_of_indent(tokenizer: Any) -> str:
+    """Return what goes before a text that begins with spaces, so that one more or less is not lost on the way back.
+
+    Some tokenizers that begin every text with a space put none before a text that has one.
+    """
+    tried = {before: plain_ids(tokenizer, [f"{before}  {SAMPLE}"]) for before in ("", " ")}
+    return next((before for before, ids in tried.items() if tokenizer.decode(ids[0]) == f"  {SAMPLE}"), "")
 
 
 def starts_with_space(tokenizer: Any) -> bool:

@@ -1,7 +1,7 @@
 """Examples as token ids: template, truncation of documents, and what was cut.
 
-Every entry of a bakeoff sees exactly these tokens. The summary and its end-of-text token always fit: only documents
-are cut, and the share of cut documents is part of the record.
+Every entry of a bakeoff sees exactly these tokens. Documents are cut so that the summary and its end-of-text token fit,
+and the share of cut documents is part of the record. A summary that leaves no room for any document is cut itself.
 """
 
 import os
@@ -78,33 +78,33 @@ class Lengths:
 def encode(
     examples: Iterable[Example], form: Form, max_tokens: int, output_tokens: int, where: str
 ) -> Iterator[Tokens]:
-    """Yield the examples' ids; raise DataError where a summary alone is longer than `max_tokens`.
+    """Yield the examples' ids; raise DataError where `output_tokens` leave no room for a document in `max_tokens`.
 
     A causal base reads prompt and target one after the other: a document is cut so that its summary fits into
     `max_tokens`, and so that `output_tokens` can be generated after it. An encoder-decoder has `max_tokens` for each.
+    A target that does not fit beside a token of its document is cut to `output_tokens`, without an end.
     Template parts, document and summary are tokenized apart, so that where the document is cut changes no other token.
     """
     for chunk in _chunks(examples):
         documents = form.documents([e.document for e in chunk])
         targets = form.targets([e.summary for e in chunk])
         for example, (head, tail), document, target in zip(chunk, form.around(chunk), documents, targets, strict=True):
-            output = max(len(target), output_tokens)
             fixed = len(head) + len(tail)
-            room = max_tokens - fixed - (0 if form.encoder_decoder else output)
-            if room < 1 or output > max_tokens:
+            longest = max_tokens if form.encoder_decoder else max_tokens - fixed - 1
+            if output_tokens > longest or fixed >= max_tokens:
                 cause = (
                     f"{fixed} tokens of template. Shorten what stands in it"
-                    if example.around and fixed > output
-                    else f"{len(target)} tokens of summary. Shorten the summary"
-                    if len(target) > output_tokens
+                    if example.around and fixed > output_tokens
                     else f"outputs of {output_tokens} tokens. Lower generation.max_new_tokens"
                 )
                 raise DataError(
                     f"{where}: example '{example.id}': no room for the document in {max_tokens} tokens beside {cause}, "
                     "or raise protocol.max_tokens as far as the model's context allows"
                 )
+            kept = target if len(target) <= longest else target[:output_tokens]
+            room = max_tokens - fixed - (0 if form.encoder_decoder else max(len(kept), output_tokens))
             cut = max(0, len(document) - room)
-            yield Tokens([*head, *document[:room], *tail], target, cut, len(head), len(tail))
+            yield Tokens([*head, *document[:room], *tail], kept, cut, len(head), len(tail))
 
 
 def target_lengths(examples: Iterable[Example], form: Form) -> Ints:
@@ -113,9 +113,16 @@ def target_lengths(examples: Iterable[Example], form: Form) -> Ints:
     return numpy.fromiter((len(ids) for part in summaries for ids in form.targets(part)), numpy.int32)
 
 
-def longest_output(targets: Ints) -> int:
-    """Return the 99th percentile of the targets' lengths in tokens (protocol rule 5)."""
-    return int(numpy.ceil(numpy.percentile(targets, 99)))
+def longest_output(targets: Ints, form: Form, max_tokens: int) -> int:
+    """Return the 99th percentile of the targets' lengths in tokens; where that leaves no room for a document, half of
+    what there is beside the template.
+    """
+    usual = int(numpy.ceil(numpy.percentile(targets, 99)))
+    if form.encoder_decoder:
+        return min(usual, max_tokens)
+    (head, tail), *_ = form.around([Example("", "-", "-")])
+    room = max_tokens - len(head) - len(tail)
+    return usual if usual < room else max(1, room // 2)
 
 
 def _chunks(examples: Iterable[Example]) -> Iterator[list[Example]]:
@@ -220,6 +227,13 @@ class StoredTokens(Sequence[Tokens]):
 
     def __len__(self) -> int:
         return len(self.places)
+
+    def blocks(self, size: int) -> Iterator[tuple[Ints, Lengths]]:
+        """Yield the ids of `size` rows at a time, one after the other, with the rows' lengths; of a whole split."""
+        with self.path.open("rb") as file:
+            for start in range(0, len(self), size):
+                part = self.lengths.take(slice(start, start + size))
+                yield numpy.frombuffer(file.read(4 * int(part.totals.sum())), numpy.int32), part
 
     @overload
     def __getitem__(self, index: int) -> Tokens: ...

@@ -15,7 +15,7 @@ import numpy
 
 from bakeoff.config import Config
 from bakeoff.data.examples import Example
-from bakeoff.data.forms import Form, plain_ids
+from bakeoff.data.forms import Form, plain, plain_ids
 from bakeoff.data.splitting import marks_of
 from bakeoff.data.tokens import Tokens, lengths_of
 from bakeoff.errors import BakeoffError
@@ -38,7 +38,8 @@ def settle(
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:  # fmt: skip
     """Return the settings of each baseline that is to be run, and of the others why they are not.
 
-    Few-shot's settings are the places of its examples in the training split; without tokens they stay open.
+    Few-shot's settings are the places of its examples in the training split and, where it is no blank line, what stands
+    between them; without tokens they stay open.
     """
     run: dict[str, dict[str, Any]] = {}
     not_run: dict[str, str] = {}
@@ -48,8 +49,9 @@ def settle(
             try:
                 places = choose_shots(int(name.removeprefix(FEW_SHOT)), train, tokens["train"])
                 shots = [tokens["train"][i] for i in places]
-                few_shot_rows(tokens["test"], shots, form, context, output_tokens)
-                run[name] = {"examples": places}
+                between = separator(train)
+                few_shot_rows(tokens["test"], shots, form, context, output_tokens, between)
+                run[name] = {"examples": places} | ({} if between == BLANK_LINE else {"separator": between})
             except NoRoomError as error:
                 not_run[name] = str(error)
                 del run[name]
@@ -75,15 +77,26 @@ def choose_shots(count: int, examples: Sequence[Example], rows: Sequence[Tokens]
     return short[numpy.argsort(marks_of(examples)[short], kind="stable")[:count]].tolist()
 
 
+def separator(train: Sequence[Example]) -> str:
+    """Return what stands between few-shot's examples, and ends its outputs: a blank line, or a line of signs where
+    targets hold blank lines themselves.
+    """
+    tried = [BLANK_LINE, *(f"\n\n{'#' * count}\n\n" for count in range(3, 40))]
+    for example in train:
+        tried = [text for text in tried if text not in example.summary]
+    return tried[0] if tried else BLANK_LINE
+
+
 def few_shot_rows(
-    rows: Sequence[Tokens], shots: Sequence[Tokens], form: Form, context: int | None, output_tokens: int
-) -> list[Tokens]:
-    """Return the rows with `shots` before each prompt, in the same template, a blank line after each of them.
+    rows: Sequence[Tokens], shots: Sequence[Tokens], form: Form, context: int | None, output_tokens: int,
+    between: str = BLANK_LINE,
+) -> list[Tokens]:  # fmt: skip
+    """Return the rows with `shots` before each prompt, in the same template, and `between` after each of them.
 
     A document is cut further where the model's `context` of tokens leaves no room for it, its summary and an output.
     Raises NoRoomError where that takes away too much (KEPT_SHARE, ROOMLESS_SHARE).
     """
-    prefix = shots_ids(shots, form)
+    prefix = shots_ids(shots, form, between)
     made, without_room = [], 0
     for row in rows:
         length = row.kept
@@ -102,27 +115,30 @@ def few_shot_rows(
     return made
 
 
-def shots_ids(shots: Sequence[Tokens], form: Form) -> list[int]:
+def shots_ids(shots: Sequence[Tokens], form: Form, between: str = BLANK_LINE) -> list[int]:
     """Return the examples' ids one after the other, without what begins or ends a whole text."""
-    blank, line = plain_ids(form.tokenizer, [BLANK_LINE, "\n"])
-    between = line if form.encoder_decoder else []  # a causal template leads over to the summary by itself
+    after, line = plain_ids(form.tokenizer, [between, "\n"])
+    over = line if form.encoder_decoder else []  # a causal template leads over to the summary by itself
     ids: list[int] = []
     for shot in shots:
         prompt = shot.prompt[len(form.begin) : len(shot.prompt) - len(form.end)]
-        summary = shot.target[len(form.target_begin) : len(shot.target) - len(form.target_end)]
-        ids += [*prompt, *between, *summary, *blank]
+        whole = shot.target[-len(form.target_end) :] == form.target_end  # one that was cut has no end
+        summary = shot.target[len(form.target_begin) : len(shot.target) - whole * len(form.target_end)]
+        ids += [*prompt, *over, *summary, *after]
     return ids
 
 
-def cut_share(rows: Sequence[Tokens], whole: Sequence[Tokens], shots: Sequence[Tokens], form: Form) -> float:
-    """Return the share of few-shot rows whose document is shorter than in the rows that the entries see."""
-    added = len(shots_ids(shots, form))
-    return sum(len(r.prompt) < added + len(w.prompt) for r, w in zip(rows, whole, strict=True)) / len(rows)
+def cut_share(rows: Sequence[Tokens], whole: Sequence[Tokens], prefix: int) -> float:
+    """Return the share of few-shot rows whose document is shorter than in the rows that the entries see.
+
+    `prefix` is how many tokens the examples take.
+    """
+    return sum(len(r.prompt) < prefix + len(w.prompt) for r, w in zip(rows, whole, strict=True)) / len(rows)
 
 
-def first_answer(output: str) -> str:
-    """Return a few-shot output up to its first blank line: there the base begins a next example of its own."""
-    return output.strip().partition(BLANK_LINE)[0].strip()
+def first_answer(output: str, between: str = BLANK_LINE, indented: bool = False) -> str:
+    """Return a few-shot output up to what stands between examples: there the base begins a next one of its own."""
+    return plain(plain(output, indented).lstrip("\n").partition(between)[0], indented)
 
 
 def oracle(document: str, reference: str) -> str:

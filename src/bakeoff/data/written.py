@@ -1,0 +1,145 @@
+"""What a base's tokenizer makes of the texts: what it cannot write, what comes back as another text, what was cut."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+
+import numpy
+
+from bakeoff.data.examples import Example
+from bakeoff.data.forms import Form, special_tokens
+from bakeoff.data.overlap import of
+from bakeoff.data.tokens import Ints, StoredTokens, target_lengths
+from bakeoff.errors import DataError
+from bakeoff.records import SPLITS
+
+TRIED = 200  # targets of a split that are written and read back, evenly spaced
+MOSTLY = 0.5  # a share of unknown tokens that leaves nothing to learn
+SEEN = 0.001  # a share that is told
+BLOCK = 1000  # rows whose ids are read at once
+CONTEXT = 12  # characters around a difference that are shown
+INDENT, SPECIAL = "indent", "special tokens"
+
+
+@dataclass
+class Marked:
+    """Texts that take care: how many targets begin with white space, and how many rows hold each special token."""
+
+    indented: int = 0
+    special: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def marks(self) -> list[str]:
+        """What of it there is. Runs' ids hold it, because bakeoff once read such texts otherwise (design/data.md)."""
+        return [mark for mark, there in ((INDENT, self.indented), (SPECIAL, self.special)) if there]
+
+
+def marked(splits: Mapping[str, Sequence[Example]], form: Form) -> Marked:
+    """Return what in the texts of all splits takes care."""
+    found, special = Marked(), sorted(set(special_tokens(form.tokenizer).values()))
+    for split in SPLITS:
+        for example in splits[split]:
+            found.indented += example.summary[:1].isspace()
+            around = () if form.parsed else example.around or ()
+            text = "\0".join((example.document, example.summary, *around))
+            for token in special:
+                if token in text:
+                    found.special[token] = found.special.get(token, 0) + 1
+    return found
+
+
+def look_at_tokens(
+    splits: Mapping[str, Sequence[Example]], tokens: Mapping[str, StoredTokens], form: Form, found: Marked,
+    output_tokens: int,
+) -> list[str]:  # fmt: skip
+    """Return findings; raise DataError where the tokenizer cannot write most of a split's targets."""
+    lines = [
+        f"data: {count:,} rows hold '{token}' in their texts, which is read as these characters and never as the token"
+        for token, count in found.special.items()
+    ]
+    for split in SPLITS:
+        where, rows = f"data.{split}", tokens[split]
+        counted = count(rows, form)
+        if counted.unknown_targets > MOSTLY:
+            raise DataError(
+                f"{where}: {counted.unknown_targets:.0%} of the targets' tokens are unknown to the model's tokenizer "
+                f"({form.tokenizer.unk_token}): it cannot write them. Try: a base that was trained on such texts"
+            )
+        if max(counted.unknown_documents, counted.unknown_targets) > SEEN:
+            lines.append(
+                f"{where}: {counted.unknown_documents:.1%} of the documents' tokens and "
+                f"{counted.unknown_targets:.1%} of the targets' are unknown to the model's tokenizer "
+                f"({form.tokenizer.unk_token}): all look the same to it"
+            )
+        if counted.cut_targets:
+            lines.append(
+                f"{where}: {of(counted.cut_targets, len(rows))} targets leave no room for a document and were cut to "
+                f"{output_tokens} tokens, the longest output. Raise protocol.max_tokens as far as the context allows"
+            )
+        if split != "validation":
+            lines += round_trip(where, splits[split], form)
+    return lines
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Shares of unknown tokens in a split's documents and targets, and how many targets have no end."""
+
+    unknown_documents: float
+    unknown_targets: float
+    cut_targets: int
+
+
+def count(rows: StoredTokens, form: Form) -> Counted:
+    """Return what a split's ids tell."""
+    tokenizer = form.tokenizer
+    unknown, space = tokenizer.unk_token_id, tokenizer.convert_tokens_to_ids("\u2581")  # which stands before a word
+    unknown = None if unknown in (*form.target_end, *form.target_begin) else unknown  # GPT-2's is its end, too
+    end = form.target_end[-1]
+    cut, documents, targets = 0, [0, 0], [0, 0]  # unknown, and all
+    for ids, part in rows.blocks(BLOCK):
+        ends = numpy.cumsum(part.totals)
+        cut += int((ids[ends - 1] != end).sum())
+        if unknown is not None:
+            places = numpy.arange(len(ids)) - numpy.repeat(ends - part.totals, part.totals)  # of each id in its row
+            prompts, heads, tails = (numpy.repeat(n, part.totals) for n in (part.prompts, part.heads, part.tails))
+            missing, text = ids == unknown, (ids != space) | (ids == unknown)
+            for counts, there in (
+                (documents, (places >= heads) & (places < prompts - tails)),
+                (targets, (places >= prompts) & (ids != end)),
+            ):
+                counts[0] += int((missing & there).sum())
+                counts[1] += int((text & there).sum())
+    return Counted(documents[0] / max(1, documents[1]), targets[0] / max(1, targets[1]), cut)
+
+
+def round_trip(where: str, examples: Sequence[Example], form: Form) -> list[str]:
+    """Return a finding where targets that are written as ids and read back are other texts."""
+    every = max(1, len(examples) // TRIED)
+    texts = [example.summary.rstrip() for example in spaced(examples, every)]
+    again = form.texts(form.targets(texts), indented=True)
+    changed = [(text, back) for text, back in zip(texts, again, strict=True) if text != back]
+    if not changed:
+        return []
+    before, after = difference(*changed[0])
+    return [
+        f"{where}: {of(len(changed), len(texts))} targets that were tried come back from the model's tokenizer as "
+        f"another text: {before!r} as {after!r}. No output can be such a target"
+    ]
+
+
+def spaced(examples: Sequence[Example], every: int) -> Iterator[Example]:
+    """Yield one of `every` examples, from the first on, at most TRIED."""
+    return (examples[i] for i in range(0, min(len(examples), TRIED * every), every))
+
+
+def difference(one: str, other: str) -> tuple[str, str]:
+    """Return both texts around the first character that differs."""
+    at = next(i for i, (a, b) in enumerate(zip_longest(one, other)) if a != b)
+    start = max(0, at - CONTEXT)
+    return one[start : at + CONTEXT], other[start : at + CONTEXT]
+
+
+def whole_lengths(rows: StoredTokens, examples: Sequence[Example], form: Form) -> Ints:
+    """Return the lengths of a split's targets before any was cut; texts are read only where some were."""
+    return target_lengths(examples, form) if count(rows, form).cut_targets else rows.lengths.targets
