@@ -5,9 +5,9 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
+from bakeoff.adapters import card_kept
 from bakeoff.api import refresh_report
 from bakeoff.methods import method_class
-from bakeoff.model import card_kept
 from bakeoff.records import RunFolder
 from bakeoff.report.cards import card, fenced, signed, usage
 

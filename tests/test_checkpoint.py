@@ -1,7 +1,14 @@
 """A training that stopped and went on is the training that never stopped."""
 
+import hashlib
+import json
+
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from bakeoff.data.tokens import Tokens
 from bakeoff.methods import build_method
@@ -82,8 +89,6 @@ def test_dropout_is_part_of_what_is_kept(tiny_model, tmp_path):
 
 
 def test_an_ended_training_keeps_its_best_weights_only(tiny_model, tmp_path):
-    from safetensors import safe_open
-
     trainer = fresh(tiny_model, LORA, [])
     trainer.train(ROWS, ROWS[:3])
     save_checkpoint(tmp_path, trainer, {})
@@ -158,3 +163,118 @@ def test_patience_ends_a_run_after_so_many_validations_without_a_new_best(tiny_m
     assert len(losses) == best + 1 + 2 < 7
     assert result.steps == curve[-1]["step"] < 10
     assert result.best_step == curve[best]["step"]
+
+
+def written_as(folder, change, step=7):
+    """Write the newest checkpoint again, changed, with a right sum: whole, but not of this training or version."""
+    file = checkpoint_files(folder)[0]
+    with safe_open(file, "pt") as stored:
+        state = json.loads(stored.metadata()["state"])
+    tensors = load_file(file)
+    tensors, state = change(tensors, state) or (tensors, state)
+    save_file(tensors, folder / "x", metadata={"state": state if isinstance(state, str) else json.dumps(state)})
+    mark = hashlib.sha256((folder / "x").read_bytes()).hexdigest()
+    file.unlink()
+    (folder / "x").rename(folder / f"{step:09d}-{mark}.safetensors")
+
+
+def without(part):
+    return lambda tensors, state: ({n: t for n, t in tensors.items() if not n.startswith(part)}, state)
+
+
+def beside(name, tensor):
+    return lambda tensors, state: (tensors | {name: tensor}, state)
+
+
+def told(**fields):
+    return lambda tensors, state: (tensors, state | fields)
+
+
+FOREIGN = {
+    "other names": lambda tensors, state: ({n.replace("lora_A", "lora_Q"): t for n, t in tensors.items()}, state),
+    "another shape": lambda tensors, state: ({n: t[None] if "lora_A" in n else t for n, t in tensors.items()}, state),
+    "another precision": lambda tensors, state: (
+        {n: t.half() if t.is_floating_point() else t for n, t in tensors.items()},
+        state,
+    ),
+    "no optimizer": without("optimizer:step"),
+    "half an optimizer": without("optimizer:exp_avg_sq"),
+    "another optimizer": beside("optimizer:momentum/x", torch.zeros(1)),
+    "another generator": beside("random/cpu", torch.zeros(16, dtype=torch.uint8)),
+    "no generator's state": beside("random/cpu", torch.full((5056,), 255, dtype=torch.uint8)),
+    "a GPU's": beside("random/cuda", torch.zeros(16, dtype=torch.uint8)),
+    "no random state": without("random"),
+    "an ended one's weights": lambda tensors, state: (tensors, state | {"at": state["at"] | {"ended": True}}),
+    "fewer counters": told(at={"step": 7}),
+    "other counters": told(at={"step": 7, "momentum": 3}),
+    "another step": lambda tensors, state: (tensors, state | {"at": state["at"] | {"step": 6}}),
+    "no counters": told(at=None),
+    "another training": told(extra={"until": "of another"}),
+    "no state": lambda tensors, state: (tensors, "{"),
+    "a list": lambda tensors, state: (tensors, "[]"),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_a_whole_checkpoint_that_cannot_be_gone_on_from_is_passed_over(tiny_model, tmp_path, capsys, kind):
+    trainer = fresh(tiny_model, LORA, [])
+    for until in RUNGS:
+        trainer.train(ROWS, ROWS[:3], until)
+        save_checkpoint(tmp_path, trainer, {"until": until})
+    written_as(tmp_path, FOREIGN[kind])
+    again = fresh(tiny_model, LORA, [])
+    before = weights(again)
+    assert load_newest(tmp_path, again, lambda extra: extra["until"] in RUNGS) == {"until": 4}
+    assert "passed over (" in capsys.readouterr().err
+    assert again.at.step == 4
+    checkpoint_files(tmp_path)[1].unlink()
+    alone = fresh(tiny_model, LORA, [])
+    assert load_newest(tmp_path, alone, lambda extra: extra["until"] in RUNGS) is None
+    assert (alone.at.step, alone.best, alone.optimizer.state) == (0, {}, {})
+    for name, weight in weights(alone).items():
+        assert torch.equal(weight, before[name])  # nothing of it was taken
+    alone.keep = keeper(tmp_path).after_step
+    alone.train(ROWS, ROWS[:3])  # and its own checkpoints find their place beside it
+    assert [int(file.name.partition("-")[0]) for file in checkpoint_files(tmp_path)] == [8, 7]
+    assert load_newest(tmp_path, fresh(tiny_model, LORA, [])) == {}
+    checkpoint_files(tmp_path)[0].unlink()
+    assert load_newest(tmp_path, fresh(tiny_model, LORA, [])) == {}  # the one before it is its own too
+
+
+def test_a_checkpoint_of_another_method_is_passed_over(tiny_model, tmp_path):
+    for fields in METHODS:
+        trainer = fresh(tiny_model, fields, [])
+        trainer.train(ROWS, ROWS[:3], 4)
+        save_checkpoint(tmp_path / fields["method"], trainer, {})
+    for fields in METHODS:
+        for other in METHODS:
+            found = load_newest(tmp_path / other["method"], fresh(tiny_model, fields, []))
+            assert (found == {}) == (fields is other)
+
+
+DAMAGE = ("flip", "cut", "grow", "empty", "none", "fill")
+
+
+@given(place=st.floats(0, 1), kind=st.sampled_from(DAMAGE), newest=st.booleans())
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_befalls_a_checkpoint_training_ends_the_same(tiny_model, tmp_path_factory, place, kind, newest):
+    folder = tmp_path_factory.mktemp("checkpoints")
+    trainer = fresh(tiny_model, LORA, [])
+    for until in RUNGS:
+        trainer.train(ROWS, ROWS[:3], until)
+        save_checkpoint(folder, trainer, {})
+    whole = trainer.train(ROWS, ROWS[:3])
+    file = checkpoint_files(folder)[0 if newest else 1]
+    content = bytearray(file.read_bytes())
+    at = int(place * (len(content) - 1))
+    content[at] ^= 1 + (kind == "fill") * 254
+    damaged = {"cut": content[:at], "grow": content + b"\0" * at, "empty": b"", "fill": bytes(at) + content[at:]}
+    file.write_bytes(damaged.get(kind, content))
+    if kind == "none":
+        file.unlink()
+    again = fresh(tiny_model, LORA, [])
+    load_newest(folder, again)
+    assert again.at.step in ((0, 4) if newest else (7,))
+    assert again.train(ROWS, ROWS[:3]) == whole
+    for name, weight in weights(trainer).items():
+        assert torch.equal(weights(again)[name], weight)

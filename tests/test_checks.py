@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bakeoff.adapters import load_adapter
 from bakeoff.api import refresh_report
 from bakeoff.data.docstrings import iter_docstrings, split_summary
 from bakeoff.data.examples import Example
@@ -29,7 +30,7 @@ from bakeoff.evaluation.checks import (
 from bakeoff.methods.lora import Lora
 from bakeoff.methods.method import Method
 from bakeoff.methods.soft_prompts import PromptTuning
-from bakeoff.model import load_adapter, load_base
+from bakeoff.model import load_base
 from bakeoff.records import Folder
 from bakeoff.report.table import failures
 from bakeoff.results import Results

@@ -5,6 +5,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from bakeoff.adapters import load_adapter, save_adapter
 from bakeoff.api import plan
 from bakeoff.errors import ConfigError, SetupError
 from bakeoff.methods import build_method, method_class, method_names
@@ -14,9 +15,7 @@ from bakeoff.model import (
     adapt,
     count_parameters,
     inner,
-    load_adapter,
     load_base,
-    save_adapter,
     trainable,
 )  # fmt: skip
 from bakeoff.testing import ROWS, family_base, family_shape

@@ -13,10 +13,10 @@ from huggingface_hub import constants
 
 import bakeoff
 from bakeoff import api
+from bakeoff.adapters import load_adapter
 from bakeoff.config import load_config
 from bakeoff.errors import BakeoffError, SetupError
 from bakeoff.hub import fetch
-from bakeoff.model import load_adapter
 from bakeoff.records import Folder
 from tests.conftest import Inline, write_rows
 from tests.test_imports import modules

@@ -257,15 +257,25 @@ def check_weights(name: str, file: Path) -> None:
         ) from None
 
 
-def base_hashes(name: str, pin: Pin = LATEST) -> dict[str, str]:
-    """Return the SHA-256 of each of the base's weight, config and tokenizer files; none for a hub model not here."""
+def base_files(name: str, pin: Pin) -> tuple[tuple[str, int, int], ...]:
+    """Return path, size and time of each of a base's weight, config and tokenizer files; none where it is not here."""
     try:
         folder = model_folder(name, pin, ask_hub=False)
     except SetupError:
-        return {}
+        return ()
     suffixes = READ | ({".py"} if pin.remote_code else set())
     files = sorted(p for p in folder.iterdir() if p.suffix in suffixes)
-    return file_hashes(tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files))
+    return tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files)
+
+
+def base_hashes(name: str, pin: Pin = LATEST) -> dict[str, str]:
+    """Return the SHA-256 of each of the base's files by name; none for a hub model that is not here."""
+    return file_hashes(base_files(name, pin))
+
+
+def base_marks(name: str, pin: Pin = LATEST) -> dict[str, list[int]]:
+    """Return size and time of each of the base's files by name: where they are the same, so is the content."""
+    return {Path(path).name: [size, time] for path, size, time in base_files(name, pin)}
 
 
 @lru_cache(maxsize=8)

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bakeoff.config import load_config
+from bakeoff.adapters import check_base, load_adapter
+from bakeoff.config import Config, load_config
 from bakeoff.data.columns import columns_of
 from bakeoff.data.examples import Example
 from bakeoff.data.forms import make_form
@@ -13,19 +14,24 @@ from bakeoff.data.tokens import Tokens, encode
 from bakeoff.data.written import INDENT
 from bakeoff.errors import DataError
 from bakeoff.evaluation.generation import generate
-from bakeoff.model import for_decoding, load_adapter, load_base
-from bakeoff.records import Folder
+from bakeoff.model import for_decoding, load_base
+from bakeoff.records import Folder, Run
 
 Document = str | Mapping[str, Any]  # a text, or a row with the columns that the template takes
 
 
 class Summarizer:
-    """A base model with one adapter on it."""
+    """A base model with one adapter on it.
 
-    def __init__(self, folder: Folder, adapter: Path):
+    Raises SetupError where the base is not the bakeoff's, or the adapter not what `run` leaves.
+    """
+
+    def __init__(self, folder: Folder, adapter: Path, run: Run):
         self.config = load_config(folder.config_file)
+        planned = folder.plan()["model"]
+        check_base(self.config, planned)
         base = load_base(self.config.model, self.config.protocol.precision, self.config.pin)
-        self.model = load_adapter(base, adapter)
+        self.model = load_adapter(base, adapter, made_by(run, self.config, planned))
         self.base = for_decoding(base, self.model, self.config.generation.precision)
         self.form = make_form(base.tokenizer, self.config.template, base.decoder_start is not None)
         data = self.config.data
@@ -73,3 +79,9 @@ class Summarizer:
             if not isinstance(text, str):
                 raise DataError(f"document {number}: no text in column '{named}'")
         return [str(text) for text in texts]
+
+
+def made_by(run: Run, config: Config, planned: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the adapter of a run must say of itself."""
+    of_base = {"model_identity": planned["identity"]} if planned.get("identity") else {}
+    return {"method": run.method, "settings": run.settings, "template": config.template, **of_base}

@@ -23,22 +23,18 @@ from transformers import (
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
-from bakeoff.config import Config
 from bakeoff.errors import SetupError
-from bakeoff.files import write_json
 from bakeoff.fused import fuse
 from bakeoff.hub import (
     ALLOWED,
     CONFIG,
-    PICKLED,
     TOKENIZER,
-    base_identity,
     first_line,
     foreign_code,
     model_folder,
     on_hub,
 )
-from bakeoff.methods import Method, build_method
+from bakeoff.methods import Method
 from bakeoff.sections import LATEST, Pin
 
 # Shapes of well-known hub models, which never change: a plan of one needs no network, no token and no weights.
@@ -249,43 +245,3 @@ def count_parameters(adapted: nn.Module) -> tuple[int, int]:
 def inner(adapted: nn.Module) -> PreTrainedModel:
     """Return the transformers model inside, with whatever the method has injected into it."""
     return adapted.get_base_model() if hasattr(adapted, "get_base_model") else adapted  # type: ignore[operator]
-
-
-def save_adapter(folder: Path, adapted: nn.Module, method: Method, config: Config) -> None:
-    """Write the adapter, and beside it what `load_adapter` needs: method, settings, base, template."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with card_kept(folder / "README.md"):
-        method.save(adapted, folder)
-    manifest = {
-        "method": method.name,
-        "settings": method.model_dump(),
-        "model": config.model,
-        "revision": config.revision,
-        "model_identity": base_identity(config.model, config.pin),
-        "template": config.template,
-    }
-    write_json(folder / "bakeoff.json", manifest)
-
-
-@contextmanager
-def card_kept(card: Path) -> Iterator[None]:
-    """Within, PEFT may write a card, which is empty but for names; afterwards that of an earlier training is back."""
-    # Empty where there was none; there already after a crash, which left PEFT's card.
-    aside = card.with_name(f".{card.name}")
-    if not aside.exists():
-        card.replace(aside) if card.exists() else aside.touch()
-    try:
-        yield
-    finally:
-        card.unlink(missing_ok=True)
-        aside.replace(card) if aside.stat().st_size else aside.unlink()
-
-
-def load_adapter(base: Base, folder: Path) -> nn.Module:
-    """Return the base with the adapter in `folder` on it, frozen and in eval mode; a pickle is never read."""
-    pickled = [file.name for file in folder.iterdir() if file.suffix in PICKLED]
-    if pickled:
-        raise SetupError(f"{folder}: holds {pickled[0]}, a pickle, which can run any code when it is read. Remove it")
-    manifest = json.loads((folder / "bakeoff.json").read_text(encoding="utf-8"))
-    method = build_method(manifest["method"], {"method": manifest["method"], **manifest["settings"]})
-    return method.load(base.model, folder).to(base.device).requires_grad_(False).eval()

@@ -123,13 +123,14 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
 
 def model_facts(config: Config, shapes: dict[str, Any]) -> dict[str, Any]:
     """Return what the plan says of the base."""
-    from bakeoff.hub import base_hashes, base_identity
+    from bakeoff.hub import base_hashes, base_identity, base_marks
 
     return {
         "name": config.model,
         "revision": config.revision,
         "identity": base_identity(config.model, config.pin),
         "weights": {n: h for n, h in base_hashes(config.model, config.pin).items() if n.endswith(".safetensors")},
+        "files": base_marks(config.model, config.pin),
         "context": shapes["context"],
         **shapes["model"],
     }

@@ -1,12 +1,13 @@
 """Results as Python objects: a table to print, a frame, and the winner ready to use."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bakeoff.errors import SetupError, did_you_mean
 from bakeoff.files import read_jsonl
 from bakeoff.integrity import read_mapping
-from bakeoff.records import Folder
+from bakeoff.records import Folder, Run
 
 if TYPE_CHECKING:
     import pandas
@@ -75,6 +76,8 @@ class Results:
 
     def entry(self, name: str) -> "EntryResult":
         """Return one entry's result by name."""
+        if name in self.document["baselines"]:
+            raise SetupError(f"{self.folder.path}: '{name}' is a baseline, which has no adapter. Try: an entry")
         if name not in self.entries:
             raise SetupError(f"{self.folder.path}: no entry '{name}'.{did_you_mean(name, self.entries)}")
         return EntryResult(self.folder, name, self.entries[name])
@@ -100,12 +103,25 @@ class EntryResult:
     @property
     def adapter(self) -> Path:
         """The saved adapter's folder: of the seed with the lowest validation loss, never chosen on test."""
-        runs = [r for i in self.row["runs"] if (r := self.folder.run(i).result()) and r.status == "done"]
-        if not runs:
-            raise SetupError(f"{self.folder.path}: entry '{self.name}' has no finished run")
-        files = self.folder.run(min(runs, key=lambda r: r.metrics["validation/loss"]).run.id)
+        files = self.folder.run(self.best_run().id)
+        if not files.adapter.is_dir():
+            raise SetupError(
+                f"{files.adapter}: the adapter of entry '{self.name}' was removed. Try: bakeoff run "
+                f"{self.folder.config_file}, which repeats that run, or another entry"
+            )
         files.check()
         return files.adapter
+
+    def best_run(self) -> Run:
+        """Return the finished run with the lowest validation loss; raise SetupError where none has finished."""
+        results = [r for i in self.row["runs"] if (r := self.folder.run(i).result())]
+        done = [r for r in results if r.status == "done" and r.run.kind == "entry"]
+        if not done:
+            failed = next((f": it failed ({r.error})" for r in results if r.status == "failed"), "")
+            raise SetupError(
+                f"{self.folder.path}: entry '{self.name}' has no finished run{failed}. Try: bakeoff run again"
+            )
+        return min(done, key=lambda r: r.metrics.get("validation/loss", math.inf)).run
 
     def predictions(self) -> list[dict[str, Any]]:
         """Return the rows of the entry's first finished run beside their references."""
@@ -119,4 +135,4 @@ class EntryResult:
         """Return an `inference.Summarizer`: the base with this adapter, ready to generate."""
         from bakeoff.inference import Summarizer
 
-        return Summarizer(self.folder, self.adapter)
+        return Summarizer(self.folder, self.adapter, self.best_run())

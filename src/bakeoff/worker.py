@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from bakeoff.adapters import load_adapter, save_adapter
 from bakeoff.assessment import evaluate, score
 from bakeoff.data.forms import make_form
 from bakeoff.errors import BakeoffError
@@ -21,7 +22,7 @@ from bakeoff.evaluation.checks import beats_unigram, equals_base, fingerprints, 
 from bakeoff.files import write_jsonl
 from bakeoff.measure import out_of_memory, peak_bytes, reset_peak
 from bakeoff.methods import Method, build_method
-from bakeoff.model import adapt, load_adapter, save_adapter, trainable
+from bakeoff.model import adapt, trainable
 from bakeoff.records import Cause, Event, Folder, RunResult
 from bakeoff.training.checkpoint import Keeper, checkpoint_files, load_newest
 from bakeoff.training.loop import DivergedError, Trainer
@@ -167,6 +168,7 @@ def keep(work: Work, trainer: Trainer, carried: dict[str, Any]) -> Keeper:
 
     def extra() -> dict[str, Any]:
         return {
+            "run": work.run.id,
             "curve": work.files.curve(),
             "seconds": work.clocks.seconds,
             "peak_bytes": work.record.costs.get("peak_bytes") or peak(),
@@ -203,7 +205,7 @@ def go_on(work: Work, trainer: Trainer) -> dict[str, Any]:
     seconds, peak and trunk are carried over. The trial's set-up is not, because the run has one of its own.
     """
     for run_id in filter(None, (work.run.id, work.run.adopts)):
-        carried = load_newest(work.folder.run(run_id).checkpoints, trainer)
+        carried = load_newest(work.folder.run(run_id).checkpoints, trainer, partial(left_by, run_id))
         if carried:
             write_jsonl(work.files.metrics_file, carried["curve"])
             work.emit(Event(work.run.id, "metrics", carried["curve"][-1]))
@@ -212,3 +214,9 @@ def go_on(work: Work, trainer: Trainer) -> dict[str, Any]:
             return carried
     work.files.metrics_file.unlink(missing_ok=True)
     return {}
+
+
+def left_by(run_id: str, extra: dict[str, Any]) -> bool:
+    """Return whether what a checkpoint carries is a run's own, and in this version's form."""
+    parts = [extra.get(key) for key in ("curve", "seconds", "check_notes")]
+    return extra.get("run") == run_id and list(map(type, parts)) == [list, dict, dict] and bool(parts[0])

@@ -25,6 +25,7 @@ class AdaLora(Injected):
     search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-4, 1e-2)}
     config_class: ClassVar[str] = "AdaLoraConfig"
     fixed: ClassVar[dict[str, Any]] = {"total_step": 1}  # the schedule is set at the first step, which knows it
+    moving: ClassVar[frozenset[str]] = frozenset({"total_step", "tinit", "tfinal"})
 
     learning_rate: float = Field(2e-3, gt=0, description="AdamW's peak learning rate")
     init_r: int = Field(12, ge=2, description="rank of each update at first")
@@ -44,10 +45,6 @@ class AdaLora(Injected):
     def adapt(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> "nn.Module":
         """Return a PeftModel."""
         return with_fixed_ranks(super().adapt(model, tokenizer))
-
-    def load(self, model: "PreTrainedModel", folder: "Path") -> "nn.Module":
-        """Return `model` with the saved adapter, frozen."""
-        return with_fixed_ranks(super().load(model, folder))
 
     def before_step(self, adapted: "nn.Module") -> None:
         """Add the gradient of the mean distance of the factors from orthogonal ones."""
@@ -81,6 +78,11 @@ class AdaLora(Injected):
         """Put back what `state` returned."""
         allocator: Any = adapted.base_model.rankallocator  # type: ignore[union-attr]
         device = next(adapted.parameters()).device
+        shapes = {name: p.shape for name, p in adapted.get_base_model().named_parameters()}  # type: ignore[operator]
+        for key, tensor in state.items():
+            part, _, name = key.partition("/")
+            if part != "kept" and (part not in GATHERED or shapes.get(name) != tensor.shape):
+                raise ValueError(f"{key} is no importance of a weight of this model")
         kept = {}
         for key, tensor in state.items():
             part, _, name = key.partition("/")

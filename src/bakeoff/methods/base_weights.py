@@ -5,14 +5,15 @@ Tensors are frozen and saved here; a method only says which of them it trains.
 
 import json
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from bakeoff.errors import SetupError
 from bakeoff.methods.method import Method
+from bakeoff.methods.saved import read_mapping, read_tensors, refuse
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -41,20 +42,27 @@ class BaseWeights(Method):
         tensors = {n: p.detach().contiguous() for n, p in adapted.named_parameters() if p.requires_grad}
         folder.mkdir(parents=True, exist_ok=True)
         save_file(tensors, folder / "tensors.safetensors", metadata={"format": "pt"})
-        manifest = {
-            n: {"shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")} for n, t in tensors.items()
-        }
-        (folder / "tensors.json").write_text(json.dumps(manifest, indent=1) + "\n")
+        (folder / "tensors.json").write_text(json.dumps(described(tensors), indent=1) + "\n")
 
     def load(self, model: "PreTrainedModel", folder: Path) -> "nn.Module":
-        """Return `model` with the saved tensors in place of its own, frozen."""
-        from safetensors.torch import load_file
+        """Return `model` with the saved tensors in place of its own, frozen.
+
+        Raises SetupError where they are not those that this method trains of this model.
+        """
+        import torch
 
         adapted = self.adapt(model, None)
-        saved = load_file(folder / "tensors.safetensors")
         weights = {n: p for n, p in adapted.named_parameters() if p.requires_grad}
-        if weights.keys() != saved.keys():
-            raise SetupError(f"{folder}: tensors do not fit this model: {sorted(weights.keys() ^ saved.keys())[:3]}")
+        manifest = folder / "tensors.json"
+        wanted = {n: torch.empty_like(p, dtype=torch.float32, device="meta") for n, p in weights.items()}  # as trained
+        if read_mapping(manifest) != described(wanted):
+            raise refuse(manifest, "tells of other tensors than this method, base and settings have")
+        saved = read_tensors(folder / "tensors.safetensors", wanted)
         for name, weight in weights.items():
             weight.data = saved[name].to(weight.device)  # the same parameter, so ties hold; fp32 over a bf16 base too
         return adapted.requires_grad_(False)
+
+
+def described(tensors: "Mapping[str, torch.Tensor]") -> dict[str, dict[str, Any]]:
+    """Return the manifest of tensors: each one's shape and kind of number."""
+    return {n: {"shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")} for n, t in tensors.items()}

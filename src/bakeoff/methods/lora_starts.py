@@ -58,6 +58,11 @@ class StartsFromWeights(Lora):
                 register_parametrization(factor, "weight", beside(frozen, axis), unsafe=True)
         return adapted
 
+    def as_saved(self, model: "PreTrainedModel") -> "nn.Module":
+        """Return a PeftModel with a plain LoRA of twice the rank."""
+        twice = self.model_copy(update={"r": 2 * self.r, "lora_alpha": 2 * self.lora_alpha})
+        return super(StartsFromWeights, twice).adapt(model, None)
+
     def save(self, adapted: "nn.Module", folder: Path) -> None:
         """Write both halves as a plain LoRA of twice the rank."""
         configs: Any = adapted.peft_config

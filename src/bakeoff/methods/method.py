@@ -35,6 +35,7 @@ class Method(Section, ABC):
     checkpointable: ClassVar[bool] = True  # whether it trains under protocol.gradient_checkpointing
     keeps_base: ClassVar[bool] = True  # the base's weights that it does not train stay as they were loaded
     tiny: ClassVar[dict[str, Any]] = {}  # settings for a model of width 16, where the defaults do not fit one
+    moving: ClassVar[frozenset[str]] = frozenset()  # fields of PEFT's config that training changes
     exact_in_bf16: ClassVar[bool] = True  # else only in fp32: over a bf16 base its products round otherwise
 
     learning_rate: float = Field(gt=0, description="AdamW's peak learning rate")
@@ -80,18 +81,26 @@ class Method(Section, ABC):
         return {}
 
     def restore(self, adapted: "nn.Module", state: "dict[str, torch.Tensor]") -> None:
-        """Put back what `state` returned."""
+        """Put back what `state` returned; raise ValueError, with nothing changed, where it is another model's."""
 
     def save(self, adapted: "nn.Module", folder: Path) -> None:
         """Write the adapter into `folder`, in PEFT's format."""
         adapted.save_pretrained(str(folder), save_embedding_layers=False)  # type: ignore[operator]
 
-    def load(self, model: "PreTrainedModel", folder: Path) -> "nn.Module":
-        """Return `model` with the adapter in `folder` on it, frozen."""
-        from peft import PeftModel
+    def as_saved(self, model: "PreTrainedModel") -> "nn.Module":
+        """Return `model`, adapted as what `save` writes fits on it; in most methods that is as in training."""
+        return self.adapt(model, None)
 
+    def load(self, model: "PreTrainedModel", folder: Path) -> "nn.Module":
+        """Return `model` with the adapter in `folder` on it, frozen.
+
+        Raises SetupError where that is not what `save` writes for this model at these settings.
+        """
+        from bakeoff.methods.saved import load_peft
+
+        adapted: Any = self.as_saved(model)
         with quiet_peft():
-            return PeftModel.from_pretrained(model, str(folder))
+            return load_peft(adapted, folder, self.moving).requires_grad_(False)
 
 
 @contextmanager

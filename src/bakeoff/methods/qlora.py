@@ -1,7 +1,6 @@
 """QLoRA: LoRA over a base in four bits."""
 
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
@@ -33,11 +32,6 @@ class Qlora(Lora):
         """Return a PeftModel over `model`, whose matrices are put into four bits (but not on the meta device)."""
         self.quantize(model)
         return super().adapt(model, tokenizer)
-
-    def load(self, model: "PreTrainedModel", folder: Path) -> "nn.Module":
-        """Return `model`, put into four bits as in training, with the adapter in `folder` on it, frozen."""
-        self.quantize(model)
-        return super().load(model, folder)
 
     def quantize(self, model: "PreTrainedModel") -> None:
         """Put every matrix into four bits but the head and those that transformers keeps in fp32."""

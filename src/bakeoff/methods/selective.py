@@ -1,14 +1,13 @@
 """Methods that train one kind of small weight all over the model."""
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
 from bakeoff.errors import SetupError
 from bakeoff.methods.base_weights import BaseWeights
-from bakeoff.methods.method import Method, quiet_peft, register, task_type, with_peft
+from bakeoff.methods.method import Method, register, task_type, with_peft
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,19 +48,6 @@ class LayerNorm(Method):
         from peft import LNTuningConfig
 
         return with_peft(model, LNTuningConfig(task_type=task_type(model), target_modules=list(normalisations(model))))
-
-    def load(self, model: "PreTrainedModel", folder: Path) -> "nn.Module":
-        """Return `model` with the saved copies, in fp32: PEFT would round them to the precision of the base."""
-        from peft import set_peft_model_state_dict
-        from peft.utils import load_peft_weights
-
-        adapted = self.adapt(model, None)
-        for parameter in adapted.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
-        with quiet_peft():
-            set_peft_model_state_dict(adapted, load_peft_weights(str(folder), device=str(model.device)))
-        return adapted.requires_grad_(False)
 
 
 def normalisations(model: "nn.Module") -> "dict[str, nn.Module]":

@@ -55,6 +55,12 @@ class SoftPrompt(Method):
                 self.start_as(adapted, torch.tensor(self.words(model, tokenizer), device=model.device))
         return adapted
 
+    def as_saved(self, model: "PreTrainedModel") -> "nn.Module":
+        """Return a PeftModel with a prompt alone: what trained it, a prompt encoder, has served."""
+        config = self.config(model)
+        config.inference_mode = True
+        return with_peft(model, config)
+
     def words(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> list[int]:
         """Return the ids that the prompt starts as."""
         import torch

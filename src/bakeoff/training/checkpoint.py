@@ -21,6 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from bakeoff.integrity import digest, sync
+from bakeoff.measure import out_of_memory
+from bakeoff.methods.saved import kind_of, shown
 from bakeoff.sections import SafetyConfig
 from bakeoff.training.loop import Progress, Trainer
 
@@ -120,47 +122,95 @@ def save_checkpoint(folder: Path, trainer: Trainer, extra: dict[str, Any]) -> No
             tensors["random/cuda"] = torch.cuda.get_rng_state()
     state = {"at": asdict(trainer.at), "seconds": trainer.clocks.seconds, "extra": extra}
     folder.mkdir(parents=True, exist_ok=True)
-    for old in checkpoint_files(folder)[KEPT - 1 :]:
-        old.unlink()
+    for old in checkpoint_files(folder):
+        # One of a later step was passed over when this training began, and may yet serve whoever wrote it.
+        if step_of(old) <= trainer.at.step and old.name != trainer.saved:
+            old.unlink()
     temporary = folder / f".{os.getpid()}.tmp"
     try:
         save_file({n: t.contiguous() for n, t in tensors.items()}, temporary, metadata={"state": json.dumps(state)})
         sync(temporary)
-        temporary.replace(folder / f"{trainer.at.step:09d}-{digest(temporary)}.safetensors")
+        name = f"{trainer.at.step:09d}-{digest(temporary)}.safetensors"
+        temporary.replace(folder / name)
+        trainer.saved = name
     finally:
         temporary.unlink(missing_ok=True)
     sync(folder)
 
 
-def load_newest(folder: Path, trainer: Trainer) -> dict[str, Any] | None:
-    """Put a fresh trainer where the newest whole checkpoint stood and return its `extra`; None where there is none."""
+def load_newest(
+    folder: Path, trainer: Trainer, accepts: Callable[[dict[str, Any]], bool] = lambda extra: True
+) -> dict[str, Any] | None:
+    """Put a fresh trainer where the newest checkpoint stood that it can go on from, and return its `extra`.
+
+    One that is damaged, of another training (`accepts` is asked of its `extra`) or of another device or version is
+    passed over, which the log says. None where none is left: the training begins anew.
+    """
     for rest in folder.glob(".*.tmp"):
         rest.unlink()
     for file in checkpoint_files(folder):
-        if file.stem.partition("-")[2] == digest(file):
-            return load_checkpoint(file, trainer)
-        print(f"{file.name}: damaged, passed over", file=sys.stderr)
-        file.unlink()
+        try:
+            if file.stem.partition("-")[2] == digest(file):
+                return load_checkpoint(file, trainer, accepts)
+            file.unlink()
+            reason: object = "damaged"
+        except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and out_of_memory(error):
+                raise
+            reason = error
+        print(f"{file.name}: passed over ({reason})", file=sys.stderr)
     return None
 
 
-def load_checkpoint(file: Path, trainer: Trainer) -> dict[str, Any]:
+def load_checkpoint(file: Path, trainer: Trainer, accepts: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     """Put a fresh trainer, and the model in it, where the saved one stood; return the `extra` that was saved.
 
-    Tensors are read one at a time, so that going on takes no more memory than having gone on.
+    Raises an error before anything is changed where it is not of this training. Tensors are read one at a time, so
+    that going on takes no more memory than having gone on.
     """
     with safe_open(file, "pt") as stored:
         state = json.loads(stored.metadata()["state"])
-        gathered = {}
-        for name in stored.keys():  # noqa: SIM118 (a safetensors file is no mapping)
-            if name.startswith("method/"):
-                gathered[name.removeprefix("method/")] = stored.get_tensor(name)
-            else:
+        at = Progress(**state["at"])
+        if not accepts(state["extra"]) or at.step != step_of(file) or asdict(at) != state["at"]:
+            raise ValueError("of another training or version")
+        names = stored.keys()
+        check_tensors(trainer, at.ended, {n: stored.get_slice(n) for n in names if not n.startswith("method/")})
+        for device in ("cpu", "cuda"):
+            if f"random/{device}" in names:
+                torch.Generator(device).set_state(stored.get_tensor(f"random/{device}"))  # raises where it is none
+        gathered = {n.removeprefix("method/"): stored.get_tensor(n) for n in names if n.startswith("method/")}
+        trainer.method.restore(trainer.adapted, gathered)
+        for name in names:
+            if not name.startswith("method/"):
                 restore(trainer, name, stored.get_tensor(name))
-    trainer.method.restore(trainer.adapted, gathered)
-    trainer.at = Progress(**state["at"])
+    trainer.at, trainer.saved = at, file.name
     trainer.clocks.seconds = state["seconds"]
     return state["extra"]
+
+
+def check_tensors(trainer: Trainer, ended: bool, stored: dict[str, Any]) -> None:
+    """Raise ValueError unless a checkpoint's tensors, given as slices, are those that this trainer would write."""
+    wanted: dict[str, torch.Tensor] = {f"best/{name}": weight for name, weight in trainer.weights.items()}
+    if not ended:
+        wanted["random/cpu"] = torch.get_rng_state()
+        if torch.cuda.is_available():
+            wanted["random/cuda"] = torch.cuda.get_rng_state()
+        for name, weight in trainer.weights.items():
+            wanted[f"weights/{name}"] = weight
+            if f"optimizer:step/{name}" in stored:  # not there of a weight that has had no gradient yet
+                wanted |= {f"optimizer:{key}/{name}": weight for key in ("exp_avg", "exp_avg_sq")}
+                wanted[f"optimizer:step/{name}"] = torch.tensor(0.0)
+    if differ := wanted.keys() ^ stored.keys():
+        raise ValueError(f"its tensors are others: {min(differ)}, {len(differ)} in all")
+    for name, tensor in wanted.items():
+        there = (stored[name].get_dtype(), tuple(stored[name].get_shape()))
+        if there != kind_of(tensor):
+            raise ValueError(f"{name} is {shown(there)}, not {shown(kind_of(tensor))}")
+
+
+def step_of(file: Path) -> int:
+    """Return the step that a checkpoint was written after."""
+    return int(file.name.partition("-")[0])
 
 
 @torch.no_grad()

@@ -95,6 +95,7 @@ class Trainer:
         self.part_tokens = part_tokens(base, above_trunk=bool(find_trunk(adapted)[1]))
         self.clocks = Clocks()
         self.at = Progress(micro_batch=protocol.batch_size)
+        self.saved = ""  # the name of its last checkpoint, from which it may have gone on
         self.best: dict[str, torch.Tensor] = {}  # weights; empty before the first validation
 
     def train(self, train: Sequence[Tokens], validation: Sequence[Tokens], until: int | None = None) -> Trained:

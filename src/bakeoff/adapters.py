@@ -1,0 +1,122 @@
+"""The folder of an adapter: written when a run has trained, read back as something that anyone may have put there.
+
+Beside what the method saves it holds `bakeoff.json`: method, settings, base and template.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from bakeoff.config import Config
+from bakeoff.errors import BakeoffError, SetupError
+from bakeoff.files import write_json
+from bakeoff.hub import PICKLED, base_hashes, base_identity, base_marks, first_line
+from bakeoff.measure import out_of_memory
+from bakeoff.methods import Method, build_method
+from bakeoff.methods.saved import read_mapping, refuse
+from bakeoff.model import Base
+
+MANIFEST = "bakeoff.json"
+
+
+def save_adapter(folder: Path, adapted: nn.Module, method: Method, config: Config) -> None:
+    """Write the adapter, and beside it what `load_adapter` needs: method, settings, base, template."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with card_kept(folder / "README.md"):
+        method.save(adapted, folder)
+    manifest = {
+        "method": method.name,
+        "settings": method.model_dump(),
+        "model": config.model,
+        "revision": config.revision,
+        "model_identity": base_identity(config.model, config.pin),
+        "template": config.template,
+    }
+    write_json(folder / MANIFEST, manifest)
+
+
+@contextmanager
+def card_kept(card: Path) -> Iterator[None]:
+    """Within, PEFT may write a card, which is empty but for names; afterwards that of an earlier training is back."""
+    # Empty where there was none; there already after a crash, which left PEFT's card.
+    aside = card.with_name(f".{card.name}")
+    if not aside.exists():
+        card.replace(aside) if card.exists() else aside.touch()
+    try:
+        yield
+    finally:
+        card.unlink(missing_ok=True)
+        aside.replace(card) if aside.stat().st_size else aside.unlink()
+
+
+def load_adapter(base: Base, folder: Path, expected: Mapping[str, Any] | None = None) -> nn.Module:
+    """Return the base with the adapter in `folder` on it, frozen and in eval mode; a pickle is never read.
+
+    `expected` are fields that its `bakeoff.json` must have. Raises SetupError unless the folder holds exactly what
+    its method saves of this base.
+    """
+    method = saved_method(folder, expected or {})
+    try:
+        return method.load(base.model, folder).to(base.device).requires_grad_(False).eval()
+    except BakeoffError:
+        raise
+    except Exception as error:
+        # What PEFT, safetensors or a method of another package may raise is not listed anywhere, and the files may come
+        # from anyone. This is the one place that decides: memory is the machine's matter, all else the folder's.
+        if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and out_of_memory(error)):
+            raise
+        reason = f"{type(error).__name__}: {first_line(error):.200}"
+        raise refuse(folder / MANIFEST, f"{method.name} cannot be put on this base ({reason})") from error
+
+
+def saved_method(folder: Path, expected: Mapping[str, Any]) -> Method:
+    """Return the method that made an adapter, with its settings; raise SetupError where the folder cannot be one's."""
+    try:
+        names = sorted(file.name for file in folder.iterdir())
+    except OSError as error:
+        raise SetupError(f"{folder}: no adapter can be read there ({error.strerror})") from None
+    pickled = [name for name in names if name.endswith(PICKLED)]
+    if pickled:
+        raise SetupError(f"{folder}: holds {pickled[0]}, a pickle, which can run any code when it is read. Remove it")
+    file = folder / MANIFEST
+    manifest = read_mapping(file)
+    for key, value in expected.items():
+        if manifest.get(key) != value:
+            raise refuse(file, f"{key} is {manifest.get(key)!r:.80}, but the run was of {value!r:.80}")
+    check_base_name(folder / "adapter_config.json", manifest.get("model"))
+    name, settings = manifest.get("method"), manifest.get("settings")
+    if not isinstance(name, str) or not isinstance(settings, dict):
+        raise refuse(file, "names no method with settings")
+    try:
+        return build_method(name, {**settings, "method": name})
+    except BakeoffError as error:
+        raise refuse(file, str(error)) from None
+
+
+def check_base_name(config_file: Path, model: Any) -> None:
+    """Raise SetupError where PEFT's config names another base than `bakeoff.json`: plain PEFT would load that one."""
+    named = read_mapping(config_file).get("base_model_name_or_path") if config_file.exists() else None
+    if named and model != "base" and named != model:  # the embedded base has no name but where it is installed
+        raise refuse(config_file, f"names the base {named!r:.80}, but the run was of {model!r:.80}")
+
+
+def check_base(config: Config, planned: Mapping[str, Any]) -> None:
+    """Raise SetupError where the base's files are not those of the bakeoff; `planned` is what its plan says of them.
+
+    Sizes and times tell, where they are as they were; else the content does, which takes a second a gigabyte.
+    """
+    known = planned.get("identity")
+    if known is None or planned.get("files") == base_marks(config.model, config.pin):
+        return
+    if base_identity(config.model, config.pin) == known:
+        return
+    now, weights = base_hashes(config.model, config.pin), planned.get("weights") or {}
+    changed = sorted(name for name, mark in weights.items() if now.get(name) != mark)
+    what = f"{changed[0]} has changed" if changed else "its config or tokenizer has changed"
+    raise SetupError(
+        f"model: {config.model}: not the base that the adapter was trained on ({what}, by its SHA-256). "
+        "Try: its files as they were, or bakeoff run again"
+    )

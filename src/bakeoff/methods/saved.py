@@ -1,0 +1,138 @@
+"""What is read of a saved adapter: exactly the tensors that its method saves, and nothing that its files ask for.
+
+An adapter may come from anywhere and be damaged anyhow. So the model is built from the method's own settings; of the
+files only numbers are taken, once their names, shapes and kinds are known to be those that `save` writes.
+"""
+
+import json
+import struct
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bakeoff.errors import SetupError
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+
+LARGEST_TEXT = 2**24  # bytes of JSON, as a file or as a header; that of a model of 10,000 tensors has a tenth
+OF_THE_MACHINE = {"peft_version", "base_model_name_or_path", "revision", "inference_mode", "auto_mapping"}
+
+
+def refuse(file: Path, what: str) -> SetupError:
+    """Return the error of a file that is not what was saved."""
+    return SetupError(f"{file}: {what}. Try: the adapter as it was saved, or remove its folder and bakeoff run again")
+
+
+def check_file(file: Path) -> int:
+    """Return the size of a regular file; raise SetupError where it is none, or cannot be read."""
+    try:
+        if not file.is_file():
+            raise refuse(file, "not a file" if file.exists() else "missing")
+        with file.open("rb"):
+            return file.stat().st_size
+    except OSError as error:
+        raise SetupError(f"{file}: cannot be read ({error.strerror})") from None
+
+
+def read_mapping(file: Path) -> dict[str, Any]:
+    """Return the mapping in a JSON file; raise SetupError where there is none."""
+    if check_file(file) > LARGEST_TEXT:
+        raise refuse(file, f"larger than the {LARGEST_TEXT:,} bytes that a description may have")
+    try:
+        found = json.loads(file.read_bytes())
+    except (ValueError, RecursionError):
+        raise refuse(file, "damaged (no JSON)") from None
+    if not isinstance(found, dict):
+        raise refuse(file, f"damaged (holds no mapping but {found!r:.40})")
+    return found
+
+
+def read_tensors(file: Path, wanted: "Mapping[str, torch.Tensor]") -> "dict[str, torch.Tensor]":
+    """Return a safetensors file's tensors by name, on the CPU.
+
+    Raises SetupError unless they are those `wanted`, by name, shape and kind of number, and all finite. Nothing is
+    read of them before that is known.
+    """
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    size = check_file(file)
+    with file.open("rb") as stream:
+        header = stream.read(8)
+    if len(header) < 8 or struct.unpack("<Q", header)[0] > min(size, LARGEST_TEXT):
+        raise refuse(file, "damaged (no safetensors file)")
+    found = {}
+    try:
+        with safe_open(file, "pt") as stored:
+            check_names(file, stored.keys(), wanted)
+            for name, like in wanted.items():
+                part = stored.get_slice(name)
+                there = (part.get_dtype(), tuple(part.get_shape()))
+                if there != kind_of(like):
+                    here = shown(kind_of(like))
+                    raise refuse(file, f"{name!r:.200} is {shown(there)}, not {here} as of this method and base")
+            for name in wanted:
+                found[name] = stored.get_tensor(name)
+                if not torch.isfinite(found[name]).all():
+                    raise refuse(file, f"{name!r:.200} holds numbers that are not finite")
+    except SafetensorError as error:
+        raise refuse(file, f"damaged ({str(error).strip():.200})") from None
+    return found
+
+
+KINDS = {
+    "torch.float64": "F64", "torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16": "BF16",
+    "torch.int64": "I64", "torch.int32": "I32", "torch.uint8": "U8", "torch.bool": "BOOL",
+}  # fmt: skip
+
+
+def kind_of(tensor: "torch.Tensor") -> tuple[str, tuple[int, ...]]:
+    """Return a tensor's kind of number, in safetensors' words, and its shape."""
+    return KINDS.get(str(tensor.dtype), str(tensor.dtype)), tuple(tensor.shape)
+
+
+def shown(kind: tuple[str, tuple[int, ...]]) -> str:
+    """Return a tensor's kind of number and shape in words."""
+    return f"{kind[0]} of {'x'.join(map(str, kind[1])) or 'no axis'}"
+
+
+def check_names(file: Path, there: Iterable[str], wanted: Iterable[str]) -> None:
+    """Raise SetupError unless a file has the tensors that are wanted, and no others."""
+    missing, foreign = sorted(set(wanted) - set(there)), sorted(set(there) - set(wanted))
+    if missing or foreign:
+        first = f"{missing[0]} is missing" if missing else f"{foreign[0]!r:.200} is not among them"
+        raise refuse(
+            file, f"its tensors are not those of this method, base and settings ({first}; {len(missing)} missing, "
+            f"{len(foreign)} foreign)"
+        )  # fmt: skip
+
+
+def check_config(file: Path, own: "dict[str, Any]", free: Iterable[str]) -> None:
+    """Raise SetupError where PEFT's config says another thing than what the settings make of it; `free` may differ.
+
+    It is not followed anyway. But what differs is another adapter's, or tells plain PEFT to load another model.
+    """
+    stored, here = read_mapping(file), json.loads(json.dumps(own, default=sorted))  # sets, which JSON has not
+    if "peft_type" not in stored:
+        raise refuse(file, "names no peft_type")
+    for key in sorted((stored.keys() & here.keys()) - OF_THE_MACHINE - set(free)):
+        there, wanted = (sorted(map(str, v)) if isinstance(v, list) else v for v in (stored[key], here[key]))
+        if there != wanted:
+            raise refuse(file, f"{key} is {there!r:.80}; the run's settings make it {wanted!r:.80}")
+
+
+def load_peft(adapted: "PeftModel", folder: Path, free: Iterable[str] = ()) -> "PeftModel":
+    """Return a model that PEFT has adapted with the tensors in `folder`, which must be those it would save."""
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    config = adapted.peft_config["default"]
+    config.inference_mode = True  # a prompt encoder's output is what is saved, and takes its place
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()  # as in training; PEFT has some in the precision of the base
+    check_config(folder / "adapter_config.json", config.to_dict(), free)
+    wanted = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    set_peft_model_state_dict(adapted, read_tensors(folder / "adapter_model.safetensors", wanted))
+    return adapted
