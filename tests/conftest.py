@@ -15,6 +15,14 @@ WORDS = [a + b for a in "bdfgklmnprstvz" for b in "a e i o u ab eb ib ob ub an e
 END = "<|endoftext|>"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_state(tmp_path_factory):
+    """Keep the key that signs run folders out of the home of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory):
     """A seeded random GPT-2 of two blocks in a folder, with a word-level tokenizer."""

@@ -9,10 +9,11 @@ SOURCE = Path(__file__).parent.parent / "src/bakeoff"
 EARLY = {"config", "records", "data.examples"}
 PURE = {"data.sandbox", "data.templates"}
 LAYERS = [
-    {"errors", "reading", "scratch", "integrity", "stopping", "lock"},
+    {"errors", "reading", "scratch", "integrity", "stopping", "lock", "children"},
     {"files"},
     {"sections"} | PURE,
     EARLY,
+    {"trust"},
     {"hub"},
     {"data", "methods", "tuning"},
     {"entries", "costs"},
@@ -37,6 +38,7 @@ LAYERS = [
     {"display", "report"},
     {"live"},
     {"notebook"},
+    {"ownership"},
     {"scheduling", "watching", "identity"},
     {"tracking"},
     {"api"},
@@ -64,9 +66,12 @@ COMPUTE = {
     "testing",
 }
 DRIVER = {
+    "children",
     "entries",
     "identity",
     "integrity",
+    "ownership",
+    "trust",
     "lock",
     "stopping",
     "costs",

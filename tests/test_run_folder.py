@@ -2,12 +2,21 @@
 
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+import yaml
+from click.testing import CliRunner
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
 import bakeoff
 from bakeoff import api
+from bakeoff.cli import main
+from bakeoff.config import load_config
 from bakeoff.errors import SetupError
+from bakeoff.identity import check_free
+from bakeoff.ownership import begin, claim, discard
 from bakeoff.records import Folder
 
 
@@ -34,8 +43,6 @@ def test_a_folder_of_something_else_is_left_alone(shared, tmp_path):
 
 @pytest.mark.parametrize("plan", ['{"format_version": "1.2", "name": "shared"}', "[1]", '{"model": "x", "data": 1}'])
 def test_another_programs_plan_makes_no_folder_a_bakeoffs(tiny_config, tmp_path, plan):
-    import yaml
-
     words = tiny_config | {"output": "."}
     (tmp_path / "plan.json").write_text(plan)
     (tmp_path / "results.csv").write_text("mine")
@@ -64,8 +71,6 @@ def test_a_folder_at_work_is_left_to_its_process(shared):
 
 
 def test_a_users_own_config_is_never_replaced(tiny_config, tmp_path):
-    import yaml
-
     folder = tmp_path / "mine"
     folder.mkdir()
     text = f"# my notes\n{yaml.safe_dump({**tiny_config, 'output': str(folder)})}"
@@ -78,30 +83,117 @@ def test_a_users_own_config_is_never_replaced(tiny_config, tmp_path):
 
 
 def test_what_a_bakeoff_left_before_it_had_a_plan_is_taken_over(tiny_config):
-    from bakeoff.config import load_config
-    from bakeoff.identity import check_free, discard
-
     folder, config = Folder(tiny_config["output"]), load_config(tiny_config)
-    for file in (
-        folder.config_file,
-        folder.environment_file,
-        folder.tokens_file("train"),
-        folder.examples_file("test"),
-    ):
+    begin(folder)
+    for file in (folder.lock_file, folder.tokens_file("train")):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("other: config")
-    with pytest.raises(SetupError, match="holds other files"):  # without a lock these may be anyone's
-        check_free(folder, config)
-    folder.lock_file.touch()
     check_free(folder, config)
-    (folder.path / "data/mine.jsonl").touch()
-    with pytest.raises(SetupError, match="holds other files"):
-        check_free(folder, config)
-    discard(folder)
-    assert [p.name for p in folder.path.rglob("*") if p.is_file() and p != folder.lock_file] == ["mine.jsonl"]
-    (folder.path / "data/mine.jsonl").unlink()
+    for name in ("data/train.jsonl", "config.yaml", "runs/mine", "notes.txt"):
+        (folder.path / name).parent.mkdir(exist_ok=True)
+        (folder.path / name).write_text("mine")
+        with pytest.raises(SetupError, match="holds other files"):
+            check_free(folder, config)
+        with pytest.raises(SetupError, match="holds other files"):
+            claim(folder, None)
+        discard(folder)
+        assert (folder.path / name).read_text() == "mine"
+        (folder.path / name).unlink()
+    (folder.path / "runs").rmdir()
+    begin(folder)
     discard(folder)
     assert not folder.path.exists()
+    folder.path.mkdir()
+    begin(folder)
+    discard(folder)
+    assert folder.path.exists()  # it was somebody's, though empty
+
+
+LAYOUT = [".lock", ".bakeoff", "config.yaml", "plan.json", "environment.json", "events.jsonl", "results.json",
+          "results.csv", "report.html", "data/train.jsonl", "data/test.tokens.bin", "data/made.json",
+          "figures/a.svg", "figures/.figures.json", "runs/a/result.json", "runs/a/checkpoints/0.safetensors",
+          "trunk/train-1-fp32.bin", "notes.txt", ".results.json.1.tmp"]  # fmt: skip
+
+
+@settings(
+    max_examples=30,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    files=st.dictionaries(
+        st.sampled_from(LAYOUT), st.sampled_from(["", "mine", "{}", "[1]", '{"name": "tiny"}']), min_size=1
+    ),
+    planned=st.booleans(),
+)
+def test_a_users_files_survive_every_command_byte_for_byte(tiny_config, in_process, files, planned):
+    """Whatever they are called, in a folder that no bakeoff made: also where the plan then fails."""
+    with TemporaryDirectory() as there:
+        for name, text in files.items():
+            (Path(there, name)).parent.mkdir(parents=True, exist_ok=True)
+            Path(there, name).write_text(text)
+        config = {**tiny_config, "output": there} | ({} if planned else {"entries": ["no_such_method"]})
+        file = Path(tiny_config["output"]).with_name("c.yaml")
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(yaml.safe_dump(config))
+        before = content(Path(there))
+        for command in ("run", "show", "report", "watch", "generate"):
+            words = [command, str(file if command == "run" else there)]
+            assert CliRunner().invoke(main, words, input="ba be").exit_code == 2
+            assert content(Path(there)) == before
+
+
+def content(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_users_files_in_a_run_folder_stay(shared, copied, in_process):
+    """Beside bakeoff's own, in any of its folders: nothing but names of the layout is ever removed."""
+    config, results = shared
+    run = copied.run(results.entries["lora"]["runs"][0])
+    mine = [copied.path / "notes.txt", copied.path / "data/mine.jsonl", copied.figures / "mine.svg",
+            copied.trunk / "mine.bin", copied.trunk / "a.tmp", run.path / "mine.txt", run.adapter / "mine.txt",
+            run.checkpoints / "mine.safetensors", run.checkpoints / ".mine.tmp",
+            copied.runs_folder / "mine/result.json", copied.path / ".mine.1.tmp"]  # fmt: skip
+    for file in mine:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("mine")
+    run.result_file.unlink()
+    left = [copied.path / ".results.json.999999999.tmp", run.path / ".metrics.jsonl.999999999-0123abcd.tmp"]
+    for file in left:
+        file.touch()
+    again = bakeoff.run({**config, "output": str(copied.path)}, {"trackers": []}, display="none")
+    assert again.entries["lora"]["metrics"] == results.entries["lora"]["metrics"]
+    assert [file.read_text() for file in mine] == ["mine"] * len(mine)
+    assert not any(file.exists() for file in left)  # of bakeoff's own, which was killed while it wrote
+
+
+@pytest.mark.parametrize("name", ["figures", "runs", "data", "trunk", "events.jsonl", "results.csv", "ADAPTER", "log"])
+def test_nothing_is_written_through_a_link_in_a_run_folder(shared, copied, in_process, tmp_path, name):
+    config, results = shared
+    run = copied.run(results.entries["lora"]["runs"][0])
+    path = {"ADAPTER": run.adapter, "log": run.log_file}.get(name, copied.path / name)
+    elsewhere = tmp_path / "elsewhere"
+    if path.exists():
+        path.rename(elsewhere)
+    else:
+        elsewhere.mkdir()
+    path.symlink_to(elsewhere)
+    before = content(elsewhere) if elsewhere.is_dir() else elsewhere.read_bytes()
+    with pytest.raises(SetupError, match="is a link"):
+        api.refresh_report(copied.path)
+    with pytest.raises(SetupError, match="is a link"):
+        bakeoff.run({**config, "output": str(copied.path)}, {"protocol.epochs": 1}, display="none")
+    assert (content(elsewhere) if elsewhere.is_dir() else elsewhere.read_bytes()) == before
+
+
+def test_a_run_folder_behind_a_link_works(shared, copied, tmp_path):
+    config, results = shared
+    (tmp_path / "link").symlink_to(copied.path)
+    (copied.path / "notes").symlink_to(tmp_path)  # no name of bakeoff's
+    assert bakeoff.run({**config, "output": str(tmp_path / "link")}, display="none").document == results.document
 
 
 def test_a_run_folders_own_config_goes_on_there(shared, copied, monkeypatch):

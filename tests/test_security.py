@@ -2,22 +2,28 @@
 
 import ast
 import json
+import os
 import pickle
 import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 from huggingface_hub import constants
 
 import bakeoff
 from bakeoff import api
 from bakeoff.adapters import load_adapter
+from bakeoff.cli import main
 from bakeoff.config import load_config
 from bakeoff.errors import BakeoffError, SetupError
 from bakeoff.hub import fetch
 from bakeoff.records import Folder
+from bakeoff.trust import is_own
 from tests.conftest import Inline, write_rows
 from tests.test_imports import modules
 
@@ -167,3 +173,78 @@ def test_ids_and_texts_in_data_make_no_files(tiny_config, tmp_path, monkeypatch)
     assert "<script>alert" not in page
     assert "{{ 7*7 }}" in page  # shown as it stands: nothing is evaluated
     assert yaml.safe_load(results.folder.config_file.read_text())["name"] == "tiny"
+
+
+HOSTILE = ("random", "queue", "peft", "torch", "csv", "email", "json", "bakeoff_score", "bitsandbytes", "tensorflow")
+
+
+def test_the_working_folder_is_not_imported_from(tiny_config, tmp_path):
+    """Neither by a command nor by its processes; PYTHONPATH counts as ever."""
+    here, ran = tmp_path / "downloads", tmp_path / "ran"
+    here.mkdir()
+    for name in HOSTILE:
+        (here / f"{name}.py").write_text(f"open({str(ran)!r}, 'a').write({name!r})\nraise SystemExit(7)\n")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/bakeoff_score.py").write_text("def score(output, references):\n    return 1.0\n")
+    tiny_config |= {"entries": {"lora": {"r": 2}}, "baselines": ["base"], "metrics": ["bakeoff_score:score"]}
+    (here / "c.yaml").write_text(yaml.safe_dump(tiny_config))
+    path = os.pathsep.join(filter(None, [str(tmp_path / "mine"), os.environ.get("PYTHONPATH")]))
+    script = Path(sys.executable).with_name("bakeoff")
+    for command in (
+        [script, "run", "c.yaml", "-s", "protocol.epochs=1", "--display", "none"],
+        [sys.executable, "-m", "bakeoff.cli", "show", tiny_config["output"]],
+    ):
+        done = subprocess.run(command, cwd=here, env={**os.environ, "PYTHONPATH": path}, text=True, capture_output=True)
+        assert not ran.exists(), (command, ran.read_text())
+        assert done.returncode == 0, done.stderr
+    # the working folder was searched, but for what nothing else has: python -P is what every process starts with
+    assert not [name for name, file in modules().items() if "sys.executable" in file.read_text() and name != "children"]
+
+
+def test_a_run_folder_from_elsewhere_asks_before_it_runs_code(shared, copied, in_process, tmp_path):
+    """What its config.yaml names beyond reading is one line until --trust; show, report and watch never do it."""
+    _, results = shared
+    ran, function = tmp_path / "ran", tmp_path / "own.py"
+    function.write_text(f"from pathlib import Path\nPath({str(ran)!r}).touch()\ndef score(*_):\n    return 1.0\n")
+    words = yaml.safe_load(copied.config_file.read_text()) | {"output": None}
+
+    def ask(*command, **changes):
+        copied.config_file.write_text(yaml.safe_dump(words | changes))
+        return CliRunner().invoke(main, [*map(str, command)], input="ba be")
+
+    text = copied.config_file.read_bytes()
+    assert CliRunner().invoke(main, ["generate", str(copied.path)], input="ba be").exit_code == 0  # as it was made here
+    for wish, message in (
+        ({"metrics": [f"{function}:score"]}, f"asks for the model in {words['model']}, the function "),
+        ({"trust_remote_code": words["model"]}, "asks for the code of the model "),
+        ({"trackers": ["tensorboard"]}, "the tracker tensorboard. Try: read it, then --trust"),
+    ):
+        for command in ("run", "plan"):
+            refused = ask(command, copied.config_file, **wish)
+            assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
+            assert message in refused.stderr
+        for command in ("show", "report", "watch"):
+            assert ask(command, copied.path, **wish).exit_code == 0
+    assert not ran.exists()
+    refused = ask("generate", copied.path, metrics=[f"{function}:score"])
+    assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
+    assert refused.stderr.endswith(f"asks for the model in {words['model']}. Try: read it, then --trust "
+                                   "(trust=True in Python)\n")  # fmt: skip
+    assert ask("generate", copied.path, "--trust", metrics=[f"{function}:score"]).exit_code == 0
+    assert not ran.exists()  # generating scores nothing
+    assert ask("plan", copied.config_file, "--trust", metrics=[f"{function}:score"]).exit_code == 0
+    assert ran.exists()
+    mine = tmp_path / "mine.yaml"  # a person's own config needs no flag
+    mine.write_bytes(text)
+    assert CliRunner().invoke(main, ["plan", str(mine)]).exit_code == 0
+
+
+def test_a_folder_is_ones_own_by_a_key_that_stays_at_home(shared, copied, monkeypatch, tmp_path):
+    config, _ = shared
+    assert is_own(copied)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another user"))
+    assert not is_own(copied)
+    assert (tmp_path / "another user/bakeoff/key").stat().st_mode & 0o777 == 0o600
+    monkeypatch.setenv("XDG_STATE_HOME", "/proc/no home")
+    assert not is_own(copied)
+    assert bakeoff.run({**config, "output": str(copied.path)}, display="none").document["status"] == "done"

@@ -1,5 +1,11 @@
 """bakeoff finds out which way of adapting a language model is worth its cost on your task."""
 
+import sys
+
+# `python -m bakeoff.cli` puts the working folder first on the path, whose random.py would be taken for Python's.
+if sys.argv[:1] == ["-m"] and not sys.flags.safe_path and sys.path[0] != __file__.rpartition("/bakeoff/")[0]:
+    del sys.path[0]
+
 from importlib.metadata import version
 from logging import ERROR, getLogger
 from typing import Any

@@ -1,7 +1,6 @@
 """The Python API: run, plan, load_results, and what they return. The command line is a thin skin over these."""
 
 import re
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,9 +17,10 @@ from bakeoff.executors.local import LocalExecutor
 from bakeoff.executors.probes import run_probes
 from bakeoff.files import write_json, write_text
 from bakeoff.forecast import Forecast
-from bakeoff.identity import check_free, discard, prepare
+from bakeoff.identity import check_free, prepare
 from bakeoff.journal import Journal
 from bakeoff.lock import locked
+from bakeoff.ownership import begin, discard, is_ours, refuse_links, sweep
 from bakeoff.planning import Plan, make_plan
 from bakeoff.records import Folder
 from bakeoff.replay import earlier_rows, measured_before
@@ -29,13 +29,21 @@ from bakeoff.scheduling import Schedule
 from bakeoff.scratch import scratch
 from bakeoff.stopping import EndAtOnce, stoppable
 from bakeoff.tracking import check_installed, tracked
+from bakeoff.trust import check_trusted, wishes
 
 Source = str | Path | dict[str, Any]
 
 
-def read_config(source: Source, overrides: dict[str, Any] | None) -> Config:
-    """Return the config; one that stands in its own run folder goes on there, from wherever it was started."""
+def read_config(source: Source, overrides: dict[str, Any] | None, trust: bool = False) -> Config:
+    """Return the config; one that stands in its own run folder goes on there, from wherever it was started.
+
+    Raises SetupError where that folder is from elsewhere and its config runs code, unless `trust`.
+    """
     config = load_config(source, overrides)
+    if not isinstance(source, dict) and Path(source).name == Folder("").config_file.name:
+        beside = Folder(Path(source).parent)
+        if beside.planned():
+            check_trusted(beside, config, wishes(load_config(source)), trust)
     if isinstance(source, dict) or {"name", "output"} & set(overrides or {}):
         return config
     beside = Folder(Path(source).parent)
@@ -44,13 +52,15 @@ def read_config(source: Source, overrides: dict[str, Any] | None) -> Config:
     return config.model_copy(update={"output": str(beside.path)})
 
 
-def plan(source: Source, overrides: dict[str, Any] | None = None, probe: bool = False) -> dict[str, Any]:
+def plan(
+    source: Source, overrides: dict[str, Any] | None = None, probe: bool = False, trust: bool = False
+) -> dict[str, Any]:
     """Return what would run: runs, steps, exact parameter counts. Reads the data, writes nothing.
 
     With `probe` each entry takes some steps on its longest batch, in a process of its own, and the plan has a
     `forecast` of seconds and memory.
     """
-    config = read_config(source, overrides)
+    config = read_config(source, overrides, trust)
     from bakeoff.model import load_tokenizer  # takes seconds, and a mistake in the config is told before
 
     with named(source):
@@ -71,14 +81,15 @@ def plan(source: Source, overrides: dict[str, Any] | None = None, probe: bool = 
             return planned.document | {"forecast": expected_costs(planned.document, config.protocol, probes)}
 
 
-def run(source: Source, overrides: dict[str, Any] | None = None, display: str = "auto") -> Results:
+def run(source: Source, overrides: dict[str, Any] | None = None, display: str = "auto", trust: bool = False) -> Results:
     """Run a bakeoff from a YAML file or a mapping and return its results; a finished run is not repeated.
 
+    `trust` lets the config in a run folder from elsewhere run what it names: a model's code, functions, trackers.
     `overrides` are dotted keys, {"protocol.epochs": 1}. Raises BakeoffError for what the user can mend. An
     interrupt (Ctrl-C, or SIGTERM) lets the current run save itself, writes the report of what exists and is raised as
     KeyboardInterrupt; a second one ends everything at once.
     """
-    config = read_config(source, overrides)
+    config = read_config(source, overrides, trust)
     folder = Folder(config.folder)
     with named(source), writing(folder.path):
         check_installed(config)
@@ -102,7 +113,7 @@ def run_all(folder: Folder, config: Config, display: str, executor: LocalExecuto
     with owned(folder) as took_over:
         planned = make_plan(config, tokenizer, folder)
         if not folder.holds(planned.made_of):
-            shutil.rmtree(folder.trunk, ignore_errors=True)
+            folder.clear_trunk()
         notes = [took_over] if took_over else []
         notes += prepare(folder, config, planned)
         done = {run.id for run in planned.runs if folder.whole(run.id)}
@@ -169,9 +180,10 @@ def writing(path: Path, hint: str = "-s output=FOLDER, another folder") -> Itera
 @contextmanager
 def owned(folder: Folder) -> Iterator[str | None]:
     """Within, this process alone is at work in the folder; what came to no plan leaves nothing there."""
-    folder.path.mkdir(parents=True, exist_ok=True)
+    begin(folder)
     with locked(folder.lock_file) as took_over:
         try:
+            sweep(folder)
             yield took_over
         finally:
             if not folder.plan_file.exists():
@@ -188,7 +200,7 @@ def reported(folder: Folder, screen: Display) -> Iterator[None]:
         at_once = True
         raise
     finally:
-        shutil.rmtree(folder.trunk, ignore_errors=True)
+        folder.clear_trunk()
         if not at_once:
             screen.note(f"report: {write_results(folder)}")
 
@@ -205,6 +217,9 @@ def refresh_report(path: str | Path) -> Path:
     """Do the same for a bakeoff that does not run; raise SetupError where its folder is none, or cannot be written."""
     folder = Folder(path)
     folder.plan()
+    if not is_ours(folder):
+        raise SetupError(f"{folder.path}: has a bakeoff's plan, but no bakeoff made it. Try: a whole run folder")
+    refuse_links(folder)
     with writing(folder.path, "a copy of the folder that can be written"):
         return write_results(folder)
 

@@ -28,6 +28,10 @@ DISPLAY = click.option(
     "--display", type=click.Choice(["auto", "live", "plain", "json", "none"]), default="auto", show_default=True,
     help="How progress is shown, on standard error.",
 )  # fmt: skip
+TRUST = click.option(
+    "--trust", is_flag=True,
+    help="Let the config of a run folder from elsewhere use the model's folder, and run the code, that it names.",
+)  # fmt: skip
 GOES_ON = "interrupted. The same command goes on from here"
 ENDED = {"run": GOES_ON, "demo": GOES_ON, "watch": "no longer looking on; the bakeoff itself is not touched"}
 PIPED_WIDTH = 160  # a file or pipe has no width of its own; the table then holds every column
@@ -87,11 +91,11 @@ def parse(settings: tuple[str, ...]) -> dict[str, Any]:
     return dict(parse_override(text) for text in settings)
 
 
-def run_and_show(source: Path, settings: tuple[str, ...], display: str) -> None:
+def run_and_show(source: Path, settings: tuple[str, ...], display: str, trust: bool = False) -> None:
     """Run a bakeoff, print its table and verdict, and exit with 1 where a run failed."""
     from bakeoff import api
 
-    results = api.run(source, parse(settings), display)
+    results = api.run(source, parse(settings), display, trust)
     print_results(results.document)
     click.echo(f"report: {results.folder.report_file}")
     if results.document["status"] != "done":
@@ -135,9 +139,10 @@ def demo(full: bool, settings: tuple[str, ...], display: str) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @OVERRIDES
 @DISPLAY
-def run(file: Path, settings: tuple[str, ...], display: str) -> None:
+@TRUST
+def run(file: Path, settings: tuple[str, ...], display: str, trust: bool) -> None:
     """Run the bakeoff described in FILE; the same command goes on where an interrupted one stopped."""
-    run_and_show(file, settings, display)
+    run_and_show(file, settings, display, trust)
 
 
 @main.command()
@@ -155,12 +160,13 @@ def watch(folder: Path, display: str) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @OVERRIDES
 @click.option("--probe", is_flag=True, help="Also measure each entry on its longest batch: how long, how much memory.")
+@TRUST
 @AS_JSON
-def plan(file: Path, settings: tuple[str, ...], probe: bool, as_json: bool) -> None:
+def plan(file: Path, settings: tuple[str, ...], probe: bool, trust: bool, as_json: bool) -> None:
     """Show what FILE would run: runs, steps, exact parameter counts, what is odd about the data. Writes nothing."""
     from bakeoff.api import plan as make
 
-    document = make(file, parse(settings), probe)
+    document = make(file, parse(settings), probe, trust)
     if as_json:
         click.echo(json.dumps(document, indent=1))
         return
@@ -236,8 +242,9 @@ def methods(name: str | None, matrix: bool, as_json: bool) -> None:
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--entry", help="Which adapter; default: of the lowest validation loss among those tied with the best.")
 @click.option("--rows", is_flag=True, help="Standard input is JSONL: rows with the columns that the template takes.")
+@TRUST
 @AS_JSON
-def generate(folder: Path, entry: str | None, rows: bool, as_json: bool) -> None:
+def generate(folder: Path, entry: str | None, rows: bool, trust: bool, as_json: bool) -> None:
     """Read documents from standard input, separated by form feeds, and print the adapter's output for each.
 
     Outputs are separated by form feeds too; a blank document has an empty one.
@@ -247,8 +254,8 @@ def generate(folder: Path, entry: str | None, rows: bool, as_json: bool) -> None
     results = load_results(folder)
     chosen = results.entry(entry) if entry else results.best()
     documents = read_rows() if rows else read_documents()
+    summarizer = chosen.load(trust)
     click.echo(f"entry: {chosen.name}", err=True)
-    summarizer = chosen.load()
     for i, (kept, total) in summarizer.cut(documents).items():
         click.echo(f"document {i + 1}: {kept:,} of {total:,} tokens kept", err=True)
     outputs = summarizer.generate(documents)

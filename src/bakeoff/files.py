@@ -1,14 +1,35 @@
 """Files that are there whole or not at all, and JSON in them."""
 
+import errno
 import json
 import os
+import re
+import secrets
+import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Literal
 
 from bakeoff.errors import SetupError
 from bakeoff.integrity import sync
+
+
+def opened(path: Path, flags: int) -> int:
+    """Return the descriptor of a file that is opened for writing, never through a link, with the umask's rights.
+
+    Raises SetupError where a link is there, or no regular file.
+    """
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise SetupError(f"{path}: is a link, and a file elsewhere would be changed. Try: remove the link") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise SetupError(f"{path}: is no regular file. Try: remove it")
+    return descriptor
 
 
 @contextmanager
@@ -18,9 +39,10 @@ def replacing(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
     Where the block raises, the old file stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    descriptor = opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
-        with temporary.open(mode, encoding="utf-8" if mode == "w" else None) as file:
+        with os.fdopen(descriptor, mode, encoding="utf-8" if mode == "w" else None) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -50,13 +72,24 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 def append_jsonl(path: Path, row: dict[str, Any]) -> None:
     """Append one JSON object as a line, in the place of a torn last line, which a crash leaves."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab+") as file:
+    with os.fdopen(opened(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), "ab+") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
                 file.seek(0)
                 file.truncate(file.read().rfind(b"\n") + 1)
         file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+
+
+def remove_named(folder: Path, names: str) -> None:
+    """Delete the files of a folder whose whole name matches, and the folder where it holds nothing else."""
+    if folder.is_symlink() or not folder.is_dir():
+        return
+    for file in folder.iterdir():
+        if re.fullmatch(names, file.name) and (file.is_symlink() or not file.is_dir()):
+            file.unlink(missing_ok=True)
+    with suppress(OSError):  # somebody else's files are in it
+        folder.rmdir()
 
 
 def read_jsonl(path: Path, torn: bool = True) -> Iterator[dict[str, Any]]:

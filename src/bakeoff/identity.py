@@ -6,16 +6,16 @@ those of the bakeoff again when the change is taken back.
 """
 
 import re
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from bakeoff.config import Config, dump_config, load_config
 from bakeoff.errors import BakeoffError, SetupError
 from bakeoff.files import write_json, write_jsonl, write_text
 from bakeoff.integrity import digests
+from bakeoff.ownership import claim, data_files, refuse_foreign, refuse_links
 from bakeoff.planning import Plan
 from bakeoff.records import SPLITS, Folder
+from bakeoff.trust import signature
 
 # Parts of the config that no result depends on.
 FREE_TO_CHANGE = re.compile(r"output|safety\..*|trackers|protocol\.(trunk_cache|gradient_checkpointing)")
@@ -27,37 +27,11 @@ def check_free(folder: Folder, config: Config) -> None:
         return
     if not folder.path.is_dir():
         raise SetupError(f"{folder.path}: is a file. Try: another name, or -s output=FOLDER")
-    if not folder.planned():
-        # Nothing, or what a bakeoff leaves that was stopped before it had a plan: its lock is always there.
-        own = own_files(folder) if folder.lock_file.exists() else set()
-        files = (file for file in folder.path.rglob("*") if not file.is_dir())
-        if any(file not in own and not (own and re.fullmatch(r"\..+\.\d+\.tmp", file.name)) for file in files):
-            raise SetupError(f"{folder.path}: holds other files. Try: another name, or -s output=FOLDER")
+    refuse_foreign(folder)
+    refuse_links(folder)
     name = folder.last_plan().get("name", config.name)
     if name != config.name:
         raise SetupError(f"{folder.path}: holds another bakeoff, '{name}'. Try: -s output=FOLDER, another folder")
-
-
-def discard(folder: Folder) -> None:
-    """Remove what a bakeoff that came to no plan has left: its own files, and folders with nothing else in them."""
-    for file in own_files(folder):
-        if file != folder.lock_file:
-            file.unlink(missing_ok=True)
-    with suppress(OSError):  # not there, or not empty
-        folder.tokens_file("train").parent.rmdir()
-    if [file.name for file in folder.path.iterdir()] == [folder.lock_file.name]:
-        folder.lock_file.unlink()
-        folder.path.rmdir()
-
-
-def own_files(folder: Folder) -> set[Path]:
-    """Return the files that a bakeoff writes before it has a plan."""
-    return {folder.lock_file, folder.config_file, folder.environment_file, folder.made_file, *data_files(folder)}
-
-
-def data_files(folder: Folder) -> list[Path]:
-    """Return the files of examples and tokens that every run reads."""
-    return [file for split in SPLITS for file in (folder.examples_file(split), folder.tokens_file(split))]
 
 
 def prepare(folder: Folder, config: Config, planned: Plan) -> list[str]:
@@ -72,12 +46,14 @@ def prepare(folder: Folder, config: Config, planned: Plan) -> list[str]:
         if others:
             line += f"; that leave it: {others}, which stay on disk and return when the change is taken back"
         notes.append(line)
+    text = dump_config(config)
+    claim(folder, signature(text.encode()))
     if not folder.holds(planned.made_of):
         for split in SPLITS:
             write_jsonl(folder.examples_file(split), (example.row() for example in planned.splits[split]))
         files = digests(folder.path, data_files(folder))
         write_json(folder.made_file, {"made_of": planned.made_of, "files": files})
-    write_text(folder.config_file, dump_config(config))
+    write_text(folder.config_file, text)
     notes += renew_environment(folder)
     write_json(folder.plan_file, planned.document)
     return notes

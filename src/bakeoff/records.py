@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bakeoff.errors import SetupError
-from bakeoff.files import read_jsonl, write_json
+from bakeoff.files import read_jsonl, remove_named, write_json
 from bakeoff.integrity import damaged, digest, digests, read_mapping, sealed, unsealed
 
 SPLITS = ("train", "validation", "test")
+CHECKPOINT = r"\d{9}-[0-9a-f]{64}\.safetensors|\.\d+\.tmp"  # names of a run's checkpoints, and of one not finished
+TRUNK = r"(train|validation)-(encoder|\d+)-(fp32|bf16)\.(bin|tmp)|\.lock"
 Kind = Literal["baseline", "trial", "entry"]
 # Why a run failed. Only what diverged would do so again: the others are tried again by the next `bakeoff run`.
 Cause = Literal["diverged", "memory", "ended", "stalled", "error"]
@@ -127,6 +129,15 @@ class RunFolder:
         self.log_file = path / "log.txt"
         self.adapter = path / "adapter"
 
+    def forget_checkpoints(self) -> None:
+        """Delete the run's checkpoints."""
+        remove_named(self.checkpoints, CHECKPOINT)
+
+    def remove(self) -> None:
+        """Delete what a trial has left."""
+        self.forget_checkpoints()
+        remove_named(self.path, r"(run|result)\.json|(metrics|predictions)\.jsonl|log\.txt")
+
     def run(self) -> Run:
         """Return the run as the driver started it; raise SetupError where it never did."""
         started = read_mapping(self.run_file)
@@ -190,13 +201,19 @@ class Folder:
         self.report_file = self.path / "report.html"
         self.figures = self.path / "figures"  # each figure of the report as SVG and CSV
         self.lock_file = self.path / ".lock"
+        self.tag_file = self.path / ".bakeoff"  # that a bakeoff made this folder (`ownership`)
+        self.runs_folder = self.path / "runs"
         self.trunk = self.path / "trunk"  # there while runs go on
 
     def run(self, run_id: str) -> RunFolder:
         """Return the folder of one run; raise SetupError where its id is no name, as in a plan from elsewhere."""
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", run_id):
             raise SetupError(f"{self.path}: {run_id!r:.80}: not a run's id")
-        return RunFolder(self.path / "runs" / run_id)
+        return RunFolder(self.runs_folder / run_id)
+
+    def clear_trunk(self) -> None:
+        """Delete the trunk cache."""
+        remove_named(self.trunk, TRUNK)
 
     def whole(self, run_id: str) -> bool:
         """Return whether a run is done and all that it left is still there as it was written."""
@@ -229,7 +246,14 @@ class Folder:
     def planned(self) -> bool:
         """Return whether a bakeoff has made its plan here; a damaged one counts beside its tokens' manifest."""
         damaged_plan = self.plan_file.exists() and not read_mapping(self.plan_file)
-        return bool(self.last_plan()) or (damaged_plan and self.made_file.exists())
+        return bool(self.last_plan()) or (damaged_plan and bool(self.made()))
+
+    def made(self) -> dict[str, Any]:
+        """Return data/made.json, or an empty mapping where there is none that can be read."""
+        made = read_mapping(self.made_file)
+        files = made.get("files")
+        whole = isinstance(made.get("made_of"), str) and isinstance(files, dict)
+        return made if whole and all(isinstance(mark, str) for mark in files.values()) else {}
 
     def environment(self) -> dict[str, Any]:
         """Return environment.json, or an empty mapping where there is none."""
@@ -237,7 +261,7 @@ class Folder:
 
     def holds(self, made_of: str) -> bool:
         """Return whether the examples and tokens of all splits are there, whole, and made of this."""
-        made = read_mapping(self.made_file)
+        made = self.made()
         return made.get("made_of") == made_of and damaged(self.path, made["files"]) is None
 
     def runs(self) -> list[Run]:

@@ -4,10 +4,12 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bakeoff.config import load_config
 from bakeoff.errors import SetupError, did_you_mean
 from bakeoff.files import read_jsonl
 from bakeoff.integrity import read_mapping
 from bakeoff.records import Folder, Run
+from bakeoff.trust import check_trusted, model_wishes
 
 if TYPE_CHECKING:
     import pandas
@@ -131,8 +133,13 @@ class EntryResult:
             raise SetupError(f"{self.folder.path}: entry '{self.name}' has no finished run")
         return [{**example, **row} for example, row in zip(examples, rows, strict=True)]
 
-    def load(self) -> Any:
-        """Return an `inference.Summarizer`: the base with this adapter, ready to generate."""
+    def load(self, trust: bool = False) -> Any:
+        """Return an `inference.Summarizer`: the base with this adapter, ready to generate.
+
+        Raises SetupError where the folder is from elsewhere and names code or a folder as its model, unless `trust`.
+        """
         from bakeoff.inference import Summarizer
 
+        config = load_config(self.folder.config_file)
+        check_trusted(self.folder, config, model_wishes(config), trust)
         return Summarizer(self.folder, self.adapter, self.best_run())

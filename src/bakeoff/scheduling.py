@@ -5,7 +5,6 @@ goes on with the decisions that it would have made.
 """
 
 import math
-import shutil
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, replace
 
@@ -93,7 +92,7 @@ class Schedule:
         further = self.extension(entry, best)
         for trial in self.folder.trials(entry.name)[len(trials) :]:
             if further is None or trial.id != further.id:  # past the edge of another best one
-                shutil.rmtree(self.folder.run(trial.id).path)
+                self.folder.run(trial.id).remove()
         if further:
             for run in self.reach(further):
                 self.screen.add(further)
@@ -197,7 +196,7 @@ class Schedule:
 
     def forget(self, run: Run) -> None:
         """Delete a run's checkpoints; should it go on after all, it starts anew."""
-        shutil.rmtree(self.folder.run(run.id).checkpoints, ignore_errors=True)
+        self.folder.run(run.id).forget_checkpoints()
 
     def fail(self, finals: Sequence[Run], error: str) -> None:
         """Record final runs that cannot be made."""

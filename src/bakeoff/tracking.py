@@ -4,6 +4,7 @@ accelerate's trackers do the talking to TensorBoard, MLflow, Weights & Biases an
 own, so that a tracker that is slow, or loses its network, neither delays a run nor ends a bakeoff.
 """
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,8 +14,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from bakeoff.children import command
 from bakeoff.config import Config
 from bakeoff.errors import SetupError
+from bakeoff.files import opened
 from bakeoff.journal import event_of
 from bakeoff.records import Event, Folder, Run
 from bakeoff.replay import Replay
@@ -42,9 +45,9 @@ def tracked(folder: Folder, config: Config, note: Callable[[str], None]) -> Iter
         return
     place = folder.events_file.stat().st_size if folder.events_file.exists() else 0
     log = folder.path / "trackers.log"
-    with log.open("w") as stream:
+    with os.fdopen(opened(log, os.O_RDWR | os.O_CREAT | os.O_TRUNC), "w") as stream:
         follower = subprocess.Popen(
-            [sys.executable, "-m", "bakeoff.tracking", str(folder.path), str(place), *config.trackers],
+            command("tracking", str(folder.path), str(place), *config.trackers),
             stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True,
         )  # fmt: skip
     patience = INTERRUPTED_SECONDS

@@ -5,7 +5,6 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -13,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
+from bakeoff.children import command, search_path
 from bakeoff.config import load_config
 from bakeoff.errors import SetupError
 from bakeoff.records import Cause, Event, Folder, Run, RunResult
@@ -73,7 +73,7 @@ class RunServer:
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "bakeoff.executors.server"],
+            command("executors.server", *search_path()),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ALLOCATOR | dict(os.environ),
             start_new_session=True,
         )  # fmt: skip

@@ -2,10 +2,10 @@
 
 import json
 import subprocess
-import sys
 from collections.abc import Mapping
 from typing import Any
 
+from bakeoff.children import command
 from bakeoff.entries import Entry
 from bakeoff.errors import SetupError
 from bakeoff.records import Folder
@@ -24,8 +24,8 @@ def run_probe(folder: Folder, entry: Entry) -> dict[str, Any]:
     """Return what a probe measured of one entry."""
     method = max(entry.methods(), key=lambda m: (m.virtual_tokens, str(m.model_dump())))
     asked = {"entry": entry.name, "method": entry.method, "settings": method.model_dump(mode="json")}
-    command = [sys.executable, "-m", "bakeoff.probe", str(folder.path)]
-    done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, check=False)
+    words = command("probe", str(folder.path))
+    done = subprocess.run(words, input=json.dumps(asked), capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return json.loads(done.stdout.splitlines()[-1])
     if done.returncode < 0:

@@ -1,9 +1,9 @@
 """The fork server: imports the heavy libraries once, then forks a fresh process for every run.
 
-`python -m bakeoff.executors.server` reads {"folder", "run"} lines on standard input. It answers with {"started": pid};
-the run's process writes its events as JSON lines on standard output; when it has ended, the server adds
-{"exit": status}. It is a program of its own and not `multiprocessing`, whose children import the user's main script
-again and talk in pickles.
+`python -P -m bakeoff.executors.server [PLACE...]` reads {"folder", "run"} lines on standard input; at the PLACEs it
+looks for modules too (a user's metric), after all others. It answers with {"started": pid}; the run's process writes
+its events as JSON lines on standard output; when it has ended, the server adds {"exit": status}. It is a program of
+its own and not `multiprocessing`, whose children import the user's main script again and talk in pickles.
 """
 
 import ctypes
@@ -22,7 +22,9 @@ import peft
 import torch
 import transformers
 
+from bakeoff.children import also_search
 from bakeoff.config import load_config
+from bakeoff.files import opened
 from bakeoff.records import Event, Folder
 from bakeoff.training.checkpoint import Stopped
 from bakeoff.worker import execute
@@ -65,7 +67,7 @@ def run(folder: Path, run_id: str, events: TextIO) -> int:
     print(json.dumps({"started": os.getpid()}), file=events, flush=True)
     log_file = Folder(folder).run(run_id).log_file
     log_file.parent.mkdir(parents=True, exist_ok=True)
-    log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    log = opened(log_file, os.O_RDWR | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
     limit(load_config(Folder(folder).config_file).safety.memory_limit)
@@ -93,6 +95,7 @@ def limit(memory_bytes: int | None) -> None:
 
 if __name__ == "__main__":
     end_with_parent()
+    also_search(sys.argv[1:])
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     serve(sys.stdin, channel)

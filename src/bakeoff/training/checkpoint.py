@@ -8,6 +8,7 @@ nothing stored: they follow from seed and epoch.
 
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -23,6 +24,7 @@ from safetensors.torch import save_file
 from bakeoff.integrity import digest, sync
 from bakeoff.measure import out_of_memory
 from bakeoff.methods.saved import kind_of, shown
+from bakeoff.records import CHECKPOINT
 from bakeoff.sections import SafetyConfig
 from bakeoff.training.loop import Progress, Trainer
 
@@ -101,7 +103,8 @@ def size_of(trainer: Trainer) -> int:
 
 def checkpoint_files(folder: Path) -> list[Path]:
     """Return a run's checkpoints, newest first."""
-    return sorted(folder.glob("*.safetensors"), reverse=True)
+    found = folder.glob("*.safetensors")
+    return sorted((file for file in found if re.fullmatch(CHECKPOINT, file.name)), reverse=True)
 
 
 def save_checkpoint(folder: Path, trainer: Trainer, extra: dict[str, Any]) -> None:
@@ -147,7 +150,8 @@ def load_newest(
     passed over, which the log says. None where none is left: the training begins anew.
     """
     for rest in folder.glob(".*.tmp"):
-        rest.unlink()
+        if re.fullmatch(CHECKPOINT, rest.name):
+            rest.unlink()
     for file in checkpoint_files(folder):
         try:
             if file.stem.partition("-")[2] == digest(file):

@@ -9,6 +9,7 @@ may still differ: split, cut and precision.
 import fcntl
 import math
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ from bakeoff.measure import out_of_memory
 from bakeoff.methods import Method
 from bakeoff.methods.last_layers import find_blocks
 from bakeoff.model import Base, inner
+from bakeoff.records import TRUNK
 from bakeoff.sections import ProtocolConfig
 from bakeoff.training.loss import Serve, batch_of, evaluating, model_inputs, target_losses
 
@@ -193,7 +195,8 @@ def open_trunk(
 def room(folder: Path, budget: int | None) -> float:
     """Return how many bytes another file in the folder may have, after what a killed build has left there is gone."""
     for left in folder.glob("*.tmp"):
-        left.unlink()
+        if re.fullmatch(TRUNK, left.name):
+            left.unlink()
     if budget is None:
         return FREE_SHARE * shutil.disk_usage(folder).free
     return budget - sum(file.stat().st_size for file in folder.glob("*.bin"))

@@ -1,0 +1,23 @@
+"""How processes of our own are started: nothing that lies in the working folder is imported in a library's place.
+
+`python -m` alone puts the working folder first on the path, so that a random.py or peft.py there, a user's or a
+downloaded one, would be imported as if it were the real module.
+"""
+
+import sys
+from pathlib import Path
+
+
+def command(module: str, *arguments: str) -> list[str]:
+    """Return the command line that runs a module of ours, isolated from the working folder; PYTHONPATH still counts."""
+    return [sys.executable, "-P", "-m", f"bakeoff.{module}", *arguments]
+
+
+def search_path() -> list[str]:
+    """Return where this process looks for modules: a user's metric is to be found in other processes too."""
+    return [str(Path(place).resolve()) for place in sys.path]
+
+
+def also_search(places: list[str]) -> None:
+    """Look for modules in these places too, after all others: there, nothing takes an installed module's name."""
+    sys.path += [place for place in places if place not in sys.path]

@@ -1,0 +1,137 @@
+"""Whose a folder and its files are: what bakeoff did not write it neither replaces nor removes.
+
+A run folder is known by its tag, which is written into an empty folder before anything else. While a plan is made only
+its tokens are bakeoff's; from then on all names of the layout are (`records.Folder`), and no other name ever is.
+Folders of versions without a tag are known by their plan and the manifest of their tokens.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from bakeoff.errors import SetupError
+from bakeoff.files import write_json
+from bakeoff.integrity import read_mapping
+from bakeoff.records import SPLITS, Folder
+
+MADE_BY = "bakeoff"
+TRACKERS = ("trackers.log", "tensorboard", "wandb")
+# What a process that was killed leaves of a file that it was replacing.
+LEFT = re.compile(r"\.(?P<name>.+)\.(?P<process>\d+)(-[0-9a-f]{8})?\.tmp")
+
+
+def is_ours(folder: Folder) -> bool:
+    """Return whether a bakeoff made this folder."""
+    return stage(folder) is not None or (folder.planned() and bool(folder.made()))
+
+
+def stage(folder: Folder) -> str | None:
+    """Return what the folder's tag says: planning, or made; None where it has none."""
+    tag = read_mapping(folder.tag_file)
+    return tag.get("stage") if tag.get("made_by") == MADE_BY and tag.get("stage") in ("planning", "made") else None
+
+
+def begin(folder: Folder) -> None:
+    """Make the folder, or make an empty one that was there a bakeoff's."""
+    found = folder.path.is_dir()
+    folder.path.mkdir(parents=True, exist_ok=True)
+    if not is_ours(folder):
+        write_json(folder.tag_file, {"made_by": MADE_BY, "stage": "planning", "found": found})
+
+
+def claim(folder: Folder, signature: str | None) -> None:
+    """Take all names of the layout, now that there is a plan; `signature` is of the config that it was made from.
+
+    Raises SetupError where somebody has put another file there meanwhile.
+    """
+    refuse_foreign(folder)
+    found = read_mapping(folder.tag_file).get("found", True)
+    write_json(folder.tag_file, {"made_by": MADE_BY, "stage": "made", "found": found, "signature": signature})
+
+
+def refuse_foreign(folder: Folder) -> None:
+    """Raise SetupError where a folder that holds no plan of a bakeoff yet holds files that no bakeoff wrote."""
+    at = stage(folder)
+    if at == "made" or (at is None and is_ours(folder)):
+        return
+    own = {folder.tag_file, folder.lock_file, *token_files(folder)} if at else set()
+    for file in folder.path.rglob("*"):
+        left = LEFT.fullmatch(file.name)  # a process was killed as it wrote that one, the tag itself maybe
+        mine = file.with_name(left["name"]) in {folder.tag_file, *own} if left else file in own
+        if not mine and (file.is_symlink() or not file.is_dir()):
+            raise SetupError(f"{folder.path}: holds other files ({file.name}). Try: another name, or -s output=FOLDER")
+
+
+def refuse_links(folder: Folder) -> None:
+    """Raise SetupError where a name of the layout is a link: what is written there would be written elsewhere."""
+    for path in layout(folder):
+        if path.is_symlink():
+            raise SetupError(f"{path}: is a link, and files elsewhere would be replaced. Try: remove the link")
+
+
+def layout(folder: Folder) -> Iterator[Path]:
+    """Yield all that stands at a name of the layout, and below its folders."""
+    yield from (folder.path / name for name in TRACKERS)
+    for place in vars(folder).values():
+        if place != folder.path:
+            yield place
+    for top in (folder.made_file.parent, folder.figures, folder.runs_folder, folder.trunk):
+        yield top
+        for place, folders, files in os.walk(top):
+            yield from (Path(place, name) for name in (*folders, *files))
+
+
+def sweep(folder: Folder) -> None:
+    """Remove what killed processes left of files that they were replacing; the folder's lock is held meanwhile."""
+    tops = [folder.path, folder.made_file.parent, folder.figures]
+    names = re.compile("|".join(re.escape(place.name) for place in vars(folder).values()) + r"|.+\.(svg|csv)")
+    data = re.compile(rf"made\.json|({'|'.join(SPLITS)})\.(jsonl|tokens\.bin)")
+    runs = re.compile(r"(run|result)\.json|(metrics|predictions)\.jsonl|README\.md|bakeoff\.json")
+    places = dict(zip(tops, (names, data, names), strict=True))
+    places |= dict.fromkeys((path for glob in ("*", "*/adapter") for path in folder.runs_folder.glob(glob)), runs)
+    for place, pattern in places.items():
+        for file in place.glob(".*.tmp"):
+            left = LEFT.fullmatch(file.name)
+            if left and pattern.fullmatch(left["name"]) and file.is_file() and not is_alive(int(left["process"])):
+                file.unlink(missing_ok=True)
+
+
+def is_alive(process: int) -> bool:
+    """Return whether a process of this machine has this number."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def discard(folder: Folder) -> None:
+    """Remove what a bakeoff that came to no plan has left: its own files, and folders with nothing else in them."""
+    at, tag = stage(folder), read_mapping(folder.tag_file)
+    if at is None:
+        return
+    sweep(folder)
+    made = [folder.config_file, folder.environment_file, folder.made_file, *data_files(folder)]
+    for file in made if at == "made" else token_files(folder):
+        file.unlink(missing_ok=True)
+    with suppress(OSError):  # not there, or not empty
+        folder.made_file.parent.rmdir()
+    if {file.name for file in folder.path.iterdir()} <= {folder.lock_file.name, folder.tag_file.name}:
+        for file in (folder.tag_file, folder.lock_file):
+            file.unlink(missing_ok=True)
+        if not tag.get("found"):
+            folder.path.rmdir()
+
+
+def token_files(folder: Folder) -> list[Path]:
+    """Return the files that are written while a plan is made."""
+    return [folder.tokens_file(split) for split in SPLITS]
+
+
+def data_files(folder: Folder) -> list[Path]:
+    """Return the files of examples and tokens that every run reads."""
+    return [*(folder.examples_file(split) for split in SPLITS), *token_files(folder)]
