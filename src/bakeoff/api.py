@@ -183,6 +183,7 @@ def owned(folder: Folder) -> Iterator[str | None]:
     begin(folder)
     with locked(folder.lock_file) as took_over:
         try:
+            begin(folder)  # again, where another process has removed the folder between these lines
             sweep(folder)
             yield took_over
         finally:
