@@ -4,12 +4,10 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bakeoff.config import load_config
 from bakeoff.errors import SetupError, did_you_mean
 from bakeoff.files import read_jsonl
 from bakeoff.integrity import read_mapping
 from bakeoff.records import Folder, Run
-from bakeoff.trust import check_trusted, model_wishes
 
 if TYPE_CHECKING:
     import pandas
@@ -138,7 +136,9 @@ class EntryResult:
 
         Raises SetupError where the folder is from elsewhere and names code or a folder as its model, unless `trust`.
         """
+        from bakeoff.config import load_config
         from bakeoff.inference import Summarizer
+        from bakeoff.trust import check_trusted, model_wishes
 
         config = load_config(self.folder.config_file)
         check_trusted(self.folder, config, model_wishes(config), trust)
