@@ -251,9 +251,10 @@ class Folder:
     def made(self) -> dict[str, Any]:
         """Return data/made.json, or an empty mapping where there is none that can be read."""
         made = read_mapping(self.made_file)
-        files = made.get("files")
-        whole = isinstance(made.get("made_of"), str) and isinstance(files, dict)
-        return made if whole and all(isinstance(mark, str) for mark in files.values()) else {}
+        made_of, files = made.get("made_of"), made.get("files")
+        if not isinstance(made_of, str) or not isinstance(files, dict):
+            return {}
+        return made if all(isinstance(mark, str) for mark in files.values()) else {}
 
     def environment(self) -> dict[str, Any]:
         """Return environment.json, or an empty mapping where there is none."""
