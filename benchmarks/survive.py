@@ -1,8 +1,9 @@
 """Does a bakeoff survive, and is its result then the same? Kills and other faults, tried on real processes.
 
 `soak` runs small bakeoffs, kills their driver, run server or run's process at random moments, lets the same command go
-on until all is done, and compares every loss, prediction, adapter and the verdict with those of a bakeoff that nobody
-touched. `faults` tries each other fault once. Both add lines to `results/survive.jsonl`, of which `write` makes tables.
+on until all is done, and compares every record, loss, prediction, adapter, the names of all files and the verdict with
+those of a bakeoff that nobody touched. `faults` tries each other fault once. Both add lines to `results/survive.jsonl`,
+of which `write` makes tables.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,6 @@ from reliability import write_tables
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results/survive.jsonl"
-TRIAL = "trial "  # begins the names of what is compared of a trial
 LONGEST_WAIT = 120.0  # seconds for a driver to do what it is expected to
 CONFIG: dict[str, Any] = {
     "name": "soak",
@@ -201,13 +201,9 @@ def end_of(outcome: Outcome, config: Path, folder: Path, output: Path, *settings
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """Return in what two finished bakeoffs differ, of all that does not hold times or memory.
-
-    A trial may have gone further in one of them, in place of another that was killed: what both have is compared.
-    """
+    """Return in what two finished bakeoffs differ, of all that does not hold times or memory."""
     first, second = content(Folder(one)), content(Folder(other))
-    alone = {key for key in first.keys() ^ second.keys() if key.startswith(TRIAL)}
-    return sorted(key for key in (first.keys() | second.keys()) - alone if first.get(key) != second.get(key))
+    return sorted(key for key in first.keys() | second.keys() if first.get(key) != second.get(key))
 
 
 def distance(one: Path, other: Path) -> float:
@@ -220,7 +216,7 @@ def distance(one: Path, other: Path) -> float:
 
 
 def content(folder: Folder) -> dict[str, Any]:
-    """Return every loss, score, choice, prediction and adapter of a bakeoff, its trials' losses, and its verdict."""
+    """Return every record, curve, choice, prediction and adapter of a bakeoff, its verdict, and its files' names."""
     document = json.loads(folder.results_file.read_text())
     verdict = document["verdict"]
     found: dict[str, Any] = {"verdict": [verdict["text"], verdict["best"], verdict["tied_with_best"]]}
@@ -228,17 +224,23 @@ def content(folder: Folder) -> dict[str, Any]:
         chosen = row["tuning"] and {k: row["tuning"][k] for k in ("chosen", "edge", "extended")}
         facts = ("status", "metrics", "checks", "learning_rate", "steps", "best_step", "seeds", "runs")
         found[name] = [chosen, *(row[fact] for fact in facts)]
-        for run in row["runs"]:
-            files = folder.run(run)
-            found[f"{run} curve"] = curve(files)
-            for file in (files.predictions_file, *files.adapter.rglob("*.safetensors")):
-                found[f"{run} {file.name}"] = file.read_bytes()
         trials = row["tuning"]["trials"] if row["tuning"] else []
-        found[f"{name} trials"] = [trial["run"] for trial in trials]
-        for trial in trials:
-            found[f"{TRIAL}{trial['run']} best after {trial['steps']}"] = trial["validation_loss"]
-            found |= {f"{TRIAL}{trial['run']} at {p['step']}": p for p in curve(folder.run(trial["run"]))}
-    return found
+        found[f"{name} trials"] = trials
+        for run in (*row["runs"], *(trial["run"] for trial in trials)):
+            files = folder.run(run)
+            found[f"{run} record"], found[f"{run} curve"] = record(files), curve(files)
+            for file in (files.predictions_file, *files.adapter.rglob("*.safetensors")):
+                found[f"{run} {file.name}"] = file.read_bytes() if file.exists() else None
+    names = [file.relative_to(folder.path).as_posix() for file in folder.path.rglob("*")]
+    return found | {f"file {name}": True for name in names}
+
+
+def record(files: RunFolder) -> dict[str, Any]:
+    """Return all of a run's record but times, memory and the sums of files that hold times."""
+    result = files.result()
+    assert result is not None
+    measured = {k: v for k, v in result.costs.items() if not k.endswith(("_seconds", "peak_bytes", "per_second"))}
+    return asdict(result) | {"costs": measured, "files": sorted(result.files)}
 
 
 def curve(files: RunFolder) -> list[dict[str, float]]:

@@ -49,6 +49,7 @@ def prepare(folder: Folder, config: Config, planned: Plan) -> list[str]:
     text = dump_config(config)
     claim(folder, signature(text.encode()))
     if not folder.holds(planned.made_of):
+        folder.made_file.unlink(missing_ok=True)  # until all are written they are no plan's
         for split in SPLITS:
             write_jsonl(folder.examples_file(split), (example.row() for example in planned.splits[split]))
         files = digests(folder.path, data_files(folder))

@@ -103,6 +103,7 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
         "version": __version__,
         "model": model_facts(config, shapes),
         "data": {"source": config.data.source, "identity": identity, "splits": facts, "findings": findings},
+        "made_of": made_of,
         "precision": precision,
         "template": held_equal["template"],
         **scored,

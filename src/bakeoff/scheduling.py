@@ -185,9 +185,9 @@ class Schedule:
         is then the one of a bakeoff in which nothing failed.
         """
         self.forget(trial)
-        files, failed = self.folder.run(trial.id), self.result(trial).status == "failed"
-        last = max((row["step"] for row in files.curve()), default=0)
-        if last > rung or (failed and last == rung):
+        files, result = self.folder.run(trial.id), self.result(trial)
+        last = max([result.steps or 0, *(row["step"] for row in files.curve())])
+        if last > rung or (last == rung and result.status == "failed"):
             files.result_file.unlink()
             yield self.start(replace(trial, until=rung))
             self.forget(trial)

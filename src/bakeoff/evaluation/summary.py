@@ -5,6 +5,7 @@ from typing import Any
 import numpy
 
 from bakeoff.config import Config, load_config
+from bakeoff.errors import SetupError
 from bakeoff.evaluation.convergence import converged
 from bakeoff.evaluation.metrics import value_of
 from bakeoff.evaluation.neutral import add_forgetting
@@ -12,6 +13,7 @@ from bakeoff.evaluation.statistics import Estimate, Resamples, Scores, estimate
 from bakeoff.evaluation.sweep import add_tuning
 from bakeoff.evaluation.verdict import LOSS, Yardstick, make_verdict
 from bakeoff.files import read_jsonl
+from bakeoff.integrity import read_mapping
 from bakeoff.records import Folder, Run, RunResult
 
 
@@ -22,6 +24,8 @@ def summarize(folder: Folder) -> dict[str, Any]:
     """
     plan = folder.plan()
     config = load_config(folder.config_file)
+    if plan.get("made_of") not in (None, read_mapping(folder.made_file).get("made_of")):
+        raise SetupError(f"{folder.path}: its examples are not those of its plan yet. Try: bakeoff run again")
     runs = [run for run in folder.runs() if run.kind != "trial"]
     results = {run.id: folder.run(run.id).result() for run in runs}
     groups: dict[str, list[Run]] = {}
@@ -55,7 +59,8 @@ def summarize(folder: Folder) -> dict[str, Any]:
         "primary": plan["primary"],
         "score_signature": plan["score_signature"],
         "entries": {n: r for n, r in rows.items() if r["kind"] == "entry"},
-        "baselines": {n: rows[n] for n in config.baselines},
+        # In the config's order; a session that ended between writing config and plan may have named others.
+        "baselines": {n: rows[n] for n in (*config.baselines, *rows) if n in rows and rows[n]["kind"] == "baseline"},
         "verdict": make_verdict(compared, estimates, yardstick(plan, config)),
         "environment": folder.environment(),
         "records": folder.mark(),
