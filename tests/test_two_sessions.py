@@ -3,7 +3,6 @@
 import json
 import shutil
 import threading
-import time
 
 import pytest
 import yaml
@@ -14,6 +13,7 @@ from bakeoff.errors import SetupError
 from bakeoff.lock import locked
 from bakeoff.watching import watch
 from tests.conftest import Inline
+from tests.test_watching import wait_for
 
 
 class Ended(BaseException):
@@ -68,10 +68,9 @@ def test_a_folder_that_is_moved_ends_a_watch(copied, tmp_path, capsys):
     lines = copied.events_file.read_text().splitlines(keepends=True)
     copied.events_file.write_text("".join(lines[:-1]))
     with locked(copied.lock_file):
-        watching = threading.Thread(target=watch, args=(copied, "none"))
+        watching = threading.Thread(target=watch, args=(copied, "plain"))
         watching.start()
-        time.sleep(0.3)
-        assert watching.is_alive()
+        wait_for(capsys, "lora: done")
         shutil.move(copied.path, tmp_path / "moved")
         watching.join(20)
     assert not watching.is_alive()
