@@ -14,9 +14,12 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from bakeoff.display import JsonDisplay, PlainDisplay
 from bakeoff.forecast import Forecast
 from bakeoff.journal import event_of
+from bakeoff.live import LiveDisplay
 from bakeoff.records import Run
 from bakeoff.replay import earlier_rows, measured_before
 from bakeoff.sections import ProtocolConfig
@@ -79,3 +82,34 @@ def test_a_damaged_journal_tells_up_to_its_damage(tmp_path):
     journal = tmp_path / "events.jsonl"
     journal.write_text('{"time": 1, "kind": "start"}\n\0\0\0\n{"time": 2, "kind": "end"}\n')
     assert list(earlier_rows(journal)) == [{"time": 1, "kind": "start"}]
+
+
+def test_until_an_entry_has_trained_the_time_left_says_what_it_is_estimated_from(capsys):
+    head, runs, protocol, rows = stream("documents")
+    now = [0.0]
+    forecast = Forecast(runs, head["plan"], protocol, clock=lambda: now[0])
+    basis = "estimated from the base's reading: no entry has trained yet"
+    shown = [kind(runs, [], forecast, lambda: now[0]) for kind in (PlainDisplay, JsonDisplay)]
+    live = LiveDisplay(runs, [], forecast, lambda: now[0], Console(width=160))
+    said = {True: [], False: []}
+    with shown[0] as plain, shown[1] as machine:
+        for row in rows[:-1]:
+            now[0] = row["time"]
+            forecast.take(event_of(row))
+            if row["kind"] == "progress":  # of a recorded one only what the forecast needs is there
+                plain.show(event_of({"tokens_per_second": 1.0, "seconds_left": 1.0, **row}))
+            machine.show(event_of(row))
+            for line in [*capsys.readouterr().err.splitlines(), live.totals()]:
+                if "for all" in line or "bakeoff_seconds_left" in line or " left, " in line:
+                    said[forecast.rates.trained()].append(line)
+    assert len(said[False]) > 10
+    assert all(basis in line for line in said[False])
+    assert len(said[True]) > 100
+    assert not [line for line in said[True] if basis in line]
+
+
+def test_what_an_earlier_session_trained_counts():
+    head, runs, protocol, rows = stream("fixed")
+    rates = measured_before([{"kind": "start", "time": 0.0}, *rows[:-1]], runs, head["plan"], protocol)
+    assert Forecast(runs, head["plan"], protocol, rates=rates).basis() is None
+    assert Forecast(runs, head["plan"], protocol, [run.id for run in runs]).basis() is None  # nothing is left to train
