@@ -10,7 +10,7 @@ EARLY = {"config", "records", "data.examples"}
 PURE = {"data.sandbox", "data.templates"}
 LAYERS = [
     {"errors", "reading", "scratch", "integrity", "stopping", "lock", "children"},
-    {"files"},
+    {"files", "foreign"},
     {"sections"} | PURE,
     EARLY,
     {"trust"},
@@ -19,7 +19,7 @@ LAYERS = [
     {"entries", "costs"},
     {"schema"},
     {"draft"},
-    {"fused"},
+    {"fused", "loading"},
     {"model", "measure"},
     {"adapters"},
     {"calling", "cache"},
@@ -53,6 +53,8 @@ COMPUTE = {
     "model",
     "adapters",
     "fused",
+    "foreign",
+    "loading",
     "calling",
     "cache",
     "measure",

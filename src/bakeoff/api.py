@@ -61,14 +61,11 @@ def plan(
     `forecast` of seconds and memory.
     """
     config = read_config(source, overrides, trust)
-    from bakeoff.model import load_tokenizer  # takes seconds, and a mistake in the config is told before
+    from bakeoff.loading import tokenizer_here  # takes seconds, and a mistake in the config is told before
 
     with named(source):
         config = pinned(config, Folder(config.folder))
-        try:
-            tokenizer = load_tokenizer(config.model, config.pin)
-        except SetupError:
-            tokenizer = None
+        tokenizer = tokenizer_here(config.model, config.pin)
         if not probe:
             return make_plan(config, tokenizer).document
         if tokenizer is None:

@@ -12,35 +12,23 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.utils import logging
 
 from bakeoff.errors import SetupError
 from bakeoff.fused import fuse
-from bakeoff.hub import (
-    ALLOWED,
-    CONFIG,
-    TOKENIZER,
-    first_line,
-    foreign_code,
-    model_folder,
-    on_hub,
+from bakeoff.hub import model_folder, on_hub
+from bakeoff.loading import (
+    check_tokenizer,
+    check_weights_fit,
+    empty_model,
+    from_weights,
+    load_shape,
+    load_tokenizer,
 )
 from bakeoff.methods import Method
 from bakeoff.sections import LATEST, Pin
 
-# Shapes of well-known hub models, which never change: a plan of one needs no network, no token and no weights.
-KNOWN_SHAPES: dict[str, dict[str, Any]] = json.loads(
-    (Path(__file__).parent / "assets/shapes.json").read_text(encoding="utf-8")
-)
 READS_BOTH_WAYS = ("ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 
 
@@ -73,67 +61,15 @@ def load_base(name: str, precision: str = "auto", pin: Pin = LATEST) -> Base:
     chosen = choose_precision(precision, device)
     dtype = torch.bfloat16 if chosen == "bf16" else torch.float32
     folder = model_folder(name, pin)
-    with loading(name, pin, folder) as options, no_progress_bar():
-        family = model_class(AutoConfig.from_pretrained(folder, **options))
-        model, found = family.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
-        )
-    if found["missing_keys"]:
-        lacking = sorted(found["missing_keys"])
-        raise SetupError(
-            f"model: {name}: its weights lack {len(lacking)} of {type(model).__name__}'s tensors ({lacking[0]} first), "
-            "which would be random. Try: a checkpoint of a language model"
-        )
+    check_weights_fit(name, pin, folder)  # before anything has memory
+    model, tokenizer = from_weights(name, pin, folder, dtype=dtype), load_tokenizer(name, pin)
+    check_tokenizer(name, tokenizer, model)
     if on_hub(name):
         model.name_or_path = model.config._name_or_path = name  # adapters name the model, not where its files lie
     fuse(model, device)
     if not model.config.is_encoder_decoder:
         model.config.pad_token_id = None  # else transformers warns of ids without a mask, which right padding needs not
-    return Base(model.to(device).eval(), load_tokenizer(name, pin), device, chosen)
-
-
-def load_tokenizer(name: str, pin: Pin = LATEST) -> Any:
-    """Return the base's tokenizer; raise SetupError where it cannot be had."""
-    folder = model_folder(name, pin, TOKENIZER)
-    with loading(name, pin, folder) as options:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-    if not tokenizer("text", add_special_tokens=False)["input_ids"]:
-        raise SetupError(f"model: {name}: has no tokenizer files. Copy them from where the weights came from")
-    if tokenizer.eos_token_id is None:
-        raise SetupError(f"model: {name}: its tokenizer has no end-of-text token, so outputs could never end")
-    return tokenizer
-
-
-@contextmanager
-def loading(name: str, pin: Pin, folder: Path) -> Iterator[dict[str, Any]]:
-    """Within, transformers' errors become one line; yields what every call of it needs.
-
-    Code that comes with a model runs where the config names that model, and never another repository's.
-    """
-    foreign = foreign_code(folder, name) if pin.remote_code else None
-    if foreign:
-        raise SetupError(f"trust_remote_code: {name} calls for code of {foreign}, which was not named. Never run")
-    try:
-        yield {"trust_remote_code": pin.remote_code}
-    except (OSError, ValueError, ImportError) as error:
-        if "trust_remote_code" in str(error):
-            raise SetupError(
-                f"model: {name}: comes with code of its own, which is not run unless you ask for it. "
-                f"Read {folder}/*.py, then try: trust_remote_code: {name}"
-            ) from None
-        raise SetupError(f"model: {name}: cannot be loaded ({first_line(error)}). {ALLOWED}") from None
-
-
-@contextmanager
-def no_progress_bar() -> Iterator[None]:
-    """Within, transformers draws no bar: a run's log and the live display have no room for one."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
+    return Base(model.to(device).eval(), tokenizer, device, chosen)
 
 
 def default_device() -> torch.device:
@@ -160,30 +96,12 @@ def shape_only(name: str, pin: Pin = LATEST) -> PreTrainedModel:
             f"model: {name}: {architectures[0]} generates no text. Allowed: a causal language model or an "
             "encoder-decoder"
         )
-    with loading(name, pin, Path()) as options, torch.device("meta"):
-        model = model_class(config).from_config(config, **options)
-        if getattr(config, "scale_decoder_outputs", True) is False:
-            # T5 1.1 and FLAN-T5: transformers 5 calls their head tied, and unties it once it reads the weights.
-            model.lm_head.weight = nn.Parameter(torch.empty_like(model.lm_head.weight))
+    model = empty_model(name, pin, config)
+    if getattr(config, "scale_decoder_outputs", True) is False:
+        # T5 1.1 and FLAN-T5: transformers 5 calls their head tied, and unties it once it reads the weights.
+        model.lm_head.weight = nn.Parameter(torch.empty_like(model.lm_head.weight, device="meta"))
     model.config.pad_token_id = None  # transformers 5.23 would look for padding in ids that have no values
     return model
-
-
-def load_shape(name: str, pin: Pin = LATEST) -> PreTrainedConfig:
-    """Return the model's own config, or a known one where the hub cannot be had or wants a token."""
-    try:
-        folder = model_folder(name, pin, CONFIG)
-    except SetupError:
-        if name not in KNOWN_SHAPES:
-            raise
-        return AutoConfig.for_model(**KNOWN_SHAPES[name])
-    with loading(name, pin, folder) as options:
-        return AutoConfig.from_pretrained(folder, **options)
-
-
-def model_class(config: PreTrainedConfig) -> Any:
-    """Return transformers' class for a config's family: causal or encoder-decoder."""
-    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
 
 
 def adapt(base: Base, method: Method, gradient_checkpointing: bool = False) -> nn.Module:

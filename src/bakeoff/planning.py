@@ -29,7 +29,7 @@ from bakeoff.methods import INSTALLED, method_class
 from bakeoff.records import SPLITS, Folder, Run
 from bakeoff.scratch import scratch
 from bakeoff.sections import ProtocolConfig
-from bakeoff.shapes import context_finding, count, fit_context
+from bakeoff.shapes import check_ids, context_finding, count, fit_context
 from bakeoff.tuning import Settings, budget, rungs
 
 # Parts of the protocol that a result does not depend on, or that a run's id holds in another form.
@@ -75,7 +75,7 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
 
     entries = checked_entries(config)
     methods = {name: entry.methods() for name, entry in entries.items()}
-    shapes = count(config, methods)
+    shapes = count(config, methods, tokenizer)
     max_tokens = fit_context(config, methods, shapes["context"])
     splits, findings, read = load_or_count(config.data, config.template, config.target, must_read)
     scored = scoring(config.metrics, config.primary, splits["test"])
@@ -91,6 +91,8 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
     tokens, output_tokens = encode_splits(config, splits, form, max_tokens, folder, made_of) if form else ({}, None)
     if form and output_tokens:
         findings += look_at_tokens(splits, tokens, form, found, output_tokens)
+    if tokens:
+        check_ids(config.model, tokenizer, shapes["embedded_ids"], tokens)
     if not tokenizer:
         findings.append(f"lengths and cut documents not measured: no tokenizer of {config.model} on this machine")
     baselines, not_run = settle(config, splits["train"], tokens, form, shapes["context"], output_tokens)

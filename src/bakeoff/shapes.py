@@ -1,24 +1,33 @@
 """What shapes alone tell of a base and its entries: exact counts of parameters, and how long an example may be."""
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bakeoff.config import Config
+from bakeoff.data.tokens import Tokens
 from bakeoff.errors import ConfigError, SetupError
+from bakeoff.foreign import one_line
 from bakeoff.methods import Method
 
 
-def count(given: Config, methods: dict[str, list[Method]]) -> dict[str, Any]:
+def count(given: Config, methods: dict[str, list[Method]], tokenizer: Any = None) -> dict[str, Any]:
     """Return exact counts of the base and of every entry, from shapes alone: no weights are read.
 
-    Where trials differ in size, an entry's counts are its largest trial's.
+    Where trials differ in size, an entry's counts are its largest trial's. Raises SetupError for what shapes tell of a
+    base that cannot be run: its weights or its tokenizer do not fit it, or a method cannot be put on it.
     """
+    from bakeoff.loading import check_files, check_tokenizer
     from bakeoff.model import count_parameters, shape_only
     from bakeoff.training.products import forward_products
 
+    check_files(given.model, given.pin)
     base = shape_only(given.model, given.pin)
+    if tokenizer is not None:
+        check_tokenizer(given.model, tokenizer, base)
     config = base.config.get_text_config(decoder=True)
     counts: dict[str, Any] = {
         "context": getattr(config, "max_position_embeddings", None),
+        "embedded_ids": base.get_input_embeddings().weight.shape[0],
         "encoder_decoder": base.config.is_encoder_decoder,
         "model": {
             "total_parameters": count_parameters(base)[1],
@@ -45,8 +54,9 @@ def entry_counts(given: Config, method: Method) -> dict[str, Any]:
     from bakeoff.model import count_parameters, shape_only
     from bakeoff.training.products import step_products, trunk_products
 
-    with torch.device("meta"):
-        adapted = method.adapt(shape_only(given.model, given.pin), None)
+    base = shape_only(given.model, given.pin)
+    with torch.device("meta"), one_line(f"{method.name}: cannot be put on {type(base).__name__}"):
+        adapted = method.adapt(base, None)
     trainable, total = count_parameters(adapted)
     return {
         "trainable_parameters": trainable,
@@ -55,6 +65,19 @@ def entry_counts(given: Config, method: Method) -> dict[str, Any]:
         "step_products": step_products(adapted, method, given.protocol),
         "trunk_products": trunk_products(adapted, method, given.protocol),
     }
+
+
+def check_ids(name: str, tokenizer: Any, rows: int, tokens: Mapping[str, Iterable[Tokens]]) -> None:
+    """Raise SetupError where a text has a token beyond the base's embeddings of so many rows."""
+    if len(tokenizer) <= rows:
+        return
+    for split, texts in tokens.items():
+        largest = max((max([*text.prompt, *text.target]) for text in texts), default=0)
+        if largest >= rows:
+            raise SetupError(
+                f"model: {name}: data.{split} has the token {tokenizer.convert_ids_to_tokens(largest)!r}, id {largest}, "
+                f"and its embeddings have {rows} rows. Try: resize_token_embeddings and save_pretrained"
+            )
 
 
 def fit_context(config: Config, methods: dict[str, list[Method]], context: int | None) -> int:

@@ -13,7 +13,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from bakeoff.data.tokens import Tokens
 from bakeoff.fused import fuse
-from bakeoff.model import Base, model_class
+from bakeoff.loading import model_class
+from bakeoff.model import Base
 
 VOCABULARY = 200
 END = "<|endoftext|>"

@@ -1,0 +1,41 @@
+"""The border to libraries that read what others made (models, tokenizers, adapters): what goes wrong there is one line.
+
+Nobody can list what a damaged file makes foreign code raise, so that one place catches all of it. It is not for our own
+code: a mistake there should be seen as one.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from bakeoff.errors import BakeoffError, SetupError
+
+LONGEST = 300  # characters of a foreign message: some quote a whole file
+NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
+
+
+@contextmanager
+def one_line(where: str, hint: str = "") -> Iterator[None]:
+    """Within, whatever a library raises is a SetupError: where, what it said, and a hint.
+
+    Memory that ran out stays what it is: it tells of the machine, not of what was read.
+    """
+    try:
+        yield
+    except (BakeoffError, MemoryError):
+        raise
+    except Exception as error:
+        if any(words in str(error).lower() for words in NO_MEMORY):
+            raise
+        raise SetupError(f"{where} ({in_short(error)}).{f' {hint}' if hint else ''}") from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of a library in Rust, and no Exception
+            raise
+        raise SetupError(f"{where} ({in_short(error)}).{f' {hint}' if hint else ''}") from None
+
+
+def in_short(error: BaseException) -> str:
+    """Return what an error says in one short line, with its kind where the words alone say little."""
+    words = " ".join(str(error).split()).rstrip(".")
+    if isinstance(error, (KeyError, IndexError, AttributeError, TypeError, AssertionError)) or not words:
+        words = f"{type(error).__name__}{': ' if words else ''}{words}"
+    return words if len(words) <= LONGEST else f"{words[: LONGEST - 4]} ..."

@@ -1,0 +1,230 @@
+"""What transformers makes of a model's folder: its config, its tokenizer and its class; never more than a folder has.
+
+A config is a stranger's. It can ask for 10^9 layers in a few bytes, so that its numbers are looked at before anything
+is built by them, and what is built is counted.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.utils import logging
+
+from bakeoff.errors import SetupError
+from bakeoff.foreign import one_line
+from bakeoff.hub import ALLOWED, CONFIG, TOKENIZER, fetch, foreign_code, model_folder, on_hub
+from bakeoff.sections import LATEST, Pin
+
+# Shapes of well-known hub models, which never change: a plan of one needs no network, no token and no weights.
+KNOWN_SHAPES: dict[str, dict[str, Any]] = json.loads(
+    (Path(__file__).parent / "assets/shapes.json").read_text(encoding="utf-8")
+)
+CONFIG_BYTES = 10**7
+MOST_PARTS = 10**6  # of anything that a config counts: transformers makes lists of them
+MOST_TENSORS = 200_000  # of a model; the largest open ones, their experts one by one, have 70,000
+VOCABULARIES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+COUNTS = ("layer", "block", "depth", "expert", "head", "label", "stage", "group")
+NO_VOCABULARIES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+COUNTS = ("size", "dim", "position", "ctx", "token", "param", "id")
+
+
+def load_tokenizer(name: str, pin: Pin = LATEST) -> Any:
+    """Return the base's tokenizer; raise SetupError where it cannot be had."""
+    folder = model_folder(name, pin, TOKENIZER)
+    with loading(name, pin, folder) as options:
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        found = tokenizer("text", add_special_tokens=False)["input_ids"]
+        tokenizer.decode(found)
+    if not found:
+        raise SetupError(f"model: {name}: has no tokenizer files. Copy them from where the weights came from")
+    if tokenizer.eos_token_id is None:
+        raise SetupError(f"model: {name}: its tokenizer has no end-of-text token, so outputs could never end")
+    return tokenizer
+
+
+def tokenizer_here(name: str, pin: Pin = LATEST) -> Any:
+    """Return the base's tokenizer; None for a hub model whose tokenizer cannot be had now."""
+    try:
+        folder = model_folder(name, pin, TOKENIZER)
+    except SetupError:
+        if not on_hub(name):
+            raise
+        return None
+    if on_hub(name) and not any((folder / file).exists() for file in VOCABULARIES):
+        return None
+    return load_tokenizer(name, pin)
+
+
+def load_shape(name: str, pin: Pin = LATEST) -> PreTrainedConfig:
+    """Return the model's own config, or a known one where the hub cannot be had or wants a token."""
+    try:
+        folder = model_folder(name, pin, CONFIG)
+    except SetupError:
+        if name not in KNOWN_SHAPES:
+            raise
+        return AutoConfig.for_model(**KNOWN_SHAPES[name])
+    return read_config(name, pin, folder)
+
+
+def read_config(name: str, pin: Pin, folder: Path) -> PreTrainedConfig:
+    """Return the config in a model's folder; raise SetupError where it cannot be one."""
+    check_counts(name, folder / "config.json")
+    with loading(name, pin, folder) as options:
+        return AutoConfig.from_pretrained(folder, **options)
+
+
+def check_counts(name: str, file: Path) -> None:
+    """Raise SetupError where a config is too large to be one, or counts more of something than any model has."""
+    if file.stat().st_size > CONFIG_BYTES:
+        raise SetupError(f"model: {name}: config.json has more than {CONFIG_BYTES // 10**6} MB, so it is none")
+    with one_line(f"model: {name}: config.json is not JSON", ALLOWED):
+        left: list[tuple[str, Any]] = [("", json.loads(file.read_text(encoding="utf-8")))]
+    while left:
+        key, value = left.pop()
+        if isinstance(value, dict):
+            left += [(str(k).lower(), v) for k, v in value.items()]
+        elif isinstance(value, list):
+            left += [(key, item) for item in value]
+        elif isinstance(value, int) and value > MOST_PARTS and counts(key):
+            raise SetupError(f"model: {name}: config.json: {key}: {value}. Allowed: at most {MOST_PARTS}")
+
+
+def counts(key: str) -> bool:
+    """Return whether a config's key is the name of how many there are of something, which are then made one by one."""
+    counted = key.startswith(("n_", "num_")) or any(part in key for part in COUNTS)
+    return counted and not any(part in key for part in NO_COUNTS)
+
+
+@contextmanager
+def loading(name: str, pin: Pin, folder: Path | None) -> Iterator[dict[str, Any]]:
+    """Within, transformers' errors become one line; yields what every call of it needs.
+
+    Code that comes with a model runs where the config names that model, and never another repository's.
+    """
+    foreign = foreign_code(folder, name) if pin.remote_code and folder else None
+    if foreign:
+        raise SetupError(f"trust_remote_code: {name} calls for code of {foreign}, which was not named. Never run")
+    where = f"model: {name}: cannot be loaded by transformers {transformers.__version__}"
+    with one_line(where, ALLOWED):
+        try:
+            yield {"trust_remote_code": pin.remote_code}
+        except ValueError as error:
+            if "trust_remote_code" not in str(error):
+                raise
+            raise SetupError(
+                f"model: {name}: comes with code of its own, which is not run unless you ask for it. "
+                f"Read {folder}/*.py, then try: trust_remote_code: {name}"
+            ) from None
+
+
+@contextmanager
+def counted(name: str, most_tensors: int = MOST_TENSORS) -> Iterator[None]:
+    """Within, a model that is built has no more than so many tensors; raises SetupError in the middle of one."""
+    made = 0
+
+    def count(*_: Any) -> None:
+        nonlocal made
+        made += 1
+        if made > most_tensors:
+            raise SetupError(f"model: {name}: config.json asks for more than {most_tensors} tensors. {ALLOWED}")
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def empty_model(name: str, pin: Pin, config: PreTrainedConfig) -> Any:
+    """Return the model of a config on the meta device."""
+    with loading(name, pin, None) as options, counted(name), torch.device("meta"):
+        return model_class(config).from_config(config, **options)
+
+
+def from_weights(name: str, pin: Pin, folder: Path, **how: Any) -> PreTrainedModel:
+    """Return the model of a folder's weights; raise SetupError where they are not the ones that its config asks for."""
+    config = read_config(name, pin, folder)
+    with loading(name, pin, folder) as options, quiet(), counted(name):
+        model, found = model_class(config).from_pretrained(
+            folder, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **how, **options
+        )
+    if found["missing_keys"]:
+        missing = sorted(found["missing_keys"])
+        raise SetupError(
+            f"model: {name}: its weights lack {len(missing)} of {type(model).__name__}'s tensors ({missing[0]} first), "
+            "which would be random. Try: a checkpoint of a language model"
+        )
+    if found["mismatched_keys"]:
+        key, there, asked = min(found["mismatched_keys"], key=str)
+        raise SetupError(
+            f"model: {name}: {key} has the shape {tuple(there)} in its weights, and {tuple(asked)} by config.json. "
+            "Try: the config.json that the weights were saved with"
+        )
+    return model
+
+
+def check_files(name: str, pin: Pin) -> None:
+    """Raise SetupError where a base's files are on this machine and cannot be run."""
+    if not on_hub(name):
+        fetch(name, pin)
+    try:
+        folder = model_folder(name, pin, ask_hub=False)
+    except SetupError:
+        return
+    check_weights_fit(name, pin, folder)
+
+
+def check_weights_fit(name: str, pin: Pin, folder: Path) -> None:
+    """Raise SetupError where a folder's weights are not its config's; reads names and shapes alone."""
+    files = (*folder.glob("*.safetensors"), *folder.glob("*.json"))
+    _check_weights_fit(name, pin, folder, tuple((f, f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(files)))
+
+
+@lru_cache(maxsize=8)
+def _check_weights_fit(name: str, pin: Pin, folder: Path, files: tuple[Any, ...]) -> None:
+    if getattr(read_config(name, pin, folder), "quantization_config", None) is None:  # else packed, in other shapes
+        from_weights(name, pin, folder, device_map="meta")
+
+
+def model_class(config: PreTrainedConfig) -> Any:
+    """Return transformers' class for a config's family: causal or encoder-decoder."""
+    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+
+
+def check_tokenizer(name: str, tokenizer: Any, model: nn.Module) -> None:
+    """Raise SetupError where the token that ends texts is beyond the model's embeddings."""
+    rows = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator, union-attr]
+    if tokenizer.eos_token_id >= rows:
+        raise SetupError(
+            f"model: {name}: its tokenizer ends texts with id {tokenizer.eos_token_id} ({tokenizer.eos_token!r}), and "
+            f"its embeddings have {rows} rows. Try: resize_token_embeddings and save_pretrained, or another eos_token"
+        )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within, transformers draws no bar, for which neither a log nor the display has room, nor reports what we tell."""
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if shown:
+            logging.enable_progress_bar()
