@@ -133,11 +133,11 @@ def family(name: str) -> Check:
 
 def tiny_bakeoff(name: str, folder: Path) -> dict[str, Any]:
     """Return the config of a bakeoff over a tiny model and a few rows, both of which are left in the folder."""
-    from bakeoff.model import no_progress_bar
+    from bakeoff.loading import quiet
     from bakeoff.testing import family_base
 
     base = family_base(FAMILIES[name])
-    with no_progress_bar():
+    with quiet():
         base.model.save_pretrained(folder / "model")
     base.tokenizer.save_pretrained(folder / "model")
     texts = [" ".join(f"w{3 + (7 * i + 3 * k) % WORDS}" for k in range(12)) for i in range(8)]

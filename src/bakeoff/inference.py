@@ -13,6 +13,7 @@ from bakeoff.data.templates import prompt_template
 from bakeoff.data.tokens import Tokens, encode
 from bakeoff.data.written import INDENT
 from bakeoff.errors import DataError
+from bakeoff.evaluation.conformance import conforming
 from bakeoff.evaluation.generation import generate
 from bakeoff.model import for_decoding, load_base
 from bakeoff.records import Folder, Run
@@ -30,7 +31,7 @@ class Summarizer:
         self.config = load_config(folder.config_file)
         planned = folder.plan()["model"]
         check_base(self.config, planned)
-        base = load_base(self.config.model, self.config.protocol.precision, self.config.pin)
+        base, _ = conforming(load_base(self.config.model, self.config.protocol.precision, self.config.pin))
         self.model = load_adapter(base, adapter, made_by(run, self.config, planned))
         self.base = for_decoding(base, self.model, self.config.generation.precision)
         self.form = make_form(base.tokenizer, self.config.template, base.decoder_start is not None)

@@ -40,6 +40,7 @@ class Base:
     tokenizer: Any
     device: torch.device
     precision: str  # "fp32" or "bf16"
+    cached: bool = True  # whether what the model keeps of a text can be used; some architectures keep it in other ways
 
     @property
     def pad(self) -> int:

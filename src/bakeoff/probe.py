@@ -17,6 +17,7 @@ from torch import nn
 from bakeoff.calling import autocast
 from bakeoff.config import load_config
 from bakeoff.data.tokens import StoredTokens, Tokens, load_tokens
+from bakeoff.evaluation.conformance import conforming
 from bakeoff.evaluation.decoding import decoding
 from bakeoff.evaluation.generation import reads_targets, rows_at_once
 from bakeoff.measure import Clocks, out_of_memory, peak_bytes, reset_peak
@@ -71,7 +72,7 @@ def measure(folder: Folder, entry: str, method_name: str, settings: dict[str, ob
     found, clocks = Probe(), Clocks()
     rows = load_tokens(folder.tokens_file("train"))
     with clocks.phase("setup"):
-        base = load_base(config.model, config.protocol.precision, config.pin)
+        base, _ = conforming(load_base(config.model, config.protocol.precision, config.pin))
         method = build_method(entry, {**settings, "method": method_name})
         adapted = adapt(base, method, protocol.gradient_checkpointing)
     with clocks.phase("start"):

@@ -23,9 +23,14 @@ class Schedule:
 
     def __init__(self, folder: Folder, planned: Plan, screen: Display, journal: Journal):
         self.folder, self.planned, self.screen, self.journal = folder, planned, screen, journal
+        self.noted: set[str] = set()
 
     def tell(self, event: Event) -> None:
         """Pass an event on to the journal and the screen."""
+        note = event.values.pop("note", None)
+        if note and note not in self.noted:  # of the base, so that every run has it
+            self.noted.add(note)
+            self.note(note)
         self.journal.add(event)
         self.screen.handle(event)
 

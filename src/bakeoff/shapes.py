@@ -74,9 +74,10 @@ def check_ids(name: str, tokenizer: Any, rows: int, tokens: Mapping[str, Iterabl
     for split, texts in tokens.items():
         largest = max((max([*text.prompt, *text.target]) for text in texts), default=0)
         if largest >= rows:
+            token = tokenizer.convert_ids_to_tokens(largest)
             raise SetupError(
-                f"model: {name}: data.{split} has the token {tokenizer.convert_ids_to_tokens(largest)!r}, id {largest}, "
-                f"and its embeddings have {rows} rows. Try: resize_token_embeddings and save_pretrained"
+                f"model: {name}: data.{split} has the token {token!r}, id {largest}, and its embeddings "
+                f"have {rows} rows. Try: resize_token_embeddings and save_pretrained"
             )
 
 

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +14,7 @@ from bakeoff.data.examples import Example
 from bakeoff.data.tokens import Tokens, load_tokens
 from bakeoff.data.written import INDENT
 from bakeoff.evaluation.baselines import FEW_SHOT
+from bakeoff.evaluation.conformance import conforming
 from bakeoff.files import append_jsonl, read_jsonl
 from bakeoff.measure import Clocks, peak_bytes
 from bakeoff.model import Base, count_parameters, load_base
@@ -41,6 +43,7 @@ class Work:
         self.trunk_folder = folder.trunk
         self.clocks, self.told_at = Clocks(), time.monotonic()
         self.record = RunResult(run, "done")
+        self.cached: bool | None = None  # whether the base's cache can be used, once it is known
 
     @cached_property
     def test(self) -> list[Example]:
@@ -60,9 +63,18 @@ class Work:
         self.report("state", {"state": state})
 
     def load(self) -> Base:
-        """Return the base, loaded anew; whenever it is called, the run shows that it is alive."""
+        """Return the base, loaded anew, and tried on two rows the first time.
+
+        Whenever it is called, the run shows that it is alive. Raises SetupError where the base cannot be used.
+        """
         self.state("loading")
         base = load_base(self.config.model, self.config.protocol.precision, self.config.pin)
+        if self.cached is None:
+            base, note = conforming(base)
+            self.cached = base.cached
+            if note:
+                self.report("state", {"state": "loading", "note": note})
+        base = replace(base, cached=self.cached)
         base.model.get_input_embeddings().register_forward_pre_hook(self.show_life)
         return base
 

@@ -6,10 +6,9 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, EncoderDecoderCache
-from transformers.modeling_outputs import BaseModelOutput
 
 from bakeoff.cache import RoomyCache
-from bakeoff.calling import losses_and_first, positions, prefix, row_losses, text_inputs
+from bakeoff.calling import losses_and_first, only_rows, positions, prefix, row_losses, text_inputs
 from bakeoff.data.batches import padded, parts
 from bakeoff.data.tokens import Tokens
 from bakeoff.model import Base, inner
@@ -108,6 +107,39 @@ class Causal:
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
 
 
+class Whole:
+    """A batch of a causal model whose cache is of no use: each row is read from its beginning for every token."""
+
+    def __init__(self, base: Base, adapted: nn.Module, prompts: Sequence[Ids]):
+        self.base, self.adapted, self.model = base, adapted, inner(adapted)
+        self.texts = [[*prompt] for prompt in prompts]
+        self.losses: Losses = []
+
+    def next_tokens(self) -> torch.Tensor:
+        """Return the likeliest next id of each row, (batch,)."""
+        chosen = []
+        lengths = [len(text) for text in self.texts]
+        for rows in parts(lengths, len(lengths), part_tokens(self.base)):
+            ids = padded(self.texts[rows], self.base.pad).to(self.base.device)
+            inputs = text_inputs(self.adapted, ids)
+            width = positions(inputs)
+            last = torch.tensor(lengths[rows], device=ids.device) + width - ids.shape[1] - 1
+            if (past := prefix(self.adapted, len(ids))) is not None:
+                inputs |= {"past_key_values": past}
+            with only_rows(self.model, torch.arange(len(ids), device=ids.device) * width + last):
+                chosen.append(self.model(**inputs, use_cache=False).logits.argmax(-1))
+        return torch.cat(chosen)
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Go on with the rows at these places only."""
+        self.texts = [self.texts[row] for row in rows.tolist()]
+
+    def append(self, tokens: torch.Tensor) -> None:
+        """Let each row's text grow by a token (batch,)."""
+        for text, token in zip(self.texts, tokens.tolist(), strict=True):
+            text.append(token)
+
+
 class EncoderDecoder:
     """A batch of an encoder-decoder in the middle of decoding: texts are read once, a part at a time."""
 
@@ -126,8 +158,10 @@ class EncoderDecoder:
             inputs = text_inputs(adapted, ids)
             virtual = positions(inputs) - ids.shape[1]
             mask = encoder_mask(lengths[rows], virtual, ids)
-            read += [*self.model.get_encoder()(**inputs, attention_mask=mask).last_hidden_state]
+            out = self.model.get_encoder()(**inputs, attention_mask=mask)
+            read += [*out.last_hidden_state]
         self.read = pad_sequence(read, batch_first=True)  # (batch, virtual + seq, width)
+        self.kind = type(out)  # a mixture of experts looks for more in it than what was read
         self.mask = encoder_mask(lengths, virtual, padded(prompts, base.pad).to(base.device))
         self.tokens = torch.tensor([[base.decoder_start]] * len(prompts), device=base.device)
         self.cache = EncoderDecoderCache(RoomyCache(None, room), DynamicCache())
@@ -142,7 +176,7 @@ class EncoderDecoder:
         for rows in parts([len(target) for target in targets], len(targets), part_tokens(self.base)):
             batch = batch_of(self.base, [Tokens([], [*target]) for target in targets[rows]])
             inputs = {
-                "encoder_outputs": BaseModelOutput(last_hidden_state=self.read[rows]),
+                "encoder_outputs": self.kind(last_hidden_state=self.read[rows]),
                 "attention_mask": None if self.mask is None else self.mask[rows],
                 "decoder_input_ids": batch.decoder_ids,
                 "past_key_values": prefix(self.adapted, len(batch.counts)),
@@ -154,11 +188,11 @@ class EncoderDecoder:
     def next_tokens(self) -> torch.Tensor:
         """Return the likeliest next id of each row, (batch,)."""
         logits = self.model(
-            encoder_outputs=BaseModelOutput(last_hidden_state=self.read),
+            encoder_outputs=self.kind(last_hidden_state=self.read),
             attention_mask=self.mask,
             decoder_input_ids=self.tokens,
-            past_key_values=self.cache,
-            use_cache=True,
+            past_key_values=self.cache if self.base.cached else prefix(self.adapted, len(self.tokens)),
+            use_cache=self.base.cached,
         ).logits
         return logits[:, -1].argmax(-1)
 
@@ -166,10 +200,11 @@ class EncoderDecoder:
         """Go on with the rows at these places only."""
         self.read, self.mask = self.read[rows], None if self.mask is None else self.mask[rows]
         self.cache.reorder_cache(rows)
+        self.tokens = self.tokens[rows]
 
     def append(self, tokens: torch.Tensor) -> None:
         """Let each row's output grow by a token (batch,)."""
-        self.tokens = tokens[:, None]
+        self.tokens = tokens[:, None] if self.base.cached else torch.cat([self.tokens, tokens[:, None]], dim=1)
 
 
 def decoding(
@@ -179,11 +214,13 @@ def decoding(
     room: int,
     beginning: Beginning | None = None,
     targets: Sequence[Ids] | None = None,
-) -> Causal | EncoderDecoder:
+) -> Causal | Whole | EncoderDecoder:
     """Return prompts as a batch to decode, with room for so many tokens each.
 
     `beginning` is what all begin with; of `targets` the batch notes the losses.
     """
     if base.decoder_start is not None:
         return EncoderDecoder(base, adapted, prompts, room, targets)
+    if not base.cached:
+        return Whole(base, adapted, prompts)
     return Causal(base, adapted, prompts, room, beginning, targets)

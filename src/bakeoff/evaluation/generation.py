@@ -57,7 +57,7 @@ def reads_targets(base: Base, precision: str) -> bool:
 
     It takes the loss's own precision, and a causal model's keys and values must be the same whatever follows.
     """
-    if base.precision != precision:
+    if base.precision != precision or not base.cached:
         return False
     config = base.model.config
     return base.decoder_start is not None or (RoomyCache(config, 0).joinable and not turns_by_length(config))
@@ -84,12 +84,12 @@ def read_and_generate(
     losses: Losses = [(0.0, 0)] * len(prompts)
     reading = Reading()
     beginning = read_beginning(base, adapted, prompts)
-    one_length = base.decoder_start is None and not RoomyCache(base.model.config, 0).joinable
+    alike = one_length(base)
     done, most = 0, batch_size or MOST_ROWS
     while done < len(order):
         longest = len(prompts[order[done]])
         members = order[done : done + (most if batch_size else min(most, rows_at_once(base, longest + max_new_tokens)))]
-        if one_length:  # states of recurrent blocks cannot be padded
+        if alike:
             members = [i for i in members if len(prompts[i]) == longest]
         batch = [prompts[i] for i in members], [targets[i] for i in members] if targets else None
         try:
@@ -106,6 +106,14 @@ def read_and_generate(
         done += len(members)
         told(done, reading)
     return outputs, losses
+
+
+def one_length(base: Base) -> bool:
+    """Return whether only prompts of one length are decoded side by side: states of recurrent blocks have no padding.
+
+    Where the cache is of no use, each text is read whole again, and may be padded.
+    """
+    return base.cached and base.decoder_start is None and not RoomyCache(base.model.config, 0).joinable
 
 
 def rows_at_once(base: Base, tokens: int) -> int:

@@ -34,7 +34,9 @@ def read_beginning(base: Base, adapted: nn.Module, prompts: Iterable[Sequence[in
     Virtual tokens stand before a text and are read with it, as in training: methods that have them share nothing.
     """
     model = inner(adapted)
-    if base.decoder_start is not None or prompt_config(adapted) is not None or turns_by_length(model.config):
+    if not base.cached or base.decoder_start is not None:
+        return None
+    if prompt_config(adapted) is not None or turns_by_length(model.config):
         return None
     first = common(prompts)
     past = RoomyCache(model.config, 0)

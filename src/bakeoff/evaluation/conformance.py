@@ -1,0 +1,153 @@
+"""Whether a base computes here what its own plain forward pass computes: tried on two short rows, whatever base it is.
+
+Losses and decoding call a model in ways that are right for the architectures that are tested, and an argument that a
+model does not know can vanish without a word. The plain pass - a row alone, whole, nothing kept - is the reference.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from bakeoff.calling import autocast
+from bakeoff.data.tokens import Tokens
+from bakeoff.errors import SetupError
+from bakeoff.evaluation.decoding import decoding
+from bakeoff.evaluation.generation import one_length, reads_targets
+from bakeoff.foreign import one_line
+from bakeoff.model import Base
+from bakeoff.training.beginning import WORTH, Beginning, read_beginning
+from bakeoff.training.loss import batch_of, target_losses
+
+TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2}  # relative, of the losses of a row's targets; without memory they are far off
+EXACT = {"fp32": 1e-5, "bf16": 5e-2}  # of two passes of one shape, which round alike
+PROMPTS = (WORTH + 2, WORTH + 7)  # tokens, of which the first WORTH are the same in both
+TARGETS = 5  # tokens
+SLOW = "outputs are written without the cache, which takes longer: with it {} are not what a plain forward pass gives"
+
+
+@torch.no_grad()
+def conforming(base: Base) -> tuple[Base, str | None]:
+    """Return the base as it is to be decoded, with a note where that is slower than usual.
+
+    Raises SetupError where the base cannot be used: it sees what comes after a token, or its losses or outputs are not
+    those of its plain forward pass.
+    """
+    name, rows = type(base.model).__name__, rows_for(base)
+    with torch.random.fork_rng(), one_line(f"model: {name}: cannot be called as a language model of texts"):
+        plain = [plain_losses(base, row) for row in rows]
+        check_causal(base, rows[0], plain[0])
+        batch = batch_of(base, rows)
+        if far(base, target_losses(base, base.model, batch), torch.cat(plain)):
+            raise SetupError(
+                f"model: {name}: the loss of a batch is not that of its rows alone. It cannot be used here"
+            )
+    try:
+        with torch.random.fork_rng(), one_line(f"model: {name}: cannot be decoded with its cache"):
+            wrong = differs(base, rows, plain)
+    except SetupError:
+        wrong = "outputs"
+    if wrong is None:
+        return base, None
+    slow = replace(base, cached=False)
+    with torch.random.fork_rng(), one_line(f"model: {name}: cannot be decoded"):
+        still = differs(slow, rows, plain)
+    if still:
+        raise SetupError(f"model: {name}: {still} are not what its plain forward pass gives. It cannot be used here")
+    return slow, SLOW.format(wrong)
+
+
+def rows_for(base: Base) -> list[Tokens]:
+    """Return two rows of unequal lengths that begin alike, of tokens all over the vocabulary."""
+    special = set(base.tokenizer.all_special_ids)
+    most = min(len(base.tokenizer), base.model.get_input_embeddings().weight.shape[0])
+    known = [i for i in range(min(most, 100_000)) if i not in special]
+    ids = [known[(7 + 7919 * i) % len(known)] for i in range(sum(PROMPTS) + 2 * TARGETS)]
+    first, rows = ids[:WORTH], []
+    for length in PROMPTS:
+        rest, ids = ids[-length:], ids[:-length]
+        rows.append(Tokens([*first, *rest[: length - WORTH]], rest[-TARGETS:]))
+    return rows
+
+
+def plain_losses(base: Base, row: Tokens) -> torch.Tensor:
+    """Return the losses (targets,) of a row by the model's own forward pass of it alone."""
+    if base.decoder_start is None:
+        ids = torch.tensor([[*row.prompt, *row.target[:-1]]], device=base.device)
+        inputs = {"input_ids": ids}
+    else:
+        ids = torch.tensor([row.prompt], device=base.device)
+        start = torch.tensor([[base.decoder_start, *row.target[:-1]]], device=base.device)
+        inputs = {"input_ids": ids, "decoder_input_ids": start}
+    with autocast(base):
+        logits = base.model(**inputs, attention_mask=torch.ones_like(ids), use_cache=False).logits
+    wanted = torch.tensor(row.target, device=base.device)
+    return cross_entropy(logits[0, -len(row.target) :].float(), wanted, reduction="none")
+
+
+def check_causal(base: Base, row: Tokens, losses: torch.Tensor) -> None:
+    """Raise SetupError where a token's loss depends on the tokens after it: a bidirectional model would just copy."""
+    other = replace(row, target=[*row.target[:2], row.prompt[0], row.prompt[1], *row.target[4:]])
+    if far(base, plain_losses(base, other)[:2], losses[:2], EXACT):
+        raise SetupError(
+            f"model: {type(base.model).__name__}: sees the tokens that come after, so what it learnt would be to copy "
+            "them. Allowed: a causal language model or an encoder-decoder"
+        )
+
+
+def far(base: Base, losses: torch.Tensor, plain: torch.Tensor, tolerance: dict[str, float] = TOLERANCE) -> bool:
+    """Return whether losses differ by more than rounding; what is not a number is far from everything."""
+    return not bool((losses - plain).norm() <= tolerance[base.precision] * plain.norm())
+
+
+def differs(base: Base, rows: list[Tokens], plain: list[torch.Tensor]) -> str | None:
+    """Return what is not as in the plain pass when prompts are read and targets are written token by token."""
+    beginning = read_beginning(base, base.model, [row.prompt for row in rows])
+    if beginning:
+        known = batch_of(base, [beginning.without(row) for row in rows])
+        if far(base, target_losses(base, base.model, known, past=beginning.past), torch.cat(plain)):
+            return "losses"
+    slices = [slice(i, i + 1) for i in range(len(rows))] if one_length(base) else [slice(None)]
+    wrong = (differ_together(base, rows[part], plain[part], beginning) for part in slices)
+    return next(filter(None, wrong), None)
+
+
+def differ_together(
+    base: Base, rows: list[Tokens], plain: list[torch.Tensor], beginning: Beginning | None
+) -> str | None:
+    """Return the same of rows that are decoded side by side."""
+    prompts, targets = [row.prompt for row in rows], [row.target for row in rows]
+    together = reads_targets(base, base.precision)
+    with autocast(base), last_logits(base, len(rows)) as logits:
+        batch = decoding(base, base.model, prompts, TARGETS, beginning, targets if together else None)
+        batch.next_tokens()  # what is chosen first comes from what the losses come from
+        sums = torch.tensor([loss for loss, _ in batch.losses])
+        if together and far(base, sums, torch.stack([p.sum() for p in plain]).cpu()):
+            return "losses"
+        for step in range(1, TARGETS):
+            batch.append(torch.tensor([target[step - 1] for target in targets], device=base.device))
+            batch.next_tokens()
+            wanted = torch.tensor([target[step] for target in targets], device=base.device)
+            found = cross_entropy(logits[-1].float(), wanted, reduction="none")
+            if far(base, found, torch.stack([p[step] for p in plain])):
+                return "outputs"
+    return None
+
+
+@contextmanager
+def last_logits(base: Base, rows: int) -> Iterator[list[torch.Tensor]]:
+    """Within, yields the logits (rows, vocabulary) of the last places that each call of the model gave."""
+    seen: list[torch.Tensor] = []
+
+    def see(_module: object, _inputs: object, outputs: Any) -> None:
+        logits = outputs.logits  # (rows, tokens, vocabulary), or (rows, vocabulary) where only the last are asked for
+        seen.append(logits[:, -1] if logits.ndim == 3 else logits[-rows:])
+
+    handle = base.model.register_forward_hook(see)
+    try:
+        yield seen
+    finally:
+        handle.remove()
