@@ -10,7 +10,7 @@ EARLY = {"config", "records", "data.examples"}
 PURE = {"data.sandbox", "data.templates"}
 LAYERS = [
     {"errors", "reading", "scratch", "integrity", "stopping", "lock", "children"},
-    {"files", "foreign"},
+    {"files", "foreign", "content"},
     {"sections"} | PURE,
     EARLY,
     {"trust"},
@@ -54,6 +54,7 @@ COMPUTE = {
     "adapters",
     "fused",
     "foreign",
+    "content",
     "loading",
     "calling",
     "cache",

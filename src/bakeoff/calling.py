@@ -21,8 +21,10 @@ LOGITS_BYTES = 256 * 2**20  # of fp32 logits that are held at once; more are com
 UNCHANGED: AbstractContextManager[None] = nullcontext()
 
 
-def autocast(base: Base) -> torch.autocast:
+def autocast(base: Base) -> AbstractContextManager[Any]:
     """Return the context that every forward pass runs in; it does nothing in fp32."""
+    if base.device.type == "meta":
+        return nullcontext()
     return torch.autocast(base.device.type, torch.bfloat16, enabled=base.precision == "bf16")
 
 
@@ -49,7 +51,8 @@ def soft_prompt(adapted: nn.Module) -> torch.Tensor | None:
     """
     if soft_prompt_config(adapted) is None:
         return None
-    with torch.autocast(next(adapted.parameters()).device.type, enabled=False):
+    device = next(adapted.parameters()).device.type
+    with nullcontext() if device == "meta" else torch.autocast(device, enabled=False):
         return adapted.get_prompt(batch_size=1)[0]  # type: ignore[operator]
 
 

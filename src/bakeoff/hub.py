@@ -6,7 +6,6 @@ A hub model's files are read from its folder in the cache, at one commit: nothin
 import hashlib
 import json
 import os
-import re
 import sys
 import time
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from safetensors import SafetensorError, safe_open
 
+from bakeoff.content import Stamped, file_hashes
 from bakeoff.errors import SetupError
 from bakeoff.sections import LATEST, Pin
 
@@ -257,7 +257,7 @@ def check_weights(name: str, file: Path) -> None:
         ) from None
 
 
-def base_files(name: str, pin: Pin) -> tuple[tuple[str, int, int], ...]:
+def base_files(name: str, pin: Pin) -> tuple[Stamped, ...]:
     """Return path, size and time of each of a base's weight, config and tokenizer files; none where it is not here."""
     try:
         folder = model_folder(name, pin, ask_hub=False)
@@ -278,30 +278,10 @@ def base_marks(name: str, pin: Pin = LATEST) -> dict[str, list[int]]:
     return {Path(path).name: [size, time] for path, size, time in base_files(name, pin)}
 
 
-@lru_cache(maxsize=8)
-def file_hashes(files: tuple[tuple[str, int, int], ...]) -> dict[str, str]:
-    """Return the SHA-256 of files by name; they are given with size and time so that a change is noticed."""
-    hashes = {}
-    for path, _, _ in files:
-        with Path(path).open("rb") as stream:
-            hashes[Path(path).name] = hashlib.file_digest(stream, "sha256").hexdigest()
-    return hashes
-
-
 def base_identity(name: str, pin: Pin = LATEST) -> str | None:
     """Return a hash of the names and contents of the base's files; None for a hub model that is not here."""
     hashes = base_hashes(name, pin)
     return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()[:16] if hashes else None
-
-
-def foreign_code(folder: Path, name: str) -> str | None:
-    """Return another repository whose code the model's configs ask for, or None."""
-    for file in ("config.json", "tokenizer_config.json"):
-        text = (folder / file).read_text(encoding="utf-8") if (folder / file).exists() else ""
-        for repository in re.findall(r'"([\w.-]+/[\w.-]+)--[\w.]+"', text):
-            if repository != name:
-                return repository
-    return None
 
 
 def account() -> tuple[str, Path, bool, bool]:

@@ -5,6 +5,7 @@ is built by them, and what is built is counted.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from transformers import (
@@ -26,7 +28,7 @@ from transformers.utils import logging
 
 from bakeoff.errors import SetupError
 from bakeoff.foreign import one_line
-from bakeoff.hub import ALLOWED, CONFIG, TOKENIZER, fetch, foreign_code, model_folder, on_hub
+from bakeoff.hub import ALLOWED, CONFIG, TOKENIZER, fetch, model_folder, on_hub, weight_files
 from bakeoff.sections import LATEST, Pin
 
 # Shapes of well-known hub models, which never change: a plan of one needs no network, no token and no weights.
@@ -34,11 +36,11 @@ KNOWN_SHAPES: dict[str, dict[str, Any]] = json.loads(
     (Path(__file__).parent / "assets/shapes.json").read_text(encoding="utf-8")
 )
 CONFIG_BYTES = 10**7
-MOST_PARTS = 10**6  # of anything that a config counts: transformers makes lists of them
+MOST_PARTS = 10**5  # of anything that a config counts: transformers makes lists of them
 MOST_TENSORS = 200_000  # of a model; the largest open ones, their experts one by one, have 70,000
 VOCABULARIES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 COUNTS = ("layer", "block", "depth", "expert", "head", "label", "stage", "group")
-NO_COUNTS = ("size", "dim", "position", "ctx", "token", "param", "id")
+NO_COUNTS = ("vocab", "embed", "size", "dim", "position", "ctx", "token", "param", "_id")
 
 
 def load_tokenizer(name: str, pin: Pin = LATEST) -> Any:
@@ -81,7 +83,6 @@ def load_shape(name: str, pin: Pin = LATEST) -> PreTrainedConfig:
 
 def read_config(name: str, pin: Pin, folder: Path) -> PreTrainedConfig:
     """Return the config in a model's folder; raise SetupError where it cannot be one."""
-    check_counts(name, folder / "config.json")
     with loading(name, pin, folder) as options:
         return AutoConfig.from_pretrained(folder, **options)
 
@@ -108,12 +109,24 @@ def counts(key: str) -> bool:
     return counted and not any(part in key for part in NO_COUNTS)
 
 
+def foreign_code(folder: Path, name: str) -> str | None:
+    """Return another repository whose code the model's configs ask for, or None."""
+    for file in ("config.json", "tokenizer_config.json"):
+        text = (folder / file).read_text(encoding="utf-8") if (folder / file).exists() else ""
+        for repository in re.findall(r'"([\w.-]+/[\w.-]+)--[\w.]+"', text):
+            if repository != name:
+                return repository
+    return None
+
+
 @contextmanager
 def loading(name: str, pin: Pin, folder: Path | None) -> Iterator[dict[str, Any]]:
     """Within, transformers' errors become one line; yields what every call of it needs.
 
     Code that comes with a model runs where the config names that model, and never another repository's.
     """
+    if folder and (folder / "config.json").exists():  # a tokenizer's class looks into it too
+        check_counts(name, folder / "config.json")
     foreign = foreign_code(folder, name) if pin.remote_code and folder else None
     if foreign:
         raise SetupError(f"trust_remote_code: {name} calls for code of {foreign}, which was not named. Never run")
@@ -150,13 +163,21 @@ def counted(name: str, most_tensors: int = MOST_TENSORS) -> Iterator[None]:
 def empty_model(name: str, pin: Pin, config: PreTrainedConfig) -> Any:
     """Return the model of a config on the meta device."""
     with loading(name, pin, None) as options, counted(name), torch.device("meta"):
-        return model_class(config).from_config(config, **options)
+        return without_values(model_class(config).from_config(config, **options))
+
+
+def without_values(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a model on the meta device, its experts computed in a way that does not look who is asked."""
+    if getattr(model, "_can_set_experts_implementation", lambda: False)():
+        model.set_experts_implementation("batched_mm")
+    return model
 
 
 def from_weights(name: str, pin: Pin, folder: Path, **how: Any) -> PreTrainedModel:
     """Return the model of a folder's weights; raise SetupError where they are not the ones that its config asks for."""
     config = read_config(name, pin, folder)
-    with loading(name, pin, folder) as options, quiet(), counted(name):
+    most = 1000 + 10 * sum(len(header(name, file)) for file in weight_files(name, folder))  # experts may be one tensor
+    with loading(name, pin, folder) as options, quiet(), counted(name, most):
         model, found = model_class(config).from_pretrained(
             folder, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **how, **options
         )
@@ -173,6 +194,12 @@ def from_weights(name: str, pin: Pin, folder: Path, **how: Any) -> PreTrainedMod
             "Try: the config.json that the weights were saved with"
         )
     return model
+
+
+def header(name: str, file: Path) -> list[str]:
+    """Return the names of the tensors in a file of weights."""
+    with one_line(f"model: {name}: {file.name} is damaged"), safe_open(file, "np") as tensors:
+        return [*tensors.keys()]
 
 
 def check_files(name: str, pin: Pin) -> None:

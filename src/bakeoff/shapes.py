@@ -39,6 +39,8 @@ def count(given: Config, methods: dict[str, list[Method]], tokenizer: Any = None
     for name, group in methods.items():
         shapes = {m.model_dump_json(exclude={"learning_rate"}): m for m in group}  # one a size, whatever the rate
         try:
+            for method in group if tokenizer is not None else ():
+                method.check_tokenizer(tokenizer)
             found = [entry_counts(given, method) for method in shapes.values()]
         except SetupError as error:
             reason = str(error).removeprefix(f"{group[0].name}: ")
@@ -53,10 +55,12 @@ def entry_counts(given: Config, method: Method) -> dict[str, Any]:
 
     from bakeoff.model import count_parameters, shape_only
     from bakeoff.training.products import step_products, trunk_products
+    from bakeoff.training.reach import check_reach
 
     base = shape_only(given.model, given.pin)
     with torch.device("meta"), one_line(f"{method.name}: cannot be put on {type(base).__name__}"):
         adapted = method.adapt(base, None)
+        check_reach(method.name, adapted)
     trainable, total = count_parameters(adapted)
     return {
         "trainable_parameters": trainable,

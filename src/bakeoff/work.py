@@ -10,12 +10,14 @@ from typing import Any
 from torch import nn
 
 from bakeoff.config import Config, load_config
+from bakeoff.content import remember
 from bakeoff.data.examples import Example
 from bakeoff.data.tokens import Tokens, load_tokens
 from bakeoff.data.written import INDENT
 from bakeoff.evaluation.baselines import FEW_SHOT
 from bakeoff.evaluation.conformance import conforming
 from bakeoff.files import append_jsonl, read_jsonl
+from bakeoff.hub import base_files
 from bakeoff.measure import Clocks, peak_bytes
 from bakeoff.model import Base, count_parameters, load_base
 from bakeoff.records import SPLITS, Event, Folder, Run, RunFolder, RunResult
@@ -35,6 +37,9 @@ class Work:
         self.files: RunFolder = folder.run(run.id)
         self.config: Config = load_config(folder.config_file)
         self.plan = folder.plan()
+        model = self.plan["model"]
+        files = base_files(self.config.model, self.config.pin)
+        remember(files, model.get("files") or {}, model.get("weights") or {})
         self.output_tokens: int = self.plan["output_tokens"]
         self.indented: bool = INDENT in self.plan.get("texts", ())  # a plan that was made before has none
         self.tokens: dict[str, Sequence[Tokens]] = {s: load_tokens(folder.tokens_file(s)) for s in SPLITS}

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from bakeoff.methods.method import Method
+from bakeoff.methods.method import Method, beside_text, passes_text
 from bakeoff.methods.saved import read_mapping, read_tensors, refuse
 
 if TYPE_CHECKING:
@@ -29,7 +29,9 @@ class BaseWeights(Method):
 
     def adapt(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> "nn.Module":
         """Return `model` itself with the chosen weights unfrozen."""
-        chosen = list(self.chosen(model))
+        beside = beside_text(model)
+        idle = {p for n, p in model.named_parameters() if not passes_text(n, beside)} if beside else set()
+        chosen = [p for p in self.chosen(model) if p not in idle]
         model.requires_grad_(False)
         for parameter in chosen:
             parameter.requires_grad_(True)

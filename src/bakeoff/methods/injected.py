@@ -1,17 +1,24 @@
 """Methods that PEFT puts into chosen weight matrices of the model: what is common to them."""
 
+import json
 import re
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, field_validator
 
 from bakeoff.errors import SetupError
-from bakeoff.methods.method import Method, task_type, with_peft
+from bakeoff.methods.method import Method, beside_text, task_type, with_peft
 
 if TYPE_CHECKING:
     from peft import PeftConfig
     from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+PATTERN_SECONDS = 5.0
+MATCH = "import json, re, sys; p, n = json.load(sys.stdin); [re.fullmatch(p, name) for name in n]"
 
 
 class Injected(Method):
@@ -49,6 +56,8 @@ class Injected(Method):
         cls = getattr(peft, self.config_class)
         values = {"task_type": task_type(model), **self.model_dump(), **self.fixed}
         values["fan_in_fan_out"] = any(isinstance(m, Conv1D) for m in model.modules())  # GPT-2 stores transposes
+        if beside := beside_text(model):
+            values["exclude_modules"] = rf"({'|'.join(map(re.escape, beside))})(\..*)?"
         return cls(**{k: v for k, v in values.items() if k in cls.__dataclass_fields__})
 
     def adapt(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> "nn.Module":
@@ -59,9 +68,30 @@ class Injected(Method):
             for target in self.target_modules:
                 if not any(f".{n}".endswith(f".{target}") for n in names):
                     raise SetupError(f"{self.name}: target_modules: nothing is called '{target}'. {known}")
+        if isinstance(self.target_modules, str) and self.target_modules != "all-linear":
+            check_pattern(f"{self.name}: target_modules", self.target_modules, names)
         try:
             return with_peft(model, self.config(model))
         except (ValueError, TypeError, NotImplementedError) as error:
             reason = " ".join(str(error).split()).removesuffix(".")
             names_help = f". {known}" if "not found" in reason else ""
             raise SetupError(f"{self.name}: target_modules {self.target_modules}: {reason}{names_help}") from None
+
+
+def check_pattern(where: str, pattern: str, names: list[str]) -> None:
+    """Raise SetupError where matching a pattern with a model's names takes for ever, as backtracking can.
+
+    It is tried in a process of its own, since nothing else stops a regular expression once it has begun.
+    """
+    try:
+        subprocess.run(
+            [sys.executable, "-I", "-c", MATCH],
+            input=json.dumps([pattern, names]), text=True, timeout=PATTERN_SECONDS, check=True, capture_output=True,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise SetupError(
+            f"{where}: {pattern!r:.100} takes more than {PATTERN_SECONDS:g} s to match the model's names. "
+            "Try: a list of names, as in [q_proj], or a pattern without repeats in repeats"
+        ) from None
+    except subprocess.CalledProcessError as error:
+        raise SetupError(f"{where}: {pattern!r:.100}: {error.stderr.strip().splitlines()[-1]:.200}") from None

@@ -56,6 +56,9 @@ class Method(Section, ABC):
         `model` may be changed. `tokenizer` is None where only the shape matters (a plan on the meta device).
         """
 
+    def check_tokenizer(self, tokenizer: "PreTrainedTokenizerBase") -> None:
+        """Raise SetupError where a setting does not fit the base's tokenizer; a plan asks before anything runs."""
+
     def start(self, adapted: "nn.Module", batches: "Sequence[Any]", forward: "Callable[[nn.Module, Any], Any]") -> None:
         """Finish a start that needs data: `forward(adapted, batch)` calls the model on one of the training `batches`.
 
@@ -111,6 +114,7 @@ def quiet_peft() -> Iterator[None]:
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Unsupported layer type", category=UserWarning)
+        warnings.filterwarnings("ignore", message="You have passed exclude_modules", category=UserWarning)
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
         yield
 
@@ -121,6 +125,28 @@ def with_peft(model: "PreTrainedModel", config: Any) -> "PeftModel":
 
     with quiet_peft():
         return get_peft_model(model, config)
+
+
+def beside_text(model: "PreTrainedModel") -> list[str]:
+    """Return the names of the parts that no text passes: a vision tower beside a text decoder, say.
+
+    What is put there would be counted and saved, and never trained.
+    """
+    config = model.config
+    if config.is_encoder_decoder or config.get_text_config(decoder=True) is config:
+        return []
+    inside = {*model.get_decoder().modules(), model.get_output_embeddings(), model.get_input_embeddings()}
+    found: list[str] = []
+    for name, module in model.named_modules():
+        below = any(name.startswith(f"{part}.") for part in found)
+        if name and not below and not any(inner in inside for inner in module.modules()):
+            found.append(name)
+    return found
+
+
+def passes_text(name: str, beside: Sequence[str]) -> bool:
+    """Return whether a module or a weight of this name is in none of the parts that no text passes."""
+    return not any(f"{name}.".startswith(f"{part}.") for part in beside)
 
 
 def task_type(model: "PreTrainedModel") -> str:

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from bakeoff.errors import SetupError
 from bakeoff.methods.base_weights import BaseWeights
-from bakeoff.methods.method import Method, register, task_type, with_peft
+from bakeoff.methods.method import Method, beside_text, passes_text, register, task_type, with_peft
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,7 +47,9 @@ class LayerNorm(Method):
         """Return a PeftModel; PEFT's own lists of normalisations leave out some, so they are found by their class."""
         from peft import LNTuningConfig
 
-        return with_peft(model, LNTuningConfig(task_type=task_type(model), target_modules=list(normalisations(model))))
+        beside = beside_text(model)
+        chosen = [name for name in normalisations(model) if passes_text(name, beside)]
+        return with_peft(model, LNTuningConfig(task_type=task_type(model), target_modules=chosen))
 
 
 def normalisations(model: "nn.Module") -> "dict[str, nn.Module]":

@@ -68,8 +68,23 @@ class SoftPrompt(Method):
         if self.prompt_tuning_init == "SAMPLE_VOCAB":
             known = min(len(tokenizer), model.get_input_embeddings().weight.shape[0])  # rows above were never trained
             return torch.randint(known, (self.num_virtual_tokens,)).tolist()
-        ids = tokenizer(self.prompt_tuning_init_text, add_special_tokens=False)["input_ids"]
+        ids = self.text_ids(tokenizer)
         return (ids * self.num_virtual_tokens)[: self.num_virtual_tokens]
+
+    def text_ids(self, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+        """Return the ids of the text that the prompt starts as; raise SetupError where it has none."""
+        ids: list[int] = tokenizer(self.prompt_tuning_init_text, add_special_tokens=False)["input_ids"]
+        if not ids:
+            raise SetupError(
+                f"{self.name}: prompt_tuning_init_text: {self.prompt_tuning_init_text!r} has no token of the base's. "
+                "Try: a word of the base's language, or prompt_tuning_init: SAMPLE_VOCAB"
+            )
+        return ids
+
+    def check_tokenizer(self, tokenizer: "PreTrainedTokenizerBase") -> None:
+        """Raise SetupError where the text that the prompt starts as has no token."""
+        if self.prompt_tuning_init == "TEXT":
+            self.text_ids(tokenizer)
 
     def check_scale(self, model: "PreTrainedModel") -> None:
         """Raise SetupError where the encoder scales the words that it looks up, and not embeddings that it is given.
@@ -82,6 +97,22 @@ class SoftPrompt(Method):
                 f"{self.name}: {type(model).__name__} scales only words that it looks up itself, and a soft prompt "
                 "needs them embedded before. Try prefix_tuning"
             )
+
+
+def sizes_beyond_peft(model: "PreTrainedModel") -> dict[str, int]:
+    """Return the sizes that PEFT asks for and does not find, or finds wrong, in a model's config.
+
+    A prompt has the width of embedded words, which is not always the model's; blocks and heads do not matter to it.
+    """
+    known, width = model.config.to_dict(), model.get_input_embeddings().weight.shape[1]
+    sizes = {}
+    if not {"num_hidden_layers", "num_layers", "n_layer"} & known.keys():
+        sizes["num_layers"] = 1
+    if not {"num_attention_heads", "n_head", "num_heads", "encoder_attention_heads"} & known.keys():
+        sizes["num_attention_heads"] = 1
+    if width not in (known.get("hidden_size"), known.get("n_embd"), known.get("d_model")):
+        sizes["token_dim"] = width
+    return sizes
 
 
 @register("prompt_tuning")
@@ -100,7 +131,10 @@ class PromptTuning(SoftPrompt):
 
         self.check_scale(model)
         return PromptTuningConfig(
-            task_type=task_type(model), num_virtual_tokens=self.num_virtual_tokens, num_transformer_submodules=1
+            task_type=task_type(model),
+            num_virtual_tokens=self.num_virtual_tokens,
+            num_transformer_submodules=1,
+            **sizes_beyond_peft(model),
         )
 
     def start_as(self, adapted: "PeftModel", ids: "torch.Tensor") -> None:
@@ -137,6 +171,7 @@ class PTuning(SoftPrompt):
             num_transformer_submodules=1,
             encoder_reparameterization_type=self.encoder_reparameterization_type,
             encoder_hidden_size=self.encoder_hidden_size or model.get_input_embeddings().weight.shape[1],
+            **sizes_beyond_peft(model),
         )
 
     def start_as(self, adapted: "PeftModel", ids: "torch.Tensor") -> None:

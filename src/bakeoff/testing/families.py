@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from bakeoff.data.tokens import Tokens
 from bakeoff.fused import fuse
-from bakeoff.loading import model_class
+from bakeoff.loading import model_class, without_values
 from bakeoff.model import Base
 
 VOCABULARY = 200
@@ -84,7 +84,7 @@ def first_model(family: str) -> PreTrainedModel:
 def family_shape(family: str) -> PreTrainedModel:
     """Return a family's model on the meta device, as a plan sees it."""
     with torch.device("meta"):
-        return build(family_config(family))
+        return without_values(build(family_config(family)))
 
 
 def build(config: PreTrainedConfig) -> PreTrainedModel:

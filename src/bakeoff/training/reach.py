@@ -1,0 +1,36 @@
+"""What of an adapted model a text's loss has gradients for, told from shapes alone: a plan asks before a run."""
+
+from types import SimpleNamespace
+
+import torch
+from torch import nn
+
+from bakeoff.data.tokens import Tokens
+from bakeoff.errors import SetupError
+from bakeoff.model import Base, inner, trainable
+from bakeoff.training.loss import batch_of, target_losses
+
+ROWS = (Tokens([1, 2, 3, 4], [5, 6]), Tokens([1, 2], [3, 4]))
+
+
+def check_reach(where: str, adapted: nn.Module) -> None:
+    """Raise SetupError where an adapted model on the meta device cannot be called, or trains what no text passes.
+
+    Some architectures look into values, which the meta device has none of: those tell nothing here, and are tried when
+    a run loads them.
+    """
+    base = Base(inner(adapted), SimpleNamespace(eos_token_id=0), torch.device("meta"), "fp32")
+    kind = type(base.model).__name__
+    try:
+        target_losses(base, adapted, batch_of(base, ROWS)).sum().backward()
+    except Exception as error:  # a stranger's architecture, called in a way that it may not know
+        if isinstance(error, NotImplementedError) or "meta" in str(error).lower():
+            return
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise SetupError(f"{where}: {kind} cannot be called with it ({reason:.200})") from error
+    idle = [name for name, weight in trainable(adapted).items() if weight.grad is None]
+    if idle:
+        raise SetupError(
+            f"{where}: {len(idle)} of its {len(trainable(adapted))} trained tensors are reached by no text of "
+            f"{kind} ({idle[0]} first). Try: other weights, or another method"
+        )
