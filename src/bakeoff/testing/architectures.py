@@ -144,7 +144,7 @@ def value_of(name: str, value: Any) -> Any:
         return value
     for pattern, most in SMALL:
         if re.fullmatch(pattern, name):
-            return most if "token" in pattern else min(value, most)
+            return most if value is None or "token" in pattern else min(value, most)
     return value
 
 
@@ -190,7 +190,7 @@ def generated(base: Base, prompt: Sequence[int]) -> list[int]:
     """Return transformers' greedy output for one prompt."""
     ids = torch.tensor([[*prompt]])
     start = {} if base.decoder_start is None else {"decoder_start_token_id": base.decoder_start}
-    out = base.model.generate(  # type: ignore[operator]
+    out = base.model.generate(
         input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=OUTPUT, eos_token_id=0,
         pad_token_id=0, num_beams=1, repetition_penalty=1.0, use_cache=False, **start,
     )[0].tolist()  # fmt: skip
