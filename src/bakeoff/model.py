@@ -3,11 +3,7 @@
 Knows nothing of data sets, losses or optimizers.
 """
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
