@@ -15,7 +15,8 @@ from huggingface_hub import constants
 from pyarrow import parquet
 from safetensors.numpy import load, save
 
-from bakeoff import hub
+from bakeoff import doctor, hub
+from bakeoff.data.hub_dataset import HubDataset
 from bakeoff.errors import SetupError
 from bakeoff.model import load_base, load_tokenizer, shape_only
 from bakeoff.sections import Pin
@@ -63,6 +64,32 @@ def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch):
         assert len(asked) == 1
     finally:
         hub.hub_answers.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ImportError("Using SOCKS proxy, but the 'socksio' package is not installed.\nMore"),
+        ValueError("Unknown scheme for proxy URL"),
+        FileNotFoundError(2, "No such file or directory"),
+    ],
+)
+def test_a_client_that_cannot_be_set_up_is_no_hub_that_does_not_answer(monkeypatch, error):
+    def broken():
+        raise error
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "get_session", broken)
+    hub.hub_answers.cache_clear()
+    said = f"the hub cannot be asked: {hub.first_line(error)}. Mend the proxy and certificate settings"
+    for attempt in (lambda: hub.fetch("no-such-model"), lambda: HubDataset("no-one/no-such-data", None, None)):
+        with pytest.raises(SetupError) as caught:
+            attempt()
+        assert str(caught.value).startswith(said)
+        assert "\n" not in str(caught.value)
+    check = doctor.hub()
+    assert check.status == "problem"
+    assert check.text.startswith(said)
 
 
 def test_a_folder_that_is_no_whole_model_is_explained(tiny_model, tmp_path):

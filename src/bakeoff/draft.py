@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
-from bakeoff.config import Config
+from bakeoff.config import Config, explain
 from bakeoff.data.column_guess import Guess, guess_columns, splits_of
 from bakeoff.data.folders import WORDS, place_of, splits_in, words_of
 from bakeoff.data.formats import first_rows
@@ -65,7 +66,11 @@ def draft(files: Sequence[Path], output: Path, model: str = "base") -> Draft:
         guess = guess_columns(tables, str(splits["train"][0]))
         data = {key: os.path.relpath(path, output.parent) for key, path in paths.items()} | guess.columns
         about = ", ".join(in_line(str(file)) for file in files)
-    config = Config.model_validate({"name": name_of(files), "model": model, "data": data, "entries": ENTRIES})
+    raw = {"name": name_of(files), "model": model, "data": data, "entries": ENTRIES}
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:  # of a name that no config may hold
+        raise DataError(explain(about, raw, error)) from None
     own = in_line(str(output))
     lines = [
         f"# yaml-language-server: $schema={SCHEMA_FILE}",

@@ -10,7 +10,7 @@ import os
 import weakref
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -178,10 +178,16 @@ def store_rows(rows: Iterable[tuple[Row, Row | None]], name: str, columns: Colum
     with room(f"{name}: a copy of its rows"):
         copy = TemporaryFile(prefix="bakeoff-data-")  # noqa: SIM115 - as long as there are its examples
         store = Store(name, lambda _, content: Example.from_row(json.loads(content)), copy=copy)
-        weakref.finalize(store, copy.close)
+        weakref.finalize(store, discard, copy)
         found = _index(store, rows, columns)
         copy.flush()
         return found
+
+
+def discard(copy: BinaryIO) -> None:
+    """Close a copy that nobody needs any more, though its disk may be full."""
+    with suppress(OSError):
+        copy.close()
 
 
 def _index(store: Store, rows: Iterable[tuple[Row, Row | None]], columns: Columns) -> tuple[StoredExamples, Refusals]:

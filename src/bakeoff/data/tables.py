@@ -68,6 +68,7 @@ def python_rows(table: Any, where: str, columns: Collection[str] | None) -> Iter
         if columns is not None and table.schema.names.count(name) > 1:
             raise DataError(f"{where}: two columns are named '{name}'. Rename one of them")
         try:
+            column.validate(full=True)  # a damaged one ends the process else
             read[name] = column.to_pylist()
         except (pyarrow.ArrowException, *NO_VALUE) as error:
             if columns is not None:
