@@ -157,6 +157,7 @@ def test_init_of_a_folder_with_splits_names_it_as_the_source(tmp_path):
         ({"source": "docstrings", "summary": "x"}, "'summary' is set, which source: docstrings has no use for"),
         ({"source": "docstrings", "config": "x"}, "'config' is set, which source: docstrings has no use for"),
         ({"train": "a.csv", "config": "en"}, "'config' is set, which source: files has no use for. They are a hub"),
+        ({"train": "a.csv", "test": "b.csv", "test_share": 0.2}, "'test_share' is set, and there is a test file"),
         ({"train": "a.csv", "revision": "v1"}, "'revision' is set, which source: files has no use for"),
     ],
 )

@@ -124,6 +124,14 @@ class DataConfig(Section):
             if getattr(self, name) != type(self).model_fields[name].default:
                 cure = "Set source: files" if name in OF_FILES else "They are a hub dataset's"
                 raise ValueError(f"'{name}' is set, which source: {self.source} has no use for. {cure}, or remove it")
+        for split in ("validation", "test"):
+            share = f"{split}_share"
+            if (
+                self.of_files
+                and getattr(self, split)
+                and getattr(self, share) != type(self).model_fields[share].default
+            ):
+                raise ValueError(f"'{share}' is set, and there is a {split} file. Remove one of them")
         if self.references_file and not self.references:
             raise ValueError("'references' is missing: the column of references_file that holds them")
         if self.references is not None and (self.source == "docstrings" or not self.references):
