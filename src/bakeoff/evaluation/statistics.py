@@ -9,7 +9,7 @@ the t distribution is, by how little so few seeds tell of that variance. Calibra
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeVar
 
@@ -22,6 +22,7 @@ LEVEL = 0.95
 POWER = 0.8
 TAIL = 0.005  # share of draws on one side from which on p values follow the t distribution
 CHUNK = 4_000_000  # draws held at a time: 32 MB
+ROUNDING = 1e-9  # relative
 Array = NDArray[numpy.float64]
 Key = TypeVar("Key", bound=Hashable)
 
@@ -85,6 +86,11 @@ class SeedSpread:
     between: float
     within: float
     freedom: int
+
+    @property
+    def seeds(self) -> int:
+        """How many seeds there are."""
+        return self.freedom + 1
 
     @property
     def likely(self) -> float:
@@ -226,6 +232,33 @@ def seed_spread(scores: Scores, resamples: Resamples) -> SeedSpread:
     left = parts - parts.mean(axis=0)
     within = clusters * (left**2).sum() / ((seeds - 1) * (clusters - 1)) / seeds
     return SeedSpread(float(means.var(ddof=1) / seeds), float(within), seeds - 1)
+
+
+def pooled(spreads: Sequence[SeedSpread]) -> SeedSpread:
+    """Return what all entries' seeds tell together: the spread of one seed's mean, weighted by degrees of freedom."""
+    freedom = sum(s.freedom for s in spreads)
+    if not freedom:
+        return SeedSpread(0.0, 0.0, 0)
+    parts = [(s.freedom * s.seeds / freedom, s) for s in spreads]
+    return SeedSpread(sum(k * s.between for k, s in parts), sum(k * s.within for k, s in parts), freedom)
+
+
+def with_floor(spreads: Sequence[SeedSpread], pool: SeedSpread) -> tuple[SeedSpread, ...]:
+    """Return a pair's seed spreads, together no calmer than the `pool` of all entries' seeds.
+
+    Of many pairs some have seeds that happen to agree, and an entry with one seed shows no spread at all. A pair that is
+    noisier than the pool keeps its own spreads. As calm ones no longer count, those are too large on average, for which
+    they get one degree of freedom more where other entries are in the pool. Simulated in docs/verdict.md.
+    """
+    if not pool.freedom:
+        return tuple(spreads)
+    own = sum(s.between - s.within for s in spreads)
+    between = pool.between * sum(1 / s.seeds for s in spreads)
+    within = sum(s.within if s.freedom else pool.within for s in spreads)
+    if between - within > own + ROUNDING * between:  # two entries of equal seeds are their own pool
+        return (SeedSpread(between, within, pool.freedom),)
+    further = min(1, pool.freedom - sum(s.freedom for s in spreads))
+    return tuple(replace(s, freedom=s.freedom + further) if s.freedom else s for s in spreads)
 
 
 def coverage(spreads: Sequence[SeedSpread]) -> str:

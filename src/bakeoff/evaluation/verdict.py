@@ -1,11 +1,11 @@
 """The verdict: one or two plain sentences that the statistics support, and nothing more."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
-from bakeoff.evaluation.statistics import LEVEL, Estimate, coverage, holm
+from bakeoff.evaluation.statistics import LEVEL, Estimate, SeedSpread, coverage, holm, pooled, with_floor
 
 LOSS = "test/loss"
 COSTS = {"memory": "peak_bytes", "size": "adapter_bytes", "time": "train_seconds"}
@@ -108,30 +108,38 @@ def make_verdict(rows: Rows, estimates: Estimates, by: Yardstick) -> dict[str, A
 def compare(names: Sequence[tuple[str, str]], estimates: Estimates, metric: str) -> list[Pair]:
     """Return the paired differences first - second of each pair on `metric`, and on test loss where both have one.
 
-    Holm's adjustment is over the pairs given, for each of the two metrics by itself.
+    Each metric's pairs are one family: see `judged`.
     """
-    pairs = [{"first": a, "second": b, **difference(a, b, metric, estimates, len(names))} for a, b in names]
-    losses = [(a, b) for a, b in names if (a, LOSS) in estimates and (b, LOSS) in estimates]
-    found = {(a, b): difference(a, b, LOSS, estimates, len(losses)) for a, b in losses}
-    for family in (pairs, list(found.values())):
-        known = [pair for pair in family if pair["p"] is not None]
-        for pair, adjusted in zip(known, holm([pair["p"] for pair in known]), strict=True):
-            pair |= {"p_holm": adjusted, "different": adjusted < 1 - LEVEL}
-    return [pair | {"loss": found.get((pair["first"], pair["second"]))} for pair in pairs]
+    pairs = judged(names, estimates, metric)
+    both = [(a, b) for a, b in names if (a, LOSS) in estimates and (b, LOSS) in estimates]
+    losses = dict(zip(both, judged(both, estimates, LOSS), strict=True))
+    found = zip(names, pairs, strict=True)
+    return [{"first": a, "second": b, **pair, "loss": losses.get((a, b))} for (a, b), pair in found]
 
 
-def difference(first: str, second: str, metric: str, estimates: Estimates, comparisons: int) -> Pair:
-    """Return one paired difference on one metric; None for what one document cannot tell."""
-    gap = estimates[first, metric] - estimates[second, metric]
-    low, high = gap.interval() or (None, None)
+def judged(names: Sequence[tuple[str, str]], estimates: Estimates, metric: str) -> list[Pair]:
+    """Return the paired differences on one metric; Holm's adjustment and the seeds' floor are over all these pairs."""
+    compared = dict.fromkeys(name for pair in names for name in pair)
+    pool = pooled([spread for name in compared for spread in estimates[name, metric].spreads])
+    pairs = [difference(estimates[a, metric] - estimates[b, metric], pool, len(names)) for a, b in names]
+    known = [pair for pair in pairs if pair["p"] is not None]
+    for pair, adjusted in zip(known, holm([pair["p"] for pair in known]), strict=True):
+        pair |= {"p_holm": adjusted, "different": adjusted < 1 - LEVEL}
+    return pairs
+
+
+def difference(gap: Estimate, pool: SeedSpread, comparisons: int) -> Pair:
+    """Return one paired difference, its seeds no calmer than the pool; None for what one document cannot tell."""
+    floored = replace(gap, spreads=with_floor(gap.spreads, pool))
+    low, high = floored.interval() or (None, None)
     return {
         "difference": gap.value,
         "low": low,
         "high": high,
-        "p": gap.p_value(),
+        "p": floored.p_value(),
         "p_holm": None,
         "different": False,
-        "detectable": gap.detectable(comparisons),
+        "detectable": floored.detectable(comparisons),
         "covers": gap.covers,
     }
 
