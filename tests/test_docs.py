@@ -45,6 +45,23 @@ def test_commands_and_code_are_of_this_version(page):
         assert yaml.safe_load(block.split("\ndata:")[0])
 
 
+# What each rule that the code cites is about, in the page's words.
+CITED = {
+    "2": ("tuning", "selection", "stopping"), "4": ("precision", "frozen parts"), "5": ("decoding",), "6": ("baselines",),
+    "7": ("loss",), "11": ("checks",),
+}  # fmt: skip
+
+
+def test_protocol_rules_that_the_code_cites_are_the_pages():
+    page = (ROOT / "docs/protocol.md").read_text()
+    rules = re.findall(r"^\| (\d+) \| ([^|]+) \|", page, flags=re.M)
+    for number, names in CITED.items():
+        assert set(names) <= {name for found, name in rules if found == number}
+    cited = {n for file in (ROOT / "src").rglob("*.py") for n in re.findall(r"protocol rule (\d+)", file.read_text())}
+    assert cited == set(CITED)
+    assert set(re.findall(r"^## (\d+)\. ", page, flags=re.M)) <= {number for number, _ in rules}
+
+
 def test_the_site_builds_strictly(tmp_path):
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
     environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
