@@ -1,15 +1,14 @@
 """Is the verdict right as often as it says? Simulated score tables whose truth is known: `make verdict`, or
-`python benchmarks/verdict.py --simulations 1000 [--json]`.
+`python benchmarks/verdict.py [--simulations 1000] [--records FILE]`; with a file of records a stopped one resumes.
 
-A row's latent score is the sum of normal effects: of its source document (one to three rows), of the row, of the entry
-on that document and that row, of the entry's seed, and of the seed on that row. ROUGE is its normal distribution
-function (bounded, skewed), loss its exponential, weighted by log-normal token counts that lean on the document. Both
-have known means, so coverage is counted against the truth. Tested are the package's own `estimate` and `compare`, with
-fewer resamples (2,000), drawn anew for every 50 simulations so that their chance does not add up.
+Tested are the package's own `estimate` and `compare`, with fewer resamples (2,000), drawn anew for every 50 simulations
+so that their chance does not add up. Printed are all rates, then every promise of docs/verdict.md with the design that
+comes nearest to breaking it, or breaks it most: a promise is not held where some design's rate is more than three
+standard errors of its simulation beyond it.
 
-With one seed the truth is that of this seed: the interval says that it does not speak of others. A rerun is a second
-bakeoff of the same entries on the same documents with fresh seeds: two entries are equal, two are far behind, and both
-bakeoffs should say so.
+With one seed for every entry the truth is that of this seed: the interval says that it does not speak of others. A
+rerun is a second bakeoff of the same entries on the same documents with fresh seeds: two entries are equal, two are
+far behind, and both bakeoffs should say so.
 """
 
 import argparse
@@ -17,242 +16,260 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import combinations
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy
-from scipy.special import ndtr, ndtri
 
-from bakeoff.evaluation.statistics import Resamples, Scores, estimate
-from bakeoff.evaluation.verdict import LOSS, Pair, Yardstick, compare
+from bakeoff.evaluation.verdict import LOSS, Pair
+from simulated import METRIC, Design, bakeoffs, designs
 
-# Standard deviations of the effects, in units of the latent score. A row's ROUGE then spreads by 0.18 around 0.26.
-DOCUMENT, ROW, ENTRY_DOCUMENT, ENTRY_ROW, SEED_ROW = 0.4, 0.2, 0.2, 0.2, 0.3
-METRIC = Yardstick().metric
-MIDDLE = {METRIC: 0.26, LOSS: 3.0}
-LOSS_SCALE = 0.5  # of the latent score in the exponent
-TOKENS = (2.4, 0.4, 0.2)  # log-normal: location, own spread, lean on the document
-SEED_EFFECTS = {"none": 0.0, "0.8 points": 0.03}  # latent, by what they are in ROUGE
-ENTRIES, RESAMPLES, BATCH = 4, 2000, 50
-SEEDS, DOCUMENTS = (1, 3, 5), (100, 200, 1000)
-SPREAD = numpy.sqrt(DOCUMENT**2 + ROW**2 + ENTRY_DOCUMENT**2 + ENTRY_ROW**2 + SEED_ROW**2)
+BEYOND = 3.0  # standard errors
+FEWER = 0.3  # of the simulations, for power and reruns: rates over several pairs, or near 1
+Row = dict[str, Any]
+COLUMNS = {
+    "entries": "entries", "seeds": "seeds", "documents": "documents", "effect": "seed effect", "metric": "metric",
+    "score": "score covered", "difference": "difference covered", "family": "family-wise error", "gap": "printed gap",
+    "itself": "A against A different", "power": "detected at the gap", "again": "same ties in a rerun",
+}  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One design: how many seeds, source documents and simulations, and how much seeds matter."""
-
-    seeds: int
-    documents: int
-    effect: str
-    simulations: int
-
-    @property
-    def seed_spread(self) -> float:
-        """Standard deviation of the seeds' effects."""
-        return SEED_EFFECTS[self.effect]
-
-
-def location(metric: str, mean: float, seed_spread: float) -> float:
-    """Return where the latent score must lie for the metric to have this mean over documents and seeds."""
-    variance = SPREAD**2 + seed_spread**2
-    if metric == METRIC:
-        return float(ndtri(mean) * numpy.sqrt(1 + variance))
-    # Tokens lean on the document, so longer targets weigh more: E[T L] / E[T] of two log-normals.
-    return float((numpy.log(mean) - LOSS_SCALE**2 * variance / 2 - LOSS_SCALE * TOKENS[2] * DOCUMENT) / LOSS_SCALE)
-
-
-def mean_at(metric: str, place: Any, seed_spread: float) -> Any:
-    """Return the metric's mean for latent locations; the inverse of `location`."""
-    variance = SPREAD**2 + seed_spread**2
-    if metric == METRIC:
-        return ndtr(place / numpy.sqrt(1 + variance))
-    return numpy.exp(LOSS_SCALE * place + LOSS_SCALE**2 * variance / 2 + LOSS_SCALE * TOKENS[2] * DOCUMENT)
-
-
-def simulate(
-    generator: numpy.random.Generator, cell: Cell, labels: Any, means: dict[str, list[float]], owners: Sequence[int]
-) -> tuple[dict[tuple[str, str], Scores], dict[tuple[str, str], float]]:
-    """Return simulated scores and the truth of each, by (entry, metric).
-
-    `means` are the entries' true means on each metric. Entries of one owner are one entry, run with other seeds.
-    """
-    rows, sources = len(labels), cell.documents
-    draw = generator.normal
-    source = draw(0, DOCUMENT, sources)
-    shared = source[labels] + draw(0, ROW, rows)
-    tokens = numpy.exp(TOKENS[0] + draw(0, TOKENS[1], rows) + TOKENS[2] * source[labels] / DOCUMENT)
-    owned: dict[int, Any] = {}
-    scores, truth = {}, {}
-    for entry, owner in enumerate(owners):
-        if owner not in owned:
-            owned[owner] = draw(0, ENTRY_DOCUMENT, sources)[labels] + draw(0, ENTRY_ROW, rows)
-        own = owned[owner]
-        seeds = draw(0, cell.seed_spread, (cell.seeds, 1))
-        effects = shared + own + seeds + draw(0, SEED_ROW, (cell.seeds, rows))
-        for metric, middle in means.items():
-            place = location(metric, middle[entry], cell.seed_spread)
-            key = (str(entry), metric)
-            if metric == METRIC:
-                scores[key] = Scores(ndtr(place + effects), numpy.ones(rows))
-            else:
-                scores[key] = Scores(numpy.exp(LOSS_SCALE * (place + effects)) * tokens, tokens)
-            truth[key] = middle[entry] if cell.seeds > 1 else float(mean_at(metric, place + seeds[0, 0], 0.0))
-    return scores, truth
-
-
-def batches(cell: Cell, means: dict[str, list[float]], owners: Sequence[int], stream: int, runs: int = 1) -> Any:
-    """Yield for each simulation its estimates, its compared pairs, and the truth.
-
-    Pairs are compared within each of so many `runs`, which share out the entries.
-    """
-    generator = numpy.random.default_rng([cell.seeds, cell.documents, cell.effect != "none", stream])
-    labels = numpy.repeat(numpy.arange(cell.documents), generator.choice([1, 2, 3], cell.documents, p=[0.7, 0.2, 0.1]))
-    entries = [[str(i) for i in group] for group in numpy.array_split(range(len(owners)), runs)]
-    names = [list(combinations(group, 2)) for group in entries]
-    for batch in range(0, cell.simulations, BATCH):
-        drawn = [simulate(generator, cell, labels, means, owners) for _ in range(min(BATCH, cell.simulations - batch))]
-        resamples = Resamples(list(labels), seed=batch, resamples=RESAMPLES)
-        found = estimate({(i, *k): s for i, (scores, _) in enumerate(drawn) for k, s in scores.items()}, resamples)
-        for i, (scores, truth) in enumerate(drawn):
-            estimates = {key: found[(i, *key)] for key in scores}
-            yield estimates, [pair for group in names for pair in compare(group, estimates, METRIC)], truth
+def rate(values: Sequence[Any]) -> tuple[float, float]:
+    """Return a mean over simulations and its standard error, which where all agree is that of one that might not."""
+    count = len(values)
+    return float(numpy.mean(values)), max(float(numpy.std(values)) / count**0.5, 1 / count)
 
 
 def on(metric: str, pair: Pair) -> Pair:
     """Return a pair's figures on one metric."""
-    return pair if metric == METRIC else pair["loss"]
+    return pair["loss"] if metric == LOSS else pair
 
 
-def equal_entries(cell: Cell) -> dict[str, dict[str, float]]:
+def equal_entries(design: Design) -> dict[str, Row]:
     """Return coverage, family-wise error and the printed detectable gap over entries of equal mean, by metric."""
-    means = {metric: [middle] * ENTRIES for metric, middle in MIDDLE.items()}
-    counts: dict[str, dict[str, list[Any]]] = {m: {"score": [], "pair": [], "family": [], "gap": []} for m in means}
-    for estimates, pairs, truth in batches(cell, means, range(ENTRIES), stream=0):
+    entries = range(len(design.seeds))
+    means = {metric: [mean] * len(entries) for metric, mean in design.metrics.items()}
+    counts: dict[str, dict[str, list[Any]]] = {
+        m: {"score": [], "difference": [], "family": [], "gap": []} for m in means
+    }
+    for estimates, pairs, truth in bakeoffs(design, means, entries, stream=0):
         for metric, count in counts.items():
-            for (entry, its), value in estimates.items():
-                if its == metric:
-                    low, high = value.interval()
-                    count["score"].append(low <= truth[entry, metric] <= high)
-            for pair in pairs:
-                gap = truth[pair["first"], metric] - truth[pair["second"], metric]
-                count["pair"].append(on(metric, pair)["low"] <= gap <= on(metric, pair)["high"])
-            count["family"].append(any(on(metric, pair)["different"] for pair in pairs))
-            count["gap"] += [on(metric, pair)["detectable"] for pair in pairs]
+            spans = [(truth[e, m], value.interval()) for (e, m), value in estimates.items() if m == metric]
+            count["score"].append(numpy.mean([low <= true <= high for true, (low, high) in spans]))
+            seeds_vary = max(design.seeds) > 1
+            gaps = [0 if seeds_vary else truth[p["first"], metric] - truth[p["second"], metric] for p in pairs]
+            of = [on(metric, pair) for pair in pairs]
+            held = [pair["low"] <= gap <= pair["high"] for pair, gap in zip(of, gaps, strict=True)]
+            count["difference"].append(numpy.mean(held))
+            count["family"].append(any(pair["different"] for pair in of))
+            count["gap"] += [pair["detectable"] for pair in of if pair["detectable"] is not None]
     return {
-        metric: {
-            "score_coverage": float(numpy.mean(count["score"])),
-            "difference_coverage": float(numpy.mean(count["pair"])),
-            "family_wise_error": float(numpy.mean(count["family"])),
-            "detectable_gap": float(numpy.mean(count["gap"])),
-        }
+        metric: {key: rate(found) for key, found in count.items() if key != "gap"}
+        | {"gap": float(numpy.median(count["gap"]))}
         for metric, count in counts.items()
     }
 
 
-def same_entry(cell: Cell) -> dict[str, float]:
+def same_entry(design: Design) -> dict[str, tuple[float, float]]:
     """Return how often an entry is called different from itself under other seeds, by metric."""
-    found = [pairs[0] for _, pairs, _ in batches(cell, {m: [v] * 2 for m, v in MIDDLE.items()}, [0, 0], stream=1)]
-    return {metric: float(numpy.mean([on(metric, pair)["different"] for pair in found])) for metric in MIDDLE}
+    means = {metric: [mean] * 2 for metric, mean in design.metrics.items()}
+    found = [pairs[0] for _, pairs, _ in bakeoffs(design.of([0, 0]), means, [0, 0], stream=1)]
+    return {metric: rate([on(metric, pair)["different"] for pair in found]) for metric in means}
 
 
-def one_behind(cell: Cell, gaps: dict[str, float]) -> dict[str, float]:
+def one_ahead(design: Design, gaps: dict[str, float]) -> dict[str, tuple[float, float]]:
     """Return how often the first entry, apart from all others by the printed gap, is told from each, by metric."""
-    means = {metric: [middle + gaps[metric], *[middle] * (ENTRIES - 1)] for metric, middle in MIDDLE.items()}
-    hits: dict[str, list[bool]] = {metric: [] for metric in means}
-    for _, pairs, _ in batches(cell, means, range(ENTRIES), stream=2):
+    entries = range(len(design.seeds))
+    means = {m: [mean + gaps[m], *[mean] * (len(entries) - 1)] for m, mean in design.metrics.items()}
+    hits: dict[str, list[Any]] = {metric: [] for metric in means}
+    for _, pairs, _ in bakeoffs(design, means, entries, stream=2):
         for metric, hit in hits.items():
-            hit += [on(metric, pair)["different"] for pair in pairs if pair["first"] == "0"]
-    return {metric: float(numpy.mean(hit)) for metric, hit in hits.items()}
+            hit.append(numpy.mean([on(metric, pair)["different"] for pair in pairs if pair["first"] == "0"]))
+    return {metric: rate(hit) for metric, hit in hits.items()}
 
 
-def ties_again(cell: Cell, gaps: dict[str, float]) -> dict[str, float]:
+def ties_again(design: Design, gaps: dict[str, float]) -> dict[str, tuple[float, float]]:
     """Return how often a rerun has the same entries tied with its best, by metric.
 
     Half of the entries are equal and ahead of the others, which are equal too, by twice the printed gap.
     """
-    half, owners = ENTRIES // 2, list(range(ENTRIES)) * 2
-    ahead = {metric: middle + (2 if metric == METRIC else -2) * gaps[metric] for metric, middle in MIDDLE.items()}
-    means = {metric: ([ahead[metric]] * half + [middle] * half) * 2 for metric, middle in MIDDLE.items()}
+    count = len(design.seeds)
+    half, owners = count // 2, [*range(count)] * 2
+    ahead = {m: mean + (2 if m == METRIC else -2) * gaps[m] for m, mean in design.metrics.items()}
+    means = {m: ([ahead[m]] * half + [mean] * (count - half)) * 2 for m, mean in design.metrics.items()}
     same: dict[str, list[bool]] = {metric: [] for metric in means}
-    for estimates, pairs, _ in batches(cell, means, owners, stream=3, runs=2):
+    for estimates, pairs, _ in bakeoffs(design.of(owners), means, owners, stream=3, runs=2):
         for metric, hits in same.items():
-            runs = range(ENTRIES), range(ENTRIES, 2 * ENTRIES)
-            first, second = (tied(run, estimates, pairs, metric) for run in runs)
+            runs = range(count), range(count, 2 * count)
+            first, second = (tied(run, count, estimates, pairs, metric) for run in runs)
             hits.append(first == second)
-    return {metric: float(numpy.mean(hits)) for metric, hits in same.items()}
+    return {metric: rate(hits) for metric, hits in same.items()}
 
 
-def tied(run: Sequence[int], estimates: Any, pairs: list[Pair], metric: str) -> set[int]:
+def tied(run: Sequence[int], count: int, estimates: Any, pairs: list[Pair], metric: str) -> set[int]:
     """Return which of a run's entries are its best or tied with it, as their owners."""
     sign = 1 if metric == METRIC else -1
     best = max(run, key=lambda entry: sign * estimates[str(entry), metric].value)
     apart = {frozenset((p["first"], p["second"])) for p in pairs if on(metric, p)["different"]}
-    return {entry % ENTRIES for entry in run if frozenset((str(entry), str(best))) not in apart}
+    return {entry % count for entry in run if frozenset((str(entry), str(best))) not in apart}
 
 
-def measure(cell: Cell) -> list[dict[str, Any]]:
-    """Return a row a metric: one design's rates."""
-    equal, same = equal_entries(cell), same_entry(cell)
-    gaps = {metric: row["detectable_gap"] for metric, row in equal.items()}
-    power, again = one_behind(cell, gaps), ties_again(cell, gaps)
-    design = {"seeds": cell.seeds, "documents": cell.documents, "seed_effect": cell.effect}
-    return [
-        design
-        | {"metric": metric}
-        | row
-        | {"same_entry_different": same[metric], "detected_at_gap": power[metric], "ties_again": again[metric]}
-        for metric, row in equal.items()
-    ]
+def measure(design: Design) -> list[Row]:
+    """Return a row a metric: one design's rates, each with its standard error."""
+    rows = equal_entries(design)
+    if design.whole:
+        gaps = {metric: row["gap"] for metric, row in rows.items()}
+        fewer = replace(design, simulations=round(FEWER * design.simulations))
+        found = {"itself": same_entry(design), "power": one_ahead(fewer, gaps), "again": ties_again(fewer, gaps)}
+        rows = {metric: row | {key: by[metric] for key, by in found.items()} for metric, row in rows.items()}
+    return [{"design": asdict(design), "metric": metric, **row} for metric, row in rows.items()]
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Return the rates as a Markdown table, in per cent."""
-    columns = {
-        "seeds": "seeds", "documents": "documents", "seed_effect": "seed effect", "metric": "metric",
-        "score_coverage": "score covered", "difference_coverage": "difference covered",
-        "same_entry_different": "A against A different", "family_wise_error": "family-wise error",
-        "detectable_gap": "printed gap", "detected_at_gap": "detected at it",
-        "ties_again": "same ties in a rerun",
-    }  # fmt: skip
-    lines = ["| " + " | ".join(columns.values()) + " |", "|---:|---:|---|---|" + "---:|" * 7]
-    for row in rows:
-        cells = []
-        for key in columns:
-            value = row[key]
-            if key == "detectable_gap":
-                cells.append(f"{100 * value:.1f} points" if row["metric"] == METRIC else f"{value:.3f}")
-            elif isinstance(value, float):
-                cells.append(f"{100 * value:.1f}")
-            else:
-                cells.append(str(value).removeprefix("test/"))
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def several(design: Design) -> bool:
+    """Return whether intervals cover what varies, and show it: not what collapses now and then."""
+    return (max(design.seeds) > 1 or design.points == 0) and "collapsing" not in design.law
+
+
+def one_noisy(design: Design) -> bool:
+    """Return whether one entry's seeds vary far more than the others'."""
+    return bool(design.times) and min(design.times[:1]) >= 5 * max(design.times[1:])
+
+
+def one_tells(design: Design) -> bool:
+    """Return whether what seeds vary by is known from one entry: one is far noisier, or only one has several seeds."""
+    return several(design) and (one_noisy(design) or sum(count > 1 for count in design.seeds) == 1)
+
+
+def many_like_documents(design: Design) -> bool:
+    """Return whether a score rests on enough documents of about equal weight, and on more than two seeds or on one."""
+    weighty = design.rows == "1 to 3" and design.scores == "usual" and design.documents >= 100
+    return weighty and "collapsing" not in design.law and (min(design.seeds) > 2 or max(design.seeds) == 1)
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What docs/verdict.md says of a rate: its least and highest value, and of which designs."""
+
+    text: str
+    key: str
+    low: float
+    high: float
+    of: Callable[[Design], bool]
+
+    def beyond(self, row: Row) -> float:
+        """Return by how many standard errors a row's rate lies outside (negative: inside)."""
+        share, error = row[self.key]
+        return float(max(self.low - share, share - self.high) / error)
+
+
+PROMISES = (
+    Promise("a score's interval holds the truth", "score", 0.93, 0.97, many_like_documents),
+    Promise("a difference's interval holds the truth", "difference", 0.93, 1, several),
+    Promise("an entry is called different from itself", "itself", 0, 0.05, several),
+    Promise(
+        "any pair of equal entries is called different", "family", 0, 0.05, lambda d: several(d) and not one_tells(d)
+    ),
+    Promise("the same, one entry far noisier", "family", 0, 0.06, lambda d: one_tells(d) and len(d.seeds) > 2),
+    Promise(
+        "the same, of two entries one far noisier or with one seed",
+        "family",
+        0,
+        0.07,
+        lambda d: one_tells(d) and len(d.seeds) == 2,
+    ),
+    Promise("found at the printed gap, several seeds", "power", 0.7, 1, lambda d: min(d.seeds) > 2),
+    Promise("same ties in a rerun, several seeds", "again", 0.93, 1, lambda d: min(d.seeds) > 2),
+)
+
+
+def named(row: Row) -> dict[str, str]:
+    """Return what a design is, in words, by column."""
+    design = design_of(row)
+    counts = dict.fromkeys(design.seeds)
+    effect = f"{design.points:g} points" if design.points else "none"
+    effect += "".join(f", {law}" for law in dict.fromkeys(design.law) if law != "normal")
+    if one_noisy(design):
+        effect += f", one entry x {max(design.times) / min(design.times):g}"
+    elif design.times:
+        effect += f", x {min(design.times):g} to {max(design.times):g}"
+    kind = {"rare": "exact match, 3 %", "heavy": "heavy loss"}.get(design.scores, row["metric"].removeprefix("test/"))
+    rows = "" if design.rows == "1 to 3" else f", {design.rows} rows"
+    return {
+        "entries": str(len(design.seeds)),
+        "seeds": str(design.seeds[0]) if len(counts) == 1 else ", ".join(map(str, design.seeds)),
+        "documents": f"{design.documents}{rows}",
+        "effect": effect,
+        "metric": kind,
+        "gap": f"{100 * row['gap']:.1f} points" if row["metric"] == METRIC else f"{row['gap']:.3f}",
+    }
+
+
+def design_of(row: Row) -> Design:
+    """Return the design of a row that may have been read from a file."""
+    return Design(**{k: tuple(v) if isinstance(v, list) else v for k, v in row["design"].items()})
+
+
+def lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (columns, ["---"] * len(columns), *rows))
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Return all rates in per cent; designs of which fewer are measured have a table of their own."""
+    tables = []
+    for whole in (True, False):
+        among = [row for row in rows if design_of(row).whole is whole]
+        keys = [
+            key for key in COLUMNS if key in ("entries", "seeds", "documents", "effect", "metric") or key in among[0]
+        ]
+        shown = [
+            named(row) | {k: f"{100 * row[k][0]:.1f}" for k in keys if isinstance(row.get(k), list)} for row in among
+        ]
+        tables.append(lines([COLUMNS[key] for key in keys], [[row[key] for key in keys] for row in shown]))
+    return "\n\n".join(tables)
+
+
+def promises(rows: Sequence[Row]) -> str:
+    """Return a line a promise: asked for, of how many rates, the worst of them, and whether it is held."""
+    found = []
+    for promise in PROMISES:
+        among = [row for row in rows if promise.key in row and promise.of(design_of(row))]
+        worst = max(among, key=promise.beyond)
+        share, error = worst[promise.key]
+        asked = [f"at least {100 * promise.low:g}"] * (promise.low > 0) + [f"at most {100 * promise.high:g}"] * (
+            promise.high < 1
+        )
+        words = named(worst)
+        where = "; ".join(f"{key}: {words[key]}" for key in ("entries", "seeds", "documents", "effect", "metric"))
+        held = "held" if promise.beyond(worst) <= BEYOND else "NOT HELD"
+        cells = (promise.text, ", ".join(asked), f"{len(among)}", f"{100 * share:.1f} ({100 * error:.1f})", where, held)
+        found.append(cells)
+    return lines(("promise", "asked for, %", "rates", "the worst (standard error)", "its design", "held?"), found)
 
 
 def main() -> None:
-    """Measure every design and print the table."""
+    """Measure every design that is not on record yet and print rates and promises."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--simulations", type=int, default=1000, help="per design (default: 1000)")
+    parser.add_argument(
+        "--simulations", type=int, default=1000, help="per design (default: 1000; of some more or fewer)"
+    )
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="side by side (default: all cores)")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    parser.add_argument("--records", type=Path, help="file of JSON lines that rates are added to and read from")
     arguments = parser.parse_args()
-    cells = [
-        Cell(seeds, documents, effect, arguments.simulations)
-        for seeds in SEEDS
-        for effect in SEED_EFFECTS
-        for documents in DOCUMENTS
-    ]
+    every = designs(arguments.simulations)
+    file = arguments.records
+    rows = [json.loads(line) for line in file.read_text().splitlines()] if file and file.exists() else []
+    have = {design_of(row) for row in rows}
     start = time.monotonic()
     with multiprocessing.Pool(arguments.processes) as pool:
-        rows = [row for found in pool.imap(measure, cells) for row in found]
-    seconds = time.monotonic() - start
-    if arguments.json:
-        print(json.dumps({"simulations": arguments.simulations, "seconds": seconds, "rows": rows}, indent=1))
-    else:
-        print(f"{table(rows)}\n\n{arguments.simulations} simulations a design, in {seconds:.0f} s.")
+        for found in pool.imap_unordered(measure, sorted(set(every) - have, key=lambda design: design.whole)):
+            rows += json.loads(json.dumps(found))
+            if file:
+                file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = sorted((row for row in rows if design_of(row) in every), key=lambda row: every.index(design_of(row)))
+    print(f"{table(rows)}\n\n{promises(rows)}\n\n{time.monotonic() - start:.0f} s.")
 
 
 if __name__ == "__main__":

@@ -142,6 +142,20 @@ def test_a_lone_tie_whose_own_interval_leaves_out_zero_says_why_it_is_one():
     assert verdict["headline"].endswith("not shown after correction for all pairs).")
 
 
+def test_a_tie_with_the_third_entry_shows_that_pairs_difference():
+    generator = numpy.random.default_rng(5)
+    documents, calm, noisy = generator.uniform(0.4, 0.5, 200), [[0.001], [0], [-0.001]], [[0.04], [0], [-0.04]]
+    lower = {"a": 0, "b": 0.05, "c": 0.055, "d": 0.2, "e": 0.21, "f": 0.22, "g": 0.23}
+    rouge = {n: documents - by + numpy.array(noisy if n == "c" else calm) for n, by in lower.items()}
+    verdict = judge({n: row_of() for n in rouge}, rouge)
+    first, third = verdict["pairs"][0], verdict["pairs"][1]
+    assert (first["second"], first["different"]) == ("b", True)
+    assert (third["second"], third["different"]) == ("c", False)
+    shown = f"{100 * third['difference']:.1f}, 95 % interval {100 * third['low']:.1f} to {100 * third['high']:.1f}"
+    assert verdict["headline"] == f"a and c are tied on ROUGE-L (difference {shown})."
+    assert f"b is behind a by {100 * first['difference']:.1f} points" in verdict["text"]
+
+
 def test_loss_is_judged_beside_rouge():
     generator = numpy.random.default_rng(4)
     rouge = {n: generator.uniform(0.2, 0.6, 150) for n in "ab"}

@@ -36,6 +36,8 @@ def pace(curve: Sequence[dict[str, Any]], protocol: ProtocolConfig, steps: int) 
         return None  # its curve is gone
     end = losses[-1][0]
     before = [(step, loss) for step, loss in losses if step <= (1 - STRETCH) * end]
+    if not before:
+        return None
     since, first = before[-1][0], losses[0][1]
     lowest_before, lowest = min(loss for _, loss in before), min(loss for _, loss in losses)
     if since == 0 or lowest == first:

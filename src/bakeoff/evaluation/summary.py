@@ -42,10 +42,10 @@ def summarize(folder: Folder) -> dict[str, Any]:
     rows |= {name: not_run_row(name, reason) for name, reason in plan["not_run"].items()}
     add_forgetting(rows)
     compared = {name: row for name, row in rows.items() if row["status"] != "not run"}
-    done = [row["status"] == "done" for row in compared.values()]
+    statuses = {row["status"] for row in compared.values()}
     return {
         "name": plan["name"],
-        "status": "done" if all(done) else ("failed" if not any(done) else "incomplete"),
+        "status": statuses.pop() if statuses in ({"done"}, {"failed"}) else "incomplete",
         "model": plan["model"],
         "data": plan["data"],
         "precision": plan["precision"],

@@ -6,6 +6,7 @@ from typing import Any
 
 from bakeoff.config import load_config
 from bakeoff.errors import SetupError
+from bakeoff.evaluation.neutral import add_forgetting
 from bakeoff.evaluation.statistics import Resamples, estimate
 from bakeoff.evaluation.summary import read_clusters, read_scores, yardstick
 from bakeoff.evaluation.verdict import make_verdict
@@ -37,9 +38,11 @@ def summarize_together(folders: Sequence[Folder], documents: Sequence[Document])
     for folder, document, renamed in zip(folders, documents, names, strict=True):
         planned = folder.runs()
         for name, row in (document["entries"] | document["baselines"]).items():
-            if renamed[name] not in rows:  # a baseline is the same in all
-                rows[renamed[name]] = row
+            known = rows.get(renamed[name])
+            if known is None or (known["status"] != "done" and row["status"] == "done"):  # a baseline is one in all
+                rows[renamed[name]] = row | {"metrics": dict(row["metrics"])}
                 runs[renamed[name]] = (folder, [run for run in planned if run.id in row["runs"]])
+    add_forgetting(rows)
     config = load_config(folders[0].config_file)
     scores = {
         name: read_scores(folder, group, {run.id: folder.run(run.id).result() for run in group})
@@ -96,8 +99,9 @@ def labels(folders: Sequence[Folder], documents: Sequence[Document]) -> list[str
 
 
 def new_names(folders: Sequence[Folder], documents: Sequence[Document]) -> list[dict[str, str]]:
-    """Return each bakeoff's rows' names in the comparison."""
+    """Return each bakeoff's rows' names in the comparison; an entry may have another bakeoff's baseline's name."""
     uses = Counter(name for document in documents for name in document["entries"])
+    uses.update({name for document in documents for name in document["baselines"]})
     return [
         {n: f"{label}/{n}" if uses[n] > 1 else n for n in document["entries"]} | {n: n for n in document["baselines"]}
         for label, document in zip(labels(folders, documents), documents, strict=True)

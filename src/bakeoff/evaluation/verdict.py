@@ -13,7 +13,7 @@ PREFERENCES = ("quality", *COSTS)
 COVERED = {
     "documents and seeds": "and seeds",
     "documents and two seeds": "and two seeds (too few to know their spread: take three)",
-    "documents and some seeds": "and the seeds of entries that have several",
+    "documents and some seeds": "and seeds (those of an entry with one are taken to vary as the others' do)",
     "documents": "(one seed: not over seeds)",
 }
 CEILING = "oracle"  # a baseline that reads the reference: no entry is asked to beat it
@@ -159,7 +159,8 @@ def headline(verdict: dict[str, Any], estimates: Estimates, by: Yardstick) -> st
         lead = f"{by.gap(pairs[0])} above {pairs[0]['second']}"
         return f"{best} is best on {by.heading}: {by.shown(score.value)}, {lead}."
     if len(tied) == 1:
-        return f"{listed([best, *tied])} are tied on {by.heading} (difference {by.inner_gap(pairs[0])})."
+        pair = next(pair for pair in pairs if pair["first"] == best and pair["second"] == tied[0])
+        return f"{listed([best, *tied])} are tied on {by.heading} (difference {by.inner_gap(pair)})."
     widest = max(pair["difference"] for pair in pairs if pair["first"] == best and pair["second"] in tied)
     differences = f"differences from {best} of at most {by.points(widest)}"
     return f"{listed([best, *tied])} are tied on {by.heading} ({differences})."
