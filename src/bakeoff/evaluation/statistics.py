@@ -246,7 +246,7 @@ def pooled(spreads: Sequence[SeedSpread]) -> SeedSpread:
 def with_floor(spreads: Sequence[SeedSpread], pool: SeedSpread) -> tuple[SeedSpread, ...]:
     """Return a pair's seed spreads, together no calmer than the `pool` of all entries' seeds.
 
-    Of many pairs some have seeds that happen to agree, and an entry with one seed shows no spread at all. A pair that is
+    Of many pairs some have seeds that happen to agree, and an entry with one seed shows no spread at all. A pair
     noisier than the pool keeps its own spreads. As calm ones no longer count, those are too large on average, for which
     they get one degree of freedom more where other entries are in the pool. Simulated in docs/verdict.md.
     """
