@@ -91,13 +91,13 @@ class Design:
 
 def designs(simulations: int) -> list[Design]:
     """Return every design; the longer its simulations, the fewer of them."""
-    many, twice, half = 4 * simulations, 2 * simulations, simulations // 2
+    many, twice, most, half = (round(share * simulations) for share in (4, 2, 0.75, 0.5))
     four, twelve = (3,) * 4, (3,) * 12
     one_of_two, one_of_four, one_of_twelve = (5.0, 1.0), (5.0, *(1.0,) * 3), (5.0, *(1.0,) * 11)
     uneven = (0.2, 0.3, 0.4, 0.5, 0.7, 0.9, 1.1, 1.4, 1.9, 2.6, 3.6, 5.0)
     collapsing = ("collapsing", *("normal",) * 3)
     found = [
-        Design((seeds,) * 4, documents, points, simulations, whole=True)
+        Design((seeds,) * 4, documents, points, most, whole=True)
         for seeds in (1, 3, 5)
         for points in (0.0, 0.8)
         for documents in (100, 1000)

@@ -10,7 +10,7 @@ from bakeoff.evaluation.neutral import add_forgetting
 from bakeoff.evaluation.statistics import Resamples, estimate
 from bakeoff.evaluation.summary import read_clusters, read_scores, yardstick
 from bakeoff.evaluation.verdict import make_verdict
-from bakeoff.records import Folder
+from bakeoff.records import Folder, Run
 
 Document = dict[str, Any]
 # Seeds are not paired over entries, and intervals know how many each entry has; where trunks lie and how many documents
@@ -34,7 +34,8 @@ def summarize_together(folders: Sequence[Folder], documents: Sequence[Document])
     for folder, document in zip(folders[1:], documents[1:], strict=True):
         refuse_other(folders[0], documents[0], folder, document)
     names = new_names(folders, documents)
-    rows, runs = {}, {}
+    rows: dict[str, dict[str, Any]] = {}
+    runs: dict[str, tuple[Folder, list[Run]]] = {}
     for folder, document, renamed in zip(folders, documents, names, strict=True):
         planned = folder.runs()
         for name, row in (document["entries"] | document["baselines"]).items():
