@@ -113,6 +113,7 @@ def test_seeds_may_differ_and_machines_are_named(two):
     documents[1]["environment"]["processor"] = "a faster one"
     merged = summarize_together(folders, documents)
     assert "They differ in processor, so times and memory compare only within each." in merged["notes"]
+    assert "Not held equal: protocol.seeds (1 and 3)." in merged["notes"]
     assert merged["environment"]["processor"][1] == "a faster one"
 
 

@@ -121,6 +121,10 @@ def notes(folders: Sequence[Folder], documents: Sequence[Document]) -> list[str]
     """Return what a reader must know of a comparison that did not run as one."""
     counts = zip(labels(folders, documents), (len(d["entries"]) for d in documents), strict=True)
     lines = [f"Entries of {len(documents)} bakeoffs, judged together: {', '.join(f'{n} ({c})' for n, c in counts)}."]
+    for section, _, key in (setting.partition(".") for setting in MAY_DIFFER):
+        values = dict.fromkeys(document[section][key] for document in documents)
+        if len(values) > 1:
+            lines.append(f"Not held equal: {section}.{key} ({' and '.join(map(str, values))}).")
     differing = [k for k in MACHINE if len({d["environment"].get(k) for d in documents}) > 1]
     if differing:
         lines.append(f"They differ in {', '.join(differing)}, so times and memory compare only within each.")
