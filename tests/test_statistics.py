@@ -247,6 +247,7 @@ def test_a_promise_is_held_within_three_standard_errors(benchmark):
     rates = {"score": [0.95, 0.01], "difference": [0.95, 0.01], "itself": [0.04, 0.01], "power": [0.8, 0.01]}
     row = {"design": benchmark.asdict(design), "metric": "test/loss", "gap": 0.1, "again": [0.95, 0.01], **rates}
     noisy = row | {"design": row["design"] | {"times": (5, 1, 1, 1)}, "family": [0.05, 0.01]}
+    two = row | {"design": row["design"] | {"seeds": (1, 5)}, "family": [0.06, 0.01]}
     for share, said in ((0.05, 0), (0.09, 1)):
-        table = benchmark.promises([row | {"family": [share, 0.01]}, noisy])
+        table = benchmark.promises([row | {"family": [share, 0.01]}, noisy, two])
         assert (table.count("| held |"), table.count("| NOT HELD |")) == (len(benchmark.PROMISES) - said, said)
