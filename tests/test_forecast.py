@@ -80,8 +80,10 @@ def test_time_between_sessions_counts_for_nothing():
 
 def test_a_damaged_journal_tells_up_to_its_damage(tmp_path):
     journal = tmp_path / "events.jsonl"
-    journal.write_text('{"time": 1, "kind": "start"}\n\0\0\0\n{"time": 2, "kind": "end"}\n')
-    assert list(earlier_rows(journal)) == [{"time": 1, "kind": "start"}]
+    first = {"time": 1, "kind": "note", "text": "planned"}
+    for damage in ("\0\0\0", "{}", "[1]", '{"time": 1, "kind": "start"}', '{"time": 1, "kind": "progress", "step": 1}'):
+        journal.write_text(f'{json.dumps(first)}\n{damage}\n{{"time": 2, "kind": "end"}}\n')
+        assert list(earlier_rows(journal)) == [first]
 
 
 def test_until_an_entry_has_trained_the_time_left_says_what_it_is_estimated_from(capsys):

@@ -10,7 +10,7 @@ EARLY = {"config", "records", "data.examples"}
 PURE = {"data.sandbox", "data.templates"}
 LAYERS = [
     {"errors", "reading", "scratch", "integrity", "stopping", "lock", "children"},
-    {"files", "foreign", "content"},
+    {"files", "foreign", "content", "documents", "event_rows"},
     {"sections"} | PURE,
     EARLY,
     {"trust"},
@@ -70,6 +70,8 @@ COMPUTE = {
 }
 DRIVER = {
     "children",
+    "documents",
+    "event_rows",
     "entries",
     "identity",
     "integrity",

@@ -15,9 +15,12 @@ from bakeoff import api
 from bakeoff.cli import main
 from bakeoff.config import load_config
 from bakeoff.errors import SetupError
+from bakeoff.files import write_json
 from bakeoff.identity import check_free
+from bakeoff.integrity import read_mapping
 from bakeoff.ownership import begin, claim, discard
 from bakeoff.records import Folder
+from bakeoff.report.figures import MANIFEST
 
 
 def test_a_finished_bakeoff_is_not_run_again(shared, copied):
@@ -236,3 +239,40 @@ def test_what_is_damaged_is_made_anew_or_named(tiny_config):
     assert lead.predictions_file.read_text() == whole
     assert again.entries["lora"]["metrics"] == first["entries"]["lora"]["metrics"]
     assert again.entry("lora").adapter == lora.adapter
+
+
+def test_all_files_have_the_rights_that_the_umask_leaves(shared):
+    mask = os.umask(0)
+    os.umask(mask)
+    files = [file for file in shared[1].folder.path.rglob("*") if file.is_file()]
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o666 & ~mask}
+    assert any(file.suffix == ".safetensors" for file in files)
+
+
+def test_a_path_that_is_no_utf8_is_refused_before_anything_is_written(tiny_config, tmp_path):
+    folder = tmp_path / "caf\udce9"
+    for call in (bakeoff.plan, bakeoff.run):
+        with pytest.raises(SetupError, match="the path is no UTF-8"):
+            call({**tiny_config, "output": str(folder)})
+    assert not folder.exists()
+
+
+def test_a_page_over_several_bakeoffs_replaces_no_file_of_a_users(shared, copied, tmp_path):
+    page = tmp_path / "pages/both.html"
+    folders = [shared[1].folder.path, copied.path]
+    config = yaml.safe_load(copied.config_file.read_text())
+    copied.config_file.write_text(yaml.safe_dump(config))
+    api.compare(folders, page)
+    api.compare(folders, page)
+    page.write_text("mine")
+    with pytest.raises(SetupError, match="was changed since a report wrote it"):
+        api.compare(folders, page)
+    assert page.read_text() == "mine"
+    page.unlink()
+    figures = tmp_path / "pages/both-figures"
+    names = read_mapping(figures / MANIFEST)["files"]
+    write_json(figures / MANIFEST, {"files": names[1:]})
+    (figures / names[0]).write_text("mine")
+    with pytest.raises(SetupError, match="is there already, and no report wrote it"):
+        api.compare(folders, page)
+    assert (figures / names[0]).read_text() == "mine"

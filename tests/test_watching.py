@@ -138,14 +138,14 @@ def test_an_interrupt_is_a_line_for_those_who_look_on(copied, capsys):
 
 
 def test_the_journal_holds_everything_but_progress_that_comes_fast(tmp_path):
-    now = [100.0]
+    now, rest = [100.0], {"steps": 9, "tokens_per_second": 1.0, "seconds_left": 1.0}
     journal = Journal(tmp_path / "events.jsonl", lambda: now[0])
     with journal.session(["a"], {"b": 3}):
         for step in range(1, 6):
-            journal.add(Event("b", "progress", {"step": step}))
+            journal.add(Event("b", "progress", {"step": step, **rest}))
             now[0] += 1.0
         journal.add(Event("b", "state", {"state": "validating"}))
-        journal.add(Event("b", "progress", {"step": 6}))
+        journal.add(Event("b", "progress", {"step": 6, **rest}))
     reader = Reader(tmp_path / "events.jsonl")
     rows = list(reader.new_rows())
     assert rows[0] == {"time": 100.0, "kind": "start", "done": ["a"], "steps": {"b": 3}}

@@ -12,7 +12,7 @@ from torch import nn
 
 from bakeoff.config import Config
 from bakeoff.errors import BakeoffError, SetupError
-from bakeoff.files import write_json
+from bakeoff.files import give_rights, write_json
 from bakeoff.hub import PICKLED, base_hashes, base_identity, base_marks, first_line
 from bakeoff.measure import out_of_memory
 from bakeoff.methods import Method, build_method
@@ -27,6 +27,7 @@ def save_adapter(folder: Path, adapted: nn.Module, method: Method, config: Confi
     folder.mkdir(parents=True, exist_ok=True)
     with card_kept(folder / "README.md"):
         method.save(adapted, folder)
+    give_rights(folder)
     manifest = {
         "method": method.name,
         "settings": method.model_dump(),

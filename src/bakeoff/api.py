@@ -18,6 +18,7 @@ from bakeoff.executors.probes import run_probes
 from bakeoff.files import write_json, write_text
 from bakeoff.forecast import Forecast
 from bakeoff.identity import check_free, prepare
+from bakeoff.integrity import sealed
 from bakeoff.journal import Journal
 from bakeoff.lock import locked
 from bakeoff.ownership import begin, discard, is_ours, refuse_links, sweep
@@ -44,6 +45,11 @@ def read_config(source: Source, overrides: dict[str, Any] | None, trust: bool = 
         beside = Folder(Path(source).parent)
         if beside.planned():
             check_trusted(beside, config, wishes(load_config(source)), trust)
+    for path in (str(config.folder.absolute()), config.model):
+        if path.encode(errors="replace").decode() != path:
+            raise SetupError(
+                f"{path}: the path is no UTF-8, and adapters need one. Try: -s output=FOLDER, another folder"
+            )
     if isinstance(source, dict) or {"name", "output"} & set(overrides or {}):
         return config
     beside = Folder(Path(source).parent)
@@ -207,7 +213,7 @@ def write_results(folder: Folder) -> Path:
     """Write results.json, the page, CSV and Markdown from a folder's records; return the page's path."""
     from bakeoff.report.writing import write_report
 
-    write_json(folder.results_file, summarize(folder))
+    write_json(folder.results_file, sealed(summarize(folder)))
     return write_report(folder.path)
 
 

@@ -6,13 +6,22 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Literal
 
 from bakeoff.errors import SetupError
-from bakeoff.integrity import sync
+from bakeoff.integrity import LARGEST, open_regular, sync
+
+
+def give_rights(folder: Path) -> None:
+    """Give the files of a folder the rights that the umask leaves: safetensors makes its own for their owner alone."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    for file in folder.iterdir():
+        if file.is_file() and not file.is_symlink():
+            file.chmod(0o666 & ~mask)
 
 
 def opened(path: Path, flags: int) -> int:
@@ -92,15 +101,22 @@ def remove_named(folder: Path, names: str) -> None:
         folder.rmdir()
 
 
-def read_jsonl(path: Path, torn: bool = True) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a JSONL file; raise SetupError where a line holds none.
+def read_jsonl(
+    path: Path, torn: bool = True, fault: Callable[[Any], str | None] = lambda _: None
+) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a JSONL file; raise SetupError where a line holds none, or one that has a `fault`.
 
     A torn last line, which a crash leaves in a file that is appended to, is passed over unless `torn` is False.
     """
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if line.endswith(b"\n") or not torn:
+    with open_regular(path) as file:
+        number = 0
+        while line := file.readline(LARGEST + 1):
+            number += 1
+            if line.endswith(b"\n") or not torn or len(line) > LARGEST:
                 try:
-                    yield json.loads(line)
-                except ValueError:
-                    raise SetupError(f"{path}:{number}: damaged. Try: bakeoff run again") from None
+                    row = json.loads(line) if len(line) <= LARGEST else None
+                except (ValueError, RecursionError):
+                    row = None
+                if not isinstance(row, dict) or fault(row) is not None:
+                    raise SetupError(f"{path}:{number}: damaged. Try: bakeoff run again")
+                yield row

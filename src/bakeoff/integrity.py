@@ -3,16 +3,44 @@
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterable
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
+from bakeoff.errors import SetupError
+
 SEAL = "sha256"
+LARGEST = 64 * 2**20  # bytes of a document that is read as a whole, or of one line of another
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Return a file of a run folder, open for reading.
+
+    Raises OSError where there is none, SetupError where it is something else (a pipe, a device) or may not be read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except PermissionError:
+        raise SetupError(f"{path}: permission denied. Try: ask its owner for the right to read it") from None
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    raise SetupError(f"{path}: is no regular file. Try: remove it, and bakeoff run again")
+
+
+def read_whole(path: Path) -> bytes:
+    """Return a document's bytes; raise SetupError where it is too large to be one, or none that may be read."""
+    with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size > LARGEST:
+            raise SetupError(f"{path}: larger than {LARGEST >> 20} MiB. Try: remove it, and bakeoff run again")
+        return file.read(LARGEST)
 
 
 def digest(path: Path) -> str:
     """Return the SHA-256 of a file's content in hex."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -39,7 +67,7 @@ def damaged(folder: Path, expected: dict[str, str]) -> Path | None:
 
 def sync(path: Path) -> None:
     """Return when a file's content, or a folder's list of names, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         os.fsync(descriptor)
     finally:
@@ -47,10 +75,13 @@ def sync(path: Path) -> None:
 
 
 def read_mapping(file: Path) -> dict[str, Any]:
-    """Return a JSON file's mapping, or an empty one where there is none that can be read."""
+    """Return a JSON file's mapping, or an empty one where there is none, or it is damaged.
+
+    Raises SetupError where it may not be read, or is no regular file.
+    """
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        value = json.loads(read_whole(file))
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

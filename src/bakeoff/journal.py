@@ -11,7 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bakeoff.errors import SetupError
+from bakeoff.event_rows import event_fault
 from bakeoff.files import append_jsonl
+from bakeoff.integrity import LARGEST, open_regular
 from bakeoff.records import Event
 
 PROGRESS_SECONDS = 2.0
@@ -66,13 +69,20 @@ class Reader:
         """Yield the lines since the last call."""
         if not self.file.exists():
             return
-        with self.file.open("rb") as stream:
+        with open_regular(self.file) as stream:
             stream.seek(self.place)
-            for line in stream:
-                if not line.endswith(b"\n"):
+            while line := stream.readline(LARGEST):
+                if not line.endswith(b"\n") and len(line) < LARGEST:
                     return
+                try:
+                    row = json.loads(line)
+                except (ValueError, RecursionError):
+                    row = None
+                wrong = event_fault(row)
+                if wrong:
+                    raise SetupError(f"{self.file}: damaged at byte {self.place:,} ({wrong}). Try: remove it")
                 self.place += len(line)
-                yield json.loads(line)
+                yield row
 
 
 def event_of(row: dict[str, Any]) -> Event:

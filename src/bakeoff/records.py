@@ -6,7 +6,7 @@ Workers write records; driver, terminal and report read them. Plain data and JSO
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,9 +19,17 @@ from bakeoff.integrity import damaged, digest, digests, read_mapping, sealed, un
 SPLITS = ("train", "validation", "test")
 CHECKPOINT = r"\d{9}-[0-9a-f]{64}\.safetensors|\.\d+\.tmp"  # names of a run's checkpoints, and of one not finished
 TRUNK = r"(train|validation)-(encoder|\d+)-(fp32|bf16)\.(bin|tmp)|\.lock"
+PLAN_KEYS = {"name", "model", "data", "entries", "runs"}  # by which a bakeoff's plan is told from another program's
 Kind = Literal["baseline", "trial", "entry"]
 # Why a run failed. Only what diverged would do so again: the others are tried again by the next `bakeoff run`.
 Cause = Literal["diverged", "memory", "ended", "stalled", "error"]
+
+
+def documents() -> Any:
+    """Return the module that checks documents: a table that was written is shown without its library."""
+    from bakeoff import documents
+
+    return documents
 
 
 @dataclass(frozen=True)
@@ -141,16 +149,16 @@ class RunFolder:
     def run(self) -> Run:
         """Return the run as the driver started it; raise SetupError where it never did."""
         started = read_mapping(self.run_file)
-        if started.get("id") != self.path.name:
+        if started.get("id") != self.path.name or documents().run_fault(started):
             raise SetupError(f"{self.path}: no run was started here (no run.json)")
         return Run(**started)
 
     def result(self) -> RunResult | None:
-        """Return the run's result, or None where there is no whole one yet."""
-        try:
-            return RunResult.from_json(unsealed(json.loads(self.result_file.read_text(encoding="utf-8"))))
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
-            return None
+        """Return the run's result, or None where there is no whole one; raise SetupError where it may not be read."""
+        with suppress(ValueError, TypeError):  # changed since, or a later version's
+            row = unsealed(read_mapping(self.result_file))
+            return None if documents().result_fault(row) else RunResult.from_json(row)
+        return None
 
     def done(self) -> bool:
         """Return whether the run has come to its end without a failure."""
@@ -178,11 +186,12 @@ class RunFolder:
 
     def curve(self) -> list[dict[str, float]]:
         """Return the rows of metrics.jsonl: step, epoch, seconds, and train/loss or validation/loss."""
-        return list(read_jsonl(self.metrics_file)) if self.metrics_file.exists() else []
+        return list(read_jsonl(self.metrics_file, fault=documents().curve_fault)) if self.metrics_file.exists() else []
 
     def predictions(self) -> list[dict[str, Any]]:
         """Return a row a test example, in test order: id, output, loss, tokens, rouge1 and the rest as {p, r, f}."""
-        return list(read_jsonl(self.predictions_file, torn=False)) if self.predictions_file.exists() else []
+        file, wrong = self.predictions_file, documents().prediction_fault
+        return list(read_jsonl(file, torn=False, fault=wrong)) if file.exists() else []
 
 
 class Folder:
@@ -231,34 +240,37 @@ class Folder:
         """Return the file of a split's token ids, in the order of its examples."""
         return self.path / "data" / f"{split}.tokens.bin"
 
+    def examples(self, split: str) -> Iterator[dict[str, Any]]:
+        """Yield a split's examples as rows."""
+        return read_jsonl(self.examples_file(split), torn=False, fault=documents().example_fault)
+
     def plan(self) -> dict[str, Any]:
-        """Return plan.json; raise SetupError where this is no bakeoff's folder."""
-        plan = self.last_plan()
-        if not plan:
+        """Return plan.json; raise SetupError where this is no bakeoff's folder, or it is damaged."""
+        plan = read_mapping(self.plan_file)
+        if not plan.keys() >= PLAN_KEYS:
             raise SetupError(f"{self.path}: not a bakeoff's folder (no plan.json of one). Try: ls bakeoffs")
+        if wrong := documents().plan_fault(plan):
+            raise SetupError(f"{self.plan_file}: damaged ({wrong}). Try: bakeoff run again")
         return plan
 
     def last_plan(self) -> dict[str, Any]:
         """Return plan.json, or an empty mapping where there is none that can be read, or it is another program's."""
         plan = read_mapping(self.plan_file)
-        return plan if plan.keys() >= {"name", "model", "data", "entries", "runs"} else {}
+        return plan if plan.keys() >= PLAN_KEYS and not documents().plan_fault(plan) else {}
 
     def planned(self) -> bool:
         """Return whether a bakeoff has made its plan here; a damaged one counts beside its tokens' manifest."""
-        damaged_plan = self.plan_file.exists() and not read_mapping(self.plan_file)
+        plan = read_mapping(self.plan_file)
+        damaged_plan = self.plan_file.exists() and (not plan or plan.keys() >= PLAN_KEYS)
         return bool(self.last_plan()) or (damaged_plan and bool(self.made()))
 
     def made(self) -> dict[str, Any]:
         """Return data/made.json, or an empty mapping where there is none that can be read."""
-        made = read_mapping(self.made_file)
-        made_of, files = made.get("made_of"), made.get("files")
-        if not isinstance(made_of, str) or not isinstance(files, dict):
-            return {}
-        return made if all(isinstance(mark, str) for mark in files.values()) else {}
+        return documents().whole(documents().MadeRow, read_mapping(self.made_file))
 
     def environment(self) -> dict[str, Any]:
         """Return environment.json, or an empty mapping where there is none."""
-        return read_mapping(self.environment_file)
+        return documents().whole(documents().EnvironmentRow, read_mapping(self.environment_file))
 
     def holds(self, made_of: str) -> bool:
         """Return whether the examples and tokens of all splits are there, whole, and made of this."""

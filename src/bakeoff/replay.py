@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from bakeoff.errors import SetupError
 from bakeoff.forecast import Forecast
 from bakeoff.journal import Reader, event_of
 from bakeoff.rates import Rates
@@ -29,7 +30,7 @@ def earlier_rows(file: Path, start: Mapping[str, Any] | None = None) -> Iterator
 
     What comes after damage tells nothing more: a forecast is no reason to stop a bakeoff.
     """
-    with suppress(ValueError):
+    with suppress(SetupError):
         for row in Reader(file).new_rows():
             if row == start:
                 return

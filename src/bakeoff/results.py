@@ -1,12 +1,12 @@
 """Results as Python objects: a table to print, a frame, and the winner ready to use."""
 
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bakeoff.errors import SetupError, did_you_mean
-from bakeoff.files import read_jsonl
-from bakeoff.integrity import read_mapping
+from bakeoff.integrity import read_mapping, unsealed
 from bakeoff.records import Folder, Run
 
 if TYPE_CHECKING:
@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 def load_results(path: str | Path) -> "Results":
     """Return the results in a bakeoff's folder; raise SetupError where it is none."""
     folder = Folder(path)
+    with suppress(ValueError):  # changed since, or an older version's
+        written = unsealed(read_mapping(folder.results_file))
+        if written.get("records") == folder.mark():
+            return Results(folder, written)  # and the plan is what it was then
     folder.plan()
-    written = read_mapping(folder.results_file)
-    if written.get("records") == folder.mark():
-        return Results(folder, written)
     from bakeoff.evaluation.summary import summarize  # loads what computes intervals
 
     return Results(folder, summarize(folder))
@@ -125,7 +126,7 @@ class EntryResult:
 
     def predictions(self) -> list[dict[str, Any]]:
         """Return the rows of the entry's first finished run beside their references."""
-        examples = read_jsonl(self.folder.examples_file("test"))
+        examples = self.folder.examples("test")
         rows = next((files.predictions() for i in self.row["runs"] if (files := self.folder.run(i)).done()), None)
         if rows is None:
             raise SetupError(f"{self.folder.path}: entry '{self.name}' has no finished run")

@@ -148,7 +148,10 @@ class Schedule:
 
     def loss(self, trial: Run, rung: int) -> float | None:
         """Return a trial's lowest validation loss up to a rung; None where it failed before."""
-        curve = self.folder.run(trial.id).curve()
+        try:
+            curve = self.folder.run(trial.id).curve()
+        except SetupError:  # damaged, of a trial that failed: another's is whole by now
+            curve = []
         reached = any(row["step"] >= rung for row in curve)
         if self.result(trial).status == "failed" and not reached:
             return None

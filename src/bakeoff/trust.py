@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bakeoff.config import Config, is_function
 from bakeoff.errors import SetupError
-from bakeoff.integrity import read_mapping
+from bakeoff.integrity import read_mapping, read_whole
 from bakeoff.reading import at_home
 from bakeoff.records import Folder
 
@@ -46,7 +46,7 @@ def is_own(folder: Folder) -> bool:
     """Return whether this user made a run folder's config, or trusted it before, and nobody has changed it since."""
     said = read_mapping(folder.tag_file).get("signature")
     try:
-        ours = signature(folder.config_file.read_bytes())
+        ours = signature(read_whole(folder.config_file))
     except OSError:
         return False
     return isinstance(said, str) and ours is not None and hmac.compare_digest(said.encode(), ours.encode())

@@ -12,7 +12,6 @@ from bakeoff.evaluation.neutral import add_forgetting
 from bakeoff.evaluation.statistics import Estimate, Resamples, Scores, estimate
 from bakeoff.evaluation.sweep import add_tuning
 from bakeoff.evaluation.verdict import LOSS, Yardstick, make_verdict
-from bakeoff.files import read_jsonl
 from bakeoff.integrity import read_mapping
 from bakeoff.records import Folder, Run, RunResult
 
@@ -74,7 +73,10 @@ def read_clusters(folder: Folder, config: Config) -> list[str]:
     (packages, a handful to a test split) are too few to resample; a group counts where the config names its column.
     """
     key = "group" if config.data.group else "document"
-    return [row[key].strip() for row in read_jsonl(folder.examples_file("test"))]
+    clusters = [row[key].strip() for row in folder.examples("test")]
+    if len(clusters) != folder.plan()["data"]["splits"]["test"]["examples"]:
+        raise SetupError(f"{folder.examples_file('test')}: not as many rows as planned. Try: bakeoff run again")
+    return clusters
 
 
 def yardstick(plan: dict[str, Any], config: Config) -> Yardstick:
@@ -151,6 +153,10 @@ def read_scores(folder: Folder, group: list[Run], results: dict[str, RunResult |
     for files in done:
         files.check()
     tables = [files.predictions() for files in done]
+    planned = folder.plan()["data"]["splits"]["test"]["examples"]
+    for files, rows in zip(done, tables, strict=True):
+        if len(rows) != planned or any(row.keys() != tables[0][0].keys() for row in rows):
+            raise SetupError(f"{files.predictions_file}: not as many rows as planned. Try: bakeoff run again")
     if not tables:
         return {}
     seeded = group[0].kind == "entry"

@@ -5,12 +5,12 @@ The last line of a card is its own hash: one that was edited since is known by i
 
 import hashlib
 import json
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from bakeoff import __version__
 from bakeoff.files import write_text
+from bakeoff.integrity import read_mapping, read_whole
 from bakeoff.methods import method_class, method_names
 from bakeoff.records import Folder, RunFolder, RunResult
 from bakeoff.report.table import escape_markdown
@@ -63,7 +63,7 @@ def signed(text: str) -> str:
 def edited(file: Path) -> bool:
     """Return whether a card is there that is not as it was written."""
     try:
-        text = file.read_bytes().decode()
+        text = read_whole(file).decode()
     except FileNotFoundError:
         return False
     except UnicodeDecodeError:
@@ -73,9 +73,7 @@ def edited(file: Path) -> bool:
 
 def card(results: dict[str, Any], name: str, files: RunFolder, record: RunResult) -> str:
     """Return the card of one run's adapter: front matter, then Markdown."""
-    peft: dict[str, Any] = {}
-    with suppress(FileNotFoundError):  # then it is in a format of ours
-        peft = json.loads((files.adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    peft = read_mapping(files.adapter / "adapter_config.json")  # none where it is in a format of ours
     parts = [
         f"---\n{front_matter(results, name, record, bool(peft))}\n---",
         f"# {escape_markdown(name)}: {escape_markdown(base_name(results))} adapted by {record.run.method}",
@@ -183,7 +181,7 @@ def usage(results: dict[str, Any], name: str, files: RunFolder, peft: dict[str, 
     own = WITH_BAKEOFF.format(folder=json.dumps(run_folder(files)), entry=name)
     if not peft:
         return own
-    family = "AutoModelForSeq2SeqLM" if peft["task_type"] == "SEQ_2_SEQ_LM" else "AutoModelForCausalLM"
+    family = "AutoModelForSeq2SeqLM" if peft.get("task_type") == "SEQ_2_SEQ_LM" else "AutoModelForCausalLM"
     base = json.dumps(results["model"]["name"] if on_hub(results) else "path/of/the/base")
     return f"{WITH_PEFT.format(family=family, base=base)}\n\nOr as in the bakeoff's own evaluation:\n\n{own}"
 

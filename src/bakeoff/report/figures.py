@@ -7,7 +7,7 @@ from typing import Any
 
 from bakeoff.errors import SetupError
 from bakeoff.files import write_json, write_text
-from bakeoff.integrity import read_mapping
+from bakeoff.integrity import digest, read_mapping
 from bakeoff.report.charts.bars import cost_bars
 from bakeoff.report.charts.curves import curves
 from bakeoff.report.charts.drawing import Figure
@@ -66,6 +66,9 @@ def draw_axes(results: dict[str, Any]) -> Axes:
 def check_own(page: Path, folder: Path) -> None:
     """Raise SetupError where a page, or its figures' folder with files, is there and no report has written it."""
     if (folder / MANIFEST).exists():
+        written = read_mapping(folder / MANIFEST).get("page")
+        if written and page.exists() and digest(page) != written:
+            raise SetupError(f"{page}: was changed since a report wrote it. Try: another name after -o")
         return
     if page.exists():
         raise SetupError(f"{page}: is there already, and no report wrote it. Try: another name after -o")
@@ -73,11 +76,25 @@ def check_own(page: Path, folder: Path) -> None:
         raise SetupError(f"{folder}: holds other files, and the page's figures go there. Try: another name after -o")
 
 
-def write_figures(folder: Path, figures: list[Figure]) -> None:
-    """Write each figure's SVG and CSV into `folder`, in place of what an earlier report wrote there."""
+def note_page(page: Path, folder: Path) -> None:
+    """Note in the manifest of a page's figures what the page is, so that one that was edited is known."""
+    write_json(folder / MANIFEST, {**read_mapping(folder / MANIFEST), "page": digest(page)})
+
+
+def write_figures(folder: Path, figures: list[Figure], own: bool = True) -> None:
+    """Write each figure's SVG and CSV into `folder`, in place of what an earlier report wrote there.
+
+    Raises SetupError where the folder is not a run folder's `own`, and somebody has put a file of that name there.
+    """
     files = {f"{figure.name}.svg": figure.file for figure in figures}
     files |= {f"{figure.name}.csv": figure.csv for figure in figures}
     before = read_mapping(folder / MANIFEST).get("files", [])
+    before = before if isinstance(before, list) else []
+    for name in files:
+        if not re.fullmatch(r"\w[\w.-]*", name):
+            raise SetupError(f"{folder}: {name!r:.80} is no figure's name. Try: bakeoff run again")
+        if not own and name not in before and (folder / name).exists():
+            raise SetupError(f"{folder / name}: is there already, and no report wrote it. Try: another name after -o")
     for name in set(map(str, before)) - files.keys():
         if re.fullmatch(r"[^/]+\.(svg|csv)", name):  # the manifest may have come from elsewhere
             (folder / name).unlink(missing_ok=True)

@@ -2,42 +2,40 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from bakeoff.files import read_jsonl
+from bakeoff.integrity import read_whole
 from bakeoff.records import Folder, RunFolder
 from bakeoff.report.charts.drawing import Point
 
 
 @dataclass(frozen=True)
 class Source:
-    """`results` as results.json has them, `run` finds a run's folder, `test` holds the test examples.
+    """`results` as results.json has them, `run` finds a run's folder, `test` is the folder of the test examples.
 
     `config` is the YAML that runs it again.
     """
 
     results: dict[str, Any]
     run: Callable[[str], RunFolder]
-    test: Path
+    test: Folder
     config: str
 
     @classmethod
     def of(cls, folder: Folder, results: dict[str, Any]) -> "Source":
         """Return the source of one bakeoff."""
-        config = folder.config_file.read_text(encoding="utf-8")
-        return cls(results, folder.run, folder.examples_file("test"), config)
+        return cls(results, folder.run, folder, read_whole(folder.config_file).decode())
 
     @classmethod
     def of_several(cls, folders: Sequence[Folder], results: dict[str, Any]) -> "Source":
         """Return the source of several bakeoffs whose results are one document."""
         places = {path.name: folder for folder in folders for path in folder.path.glob("runs/*")}
-        configs = [f"# {folder.path}\n{folder.config_file.read_text(encoding='utf-8')}" for folder in folders]
-        return cls(results, lambda run: places[run].run(run), folders[0].examples_file("test"), "---\n".join(configs))
+        configs = [f"# {folder.path}\n{read_whole(folder.config_file).decode()}" for folder in folders]
+        return cls(results, lambda run: places[run].run(run), folders[0], "---\n".join(configs))
 
     def examples(self) -> Iterator[dict[str, Any]]:
         """Yield the test examples."""
-        return read_jsonl(self.test)
+        return self.test.examples("test")
 
     def predictions(self, row: dict[str, Any]) -> list[dict[str, Any]]:
         """Return the predictions of a row's first finished run; an empty list where none has finished."""

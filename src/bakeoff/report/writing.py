@@ -3,16 +3,16 @@
 It loads the chart library, which takes as long as all else of bakeoff together: for those who write a report alone.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bakeoff.errors import SetupError
 from bakeoff.files import write_text
+from bakeoff.integrity import read_mapping, unsealed
 from bakeoff.records import Folder
 from bakeoff.report.cards import write_cards
-from bakeoff.report.figures import check_own, draw_figures, write_figures
+from bakeoff.report.figures import check_own, draw_figures, note_page, write_figures
 from bakeoff.report.page import render
 from bakeoff.report.source import Source
 from bakeoff.report.table import csv_table, markdown_table
@@ -22,9 +22,11 @@ def write_report(path: str | Path) -> Path:
     """Write a bakeoff's page, figures, CSV, Markdown and adapters' cards; return the page's path."""
     folder = Folder(path)
     try:
-        results = json.loads(folder.results_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise SetupError(f"{folder.path}: no results.json. Try: bakeoff report {folder.path}") from None
+        results = unsealed(read_mapping(folder.results_file))
+    except ValueError:
+        raise SetupError(
+            f"{folder.path}: no results.json, or a damaged one. Try: bakeoff report {folder.path}"
+        ) from None
     write_text(folder.csv_file, csv_table(results))
     write_text(folder.markdown_file, f"{markdown_table(results)}\n{results['verdict']['text']}\n")
     write_cards(folder, results)
@@ -44,6 +46,7 @@ def write_comparison(folders: Sequence[Folder], results: dict[str, Any], page: P
     check_own(page, beside)
     source = Source.of_several(folders, results)
     figures = draw_figures(source)
-    write_figures(beside, figures.all())
+    write_figures(beside, figures.all(), own=False)
     write_text(page, render(source, figures, beside.name))
+    note_page(page, beside)
     return page

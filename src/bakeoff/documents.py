@@ -1,0 +1,279 @@
+"""The shapes of the documents in a run folder: a document of another shape is damaged, and never met further on.
+
+Readers keep plain dictionaries. What later code divides by, counts with, looks up or formats is checked here for its
+range and for what must agree within one document; other keys are free.
+"""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Annotated, Any, Literal, NotRequired
+
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+Count = Annotated[int, Field(ge=0, le=2**62)]
+Number = Annotated[float, Field(ge=-1e300, le=1e300, allow_inf_nan=False)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)]
+Text = Annotated[str, Field(max_length=100_000)]
+
+
+class RunRow(TypedDict):
+    """A run as plan.json, run.json and result.json hold it."""
+
+    id: Name
+    entry: Name
+    kind: Literal["baseline", "trial", "entry"]
+    method: Text
+    settings: dict[Text, Any]
+    seed: int
+    steps: Count | None
+    trial: Count | None
+    search: Text | None
+    until: Count | None
+    adopts: Name | None
+
+
+class ResultRow(TypedDict):
+    """result.json."""
+
+    run: RunRow
+    status: Literal["done", "failed", "paused"]
+    error: Text | None
+    cause: Literal["diverged", "memory", "ended", "stalled", "error"] | None
+    trainable_parameters: Count | None
+    total_parameters: Annotated[int, Field(ge=1, le=2**62)] | None
+    learning_rate: Number | None
+    steps: Count | None
+    best_step: Count | None
+    metrics: dict[Text, Number]
+    costs: dict[Text, Annotated[Number, Field(ge=0)] | None]
+    checks: dict[Text, bool]
+    check_notes: dict[Text, Text]
+    files: dict[Text, Text]
+
+
+class Products(TypedDict):
+    """Multiplications of a step, by what they grow with."""
+
+    prompt: Number
+    target: Number
+    example: Number
+
+
+class Span(TypedDict):
+    """The range of a searched field."""
+
+    low: Number
+    high: Number
+    scale: Literal["log", "linear"]
+
+
+class EntryRow(TypedDict):
+    """What a plan says of one entry."""
+
+    method: Text
+    steps: Count
+    tuning: Text
+    trials: Count
+    trial_steps: Count
+    search: dict[Annotated[str, Field(pattern=r"^[A-Za-z_]\w{0,99}$")], Span]
+    ladder: list[dict[Text, Number]]
+    learning_rate: Number | None
+    least_bytes: Number
+    trainable_parameters: Count
+    total_parameters: Annotated[int, Field(ge=1, le=2**62)]
+    trainable_percent: Number
+    step_products: Products
+    trunk_products: Products
+
+
+class ModelRow(TypedDict):
+    """What a plan says of the base."""
+
+    name: Text
+    revision: Text | None
+    identity: Text | None
+    context: Count | None
+    total_parameters: Annotated[int, Field(ge=1, le=2**62)]
+    forward_products: Products
+
+
+class SplitRow(TypedDict):
+    """What a plan says of one split."""
+
+    examples: Annotated[int, Field(ge=1, le=2**62)]
+    prompt_tokens_mean: NotRequired[Number]
+    target_tokens_mean: NotRequired[Number]
+    cut_documents: NotRequired[Number]
+    cut_tokens: NotRequired[Number]
+
+
+class Splits(TypedDict):
+    """The three splits."""
+
+    train: SplitRow
+    validation: SplitRow
+    test: SplitRow
+
+
+class DataRow(TypedDict):
+    """What a plan says of the data."""
+
+    source: Text
+    identity: Text
+    splits: Splits
+    findings: list[Text]
+
+
+class MetricRow(TypedDict):
+    """One score's name and how it is shown."""
+
+    name: Annotated[str, Field(min_length=1, max_length=1000)]
+    heading: Text
+    bounded: bool
+
+
+class PlanRow(TypedDict):
+    """plan.json."""
+
+    name: Name
+    version: Text
+    model: ModelRow
+    data: DataRow
+    precision: Literal["fp32", "bf16"]
+    template: Text
+    metrics: Annotated[list[MetricRow], Field(min_length=1)]
+    primary: Text
+    score_signature: Text
+    max_tokens: Annotated[int, Field(ge=1, le=2**62)]
+    output_tokens: Annotated[int, Field(ge=1, le=2**62)]
+    rungs: list[Count]
+    epochs: Annotated[int, Field(ge=1, le=2**31)]
+    memory_bytes: Annotated[Number, Field(ge=1)]
+    counts: dict[Text, Count] | None
+    entries: Annotated[dict[Name, EntryRow], Field(min_length=1)]
+    not_run: dict[Text, Text]
+    runs: list[RunRow]
+
+
+class CurveRow(TypedDict):
+    """A line of metrics.jsonl."""
+
+    step: Annotated[float, Field(ge=0, le=2**53)]
+    epoch: Number
+    seconds: Number
+
+
+class PredictionRow(TypedDict):
+    """A line of predictions.jsonl."""
+
+    id: str
+    output: str
+    loss: NotRequired[Number]
+    tokens: NotRequired[Count]
+
+
+class ExampleRow(TypedDict):
+    """A line of a split's examples."""
+
+    id: str
+    document: str
+    summary: str
+    group: str
+
+
+class MadeRow(TypedDict):
+    """data/made.json."""
+
+    made_of: Text
+    files: dict[Text, Text]
+
+
+class EnvironmentRow(TypedDict):
+    """environment.json."""
+
+    date: NotRequired[Text]
+    changes: NotRequired[Text]
+    processor: NotRequired[Text | None]
+    gpu: NotRequired[Text | None]
+
+
+@cache
+def adapter(kind: Any) -> TypeAdapter[Any]:
+    """Return pydantic's checker of a kind of document."""
+    return TypeAdapter(kind)
+
+
+def fault(kind: Any, document: Any) -> str | None:
+    """Return in words what is wrong with a document's shape, None where nothing is."""
+    try:
+        adapter(kind).validate_python(document, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        place = ".".join(map(str, first["loc"]))[:100]
+        return f"{place}: {first['msg'][:1].lower()}{first['msg'][1:100]}" if place else first["msg"]
+    return None
+
+
+def whole(kind: Any, document: dict[str, Any]) -> dict[str, Any]:
+    """Return a document, or an empty one where its shape is another."""
+    return {} if fault(kind, document) else document
+
+
+def curve_fault(row: Any) -> str | None:
+    """Return what is wrong with a line of metrics.jsonl; it has numbers alone, losses that diverged among them."""
+    return fault(CurveRow, row) or fault(dict[str, float], row)
+
+
+def prediction_fault(row: Any) -> str | None:
+    """Return what is wrong with a line of predictions.jsonl."""
+    return fault(PredictionRow, row)
+
+
+def example_fault(row: Any) -> str | None:
+    """Return what is wrong with a line of a split's examples."""
+    return fault(ExampleRow, row)
+
+
+def run_fault(row: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with a run, which also knows its trial's number where it is a trial."""
+    wrong = fault(RunRow, row)
+    if wrong is None and row["kind"] == "trial" and (row["trial"] is None or row["search"] is None):
+        return f"{row['id']}: a trial without a number"
+    return wrong
+
+
+def result_fault(row: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with a result, which has a validation loss where a training has come to its end."""
+    wrong = fault(ResultRow, row) or run_fault(row["run"])
+    trained = wrong is None and row["run"]["kind"] != "baseline" and row["status"] != "failed"
+    return "metrics: no validation/loss" if trained and "validation/loss" not in row["metrics"] else wrong
+
+
+def plan_fault(plan: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with a plan, whose runs are of its entries and its primary score one of its metrics."""
+    wrong = fault(PlanRow, plan)
+    if wrong:
+        return wrong
+    names = [metric["name"] for metric in plan["metrics"]]
+    if plan["primary"] not in names or len(set(names)) < len(names):
+        return "primary: none of the metrics"
+    if len({run["id"] for run in plan["runs"]}) < len(plan["runs"]):
+        return "runs: one stands there twice"
+    kinds = {run["entry"]: run["kind"] == "baseline" for run in plan["runs"]}
+    for i, run in enumerate(plan["runs"]):
+        mixed = (run["kind"] == "baseline") != kinds[run["entry"]]
+        if mixed or (run["kind"] == "baseline") == (run["entry"] in plan["entries"]):
+            return f"runs.{i}.entry: not as planned"
+        searched = plan["entries"][run["entry"]]["search"] if run["kind"] == "trial" else ()
+        if run_fault(run) or not all(is_number(run["settings"].get(name)) for name in searched):
+            return f"runs.{i}.settings: not as searched"
+    ladders = [(row["search"].keys(), point.keys()) for row in plan["entries"].values() for point in row["ladder"]]
+    if any(fields != values for fields, values in ladders):
+        return "entries: a ladder of other fields than are searched"
+    return None
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a setting is a number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300

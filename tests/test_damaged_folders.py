@@ -1,0 +1,151 @@
+"""Any file of a run folder is damaged, and every command says so in one line or does without: no traceback, no hang.
+
+BAKEOFF_FUZZ=2000 tries as many cases as that with other seeds.
+"""
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from bakeoff.cli import main
+from bakeoff.integrity import SEAL, sealed
+
+HEAVY = int(os.environ.get("BAKEOFF_FUZZ", "0"))
+FOLDERS = ("figures", "data", "runs")
+VALUES = [
+    None,
+    True,
+    -1,
+    0,
+    0.5,
+    10**30,
+    1e308,
+    "",
+    "x",
+    "1",
+    "\x1b[31m",
+    "../../x",
+    [],
+    {},
+    [[]],
+    [None],
+    {"a": 1},
+    "9" * 3000,
+]
+
+
+def many(quick):
+    return settings(
+        max_examples=HEAVY or quick, deadline=None, derandomize=not HEAVY, database=None, phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+
+
+def places(value, path=()):
+    """Yield the path of every value within a JSON document."""
+    if path:
+        yield path
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in pairs:
+        yield from places(inner, (*path, key))
+
+
+def mutated(document, draw):
+    """Return a JSON document with one value replaced or removed, or another document altogether."""
+    every = list(places(document))
+    if not every or draw(st.integers(0, 19)) == 0:
+        return draw(st.sampled_from(VALUES))
+    *above, last = draw(st.sampled_from(every))
+    inner = document
+    for key in above:
+        inner = inner[key]
+    if draw(st.integers(0, 3)) == 0:
+        del inner[last]
+    else:
+        inner[last] = draw(st.sampled_from(VALUES))
+    if draw(st.booleans()) and isinstance(document, dict) and SEAL in document and "run" in document:
+        document = sealed({key: value for key, value in document.items() if key != SEAL})  # as a forger would
+    return document
+
+
+def damage(file, draw):
+    """Damage one file, and return how."""
+    kinds = ["shape"] * 6 if file.suffix in (".json", ".jsonl") else ["bits"]
+    kind = draw(st.sampled_from([*kinds, "cut", "bits", "missing", "link", "pipe", "folder", "zero", "rights"]))
+    content = file.read_bytes()
+    if kind == "shape":
+        lines = content.splitlines(keepends=True) if file.suffix == ".jsonl" else [content]
+        at = draw(st.integers(0, len(lines) - 1)) if lines else 0
+        if lines:
+            lines[at] = json.dumps(mutated(json.loads(lines[at]), draw)).encode() + b"\n"
+        file.write_bytes(b"".join(lines))
+    elif kind == "cut":
+        file.write_bytes(content[: draw(st.integers(0, len(content)))])
+    elif kind == "bits":
+        place = draw(st.integers(0, max(0, len(content) - 1)))
+        file.write_bytes(content[:place] + bytes([draw(st.integers(0, 255))]) + content[place + 1 :])
+    elif kind == "rights":
+        file.chmod(0)
+    else:
+        file.unlink()
+        if kind == "link":
+            file.symlink_to("/etc/hostname")
+        elif kind == "pipe":
+            os.mkfifo(file)
+        elif kind == "folder":
+            file.mkdir()
+        elif kind == "zero":
+            file.symlink_to("/dev/zero")
+    return kind
+
+
+def try_one(folder, command, draw):
+    """Damage a copy of a finished folder and return what a command makes of it."""
+    with TemporaryDirectory(prefix="damaged-") as place:
+        copy = Path(shutil.copytree(folder.path, Path(place) / "copy"))
+        outside = Path(place) / "outside"
+        outside.write_text("mine")
+        files = sorted(file for file in copy.rglob("*") if file.is_file() and file.suffix not in (".svg", ".csv"))
+        file = draw(st.sampled_from(files))
+        kind = damage(file, draw)
+        words = {
+            "run": ["run", copy / "config.yaml", "-s", f"output={copy}", "--display", "none", "--trust"],
+            "generate": ["generate", copy, "--trust", "--entry", "lora"],
+        }.get(command, [command, copy])
+        began = time.monotonic()
+        done = CliRunner().invoke(main, [str(word) for word in words], input="ba be bi")
+        told = f"{command}, {kind} of {file.relative_to(copy)}: {done.output[-2000:]}"
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            raise AssertionError(told) from done.exception
+        assert done.exit_code in (0, 1, 2), told
+        if done.exit_code == 2:
+            assert len(done.stderr.strip().splitlines()) == 1, told
+            assert str(copy) in done.stderr or "ba" in done.stderr, told
+        assert time.monotonic() - began < 120, told
+        assert outside.read_text() == "mine"
+        assert sorted(path.name for path in Path(place).iterdir()) == ["copy", "outside"]
+        for path in copy.rglob("*"):
+            if not path.is_symlink():
+                path.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("command", "quick"), [("show", 60), ("watch", 40), ("report", 8), ("generate", 8), ("run", 4)]
+)
+def test_a_damaged_run_folder_is_one_line(shared, in_process, command, quick):
+    """Whatever is damaged, and however: documented exit codes, nothing outside changed, no endless wait."""
+
+    @many(quick)
+    @given(data=st.data())
+    def each(data):
+        try_one(shared[1].folder, command, data.draw)
+
+    each()
