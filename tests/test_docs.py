@@ -58,7 +58,8 @@ def test_protocol_rules_that_the_code_cites_are_the_pages():
     for number, names in CITED.items():
         assert set(names) <= {name for found, name in rules if found == number}
     cited = {n for file in (ROOT / "src").rglob("*.py") for n in re.findall(r"protocol rule (\d+)", file.read_text())}
-    assert cited == set(CITED)
+    assert cited
+    assert cited <= set(CITED)
     assert set(re.findall(r"^## (\d+)\. ", page, flags=re.M)) <= {number for number, _ in rules}
 
 
