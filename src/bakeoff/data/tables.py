@@ -25,7 +25,7 @@ def table_rows(path: Path, columns: Collection[str] | None = None) -> Iterator[R
         while True:
             try:
                 batch = next(batches, None)
-            except pyarrow.ArrowException as error:
+            except (pyarrow.ArrowException, MemoryError, *NO_VALUE) as error:  # a damaged length may be anything
                 reason = str(error).partition("\n")[0]
                 raise DataError(f"{path}: not a whole {path.suffix.lower()[1:]} file ({reason})") from None
             except OSError as error:
@@ -53,6 +53,7 @@ def read_batches(stream: BinaryIO, of_parquet: bool, columns: Collection[str] | 
     source = ipc.open_file(stream) if whole else ipc.open_stream(stream)
     batches = map(source.get_batch, range(source.num_record_batches)) if whole else iter(source)
     for batch in batches:
+        batch.validate()  # of a damaged one the number of rows may be anything
         yield from (batch.slice(start, BATCH) for start in range(0, batch.num_rows, BATCH))
 
 

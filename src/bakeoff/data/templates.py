@@ -6,6 +6,7 @@ place is kept, because the document alone may be cut.
 """
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from functools import lru_cache
 from math import inf
 from typing import Any
@@ -16,6 +17,7 @@ from bakeoff.errors import did_you_mean
 __all__ = ["RowTemplate", "TemplateError", "TooMuchError", "no_column", "prompt_template", "target_template"]
 DOCUMENT, SUMMARY, ROW = "document", "summary", "row"
 PLACE = "\x02\ue000document\ue000\x03"  # where the document goes
+SHOWN = 20  # columns in a message
 MAX_SOURCE = 10_000  # characters of a template
 MAX_TEXT = 100_000  # characters that one row may be rendered to
 ALLOWED = (
@@ -85,7 +87,9 @@ class RowTemplate:
 @lru_cache(maxsize=8)
 def no_column(name: str, names: tuple[str, ...]) -> str:
     """Return in words that there is no such column; looking for one like it takes a while, and every row asks."""
-    return f"no column '{name}'.{did_you_mean(name, names)}"
+    known = get_close_matches(name, names, n=1) or [other[:60] for other in names[:SHOWN]]
+    more = f" And {len(names) - SHOWN:,} more." if len(names) > SHOWN and len(known) > 1 else ""
+    return f"no column '{name}'.{did_you_mean(name, known)}{more}"
 
 
 @lru_cache(maxsize=32)
