@@ -153,7 +153,7 @@ def test_a_few_shot_output_ends_where_the_base_goes_on_with_another_example():
 
 def test_without_tokens_a_plan_leaves_few_shot_open():
     config = load_config({"data": "docstrings", "entries": ["lora"]})
-    run, not_run = settle(config, [], {}, None, 64, None)
+    run, not_run = settle(config, {"train": [], "test": []}, {}, None, 64, None)
     assert list(run) == ["base", "few-shot-2", "lead-1", "oracle"]
     assert not not_run
 

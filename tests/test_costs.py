@@ -92,7 +92,7 @@ def test_a_plan_says_what_it_knows(tiny_config, tmp_path):
     (tmp_path / "c.yaml").write_text(json.dumps(tiny_config))
     shown = CliRunner().invoke(main, ["plan", str(tmp_path / "c.yaml")]).stdout
     assert "an epoch trains on " in shown
-    assert "targets never; documents " in shown
+    assert "of their tokens); documents " in shown
     assert "weights and optimizer alone take: prompt_tuning " in shown
     assert bars([0, 1, 100, 50]) == " \u2581\u2588\u2584"
     assert [duration(s) for s in (3.2, 600, 9000)] == ["3 s", "10 min", "2.5 h"]

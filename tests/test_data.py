@@ -147,17 +147,6 @@ def test_a_sample_hardly_changes_with_the_rows_around_it(tmp_path):
     assert len(first & second) >= 19
 
 
-def test_summaries_that_rouge_cannot_see_are_a_finding(tmp_path):
-    config = files(tmp_path)
-    for seed, split in enumerate(("train", "validation", "test")):
-        write_rows(tmp_path / split, make_rows(3, seed))
-    assert load_examples(config)[1] == []
-    texts = ("\u0434\u0430 \u043d\u0435\u0442", "\u043d\u0435\u0442")
-    write_rows(tmp_path / "test", [{"document": text, "summary": "\u0434\u0430"} for text in texts])
-    (finding,) = load_examples(config)[1]
-    assert "data.test: 2 of 2 summaries hold no Latin letter" in finding
-
-
 def test_rows_that_stand_twice_are_findings(tmp_path):
     config = files(tmp_path)
     train, validation, test = make_rows(8, 1), make_rows(4, 2), make_rows(5, 3)

@@ -25,9 +25,9 @@ def scores(name):
     return [row[key] for row in rows], corpus
 
 
-def test_exact_match_and_token_f1_are_squads():
-    assert scores("exact_match")[0] == [1, 0, 0, 1]
-    first, second, third, fourth = scores("token_f1")[0]
+def test_exact_match_and_token_f1_by_squads_rule():
+    assert scores("exact_match_squad")[0] == [1, 0, 0, 1]
+    first, second, third, fourth = scores("token_f1_squad")[0]
     assert first == {"p": 1, "r": 1, "f": 1}
     assert second == {"p": 1, "r": 0.25, "f": 0.4}
     assert third["f"] == 0

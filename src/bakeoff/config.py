@@ -16,7 +16,15 @@ from bakeoff.errors import ConfigError, did_you_mean, in_line, plain
 from bakeoff.reading import at_home, is_folder, read_yaml
 from bakeoff.sections import DataConfig, GenerationConfig, Pin, ProtocolConfig, SafetyConfig, Section, TuneConfig
 
-METRICS = ("rouge", "exact_match", "token_f1", "chrf", "bleu")
+METRICS = (
+    "rouge", "rouge_unicode", "exact_match", "exact_match_squad", "token_f1", "token_f1_squad", "chrf",
+    "bleu", "bleu_zh", "bleu_ja_mecab", "bleu_ko_mecab", "bleu_intl", "bleu_char",
+)  # fmt: skip
+# What a row of predictions, its example and a run's record hold beside scores.
+RESERVED = (
+    "id", "output", "loss", "tokens", "output_words", "output_tokens", "reference_words", "reference_tokens",
+    "cut_documents", "document", "summary", "group", "references", "around",
+)  # fmt: skip
 FUNCTION = re.compile(r"(?:[A-Za-z_][\w.]*|.+\.py):[A-Za-z_]\w*")  # a metric that is Python code
 BASELINES = ("base", "few-shot-2", "lead-1", "oracle")
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -56,8 +64,10 @@ class Config(Section):
     metrics: list[str] = Field(
         ["rouge"],
         min_length=1,
-        description="what outputs are scored with: rouge, exact_match, token_f1, chrf, bleu, or a Python function "
-        "(output, references) -> number, higher is better, as module:function or file.py:function. That code is run",
+        description="what outputs are scored with: rouge, rouge_unicode (any script), exact_match, token_f1, both also "
+        "with _squad for SQuAD's rule, chrf, bleu, also with a tokenizer's name (_zh, _ja_mecab, _ko_mecab, _intl, "
+        "_char), or a Python function (output, references) -> number, higher is better, as module:function or "
+        "file.py:function. That code is run",
     )
     primary: str | None = Field(
         None, description="score that entries are ranked by, as rougeL, bleu or a function's name; null: the first's"
@@ -137,6 +147,9 @@ class Config(Section):
         unknown = [name for name in value if name not in METRICS and not is_function(name)]
         if unknown:
             raise ValueError(f"'{unknown[0]}' is none.{did_you_mean(unknown[0], METRICS)} Or module:function")
+        taken = [name for name in value if name.rpartition(":")[2] in RESERVED]
+        if taken:
+            raise ValueError(f"'{taken[0]}': the records have something else of that name. Rename the function")
         if len(set(value)) < len(value):
             raise ValueError("must hold nothing twice")
         return value

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from bakeoff import __version__
-from bakeoff.config import BASELINES, Config, is_function
+from bakeoff.config import BASELINES, Config
 from bakeoff.costs import exact_counts, least_bytes
 from bakeoff.data.forms import TEMPLATES, Form, make_form
 from bakeoff.data.sources import Splits, content_identity, load_or_count, origin_identity
@@ -23,8 +23,7 @@ from bakeoff.data.written import Marked, look_at_tokens, marked, whole_lengths
 from bakeoff.entries import Entry, read_entries
 from bakeoff.errors import ConfigError
 from bakeoff.evaluation.baselines import settle
-from bakeoff.evaluation.functions import code_identity
-from bakeoff.evaluation.metrics import scoring
+from bakeoff.evaluation.metrics import blind_spots, rules, scoring
 from bakeoff.methods import INSTALLED, method_class
 from bakeoff.records import SPLITS, Folder, Run
 from bakeoff.scratch import scratch
@@ -79,12 +78,14 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
     max_tokens = fit_context(config, methods, shapes["context"])
     splits, findings, read = load_or_count(config.data, config.template, config.target, must_read)
     scored = scoring(config.metrics, config.primary, splits["test"])
+    scored_by = rules(config.metrics, splits["test"])
+    findings += blind_spots(config.metrics, splits["test"]) if read else []
     if max_tokens < config.protocol.max_tokens:
         findings.append(context_finding(config, methods, shapes["context"], max_tokens))
     form = make_form(tokenizer, config.template, shapes["encoder_decoder"]) if tokenizer and read else None
     steps = config.protocol.epochs * -(-len(splits["train"]) // config.protocol.batch_size)
     identity = content_identity(splits)
-    held_equal = held_equal_by(config, shapes, steps) | {"data": identity, "max_tokens": max_tokens}
+    held_equal = held_equal_by(config, shapes, steps, scored_by) | {"data": identity, "max_tokens": max_tokens}
     found = marked(splits, form) if form else Marked()
     held_equal |= {"texts": found.marks} if found.marks else {}
     made_of = hash_of([*(held_equal[key] for key in IN_TOKENS if key in held_equal), origin_identity(splits)])
@@ -95,7 +96,7 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
         check_ids(config.model, tokenizer, shapes["embedded_ids"], tokens)
     if not tokenizer:
         findings.append(f"lengths and cut documents not measured: no tokenizer of {config.model} on this machine")
-    baselines, not_run = settle(config, splits["train"], tokens, form, shapes["context"], output_tokens)
+    baselines, not_run = settle(config, splits, tokens, form, shapes["context"], output_tokens)
     lengths = {split: rows.lengths for split, rows in tokens.items()}
     facts = {s: statistics(lengths[s]) if lengths else {"examples": len(splits[s])} for s in SPLITS}
     precision = held_equal["precision"]
@@ -139,8 +140,10 @@ def model_facts(config: Config, shapes: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def held_equal_by(config: Config, shapes: dict[str, Any], steps: int) -> dict[str, Any]:
-    """Return what the config and the base hold equal over all runs."""
+def held_equal_by(
+    config: Config, shapes: dict[str, Any], steps: int, scored_by: list[tuple[str, str]]
+) -> dict[str, Any]:
+    """Return what the config, its metrics' rules and the base hold equal over all runs."""
     from bakeoff.hub import base_identity
     from bakeoff.model import choose_precision, default_device
 
@@ -149,7 +152,7 @@ def held_equal_by(config: Config, shapes: dict[str, Any], steps: int) -> dict[st
         "version": __version__,
         "template": config.template or TEMPLATES[shapes["encoder_decoder"]],
         "target": config.target,
-        "metrics": [(name, code_identity(name) if is_function(name) else "") for name in config.metrics],
+        "metrics": scored_by,
         "model": base_identity(config.model, config.pin) or config.model,
         "generation": config.generation.model_dump(),
         "protocol": config.protocol.model_dump(exclude=NOT_IN_RESULTS),

@@ -207,7 +207,9 @@ class GenerationConfig(Section):
     """Greedy decoding, the same for every entry; a model's own generation settings are never read."""
 
     max_new_tokens: int | None = Field(
-        None, ge=1, description="longest output; null: the training summaries' 99th percentile"
+        None,
+        ge=1,
+        description="longest output; null: the training summaries' 99th percentile (half the room if too long)",
     )
     batch_size: int | None = Field(
         None, ge=1, le=100_000,

@@ -19,12 +19,16 @@ from bakeoff.data.forms import Form, plain, plain_ids
 from bakeoff.data.splitting import marks_of
 from bakeoff.data.tokens import Tokens, lengths_of
 from bakeoff.errors import BakeoffError
-from bakeoff.evaluation.rouge import lead, sentences
+from bakeoff.evaluation.rouge import sentences_at_marks, stemming
+from bakeoff.evaluation.sentences import joined, lead, sentences
+from bakeoff.evaluation.words import only_latin, words
 
+Settings = dict[str, Any]
 FEW_SHOT = "few-shot-"
 LEAD = "lead-"
 BLANK_LINE = "\n\n"
 KEPT_SHARE = 0.5  # a document that loses more than the rest of its tokens to the examples has no room ...
+MOSTLY = 0.5  # a share of a reference's letters that rouge-score does not see, from which words are of any script
 ROOMLESS_SHARE = 0.1  # ... and few-shot is not run where more than this share of the test documents have none
 
 
@@ -33,18 +37,20 @@ class NoRoomError(BakeoffError):
 
 
 def settle(
-    config: Config, train: Sequence[Example], tokens: Mapping[str, Sequence[Tokens]],
+    config: Config, splits: Mapping[str, Sequence[Example]], tokens: Mapping[str, Sequence[Tokens]],
     form: Form | None, context: int | None, output_tokens: int | None,
-) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:  # fmt: skip
+) -> tuple[dict[str, Settings], dict[str, str]]:  # fmt: skip
     """Return the settings of each baseline that is to be run, and of the others why they are not.
 
     Few-shot's settings are the places of its examples in the training split and, where it is no blank line, what stands
-    between them; without tokens they stay open.
+    between them; without tokens they stay open. Those of an extract say where its sentences or words are not the plain
+    rule's, which was once the only one.
     """
-    run: dict[str, dict[str, Any]] = {}
+    train, extracts = splits["train"], extract_settings(splits["test"])
+    run: dict[str, Settings] = {}
     not_run: dict[str, str] = {}
     for name in config.baselines:
-        run[name] = {}
+        run[name] = {} if name == "base" or name.startswith(FEW_SHOT) else extracts[name == "oracle"]
         if name.startswith(FEW_SHOT) and form is not None and output_tokens is not None:
             try:
                 places = choose_shots(int(name.removeprefix(FEW_SHOT)), train, tokens["train"])
@@ -56,6 +62,18 @@ def settle(
                 not_run[name] = str(error)
                 del run[name]
     return run, not_run
+
+
+def extract_settings(test: Sequence[Example]) -> tuple[Settings, Settings]:
+    """Return what the ids of lead-k and of the oracle hold of their rules for this test split."""
+    lines: Settings = {}
+    any_script: Settings = {}
+    for example in test:
+        if not lines and sentences(example.document) != sentences_at_marks(example.document):
+            lines = {"sentences": "of any script, not at abbreviations"}
+        if not any_script and only_latin(example.summary) > MOSTLY:
+            any_script = {"words": "of any script"}
+    return lines, lines | any_script
 
 
 def extract(name: str, examples: Sequence[Example]) -> list[str] | None:
@@ -146,22 +164,24 @@ def oracle(document: str, reference: str) -> str:
 
     Sentence by sentence, the one that raises the sum of ROUGE-1, ROUGE-2 and ROUGE-L F most is taken, the earlier of
     equals, until none raises it (the procedure of Nallapati et al. 2017, section 3). Sentences stand in the
-    document's order; the text is empty where none shares a word with the reference.
+    document's order; the text is empty where none shares a word with the reference. Words are rouge-score's, or of any
+    script where it sees little of the reference.
     """
-    texts = [" ".join(s.split()) for s in sentences(document)]
-    wanted = Reference(_words(reference))
-    words = {i: w for i, text in enumerate(texts) if wanted.shares(w := _words(text))}
+    texts = sentences(document)
+    words_of = words if only_latin(reference) > MOSTLY else _words
+    wanted = Reference(words_of(reference))
+    found = {i: w for i, text in enumerate(texts) if wanted.shares(w := words_of(text))}
     chosen: list[int] = []
     best = 0.0
     while True:
         step = None
-        for i in words:
+        for i in found:
             if i not in chosen:
-                score = wanted.score([w for j in sorted([*chosen, i]) for w in words[j]])
+                score = wanted.score([w for j in sorted([*chosen, i]) for w in found[j]])
                 if score > best:
                     best, step = score, i
         if step is None:
-            return " ".join(texts[i] for i in chosen)
+            return joined([texts[i] for i in chosen])
         chosen = sorted([*chosen, step])
 
 
@@ -209,9 +229,7 @@ def _f(overlap: int, candidate: int, reference: int) -> float:
 
 @lru_cache(maxsize=1)
 def _tokenizer() -> Any:
-    from rouge_score.tokenizers import DefaultTokenizer  # brings nltk and scipy.stats: seconds
-
-    return DefaultTokenizer(use_stemmer=True)
+    return stemming()
 
 
 @lru_cache(maxsize=100_000)

@@ -1,24 +1,43 @@
 """Metrics that are Python functions of the user's: `module:function`, or `file.py:function`.
 
 The module is imported because the config's `metrics` names it, and for nothing else: no other key of a config, and no
-data, can name code.
+data, can name code. It is somebody else's code, and may do anything: a plan tries it in a process of its own (`tried`),
+and a run, which is a process of its own, calls it through `call`, where whatever it raises becomes a MetricError.
 """
 
+import functools
 import hashlib
 import importlib
 import importlib.util
+import inspect
+import json
+import math
+import numbers
+import os
+import signal
+import subprocess
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from bakeoff.errors import ConfigError
+from bakeoff.errors import BakeoffError, ConfigError
+from bakeoff.scratch import scratch
 
-# What the code of a module or function may well raise; all other errors are no matter of one metric.
-FAULTS = (
-    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError, RuntimeError,
-    SyntaxError, TypeError, ValueError,
-)  # fmt: skip
+TRY_SECONDS = 300.0  # that a function has for its first score, in a plan: it may have a model to load
+SHOWN = 200  # characters of somebody else's message
+UNWRAPPED = 20  # layers around a function's code
+
+
+class MetricError(BakeoffError):
+    """A metric gave no score."""
+
+
+def label_of(name: str) -> str:
+    """Return what a function's score is called: its name in the config."""
+    return name.rpartition(":")[2]
 
 
 def load_function(name: str) -> Callable[..., Any]:
@@ -26,8 +45,10 @@ def load_function(name: str) -> Callable[..., Any]:
     module, _, function = name.rpartition(":")
     try:
         found = getattr(_module(module), function, None)
-    except FAULTS as error:
-        raise ConfigError(f"metrics: {name}: cannot be imported ({type(error).__name__}: {error})") from None
+    except (KeyboardInterrupt, MemoryError):
+        raise
+    except BaseException as error:  # of somebody else's module, which may raise anything, SystemExit too
+        raise ConfigError(f"metrics: {name}: cannot be imported ({told(error)})") from None
     if not callable(found):
         raise ConfigError(f"metrics: {name}: no function '{function}' in {module}")
     return found
@@ -47,7 +68,125 @@ def _module(name: str) -> Any:
     return module
 
 
+def call(name: str, function: Callable[..., Any], number: int, output: str, references: Sequence[str]) -> float:
+    """Return a function's score of one output; raise MetricError where it gives none, whatever it does instead."""
+    process = os.getpid()
+    try:
+        value = function(output, list(references))
+        if os.getpid() == process:
+            score = number_of(value)
+    except (KeyboardInterrupt, MemoryError):
+        raise
+    except BaseException as error:  # of somebody else's function, which may raise anything, SystemExit too
+        if os.getpid() == process:
+            kind, _, text = told(error).partition(": ")
+            raise MetricError(f"metrics: {name}: {kind} for output {number}: {text}") from None
+    if os.getpid() != process:
+        os._exit(1)  # a copy of this process, which the function made: there is one run
+    if score is None:
+        shown = f"{value!r:.60}" if isinstance(value, float | str | bool | None) else type(value).__name__
+        raise MetricError(f"metrics: {name}: gave {shown} for output {number}. Expected a finite number")
+    return score
+
+
+def number_of(value: Any) -> float | None:
+    """Return a number of Python's, numpy's or torch's as a float; None for what is none, or not finite."""
+    item = getattr(value, "item", None)
+    value = item() if callable(item) else value
+    if not isinstance(value, numbers.Real):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def told(error: BaseException) -> str:
+    """Return an error's kind and text, on a line."""
+    text = traceback.format_exception_only(error)[-1].strip()
+    kind, _, rest = text.partition(": ")
+    return f"{kind.rpartition('.')[2]}: {rest}"[:SHOWN] if rest else kind.rpartition(".")[2][:SHOWN]
+
+
 def code_identity(name: str) -> str:
-    """Return a hash of the file that a function stands in: with other code it gives other scores."""
-    code = load_function(name).__code__.co_filename if hasattr(load_function(name), "__code__") else ""
-    return hashlib.sha256(Path(code).read_bytes()).hexdigest()[:16] if code and Path(code).is_file() else ""
+    """Return a hash of the code that a function is made of: of its module's file, and of its own where that is another.
+
+    Where the files lie does not matter. Empty where there is no file, as of a function in C.
+    """
+    function = load_function(name)
+    module, _, _ = name.rpartition(":")
+    named = module if module.endswith(".py") else getattr(sys.modules[module], "__file__", None)
+    files = dict.fromkeys(Path(file) for file in (named, code_file(function)) if file and Path(file).is_file())
+    if not files:
+        return ""
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()[:16]
+
+
+def code_file(function: Any) -> str | None:
+    """Return the file of a function's code, also of a partial, a method, an instance that is called, a cached one."""
+    for _ in range(UNWRAPPED):
+        if hasattr(function, "__code__"):
+            return function.__code__.co_filename
+        if isinstance(function, functools.partial):
+            function = function.func
+        elif hasattr(function, "__wrapped__"):
+            function = function.__wrapped__
+        elif inspect.ismethod(function):
+            function = function.__func__
+        elif isinstance(function, type):
+            return getattr(sys.modules.get(function.__module__), "__file__", None)
+        else:
+            function = getattr(type(function), "__call__")  # noqa: B004, B009  # of an instance that is called
+    return None
+
+
+def tried(name: str, output: str, references: Sequence[str]) -> str:
+    """Return a function's `code_identity`, after a score that it gave in a process of its own.
+
+    Raises ConfigError or MetricError where it gives none, whatever it does: it may print, exit, hang, fork, or close
+    what is open.
+    """
+    with scratch() as temporary:
+        answer, log = temporary / "answer.json", temporary / "log.txt"
+        with log.open("wb") as said:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "bakeoff.evaluation.functions", str(answer)],
+                stdin=subprocess.PIPE, stdout=said, stderr=said, start_new_session=True,
+            )  # fmt: skip
+            try:
+                asked = json.dumps({"name": name, "output": output, "references": list(references)})
+                with suppress(subprocess.TimeoutExpired):
+                    process.communicate(asked.encode(), timeout=TRY_SECONDS)
+            finally:
+                running = process.poll() is None
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, signal.SIGKILL)  # and what it started
+                process.wait()
+        if answer.is_file():
+            given = json.loads(answer.read_text(encoding="utf-8"))
+            if "error" in given:
+                raise {"ConfigError": ConfigError}.get(given["kind"], MetricError)(given["error"])
+            return given["identity"]
+        if running:
+            raise MetricError(f"metrics: {name}: no score after {TRY_SECONDS:g} seconds, so its process was ended")
+        last = (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["it said nothing"])[-1]
+        raise MetricError(f"metrics: {name}: its process ended without a score ({last[:SHOWN]})")
+
+
+def answer_to(asked: dict[str, Any]) -> dict[str, Any]:
+    """Return what `tried` wants to know."""
+    try:
+        identity = code_identity(asked["name"])
+        call(asked["name"], load_function(asked["name"]), 1, asked["output"], asked["references"])
+    except BakeoffError as error:
+        return {"kind": type(error).__name__, "error": str(error)}
+    return {"identity": identity}
+
+
+if __name__ == "__main__":
+    text = json.dumps(answer_to(json.loads(sys.stdin.read())))
+    partial = Path(f"{sys.argv[1]}.part")
+    partial.write_text(text, encoding="utf-8")
+    partial.rename(sys.argv[1])
+    os._exit(0)  # threads that the function has left do not keep the process

@@ -2,11 +2,11 @@
 most are from 0 to 1, so that points are hundredths.
 
 BLEU and chrF are sacrebleu's of each sentence, since intervals need a score a document; the corpus' own, which papers
-report, stand beside them. Exact match and token F1 are SQuAD's: case, punctuation and articles do not count, and of
-several references the best does (Rajpurkar et al. 2016).
+report, stand beside them. Exact match and token F1 keep all that a text says; by SQuAD's rule, under which case,
+punctuation and articles do not count (Rajpurkar et al. 2016), they are exact_match_squad and token_f1_squad. Of several
+references the best counts.
 """
 
-import math
 import re
 import string
 from collections import Counter
@@ -19,17 +19,16 @@ from sacrebleu.metrics import BLEU, CHRF
 
 from bakeoff.config import is_function
 from bakeoff.data.examples import Example
-from bakeoff.errors import BakeoffError, ConfigError, did_you_mean
+from bakeoff.errors import ConfigError, did_you_mean
 from bakeoff.evaluation import rouge as rouge_score
-from bakeoff.evaluation.functions import FAULTS, load_function
+from bakeoff.evaluation.functions import call, label_of, load_function, tried
+from bakeoff.evaluation.words import meaning, only_latin, tokens, unparted
 
 Score = float | dict[str, float]  # a number, or precision, recall and F as p, r and f
+LOOKED_AT = 2000  # references in which metrics' blind spots are looked for
+UNSEEN = 0.02  # a share of them that is told
 Rows = Sequence[Mapping[str, Score]]
 References = Sequence[Sequence[str]]
-
-
-class MetricError(BakeoffError):
-    """A metric gave no score."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +47,20 @@ class Measure:
 
 @dataclass(frozen=True)
 class Metric:
-    """What one name in the config's `metrics` stands for. Entries are ranked by `primary`, one of `measures`."""
+    """What one name in the config's `metrics` stands for. Entries are ranked by `primary`, one of `measures`.
+
+    `rule` changes whenever the same outputs get other scores: runs' ids hold it. `unseen` is the share of a reference
+    that the metric does not see, `blind` what that is and what to try instead.
+    """
 
     measures: tuple[Measure, ...]
     primary: str
     score: Callable[[Sequence[str], References], Rows]
     corpus: Callable[[Sequence[str], References], dict[str, float]] = lambda outputs, references: {}
     signature: Callable[[bool], str] = lambda several: ""
+    rule: str = ""
+    unseen: Callable[[str], float] = lambda text: 0.0
+    blind: str = ""
 
 
 def plain_words(text: str) -> list[str]:
@@ -63,20 +69,27 @@ def plain_words(text: str) -> list[str]:
     return re.sub(r"\b(a|an|the)\b", " ", text).split()
 
 
-def exact_match(outputs: Sequence[str], references: References) -> Rows:
-    """Return 1 for each output that is one of its references, else 0."""
-    return [
-        {"exact_match": float(any(plain_words(output) == plain_words(text) for text in texts))}
-        for output, texts in zip(outputs, references, strict=True)
-    ]
+def exact_match(name: str, explanation: str, same: Callable[[str], Any], **about: Any) -> Metric:
+    """Return the metric that is 1 for an output that is one of its references, as far as `same` tells, else 0."""
+
+    def score(outputs: Sequence[str], references: References) -> Rows:
+        pairs = zip(outputs, references, strict=True)
+        return [{name: float(same(output) in [same(text) for text in texts])} for output, texts in pairs]
+
+    return Metric((Measure(name, name.replace("_", " "), explanation),), name, score, **about)
 
 
-def token_f1(outputs: Sequence[str], references: References) -> Rows:
+def token_f1(name: str, explanation: str, words: Callable[[str], list[str]], **about: Any) -> Metric:
     """Return precision, recall and F of each output's words against the reference with the highest F."""
-    return [
-        {"token_f1": max((_overlap(plain_words(o), plain_words(t)) for t in texts), key=lambda s: s["f"])}
-        for o, texts in zip(outputs, references, strict=True)
-    ]
+
+    def score(outputs: Sequence[str], references: References) -> Rows:
+        pairs = zip(outputs, references, strict=True)
+        return [
+            {name: max((_overlap(words(output), words(text)) for text in texts), key=lambda s: s["f"])}
+            for output, texts in pairs
+        ]
+
+    return Metric((Measure(name, name.replace("_", " ").replace("f1", "F1"), explanation),), name, score, **about)
 
 
 def _overlap(output: list[str], reference: list[str]) -> dict[str, float]:
@@ -88,7 +101,7 @@ def _overlap(output: list[str], reference: list[str]) -> dict[str, float]:
     return {"p": p, "r": r, "f": 2 * p * r / (p + r) if common else 0.0}
 
 
-def sacrebleu_metric(name: str, heading: str, explanation: str, make: Callable[[bool], Any]) -> Metric:
+def sacrebleu_metric(name: str, heading: str, explanation: str, make: Callable[[bool], Any], **about: Any) -> Metric:
     """Return one of sacrebleu's metrics; `make` gives its scorer, for sentences (True) or for a corpus."""
 
     def score(outputs: Sequence[str], references: References) -> Rows:
@@ -106,7 +119,40 @@ def sacrebleu_metric(name: str, heading: str, explanation: str, make: Callable[[
 
     one = Measure(name, heading, f"{explanation}, a mean over outputs")
     whole = Measure(f"{name}_corpus", f"{heading} (corpus)", f"{explanation}, of all outputs together", corpus=True)
-    return Metric((one, whole), name, score, corpus, signature)
+    return Metric((one, whole), name, score, corpus, signature, **about)
+
+
+def bleu(tokenizer: str = "13a") -> Metric:
+    """Return BLEU with one of sacrebleu's tokenizers; a ConfigError is raised where that one is not installed."""
+
+    def make(sentence: bool) -> Any:
+        try:
+            return BLEU(effective_order=sentence, tokenize=tokenizer)
+        except (ImportError, RuntimeError) as error:  # MeCab's, which are packages of their own
+            extra = tokenizer.partition("-")[0]
+            reason = str(error).strip().splitlines()[0]
+            raise ConfigError(
+                f"metrics: {name}: {reason:.100}. Try: pip install 'sacrebleu[{extra}]', or bleu_char"
+            ) from None
+
+    name = "bleu" if tokenizer == "13a" else f"bleu_{tokenizer.replace('-', '_')}"
+    heading = "BLEU" if tokenizer == "13a" else f"BLEU ({tokenizer})"
+    blind = {
+        "unseen": unparted,
+        "blind": "without spaces it takes many words for one. Try bleu_zh, bleu_ja_mecab or bleu_char, by language, "
+        "or chrf",
+    }
+    return sacrebleu_metric(name, heading, "n-gram precision", make, **(blind if tokenizer in ("13a", "intl") else {}))
+
+
+def rouge_measures(suffix: str = "", heading: str = "") -> tuple[Measure, ...]:
+    """Return ROUGE's columns."""
+    return (
+        Measure(f"rouge1{suffix}", f"ROUGE-1{heading}", "F measure, unigrams"),
+        Measure(f"rouge2{suffix}", f"ROUGE-2{heading}", "F measure, bigrams"),
+        Measure(f"rougeL{suffix}", f"ROUGE-L{heading}", "F measure, longest common subsequence"),
+        Measure(f"rougeLsum{suffix}", f"ROUGE-Lsum{heading}", "ROUGE-L over sentences on lines of their own"),
+    )
 
 
 def streams(references: References) -> list[list[str | None]]:
@@ -115,56 +161,55 @@ def streams(references: References) -> list[list[str | None]]:
     return [[texts[i] if i < len(texts) else None for texts in references] for i in range(longest)]
 
 
-ROUGE = Metric(
-    (
-        Measure("rouge1", "ROUGE-1", "F measure, unigrams"),
-        Measure("rouge2", "ROUGE-2", "F measure, bigrams"),
-        Measure("rougeL", "ROUGE-L", "F measure, longest common subsequence"),
-        Measure("rougeLsum", "ROUGE-Lsum", "ROUGE-L over sentences on lines of their own"),
-    ),
-    "rougeL",
-    rouge_score.rouge,
-    signature=rouge_score.signature,
-)
+SQUAD = "it drops signs, points and operators: '-3.5' is '35' to it. Try {}"
 METRICS = {
-    "rouge": ROUGE,
-    "exact_match": Metric(
-        (Measure("exact_match", "exact match", "share of outputs that are a reference, by SQuAD's rule"),),
-        "exact_match", exact_match, signature=lambda several: "exact match: SQuAD's rule, any reference",
+    "rouge": Metric(
+        rouge_measures(), "rougeL", rouge_score.rouge, signature=rouge_score.signature,
+        unseen=only_latin, blind="it sees a to z and 0 to 9 alone. Try rouge_unicode or chrf",
     ),
-    "token_f1": Metric(
-        (Measure("token_f1", "token F1", "F measure of words, by SQuAD's rule"),),
-        "token_f1", token_f1, signature=lambda several: "token F1: SQuAD's rule, the best reference",
+    "rouge_unicode": Metric(
+        rouge_measures("_unicode", " (Unicode)"), "rougeL_unicode", rouge_score.rouge_unicode,
+        signature=lambda several: rouge_score.signature(several, unicode=True),
+    ),
+    "exact_match": exact_match(
+        "exact_match", "share of outputs that are a reference, but for white space around them", str.strip,
+        signature=lambda several: "exact match: all but outer white space counts, any reference", rule="exact",
+    ),
+    "exact_match_squad": exact_match(
+        "exact_match_squad", "share of outputs that are a reference, by SQuAD's rule", plain_words,
+        signature=lambda several: "exact match: SQuAD's rule (no case, punctuation, articles), any reference",
+        unseen=meaning, blind=SQUAD.format("exact_match"),
+    ),
+    "token_f1": token_f1(
+        "token_f1", "F measure of words, numbers, operators and other signs of any script", tokens,
+        signature=lambda several: "token F1: words, numbers with sign and point, operators and other signs of any "
+        "script, those of scripts without spaces one by one, no case | the best reference", rule="tokens of any script",
+    ),
+    "token_f1_squad": token_f1(
+        "token_f1_squad", "F measure of words, by SQuAD's rule", plain_words,
+        signature=lambda several: "token F1: SQuAD's rule (no case, punctuation, articles), the best reference",
+        unseen=lambda text: max(unparted(text), meaning(text)), blind=SQUAD.format("token_f1"),
     ),
     "chrf": sacrebleu_metric("chrf", "chrF", "F measure of character n-grams", lambda sentence: CHRF()),
-    "bleu": sacrebleu_metric("bleu", "BLEU", "n-gram precision", lambda sentence: BLEU(effective_order=sentence)),
+    "bleu": bleu(),
+    **{f"bleu_{name.replace('-', '_')}": bleu(name) for name in ("zh", "ja-mecab", "ko-mecab", "intl", "char")},
 }  # fmt: skip
 
 
 @lru_cache(maxsize=16)
 def metric(name: str) -> Metric:
-    """Return a metric by its name, or of a function that the config names; raise ConfigError where there is none."""
+    """Return a metric by its name, or of a function that the config names, which is loaded when it is to score."""
     if not is_function(name):
         return METRICS[name]
-    function = load_function(name)
-    label = function.__name__
+    label, shown = label_of(name), name.rpartition("/")[2]
 
     def score(outputs: Sequence[str], references: References) -> Rows:
+        function = load_function(name)
         pairs = zip(outputs, references, strict=True)
-        return [{label: _scored(name, function, i, output, texts)} for i, (output, texts) in enumerate(pairs, 1)]
+        return [{label: call(name, function, i, output, texts)} for i, (output, texts) in enumerate(pairs, 1)]
 
-    measure = Measure(label, label.replace("_", " "), f"a mean of {name.rpartition('/')[2]}", bounded=False)
-    return Metric((measure,), label, score, signature=lambda several: f"{label}: {name.rpartition('/')[2]}")
-
-
-def _scored(name: str, function: Callable[..., Any], number: int, output: str, references: Sequence[str]) -> float:
-    try:
-        value = function(output, list(references))
-    except FAULTS as error:
-        raise MetricError(f"metrics: {name}: {type(error).__name__} for output {number}: {error}") from None
-    if isinstance(value, bool | int | float) and math.isfinite(value):
-        return float(value)
-    raise MetricError(f"metrics: {name}: gave {value!r:.60} for output {number}. Expected a finite number")
+    measure = Measure(label, label.replace("_", " "), f"a mean of {shown}", bounded=False)
+    return Metric((measure,), label, score, signature=lambda several: f"{label}: {shown}")
 
 
 def score_outputs(
@@ -179,7 +224,8 @@ def score_outputs(
 def measures(names: Sequence[str]) -> list[Measure]:
     """Return the columns of the metrics named; raise ConfigError where two have the same name."""
     found = [measure for name in names for measure in metric(name).measures]
-    twice = [m.name for m in found if sum(other.name == m.name for other in found) > 1]
+    given = Counter(f"{m.name}{suffix}" for m in found for suffix in ("", "_precision", "_recall", "_max"))
+    twice = [m.name for m in found if given[m.name] > 1]
     if twice:
         raise ConfigError(f"metrics: two of them give '{twice[0]}'. Rename a function")
     return found
@@ -207,11 +253,39 @@ def signature(names: Sequence[str], several: bool) -> str:
 
 
 def scoring(names: Sequence[str], primary: str | None, test: Sequence[Example]) -> dict[str, Any]:
-    """Return what a plan says of scores, after trying them on a reference; raise a BakeoffError where that fails."""
-    references = test[0].references or (test[0].summary,)
-    score_outputs(names, references[:1], [references])
+    """Return what a plan says of scores; raise a ConfigError where a name is none, or is given twice."""
     return {
         "metrics": [asdict(measure) for measure in measures(names)],
         "primary": primary_of(names, primary),
         "score_signature": signature(names, any(example.references for example in test)),
     }
+
+
+def rules(names: Sequence[str], test: Sequence[Example]) -> list[tuple[str, str]]:
+    """Return what runs' ids hold of the metrics: names, and what their scores depend on beside outputs.
+
+    Each is tried on a reference before; a BakeoffError is raised where that fails. A function's code counts, and not in
+    which folder it lies.
+    """
+    references = test[0].references or (test[0].summary,)
+    found = []
+    for name in names:
+        if is_function(name):
+            code = tried(name, references[0], references)
+            found.append((label_of(name) if name.rpartition(":")[0].endswith(".py") else name, code))
+        else:
+            score_outputs([name], references[:1], [references])
+            found.append((name, metric(name).rule))
+    return found
+
+
+def blind_spots(names: Sequence[str], test: Sequence[Example]) -> list[str]:
+    """Return a finding for each metric that does not see much of the test references, from a sample of them."""
+    every = max(1, len(test) // LOOKED_AT)
+    texts = [test[i].summary for i in range(0, len(test), every)]
+    lines = []
+    for name in names:
+        share = sum(metric(name).unseen(text) * len(text) for text in texts) / sum(map(len, texts))
+        if share > UNSEEN:
+            lines.append(f"metrics: {name}: {share:.0%} of the test references is lost on it: {metric(name).blind}")
+    return lines

@@ -1,59 +1,116 @@
-"""ROUGE by Google's `rouge-score`, with its stemmer: the scores that papers report, and nothing of our own."""
+"""ROUGE by Google's `rouge-score`, with its stemmer: the scores that papers report, and nothing of our own.
 
+Its words are of a to z and 0 to 9 alone; `rouge_unicode` is the same scorer over the words of any script.
+"""
+
+import os
 import re
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
+from typing import Any
+
+from bakeoff.evaluation.sentences import sentences
+from bakeoff.evaluation.words import words
 
 TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
-BEST_TYPES = tuple(f"{name}_max" for name in TYPES)
+UNICODE = "_unicode"
 
 Scores = dict[str, dict[str, float]]
 
 
+class AnyScript:
+    """The words of any script, unstemmed, as rouge-score wants its tokenizers."""
+
+    def tokenize(self, text: str) -> list[str]:
+        """Return a text's words."""
+        return words(text)
+
+
+@contextmanager
+def a_home() -> Iterator[None]:
+    """Within, there is a home: NLTK, which rouge-score imports, looks for one, and a user id may have none."""
+    if os.path.expanduser("~/") != "~/":  # noqa: PTH111  # pathlib's raises where there is none
+        yield
+        return
+    os.environ["HOME"] = tempfile.gettempdir()
+    try:
+        yield
+    finally:
+        del os.environ["HOME"]
+
+
+def scorer(**settings: Any) -> Any:
+    """Return rouge-score's scorer, which brings nltk and scipy.stats: seconds, which only scoring pays."""
+    with a_home():
+        from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(list(TYPES), **settings)
+
+
+def stemming() -> Any:
+    """Return rouge-score's own tokenizer."""
+    with a_home():
+        from rouge_score.tokenizers import DefaultTokenizer
+
+    return DefaultTokenizer(use_stemmer=True)
+
+
 def rouge(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> list[Scores]:
+    """Return ROUGE as papers report it, with rougeLsum's sentences on lines of their own (Lin 2004, section 3.2).
+
+    Line breaks are put after sentence ends for it.
+    """
+    return scored(scorer(use_stemmer=True), outputs, references, sentences_at_marks)
+
+
+def rouge_unicode(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> list[Scores]:
+    """Return the same over words of any script: rouge1_unicode and the rest."""
+    rows = scored(scorer(tokenizer=AnyScript()), outputs, references, sentences)
+    renamed = [(name, f"{name.removesuffix('_max')}{UNICODE}{'_max' * name.endswith('_max')}") for name in rows[0]]
+    return [{new: row[name] for name, new in renamed} for row in rows]
+
+
+def scored(
+    scorer: Any, outputs: Sequence[str], references: Sequence[Sequence[str]],
+    split: Callable[[str], list[str]],
+) -> list[Scores]:  # fmt: skip
     """Return for each output {"rouge1": {"p", "r", "f"}, ...}: precision, recall and F measure, 0 to 1.
 
     `references` holds a list for each output. Where any has several, the scores are means over an output's references,
     which do not grow with how many it has, and rouge1_max and the rest are of the reference with the highest F, as
-    rouge-score's own `score_multi` has it. rougeLsum wants one sentence a line; line breaks are put after sentence
-    ends for it (Lin 2004, section 3.2).
+    rouge-score's own `score_multi` has it.
     """
-    from rouge_score.rouge_scorer import RougeScorer  # brings nltk and scipy.stats: seconds, which only scoring pays
-
-    scorer = RougeScorer(list(TYPES), use_stemmer=True)
     several = any(len(texts) > 1 for texts in references)
-    scored = []
+    rows = []
     for output, texts in zip(outputs, references, strict=True):
-        results = [scorer.score(sentences_on_lines(text), sentences_on_lines(output)) for text in texts]
+        results = [scorer.score("\n".join(split(text)), "\n".join(split(output))) for text in texts]
         row: Scores = {}
         for name in TYPES:
             each = [{"p": r[name].precision, "r": r[name].recall, "f": r[name].fmeasure} for r in results]
             row[name] = {letter: sum(s[letter] for s in each) / len(each) for letter in "prf"}
             if several:
                 row[f"{name}_max"] = max(each, key=lambda s: s["f"])
-        scored.append(row)
-    return scored
+        rows.append(row)
+    return rows
 
 
-def signature(several: bool) -> str:
+def signature(several: bool, unicode: bool = False) -> str:
     """Return how scores were made, so that others can compare theirs; `several`: there were several references."""
     references = "mean over references (_max: the one with the highest F)" if several else "one reference"
+    if unicode:
+        made = "words: Unicode letters and numbers, signs of scripts without spaces one by one | stemmer: no"
+        ends = "line breaks and the marks of any script, not at abbreviations"
+    else:
+        made = "stemmer: yes"
+        ends = "line breaks and . ! ? where a space and no small letter follows"
     return (
-        f"rouge-score {version('rouge-score')} | stemmer: yes | rougeLsum: sentences end at line breaks and . ! ? "
-        f"where a space and no small letter follows | {references} | scores: F, 0 to 1"
+        f"rouge-score {version('rouge-score')} | {made} | rougeLsum: sentences end at {ends} | {references} "
+        "| scores: F, 0 to 1"
     )
 
 
-def sentences(text: str) -> list[str]:
+def sentences_at_marks(text: str) -> list[str]:
     """Return the sentences of a text: cut at line breaks and after . ! ? where a space and no small letter follows."""
     return [s.strip() for s in re.split(r"\n+|(?<=[.!?])\s+(?![a-z])", text) if s.strip()]
-
-
-def sentences_on_lines(text: str) -> str:
-    """Return the text with each sentence on a line of its own."""
-    return "\n".join(sentences(text))
-
-
-def lead(document: str, count: int = 1) -> str:
-    """Return the first `count` sentences of a document: the baseline lead-k."""
-    return " ".join(" ".join(s.split()) for s in sentences(document)[:count])

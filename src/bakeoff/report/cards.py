@@ -127,7 +127,8 @@ def measured(results: dict[str, Any], record: RunResult) -> dict[str, str]:
 def hub_metric(metric: str) -> str:
     """Return the hub's word for a metric."""
     name = metric.removeprefix("test/")
-    return "rouge" if name.startswith("rouge") else {"token_f1": "f1"}.get(name, name.removesuffix("_corpus"))
+    known = {"rouge": "rouge", "bleu": "bleu", "token_f1": "f1", "exact_match": "exact_match"}
+    return next((word for start, word in known.items() if name.startswith(start)), name.removesuffix("_corpus"))
 
 
 def on_hub(results: dict[str, Any]) -> bool:

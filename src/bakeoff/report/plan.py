@@ -51,9 +51,7 @@ def split_line(facts: dict[str, Any]) -> str:
     text = counted(facts["examples"], "example")
     if "cut_documents" not in facts:
         return text
-    text += (
-        f", {facts['cut_documents']:.1%} of documents cut ({facts['cut_tokens']:.1%} of their tokens), targets never"
-    )
+    text += f", {facts['cut_documents']:.1%} of documents cut ({facts['cut_tokens']:.1%} of their tokens)"
     for what in ("document", "target"):
         lengths = facts[f"{what}_lengths"]
         spread = f"median {lengths['median']:,.0f}, 99 % up to {lengths['p99']:,}, longest {lengths['longest']:,}"

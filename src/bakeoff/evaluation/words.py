@@ -1,0 +1,50 @@
+"""The words of a text in any script: letters as Unicode has them, signs of scripts without spaces one by one, numbers
+with sign and point, operators.
+"""
+
+from unicodedata import normalize
+
+import regex
+
+# Scripts that part no words: each sign with its marks counts as one, as papers on Chinese and Japanese do it.
+UNPARTED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+NUMBER = r"(?:(?<![\p{L}\p{N}])[-+\u2212])?\p{N}+(?:[.,]\p{N}+)*"
+OPERATOR = r"[<>=!+\-*/&|^~%#@$\u2260\u2264\u2265]+"
+TOKEN = regex.compile(
+    rf"{NUMBER}|[{UNPARTED}]\p{{M}}*|[[\p{{L}}_]--[{UNPARTED}]][[\p{{L}}\p{{M}}\p{{N}}_]--[{UNPARTED}]]*|{OPERATOR}|\S",
+    regex.V1,
+)
+WORD = regex.compile(r"[\p{L}\p{N}]")
+MEANING = regex.compile(rf"(?<![\p{{L}}\p{{N}}])[-+\u2212]\p{{N}}|\p{{N}}[.,]\p{{N}}|{OPERATOR}")
+SPACELESS = regex.compile(rf"[[{UNPARTED}]&&[\p{{L}}\p{{N}}]]", regex.V1)
+LATIN = regex.compile(r"[a-z0-9]")
+
+
+def tokens(text: str) -> list[str]:
+    """Return all that a text is made of but white space, in small letters: words, numbers, operators, other signs."""
+    return TOKEN.findall(normalize("NFC", text).lower())
+
+
+def words(text: str) -> list[str]:
+    """Return the words and numbers of a text, in small letters."""
+    return [token for token in tokens(text) if WORD.search(token)]
+
+
+def only_latin(text: str) -> float:
+    """Return the share of a text's letters and digits that are none of a to z and 0 to 9."""
+    return 0.0 if text.isascii() else 1 - _share(LATIN, text)
+
+
+def unparted(text: str) -> float:
+    """Return the share of a text's letters and digits that stand in scripts without spaces between words."""
+    return 0.0 if text.isascii() else _share(SPACELESS, text)
+
+
+def meaning(text: str) -> float:
+    """Return 1 where a text holds what changes its meaning and is no letter or digit: signs, points, operators."""
+    return float(MEANING.search(text) is not None or WORD.search(text) is None)
+
+
+def _share(of: "regex.Pattern[str]", text: str) -> float:
+    text = text.lower()
+    return len(of.findall(text)) / max(1, len(WORD.findall(text)))

@@ -1,0 +1,201 @@
+"""Metrics that are somebody else's code: whatever it does, a plan says it in a line and a run leaves a record."""
+
+import json
+import os
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import numpy
+import pytest
+from click.testing import CliRunner
+
+import bakeoff
+from bakeoff.cli import main
+from bakeoff.config import RESERVED, load_config
+from bakeoff.data.examples import Example
+from bakeoff.errors import BakeoffError, ConfigError
+from bakeoff.evaluation import functions
+from bakeoff.evaluation.functions import MetricError, call, code_identity, number_of, tried
+from bakeoff.evaluation.metrics import measures, rules, score_outputs
+
+TEST = [Example("1", "document", "summary")]
+
+
+@pytest.mark.parametrize("name", RESERVED)
+def test_a_name_that_records_use_is_refused(name):
+    with pytest.raises(ConfigError, match=f"metrics: 'own.py:{name}': the records have something else of that name"):
+        load_config({"data": "docstrings", "entries": ["lora"], "metrics": [f"own.py:{name}"]})
+
+
+def test_a_name_that_another_metric_derives_is_refused(tmp_path):
+    for name in ("rouge1_precision", "rougeL_max", "bleu_corpus"):
+        with pytest.raises(ConfigError, match=f"two of them give '{name}'"):
+            measures(["rouge", "bleu", f"own.py:{name}"])
+
+
+def test_a_score_is_called_as_the_config_calls_the_function(tmp_path):
+    (tmp_path / "own.py").write_text("share = lambda output, references: len(output) / 10\n")
+    rows, _ = score_outputs([f"{tmp_path}/own.py:share"], ["abc"], [["d"]])
+    assert rows == [{"share": 0.3}]
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [
+        (numpy.float32(0.5), 0.5), (numpy.int64(3), 3), (numpy.bool_(True), 1), (numpy.array(2.0), 2), (True, 1),
+        (Fraction(1, 4), 0.25), (10**400, None), (float("nan"), None), (float("inf"), None), ("3", None), (None, None),
+        (1j, None), ({"f": 1}, None), (numpy.float64("nan"), None),
+    ],
+)  # fmt: skip
+def test_numbers_of_any_library_are_scores_and_nothing_else_is(value, number):
+    assert number_of(value) == number
+
+
+HOSTILE = {
+    "raise Own('mine')": "Own for output 1: mine",
+    "raise SystemExit(0)": "SystemExit for output 1",
+    "sys.exit(0)": "SystemExit for output 1",
+    "raise GeneratorExit": "GeneratorExit for output 1",
+    "return 10 ** 5000": "gave int for output 1. Expected a finite number",
+    "return float('inf')": "gave inf for output 1",
+    "return [0.5]": "gave list for output 1",
+    "import numpy; return numpy.zeros(3)": "ValueError for output 1",
+}
+ENDING = {
+    "os._exit(0)": "its process ended without a score",
+    "os.kill(os.getpid(), 9)": "its process ended without a score",
+}
+HARMLESS = {
+    "print('{\"entries\": 1}'); return 1": "",
+    "os.closerange(0, 100); return 1": "",
+    "sys.stdout.close(); return 1": "",
+    "return 1 if os.fork() else 0": "",
+}
+HEAD = "import os, sys, time\nclass Own(BaseException): pass\ndef f(output, references):\n    "
+
+
+@pytest.mark.parametrize(("body", "message"), {**HOSTILE, **ENDING}.items())
+def test_whatever_a_function_does_a_plan_says_in_one_line(tmp_path, body, message):
+    (tmp_path / "own.py").write_text(HEAD + body)
+    with pytest.raises(MetricError, match=message) as caught:
+        rules([f"{tmp_path}/own.py:f"], TEST)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("body", HARMLESS)
+def test_what_a_function_prints_closes_or_forks_does_not_reach_the_plan(tmp_path, body, capfd):
+    (tmp_path / "own.py").write_text(HEAD + body)
+    assert rules([f"{tmp_path}/own.py:f"], TEST)[0][0] == "f"
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "line", ["import sys; sys.exit(0)", "raise KeyError('x')", "class B(BaseException): pass\nraise B"]
+)
+def test_a_module_that_ends_on_import_is_one_line(tmp_path, line):
+    (tmp_path / "own.py").write_text(line)
+    with pytest.raises(ConfigError, match="own.py:f: cannot be imported"):
+        rules([f"{tmp_path}/own.py:f"], TEST)
+
+
+def test_a_function_that_hangs_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(functions, "TRY_SECONDS", 1.0)
+    (tmp_path / "own.py").write_text(HEAD + "open('child', 'w').write(str(os.getpid())); time.sleep(600)")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MetricError, match="no score after 1 seconds, so its process was ended"):
+        tried(f"{tmp_path}/own.py:f", "a", ["b"])
+    if Path("child").exists():
+        assert not Path(f"/proc/{Path('child').read_text()}").exists()
+
+
+@pytest.mark.parametrize(("body", "message"), HOSTILE.items())
+def test_in_a_run_it_is_a_metric_error(body, message):
+    scope = {}
+    exec(HEAD + body, scope)
+    with pytest.raises(MetricError, match=message):
+        call("own.py:f", scope["f"], 1, "a", ["b"])
+
+
+def test_a_copy_that_a_function_makes_of_the_run_ends():
+    pid = os.getpid()
+    assert call("own.py:f", lambda output, references: 1 if os.fork() else 0, 1, "a", ["b"]) == 1
+    assert os.getpid() == pid
+
+
+def test_plan_and_run_of_a_metric_that_exits(tiny_config, tmp_path, in_process):
+    (tmp_path / "own.py").write_text(
+        "import sys\ndef f(output, references):\n    sys.exit(0) if not output else 0\n    return 1\n"
+    )
+    config = tiny_config | {"metrics": [f"{tmp_path}/own.py:f"], "entries": {"last_layers": {}}, "baselines": ["base"]}
+    (tmp_path / "c.yaml").write_text(json.dumps(config))
+    printed = CliRunner().invoke(main, ["plan", str(tmp_path / "c.yaml"), "--json"])
+    assert json.loads(printed.stdout)["primary"] == "f"
+    (tmp_path / "own.py").write_text("import sys\ndef f(output, references):\n    sys.exit(0)\n")
+    done = CliRunner().invoke(main, ["run", str(tmp_path / "c.yaml"), "--display", "none"])
+    assert done.exit_code == 2
+    assert "own.py:f: SystemExit for output 1" in done.stderr
+    (tmp_path / "own.py").write_text(
+        "import os, sys\ndef f(output, references):\n    return 1 if output in references else sys.exit(0)\n"
+    )
+    results = bakeoff.run(config, display="none")
+    assert "SystemExit for output" in results.document["entries"]["last_layers"]["error"]
+    assert results.document["status"] == "failed"
+
+
+WRAPPED = {
+    "partial": "f = functools.partial(g, extra=1)",
+    "instance": "class C:\n    def __call__(self, output, references):\n        return 1.0\nf = C()",
+    "cached": "@functools.lru_cache\ndef cached(output):\n    return 1.0\ndef f(o, r):\n    return cached(o)",
+    "wrapped": "@functools.wraps(g)\ndef f(*given):\n    return 1.0",
+    "method": "class C:\n    def score(self, output, references):\n        return 1.0\nf = C().score",
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_any_callable_is_a_metric_and_edits_to_its_code_are_noticed(tmp_path, kind):
+    text = "import functools\ndef g(output, references, extra=0):\n    return 1.0\n" + WRAPPED[kind]
+    (tmp_path / "own.py").write_text(text)
+    before = code_identity(f"{tmp_path}/own.py:f")
+    assert score_outputs([f"{tmp_path}/own.py:f"], ["a"], [["b"]])[0] == [{"f": 1}]
+    (tmp_path / "own.py").write_text(text.replace("1.0", "0.5"))
+    assert code_identity(f"{tmp_path}/own.py:f") != before
+    assert score_outputs([f"{tmp_path}/own.py:f"], ["a"], [["b"]])[0] == [{"f": 0.5}]
+
+
+def test_lru_cache_itself_is_a_metric(tmp_path):
+    assert code_identity("os:getcwd") == code_identity("os:getcwd") != ""
+    import functools
+
+    assert functions.code_file(functools.lru_cache(measures)) == measures.__code__.co_filename
+
+
+def test_a_project_that_moves_keeps_its_ids(tmp_path):
+    text = "def f(output, references):\n    return 1\n"
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "score.py").write_text(text)
+    here, there = (rules([f"{tmp_path}/{folder}/score.py:f"], TEST) for folder in ("one", "two"))
+    assert here == there
+    (tmp_path / "two/score.py").write_text(text + "# edited\n")
+    assert rules([f"{tmp_path}/two/score.py:f"], TEST) != here
+
+
+def test_rouge_needs_no_home():
+    code = (
+        "import os, pwd\n"
+        "def nobody(uid): raise KeyError(uid)\n"
+        "pwd.getpwuid = nobody\n"
+        "from bakeoff.evaluation.rouge import rouge\n"
+        "print(rouge(['a dog'], [['a dog']])[0]['rouge1']['f'], 'HOME' in os.environ)\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "HOME"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == ["1.0", "False"], done.stderr
+
+
+def test_a_function_that_cannot_be_had_is_named(tmp_path):
+    with pytest.raises(BakeoffError, match="no such file. Paths are relative to the config file"):
+        rules([f"{tmp_path}/none.py:f"], TEST)
