@@ -38,6 +38,7 @@ def value(name, output, reference):
         ("3.5 is one. Really? yes\nA line", ["3.5 is one.", "Really? yes", "A line"]),
         ("据报道，学校开放。“没有人受伤。”他说！真的？", ["据报道，学校开放。", "“没有人受伤。”", "他说！", "真的？"]),
         ("यह एक है। वह दो है।", ["यह एक है।", "वह दो है।"]),
+        ("Solve a x = b. Returned is x. See y.", ["Solve a x = b.", "Returned is x.", "See y."]),
         ("", []),
     ],
 )

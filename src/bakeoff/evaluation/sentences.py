@@ -13,7 +13,7 @@ TITLES = re.compile(
 )
 NUMBERED = re.compile(r"nos?|nr|figs?|eqs?|sec|ch|vol|pp?|ca", re.IGNORECASE)
 # Others, and initials, after which one may begin: there it does where the next word is one that sentences begin with.
-EITHER = re.compile(r"inc|ltd|co|corp|bros|jr|sr|etc|al|ph\.d|(?:[a-z]\.)*[a-z]", re.IGNORECASE)
+EITHER = re.compile(r"inc|ltd|co|corp|bros|jr|sr|etc|al|ph\.d|(?:[a-z]\.)+[a-z]|(?-i:[A-Z])", re.IGNORECASE)
 STARTER = re.compile(
     r"(?:a|after|all|also|although|an|and|as|at|because|before|but|by|during|each|every|for|from|he|her|here|his|how|"
     r"however|i|if|in|it|its|many|more|most|my|no|nobody|not|now|on|one|our|she|since|so|some|such|that|the|their|then|"
