@@ -2,7 +2,8 @@ import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
 from bakeoff.evaluation.lengths import text_lengths
-from bakeoff.evaluation.rouge import TYPES, lead, rouge, sentences, signature
+from bakeoff.evaluation.rouge import TYPES, rouge, sentences_at_marks, signature
+from bakeoff.evaluation.sentences import lead, sentences
 
 PAIRS = [
     ("Return the sorted keys of a mapping.", "Returns sorted keys of the given mapping"),
@@ -16,7 +17,7 @@ def test_scores_are_rouge_scores_own():
     ours = rouge([output for output, _ in PAIRS], [[reference] for _, reference in PAIRS])
     scorer = RougeScorer(list(TYPES), use_stemmer=True)
     for (output, reference), row in zip(PAIRS, ours, strict=True):
-        theirs = scorer.score("\n".join(sentences(reference)), "\n".join(sentences(output)))
+        theirs = scorer.score("\n".join(sentences_at_marks(reference)), "\n".join(sentences_at_marks(output)))
         for name in TYPES:
             expected = (theirs[name].precision, theirs[name].recall, theirs[name].fmeasure)
             assert (row[name]["p"], row[name]["r"], row[name]["f"]) == pytest.approx(expected, abs=1e-9)
@@ -31,9 +32,9 @@ def test_several_references_are_averaged_and_the_best_is_rouge_scores_own():
     outputs = ["Return the sorted keys of a mapping", "", "One sentence here. Another one there."]
     scorer = RougeScorer(list(TYPES), use_stemmer=True)
     for output, texts, row in zip(outputs, references, rouge(outputs, references), strict=True):
-        lines = ["\n".join(sentences(text)) for text in texts]
-        each = [scorer.score(line, "\n".join(sentences(output))) for line in lines]
-        best = scorer.score_multi(lines, "\n".join(sentences(output)))
+        lines = ["\n".join(sentences_at_marks(text)) for text in texts]
+        each = [scorer.score(line, "\n".join(sentences_at_marks(output))) for line in lines]
+        best = scorer.score_multi(lines, "\n".join(sentences_at_marks(output)))
         for name in TYPES:
             mean = [sum(s[name][i] for s in each) / len(each) for i in range(3)]
             assert [row[name][k] for k in "prf"] == pytest.approx(mean, abs=1e-9)
