@@ -14,6 +14,8 @@ from bakeoff.records import Event, Folder
 from bakeoff.stopping import EndAtOnce
 from bakeoff.tracking import follow, tracked
 
+REST = {"epoch": 0.1, "seconds": 1.0, "validation/loss": 2.0}
+
 
 def test_tensorboard_files_hold_curves_and_scores(tiny_config):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -43,7 +45,7 @@ def test_a_tracker_that_fails_is_told_and_ends_nothing(shared, tmp_path):
     notes, journal = [], Journal(folder.events_file)
     (run,) = [run.id for run in folder.runs() if run.entry == "lora"]
     with tracked(folder, SimpleNamespace(trackers=["tensorboard"]), notes.append), journal.session([], {}):
-        journal.add(Event(run, "metrics", {"step": 1, "validation/loss": 2.0}))
+        journal.add(Event(run, "metrics", {"step": 1, **REST}))
     assert [note.partition(":")[0] for note in notes] == ["trackers"]
     assert "stopped with NotADirectoryError" in notes[0]
 
@@ -68,7 +70,7 @@ def test_an_interrupt_loses_no_row_at_the_trackers(shared, tmp_path, monkeypatch
     def interrupted():
         with tracked(folder, SimpleNamespace(trackers=["tensorboard"]), notes.append), journal.session([], {}):
             for step in (1, 2):
-                journal.add(Event(run, "metrics", {"step": step, "validation/loss": 2.0}))
+                journal.add(Event(run, "metrics", {"step": step, **REST}))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -109,11 +111,11 @@ class Tracker:
 @pytest.mark.parametrize(
     ("last", "kind", "end"),
     [
-        (("done", {"metrics": {}, "costs": {}}), "mlflow", "FINISHED"),
+        (("done", {"metrics": {}, "costs": {}, "check_notes": {}}), "mlflow", "FINISHED"),
         (("failed", {"error": "no memory"}), "mlflow", "FAILED"),
         (("state", {"state": "stopping"}), "mlflow", "KILLED"),
         (("state", {"state": "stopping"}), "wandb", 1),
-        (("done", {"metrics": {}, "costs": {}}), "wandb", 0),
+        (("done", {"metrics": {}, "costs": {}, "check_notes": {}}), "wandb", 0),
     ],
 )
 def test_no_run_stays_running_at_a_tracker(copied, monkeypatch, last, kind, end):
@@ -126,9 +128,9 @@ def test_no_run_stays_running_at_a_tracker(copied, monkeypatch, last, kind, end)
     copied.events_file.unlink()
     journal = Journal(copied.events_file)
     with journal.session([], {}):
-        journal.add(Event(run, "metrics", {"step": 1, "validation/loss": 2.0}))
+        journal.add(Event(run, "metrics", {"step": 1, **REST}))
         journal.add(Event(run, *last))
     with journal.session([], {}):  # another session's is another follower's
-        journal.add(Event(run, "metrics", {"step": 2, "validation/loss": 2.0}))
+        journal.add(Event(run, "metrics", {"step": 2, **REST}))
     follow(copied, 0, [kind])
     assert Tracker.ends == [end]
