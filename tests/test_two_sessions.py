@@ -79,11 +79,15 @@ def test_a_folder_that_is_moved_ends_a_watch(copied, tmp_path, capsys):
 def test_other_trials_of_an_older_search_change_no_record_of_the_new_one(tiny_config, tmp_path, monkeypatch):
     """A point that both searches try went to the end in the older one, and stops early in the new one."""
     monkeypatch.setattr(api, "LocalExecutor", Inline)
-    searched = {"lora_dropout": {"low": 0.0, "high": 0.5, "scale": "linear"}, "learning_rate": {"low": 1e-4, "high": 1}}
+    searched = {
+        "lora_dropout": {"low": 0.0, "high": 0.5, "scale": "linear"},
+        "learning_rate": {"low": 1e-5, "high": 0.1},
+    }
     config = {**tiny_config, "entries": {"lora": {"r": 2, **searched}}, "baselines": ["base"]}
-    two, four = {"trials": 2}, {"trials": 4}
+    one, four = {"trials": 1}, {"trials": 4}
     fresh = bakeoff.run({**config, "tune": four, "output": str(tmp_path / "fresh")}, display="none")
-    bakeoff.run({**config, "tune": two}, display="none")
+    bakeoff.run({**config, "tune": one}, display="none")
     resumed = bakeoff.run({**config, "tune": four}, display="none")
     found = [{**r.entries["lora"]["tuning"], "seconds": 0} for r in (fresh, resumed)]
     assert found[0] == found[1]
+    assert found[0]["trials"][0]["steps"] < max(trial["steps"] for trial in found[0]["trials"])  # it does stop early
