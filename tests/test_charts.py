@@ -7,13 +7,14 @@ import xml.etree.ElementTree as ElementTree
 import numpy
 import pytest
 
-from bakeoff.report.charts.curves import DRAWN, curves
+from bakeoff.report.charts.curves import DRAWN, SEEDS, curves
 from bakeoff.report.charts.drawing import DARK, LIGHT, Figure, on_paper
 from bakeoff.report.charts.labels import LETTER, LINE, place
-from bakeoff.report.charts.pairs import BRIEF, pair_figures
-from bakeoff.report.charts.quality import pareto
+from bakeoff.report.charts.pairs import BRIEF, ROWS, pair_figures
+from bakeoff.report.charts.quality import costs, pareto, qualities, quality_cost
 from bakeoff.report.figures import draw_figures
 from bakeoff.report.source import Source
+from bakeoff.report.view import MOST, in_view, view_note
 
 # Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB.
 BLINDNESS = {
@@ -78,7 +79,7 @@ def test_the_line_joins_what_no_other_beats_on_both():
 
 
 def test_figures_hold_their_data_and_stand_alone_as_files(shared):
-    source = Source.of(shared[1].folder, shared[1].document)
+    source = Source.of([shared[1].folder], shared[1].document)
     figures = {figure.name: figure for figure in draw_figures(source).all()}
     lines = figures["loss-against-trainable"].csv.splitlines()
     assert lines[0] == "entry,quality,low,high,cost"
@@ -151,3 +152,66 @@ def test_text_in_a_figure_stays_text():
     figure = Figure("n", "t", "l", "<svg />", rows)
     assert figure.csv == 'entry,quality\n"a,""b""\n<i>",1.0\n'
     assert json.loads(json.dumps(figure.rows)) == rows
+
+
+def many(document: dict, count: int) -> dict:
+    """Return results of so many entries, one after the other a little worse, and every two of them a pair."""
+    found = json.loads(json.dumps(document))
+    (old, row), *_ = found["entries"].items()
+    names = [f"entry_{i:03d}" for i in range(count)]
+    found["entries"] = {
+        name: row | {"metrics": row["metrics"] | {"test/rougeL": {"mean": 0.5 - i / 1e3}}}
+        for i, name in enumerate(names)
+    }
+    verdict = found["verdict"]
+    verdict |= {"best": names[0], "tied_with_best": [], "recommendations": {"quality": names[0], "size": names[-1]}}
+    pair, level = verdict["pairs"][0], verdict["baseline_pairs"][0]
+    verdict["pairs"] = [pair | {"first": a, "second": b} for a, b in itertools.combinations(names, 2)]
+    verdict["baseline_pairs"] = [
+        level | {"first": n, "second": b} for b in ("base", "lead-1", "few-shot-2") for n in names
+    ]
+    return found
+
+
+def test_no_figure_of_many_entries_is_more_than_a_reader_can_see(shared):
+    results = many(shared[1].document, 60)
+    view = in_view(results)
+    assert len(view["entries"]) == MOST
+    assert {"entry_000", "entry_059"} < view["entries"].keys()  # the best, and the one recommended for its size
+    assert "entry_058" not in view["entries"]
+    assert len(view["verdict"]["pairs"]) == MOST * (MOST - 1) / 2
+    assert f"show {MOST} of 60 entries" in view_note(view, "ROUGE-L")
+    figures = {figure.name: figure for figure in pair_figures(view["verdict"])}
+    assert len(figures["differences-pairs-best"].rows) == MOST - 1
+    assert all(len(figure.rows) <= ROWS for figure in figures.values())
+    assert f"of {MOST * 3} pairs" in figures["differences-baselines"].notes[0]
+    for entries in (in_view(many(shared[1].document, MOST)), shared[1].document):
+        assert view_note(entries, "ROUGE-L") == ""
+
+
+def test_seeds_of_an_entry_are_drawn_as_far_as_they_can_be_told_apart():
+    rows = [{"entry": "a", "run": f"r{i}", "step": 1, "epoch": 1.0, "train": 2.0, "validation": 3.0, "kept": True}
+            for i in range(30)]  # fmt: skip
+    (figure,) = curves(rows, {"entries": {"a": {"improved": True, "converged": True}}})
+    assert len(figure.rows) == 30
+    assert len(figure.drawn) == SEEDS
+    assert f"The first {SEEDS} of 30 seeds are drawn" in figure.notes
+
+
+def test_what_is_lowest_on_the_loss_axis_is_the_loss_and_not_the_quality(shared):
+    results = json.loads(json.dumps(shared[1].document))
+    results["entries"] = {"lora": results["entries"]["lora"]}
+    by_loss = quality_cost(results, qualities(results)[-1], costs(results)[0])
+    by_score = quality_cost(results, qualities(results)[0], costs(results)[0])
+    assert by_loss.notes[0].startswith("lora has both the lowest cost and the lowest test loss;")
+    assert by_score.notes[0].startswith("lora has both the lowest cost and the highest ROUGE-L;")
+
+
+def test_scores_of_like_names_have_figures_of_their_own(shared):
+    results = json.loads(json.dumps(shared[1].document))
+    measure = results["metrics"][0]
+    results["metrics"] = [measure | {"name": name} for name in ("a/b", "a.b", "loss")]
+    results["primary"] = "a/b"
+    names = [axis.name for axis in qualities(results)]
+    assert len(set(names)) == len(names) == 4
+    assert all(name.replace("-", "").isalnum() for name in names)

@@ -8,7 +8,7 @@ from bakeoff.display import JsonDisplay, NoDisplay, PlainDisplay, clock_time, op
 from bakeoff.forecast import Forecast
 from bakeoff.live import LiveDisplay, roughly
 from bakeoff.notebook import NotebookDisplay
-from bakeoff.records import Event, Run
+from bakeoff.records import Event, Run, run_names
 from bakeoff.sections import ProtocolConfig
 
 
@@ -308,3 +308,11 @@ def test_a_notebook_gets_html_in_place(capsys):
     assert "5 documents &lt;cut&gt;" in pages[-1]
     assert all(text in pages[-1] for text in ("lora", "training", "2.250", "<pre"))
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_whole_number_that_is_searched_is_no_power_of_ten():
+    runs = [
+        Run(f"r{i}", "lora", "trial", "lora", {"r": r, "learning_rate": 1e-3 * i}, 0, trial=i)
+        for i, r in enumerate((128, 64), start=1)
+    ]
+    assert run_names(runs)["r1"] == "lora trial 1: r 128, learning_rate 0.001"

@@ -43,6 +43,7 @@ LAYERS = [
     {"tracking"},
     {"api"},
     {"doctor"},
+    {"terminal"},
     {"starting"},
     {"cli"},
 ]
@@ -91,6 +92,7 @@ DRIVER = {
     "draft",
     "doctor",
     "starting",
+    "terminal",
     "live",
     "notebook",
     "tracking",

@@ -8,6 +8,7 @@ import shutil
 from html.parser import HTMLParser
 
 import pytest
+from rich.console import Console
 
 import bakeoff
 from bakeoff.api import refresh_report
@@ -15,7 +16,7 @@ from bakeoff.errors import SetupError
 from bakeoff.files import write_json, write_jsonl
 from bakeoff.records import Folder
 from bakeoff.report.source import Source
-from bakeoff.report.table import columns, escape_markdown, remarks
+from bakeoff.report.table import columns, escape_markdown, remarks, text_table
 from bakeoff.report.writing import write_report
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -133,7 +134,7 @@ def test_failed_and_missing_runs_are_rows_that_say_so(copied):
     assert "unfinished" in rows["last_layers"][1]
     assert page.tags.count("script") == 1
     assert text.count('aria-label="Loss of') == 2  # the failed run's curve stays
-    assert not Source.of(copied, {}).predictions({"runs": [failed.id]})  # what it left has no part
+    assert not Source.of([copied], {}).predictions({"runs": [failed.id]})  # what it left has no part
     with pytest.raises(SetupError, match="entry 'lora' has no finished run"):
         bakeoff.load_results(copied.path).entry("lora").predictions()
     assert "Not in this comparison: last_layers (unfinished) and lora (failed)" in text
@@ -205,3 +206,13 @@ def test_several_seeds_and_one_entry(tiny_config):
 def test_a_folder_without_results_is_refused(tmp_path):
     with pytest.raises(SetupError, match="no results.json"):
         write_report(tmp_path)
+
+
+def test_a_column_measured_nowhere_is_not_the_best(shared):
+    results = json.loads(json.dumps(shared[1].document))
+    for row in results["entries"].values():
+        row["costs"]["peak_bytes"] = None
+    console = Console(file=io.StringIO(), width=300, force_terminal=True, color_system="standard")
+    console.print(text_table(results, 300))
+    assert "not measured" in console.file.getvalue()
+    assert not re.search(r"\x1b\[1m *not measured", console.file.getvalue())

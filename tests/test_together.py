@@ -11,6 +11,7 @@ from bakeoff.errors import SetupError
 from bakeoff.evaluation.together import summarize_together
 from bakeoff.files import write_json
 from bakeoff.records import Folder
+from bakeoff.report.source import Source
 
 
 @pytest.fixture
@@ -122,3 +123,17 @@ def test_a_page_never_lands_in_a_bakeoffs_own_folder(two):
     done = CliRunner().invoke(main, ["report", *folders, "-o", f"{folders[1]}/report.html"])
     assert done.exit_code == 2
     assert "lies in a bakeoff's folder" in done.output
+
+
+def test_a_page_reads_each_run_in_its_own_folder_and_one_that_never_started_in_none(two, tmp_path):
+    """Equal run ids in two folders are two runs, and a planned run without a folder is no fault."""
+    folders, documents = two
+    run = documents[0]["entries"]["lora"]["runs"][0]
+    merged = summarize_together(folders, documents)
+    source = Source.of(folders, merged)
+    for name, folder in (("shared/lora", folders[0]), ("second/lora", folders[1])):
+        assert [files.path for files in source.files(merged["entries"][name])] == [folder.run(run).path]
+    shutil.rmtree(folders[1].run(run).path)
+    assert source.predictions(merged["entries"]["second/lora"]) == []
+    assert source.predictions(merged["entries"]["shared/lora"])
+    assert {row["entry"] for row in source.curve_rows()} == {"prompt_tuning", "last_layers", "shared/lora", "other"}

@@ -229,7 +229,7 @@ def refresh_report(path: str | Path) -> Path:
 
 
 def compare(paths: Sequence[str | Path], output: str | Path) -> Path:
-    """Write one page over several bakeoffs' entries to the file `output`; return its path.
+    """Write one page over the entries of one bakeoff, or of several, to the file `output`; return its path.
 
     Raises SetupError where their protocols do not allow it, or where `output` would replace a bakeoff's own page.
     """
@@ -242,5 +242,6 @@ def compare(paths: Sequence[str | Path], output: str | Path) -> Path:
     if any(page.resolve().parent == folder.path.resolve() for folder in folders):
         raise SetupError(f"{page}: lies in a bakeoff's folder. Try: -o comparison.html, or any other place")
     documents = [load_results(folder.path).document for folder in folders]
+    together = summarize_together(folders, documents) if len(folders) > 1 else documents[0]
     with writing(page.parent, "-o PAGE.html, another place"):
-        return write_comparison(folders, summarize_together(folders, documents), page)
+        return write_comparison(folders, together, page)

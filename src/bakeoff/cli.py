@@ -2,19 +2,16 @@
 
 import io
 import json
-import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from bakeoff.errors import BakeoffError
+from bakeoff.errors import LINES, BakeoffError, printable
 from bakeoff.starting import AS_JSON, doctor, init, schema
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from bakeoff.terminal import open_console, say, say_line, streams, whisper
 
 OVERRIDES = click.option(
     "-s",
@@ -34,44 +31,44 @@ TRUST = click.option(
 )  # fmt: skip
 GOES_ON = "interrupted. The same command goes on from here"
 ENDED = {"run": GOES_ON, "demo": GOES_ON, "watch": "no longer looking on; the bakeoff itself is not touched"}
-PIPED_WIDTH = 160  # a file or pipe has no width of its own; the table then holds every column
 
 
 class Commands(click.Group):
     """A group whose commands print a BakeoffError as one line and exit with 2.
 
-    An interrupt exits with 130, a reader that has closed its end of the pipe with 141.
+    An interrupt exits with 130, a reader that has closed its end of the pipe with 141, output that cannot be written
+    with 2.
     """
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Read the command line, whose --help is output too, and run the command."""
+        with streams():
+            return super().main(*args, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the chosen command."""
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a terminated bakeoff ends as an interrupted one
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="replace")  # a terminal without a character shows a question mark
-        try:
-            value = super().invoke(ctx)
-            warn_of_plug_ins()
-            return value
-        except SystemExit:  # some run failed
-            warn_of_plug_ins()
-            raise
-        except BakeoffError as error:
-            click.echo(f"bakeoff: {error}", err=True)
-            sys.exit(2)
-        except KeyboardInterrupt:
-            click.echo(f"bakeoff: {ENDED.get(ctx.invoked_subcommand or '', 'interrupted')}", err=True)
-            sys.exit(130)
-        except BrokenPipeError:  # whoever read the output has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(141)
+        with streams():
+            try:
+                value = super().invoke(ctx)
+                warn_of_plug_ins()
+                return value
+            except SystemExit:  # some run failed
+                warn_of_plug_ins()
+                raise
+            except BakeoffError as error:
+                whisper(f"bakeoff: {error}")
+                sys.exit(2)
+            except KeyboardInterrupt:
+                whisper(f"bakeoff: {ENDED.get(ctx.invoked_subcommand or '', 'interrupted')}")
+                sys.exit(130)
 
 
 def warn_of_plug_ins() -> None:
     """Say on standard error which other packages' methods could not be loaded, where they were looked for."""
     methods = sys.modules.get("bakeoff.methods")
     if methods and methods.unloaded():
-        click.echo(f"bakeoff: warning:{methods.unloaded()}", err=True)
+        whisper(f"bakeoff: warning:{methods.unloaded()}")
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -97,20 +94,9 @@ def run_and_show(source: Path, settings: tuple[str, ...], display: str, trust: b
 
     results = api.run(source, parse(settings), display, trust)
     print_results(results.document)
-    click.echo(f"report: {results.folder.report_file}")
+    say(f"report: {results.folder.report_file}")
     if results.document["status"] != "done":
         sys.exit(1)
-
-
-def open_console() -> "Console":
-    """Return the console for standard output."""
-    from rich.console import Console
-
-    class PipedConsole(Console):
-        def on_broken_pipe(self) -> None:
-            raise  # for Commands, as everywhere else
-
-    return PipedConsole(width=None if sys.stdout.isatty() else PIPED_WIDTH)
 
 
 def print_results(document: dict[str, Any]) -> None:
@@ -120,10 +106,10 @@ def print_results(document: dict[str, Any]) -> None:
     console = open_console()
     console.print(text_table(document, console.width))
     for line in failures(document):
-        console.print(line, style="red", markup=False, highlight=False)
+        say_line(console, line, "red")
     for line in remarks(document):
-        console.print(line, style="yellow", markup=False, highlight=False)
-    console.print(document["verdict"]["text"], markup=False, highlight=False)
+        say_line(console, line, "yellow")
+    say_line(console, document["verdict"]["text"])
 
 
 @main.command()
@@ -175,7 +161,7 @@ def plan(file: Path, settings: tuple[str, ...], probe: bool, trust: bool, as_jso
     console = open_console()
     console.print(plan_table(document))
     for line in plan_lines(document):
-        console.print(line, markup=False, highlight=False)
+        say_line(console, line)
 
 
 @main.command()
@@ -187,34 +173,45 @@ def plan(file: Path, settings: tuple[str, ...], probe: bool, trust: bool, as_jso
 )
 @AS_JSON
 def show(folder: Path, prefer: str | None, as_json: bool) -> None:
-    """Print the table and the verdict of the bakeoff in FOLDER."""
+    """Print the table and the verdict of the bakeoff in FOLDER.
+
+    With --json the choice of --prefer is its key `preferred`.
+    """
     from bakeoff.results import load_results
 
     document = load_results(folder).document
+    text = None
+    if prefer:
+        from bakeoff.report.differences import recommendation
+
+        text = recommendation(document, prefer)
+        entry = document["verdict"]["recommendations"][prefer]
+        document = document | {"preferred": {"for": prefer, "entry": entry, "text": text}}
     if as_json:
         click.echo(json.dumps(document, indent=1))
         return
     print_results(document)
-    if prefer:
-        from bakeoff.report.differences import recommendation
-
-        click.echo(recommendation(document, prefer))
+    if text:
+        say(text)
 
 
 @main.command()
 @click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FOLDER...")
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default="comparison.html", show_default=True,
-    help="The page over several bakeoffs; its figures lie beside it.",
+    "-o", "--output", type=click.Path(path_type=Path),
+    help="Write the page there, its figures beside it.  [default: FOLDER/report.html; of several comparison.html]",
 )  # fmt: skip
-def report(folders: tuple[Path, ...], output: Path) -> None:
-    """Write the HTML page, figures, CSV and Markdown of the bakeoff in FOLDER again.
+def report(folders: tuple[Path, ...], output: Path | None) -> None:
+    """Write the HTML page, figures, CSV and Markdown of the bakeoff in FOLDER again; with -o one page elsewhere.
 
     Of several: one page over all their entries, where they held the same things equal.
     """
     from bakeoff.api import compare, refresh_report
 
-    click.echo(refresh_report(folders[0]) if len(folders) == 1 else compare(folders, output))
+    if len(folders) == 1 and output is None:
+        say(refresh_report(folders[0]))
+    else:
+        say(compare(folders, output or "comparison.html"))
 
 
 @main.command()
@@ -228,14 +225,14 @@ def methods(name: str | None, matrix: bool, as_json: bool) -> None:
 
         found = capability_matrix([name] if name else [])
         text = matrix_table(found) if name else matrix_page(found)
-        click.echo(json.dumps(found, indent=1) if as_json else text)
+        say(json.dumps(found, indent=1) if as_json else text)
         return
     from bakeoff.methods.reference import describe_method, describe_methods, method_document
 
     if as_json:
         click.echo(json.dumps(method_document(name), indent=1))
         return
-    click.echo(describe_method(name) if name else describe_methods())
+    say(describe_method(name) if name else describe_methods())
 
 
 @main.command()
@@ -255,13 +252,15 @@ def generate(folder: Path, entry: str | None, rows: bool, trust: bool, as_json: 
     chosen = results.entry(entry) if entry else results.best()
     documents = read_rows() if rows else read_documents()
     summarizer = chosen.load(trust)
-    click.echo(f"entry: {chosen.name}", err=True)
+    whisper(f"entry: {chosen.name}")
     for i, (kept, total) in summarizer.cut(documents).items():
-        click.echo(f"document {i + 1}: {kept:,} of {total:,} tokens kept", err=True)
+        whisper(f"document {i + 1}: {kept:,} of {total:,} tokens kept")
     outputs = summarizer.generate(documents)
     if as_json:
         click.echo(json.dumps([{"document": i, "output": text} for i, text in enumerate(outputs, 1)], indent=1))
         return
+    if sys.stdout.isatty():  # to a file or a pipe go the outputs as they are
+        outputs = [printable(text, LINES) for text in outputs]
     click.echo("\n\f\n".join(outputs))
 
 
@@ -275,6 +274,10 @@ def read_documents() -> list[str]:
         from bakeoff.data.lines import no_utf8
 
         raise BakeoffError(f"generate: standard input: {no_utf8(error)}") from None
+    except OSError as error:
+        raise BakeoffError(f"generate: standard input cannot be read ({error.strerror or error})") from None
+    if sys.stdin.isatty() and not documents[-1].endswith("\n"):
+        whisper("")  # what was typed last has no line end, and what is printed next would stand beside it
     if not any(text.strip() for text in documents):
         raise BakeoffError("generate: nothing on standard input. Try: bakeoff generate DIR < document.txt")
     return documents

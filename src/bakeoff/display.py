@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from rich.console import Console
 
+from bakeoff.errors import printable
 from bakeoff.forecast import Forecast
 from bakeoff.records import Event, Run, run_names
 
@@ -151,7 +152,7 @@ class JsonDisplay(Display):
 
     def write(self, row: dict[str, Any]) -> None:
         """Write one line."""
-        print(json.dumps(row), file=sys.stderr, flush=True)
+        tell(json.dumps(row))
 
 
 class PlainDisplay(Display):
@@ -204,7 +205,17 @@ class PlainDisplay(Display):
     def note(self, text: str) -> None:
         """Print one line with the time since the start."""
         minutes, seconds = divmod(int(self.clock() - self.start), 60)
-        print(f"[{minutes:3d}:{seconds:02d}] {text}", file=sys.stderr, flush=True)
+        tell(f"[{minutes:3d}:{seconds:02d}] {text}")
+
+
+def tell(line: str) -> None:
+    """Write a line on standard error, made printable; a full disk behind it ends no bakeoff."""
+    try:
+        print(printable(line), file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError:
+        pass
 
 
 def scores(metrics: dict[str, float], ranked: dict[str, str]) -> str:

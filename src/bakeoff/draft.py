@@ -128,11 +128,15 @@ def entry_lines() -> list[str]:
 
 
 def write_new(path: Path, text: str) -> None:
-    """Write a file that is not there yet; raise ConfigError where one is, or it cannot be written."""
+    """Write a file that is not there yet; raise ConfigError where one is, or it cannot be written whole."""
+    made = False
     try:
         with path.open("x", encoding="utf-8") as file:
+            made = True
             file.write(text)
     except FileExistsError:
         raise ConfigError(f"{path}: is there already, and is never overwritten. Try: -o OTHER.yaml") from None
     except OSError as error:
+        if made:  # a part of it, on a full disk, would keep the next try from writing it
+            path.unlink(missing_ok=True)
         raise ConfigError(f"{path}: cannot be written ({error.strerror}). Try: -o OTHER.yaml") from None

@@ -1,7 +1,8 @@
 """Errors that a user can mend. Each message is one line: where, what, what is allowed, what to try."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 # What pydantic means by the kinds of its complaints.
@@ -15,17 +16,20 @@ EXPECTED = {
     "byte_size": "a size, as in 8GB",
     "string_pattern_mismatch": "up to 64 letters, digits, '.', '_' and '-', a letter or digit first",
 }
+LONGEST = 2_000  # letters of a message: where it begins and what to try stand at its ends
 GOT = {dict: "keys and values", list: "a list", type(None): "nothing"}
 
 
 class BakeoffError(Exception):
     """Something the user can mend; the command line prints it without a traceback and exits with 2.
 
-    Its text is one line whatever names and values stand in it: what no terminal shows is written as an escape.
+    Its text is one line whatever names and values stand in it: what no terminal shows is written as an escape, and the
+    middle of one that nobody would read is left out.
     """
 
     def __str__(self) -> str:
-        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in super().__str__())
+        text = printable(super().__str__())
+        return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
 
 
 class ConfigError(BakeoffError):
@@ -40,11 +44,42 @@ class SetupError(BakeoffError):
     """The model, the run folder or the environment is not as needed."""
 
 
+LINES = "\n\t"  # what a text of several lines keeps; a file has "\r" before its line breaks, too
+JOINERS = "\u200c\u200d"  # shown nowhere, and letters and emoji need them
+
+
+def printable(text: Any, keep: str = "") -> str:
+    """Return a text that a terminal shows and does not obey: other characters than those of `keep` are escapes.
+
+    Escapes stand for control characters, halves of a character, and what turns the direction of writing; spaces of
+    every width stay. All that bakeoff prints of names, errors and outputs goes through here.
+    """
+    return "".join(
+        c if c.isprintable() or c in keep or c in JOINERS or unicodedata.category(c) == "Zs" else repr(c)[1:-1]
+        for c in str(text)
+    )
+
+
+def printable_within(value: Any) -> Any:
+    """Return JSON's values with every text in them, keys too, made printable; line breaks and tabs stay."""
+    if isinstance(value, str):
+        return printable(value, f"{LINES}\r")
+    if isinstance(value, dict):
+        return {printable_within(key): printable_within(inner) for key, inner in value.items()}
+    return [printable_within(inner) for inner in value] if isinstance(value, list) else value
+
+
+def listed(names: Sequence[Any], most: int = 20) -> str:
+    """Return names with commas between them; of many the first, and how many more there are."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(short if len(short := str(name)) <= 80 else f"{short[:77]}..." for name in names[:most]) + more
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return " Did you mean 'x'?" where a known word is close, else the list of known words."""
+    """Return " Did you mean 'x'?" where a known word is close, else the known words, of many the first."""
     names = sorted(known)
-    close = difflib.get_close_matches(word, names, n=1)
-    return f" Did you mean '{close[0]}'?" if close else f" Allowed: {', '.join(names)}."
+    close = difflib.get_close_matches(word[:200], names, n=1)
+    return f" Did you mean '{close[0]}'?" if close else f" Allowed: {listed(names)}."
 
 
 def plain(complaint: Mapping[str, Any]) -> str:

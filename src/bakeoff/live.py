@@ -14,11 +14,13 @@ from rich.table import Table
 from rich.text import Text
 
 from bakeoff.display import RANKED, Clock, Display, clock_time, number, short
+from bakeoff.errors import printable
 from bakeoff.forecast import Forecast
 from bakeoff.records import Event, Run
 
 WIDE = 110  # columns of the screen; below, names leave out what a trial tries
 STATE_WIDTH = 15
+WIDEST = 20  # letters of a score's heading
 # Each column's width, and from what width of the screen on there is room for it. A column keeps its width, so that
 # nothing moves when a cell fills.
 COLUMNS = {
@@ -118,7 +120,7 @@ class TableDisplay(Display):
         failures = list(self.failures())
         rows = self.visible(self.console.height - 4 - len(failures))
         ranked = next((row.values["ranked"] for row in self.rows.values() if "ranked" in row.values), RANKED)
-        named = {heading: ranked["heading"] if heading == "score" else heading for heading in COLUMNS}
+        named = {h: printable(ranked["heading"])[:WIDEST] if h == "score" else h for h in COLUMNS}
         table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
         shown = {h: max(width, len(named[h])) for h, (width, least) in COLUMNS.items() if self.console.width >= least}
         room = self.console.width - STATE_WIDTH - 1 - sum(width + 1 for width in shown.values())
@@ -126,14 +128,14 @@ class TableDisplay(Display):
         table.add_column("run", no_wrap=True, overflow="ellipsis", width=room)
         table.add_column("state", no_wrap=True, width=STATE_WIDTH)
         for heading, width in shown.items():
-            table.add_column(named[heading], justify="right", no_wrap=True, overflow="ellipsis", width=width)
+            table.add_column(Text(named[heading]), justify="right", no_wrap=True, overflow="ellipsis", width=width)
         for row in rows:
             cells = self.cells(row)
-            state = Text(self.state_of(row), style=STYLES.get(row.state, ""))
-            table.add_row(self.labels[row.run.id], state, *(cells[heading] for heading in shown))
+            state = Text(printable(self.state_of(row)), style=STYLES.get(row.state, ""))
+            table.add_row(Text(printable(self.labels[row.run.id])), state, *(cells[heading] for heading in shown))
         folded = Counter(r.state for r in self.rows.values()) - Counter(r.state for r in rows)
         counts = ", ".join(f"{n} {state}" for state, n in folded.items())
-        fold = [Text(f"and {folded.total()} more: {counts}", style="dim", no_wrap=True)] if folded else []
+        fold = [Text(printable(f"and {folded.total()} more: {counts}"), style="dim", no_wrap=True)] if folded else []
         return Group(table, *fold, *failures, Text(self.totals(), style="dim", no_wrap=True, overflow="ellipsis"))
 
     def failures(self) -> Iterator[Text]:
@@ -142,7 +144,7 @@ class TableDisplay(Display):
         room = max(1, self.console.height // 3 - 1)
         for row in failed[:room]:
             line = f"{self.names[row.run.id]} failed: {row.error}"
-            yield Text(line, style="red", no_wrap=True, overflow="ellipsis")
+            yield Text(printable(line), style="red", no_wrap=True, overflow="ellipsis")
         if len(failed) > room:
             yield Text(f"and {len(failed) - room} more failed", style="red")
 
@@ -219,4 +221,4 @@ class LiveDisplay(TableDisplay):
 
     def note(self, text: str) -> None:
         """Print a line above the table."""
-        self.console.print(text, markup=False, highlight=False)
+        self.console.print(printable(text), markup=False, highlight=False)

@@ -7,6 +7,7 @@ from io import StringIO
 from rich.console import Console
 
 from bakeoff.display import Clock
+from bakeoff.errors import printable
 from bakeoff.forecast import Forecast
 from bakeoff.live import REDRAW_SECONDS, TableDisplay
 from bakeoff.records import Event, Run
@@ -48,7 +49,7 @@ class NotebookDisplay(TableDisplay):
         console = Console(
             file=StringIO(), width=self.console.width, height=self.console.height, record=True, force_jupyter=False
         )
-        console.print(*self.notes, sep="\n", markup=False, highlight=False)
+        console.print(*map(printable, self.notes), sep="\n", markup=False, highlight=False)
         if self.rows:
             console.print(self.render())
         style = "font-family: monospace; line-height: 1.3"

@@ -119,9 +119,14 @@ def run_names(runs: Sequence[Run]) -> dict[str, str]:
             names[run.id] = f"{run.entry} seed {run.seed}" if len(groups[key]) > 1 else run.entry
             continue
         searched = [k for k in run.settings if k in differing[key]]
-        values = ", ".join(f"{k} {run.settings[k]:.2g}" for k in searched)
+        values = ", ".join(f"{k} {setting_text(run.settings[k])}" for k in searched)
         names[run.id] = f"{run.entry} trial {run.trial}{': ' if values else ''}{values}"
     return names
+
+
+def setting_text(value: Any, digits: int = 2) -> str:
+    """Return a setting as a person reads it: a whole number as it is, any other to so many digits."""
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
 
 
 class RunFolder:

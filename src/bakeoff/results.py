@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bakeoff.errors import SetupError, did_you_mean
+from bakeoff.errors import SetupError, did_you_mean, listed, printable
 from bakeoff.integrity import read_mapping, unsealed
 from bakeoff.records import Folder, Run
 
@@ -36,14 +36,14 @@ class Results:
     def __repr__(self) -> str:
         """Return where the results are, how far they have come, and the best entry."""
         best = self.document["verdict"]["best"]
-        facts = [self.document["status"], f"entries {', '.join(self.entries)}", *([f"best {best}"] if best else [])]
+        facts = [self.document["status"], f"entries {listed([*self.entries])}", *([f"best {best}"] if best else [])]
         return f"<Results of {self.folder.path}: {'; '.join(facts)}>"
 
     def __str__(self) -> str:
         """Return the table, with bars between its columns, and the verdict."""
         from bakeoff.report.table import markdown_table
 
-        return f"{markdown_table(self.document, escape=str)}\n{self.verdict}\n"
+        return f"{markdown_table(self.document, escape=printable)}\n{printable(self.verdict)}\n"
 
     def _repr_html_(self) -> str:
         """Return the verdict, the table and two charts for a notebook."""

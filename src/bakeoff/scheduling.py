@@ -14,7 +14,7 @@ from bakeoff.errors import ConfigError, SetupError
 from bakeoff.files import write_json
 from bakeoff.journal import Journal
 from bakeoff.planning import Plan, make_trial
-from bakeoff.records import Event, Folder, Run, RunResult
+from bakeoff.records import Event, Folder, Run, RunResult, setting_text
 from bakeoff.tuning import Settings, edges, extension, survivors
 
 
@@ -104,7 +104,7 @@ class Schedule:
                 yield run
             best = self.best([best, further])
         assert best is not None
-        chosen = ", ".join(f"{name} {value:.3g}" for name, value in entry.chosen(best.settings).items())
+        chosen = ", ".join(f"{name} {setting_text(value, 3)}" for name, value in entry.chosen(best.settings).items())
         self.note(f"{entry.name}: chosen by validation loss: {chosen}")
         return best
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from bakeoff.terminal import say
+
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -28,8 +30,8 @@ def init(files: tuple[Path, ...], output: Path, model: str) -> None:
     if not schema.exists():
         write_new(schema, json_schema())
     for guess in drafted.guesses:
-        click.echo(guess)
-    click.echo(f"wrote {output}. Look it over, then: bakeoff plan {output}")
+        say(guess, keep="")
+    say(f"wrote {output}. Look it over, then: bakeoff plan {output}")
 
 
 @click.command()
@@ -43,7 +45,7 @@ def schema(output: Path | None) -> None:
         click.echo(json_schema())
         return
     write_new(output, json_schema())
-    click.echo(f"wrote {output}. First line of a config: # yaml-language-server: $schema={output}")
+    say(f"wrote {output}. First line of a config: # yaml-language-server: $schema={output}")
 
 
 @click.command()
@@ -57,9 +59,9 @@ def doctor(as_json: bool) -> None:
         click.echo(json.dumps(found, indent=1))
     else:
         for name, value in found["environment"].items():
-            click.echo(f"{name}: {value}")
-        click.echo()
+            say(f"{name}: {value}")
+        say("")
         for check in found["checks"]:
-            click.echo(f"{check['status']:8} {check['name']}: {check['text']}")
+            say(f"{check['status']:8} {check['name']}: {check['text']}")
     if any(check["status"] == "problem" for check in found["checks"]):
         sys.exit(1)

@@ -9,7 +9,7 @@ from typing import Any
 
 from bakeoff.data.folders import SPLITS, split_of, words_of
 from bakeoff.data.formats import Table
-from bakeoff.errors import ConfigError, DataError, in_line
+from bakeoff.errors import ConfigError, DataError, in_line, listed
 
 # Words in a column's name, the surest first.
 DOCUMENT = (
@@ -21,7 +21,6 @@ SUMMARY = (
     "output", "answer", "response", "completion", "label", "reference",
 )  # fmt: skip
 KEYS = {"id", "uid", "guid", "key", "no", "nr"}
-SHOWN = 10  # names in a message
 TEXT_SHARE = 0.9  # of a text column's values are texts
 
 
@@ -72,8 +71,7 @@ def guess_columns(tables: Mapping[str, Table], where: str) -> Guess:
     table = tables["train"]
     looks = [look for name in table.columns if (look := look_at(name, table.rows))]
     if len(looks) < 2:
-        found = ", ".join(name[:60] for name in table.columns[:SHOWN]) or "none"
-        found += f" and {len(table.columns) - SHOWN:,} more" if len(table.columns) > SHOWN else ""
+        found = listed(table.columns) or "none"
         raise DataError(
             f"{where}: a bakeoff needs two columns of texts, and this has {len(looks)}. Columns with values: {found}. "
             "Try: a file whose first row names its columns, with an example in each row below"
@@ -86,7 +84,7 @@ def guess_columns(tables: Mapping[str, Table], where: str) -> Guess:
     references = numbered(tables["test"].columns, summary.name) if "test" in tables else []
     if references:
         columns["references"] = references
-        reasons.append(f"references: {', '.join(map(in_line, references))}, which the test file has beside each other")
+        reasons.append(f"references: {listed([*map(in_line, references)])}, which the test file has beside each other")
     others = [name for name in table.columns if name not in (document.name, summary.name, *references)]
     key = next((name for name in others if KEYS & {*words_of(name)} and names_rows(name, tables.values())), None)
     if key is not None:

@@ -36,12 +36,15 @@ def summarize_together(folders: Sequence[Folder], documents: Sequence[Document])
     names = new_names(folders, documents)
     rows: dict[str, dict[str, Any]] = {}
     runs: dict[str, tuple[Folder, list[Run]]] = {}
-    for folder, document, renamed in zip(folders, documents, names, strict=True):
+    for place, (folder, document, renamed) in enumerate(zip(folders, documents, names, strict=True)):
         planned = folder.runs()
         for name, row in (document["entries"] | document["baselines"]).items():
             known = rows.get(renamed[name])
             if known is None or (known["status"] != "done" and row["status"] == "done"):  # a baseline is one in all
-                rows[renamed[name]] = row | {"metrics": dict(row["metrics"])}
+                rows[renamed[name]] = row | {
+                    "metrics": dict(row["metrics"]),
+                    "place": place,
+                }  # in whose folder its runs lie
                 runs[renamed[name]] = (folder, [run for run in planned if run.id in row["runs"]])
     add_forgetting(rows)
     config = load_config(folders[0].config_file)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, field_validator
 
-from bakeoff.errors import SetupError
+from bakeoff.errors import SetupError, listed
 from bakeoff.methods.method import Method, beside_text, task_type, with_peft
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Injected(Method):
     def adapt(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> "nn.Module":
         """Return a PeftModel; raise SetupError in one line where PEFT cannot put the method on this model."""
         names = [n for n, m in model.named_modules() if getattr(m, "weight", None) is not None]
-        known = f"This model has: {', '.join(sorted({n.rpartition('.')[2] for n in names}))}"
+        known = f"This model has: {listed(sorted({n.rpartition('.')[2] for n in names}))}"
         if isinstance(self.target_modules, list):
             for target in self.target_modules:
                 if not any(f".{n}".endswith(f".{target}") for n in names):

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from bakeoff.errors import SetupError
+from bakeoff.errors import SetupError, listed
 from bakeoff.methods.injected import Injected
 from bakeoff.methods.method import register
 
@@ -50,7 +50,7 @@ class IA3(Injected):
         scaled = [n for n, m in adapted.named_modules() if hasattr(m, "is_feedforward")]
         for name in self.feedforward_modules or ():
             if not any(n.endswith(name) for n in scaled):
-                known = ", ".join(sorted({n.rpartition(".")[2] for n in scaled}))
+                known = listed(sorted({n.rpartition(".")[2] for n in scaled}))
                 raise SetupError(
                     f"ia3: feedforward_modules: nothing that is scaled is called '{name}'. Scaled: {known}"
                 )

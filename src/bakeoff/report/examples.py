@@ -9,7 +9,8 @@ from bakeoff.report.table import rows_of
 
 SPACED = 8
 MOST = 60
-LETTERS = 250_000  # of documents, references and outputs together
+LETTERS = 250_000  # of documents, references and outputs together ...
+FRAME = 130  # ... and of what stands around each output in the page
 DOCUMENT = 2_500  # letters of a document; the whole one is in data/test.jsonl
 
 
@@ -44,6 +45,7 @@ def samples(source: Source) -> list[dict[str, Any]]:
             ],
         }
         letters += sum(map(len, [sample["document"], sample["reference"], *(o["text"] for o in sample["outputs"])]))
+        letters += FRAME * len(outputs)
         if shown and letters > LETTERS:
             break
         shown.append(sample)

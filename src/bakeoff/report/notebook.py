@@ -6,6 +6,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
+from bakeoff.errors import printable_within
 from bakeoff.report.charts.drawing import LIGHT, on_any
 from bakeoff.report.charts.pairs import pair_figures
 from bakeoff.report.charts.quality import costs, qualities, quality_cost
@@ -16,6 +17,7 @@ WIDTH = 110  # of a terminal that shows the same columns
 
 def notebook_html(results: dict[str, Any]) -> str:
     """Return a fragment of HTML for results.json's content; it needs no style sheet, script or network."""
+    results = printable_within(results)
     columns = shown_columns(results, WIDTH)
     rows = [
         {

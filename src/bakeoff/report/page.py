@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
+from bakeoff.errors import listed
 from bakeoff.report.differences import choices, difference_rows
 from bakeoff.report.examples import samples
 from bakeoff.report.facts import sections
@@ -21,11 +22,13 @@ from bakeoff.report.table import (
     csv_table,
     failed_checks,
     failure,
+    is_best,
     markdown_table,
     rows_of,
     standing,
 )
 from bakeoff.report.theme import colours, switches
+from bakeoff.report.view import view_note
 
 HERE = Path(__file__).parent
 # The shapes of charts/drawing.py for the swatches beside names, in a box from -6 to 6.
@@ -41,9 +44,9 @@ TITLES = (
 
 def render(source: Source, figures: Figures, beside: str) -> str:
     """Return the page of a bakeoff, from whatever has finished so far; `beside` is the folder of figures' files."""
-    results = source.results
-    csv, verdict, facts, shown = csv_table(results), results["verdict"], sections(results), samples(source)
-    entries, differences = list(results["entries"]), difference_rows(verdict)
+    results, view = source.results, source.shown().results
+    csv, verdict, facts, shown = csv_table(results), results["verdict"], sections(results), samples(source.shown())
+    entries, differences = list(view["entries"]), difference_rows(view["verdict"])
     empty = {
         "quality-against-cost": not figures.axes.figures, "sweeps": not figures.sweeps,
         "differences": not differences, "costs": not figures.bars,
@@ -62,6 +65,7 @@ def render(source: Source, figures: Figures, beside: str) -> str:
         choices=choices(results) if verdict["best"] else [],
         entries=entries,
         numbers={name: number for number, name in enumerate(entries)},
+        left_out=view_note(view, verdict["heading"]),
         columns=columns(results),
         rows=table_rows(results),
         trunk=trunk_times(results),
@@ -72,12 +76,12 @@ def render(source: Source, figures: Figures, beside: str) -> str:
         differences=differences,
         figures=figures,
         beside=beside,
-        not_converged=[n for n, row in results["entries"].items() if row["converged"] is False],
+        not_converged=listed([n for n, row in results["entries"].items() if row["converged"] is False]),
         not_converged_text=NOT_CONVERGED,
-        not_better=[n for n, row in results["entries"].items() if row["improved"] is False],
+        not_better=listed([n for n, row in results["entries"].items() if row["improved"] is False]),
         not_better_text=NOT_BETTER,
         samples=shown,
-        compared=compared(results, [output["name"] for output in shown[0]["outputs"]] if shown else []),
+        compared=compared(view, [output["name"] for output in shown[0]["outputs"]] if shown else []),
         test_examples=results["data"]["splits"]["test"]["examples"],
         facts=facts,
         config=source.config,
@@ -142,7 +146,7 @@ def table_rows(results: dict[str, Any]) -> list[dict[str, Any]]:
                 "text": column.text(row),
                 "value": "" if (value := column.value(row)) is None else value,
                 "interval": column.interval_text(row),
-                "best": row["kind"] == "entry" and column.key in best and column.value(row) == best[column.key],
+                "best": is_best(column, row, best),
             }
             for column in columns(results)
         ]

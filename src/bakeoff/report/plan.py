@@ -3,10 +3,11 @@
 import math
 from typing import Any
 
-from rich import markup
 from rich.table import Table
 
-from bakeoff.report.table import NO_SUCH_THING, counted, rate, size
+from bakeoff.errors import listed
+from bakeoff.records import setting_text
+from bakeoff.report.table import NO_SUCH_THING, cell, counted, rate, size
 
 BARS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
 
@@ -20,13 +21,16 @@ def plan_table(plan: dict[str, Any]) -> Table:
     for name, row in plan["entries"].items():
         counts = (f"{row['trainable_parameters']:,}", f"{row['total_parameters']:,}", f"{row['trainable_percent']:.4f}")
         tuning = (row["tuning"], str(row["trials"] or NO_SUCH_THING), searched(row))
-        table.add_row(markup.escape(name), row["method"], *counts, f"{row['steps']:,}", *tuning)
+        table.add_row(*map(cell, (name, row["method"], *counts, f"{row['steps']:,}", *tuning)))
     return table
 
 
 def searched(row: dict[str, Any]) -> str:
     """Return the ranges that a planned entry's trials are drawn from, or its learning rate where that is fixed."""
-    ranges = [f"{name} {span['low']:.3g} to {span['high']:.3g}" for name, span in row["search"].items()]
+    ranges = [
+        f"{name} {setting_text(span['low'], 3)} to {setting_text(span['high'], 3)}"
+        for name, span in row["search"].items()
+    ]
     return ", ".join([*ranges, *([] if row["learning_rate"] is None else [rate(row["learning_rate"])])])
 
 
@@ -77,7 +81,7 @@ def forecast_lines(plan: dict[str, Any]) -> list[str]:
     found, memory = plan.get("forecast"), plan["memory_bytes"]
     too_large = [n for n, row in plan["entries"].items() if row["least_bytes"] > memory]
     if not found:
-        least = ", ".join(f"{name} {size(row['least_bytes'])}" for name, row in plan["entries"].items())
+        least = listed([f"{name} {size(row['least_bytes'])}" for name, row in plan["entries"].items()])
         lines.append(f"weights and optimizer alone take: {least}. Try --probe for seconds and whole memory")
         return lines + no_room(too_large, memory)
     for name, row in found["entries"].items():
@@ -93,7 +97,7 @@ def no_room(names: list[str], memory: int) -> list[str]:
     if not names:
         return []
     return [
-        f"does not fit into {size(memory)}: {', '.join(names)}. Try a smaller protocol.batch_size or max_tokens, "
+        f"does not fit into {size(memory)}: {listed(names)}. Try a smaller protocol.batch_size or max_tokens, "
         "protocol.gradient_checkpointing: true, or a smaller base"
     ]
 

@@ -1,45 +1,50 @@
 """What a page is made from: results, and where the records behind them lie."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from bakeoff.errors import printable, printable_within
 from bakeoff.integrity import read_whole
 from bakeoff.records import Folder, RunFolder
 from bakeoff.report.charts.drawing import Point
+from bakeoff.report.view import in_view
 
 
 @dataclass(frozen=True)
 class Source:
-    """`results` as results.json has them, `run` finds a run's folder, `test` is the folder of the test examples.
+    """`results` as results.json has them, of one of the `folders` or of all together, every text made printable.
 
     `config` is the YAML that runs it again.
     """
 
     results: dict[str, Any]
-    run: Callable[[str], RunFolder]
-    test: Folder
+    folders: Sequence[Folder]
     config: str
 
     @classmethod
-    def of(cls, folder: Folder, results: dict[str, Any]) -> "Source":
-        """Return the source of one bakeoff."""
-        return cls(results, folder.run, folder, read_whole(folder.config_file).decode())
+    def of(cls, folders: Sequence[Folder], results: dict[str, Any]) -> "Source":
+        """Return the source of a bakeoff, or of several whose results are one document."""
+        configs = [read_whole(folder.config_file).decode(errors="replace") for folder in folders]
+        if len(folders) > 1:
+            configs = [f"# {printable(f.path)}\n{text}" for f, text in zip(folders, configs, strict=True)]
+        return cls(printable_within(results), folders, printable_within("---\n".join(configs)))
 
-    @classmethod
-    def of_several(cls, folders: Sequence[Folder], results: dict[str, Any]) -> "Source":
-        """Return the source of several bakeoffs whose results are one document."""
-        places = {path.name: folder for folder in folders for path in folder.path.glob("runs/*")}
-        configs = [f"# {folder.path}\n{read_whole(folder.config_file).decode()}" for folder in folders]
-        return cls(results, lambda run: places[run].run(run), folders[0], "---\n".join(configs))
+    def shown(self) -> "Source":
+        """Return the source of figures and examples: of many entries as many as a reader can tell apart."""
+        return replace(self, results=in_view(self.results))
 
     def examples(self) -> Iterator[dict[str, Any]]:
         """Yield the test examples."""
-        return self.test.examples("test")
+        return map(printable_within, self.folders[0].examples("test"))
+
+    def files(self, row: dict[str, Any]) -> list[RunFolder]:
+        """Return where a row's runs lie, those that never started among them; `place` says in whose folder."""
+        return [self.folders[row.get("place", 0)].run(run) for run in row["runs"]]
 
     def predictions(self, row: dict[str, Any]) -> list[dict[str, Any]]:
         """Return the predictions of a row's first finished run; an empty list where none has finished."""
-        return next((files.predictions() for i in row["runs"] if (files := self.run(i)).done()), [])
+        return printable_within(next((files.predictions() for files in self.files(row) if files.done()), []))
 
     def curve_rows(self) -> list[Point]:
         """Return every entry's losses as rows: entry, run, step, epoch, train, validation, and kept.
@@ -48,11 +53,11 @@ class Source:
         """
         rows: list[Point] = []
         for name, row in self.results["entries"].items():
-            for run in row["runs"]:
+            for files in self.files(row):
                 own: list[Point] = [
-                    {"entry": name, "run": run, "step": int(p["step"]), "epoch": p["epoch"],
+                    {"entry": name, "run": files.path.name, "step": int(p["step"]), "epoch": p["epoch"],
                      "train": p.get("train/loss"), "validation": p.get("validation/loss"), "kept": False}
-                    for p in self.run(run).curve()
+                    for p in files.curve()
                 ]  # fmt: skip
                 validations = [p for p in own if p["validation"] is not None]
                 if validations:

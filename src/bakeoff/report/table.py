@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from rich import markup
 from rich.table import Table
+from rich.text import Text
+
+from bakeoff.errors import listed, printable
 
 NOT_MEASURED = "not measured"
 NO_SUCH_THING = "\N{EN DASH}"
@@ -154,6 +156,12 @@ def standing(name: str, results: dict[str, Any]) -> str:
     return "tied with the best" if name in verdict["tied_with_best"] else ""
 
 
+def is_best(column: Column, row: Row, best: dict[str, Any]) -> bool:
+    """Return whether a row is an entry with its column's best value; what was not measured is none."""
+    value = column.value(row)
+    return row["kind"] == "entry" and value is not None and value == best.get(column.key)
+
+
 def best_values(results: dict[str, Any]) -> dict[str, Any]:
     """Return each column's best value over the finished entries."""
     done = [row for row in results["entries"].values() if row["status"] == "done"]
@@ -207,36 +215,38 @@ def remarks(results: dict[str, Any]) -> list[str]:
     lines = [note for name, row in entries.items() if (note := edge_note(name, row))]
     early = [name for name, row in entries.items() if row["converged"] is False]
     if early:
-        lines.append(f"not converged: {', '.join(early)}: {NOT_CONVERGED}")
+        lines.append(f"not converged: {listed(early)}: {NOT_CONVERGED}")
     never = [name for name, row in entries.items() if row["improved"] is False]
     if never:
-        lines.append(f"not better: {', '.join(never)}: {NOT_BETTER}")
+        lines.append(f"not better: {listed(never)}: {NOT_BETTER}")
     return lines
 
 
 def text_table(results: dict[str, Any], width: int = 160) -> Table:
     """Return the table for a terminal `width` columns wide; a narrow one leaves out what the page has anyway."""
     shown = shown_columns(results, width)
-    table = Table(title=results["name"], title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table = Table(title=cell(results["name"]), title_justify="left", box=None, pad_edge=False, header_style="bold")
     table.add_column("entry", no_wrap=True)
     for column in shown:
-        table.add_column(column.heading, justify="right", no_wrap=" " not in column.heading)
+        table.add_column(cell(column.heading), justify="right", no_wrap=" " not in column.heading)
     best = best_values(results)
     for name, row in rows_of(results).items():
         if failure(row):
-            table.add_row(markup.escape(name), f"[{'red' if row['status'] == 'failed' else 'dim'}]{row['status']}")
+            table.add_row(cell(name), cell(row["status"], "red" if row["status"] == "failed" else "dim"))
             continue
-        cells = [
-            f"[bold]{c.text(row)}[/bold]" if row["kind"] == "entry" and c.value(row) == best.get(c.key) else c.text(row)
-            for c in shown
-        ]
-        table.add_row(markup.escape(name), *cells, style="dim" if row["kind"] == "baseline" else None)
+        cells = [cell(c.text(row), "bold" if is_best(c, row, best) else "") for c in shown]
+        table.add_row(cell(name), *cells, style="dim" if row["kind"] == "baseline" else None)
     return table
+
+
+def cell(text: Any, style: str = "") -> Text:
+    """Return a terminal's cell, of text that it neither obeys nor reads as markup."""
+    return Text(printable(text), style)
 
 
 def escape_markdown(text: str) -> str:
     """Return text that neither ends a cell nor is read as markup."""
-    return "".join("\\" + c if c in "\\|`*_<>[]" else " " if c == "\n" else c for c in text)
+    return "".join("\\" + c if c in "\\|`*_<>[]&~$#" else " " if c in "\n\r" else c for c in text)
 
 
 def markdown_table(results: dict[str, Any], escape: Callable[[str], str] = escape_markdown) -> str:
@@ -246,7 +256,7 @@ def markdown_table(results: dict[str, Any], escape: Callable[[str], str] = escap
     """
     shown = columns(results)
     lines = [
-        "| " + " | ".join(["entry", *(c.heading for c in shown)]) + " |",
+        "| " + " | ".join(["entry", *(escape(c.heading) for c in shown)]) + " |",
         "|---|" + "---:|" * len(shown),
     ]
     notes = failures(results)
@@ -275,5 +285,8 @@ def csv_table(results: dict[str, Any]) -> str:
 
 
 def csv_safe(cell: Any) -> Any:
-    """Return the cell so that a spreadsheet does not take a text for a formula."""
-    return f"'{cell}" if isinstance(cell, str) and cell[:1] in "=+-@" else cell
+    """Return the cell so that a spreadsheet takes a text for no formula, and none of its lines for a row."""
+    if not isinstance(cell, str):
+        return cell
+    text = cell.replace("\r\n", "\n").replace("\r", "\n")
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\n")) else text

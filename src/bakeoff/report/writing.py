@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bakeoff.errors import SetupError
+from bakeoff.errors import SetupError, printable_within
 from bakeoff.files import write_text
 from bakeoff.integrity import read_mapping, unsealed
 from bakeoff.records import Folder
@@ -22,7 +22,7 @@ def write_report(path: str | Path) -> Path:
     """Write a bakeoff's page, figures, CSV, Markdown and adapters' cards; return the page's path."""
     folder = Folder(path)
     try:
-        results = unsealed(read_mapping(folder.results_file))
+        results = printable_within(unsealed(read_mapping(folder.results_file)))
     except ValueError:
         raise SetupError(
             f"{folder.path}: no results.json, or a damaged one. Try: bakeoff report {folder.path}"
@@ -30,22 +30,22 @@ def write_report(path: str | Path) -> Path:
     write_text(folder.csv_file, csv_table(results))
     write_text(folder.markdown_file, f"{markdown_table(results)}\n{results['verdict']['text']}\n")
     write_cards(folder, results)
-    source = Source.of(folder, results)
-    figures = draw_figures(source)
+    source = Source.of([folder], results)
+    figures = draw_figures(source.shown())
     write_figures(folder.figures, figures.all())
     write_text(folder.report_file, render(source, figures, folder.figures.name))
     return folder.report_file
 
 
 def write_comparison(folders: Sequence[Folder], results: dict[str, Any], page: Path) -> Path:
-    """Write the page of several bakeoffs whose results are one document, and its figures beside it.
+    """Write the page of a bakeoff, or of several whose results are one document, elsewhere, its figures beside it.
 
     Raises SetupError where the page's file or the figures' folder is something else's.
     """
     beside = page.with_name(f"{page.stem}-figures")
     check_own(page, beside)
-    source = Source.of_several(folders, results)
-    figures = draw_figures(source)
+    source = Source.of(folders, results)
+    figures = draw_figures(source.shown())
     write_figures(beside, figures.all(), own=False)
     write_text(page, render(source, figures, beside.name))
     note_page(page, beside)

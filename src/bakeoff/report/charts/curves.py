@@ -6,11 +6,13 @@ from typing import Any
 
 import altair as alt
 
+from bakeoff.errors import listed
 from bakeoff.report.charts.drawing import INK, Figure, Point, data, draw, heading, hue
 from bakeoff.report.table import counted
 
 WIDTH, HEIGHT = 270, 190
 DOTTED = 30  # validations of a run up to which each has a dot to point at
+SEEDS = 8  # lines of an entry that are drawn
 SPLITS = ("train", "validation")
 DRAWN = 80  # points of a line at most; the figure's file has them all
 
@@ -34,13 +36,16 @@ def curves(rows: Sequence[Point], results: dict[str, Any]) -> list[Figure]:
         if not kept:
             continue
         lowest = min(r["validation"] for r in kept)
-        at = ", ".join(f"step {r['step']:,}" for r in kept)
+        at = listed([f"step {r['step']:,}" for r in kept])
         label = f"Loss of {name} by epoch; lowest validation loss {lowest:.3f}; kept checkpoints: {at}"
         note, bad = remark(row, lowest, len({r["run"] for r in own}))
-        drawn = thinned(own)
+        runs = list(dict.fromkeys(r["run"] for r in own))
+        drawn = thinned([r for r in own if r["run"] in runs[:SEEDS]])
         svg = chart(drawn, number, span, epochs, heading(name, note, bad))
         title = f"Loss curves of {name}"
         notes = cut_note(own, span[1])
+        if len(runs) > SEEDS:
+            notes += (f"The first {SEEDS} of {len(runs)} seeds are drawn",)
         figures.append(Figure(f"curves-{number + 1}", title, label, svg, own, number, notes, drawn))
     return figures
 

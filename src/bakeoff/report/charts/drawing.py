@@ -14,6 +14,9 @@ from typing import Any
 import altair as alt
 import vl_convert
 
+from bakeoff.errors import printable
+from bakeoff.report.table import csv_safe
+
 Point = dict[str, Any]
 INK = "currentColor"
 SOFT = "var(--soft)"
@@ -70,12 +73,17 @@ class Figure:
         return on_paper(re.sub(r'^<svg( viewBox="[^"]*")?[^>]*>', rf"{head}\1>", self.svg))
 
 
+def safe_name(text: str) -> str:
+    """Return what a name adds to a file's: letters and digits without accents, and dashes for all else."""
+    return re.sub(r"[^A-Za-z0-9_]+", "-", text)[:40] or "-"
+
+
 def csv_of(rows: list[Point]) -> str:
-    """Return rows as CSV under all their keys."""
+    """Return rows as CSV under all their keys, text as `csv_safe` has it."""
     out = io.StringIO()
     writer = csv.DictWriter(out, list(dict.fromkeys(k for row in rows for k in row)), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: csv_safe(value) for key, value in row.items()} for row in rows)
     return out.getvalue()
 
 
@@ -146,7 +154,16 @@ def draw(chart: Any, rows: dict[str, list[Point]], names: Sequence[str] = ()) ->
     room = {"left": 5 + max([1.2 * len(name) for name in names], default=0), "right": 14, "top": 5, "bottom": 5}
     # `configure` would copy the whole chart for each of them.
     spec = chart.to_dict(validate=False) | {"datasets": rows, "config": CONFIG | {"padding": room}}
-    return lean(vl_convert.vegalite_to_svg(spec))
+    return lean(vl_convert.vegalite_to_svg(shown(spec)))
+
+
+def shown(value: Any) -> Any:
+    """Return a chart's values with every text printable: at a control character the chart library ends the process."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {key: shown(inner) for key, inner in value.items()}
+    return [shown(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def lean(svg: str) -> str:

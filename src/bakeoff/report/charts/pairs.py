@@ -8,6 +8,7 @@ import altair as alt
 from bakeoff.report.charts.drawing import INK, SOFT, Figure, Point, data, draw
 
 WIDTH, ROW = 340, 24
+ROWS = 60  # of a figure at most
 BRIEF = 15  # rows up to which all pairs are one figure; more are given for the best entry first
 
 
@@ -23,12 +24,22 @@ def pair_figures(verdict: dict[str, Any]) -> list[Figure]:
         groups.insert(0, ("pairs-best", f"Entries with the best, {verdict['best']}", first))
         groups[1] = ("pairs", f"All {len(pairs)} pairs of entries", pairs)
     return [
-        figure(name, title, group, verdict) for name, title, group in groups if any(p["low"] is not None for p in group)
-    ]
+        figure(name, title, readable(group), verdict, len(group))
+        for name, title, group in groups if any(p["low"] is not None for p in group)
+    ]  # fmt: skip
 
 
-def figure(name: str, title: str, pairs: Sequence[dict[str, Any]], verdict: dict[str, Any]) -> Figure:
-    """Return one figure of the pairs whose interval is known."""
+def readable(pairs: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+    """Return no more than ROWS pairs: those of the highest entries, each with all that it is compared with."""
+    firsts = list(dict.fromkeys(pair["first"] for pair in pairs))
+    kept = set(firsts)
+    while len([pair for pair in pairs if pair["first"] in kept]) > ROWS and len(kept) > 1:
+        kept.discard(firsts.pop())
+    return [pair for pair in pairs if pair["first"] in kept]
+
+
+def figure(name: str, title: str, pairs: Sequence[dict[str, Any]], verdict: dict[str, Any], count: int) -> Figure:
+    """Return one figure of the pairs whose interval is known; of `count` pairs they may be the first."""
     rows = [pair_row(p, verdict["bounded"]) for p in pairs if p["low"] is not None]
     measure = verdict["heading"]
     axis = f"difference in {measure}, points" if verdict["bounded"] else f"difference in {measure}"
@@ -36,7 +47,9 @@ def figure(name: str, title: str, pairs: Sequence[dict[str, Any]], verdict: dict
     label = f"{title}, differences on {measure}: " + "; ".join(row["tip"] for row in rows)
     label += f". Tied: {', '.join(tied)}." if tied else ". None is tied."
     shown = [{k: row[k] for k in ("pair", "difference", "low", "high", "p_holm", "said")} for row in rows]
-    return Figure(f"differences-{name}", title, label, chart(rows, axis), shown)
+    first = f"The first {len(pairs)} of {count} pairs, of the highest entries; the table below has the others."
+    notes = (first,) if len(pairs) < count else ()
+    return Figure(f"differences-{name}", title, label, chart(rows, axis), shown, notes=notes)
 
 
 def pair_row(pair: dict[str, Any], bounded: bool) -> Point:

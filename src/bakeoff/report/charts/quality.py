@@ -1,14 +1,13 @@
 """Quality against cost: a point an entry with its interval, the Pareto line, baselines as levels."""
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
 
-from bakeoff.report.charts.drawing import INK, SOFT, Figure, Point, colors, data, draw, shapes
+from bakeoff.report.charts.drawing import INK, SOFT, Figure, Point, colors, data, draw, safe_name, shapes
 from bakeoff.report.charts.labels import LETTER, LINE, place
 from bakeoff.report.table import TEST_LOSS, Column, columns
 
@@ -34,7 +33,11 @@ def qualities(results: dict[str, Any]) -> list[Axis]:
     """Return the axes of quality: the score that ranks, the first others, test loss."""
     scores = sorted(results["metrics"], key=lambda m: m["name"] != results["primary"])[:SCORES]
     by_key = {column.key: column for column in columns(results)}
-    axes = [Axis(by_key[f"metrics/test/{m['name']}"], re.sub(r"\W+", "-", m["name"]), m["heading"]) for m in scores]
+    names = [safe_name(m["name"]) for m in scores]
+    names = [name if [*names, "loss"].count(name) == 1 else f"{name}-{i}" for i, name in enumerate(names, start=1)]
+    axes = [
+        Axis(by_key[f"metrics/test/{m['name']}"], name, m["heading"]) for m, name in zip(scores, names, strict=True)
+    ]
     return [*axes, Axis(TEST_LOSS, "loss", TEST_LOSS.heading, lower=True)]
 
 
@@ -61,7 +64,8 @@ def quality_cost(results: dict[str, Any], quality: Axis, cost: Axis) -> Figure |
     ]  # fmt: skip
     front = pareto(points, quality.lower)
     best = " and ".join([", ".join(p["entry"] for p in front[:-1]), front[-1]["entry"]]) if front[1:] else ""
-    first = f"{front[0]['entry']} has both the lowest cost and the {'lowest' if quality.lower else 'highest'} quality"
+    first = f"{front[0]['entry']} has both the lowest cost and the {'lowest' if quality.lower else 'highest'}"
+    first += f" {quality.title}" + (" of those shown" if "of_entries" in results else "")
     note = f"On the line: {best}." if best else f"{first}; the verdict says whether that is more than chance."
     near = [level for level in levels if is_near(level, points)]
     far = [f"{level['entry']} ({level['quality']:.3f})" for level in levels if level not in near]

@@ -1,34 +1,44 @@
 """An entry's trials: lowest validation loss against a searched field, with the budget and edge flags."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
 
-from bakeoff.report.charts.drawing import INK, Figure, Point, data, draw, heading, hue
+from bakeoff.records import setting_text
+from bakeoff.report.charts.drawing import INK, Figure, Point, data, draw, heading, hue, safe_name
 from bakeoff.report.table import counted, edge_note
 
 WIDTH, HEIGHT = 270, 190
+FAILURES = 4  # failed trials that are told one by one
 
 
 def sweeps(results: dict[str, Any]) -> list[Figure]:
     """Return a figure for each searched field of each entry that has chosen."""
     figures = []
     for number, (name, row) in enumerate(results["entries"].items()):
-        for field, span in row["search"].items() if row["tuning"]["chosen"] else ():
+        for place, (field, span) in enumerate(row["search"].items() if row["tuning"]["chosen"] else (), start=1):
             points = [trial_point(t, field, row["tuning"]["chosen"]) for t in row["tuning"]["trials"]]
             shown = [p for p in points if p["loss"] is not None and p["status"] != "failed"]
             if not shown:
                 continue
-            failed = [f"Failed trial of {name} at {t['settings'][field]:.2g}: {t['error']}"
-                      for t in row["tuning"]["trials"] if t["status"] == "failed"]  # fmt: skip
+            failed = failures(name, field, [t for t in row["tuning"]["trials"] if t["status"] == "failed"])
             edge = edge_note(name, row)
             label = f"{name}: validation loss by {field}: " + "; ".join(p["tip"] for p in shown)
             title = heading(name, budget(row) + (f" · edge: {edge_word(row, field)}" if edge else ""), bad=bool(edge))
             svg = chart(shown, field, span["scale"] == "log", number, title)
             rows = [{k: p[k] for k in ("trial", "value", "loss", "steps", "status", "chosen")} for p in points]
-            notes = tuple(failed) + ((f"Edge: {edge}.",) if edge else ())
+            notes = failed + ((f"Edge: {edge}.",) if edge else ())
             figures.append(
-                Figure(f"sweep-{number + 1}-{field}", f"Trials of {name} over {field}", label, svg, rows, number, notes)
+                Figure(
+                    f"sweep-{number + 1}-{place}-{safe_name(field)}",
+                    f"Trials of {name} over {field}",
+                    label,
+                    svg,
+                    rows,
+                    number,
+                    notes,
+                )
             )
     return figures
 
@@ -38,9 +48,20 @@ def trial_point(trial: dict[str, Any], field: str, chosen: dict[str, Any]) -> Po
     value, loss, is_chosen = trial["settings"][field], trial["validation_loss"], trial["settings"] == chosen
     said = "chosen" if is_chosen else trial["status"]
     after = f" after {counted(trial['steps'], 'step')}" if trial["steps"] else ""
-    tip = f"{field} {value:.2g}: " + ("no loss" if loss is None else f"validation loss {loss:.3f}") + f"{after}, {said}"
+    tip = (
+        f"{field} {setting_text(value)}: "
+        + ("no loss" if loss is None else f"validation loss {loss:.3f}")
+        + f"{after}, {said}"
+    )
     return {"trial": trial["trial"], "value": value, "loss": loss, "steps": trial["steps"], "status": trial["status"],
             "chosen": is_chosen, "tip": tip}  # fmt: skip
+
+
+def failures(name: str, field: str, failed: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    """Return a line for each of the first failed trials, and for how many others."""
+    lines = [f"Failed trial of {name} at {setting_text(t['settings'][field])}: {t['error']}" for t in failed[:FAILURES]]
+    more = len(failed) - FAILURES
+    return (*lines, f"And {counted(more, 'failed trial')} more.") if more > 0 else tuple(lines)
 
 
 def budget(row: dict[str, Any]) -> str:
@@ -59,8 +80,9 @@ def chart(points: list[Point], field: str, log: bool, number: int, title: alt.Ti
     """Return one panel: full points went to the end, hollow ones were stopped on the way, the chosen one is ringed."""
     scale = alt.Scale(type="log" if log else "linear", zero=False, nice=False, padding=26)
     ticks = sorted({p["value"] for p in points})
+    form = "d" if all(isinstance(tick, int) for tick in ticks) else ".2~g"
     x = alt.X("value:Q", title=field.replace("_", " "), scale=scale,
-              axis=alt.Axis(values=ticks, format=".2~g", grid=False, labelOverlap="greedy"))  # fmt: skip
+              axis=alt.Axis(values=ticks, format=form, grid=False, labelOverlap="greedy"))  # fmt: skip
     y = alt.Y("loss:Q", title="validation loss", scale=alt.Scale(zero=False, padding=14), axis=alt.Axis(tickCount=5))
     rows = {
         "all": sorted(points, key=lambda p: p["value"]),

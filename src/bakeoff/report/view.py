@@ -1,0 +1,46 @@
+"""Which entries of a large bakeoff the figures and examples show: as many as a reader can tell apart."""
+
+from typing import Any
+
+from bakeoff.report.charts.quality import costs, pareto, point, qualities
+
+MOST = 24  # entries in figures and examples; the table has all
+
+
+def in_view(results: dict[str, Any]) -> dict[str, Any]:
+    """Return the results with no more than MOST entries, and the pairs of these, for figures and examples.
+
+    First come the best one and those recommended, then those that no other beats on the score that ranks and a cost,
+    then those of the highest score. `of_entries` says how many there were where some are left out.
+    """
+    entries, verdict = results["entries"], results["verdict"]
+    if len(entries) <= MOST:
+        return results
+    score = qualities(results)[0]
+    first = [verdict["best"], *verdict["recommendations"].values()]
+    for cost in costs(results):
+        points = [p for name, row in entries.items() if (p := point(name, row, score, cost))]
+        first += [p["entry"] for p in pareto(points, score.lower)]
+    ranked = [pair["second"] for pair in verdict["pairs"] if pair["first"] == verdict["best"]]
+    wanted = dict.fromkeys(name for name in (*first, *ranked, *entries) if name in entries)
+    chosen = set(list(wanted)[:MOST])
+    return results | {
+        "entries": {name: row for name, row in entries.items() if name in chosen},
+        "of_entries": len(entries),
+        "verdict": verdict
+        | {
+            "pairs": [pair for pair in verdict["pairs"] if {pair["first"], pair["second"]} <= chosen],
+            "baseline_pairs": [pair for pair in verdict["baseline_pairs"] if pair["first"] in chosen],
+        },
+    }
+
+
+def view_note(view: dict[str, Any], heading: str) -> str:
+    """Return in a sentence which entries are left out of figures and examples, or nothing where none is."""
+    if "of_entries" not in view:
+        return ""
+    return (
+        f"Figures, differences and outputs show {len(view['entries'])} of {view['of_entries']:,} entries: the best, "
+        f"those recommended, those that no other beats on both {heading} and a cost, then those of the highest "
+        f"{heading}. The table has all."
+    )

@@ -1,0 +1,95 @@
+"""What the command line prints: text that a terminal cannot obey, on streams that are there."""
+
+import io
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bakeoff.errors import LINES, printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PIPED_WIDTH = 160  # a file or pipe has no width of its own; the table then holds every column
+NO_OUTPUT = "bakeoff: standard output: {reason}. Try: > FILE, on a disk with room"
+
+
+def say(text: Any, keep: str = LINES) -> None:
+    """Print text on standard output, made printable; line breaks and tabs stay unless `keep` says otherwise."""
+    click.echo(printable(text, keep))
+
+
+def whisper(text: Any) -> None:
+    """Print a line on standard error, made printable; one that cannot be written there is lost, and ends nothing."""
+    with suppress(OSError):
+        click.echo(printable(text), err=True)
+
+
+def open_console() -> "Console":
+    """Return the console for standard output."""
+    from rich.console import Console
+
+    class PipedConsole(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # for `streams`, as everywhere else
+
+    return PipedConsole(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+
+
+def say_line(console: "Console", text: str, style: str = "") -> None:
+    """Print one line on the console, made printable and read as no markup."""
+    console.print(printable(text), style=style, markup=False, highlight=False)
+
+
+@contextmanager
+def streams() -> Iterator[None]:
+    """Within, the standard streams are there to be written to; where output cannot be, the process says so and ends.
+
+    A reader that has closed its end of the pipe ends it with 141 and no word, a full disk or a closed standard output
+    with 2. A closed stream's place is taken: else the next file that is opened would get its number, and what a child
+    process prints would land in it.
+    """
+    gone = [name for name in ("stdin", "stdout", "stderr") if getattr(sys, name) is None]
+    for name in gone:
+        number = ("stdin", "stdout", "stderr").index(name)
+        place = os.open(os.devnull, os.O_RDWR)
+        if place != number:
+            os.dup2(place, number)
+            os.close(place)
+        setattr(sys, name, open(number, "r" if name == "stdin" else "w", encoding="utf-8", closefd=False))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without a character shows a question mark
+    if "stdout" in gone:
+        whisper(NO_OUTPUT.format(reason="is closed"))
+        sys.exit(2)
+    try:
+        yield
+    except BrokenPipeError:  # whoever read the output has seen enough
+        close_output()
+        sys.exit(141)
+    except OSError as error:
+        if error.filename is not None or not stuck():
+            raise
+        close_output()
+        whisper(NO_OUTPUT.format(reason=f"cannot be written ({error.strerror or error})"))
+        sys.exit(2)
+
+
+def stuck() -> bool:
+    """Return whether standard output takes no more; where it does, what was going to be a traceback begins a line."""
+    try:
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+    except OSError:
+        return True
+    return False
+
+
+def close_output() -> None:
+    """Let what standard output still holds go nowhere; at its end the interpreter would try, and fail, again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,153 @@
+"""Names, headings and notes of anybody: no view of them obeys what stands in them, and none breaks."""
+
+import csv
+import io
+import json
+import re
+import shutil
+import unicodedata
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from bakeoff.cli import main
+from bakeoff.display import open_display
+from bakeoff.errors import BakeoffError, did_you_mean, printable
+from bakeoff.files import write_json
+from bakeoff.records import Event, Run
+from bakeoff.report.charts.bars import cost_bar
+from bakeoff.report.figures import Axes, Figures
+from bakeoff.report.notebook import notebook_html
+from bakeoff.report.page import render
+from bakeoff.report.plan import plan_lines, plan_table
+from bakeoff.report.source import Source
+from bakeoff.report.table import columns, csv_table, failures, markdown_table, text_table
+from bakeoff.results import Results
+
+NASTY = ("\x1b[31mred", "[bold]x[/]", "[/nothing]", "=1+1", "\t=1", "\r@x", "\x00", "\ud800", "a\u202eb", "a\nb", "]]>",
+         "<script>", "`|*", "\x9b2J", "</svg>", "{{ 7*7 }}", "\\")  # fmt: skip
+TEXTS = st.one_of(st.sampled_from(NASTY), st.text(min_size=1, max_size=12))
+ALLOWED = "\u200c\u200d"
+
+
+def quiet(text: str, keep: str = "\n") -> bool:
+    """Return whether a text holds nothing that a terminal obeys."""
+    return all(c in keep or unicodedata.category(c) not in ("Cc", "Cs", "Zl", "Zp", "Cf") or c in ALLOWED for c in text)
+
+
+def printed(*things: object) -> str:
+    """Return what a terminal of 300 columns is sent, without colours of our own."""
+    console = Console(file=io.StringIO(), width=300, color_system=None)
+    for thing in things:
+        console.print(thing)
+    return console.file.getvalue()
+
+
+def renamed(document: dict, name: str, heading: str, note: str) -> dict:
+    """Return results whose first entry, ranked score, bakeoff and failure have texts of somebody else."""
+    found = json.loads(json.dumps(document))
+    (old, row), *others = found["entries"].items()
+    found["entries"] = {name: row} | dict(others)
+    for pair in [*found["verdict"]["pairs"], *found["verdict"]["baseline_pairs"]]:
+        pair |= {k: name for k in ("first", "second") if pair[k] == old}
+    verdict = found["verdict"]
+    verdict["best"] = name if verdict["best"] == old else verdict["best"]
+    verdict["tied_with_best"] = [name if n == old else n for n in verdict["tied_with_best"]]
+    verdict["recommendations"] = {k: name if n == old else n for k, n in verdict["recommendations"].items()}
+    found |= {"name": name, "score_signature": note, "notes": [note]}
+    verdict |= {"text": note, "headline": note, "heading": heading}
+    next(m for m in found["metrics"] if m["name"] == found["primary"])["heading"] = heading
+    row["check_notes"] = {"loss_finite": note}
+    row["checks"] = {"loss_finite": False}
+    found["baselines"]["lead-1"] |= {"status": "failed", "error": note}
+    return found
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@given(name=TEXTS, heading=TEXTS, note=TEXTS)
+def test_any_name_heading_and_note_goes_through_every_view(shared, name, heading, note):
+    if name in shared[1].entries | shared[1].document["baselines"]:
+        return
+    results = renamed(shared[1].document, name, heading, note)
+    shown = printed(text_table(results, 300)) + "".join(map(printable, failures(results)))
+    assert quiet(shown)
+    assert re.sub(r"\s", "", printable(heading)) in re.sub(r"\s", "", shown)
+    plan = shared[1].folder.plan()
+    plan["entries"] = {name: next(iter(plan["entries"].values()))}
+    assert quiet(printed(plan_table(plan)) + "".join(map(printable, plan_lines(plan | {"not_run": {name: note}}))))
+    assert quiet(str(Results(shared[1].folder, results)))
+    source = Source.of([shared[1].folder], results)
+    clean = source.results
+    assert quiet(markdown_table(clean), "\n\r\t")
+    rows = list(csv.reader(io.StringIO(csv_table(clean), newline="")))
+    assert len({len(row) for row in rows}) == 1
+    assert not any(cell.startswith(("=", "+", "@", "\t", "\n")) for row in rows for cell in row)
+    page = render(source, Figures(Axes([], [], {}), [], [], [], []), "figures")
+    page.encode()
+    assert page.count("<script") == 1
+    assert quiet(page, "\n\r\t")
+    bars = cost_bar(clean, next(c for c in columns(clean) if c.key == "trainable_parameters"))
+    ElementTree.fromstring(bars.file)
+    assert quiet(bars.file)
+
+
+def test_a_control_character_does_not_end_the_process_inside_the_chart_library(copied):
+    results = renamed(json.loads(copied.results_file.read_text()), "a\x1b[2Jb\x00", "h\x07\x1b]0;x\x07", "n\x1b")
+    figure = cost_bar(results, next(c for c in columns(results) if c.key == "trainable_parameters"))
+    assert r"a\x1b[2Jb\x00" in figure.svg
+    assert quiet(notebook_html(results))
+
+
+def test_markup_in_a_strangers_folder_is_shown_by_show(copied):
+    plan = copied.plan() | {"name": "[/nothing]\x1b[31m"}
+    write_json(copied.plan_file, plan)
+    shown = CliRunner().invoke(main, ["show", str(copied.path)])
+    assert shown.exit_code == 0, shown.output
+    assert r"[/nothing]\x1b[31m" in shown.stdout
+    assert "\x1b" not in shown.stdout
+
+
+@pytest.mark.parametrize("kind", ["plain", "live"])
+def test_notes_and_errors_of_a_watched_bakeoff_are_not_obeyed(kind, capsys):
+    run = Run("a", "e\x1b[1m", "entry", "lora\x07", {}, 0)
+    console = Console(file=io.StringIO(), width=160, height=20, color_system=None, force_terminal=False)
+    with open_display(kind, [run], console=console) as screen:
+        screen.note("read\x1b]0;title\x07 this")
+        screen.handle(Event("a", "state", {"state": "tr\x1b[2J"}))
+        screen.handle(Event("a", "failed", {"error": "it\x1b[8m broke [/x]"}))
+        if kind == "live":
+            console.print(screen.render())
+    said = console.file.getvalue() + capsys.readouterr().err
+    assert r"it\x1b[8m broke [/x]" in said
+    assert r"read\x1b]0;title\x07 this" in said
+    assert "\x1b" not in said
+    assert "\x07" not in said
+
+
+def test_a_searched_fields_name_stays_in_the_figures_folder(copied, monkeypatch):
+    results = json.loads(copied.results_file.read_text())
+    row = results["entries"]["lora"]
+    field = "../../../../outside/x"
+    row["search"] = {field: {"low": 1, "high": 9, "scale": "log"}}
+    trial = {"trial": 1, "settings": {field: 128}, "validation_loss": 2.0, "steps": 3, "status": "done", "error": None}
+    row["tuning"] |= {"chosen": {field: 128}, "trials": [trial], "edge": {}, "extended": None}
+    from bakeoff.report.charts.sweep import sweeps
+
+    (figure,) = sweeps(results)
+    assert re.fullmatch(r"[A-Za-z0-9_-]+", figure.name)
+    assert f"{field} 128: " in figure.label  # a whole number is no power of ten
+    assert not shutil.os.path.exists(copied.path.parent / "outside")
+
+
+def test_a_message_says_what_helps_of_12000_columns():
+    names = [f"column {i} {'x' * 7}" for i in range(12_000)]
+    assert "and 11,980 more" in did_you_mean("nothing like it", names)
+    assert len(did_you_mean("nothing like it", names)) < 1_000
+    message = str(BakeoffError(f"data.csv:1: {', '.join(names)}. Try: another file"))
+    assert message.startswith("data.csv:1: column 0 ")
+    assert message.endswith(". Try: another file")
+    assert len(message) < 2_100
