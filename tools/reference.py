@@ -26,7 +26,10 @@ def pages() -> dict[str, str]:
 
 def cli_page() -> str:
     """Return the page of commands: usage, help and options of each."""
-    codes = "Exit codes: 0 all done, 1 some run failed, 2 usage, config or unwritable output, 130 interrupted, 141 no reader."
+    codes = (
+        "Exit codes: 0 all done, 1 some run failed, 2 usage, config or unwritable output, 130 interrupted, "
+        "141 no reader."
+    )
     parts = [MADE, "# Commands", f"{codes} Results go to standard output, progress to standard error."]
     for name, command in sorted(main.commands.items()):
         context = click.Context(command, info_name=f"bakeoff {name}")
