@@ -100,10 +100,10 @@ def page_template() -> Template:
     return environment.get_template("page.html.j2")
 
 
-def trunk_times(results: dict[str, Any]) -> list[str]:
+def trunk_times(results: dict[str, Any]) -> str:
     """Return how long each entry's frozen blocks took to be computed once, of those that kept them."""
     seconds = {name: row["costs"].get("trunk_seconds") or 0.0 for name, row in results["entries"].items()}
-    return [f"{name} {value:.1f} s" for name, value in seconds.items() if value > 0.05]
+    return listed([f"{name} {value:.1f} s" for name, value in seconds.items() if value > 0.05])
 
 
 def unbroken(text: str) -> Markup:
