@@ -69,6 +69,12 @@ def test_names_beside_points_do_not_cover_each_other():
         assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
 
 
+def test_a_name_without_room_covers_no_other():
+    shifts = place([(300, 100)] * 30, [f"entry_{i}" for i in range(30)], 520)
+    boxes = [(dx, dy) for dx, dy in filter(None, shifts)]
+    assert 1 < len(set(boxes)) == len(boxes) < 30
+
+
 def test_the_line_joins_what_no_other_beats_on_both():
     def front(lower):
         points = [("a", 1, 0.2), ("b", 2, 0.1), ("c", 3, 0.4), ("d", 3, 0.3), ("e", 9, 0.4)]

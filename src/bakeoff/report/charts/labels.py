@@ -9,19 +9,19 @@ GAP = 9.0
 
 def place(
     points: Sequence[tuple[float, float]], names: Sequence[str], width: float, others: Sequence[Box] = ()
-) -> list[tuple[float, float]]:
-    """Return for each point (pixels, y downward) the shift to its name's middle.
+) -> list[tuple[float, float] | None]:
+    """Return for each point (pixels, y downward) the shift to its name's middle; None where there is no room for it.
 
     Right of a point first, then left, above, below, and so on further out; a place outside `width`, or on a point or a
-    name that has one, or on one of the `others`, is passed over. Where no place is free the first one is taken.
+    name that has one, or on one of the `others`, is passed over.
     """
     taken: list[Box] = [*others, *((x - 6, y - 6, x + 6, y + 6) for x, y in points)]
-    shifts = []
+    shifts: list[tuple[float, float] | None] = []
     for (x, y), name in zip(points, names, strict=True):
         half = LETTER * len(name) / 2
-        free = [s for s in candidates(half) if fits(box(x, y, s, half), taken, width)]
-        shift = free[0] if free else candidates(half)[0]
-        taken.append(box(x, y, shift, half))
+        shift = next((s for s in candidates(half) if fits(box(x, y, s, half), taken, width)), None)
+        if shift is not None:
+            taken.append(box(x, y, shift, half))
         shifts.append(shift)
     return shifts
 

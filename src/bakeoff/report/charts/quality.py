@@ -151,7 +151,7 @@ def chart(
 def placed(
     points: list[Point], levels: list[Point], domain: list[float], span: list[float], quality: Axis, cost: Axis
 ) -> list[Point]:
-    """Return the points with where their names stand."""
+    """Return the points whose names have room, with where these stand."""
     on_axis = math.log10 if cost.log else float
     left, right = (on_axis(v) for v in domain)
     places = [(WIDTH * (on_axis(p["x"]) - left) / (right - left), height(p["quality"], span, quality)) for p in points]
@@ -160,7 +160,7 @@ def placed(
         for level in levels if (y := height(level["quality"], span, quality)) and level["names"]
     ]  # fmt: skip
     shifts = place(places, [p["entry"] for p in points], WIDTH, others)
-    return [{**p, "dx": dx, "dy": dy} for p, (dx, dy) in zip(points, shifts, strict=True)]
+    return [{**p, "dx": shift[0], "dy": shift[1]} for p, shift in zip(points, shifts, strict=True) if shift]
 
 
 def height(value: float, span: list[float], quality: Axis) -> float:
