@@ -246,7 +246,8 @@ def cell(text: Any, style: str = "") -> Text:
 
 def escape_markdown(text: str) -> str:
     """Return text that neither ends a cell nor is read as markup."""
-    return "".join("\\" + c if c in "\\|`*_<>[]&~$#" else " " if c in "\n\r" else c for c in text)
+    shown = "".join("\\" + c if c in "\\|`*_<>[]&~$" else " " if c in "\n\r" else c for c in text)
+    return f"\\{shown}" if shown.startswith("#") else shown
 
 
 def markdown_table(results: dict[str, Any], escape: Callable[[str], str] = escape_markdown) -> str:
