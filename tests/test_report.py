@@ -172,7 +172,7 @@ def test_texts_of_users_are_shown_and_never_read_as_markup(copied):
     write_jsonl(run.predictions_file, [{**row, "output": HOSTILE} for row in run.predictions()])
     run.write_result(run.result())
     plan = copied.plan()
-    plan["name"] = HOSTILE
+    next(m for m in plan["metrics"] if m["name"] == plan["primary"])["heading"] = HOSTILE
     write_json(copied.plan_file, plan)
     text, page = page_of(copied)
     assert page.tags.count("script") == 1
