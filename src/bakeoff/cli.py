@@ -216,10 +216,17 @@ def report(folders: tuple[Path, ...], output: Path | None) -> None:
 
 @main.command()
 @click.argument("name", required=False)
+@click.option("--architectures", is_flag=True, help="Try every architecture of transformers, made tiny: minutes.")
 @click.option("--matrix", is_flag=True, help="Try all methods, or that one, on a tiny model of every family: minutes.")
 @AS_JSON
-def methods(name: str | None, matrix: bool, as_json: bool) -> None:
+def methods(name: str | None, matrix: bool, architectures: bool, as_json: bool) -> None:
     """List the methods, or show the fields, defaults, search range and paper of one."""
+    if architectures:
+        from bakeoff.testing.architectures import architecture_row, architectures_page
+        from bakeoff.testing.architectures import architectures as known
+
+        click.echo(architectures_page({kind: architecture_row(kind, factory) for kind, factory in known()}))
+        return
     if matrix:
         from bakeoff.testing.matrix import capability_matrix, matrix_page, matrix_table
 

@@ -4,6 +4,7 @@ Knows nothing of data sets, losses or optimizers.
 """
 
 from dataclasses import dataclass, replace
+from inspect import signature
 from typing import Any
 
 import torch
@@ -64,9 +65,30 @@ def load_base(name: str, precision: str = "auto", pin: Pin = LATEST) -> Base:
     if on_hub(name):
         model.name_or_path = model.config._name_or_path = name  # adapters name the model, not where its files lie
     fuse(model, device)
+    attend_globally(model)
     if not model.config.is_encoder_decoder:
         model.config.pad_token_id = None  # else transformers warns of ids without a mask, which right padding needs not
     return Base(model.to(device).eval(), tokenizer, device, chosen)
+
+
+def attend_globally(model: PreTrainedModel) -> None:
+    """Let the first token of each text attend to all others, and they to it, where that is left to who calls a model.
+
+    LED is trained and used so; without it a long text's parts see nothing of each other.
+    """
+    encoder = model.get_encoder() if model.config.is_encoder_decoder else None
+    if encoder is None or "global_attention_mask" not in signature(encoder.forward).parameters:
+        return
+
+    def first(_: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        given = inputs.get("input_ids")
+        given = inputs.get("inputs_embeds") if given is None else given
+        if given is not None and inputs.get("global_attention_mask") is None:
+            inputs["global_attention_mask"] = torch.zeros(given.shape[:2], dtype=torch.long, device=given.device)
+            inputs["global_attention_mask"][:, 0] = 1
+        return args, inputs
+
+    encoder.register_forward_pre_hook(first, with_kwargs=True)
 
 
 def default_device() -> torch.device:
@@ -94,6 +116,7 @@ def shape_only(name: str, pin: Pin = LATEST) -> PreTrainedModel:
             "encoder-decoder"
         )
     model = empty_model(name, pin, config)
+    attend_globally(model)
     if getattr(config, "scale_decoder_outputs", True) is False:
         # T5 1.1 and FLAN-T5: transformers 5 calls their head tied, and unties it once it reads the weights.
         model.lm_head.weight = nn.Parameter(torch.empty_like(model.lm_head.weight, device="meta"))

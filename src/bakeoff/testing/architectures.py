@@ -25,7 +25,7 @@ from bakeoff.evaluation.generation import generate
 from bakeoff.foreign import in_short, one_line
 from bakeoff.loading import quiet
 from bakeoff.methods import build_method, method_class
-from bakeoff.model import Base, adapt, trainable
+from bakeoff.model import Base, adapt, attend_globally, trainable
 from bakeoff.testing.families import ROWS, VOCABULARY, tokenizer
 from bakeoff.training.loss import batch_of, target_losses
 
@@ -66,9 +66,11 @@ GIVEN: dict[str, dict[str, Any]] = {
                  "axial_pos_embds_dim": [8, 8], "feed_forward_size": 32, "num_buckets": 4},
     "opt": {"word_embed_proj_dim": 8, "do_layer_norm_before": False},
     "switch_transformers": {"expert_capacity": 64}, "nllb-moe": {"expert_capacity": 64},
-    "bert": {"is_decoder": True}, "roberta": {"is_decoder": True},
     "led": {"attention_window": [8, 8]},
 }  # fmt: skip
+
+
+UNENDING = {"xlstm"}  # a tiny one takes minutes
 
 
 class NotTriedError(Exception):
@@ -87,15 +89,17 @@ def architectures() -> list[tuple[str, Any]]:
 
 def tiny_base(kind: str, factory: Any) -> Base:
     """Return a tiny model of an architecture; raise NotTriedError where there is none."""
+    if kind in UNENDING:
+        raise NotTriedError("a tiny one takes minutes")
     try:
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            config = tiny_config(kind)
+            config = tiny_config(kind, factory)
             with torch.device("meta"):
                 numbers = sum(t.numel() for m in [factory.from_config(config)] for t in (*m.parameters(), *m.buffers()))
             if numbers > MOST_NUMBERS:
                 raise NotTriedError(f"{numbers} numbers at its smallest")
-            model = factory.from_config(tiny_config(kind)).float().eval()
+            model = factory.from_config(tiny_config(kind, factory)).float().eval()
     except NotTriedError:
         raise
     except Exception as error:  # a stranger's config, whose fields were changed by their names
@@ -103,16 +107,21 @@ def tiny_base(kind: str, factory: Any) -> Base:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(2 if parameter.ndim > 1 else 1)  # a flat random model has the same logits everywhere
+    attend_globally(model)
     if not model.config.is_encoder_decoder:
         model.config.pad_token_id = None  # as `load_base` does
     return Base(model, tokenizer(), torch.device("cpu"), "fp32")
 
 
-def tiny_config(kind: str) -> PreTrainedConfig:
-    """Return an architecture's own config with everything in it that is large made small."""
+def tiny_config(kind: str, factory: Any) -> PreTrainedConfig:
+    """Return an architecture's own config with all that is large made small; as a decoder, where it can be one."""
     cls = CONFIG_MAPPING[kind]
-    fields = shrunk(cls().to_dict()) | GIVEN.get(kind, {})
-    if "decoder_start_token_id" in fields:
+    own = cls()
+    fields = shrunk(own.to_dict()) | GIVEN.get(kind, {})
+    fields |= {name: None for name in ("forced_eos_token_id", "forced_bos_token_id") if name in fields}
+    if factory is AutoModelForCausalLM and hasattr(own, "is_decoder"):
+        fields["is_decoder"] = True
+    if own.is_encoder_decoder:
         fields["decoder_start_token_id"] = 0
     return cls(**{k: v for k, v in fields.items() if k not in ("architectures", "model_type", "dtype")})
 
@@ -140,11 +149,11 @@ def value_of(name: str, value: Any) -> Any:
     """Return a field's value made small."""
     if isinstance(value, dict) and name not in KEPT:
         return shrunk(value)
-    if isinstance(value, bool) or not (isinstance(value, int) or (value is None and name == "pad_token_id")):
+    if isinstance(value, bool) or not isinstance(value, int):
         return value
     for pattern, most in SMALL:
         if re.fullmatch(pattern, name):
-            return most if value is None or "token" in pattern else min(value, most)
+            return most if "token" in pattern else min(value, most)
     return value
 
 
@@ -210,3 +219,30 @@ def trains(base: Base, name: str) -> str | None:
         return str(error)
     idle = [n for n, weight in trainable(adapted).items() if weight.grad is None]
     return f"{len(idle)} tensors are never trained ({idle[0]} first)" if idle else None
+
+
+def architectures_page(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return in Markdown what bakeoff can do with each architecture, and which are refused or untried."""
+    lines = [
+        "## Further architectures",
+        "",
+        "Written by `bakeoff methods --architectures`: every causal and encoder-decoder class of transformers that",
+        "could be made tiny by the names of its config's fields. Losses and greedy outputs were compared with the",
+        "plain forward pass of one row alone, as they are for any base that is loaded; *without* a cache outputs are",
+        "the same and take longer. *generate*: greedy outputs are those of transformers' own generate. Then a method",
+        "of each kind: whether it can be put on the tiny model, and a batch's loss reaches all that it trains.",
+        "",
+        "| model type | class | cache | generate | " + " | ".join(TRIED) + " |",
+        "|---" * (len(TRIED) + 4) + "|",
+    ]
+    for kind, row in rows.items():
+        if row["model"] and row["decodes"] != "no":
+            same = {True: "yes", False: "differs", None: "not compared"}[row["generate"]]
+            cells = ["no" if row["methods"][name] else "yes" for name in TRIED]
+            cache = row["decodes"].removesuffix(" its cache")
+            lines.append(f"| {kind} | {row['model']} | {cache} | {same} | {' | '.join(cells)} |")
+    refused = [f"- {k} ({row['model']}): {row['note']}" for k, row in rows.items() if row.get("decodes") == "no"]
+    untried = [kind for kind, row in rows.items() if not row["model"]]
+    lines += ["", "Refused in one line (sizes that do not fit may be the tiny config's own fault):", "", *refused]
+    lines += ["", f"Not tried, since no tiny model could be built: {', '.join(untried)}."]
+    return "\n".join(lines)

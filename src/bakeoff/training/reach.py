@@ -1,9 +1,12 @@
 """What of an adapted model a text's loss has gradients for, told from shapes alone: a plan asks before a run."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import torch
 from torch import nn
+from transformers import masking_utils
 
 from bakeoff.data.tokens import Tokens
 from bakeoff.errors import SetupError
@@ -22,7 +25,8 @@ def check_reach(where: str, adapted: nn.Module) -> None:
     base = Base(inner(adapted), SimpleNamespace(eos_token_id=0), torch.device("meta"), "fp32")
     kind = type(base.model).__name__
     try:
-        target_losses(base, adapted, batch_of(base, ROWS)).sum().backward()
+        with masks_without_values():
+            target_losses(base, adapted, batch_of(base, ROWS)).sum().backward()
     except Exception as error:  # a stranger's architecture, called in a way that it may not know
         if isinstance(error, NotImplementedError) or "meta" in str(error).lower():
             return
@@ -34,3 +38,14 @@ def check_reach(where: str, adapted: nn.Module) -> None:
             f"{where}: {len(idle)} of its {len(trainable(adapted))} trained tensors are reached by no text of "
             f"{kind} ({idle[0]} first). Try: other weights, or another method"
         )
+
+
+@contextmanager
+def masks_without_values() -> Iterator[None]:
+    """Within, transformers makes its masks as in tracing, where it does not look whether a simpler one would do."""
+    looked = masking_utils.is_tracing
+    masking_utils.is_tracing = lambda *_: True
+    try:
+        yield
+    finally:
+        masking_utils.is_tracing = looked
