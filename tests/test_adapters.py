@@ -11,10 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import bakeoff
 from bakeoff.adapters import load_adapter, save_adapter
 from bakeoff.config import load_config
 from bakeoff.errors import SetupError
 from bakeoff.methods import build_method, method_class
+from bakeoff.methods.base_weights import BaseWeights
 from bakeoff.model import adapt, load_base, trainable
 from bakeoff.testing import ROWS
 from bakeoff.training.loss import evaluate_loss
@@ -208,3 +210,22 @@ def test_a_damaged_or_hostile_adapter_is_refused_in_one_line(name, adapters, tmp
     fresh = load_base(str(tiny_model), "fp32")
     loaded = load_adapter(fresh, folder / name)
     assert evaluate_loss(fresh, loaded, ROWS, len(ROWS)) == losses[name]
+
+
+def test_an_adapter_half_written_on_a_full_disk_is_never_taken_for_whole(tiny_config, in_process, monkeypatch):
+    tiny_config |= {"entries": {"last_layers": {}}, "baselines": ["base"]}
+
+    def full(method, adapted, folder):
+        (folder / "tensors.safetensors").write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BaseWeights, "save", full)
+        first = bakeoff.run(tiny_config, {"protocol.epochs": 1}, display="none")
+    with pytest.raises(SetupError, match=r"has no finished run: it failed \(.*No space left"):
+        first.entry("last_layers").load()
+    again = bakeoff.run(tiny_config, {"protocol.epochs": 1}, display="none")
+    assert again.document["status"] == "done"
+    rows = again.entry("last_layers").predictions()
+    written = again.entry("last_layers").load().generate([row["document"] for row in rows])
+    assert written == [row["output"] for row in rows]

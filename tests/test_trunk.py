@@ -149,3 +149,10 @@ def test_a_bakeoff_gives_the_same_losses_with_and_without(tiny_config, tmp_path)
     assert first.entries["last_layers"]["costs"]["trunk_seconds"] > 0
     assert second.entries["last_layers"]["costs"].get("trunk_seconds") is None
     assert not first.folder.trunk.exists()
+
+
+def test_a_trunk_that_was_cut_short_is_stored_again(base, tmp_path):
+    first = open_trunk(base, top_only(base), ROWS, tmp_path / "train", None, 4)
+    whole = first.file.read_bytes()
+    first.file.write_bytes(whole[:-8])
+    assert open_trunk(base, top_only(base), ROWS, tmp_path / "train", None, 4).file.read_bytes() == whole

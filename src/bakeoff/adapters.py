@@ -13,7 +13,7 @@ from torch import nn
 from bakeoff.config import Config
 from bakeoff.errors import BakeoffError, SetupError
 from bakeoff.files import give_rights, write_json
-from bakeoff.hub import PICKLED, base_hashes, base_identity, base_marks, first_line
+from bakeoff.hub import PICKLED, base_hashes, base_identity, base_marks, first_line, model_folder
 from bakeoff.measure import out_of_memory
 from bakeoff.methods import Method, build_method
 from bakeoff.methods.saved import read_mapping, refuse
@@ -84,9 +84,8 @@ def saved_method(folder: Path, expected: Mapping[str, Any]) -> Method:
         raise SetupError(f"{folder}: holds {pickled[0]}, a pickle, which can run any code when it is read. Remove it")
     file = folder / MANIFEST
     manifest = read_mapping(file)
-    for key, value in expected.items():
-        if manifest.get(key) != value:
-            raise refuse(file, f"{key} is {manifest.get(key)!r:.80}, but the run was of {value!r:.80}")
+    if other := difference(manifest, expected):
+        raise refuse(file, other)
     check_base_name(folder / "adapter_config.json", manifest.get("model"))
     name, settings = manifest.get("method"), manifest.get("settings")
     if not isinstance(name, str) or not isinstance(settings, dict):
@@ -95,6 +94,18 @@ def saved_method(folder: Path, expected: Mapping[str, Any]) -> Method:
         return build_method(name, {**settings, "method": name})
     except BakeoffError as error:
         raise refuse(file, str(error)) from None
+
+
+def difference(found: Mapping[str, Any], expected: Mapping[str, Any], of: str = "") -> str | None:
+    """Return in words the first of the expected fields that differs, of the innermost mapping; None where all agree."""
+    for key, value in expected.items():
+        other = found.get(key)
+        if isinstance(value, dict) and isinstance(other, dict) and other.keys() == value.keys():
+            if inner := difference(other, value, f"{of}{key}."):
+                return inner
+        elif other != value:
+            return f"{of}{key} is {other!r:.80} here, and {value!r:.80} in the bakeoff's records"
+    return None
 
 
 def check_base_name(config_file: Path, model: Any) -> None:
@@ -109,6 +120,7 @@ def check_base(config: Config, planned: Mapping[str, Any]) -> None:
 
     Sizes and times tell, where they are as they were; else the content does, which takes a second a gigabyte.
     """
+    model_folder(config.model, config.pin, ask_hub=False)  # raises where it is not there any more
     known = planned.get("identity")
     if known is None or planned.get("files") == base_marks(config.model, config.pin):
         return

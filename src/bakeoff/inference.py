@@ -1,5 +1,6 @@
 """Using an adapter that a bakeoff made: documents in, outputs out, exactly as in its evaluation."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ from bakeoff.data.forms import make_form
 from bakeoff.data.templates import prompt_template
 from bakeoff.data.tokens import Tokens, encode
 from bakeoff.data.written import INDENT
-from bakeoff.errors import DataError
+from bakeoff.errors import DataError, SetupError
 from bakeoff.evaluation.conformance import conforming
 from bakeoff.evaluation.generation import generate
-from bakeoff.model import for_decoding, load_base
+from bakeoff.measure import out_of_memory
+from bakeoff.model import Base, for_decoding, load_base
 from bakeoff.records import Folder, Run
+from bakeoff.sections import encodable
 
 Document = str | Mapping[str, Any]  # a text, or a row with the columns that the template takes
 
@@ -29,7 +32,8 @@ class Summarizer:
 
     def __init__(self, folder: Folder, adapter: Path, run: Run):
         self.config = load_config(folder.config_file)
-        planned = folder.plan()["model"]
+        plan = folder.plan()
+        planned = plan["model"] if isinstance(plan["model"], dict) else {}
         check_base(self.config, planned)
         base, _ = conforming(load_base(self.config.model, self.config.protocol.precision, self.config.pin))
         self.model = load_adapter(base, adapter, made_by(run, self.config, planned))
@@ -37,19 +41,30 @@ class Summarizer:
         self.form = make_form(base.tokenizer, self.config.template, base.decoder_start is not None)
         data = self.config.data
         self.columns = columns_of(data.document, data.summary, prompt_template(self.form.template))
-        self.max_tokens: int = folder.plan()["max_tokens"]
-        self.output_tokens: int = folder.plan()["output_tokens"]
-        self.indented: bool = INDENT in folder.plan().get("texts", ())
+        self.max_tokens, self.output_tokens = lengths(folder, plan, base)
+        self.indented: bool = INDENT in plan.get("texts", ())
 
     def generate(self, documents: Sequence[Document]) -> list[str]:
         """Return the greedy output for each document, a text or a row of columns; a blank one has an empty output."""
         outputs, rows = [""] * len(documents), self.rows(documents)
         if rows:
             prompts = [row.prompt for row in rows.values()]
-            ids = generate(self.base, self.model, prompts, self.output_tokens, self.config.generation.batch_size)
+            ids = self.decoded(prompts)
             for i, text in zip(rows, self.form.texts(ids, self.indented), strict=True):
                 outputs[i] = text
         return outputs
+
+    def decoded(self, prompts: list[list[int]]) -> list[list[int]]:
+        """Return the ids of each prompt's output; raise SetupError where memory does not suffice."""
+        try:
+            return generate(self.base, self.model, prompts, self.output_tokens, self.config.generation.batch_size)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            raise SetupError(
+                f"generate: no memory is left for {len(prompts)} documents. Try: fewer of them, or a smaller "
+                "generation.batch_size"
+            ) from None
 
     def cut(self, documents: Sequence[Document]) -> dict[int, tuple[int, int]]:
         """Return, for each document that is cut, its index with how many of its tokens are kept, and of how many."""
@@ -73,13 +88,29 @@ class Summarizer:
         return {self.columns.document: document} if isinstance(document, str) else document
 
     def texts(self, documents: Sequence[Document]) -> list[str]:
-        """Return each document's text; raise DataError where a row has none."""
+        """Return each document's text; raise DataError where a row has none, or it is none that can be written."""
+        if isinstance(documents, str):
+            raise DataError("generate: expected a list of documents, got one text. Try: [text]")
         named = self.columns.document
-        texts = [d if isinstance(d, str) else d.get(named) for d in documents]
+        texts = [d.get(named) if isinstance(d, Mapping) else d for d in documents]
         for number, text in enumerate(texts, start=1):
             if not isinstance(text, str):
                 raise DataError(f"document {number}: no text in column '{named}'")
+            if not encodable(text):
+                raise DataError(f"document {number}: holds half a surrogate pair, no text. Fix its \\u escapes")
         return [str(text) for text in texts]
+
+
+def lengths(folder: Folder, plan: Mapping[str, Any], base: Base) -> tuple[int, int]:
+    """Return how many tokens a document with its output, and an output, may have; raise SetupError where none can."""
+    longest, output = plan.get("max_tokens"), plan.get("output_tokens")
+    context = getattr(base.model.config.get_text_config(decoder=True), "max_position_embeddings", None) or math.inf
+    if type(longest) is int and type(output) is int and 1 <= output <= longest <= context:
+        return longest, output
+    raise SetupError(
+        f"{folder.plan_file}: max_tokens {longest!r:.40} and output_tokens {output!r:.40} are no lengths that this "
+        "base can have. Try: bakeoff run again"
+    )
 
 
 def made_by(run: Run, config: Config, planned: Mapping[str, Any]) -> dict[str, Any]:

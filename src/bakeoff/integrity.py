@@ -65,6 +65,17 @@ def damaged(folder: Path, expected: dict[str, str]) -> Path | None:
     return None
 
 
+def fault_of(file: Path) -> str:
+    """Return what is wrong with a file that `damaged` has found."""
+    try:
+        with file.open("rb"):
+            return "damaged or missing. Try: bakeoff run again"
+    except FileNotFoundError:
+        return "damaged or missing. Try: bakeoff run again"
+    except OSError as error:
+        return f"cannot be read ({error.strerror}). Try: as somebody who may read it"
+
+
 def sync(path: Path) -> None:
     """Return when a file's content, or a folder's list of names, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from bakeoff.errors import SetupError
 from bakeoff.files import read_jsonl, remove_named, write_json
-from bakeoff.integrity import damaged, digest, digests, read_mapping, sealed, unsealed
+from bakeoff.integrity import damaged, digest, digests, fault_of, read_mapping, sealed, unsealed
 
 SPLITS = ("train", "validation", "test")
 CHECKPOINT = r"\d{9}-[0-9a-f]{64}\.safetensors|\.\d+\.tmp"  # names of a run's checkpoints, and of one not finished
@@ -186,7 +186,7 @@ class RunFolder:
         result = self.result()
         broken = damaged(self.path, result.files) if result else None
         if broken:
-            raise SetupError(f"{broken}: damaged or missing. Try: bakeoff run again")
+            raise SetupError(f"{broken}: {fault_of(broken)}")
         return result
 
     def curve(self) -> list[dict[str, float]]:

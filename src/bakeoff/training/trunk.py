@@ -183,7 +183,7 @@ def open_trunk(
     file.parent.mkdir(parents=True, exist_ok=True)
     with (file.parent / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not file.exists():
+        if not file.exists() or file.stat().st_size != needed:
             if needed > room(file.parent, budget):
                 return None
             storing()
