@@ -123,17 +123,17 @@ def test_a_base_that_has_changed_or_gone_is_noticed_and_one_that_has_moved_serve
     moved = shutil.copytree(tiny_model, tmp_path / "moved")
     os.utime(moved / "model.safetensors", (1, 1))
     set_config(copied, str(tiny_model), str(moved))
-    assert generate(copied.path, DOCUMENT, *LORA).stdout == wanted
+    assert generate(copied.path, DOCUMENT, *LORA, "--trust").stdout == wanted
     content = bytearray((moved / "model.safetensors").read_bytes())
     content[-2] ^= 1
     (moved / "model.safetensors").write_bytes(content)
-    line = refused(copied.path, DOCUMENT, *LORA)
+    line = refused(copied.path, DOCUMENT, *LORA, "--trust")
     assert "not the base that the adapter was trained on (model.safetensors has changed, by its SHA-256)" in line
     shutil.copy(tiny_model / "model.safetensors", moved)
     (moved / "tokenizer_config.json").write_text((moved / "tokenizer_config.json").read_text() + "\n")
-    assert "(its config or tokenizer has changed" in refused(copied.path, DOCUMENT, *LORA)
+    assert "(its config or tokenizer has changed" in refused(copied.path, DOCUMENT, *LORA, "--trust")
     shutil.rmtree(moved)
-    assert f"model: {moved}: no such folder" in refused(copied.path, DOCUMENT, *LORA)
+    assert f"model: {moved}: no such folder" in refused(copied.path, DOCUMENT, *LORA, "--trust")
 
 
 def test_another_template_or_other_settings_than_the_runs_are_refused(copied, shared):
@@ -147,9 +147,8 @@ def test_another_template_or_other_settings_than_the_runs_are_refused(copied, sh
     line = refused(copied.path, DOCUMENT, *LORA)
     assert "settings.lora_alpha is 1 here, and 32.0 in the bakeoff's records" in line
     set_config(copied, "template: null", "template: 'x {{ document }} y'")
-    assert "template is None here, and 'x {{ document }} y'" in refused(
-        copied.path, DOCUMENT, "--entry", "prompt_tuning"
-    )
+    line = refused(copied.path, DOCUMENT, "--entry", "prompt_tuning", "--trust")
+    assert "template is None here, and 'x {{ document }} y'" in line
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,10 @@ from torch import nn
 from bakeoff.config import Config
 from bakeoff.errors import BakeoffError, SetupError
 from bakeoff.files import give_rights, write_json
-from bakeoff.hub import PICKLED, base_hashes, base_identity, base_marks, first_line, model_folder
-from bakeoff.measure import out_of_memory
+from bakeoff.foreign import one_line
+from bakeoff.hub import PICKLED, base_hashes, base_identity, base_marks, model_folder
 from bakeoff.methods import Method, build_method
-from bakeoff.methods.saved import read_mapping, refuse
+from bakeoff.methods.saved import MEND, read_mapping, refuse
 from bakeoff.model import Base
 
 MANIFEST = "bakeoff.json"
@@ -60,17 +60,8 @@ def load_adapter(base: Base, folder: Path, expected: Mapping[str, Any] | None = 
     its method saves of this base.
     """
     method = saved_method(folder, expected or {})
-    try:
+    with one_line(f"{folder}: {method.name} cannot be put on this base", MEND):
         return method.load(base.model, folder).to(base.device).requires_grad_(False).eval()
-    except BakeoffError:
-        raise
-    except Exception as error:
-        # What PEFT, safetensors or a method of another package may raise is not listed anywhere, and the files may come
-        # from anyone. This is the one place that decides: memory is the machine's matter, all else the folder's.
-        if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and out_of_memory(error)):
-            raise
-        reason = f"{type(error).__name__}: {first_line(error):.200}"
-        raise refuse(folder / MANIFEST, f"{method.name} cannot be put on this base ({reason})") from error
 
 
 def saved_method(folder: Path, expected: Mapping[str, Any]) -> Method:

@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     import torch
     from peft import PeftModel
 
+MEND = "Try: the adapter as it was saved, or remove its folder and bakeoff run again"
 LARGEST_TEXT = 2**24  # bytes of JSON, as a file or as a header; that of a model of 10,000 tensors has a tenth
 OF_THE_MACHINE = {"peft_version", "base_model_name_or_path", "revision", "inference_mode", "auto_mapping"}
 
 
 def refuse(file: Path, what: str) -> SetupError:
     """Return the error of a file that is not what was saved."""
-    return SetupError(f"{file}: {what}. Try: the adapter as it was saved, or remove its folder and bakeoff run again")
+    return SetupError(f"{file}: {what}. {MEND}")
 
 
 def check_file(file: Path) -> int:
