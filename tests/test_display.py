@@ -7,8 +7,9 @@ from rich.console import Console
 from bakeoff.display import JsonDisplay, NoDisplay, PlainDisplay, clock_time, open_display
 from bakeoff.forecast import Forecast
 from bakeoff.live import LiveDisplay, roughly
+from bakeoff.names import run_names
 from bakeoff.notebook import NotebookDisplay
-from bakeoff.records import Event, Run, run_names
+from bakeoff.records import Event, Run
 from bakeoff.sections import ProtocolConfig
 
 

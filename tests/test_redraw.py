@@ -11,7 +11,8 @@ from rich.console import Console
 from bakeoff.forecast import Forecast
 from bakeoff.journal import event_of
 from bakeoff.live import LiveDisplay
-from bakeoff.records import Run, run_names
+from bakeoff.names import run_names
+from bakeoff.records import Run
 from tests.test_forecast import stream
 
 

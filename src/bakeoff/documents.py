@@ -244,8 +244,10 @@ def run_fault(row: Mapping[str, Any]) -> str | None:
 
 
 def result_fault(row: Mapping[str, Any]) -> str | None:
-    """Return what is wrong with a result, which has a validation loss where a training has come to its end."""
+    """Return what is wrong with a result: its failed checks have notes, and an ended training a validation loss."""
     wrong = fault(ResultRow, row) or run_fault(row["run"])
+    if wrong is None and not all(passed or name in row["check_notes"] for name, passed in row["checks"].items()):
+        return "check_notes: none of a check that failed"
     trained = wrong is None and row["run"]["kind"] != "baseline" and row["status"] != "failed"
     return "metrics: no validation/loss" if trained and "validation/loss" not in row["metrics"] else wrong
 

@@ -6,7 +6,7 @@ Workers write records; driver, terminal and report read them. Plain data and JSO
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -98,35 +98,6 @@ class RunResult:
     def from_json(cls, raw: dict[str, Any]) -> "RunResult":
         """Return the result that `asdict` was taken of."""
         return cls(**{**raw, "run": Run(**raw["run"])})
-
-
-def run_names(runs: Sequence[Run]) -> dict[str, str]:
-    """Return each run's name to show: its entry, with the seed where an entry has several final runs.
-
-    A trial's has its number, and the settings in which it differs from its entry's other trials.
-    """
-    groups: dict[tuple[str, str], list[Run]] = {}
-    for run in runs:
-        groups.setdefault((run.entry, run.kind), []).append(run)
-    differing = {
-        key: {k for r in group for k in r.settings | group[0].settings if r.settings.get(k) != group[0].settings.get(k)}
-        for key, group in groups.items()
-    }
-    names = {}
-    for run in runs:
-        key = run.entry, run.kind
-        if run.trial is None:
-            names[run.id] = f"{run.entry} seed {run.seed}" if len(groups[key]) > 1 else run.entry
-            continue
-        searched = [k for k in run.settings if k in differing[key]]
-        values = ", ".join(f"{k} {setting_text(run.settings[k])}" for k in searched)
-        names[run.id] = f"{run.entry} trial {run.trial}{': ' if values else ''}{values}"
-    return names
-
-
-def setting_text(value: Any, digits: int = 2) -> str:
-    """Return a setting as a person reads it: a whole number as it is, any other to so many digits."""
-    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
 
 
 class RunFolder:
@@ -286,15 +257,22 @@ class Folder:
         """Return the planned runs in order."""
         return [Run(**row) for row in self.plan()["runs"]]
 
-    def trials(self, entry: str) -> list[Run]:
-        """Return an entry's trials in order: the planned ones, and the extension where one was started."""
-        runs = [run for run in self.runs() if run.kind == "trial" and run.entry == entry]
+    def trials(self, entry: str, plan: Mapping[str, Any] | None = None) -> list[Run]:
+        """Return an entry's trials in order: the planned ones, and the extension where one was started.
+
+        `plan` is this folder's, where it was read already.
+        """
+        plan = plan or self.plan()
+        runs = [Run(**row) for row in plan["runs"] if row["kind"] == "trial" and row["entry"] == entry]
+        fields = plan["entries"][entry]["search"] if runs else ()
         known, searches = {run.id for run in runs}, {run.search for run in runs}
-        for file in sorted(self.path.glob("runs/*/run.json")):
-            with suppress(SetupError):  # damaged
-                started = RunFolder(file.parent).run()
-                if started.kind == "trial" and started.search in searches and started.id not in known:
-                    runs.append(started)
+        for file in sorted(self.path.glob(f"runs/{entry}-*/run.json")):  # an id begins with its entry's name
+            if file.parent.name not in known:
+                with suppress(SetupError):  # damaged
+                    started = RunFolder(file.parent).run()
+                    searched = all(documents().is_number(started.settings.get(field)) for field in fields)
+                    if started.kind == "trial" and started.search in searches and searched:
+                        runs.append(started)
         return runs
 
     def mark(self) -> str:

@@ -13,8 +13,9 @@ from bakeoff.entries import Entry
 from bakeoff.errors import ConfigError, SetupError
 from bakeoff.files import write_json
 from bakeoff.journal import Journal
+from bakeoff.names import setting_text
 from bakeoff.planning import Plan, make_trial
-from bakeoff.records import Event, Folder, Run, RunResult, setting_text
+from bakeoff.records import Event, Folder, Run, RunResult
 from bakeoff.tuning import Settings, edges, extension, survivors
 
 
@@ -155,7 +156,8 @@ class Schedule:
         reached = any(row["step"] >= rung for row in curve)
         if self.result(trial).status == "failed" and not reached:
             return None
-        return min(row["validation/loss"] for row in curve if row["step"] <= rung)
+        losses = [row["validation/loss"] for row in curve if row["step"] <= rung and "validation/loss" in row]
+        return min(losses, default=None)
 
     def best(self, trials: Sequence[Run]) -> Run | None:
         """Return the trial with the lowest validation loss of those that came to the end, the first of equals."""

@@ -12,7 +12,6 @@ from bakeoff.evaluation.neutral import add_forgetting
 from bakeoff.evaluation.statistics import Estimate, Resamples, Scores, estimate
 from bakeoff.evaluation.sweep import add_tuning
 from bakeoff.evaluation.verdict import LOSS, Yardstick, make_verdict
-from bakeoff.integrity import read_mapping
 from bakeoff.records import Folder, Run, RunResult
 
 
@@ -23,15 +22,15 @@ def summarize(folder: Folder) -> dict[str, Any]:
     """
     plan = folder.plan()
     config = load_config(folder.config_file)
-    if plan.get("made_of") not in (None, read_mapping(folder.made_file).get("made_of")):
+    if plan.get("made_of") not in (None, folder.made().get("made_of")):
         raise SetupError(f"{folder.path}: its examples are not those of its plan yet. Try: bakeoff run again")
-    runs = [run for run in folder.runs() if run.kind != "trial"]
+    runs = [Run(**row) for row in plan["runs"] if row["kind"] != "trial"]
     results = {run.id: folder.run(run.id).result() for run in runs}
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(run.entry, []).append(run)
-    scores = {n: read_scores(folder, group, results) for n, group in groups.items()}
-    resamples = Resamples(read_clusters(folder, config))
+    scores = {n: read_scores(folder, plan, group, results) for n, group in groups.items()}
+    resamples = Resamples(read_clusters(folder, plan, config))
     estimates = estimate({(n, metric): s for n, table in scores.items() for metric, s in table.items()}, resamples)
     by_name = {n: {metric: estimates[n, metric] for metric in table} for n, table in scores.items()}
     rows = {name: entry_row(folder, config, group, results, by_name[name]) for name, group in groups.items()}
@@ -66,7 +65,7 @@ def summarize(folder: Folder) -> dict[str, Any]:
     }
 
 
-def read_clusters(folder: Folder, config: Config) -> list[str]:
+def read_clusters(folder: Folder, plan: dict[str, Any], config: Config) -> list[str]:
     """Return what each test example is drawn together with in a bootstrap: its group, or its document.
 
     Rows with the same source text are one cluster: they are no independent evidence. The docstring task's groups
@@ -74,7 +73,7 @@ def read_clusters(folder: Folder, config: Config) -> list[str]:
     """
     key = "group" if config.data.group else "document"
     clusters = [row[key].strip() for row in folder.examples("test")]
-    if len(clusters) != folder.plan()["data"]["splits"]["test"]["examples"]:
+    if len(clusters) != plan["data"]["splits"]["test"]["examples"]:
         raise SetupError(f"{folder.examples_file('test')}: not as many rows as planned. Try: bakeoff run again")
     return clusters
 
@@ -144,7 +143,9 @@ def metrics(done: list[RunResult], estimates: dict[str, Estimate]) -> dict[str, 
     return table
 
 
-def read_scores(folder: Folder, group: list[Run], results: dict[str, RunResult | None]) -> dict[str, Scores]:
+def read_scores(
+    folder: Folder, plan: dict[str, Any], group: list[Run], results: dict[str, RunResult | None]
+) -> dict[str, Scores]:
     """Return the scores of each test example under each of an entry's finished seeds, by metric.
 
     Raises SetupError where a file of a run is damaged.
@@ -153,7 +154,7 @@ def read_scores(folder: Folder, group: list[Run], results: dict[str, RunResult |
     for files in done:
         files.check()
     tables = [files.predictions() for files in done]
-    planned = folder.plan()["data"]["splits"]["test"]["examples"]
+    planned = plan["data"]["splits"]["test"]["examples"]
     for files, rows in zip(done, tables, strict=True):
         if len(rows) != planned or any(row.keys() != tables[0][0].keys() for row in rows):
             raise SetupError(f"{files.predictions_file}: not as many rows as planned. Try: bakeoff run again")
@@ -161,7 +162,7 @@ def read_scores(folder: Folder, group: list[Run], results: dict[str, RunResult |
         return {}
     seeded = group[0].kind == "entry"
     ones = numpy.ones(len(tables[0]))
-    measures = folder.plan()["metrics"]
+    measures = plan["metrics"]
     bounds = {m["name"]: (0, 1) if m["bounded"] else (-numpy.inf, numpy.inf) for m in measures}
     bounds |= {f"{name}_max": span for name, span in bounds.items()}
     found = {

@@ -1,7 +1,9 @@
 """What an entry's trials showed, from their records: validation losses, the choice, its edge, what the search cost."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from bakeoff.documents import is_number
 from bakeoff.errors import SetupError
 from bakeoff.records import Folder, Run, RunResult
 from bakeoff.tuning import edges
@@ -12,12 +14,12 @@ def add_tuning(folder: Folder, plan: dict[str, Any], name: str, row: dict[str, A
     planned = plan["entries"].get(name)
     row["tuning"] = None
     if planned:
-        row["tuning"] = tuning(folder, name, planned, row["runs"])
+        row["tuning"] = tuning(folder, folder.trials(name, plan), planned, row["runs"])
         row["costs"]["tuning_seconds"] = row["tuning"]["seconds"]
 
 
-def tuning(folder: Folder, name: str, planned: dict[str, Any], finals: list[str]) -> dict[str, Any]:
-    """Return label, chosen, edge, extended, trials and seconds of one entry.
+def tuning(folder: Folder, trials: Sequence[Run], planned: dict[str, Any], finals: list[str]) -> dict[str, Any]:
+    """Return label, chosen, edge, extended, trials and seconds of one entry, whose `trials` are those started too.
 
     `chosen` are the searched fields' values once a final run was started. `edge` says for which fields the best of
     the ladder was its lowest or highest value. `extended` says how the one trial past that edge did: better, worse,
@@ -25,9 +27,9 @@ def tuning(folder: Folder, name: str, planned: dict[str, Any], finals: list[str]
     the chosen trial are also its seed's final run's.
     """
     fields = list(planned["search"])
-    results = {run.id: folder.run(run.id).result() for run in folder.trials(name)}
+    results = {run.id: folder.run(run.id).result() for run in trials}
     chosen = chosen_settings(folder, finals, fields)
-    rows = [trial_row(run, results[run.id], fields, chosen is not None) for run in folder.trials(name)]
+    rows = [trial_row(run, results[run.id], fields, chosen is not None) for run in trials]
     ladder = [row for row in rows if row["trial"] <= planned["trials"]]
     further = [row for row in rows if row["trial"] > planned["trials"]]
     ended = [row for row in ladder if row["status"] == "done"]
@@ -53,9 +55,11 @@ def tuning(folder: Folder, name: str, planned: dict[str, Any], finals: list[str]
 def chosen_settings(folder: Folder, finals: list[str], fields: list[str]) -> dict[str, Any] | None:
     """Return the searched fields' values of the entry's final runs; None before the first was started."""
     try:
-        return {field: folder.run(finals[0]).run().settings[field] for field in fields} if fields else None
+        settings = folder.run(finals[0]).run().settings
     except SetupError:
         return None
+    searched = bool(fields) and all(is_number(settings.get(field)) for field in fields)
+    return {field: settings[field] for field in fields} if searched else None
 
 
 def trial_row(run: Run, result: RunResult | None, fields: list[str], decided: bool) -> dict[str, Any]:

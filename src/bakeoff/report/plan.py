@@ -6,7 +6,7 @@ from typing import Any
 from rich.table import Table
 
 from bakeoff.errors import listed
-from bakeoff.records import setting_text
+from bakeoff.names import setting_text
 from bakeoff.report.table import NO_SUCH_THING, cell, counted, rate, size
 
 BARS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"

@@ -5,7 +5,7 @@ from typing import Any
 
 import altair as alt
 
-from bakeoff.records import setting_text
+from bakeoff.names import setting_text
 from bakeoff.report.charts.drawing import INK, Figure, Point, data, draw, heading, hue, safe_name
 from bakeoff.report.table import counted, edge_note
 
