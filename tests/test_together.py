@@ -11,6 +11,7 @@ from bakeoff.errors import SetupError
 from bakeoff.evaluation.together import summarize_together
 from bakeoff.files import write_json
 from bakeoff.records import Folder
+from bakeoff.report.facts import held_equal
 from bakeoff.report.source import Source
 
 
@@ -23,6 +24,22 @@ def two(shared, tmp_path):
     document["entries"] = {"lora": document["entries"]["lora"], "other": document["entries"]["last_layers"]}
     write_json(tmp_path / "second/results.json", document)
     return [shared[1].folder, Folder(tmp_path / "second")], [shared[1].document, document]
+
+
+def test_a_page_of_several_shows_as_held_equal_what_was(two):
+    folders, (one, other) = two
+    merged = summarize_together(folders, [one, other])
+    assert dict(held_equal(merged))["seeds"] == "0"
+    other["protocol"] = {**other["protocol"], "seed": 7, "seeds": 3}
+    other["generation"] = {**other["generation"], "batch_size": 5}
+    for documents in ([one, other], [other, one]):
+        merged = summarize_together(folders, documents)
+        facts = dict(held_equal(merged))
+        assert "seeds" not in facts
+        assert "side by side" not in facts["decoding"]
+        assert "batches" not in facts["decoding"]
+        told = [line for line in merged["notes"] if line.startswith("Not held equal")]
+        assert [line.split()[3] for line in told] == ["protocol.seed", "protocol.seeds", "generation.batch_size"]
 
 
 def test_entries_of_several_bakeoffs_are_judged_together(two):

@@ -33,11 +33,11 @@ def summarize_together(folders: Sequence[Folder], documents: Sequence[Document])
     """
     for folder, document in zip(folders[1:], documents[1:], strict=True):
         refuse_other(folders[0], documents[0], folder, document)
-    names = new_names(folders, documents)
+    names, plans = new_names(folders, documents), [folder.plan() for folder in folders]
     rows: dict[str, dict[str, Any]] = {}
-    runs: dict[str, tuple[Folder, list[Run]]] = {}
-    for place, (folder, document, renamed) in enumerate(zip(folders, documents, names, strict=True)):
-        planned = folder.runs()
+    runs: dict[str, tuple[Folder, Document, list[Run]]] = {}
+    for place, (folder, plan, document, renamed) in enumerate(zip(folders, plans, documents, names, strict=True)):
+        planned = [Run(**row) for row in plan["runs"]]
         for name, row in (document["entries"] | document["baselines"]).items():
             known = rows.get(renamed[name])
             if known is None or (known["status"] != "done" and row["status"] == "done"):  # a baseline is one in all
@@ -45,16 +45,16 @@ def summarize_together(folders: Sequence[Folder], documents: Sequence[Document])
                     "metrics": dict(row["metrics"]),
                     "place": place,
                 }  # in whose folder its runs lie
-                runs[renamed[name]] = (folder, [run for run in planned if run.id in row["runs"]])
+                runs[renamed[name]] = folder, plan, [run for run in planned if run.id in row["runs"]]
     add_forgetting(rows)
     config = load_config(folders[0].config_file)
     scores = {
-        name: read_scores(folder, group, {run.id: folder.run(run.id).result() for run in group})
-        for name, (folder, group) in runs.items() if group
+        name: read_scores(folder, plan, group, {run.id: folder.run(run.id).result() for run in group})
+        for name, (folder, plan, group) in runs.items() if group
     }  # fmt: skip
     by_metric = {(n, metric): s for n, table in scores.items() for metric, s in table.items()}
-    estimates = estimate(by_metric, Resamples(read_clusters(folders[0], config)))
-    by = yardstick(folders[0].plan(), config)
+    estimates = estimate(by_metric, Resamples(read_clusters(folders[0], plans[0], config)))
+    by = yardstick(plans[0], config)
     statuses = {document["status"] for document in documents}
     return {
         **documents[0],
@@ -65,6 +65,7 @@ def summarize_together(folders: Sequence[Folder], documents: Sequence[Document])
         "verdict": make_verdict({n: row for n, row in rows.items() if row["status"] != "not run"}, estimates, by),
         "environment": environments(documents),
         "notes": notes(folders, documents),
+        "not_held_equal": list(not_held_equal(documents)),
     }
 
 
@@ -124,11 +125,20 @@ def notes(folders: Sequence[Folder], documents: Sequence[Document]) -> list[str]
     """Return what a reader must know of a comparison that did not run as one."""
     counts = zip(labels(folders, documents), (len(d["entries"]) for d in documents), strict=True)
     lines = [f"Entries of {len(documents)} bakeoffs, judged together: {', '.join(f'{n} ({c})' for n, c in counts)}."]
-    for section, _, key in (setting.partition(".") for setting in MAY_DIFFER):
-        values = dict.fromkeys(document[section][key] for document in documents)
-        if len(values) > 1:
-            lines.append(f"Not held equal: {section}.{key} ({' and '.join(map(str, values))}).")
+    lines += [
+        f"Not held equal: {setting} ({' and '.join(map(str, values))})."
+        for setting, values in not_held_equal(documents).items()
+    ]
     differing = [k for k in MACHINE if len({d["environment"].get(k) for d in documents}) > 1]
     if differing:
         lines.append(f"They differ in {', '.join(differing)}, so times and memory compare only within each.")
     return lines
+
+
+def not_held_equal(documents: Sequence[Document]) -> dict[str, list[Any]]:
+    """Return the settings in which bakeoffs of one comparison differ, with their values."""
+    found = {}
+    for setting in MAY_DIFFER:
+        section, _, key = setting.partition(".")
+        found[setting] = list(dict.fromkeys(document[section][key] for document in documents))
+    return {setting: values for setting, values in found.items() if len(values) > 1}

@@ -44,14 +44,16 @@ def point(text: str, bad: bool = False) -> dict[str, Any]:
 
 
 def held_equal(results: dict[str, Any]) -> Pairs:
-    """Return what every entry shared."""
+    """Return what every entry shared, of several bakeoffs too."""
     protocol, generation = results["protocol"], results["generation"]
+    differing = set(results.get("not_held_equal", ()))
     clipping = f"clipped at norm {protocol['clip_norm']:g}" if protocol["clip_norm"] else "not clipped"
     chosen = " (auto: what the hardware multiplies natively)" if protocol["precision"] == "auto" else ""
     precision = f"{results['precision']} frozen weights and products{chosen}, fp32 trained weights"
     size = generation["batch_size"]
-    side_by_side = f"batches of {counted(size, 'document')}" if size else "as many side by side as fit"
-    outputs = f"at most {counted(results['output_tokens'], 'token')}, {side_by_side}"
+    side_by_side = f", batches of {counted(size, 'document')}" if size else ", as many side by side as fit"
+    side_by_side = "" if "generation.batch_size" in differing else side_by_side
+    outputs = f"at most {counted(results['output_tokens'], 'token')}{side_by_side}"
     epochs = counted(protocol["epochs"], "epoch")
     waited = counted(protocol["patience"] or 0, "validation")
     patience = f"; the run ends after {waited} without a new one" if protocol["patience"] else ""
@@ -67,7 +69,7 @@ def held_equal(results: dict[str, Any]) -> Pairs:
         ("tuning", tuning_rule(results["tune"])),
         ("checkpoint", f"the one with the lowest validation loss{patience}"),
         ("decoding", f"greedy in {generation['precision']}, {outputs}"),
-        ("seeds", ", ".join(map(str, seeds))),
+        *([] if differing & {"protocol.seed", "protocol.seeds"} else [("seeds", ", ".join(map(str, seeds)))]),
     ]  # fmt: skip
 
 
