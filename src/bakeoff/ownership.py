@@ -15,6 +15,7 @@ from bakeoff.errors import SetupError
 from bakeoff.files import write_json
 from bakeoff.integrity import read_mapping
 from bakeoff.records import SPLITS, Folder
+from bakeoff.scratch import is_alive
 
 MADE_BY = "bakeoff"
 TRACKERS = ("trackers.log", "tensorboard", "wandb")
@@ -98,17 +99,6 @@ def sweep(folder: Folder) -> None:
                 file.unlink(missing_ok=True)
 
 
-def is_alive(process: int) -> bool:
-    """Return whether a process of this machine has this number."""
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
 def discard(folder: Folder) -> None:
     """Remove what a bakeoff that came to no plan has left: its own files, and folders with nothing else in them."""
     at, tag = stage(folder), read_mapping(folder.tag_file)
@@ -124,7 +114,8 @@ def discard(folder: Folder) -> None:
         for file in (folder.tag_file, folder.lock_file):
             file.unlink(missing_ok=True)
         if not tag.get("found"):
-            folder.path.rmdir()
+            with suppress(OSError):  # another process has just begun here
+                folder.path.rmdir()
 
 
 def token_files(folder: Folder) -> list[Path]:

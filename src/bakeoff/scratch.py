@@ -1,9 +1,11 @@
 """Temporary files, and what is said where their disk is full."""
 
 import errno
+import fcntl
 import os
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 
@@ -28,6 +30,47 @@ def room(what: str) -> Iterator[None]:
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """Within, there is a temporary folder; raise SetupError where its disk is full."""
-    with room("a temporary folder"), TemporaryDirectory(prefix="bakeoff-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
+    """Within, there is a temporary folder; raise SetupError where its disk is full.
+
+    What processes that were killed left in theirs is removed first.
+    """
+    prefix = f"bakeoff-{os.getpid()}-"
+    with room("a temporary folder"), TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder:
+        own = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(own, fcntl.LOCK_SH)
+            for other in Path(folder).parent.glob("bakeoff-*-*"):
+                with suppress(OSError):  # at work, or another user's
+                    clear(other)
+            yield Path(folder)
+        finally:
+            os.close(own)
+
+
+def clear(folder: Path) -> None:
+    """Remove the token files, and with them the folder, that a killed process left; raise OSError where it is alive."""
+    name = re.fullmatch(r"bakeoff-(\d+)-\w{8}", folder.name)
+    if name is None or is_alive(int(name[1])):
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of a process that this machine's numbers do not tell
+        for file in (folder / "data").glob("*"):
+            if re.fullmatch(r"\w+\.tokens\.bin|\.\w+\.tokens\.bin\.[\w-]+\.tmp", file.name):
+                file.unlink()
+        for place in (folder / "data", folder):
+            if place.exists():
+                place.rmdir()
+    finally:
+        os.close(descriptor)
+
+
+def is_alive(process: int) -> bool:
+    """Return whether a process of this machine has this number."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
