@@ -10,10 +10,10 @@ EARLY = {"config", "records", "data.examples"}
 PURE = {"data.sandbox", "data.templates"}
 LAYERS = [
     {"errors", "reading", "scratch", "integrity", "stopping", "lock", "children"},
-    {"files", "foreign", "content", "documents", "event_rows"},
+    {"files", "foreign", "content", "documents", "event_rows", "signing"},
     {"sections"} | PURE,
     EARLY,
-    {"trust"},
+    {"trust", "names"},
     {"hub"},
     {"data", "methods", "tuning"},
     {"entries", "costs"},
@@ -77,6 +77,7 @@ DRIVER = {
     "identity",
     "integrity",
     "ownership",
+    "signing",
     "trust",
     "lock",
     "stopping",
@@ -102,6 +103,7 @@ DRIVER = {
     "sections",
     "shapes",
     "records",
+    "names",
     "planning",
     "results",
     "display",

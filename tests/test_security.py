@@ -228,8 +228,7 @@ def test_a_run_folder_from_elsewhere_asks_before_it_runs_code(shared, copied, in
     assert not ran.exists()
     refused = ask("generate", copied.path, metrics=[f"{function}:score"])
     assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
-    assert refused.stderr.endswith(f"asks for the model in {words['model']}. Try: read it, then --trust "
-                                   "(trust=True in Python)\n")  # fmt: skip
+    assert f"asks for the model in {words['model']}. Try: read it, then --trust" in refused.stderr
     assert ask("generate", copied.path, "--trust", metrics=[f"{function}:score"]).exit_code == 0
     assert not ran.exists()  # generating scores nothing
     assert ask("plan", copied.config_file, "--trust", metrics=[f"{function}:score"]).exit_code == 0

@@ -28,6 +28,7 @@ from bakeoff.replay import earlier_rows, measured_before
 from bakeoff.results import Results, load_results
 from bakeoff.scheduling import Schedule
 from bakeoff.scratch import scratch
+from bakeoff.signing import signed
 from bakeoff.stopping import EndAtOnce, stoppable
 from bakeoff.tracking import check_installed, tracked
 from bakeoff.trust import check_trusted, wishes
@@ -213,7 +214,7 @@ def write_results(folder: Folder) -> Path:
     """Write results.json, the page, CSV and Markdown from a folder's records; return the page's path."""
     from bakeoff.report.writing import write_report
 
-    write_json(folder.results_file, sealed(summarize(folder)))
+    write_json(folder.results_file, sealed(signed(summarize(folder))))
     return write_report(folder.path)
 
 

@@ -15,7 +15,7 @@ from bakeoff.integrity import digests
 from bakeoff.ownership import claim, data_files, refuse_foreign, refuse_links
 from bakeoff.planning import Plan
 from bakeoff.records import SPLITS, Folder
-from bakeoff.trust import signature
+from bakeoff.signing import signature
 
 # Parts of the config that no result depends on.
 FREE_TO_CHANGE = re.compile(r"output|safety\..*|trackers|protocol\.(trunk_cache|gradient_checkpointing)")

@@ -8,16 +8,21 @@ from typing import TYPE_CHECKING, Any
 from bakeoff.errors import SetupError, did_you_mean, listed, printable
 from bakeoff.integrity import read_mapping, unsealed
 from bakeoff.records import Folder, Run
+from bakeoff.signing import unsigned
 
 if TYPE_CHECKING:
     import pandas
 
 
 def load_results(path: str | Path) -> "Results":
-    """Return the results in a bakeoff's folder; raise SetupError where it is none."""
+    """Return the results in a bakeoff's folder; raise SetupError where it is none.
+
+    What this user's bakeoff wrote is taken as it stands. Anything else is made again from the records, whose shapes
+    are checked: of another user, another version or another hand it may have any.
+    """
     folder = Folder(path)
-    with suppress(ValueError):  # changed since, or an older version's
-        written = unsealed(read_mapping(folder.results_file))
+    with suppress(ValueError):  # changed since, or not written here
+        written = unsigned(unsealed(read_mapping(folder.results_file)))
         if written.get("records") == folder.mark():
             return Results(folder, written)  # and the plan is what it was then
     folder.plan()

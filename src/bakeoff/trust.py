@@ -4,52 +4,21 @@ A config that a person names is theirs. A run folder's own config is, where this
 tag holds a signature of the config by a key that never leaves this user's home.
 """
 
-import hashlib
-import hmac
-import os
-import secrets
-from contextlib import suppress
 from pathlib import Path
 
 from bakeoff.config import Config, is_function
 from bakeoff.errors import SetupError
 from bakeoff.integrity import read_mapping, read_whole
-from bakeoff.reading import at_home
 from bakeoff.records import Folder
-
-
-def signature(config: bytes) -> str | None:
-    """Return this user's signature of a run folder's config; None where the user has no home to keep a key in."""
-    with suppress(OSError):
-        return hmac.new(key(), config, hashlib.sha256).hexdigest()
-    return None
-
-
-def key() -> bytes:
-    """Return this user's key, made when it is first asked for."""
-    file = Path(os.environ.get("XDG_STATE_HOME") or at_home("~/.local/state")) / "bakeoff/key"
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_name(f".key.{os.getpid()}.tmp")
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as made:
-            made.write(secrets.token_bytes(32))
-        try:
-            os.link(temporary, file)  # the first of several processes makes it
-        except FileExistsError:
-            pass
-        finally:
-            temporary.unlink()
-    return file.read_bytes()
+from bakeoff.signing import is_signed
 
 
 def is_own(folder: Folder) -> bool:
     """Return whether this user made a run folder's config, or trusted it before, and nobody has changed it since."""
-    said = read_mapping(folder.tag_file).get("signature")
     try:
-        ours = signature(read_whole(folder.config_file))
+        return is_signed(read_whole(folder.config_file), read_mapping(folder.tag_file).get("signature"))
     except OSError:
         return False
-    return isinstance(said, str) and ours is not None and hmac.compare_digest(said.encode(), ours.encode())
 
 
 def model_wishes(config: Config) -> list[str]:
@@ -69,6 +38,6 @@ def check_trusted(folder: Folder, config: Config, asked: list[str], trust: bool)
     wanted = [wish for wish in asked if wish in wishes(config)]
     if wanted and not trust and not is_own(folder):
         raise SetupError(
-            f"{folder.path}: this run folder was not made by you here, and its config.yaml asks for "
-            f"{', '.join(wanted)}. Try: read it, then --trust (trust=True in Python)"
+            f"{folder.path}: its config.yaml is not one that bakeoff wrote for you here, or was edited since, and asks "
+            f"for {', '.join(wanted)}. Try: read it, then --trust (trust=True in Python), or run your own config again"
         )

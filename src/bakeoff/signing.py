@@ -1,0 +1,72 @@
+"""What this user wrote is known by a signature, whose key never leaves the user's home."""
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from bakeoff.reading import at_home
+
+SIGNATURE = "signature"
+BYTES = 32  # of a key
+
+
+def signature(content: bytes) -> str | None:
+    """Return this user's signature of a file's content; None where the user has no home to keep a key in."""
+    with suppress(OSError):
+        return hmac.new(key(), content, hashlib.sha256).hexdigest()
+    return None
+
+
+def signed(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a JSON document with its signature in it."""
+    return {SIGNATURE: signature(canonical(document)), **document}
+
+
+def unsigned(document: dict[str, Any]) -> dict[str, Any]:
+    """Return what this user signed; raise ValueError where it was somebody else, or it has changed since."""
+    content = {key: value for key, value in document.items() if key != SIGNATURE}
+    if not is_signed(canonical(content), document.get(SIGNATURE)):
+        raise ValueError("not signed here")
+    return content
+
+
+def is_signed(content: bytes, said: Any) -> bool:
+    """Return whether `said` is this user's signature of the content."""
+    ours = signature(content) if isinstance(said, str) else None
+    return ours is not None and hmac.compare_digest(said.encode(), ours.encode())
+
+
+def canonical(document: dict[str, Any]) -> bytes:
+    """Return a JSON document as the bytes that are signed, which can be no config's."""
+    return b"\0" + json.dumps(document, sort_keys=True).encode()
+
+
+def key() -> bytes:
+    """Return this user's key, made when it is first asked for; raise OSError where there is no place for one.
+
+    A relative path would be one of the folder that one stands in, where somebody else may have put a key.
+    """
+    file = Path(os.environ.get("XDG_STATE_HOME") or at_home("~/.local/state")) / "bakeoff/key"
+    if not file.is_absolute():
+        raise FileNotFoundError(file)
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_name(f".key.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+        try:
+            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as made:
+                made.write(secrets.token_bytes(BYTES))
+                made.flush()
+                os.fsync(made.fileno())
+            with suppress(FileExistsError):
+                os.link(temporary, file)  # the first of several processes makes it
+        finally:
+            temporary.unlink(missing_ok=True)
+    found = file.read_bytes()
+    if len(found) != BYTES:  # with no key, anybody could sign
+        raise FileNotFoundError(file)
+    return found
