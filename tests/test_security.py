@@ -198,7 +198,8 @@ def test_the_working_folder_is_not_imported_from(tiny_config, tmp_path):
         assert not ran.exists(), (command, ran.read_text())
         assert done.returncode == 0, done.stderr
     # the working folder was searched, but for what nothing else has: python -P is what every process starts with
-    assert not [name for name, file in modules().items() if "sys.executable" in file.read_text() and name != "children"]
+    texts = {name: file.read_text() for name, file in modules().items() if name != "children"}
+    assert not [name for name, text in texts.items() if "sys.executable" in text and 'sys.executable, "-I"' not in text]
 
 
 def test_a_run_folder_from_elsewhere_asks_before_it_runs_code(shared, copied, in_process, tmp_path):

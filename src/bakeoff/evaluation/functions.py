@@ -23,6 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from bakeoff.children import command
 from bakeoff.errors import BakeoffError, ConfigError
 from bakeoff.scratch import scratch
 
@@ -151,7 +152,7 @@ def tried(name: str, output: str, references: Sequence[str]) -> str:
         answer, log = temporary / "answer.json", temporary / "log.txt"
         with log.open("wb") as said:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "bakeoff.evaluation.functions", str(answer)],
+                command("evaluation.functions", str(answer)),
                 stdin=subprocess.PIPE, stdout=said, stderr=said, start_new_session=True,
             )  # fmt: skip
             try:
