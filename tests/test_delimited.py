@@ -34,6 +34,16 @@ def test_what_parts_the_columns_is_told_by_header_and_rows_together(tmp_path, he
     assert rows_of(tmp_path / "a.csv", f"{header}\n{body}") == expected
 
 
+@pytest.mark.parametrize("odd", ['"a 6"" pipe",s', "one, too many,s"])
+@pytest.mark.parametrize("late", ["first; then", "this | that"])
+def test_a_late_row_with_another_delimiter_is_no_header(tmp_path, odd, late):
+    """One of twenty rows does not fit the comma, and the last of them alone would fit another sign."""
+    body = "".join(f"text {i},s\n" for i in range(17))
+    rows = rows_of(tmp_path / "a.csv", f"document,summary\n{body}{odd}\n{late},s\nend,s\n")
+    assert rows[18:] == [{"document": late, "summary": "s"}, {"document": "end", "summary": "s"}]
+    assert len(rows) == 20
+
+
 PARTED = [("document", "summary"), *((DOCUMENT, f"sum {i}") for i in range(4))]
 
 
@@ -73,6 +83,7 @@ UNQUOTED = {
     "a word in quotes begins a text": [('"Yes" he said', "a"), ("no", "b")],
     "whole texts are quotations": [("one, two", '"Hello there."'), ("three, four", "bye")],
     "the last text is one": [("one, two", "bye"), ("three", '"Hello')],
+    "all with a comma is a quotation, and another goes on": [('"Yes, sir"', "a"), ('"No" he said', "b")],
 }  # fmt: skip
 
 
@@ -101,6 +112,12 @@ def test_a_tsv_with_quoting_is_read_as_written(tmp_path_factory, data, writer, s
     assert [row.values for row in read_rows([path])] == [
         dict(zip(("document", "summary", "x"), row, strict=True)) for row in rows
     ]
+
+
+@pytest.mark.parametrize("end", ["\n", ""])
+def test_a_blank_before_the_quote_that_ends_a_field_is_none_before_one_that_begins_it(tmp_path, end):
+    text = f'document\tsummary\tnote\na\t \t" ""\t "{end}'
+    assert rows_of(tmp_path / "a.tsv", text) == [{"document": "a", "summary": " ", "note": ' "\t '}]
 
 
 def test_rows_in_quotes_each_of_which_is_one_are_told(tmp_path):

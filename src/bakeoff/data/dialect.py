@@ -17,6 +17,7 @@ from bakeoff.data.lines import lines_of
 DELIMITERS = ",;\t|"
 SAMPLE = 1 << 20  # bytes that tell
 ROWS = 20  # in them
+ABOVE = 0.25  # how much a row above the header counts against a delimiter, where one below that does not fit counts 1
 SEP = re.compile(r'\ufeff?"?sep=([,;\t|])"?\r?\n')  # a first line that Excel reads
 WHOLE = re.compile(rb'"[^"]*(?:""[^"]*)*"')  # a field between quotes, those in it written twice
 OPENED = re.compile(rb'"[^"]*(?:""[^"]*)*')
@@ -56,11 +57,12 @@ def fit_of(lines: list[str], delimiter: str) -> tuple[tuple[float, int, int], Di
     """Return how well a delimiter fits, and the dialect with it; None where it parts no row into named columns.
 
     It fits the better the more rows have as many fields as the header with no quote cut off from its other, and the
-    fewer stand above the header.
+    fewer stand above the header: without those, any late row with the delimiter in a text would be a header that fits.
     """
     rows = parsed(lines, delimiter)
     blanks = any(re.match(' +"', cell) for row in rows for cell in row)
-    blanks = blanks and any(re.search(re.escape(delimiter) + ' +"(?!")', line) for line in lines)
+    opens = re.compile(rf'{re.escape(delimiter)} +"(?=[^"\r\n{re.escape(delimiter)}])')  # else it ends a field
+    blanks = blanks and any(opens.search(line) for line in lines)
     if blanks:
         rows = parsed(lines, delimiter, blanks)
     header = next((i for i, row in enumerate(rows) if sum(bool(cell.strip()) for cell in row) > 1), None)
@@ -68,7 +70,7 @@ def fit_of(lines: list[str], delimiter: str) -> tuple[tuple[float, int, int], Di
         return None
     width, below = len(rows[header]), rows[header + 1 :] or rows[header:]
     fitting = [len(row) == width and not any(cell.count('"') % 2 for cell in row) for row in below]
-    return (sum(fitting) / len(fitting), -header, width), Dialect(delimiter, header, blanks)
+    return (sum(fitting) / (len(fitting) + ABOVE * header), -header, width), Dialect(delimiter, header, blanks)
 
 
 def parsed(lines: Iterable[str], delimiter: str, blanks: bool = False) -> list[list[str]]:
@@ -84,7 +86,7 @@ def quotes_are_marks(stream: BinaryIO, skipped: int) -> bool:
 
     They are marks where every name in the header has them, where a quote within them is written twice, where they hold
     a row together that would not be one without, around all of a column, and around all that has a comma, as Excel
-    writes it.
+    writes it. Where text follows the second of two, they are none.
     """
     width, bare, around = 0, False, False
     rows = (line.rstrip(b"\r\n").split(b"\t") for line in lines_of(stream) if line.strip())
@@ -103,7 +105,9 @@ def quotes_are_marks(stream: BinaryIO, skipped: int) -> bool:
                     return True
                 around = around or b"," in cell
             elif cell.startswith(b'"'):
-                if len(cells) != width and OPENED.fullmatch(cell):
+                if not OPENED.fullmatch(cell):
+                    return False
+                if len(cells) != width:
                     return True
             else:
                 bare = bare or b"," in cell
