@@ -94,6 +94,8 @@ def test_squads_rule_is_named_and_says_what_it_drops():
     assert line.startswith("metrics: exact_match_squad: 100% of the test references is lost on it")
     assert line.endswith("Try exact_match")
     assert blind_spots(["exact_match_squad"], [Example("1", "d", "Paris")]) == []
+    words = [Example("1", "d", "a well-known and/or late e-mail of AT&T")]  # one word each to both
+    assert blind_spots(["exact_match_squad", "token_f1_squad"], words) == []
     for name in ("exact_match", "token_f1", "exact_match_squad", "token_f1_squad"):
         assert ("SQuAD" in signature([name], several=False)) == name.endswith("squad")
 

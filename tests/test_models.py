@@ -12,14 +12,14 @@ import transformers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bakeoff import api
+from bakeoff import api, loading
 from bakeoff.content import file_hashes, remember
 from bakeoff.errors import BakeoffError, SetupError
 from bakeoff.hub import base_files, base_hashes, base_identity, base_marks
 from bakeoff.loading import check_counts
 from bakeoff.methods import build_method
 from bakeoff.model import load_base, shape_only
-from bakeoff.sections import Pin
+from bakeoff.sections import LATEST, Pin
 from tests.conftest import write_rows
 
 LLAMA = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
@@ -162,9 +162,21 @@ def test_a_prompt_that_starts_as_a_text_without_tokens_is_told_by_the_plan(tiny_
     assert build_method("prompt_tuning", {"method": "prompt_tuning", **sampled}).num_virtual_tokens == 6
 
 
+def test_a_part_of_a_hub_model_is_planned_as_what_a_run_completes(tiny_model, tmp_path, monkeypatch):
+    for file in ("config.json", "tokenizer.json"):
+        shutil.copy(tiny_model / file, tmp_path)
+    monkeypatch.setattr(loading, "on_hub", lambda name: True)
+    monkeypatch.setattr(loading, "model_folder", lambda *given, **others: tmp_path)
+    loading.check_files("some/model", LATEST)
+    index = {"weight_map": {"a": "model-1.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    loading.check_files("some/model", LATEST)
+
+
 def test_sizes_and_positions_are_no_counts(tmp_path):
     large = {"vocab_size": 10**8, "max_position_embeddings": 10**9, "rope_theta": 10**12, "n_positions": 10**7,
-             "n_embd": 4096, "eos_token_id": 10**7, "num_hidden_layers": 126}  # fmt: skip
+             "n_embd": 4096, "eos_token_id": 10**7, "num_hidden_layers": 126, "n_words": 200_000,
+             "num_train_samples": 10**6, "n_steps": 300_000}  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(large))
     check_counts("m", tmp_path / "config.json")
 

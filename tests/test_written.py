@@ -87,6 +87,7 @@ def test_texts_that_take_care_are_marked(tokenizers):
     assert of(Example("1", "d", "  s")).marks == ["indent"]
     assert of(Example("1", "d <|endoftext|>", "s"), Example("2", "d", "s")).special == {"<|endoftext|>": 1}
     assert of(Example("1", "d", "s", around=("<|endoftext|>", ""))).marks == ["special tokens"]
+    assert of(Example("1", "<|endoftext|>, <|endoftext|>", "<|endoftext|>")).special == {"<|endoftext|>": 1}
 
 
 def findings(tmp_path, tokenizer, *texts, encoder_decoder=True, output_tokens=8):

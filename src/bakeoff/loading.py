@@ -40,7 +40,10 @@ MOST_PARTS = 10**5  # of anything that a config counts: transformers makes lists
 MOST_TENSORS = 200_000  # of a model; the largest open ones, their experts one by one, have 70,000
 VOCABULARIES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 COUNTS = ("layer", "block", "depth", "expert", "head", "label", "stage", "group")
-NO_COUNTS = ("vocab", "embed", "size", "dim", "position", "ctx", "token", "param", "_id")
+NO_COUNTS = (
+    "vocab", "word", "embed", "size", "dim", "position", "ctx", "token", "param", "_id", "step", "sample", "epoch",
+    "example", "train",
+)  # fmt: skip
 
 
 def load_tokenizer(name: str, pin: Pin = LATEST) -> Any:
@@ -208,9 +211,11 @@ def check_files(name: str, pin: Pin) -> None:
         fetch(name, pin)
     try:
         folder = model_folder(name, pin, ask_hub=False)
+        weights = weight_files(name, folder)
     except SetupError:
         return
-    check_weights_fit(name, pin, folder)
+    if weights:  # an older client of the hub may have left a part of the files, which a run completes
+        check_weights_fit(name, pin, folder)
 
 
 def check_weights_fit(name: str, pin: Pin, folder: Path) -> None:

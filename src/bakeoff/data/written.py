@@ -1,5 +1,6 @@
 """What a base's tokenizer makes of the texts: what it cannot write, what comes back as another text, what was cut."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -36,15 +37,15 @@ class Marked:
 
 def marked(splits: Mapping[str, Sequence[Example]], form: Form) -> Marked:
     """Return what in the texts of all splits takes care."""
-    found, special = Marked(), sorted(set(special_tokens(form.tokenizer).values()))
+    found = Marked()
+    tokens = sorted(set(special_tokens(form.tokenizer).values()), key=lambda token: (-len(token), token))
+    special = re.compile("|".join(map(re.escape, tokens)))  # some bases have hundreds: all are looked for at once
     for split in SPLITS:
         for example in splits[split]:
             found.indented += example.summary[:1].isspace()
             around = () if form.parsed else example.around or ()
-            text = "\0".join((example.document, example.summary, *around))
-            for token in special:
-                if token in text:
-                    found.special[token] = found.special.get(token, 0) + 1
+            for token in {*special.findall("\0".join((example.document, example.summary, *around)))}:
+                found.special[token] = found.special.get(token, 0) + 1
     return found
 
 

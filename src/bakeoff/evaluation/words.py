@@ -15,7 +15,8 @@ TOKEN = regex.compile(
     regex.V1,
 )
 WORD = regex.compile(r"[\p{L}\p{N}]")
-MEANING = regex.compile(rf"(?<![\p{{L}}\p{{N}}])[-+\u2212]\p{{N}}|\p{{N}}[.,]\p{{N}}|{OPERATOR}")
+JOINT = r"(?<=\p{L})[-/&](?=\p{L})"  # in one word, as in well-known
+MEANING = regex.compile(rf"(?<![\p{{L}}\p{{N}}])[-+\u2212]\p{{N}}|\p{{N}}[.,]\p{{N}}|(?!{JOINT}){OPERATOR}")
 SPACELESS = regex.compile(rf"[[{UNPARTED}]&&[\p{{L}}\p{{N}}]]", regex.V1)
 LATIN = regex.compile(r"[a-z0-9]")
 
