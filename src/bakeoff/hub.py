@@ -30,6 +30,7 @@ from safetensors import SafetensorError, safe_open
 
 from bakeoff.content import Stamped, file_hashes
 from bakeoff.errors import SetupError
+from bakeoff.foreign import one_line
 from bakeoff.sections import LATEST, Pin
 
 constants.HF_HUB_DISABLE_TELEMETRY = True  # what is asked of the hub says nothing of this machine
@@ -43,6 +44,10 @@ BELOW = "*/*"  # copies in other formats lie in folders (onnx, original)
 READ = {".safetensors", ".json", ".txt", ".model", ".jinja"}  # what a base is made of, by suffix
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 ALLOWED = "Allowed: a hub id, a model folder, base"
+SETTINGS = (
+    "Fix the proxy and certificate settings of the environment (ALL_PROXY, HTTPS_PROXY, SSL_CERT_FILE), "
+    "or set HF_HUB_OFFLINE=1"
+)
 TOKEN = "a token: hf auth login, or the environment variable HF_TOKEN"
 
 
@@ -66,15 +71,11 @@ def hub_answers(minute: int) -> bool:
 
     Raises SetupError where it cannot be asked at all: no network is at fault there, but this machine's settings.
     """
-    try:
-        get_session().head(constants.ENDPOINT, timeout=ANSWER_SECONDS)
-    except (HTTPError, ConnectionError, TimeoutError):
-        return False
-    except Exception as error:  # of the client's set-up, which raises what it likes: ImportError for a SOCKS proxy
-        raise SetupError(
-            f"the hub cannot be asked: {first_line(error)}. Mend the proxy and certificate settings of the environment "
-            "(ALL_PROXY, HTTPS_PROXY, SSL_CERT_FILE), or set HF_HUB_OFFLINE=1"
-        ) from None
+    with one_line("the hub cannot be asked", SETTINGS):  # the client's set-up raises ImportError for a SOCKS proxy
+        try:
+            get_session().head(constants.ENDPOINT, timeout=ANSWER_SECONDS)
+        except (HTTPError, ConnectionError, TimeoutError):
+            return False
     return True
 
 

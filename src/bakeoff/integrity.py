@@ -1,5 +1,6 @@
 """Whether files are what was written: checksums, and writes that are on the disk when they are said to be."""
 
+import errno
 import hashlib
 import json
 import os
@@ -15,19 +16,34 @@ SEAL = "sha256"
 LARGEST = 64 * 2**20  # bytes of a document that is read as a whole, or of one line of another
 
 
+def open_file(path: Path) -> BufferedReader:
+    """Return a file that is open for reading.
+
+    Raises OSError where it cannot be, a pipe or a device among them: those may never answer, or never end.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    kind = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(kind):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISDIR(kind):
+        raise IsADirectoryError(errno.EISDIR, "a folder, not a file", str(path))
+    raise OSError(errno.EINVAL, "a pipe or a device, not a file", str(path))
+
+
 def open_regular(path: Path) -> BufferedReader:
     """Return a file of a run folder, open for reading.
 
     Raises OSError where there is none, SetupError where it is something else (a pipe, a device) or may not be read.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        return open_file(path)
     except PermissionError:
         raise SetupError(f"{path}: permission denied. Try: ask its owner for the right to read it") from None
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return os.fdopen(descriptor, "rb")
-    os.close(descriptor)
-    raise SetupError(f"{path}: is no regular file. Try: remove it, and bakeoff run again")
+    except OSError as error:
+        if error.errno not in (errno.EISDIR, errno.EINVAL):
+            raise
+        raise SetupError(f"{path}: is no regular file. Try: remove it, and bakeoff run again") from None
 
 
 def read_whole(path: Path) -> bytes:

@@ -1,14 +1,13 @@
 """YAML and paths as a person writes them, in a file or on the command line. Knows nothing of what a config holds."""
 
-import errno
 import os
-import stat
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import yaml
 
 from bakeoff.errors import ConfigError
+from bakeoff.integrity import open_file
 
 DATA_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 
@@ -20,21 +19,6 @@ LEVELS = 10  # of a key on the command line
 BITS = 1024  # of a whole number
 # What PyYAML's constructors raise over a scalar that is not what its tag says, as !!int x or the date 2026-02-30.
 NO_VALUE = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
-
-
-def open_file(path: Path) -> BinaryIO:
-    """Return a file that is open for reading.
-
-    Raises OSError where it cannot be, a pipe or a device among them: those may never answer, or never end.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    kind = os.fstat(descriptor).st_mode
-    if not stat.S_ISREG(kind):
-        os.close(descriptor)
-        if stat.S_ISDIR(kind):
-            raise IsADirectoryError(errno.EISDIR, "a folder, not a file", str(path))
-        raise OSError(errno.EINVAL, "a pipe or a device, not a file", str(path))
-    return os.fdopen(descriptor, "rb")
 
 
 class UniqueKeys(yaml.SafeLoader):

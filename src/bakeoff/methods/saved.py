@@ -5,12 +5,14 @@ files only numbers are taken, once their names, shapes and kinds are known to be
 """
 
 import json
+import os
 import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bakeoff.errors import SetupError
+from bakeoff.integrity import open_file
 
 if TYPE_CHECKING:
     import torch
@@ -29,10 +31,10 @@ def refuse(file: Path, what: str) -> SetupError:
 def check_file(file: Path) -> int:
     """Return the size of a regular file; raise SetupError where it is none, or cannot be read."""
     try:
-        if not file.is_file():
-            raise refuse(file, "not a file" if file.exists() else "missing")
-        with file.open("rb"):
-            return file.stat().st_size
+        with open_file(file) as stream:
+            return os.fstat(stream.fileno()).st_size
+    except FileNotFoundError:
+        raise refuse(file, "missing") from None
     except OSError as error:
         raise SetupError(f"{file}: cannot be read ({error.strerror})") from None
 
