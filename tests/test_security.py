@@ -158,8 +158,15 @@ def test_ids_and_texts_in_data_make_no_files(tiny_config, tmp_path, monkeypatch)
     monkeypatch.setattr(api, "LocalExecutor", Inline)
     rows = [json.loads(line) for line in Path(tiny_config["data"]["test"]).read_text().splitlines()]
     hostile = "<script>alert(1)</script> {{ 7*7 }} ../../../../ran"
-    rows = [{**row, "id": f"../../../ran{i}", "document": f"{row['document']} {hostile}", "summary": hostile}
-            for i, row in enumerate(rows)]  # fmt: skip
+    rows = [
+        {
+            **row,
+            "id": f"../../../ran{i}",
+            "document": f"{row['document']} {hostile}",
+            "summary": f"{' '.join([row['summary']] * 4)} <script>alert",  # most of a target must be known words
+        }
+        for i, row in enumerate(rows)
+    ]
     test = write_rows(tmp_path / "hostile.jsonl", rows)
     tiny_config["data"] = {**tiny_config["data"], "test": str(test)}
     tiny_config["entries"] = {"lora": {"r": 2}}
