@@ -42,7 +42,8 @@ SPOILT = {
     "a fraction for a whole number": ("protocol: {epochs: 1.5}", "protocol.epochs: expected a whole number, got 1.5"),
     "truth for a number": ("protocol: {batch_size: yes}", "protocol.batch_size: expected a number"),
     "a list for a number": ("protocol: {seed: [1]}", "protocol.seed: "),
-    "a number for a text": ("model: 7", "model: expected text, got 7"),
+    "a number for a text": ("model: 7", "model: expected text, got 7. Try: quotes around it"),
+    "a word that YAML takes for false": ("name: no", "name: expected text, got False. Try: quotes around it"),
     "a date for a text": ("name: 2026-01-01", "name: expected text"),
     "nothing for a text": ("model:", "model: expected text"),
     "an empty model": ("model: ''", "model: "),
@@ -194,3 +195,10 @@ def test_no_torn_text_ends_in_a_traceback(folder, data):
     file, answer = planned(path, good[:start] + junk + good[start + size :])
     if answer.exit_code != 0:
         in_one_line(file, answer)
+
+
+def test_a_config_that_is_no_utf8_says_how_to_make_it_so(tmp_path):
+    file = tmp_path / "my.yaml"
+    file.write_bytes(GOOD.encode("utf-16"))
+    assert "not UTF-8 text" in (said := in_one_line(file, CliRunner().invoke(main, ["plan", str(file)])))
+    assert "iconv -f" in said and " -t UTF-8" in said

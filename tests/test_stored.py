@@ -110,7 +110,7 @@ def test_references_may_stand_in_columns_of_their_own_or_in_a_file_beside(tmp_pa
     ("rows", "message"),
     [
         ([{"texts": ["a"]}, {"texts": []}, {"texts": ["a"]}], "beside:2: column 'texts' holds an empty list"),
-        ([{"texts": ["a"]}, {"texts": ["a", 5]}, {"texts": ["a"]}], "beside:2: column 'texts', item 2 holds int"),
+        ([{"texts": ["a"]}, {"texts": ["a", 5]}, {"texts": ["a"]}], "beside:2: column 'texts', item 2 holds a number"),
         ([{"texts": ["a"]}, {"text": ["a"]}, {"texts": ["a"]}], "beside:2: no column 'texts'. Did you mean 'text'"),
         ([{"texts": ["a"]}] * 2, "test:3: .*test and .*beside differ in their number of rows"),
         ([{"texts": ["a"]}] * 4, "beside:4: .*differ in their number of rows"),

@@ -124,6 +124,11 @@ def test_a_folder_without_a_bakeoff_says_so(copied):
         watch(copied)
 
 
+def test_a_folder_that_is_not_there_is_said_to_be_missing(tmp_path):
+    with pytest.raises(SetupError, match="runs/gone: no such folder. Try"):
+        watch(Folder(tmp_path / "runs" / "gone"), "plain")
+
+
 def test_a_file_is_no_bakeoff_to_look_at(tmp_path):
     (tmp_path / "mine.csv").write_text("a,b\n")
     with pytest.raises(SetupError, match=r"mine.csv: not a bakeoff's folder"):

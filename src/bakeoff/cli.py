@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from bakeoff.errors import LINES, BakeoffError, printable
+from bakeoff.errors import LINES, BakeoffError, no_utf8, printable
 from bakeoff.starting import AS_JSON, doctor, init, schema
 from bakeoff.terminal import open_console, say, say_line, streams, whisper
 
@@ -278,8 +278,6 @@ def read_documents() -> list[str]:
     try:
         documents = sys.stdin.read().split("\f")
     except UnicodeDecodeError as error:
-        from bakeoff.data.lines import no_utf8
-
         raise BakeoffError(f"generate: standard input: {no_utf8(error)}") from None
     except OSError as error:
         raise BakeoffError(f"generate: standard input cannot be read ({error.strerror or error})") from None

@@ -18,6 +18,7 @@ EXPECTED = {
 }
 LONGEST = 2_000  # letters of a message: where it begins and what to try stand at its ends
 GOT = {dict: "keys and values", list: "a list", type(None): "nothing"}
+KINDS = GOT | {bool: "true or false", int: "a number", float: "a number", str: "text"}
 
 
 class BakeoffError(Exception):
@@ -87,11 +88,25 @@ def plain(complaint: Mapping[str, Any]) -> str:
     value = complaint["input"]
     got = GOT.get(type(value)) or f"{value!r:.60}"
     if complaint["type"] in EXPECTED:
-        return f"expected {EXPECTED[complaint['type']]}, got {got}"
+        quotes = (
+            complaint["type"] == "string_type" and type(value) not in GOT
+        )  # YAML takes no, 2024 and dates for others
+        return f"expected {EXPECTED[complaint['type']]}, got {got}{'. Try: quotes around it' if quotes else ''}"
     if complaint["type"] == "too_short":
         return "expected one or more, got none"
     text = complaint["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     return text[:1].lower() + text[1:] + ("" if isinstance(value, dict | list) else f" (got {got})")
+
+
+def kind_of(value: Any) -> str:
+    """Return in plain words what a value of a file is."""
+    return KINDS.get(type(value)) or type(value).__name__
+
+
+def no_utf8(error: UnicodeDecodeError) -> str:
+    """Return in words that a text is not UTF-8."""
+    cure = "Try: iconv -f CP1252 -t UTF-8 OLD > NEW, with the file's own encoding for CP1252"
+    return f"not UTF-8 text ({error.reason}). {cure}"
 
 
 def in_line(name: Any) -> str:

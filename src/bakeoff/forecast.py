@@ -225,11 +225,11 @@ class Forecast:
         return max(0.0, seconds - sum(self.underway(run_id) for run_id in self.at))
 
     def basis(self) -> str | None:
-        """Return in words what the forecast is estimated from as long as no entry has trained; then None."""
+        """Return in words what the forecast is estimated from until an entry has trained long enough; then None."""
         if self.rates.trained():
             return None
         to_train = any(part.left.get("training") for parts in self.of_entry.values() for part in parts)
-        return "estimated from the base's reading: no entry has trained yet" if to_train else None
+        return "estimated from the base's reading: no entry has trained long enough yet" if to_train else None
 
     def left_of(self, run_id: str) -> float | None:
         """Return the seconds until a run that is at work ends, a trial until it pauses; None where nothing tells."""

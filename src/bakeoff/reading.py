@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from bakeoff.errors import ConfigError
+from bakeoff.errors import ConfigError, no_utf8
 from bakeoff.integrity import open_file
 
 DATA_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
@@ -103,8 +103,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ) from None
     except IsADirectoryError:
         raise ConfigError(f"{path}: a folder, expected a config file. Try: {path / 'bakeoff.yaml'}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as UTF-8 text ({getattr(error, 'strerror', error)})") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: {no_utf8(error)}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from None
     except yaml.YAMLError as error:
         place = getattr(error, "problem_mark", None)
         line = f":{place.line + 1}" if place else ""

@@ -224,7 +224,8 @@ class Folder:
         """Return plan.json; raise SetupError where this is no bakeoff's folder, or it is damaged."""
         plan = read_mapping(self.plan_file)
         if not plan.keys() >= PLAN_KEYS:
-            raise SetupError(f"{self.path}: not a bakeoff's folder (no plan.json of one). Try: ls bakeoffs")
+            fault = "not a bakeoff's folder (no plan.json of one)" if self.path.exists() else "no such folder"
+            raise SetupError(f"{self.path}: {fault}. Try: ls bakeoffs")
         if wrong := documents().plan_fault(plan):
             raise SetupError(f"{self.plan_file}: damaged ({wrong}). Try: bakeoff run again")
         return plan

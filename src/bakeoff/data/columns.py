@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from bakeoff.data.examples import Example
 from bakeoff.data.lines import Row
 from bakeoff.data.templates import DOCUMENT, SUMMARY, RowTemplate, TemplateError, TooMuchError, no_column
-from bakeoff.errors import DataError
+from bakeoff.errors import DataError, kind_of
 
 T = TypeVar("T")
 
@@ -120,7 +120,7 @@ def label_of(row: Row, column: str) -> str:
 def checked(value: Any, where: str) -> str:
     """Return a value that is a text, or raise RowError."""
     if not isinstance(value, str):
-        raise RowError("no text", f"{where} holds {type(value).__name__}, expected text")
+        raise RowError("no text", f"{where} holds {kind_of(value)}, expected text")
     if not value.strip():
         raise RowError("empty", f"{where} is empty. Remove the row, or fill it")
     try:

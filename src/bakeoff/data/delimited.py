@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from bakeoff.data.dialect import Dialect, dialect_of
-from bakeoff.data.lines import LONGEST, TOO_LONG, Row, lines_of, no_utf8, opened, refuse_wide
-from bakeoff.errors import DataError
+from bakeoff.data.lines import LONGEST, TOO_LONG, Row, lines_of, opened, refuse_wide
+from bakeoff.errors import DataError, no_utf8
 
 NEVER_CLOSED = "Is a double quote opened and never closed?"
 # By what the csv module says.

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from bakeoff.errors import DataError
+from bakeoff.errors import DataError, kind_of, no_utf8
 from bakeoff.integrity import open_file
 
 BLOCK = 1 << 16  # bytes of a JSON list that are decoded at a time
@@ -76,7 +76,7 @@ def json_row(file: str, number: int, content: bytes, place: int = 0) -> Row:
     except (ValueError, RecursionError) as error:
         return Row(file, number, {}, place, fault=("not JSON", f"not JSON ({error}). Expected one JSON object a line"))
     if not isinstance(values, dict):
-        fault = ("no JSON object", f"expected a JSON object, got {type(values).__name__}")
+        fault = ("no JSON object", f"expected a JSON object, got {kind_of(values)}")
         return Row(file, number, {}, place, fault=fault)
     return Row(file, number, values, place)
 
@@ -140,7 +140,7 @@ def json_rows(path: Path) -> Iterator[Row]:
             continue
         last, item = number, item + 1 if last == number else 1
         row = Row(str(path), number, value if isinstance(value, dict) else {}, item=item)
-        fault = ("no JSON object", f"expected a JSON object, got {type(value).__name__}")
+        fault = ("no JSON object", f"expected a JSON object, got {kind_of(value)}")
         yield row if isinstance(value, dict) else row._replace(fault=fault)
         number += buffer.count("\n", at, end)
         at, wanted = end, ",]"
@@ -179,12 +179,6 @@ def decoded_blocks(path: Path) -> Iterator[str]:
             if not block:
                 return
             lines += block.count(b"\n")
-
-
-def no_utf8(error: UnicodeDecodeError) -> str:
-    """Return in words that a text is not UTF-8."""
-    cure = "Try: iconv -f CP1252 -t UTF-8 OLD > NEW, with the file's own encoding for CP1252"
-    return f"not UTF-8 text ({error.reason}). {cure}"
 
 
 def refuse_wide(path: Path, start: bytes) -> None:
