@@ -201,4 +201,4 @@ def test_a_config_that_is_no_utf8_says_how_to_make_it_so(tmp_path):
     file = tmp_path / "my.yaml"
     file.write_bytes(GOOD.encode("utf-16"))
     assert "not UTF-8 text" in (said := in_one_line(file, CliRunner().invoke(main, ["plan", str(file)])))
-    assert "iconv -f" in said and " -t UTF-8" in said
+    assert "Try: iconv -f" in said

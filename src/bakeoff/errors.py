@@ -88,9 +88,7 @@ def plain(complaint: Mapping[str, Any]) -> str:
     value = complaint["input"]
     got = GOT.get(type(value)) or f"{value!r:.60}"
     if complaint["type"] in EXPECTED:
-        quotes = (
-            complaint["type"] == "string_type" and type(value) not in GOT
-        )  # YAML takes no, 2024 and dates for others
+        quotes = complaint["type"] == "string_type" and type(value) not in GOT  # YAML's no, 2024, dates
         return f"expected {EXPECTED[complaint['type']]}, got {got}{'. Try: quotes around it' if quotes else ''}"
     if complaint["type"] == "too_short":
         return "expected one or more, got none"
