@@ -92,6 +92,8 @@ SPOILT = {
     "a data file that is not there": ("data: {train: no.jsonl, validation: a, test: b}", "data.train: "),
     "no data": ("data: {}", "data"),
     "data of an unknown name": ("data: {train: [a], validation: b, test: c}", "data.train: expected text, got a list"),
+    "a path that no system takes": (f"data: {{train: {'x' * 5000}, validation: a, test: b}}", "data.train: "),
+    "a metric of half a character": ('metrics: ["\\ud800"]', "holds half a character"),
     "a limit of zero": ("data: {train: train.jsonl, validation: a, test: b, train_limit: 0}", "data.train_limit: "),
 }  # fmt: skip
 

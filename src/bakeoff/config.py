@@ -190,6 +190,8 @@ def load_config(source: str | Path | dict[str, Any], overrides: dict[str, Any] |
         config = Config.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(explain(where, raw, error)) from None
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{where}: {error.object!r:.80}: holds half a character. Try: it as UTF-8 text") from None
     return absolute(config, base)
 
 

@@ -13,6 +13,8 @@ from typing_extensions import TypedDict
 
 Count = Annotated[int, Field(ge=0, le=2**62)]
 Number = Annotated[float, Field(ge=-1e300, le=1e300, allow_inf_nan=False)]
+LARGEST_SCORE = 1e30  # of one example; degrees of freedom are made of fourth powers
+Score = Annotated[float, Field(ge=-LARGEST_SCORE, le=LARGEST_SCORE, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)]
 Text = Annotated[str, Field(max_length=100_000)]
 
@@ -164,6 +166,14 @@ class CurveRow(TypedDict):
     seconds: Number
 
 
+class ScoreRow(TypedDict):
+    """A score of several numbers, which is compared by f."""
+
+    p: NotRequired[Score]
+    r: NotRequired[Score]
+    f: Score
+
+
 class PredictionRow(TypedDict):
     """A line of predictions.jsonl."""
 
@@ -226,8 +236,9 @@ def curve_fault(row: Any) -> str | None:
 
 
 def prediction_fault(row: Any) -> str | None:
-    """Return what is wrong with a line of predictions.jsonl."""
-    return fault(PredictionRow, row)
+    """Return what is wrong with a line of predictions.jsonl; beside its texts it has scores alone."""
+    wrong = fault(PredictionRow, row)
+    return wrong or fault(dict[str, Score | ScoreRow], {k: v for k, v in row.items() if k not in ("id", "output")})
 
 
 def example_fault(row: Any) -> str | None:

@@ -87,6 +87,11 @@ def is_folder(path: str | Path) -> bool:
     return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises there
 
 
+def is_file(path: str | Path) -> bool:
+    """Return whether a path is a file; one that no system takes is none."""
+    return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises there
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file."""
     data = path.suffix in DATA_SUFFIXES

@@ -38,7 +38,7 @@ def unsigned(document: dict[str, Any]) -> dict[str, Any]:
 def is_signed(content: bytes, said: Any) -> bool:
     """Return whether `said` is this user's signature of the content."""
     ours = signature(content) if isinstance(said, str) else None
-    return ours is not None and hmac.compare_digest(said.encode(), ours.encode())
+    return ours is not None and hmac.compare_digest(ascii(said), ascii(ours))
 
 
 def canonical(document: dict[str, Any]) -> bytes:

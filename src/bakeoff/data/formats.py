@@ -9,7 +9,7 @@ from bakeoff.data.delimited import delimited_rows
 from bakeoff.data.lines import Row, json_rows, jsonl_rows, opened
 from bakeoff.data.tables import table_rows
 from bakeoff.errors import DataError
-from bakeoff.reading import is_folder
+from bakeoff.reading import is_file, is_folder
 
 Reader = Callable[[Path], Iterator[Row]]
 
@@ -56,7 +56,7 @@ def data_files(folder: Path) -> list[Path]:
 
 def stays_in_place(path: Path) -> bool:
     """Return whether the rows of a file can be read again one by one from their places: it is JSONL."""
-    return path.is_file() and reader_of(path) is jsonl_rows
+    return is_file(path) and reader_of(path) is jsonl_rows
 
 
 def reader_of(path: Path) -> Reader:

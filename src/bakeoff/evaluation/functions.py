@@ -11,7 +11,6 @@ import importlib
 import importlib.util
 import inspect
 import json
-import math
 import numbers
 import os
 import signal
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from bakeoff.children import command
+from bakeoff.documents import LARGEST_SCORE
 from bakeoff.errors import BakeoffError, ConfigError
 from bakeoff.scratch import scratch
 
@@ -86,12 +86,13 @@ def call(name: str, function: Callable[..., Any], number: int, output: str, refe
         os._exit(1)  # a copy of this process, which the function made: there is one run
     if score is None:
         shown = f"{value!r:.60}" if isinstance(value, float | str | bool | None) else type(value).__name__
-        raise MetricError(f"metrics: {name}: gave {shown} for output {number}. Expected a finite number")
+        allowed = f"a finite number, at most {LARGEST_SCORE:g}"
+        raise MetricError(f"metrics: {name}: gave {shown} for output {number}. Expected {allowed}")
     return score
 
 
 def number_of(value: Any) -> float | None:
-    """Return a number of Python's, numpy's or torch's as a float; None for what is none, or not finite."""
+    """Return a number of Python's, numpy's or torch's as a float; None for what is none, not finite or too large."""
     item = getattr(value, "item", None)
     value = item() if callable(item) else value
     if not isinstance(value, numbers.Real):
@@ -100,7 +101,7 @@ def number_of(value: Any) -> float | None:
         number = float(value)
     except OverflowError:
         return None
-    return number if math.isfinite(number) else None
+    return number if abs(number) <= LARGEST_SCORE else None
 
 
 def told(error: BaseException) -> str:

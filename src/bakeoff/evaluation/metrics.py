@@ -244,7 +244,7 @@ def primary_of(names: Sequence[str], chosen: str | None) -> str:
 
 def value_of(score: Score) -> float:
     """Return the number that a score is compared by: F where it has one."""
-    return score["f"] if isinstance(score, Mapping) else score
+    return float(score["f"] if isinstance(score, Mapping) else score)
 
 
 def signature(names: Sequence[str], several: bool) -> str:
