@@ -58,7 +58,7 @@ HOSTILE = {
     "raise SystemExit(0)": "SystemExit for output 1",
     "sys.exit(0)": "SystemExit for output 1",
     "raise GeneratorExit": "GeneratorExit for output 1",
-    "return 1e200": "gave 1e+200 for output 1. Expected a finite number, at most 1e+30",
+    "return 1e200": "gave 1e.200 for output 1. Expected a finite number, at most 1e.30",
     "return 10 ** 5000": "gave int for output 1. Expected a finite number",
     "return float('inf')": "gave inf for output 1",
     "return [0.5]": "gave list for output 1",

@@ -10,6 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bakeoff.cli import main
+from bakeoff.config import load_config
+from bakeoff.errors import ConfigError
 
 GOOD = """\
 model: MODEL
@@ -93,7 +95,6 @@ SPOILT = {
     "no data": ("data: {}", "data"),
     "data of an unknown name": ("data: {train: [a], validation: b, test: c}", "data.train: expected text, got a list"),
     "a path that no system takes": (f"data: {{train: {'x' * 5000}, validation: a, test: b}}", "data.train: "),
-    "a metric of half a character": ('metrics: ["\\ud800"]', "holds half a character"),
     "a limit of zero": ("data: {train: train.jsonl, validation: a, test: b, train_limit: 0}", "data.train_limit: "),
 }  # fmt: skip
 
@@ -204,3 +205,8 @@ def test_a_config_that_is_no_utf8_says_how_to_make_it_so(tmp_path):
     file.write_bytes(GOOD.encode("utf-16"))
     assert "not UTF-8 text" in (said := in_one_line(file, CliRunner().invoke(main, ["plan", str(file)])))
     assert "Try: iconv -f" in said
+
+
+def test_a_metric_of_half_a_character_is_one_line():
+    with pytest.raises(ConfigError, match="holds half a character"):
+        load_config({"entries": ["lora"], "metrics": ["\ud800"]})
