@@ -89,7 +89,7 @@ def test_a_size_is_for_all_files_and_what_a_killed_build_left_is_gone(base, tmp_
     open_trunk(base, top_only(base), ROWS, tmp_path / "train", None, 4)
     (file,) = tmp_path.glob("*.bin")
     size = file.stat().st_size
-    (tmp_path / "other-1-fp32.tmp").write_bytes(b"x" * size)
+    (tmp_path / "train-0-bf16.tmp").write_bytes(b"x" * size)
     assert open_trunk(base, base.model, ROWS, tmp_path / "validation", 2 * size - 1, 4) is None
     assert list(tmp_path.glob("*.bin")) == [file]
     assert not list(tmp_path.glob("*.tmp"))
