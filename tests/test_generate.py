@@ -53,7 +53,7 @@ def test_odd_documents_have_outputs(shared, text):
         ('{"document": "ba"}\n{"document": 3}', "document 2: no text in column 'document'"),
         ('{"document": null}', "document 1: no text"),
         ('{"document": "ba \\ud800 be"}', "document 1: holds half a surrogate pair"),
-        ("[1]", "expected a JSON object, got list"),
+        ("[1]", "expected a JSON object, got a list"),
         ("[" * 100_000, "not JSON"),
         ('{"document": "ba"', "standard input:1: not JSON"),
     ],

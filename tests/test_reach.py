@@ -76,7 +76,7 @@ def test_a_longformers_first_token_is_seen_by_all():
 
 
 def test_a_pattern_that_backtracks_for_ever_ends_in_one_line(monkeypatch):
-    monkeypatch.setattr("bakeoff.methods.injected.PATTERN_SECONDS", 1.0)
+    monkeypatch.setattr("bakeoff.methods.injected.PATTERN_SECONDS", 1)
     base = family_base("llama")
     start = time.monotonic()
     with pytest.raises(SetupError, match="lora: target_modules: .* takes more than 1 s to match"):

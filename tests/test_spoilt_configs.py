@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from bakeoff.cli import main
 from bakeoff.config import load_config
+from bakeoff.entries import read_entries
 from bakeoff.errors import ConfigError
 
 GOOD = """\
@@ -207,6 +208,13 @@ def test_a_config_that_is_no_utf8_says_how_to_make_it_so(tmp_path):
     assert "Try: iconv -f" in said
 
 
-def test_a_metric_of_half_a_character_is_one_line():
+@pytest.mark.parametrize("part", [{"metrics": ["\ud800"]}, {"data": {"train": "\ud800"}}])
+def test_half_a_character_is_one_line(part):
     with pytest.raises(ConfigError, match="holds half a character"):
-        load_config({"entries": ["lora"], "metrics": ["\ud800"]})
+        load_config({"entries": ["lora"], **part})
+
+
+@pytest.mark.parametrize("pattern", ["[[[[[[", "[[a]"])
+def test_a_pattern_of_which_python_warns_is_one_line(pattern):
+    with pytest.raises(ConfigError, match="no regular expression"):
+        read_entries(load_config({"data": {"source": "docstrings"}, "entries": {"lora": {"target_modules": pattern}}}))

@@ -11,7 +11,7 @@ import click
 
 from bakeoff.errors import LINES, BakeoffError, no_utf8, printable
 from bakeoff.starting import AS_JSON, doctor, init, schema
-from bakeoff.terminal import open_console, say, say_line, streams, whisper
+from bakeoff.terminal import check_working_folder, open_console, say, say_line, streams, warn_of_plug_ins, whisper
 
 OVERRIDES = click.option(
     "-s",
@@ -50,6 +50,7 @@ class Commands(click.Group):
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a terminated bakeoff ends as an interrupted one
         with streams():
             try:
+                check_working_folder()
                 value = super().invoke(ctx)
                 warn_of_plug_ins()
                 return value
@@ -62,13 +63,6 @@ class Commands(click.Group):
             except KeyboardInterrupt:
                 whisper(f"bakeoff: {ENDED.get(ctx.invoked_subcommand or '', 'interrupted')}")
                 sys.exit(130)
-
-
-def warn_of_plug_ins() -> None:
-    """Say on standard error which other packages' methods could not be loaded, where they were looked for."""
-    methods = sys.modules.get("bakeoff.methods")
-    if methods and methods.unloaded():
-        whisper(f"bakeoff: warning:{methods.unloaded()}")
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -187,12 +187,11 @@ def load_config(source: str | Path | dict[str, Any], overrides: dict[str, Any] |
     for key, value in (overrides or {}).items():
         set_dotted(raw, key, value)
     try:
-        config = Config.model_validate(raw)
+        return absolute(Config.model_validate(raw), base)
     except ValidationError as error:
         raise ConfigError(explain(where, raw, error)) from None
     except UnicodeEncodeError as error:
         raise ConfigError(f"{where}: {error.object!r:.80}: holds half a character. Try: it as UTF-8 text") from None
-    return absolute(config, base)
 
 
 def absolute(config: Config, base: Path) -> Config:

@@ -5,11 +5,12 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from bakeoff.errors import LINES, printable
+from bakeoff.errors import LINES, BakeoffError, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -93,3 +94,18 @@ def stuck() -> bool:
 def close_output() -> None:
     """Let what standard output still holds go nowhere; at its end the interpreter would try, and fail, again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def warn_of_plug_ins() -> None:
+    """Say on standard error which other packages' methods could not be loaded, where they were looked for."""
+    methods = sys.modules.get("bakeoff.methods")
+    if methods and methods.unloaded():
+        whisper(f"bakeoff: warning:{methods.unloaded()}")
+
+
+def check_working_folder() -> None:
+    """Raise BakeoffError where the folder that the shell is in was removed: no library expects that."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise BakeoffError("the working folder no longer exists. Try: cd to another folder") from None

@@ -2,8 +2,10 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
+import warnings
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, field_validator
@@ -17,8 +19,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-PATTERN_SECONDS = 5.0
-MATCH = "import json, re, sys; p, n = json.load(sys.stdin); [re.fullmatch(p, name) for name in n]"
+PATTERN_SECONDS = 5  # of the processor
+MATCH = (
+    "import json, re, resource, sys; pattern, names, seconds = json.load(sys.stdin);"
+    "resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds)); [re.fullmatch(pattern, name) for name in names]"
+)
 
 
 class Injected(Method):
@@ -41,8 +46,10 @@ class Injected(Method):
     @classmethod
     def _pattern(cls, value: list[str] | str | None) -> list[str] | str | None:
         try:
-            re.compile(value if isinstance(value, str) else "")
-        except re.error as error:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # of what a later Python reads in another way
+                re.compile(value if isinstance(value, str) else "")
+        except (re.error, FutureWarning, DeprecationWarning) as error:
             raise ValueError(
                 f"no regular expression ({error}). Try a list of names, as in [q_proj], or '.*q_proj'"
             ) from None
@@ -83,15 +90,15 @@ def check_pattern(where: str, pattern: str, names: list[str]) -> None:
 
     It is tried in a process of its own, since nothing else stops a regular expression once it has begun.
     """
-    try:
-        subprocess.run(
-            [sys.executable, "-I", "-c", MATCH],
-            input=json.dumps([pattern, names]), text=True, timeout=PATTERN_SECONDS, check=True, capture_output=True,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", MATCH],
+        input=json.dumps([pattern, names, PATTERN_SECONDS]), text=True, check=False, capture_output=True,
+    )  # fmt: skip
+    if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
         raise SetupError(
-            f"{where}: {pattern!r:.100} takes more than {PATTERN_SECONDS:g} s to match the model's names. "
+            f"{where}: {pattern!r:.100} takes more than {PATTERN_SECONDS} s to match the model's names. "
             "Try: a list of names, as in [q_proj], or a pattern without repeats in repeats"
-        ) from None
-    except subprocess.CalledProcessError as error:
-        raise SetupError(f"{where}: {pattern!r:.100}: {error.stderr.strip().splitlines()[-1]:.200}") from None
+        )
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"matching ended with {done.returncode}"])[-1]
+        raise SetupError(f"{where}: {pattern!r:.100}: {reason:.200}")
