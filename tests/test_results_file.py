@@ -54,28 +54,28 @@ def test_results_of_a_user_without_a_home_are_made_of_the_records(copied, shared
     assert load_results(copied.path).document == shared[1].document
 
 
-@pytest.mark.parametrize("value", [10**400, 1e31, "x", None, {"p": 1.0}, {"f": [1]}, [], 1e305])
-def test_a_prediction_without_a_usable_score_is_damaged(copied, value):
-    copied.results_file.unlink()
-    run = copied.run(next(run.id for run in copied.runs() if run.entry == "base"))
+def with_score(folder, value):
+    """Give the base's first prediction another score, with sums that fit, as a forger would; return the file."""
+    folder.results_file.unlink()
+    run = folder.run(next(run.id for run in folder.runs() if run.entry == "base"))
     first, *rest = run.predictions_file.read_text().splitlines()
     rows = [json.dumps(json.loads(first) | {"rougeL": value}), *rest]
-    run.predictions_file.write_text("\n".join(rows) + "\n")
     result = run.result()
-    run.write_result(result)  # with sums that fit, as a forger would
-    done = shown(copied)
+    run.predictions_file.write_text("\n".join(rows) + "\n")
+    run.write_result(result)
+    return run.predictions_file
+
+
+@pytest.mark.parametrize("value", [10**400, 1e31, "x", None, {"p": 1.0}, {"f": [1]}, [], 1e305])
+def test_a_prediction_without_a_usable_score_is_damaged(copied, value):
+    file, done = with_score(copied, value), shown(copied)
     assert done.exit_code == 2
-    assert done.stderr == f"bakeoff: {run.predictions_file}:1: damaged. Try: bakeoff run again\n"
+    assert done.stderr == f"bakeoff: {file}:1: damaged. Try: bakeoff run again\n"
 
 
 @pytest.mark.parametrize("value", [10**30, -1e30, {"f": 10**25}])
 def test_a_prediction_with_a_huge_score_is_shown(copied, value):
-    copied.results_file.unlink()
-    run = copied.run(next(run.id for run in copied.runs() if run.entry == "base"))
-    first, *rest = run.predictions_file.read_text().splitlines()
-    rows = [json.dumps(json.loads(first) | {"rougeL": value}), *rest]
-    run.predictions_file.write_text("\n".join(rows) + "\n")
-    run.write_result(run.result())
+    with_score(copied, value)
     assert shown(copied).exit_code == 0
 
 
