@@ -53,6 +53,7 @@ def test_no_two_processes_own_a_folder_although_lock_and_folder_are_removed_all_
     command = [sys.executable, "-c", OWNER, str(tmp_path), "1.5"]
     owners = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
     counts = [tuple(map(int, owner.communicate(timeout=60)[0].split())) for owner in owners]
+    assert all(owner.returncode == 0 for owner in owners)
     assert sum(owned for owned, _ in counts) > 20
     assert sum(twice for _, twice in counts) == 0
 

@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import socket
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -54,7 +55,7 @@ def taken(file: Path, stack: ExitStack) -> int:
     """Return the lock file's descriptor, locked like its folder until `stack` ends; raise SetupError if busy."""
     until = time.monotonic() + PATIENCE_SECONDS
     while True:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make(file.parent)
         with ExitStack() as attempt, suppress(BlockingIOError, FileNotFoundError):
             take(file.parent, os.O_RDONLY | os.O_DIRECTORY, attempt)
             lock = take(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, attempt)
@@ -63,6 +64,16 @@ def taken(file: Path, stack: ExitStack) -> int:
         if time.monotonic() >= until:
             raise busy(file, owner_of(file))
         time.sleep(RETRY_SECONDS)
+
+
+def make(folder: Path) -> None:
+    """Make a folder, or leave it to the next attempt where another process removes the same folder right now."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        with suppress(FileNotFoundError):
+            if not stat.S_ISDIR(folder.lstat().st_mode):
+                raise
 
 
 def take(path: Path, flags: int, stack: ExitStack) -> int:
