@@ -112,7 +112,9 @@ def print_results(document: dict[str, Any]) -> None:
 @DISPLAY
 def demo(full: bool, settings: tuple[str, ...], display: str) -> None:
     """Run a whole bakeoff offline: three methods, the embedded base, the docstring task."""
-    run_and_show(Path(__file__).parent / f"assets/{'demo_full' if full else 'demo'}.yaml", settings, display)
+    from bakeoff.files import ASSETS
+
+    run_and_show(ASSETS / f"{'demo_full' if full else 'demo'}.yaml", settings, display)
 
 
 @main.command()

@@ -14,6 +14,8 @@ from typing import IO, Any, Literal
 from bakeoff.errors import SetupError
 from bakeoff.integrity import LARGEST, open_regular, sync
 
+ASSETS = Path(__file__).parent / "assets"  # what the package ships beside its code
+
 
 def give_rights(folder: Path) -> None:
     """Give the files of a folder the rights that the umask leaves: safetensors makes its own for their owner alone."""

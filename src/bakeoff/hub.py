@@ -30,11 +30,12 @@ from safetensors import SafetensorError, safe_open
 
 from bakeoff.content import Stamped, file_hashes
 from bakeoff.errors import SetupError
+from bakeoff.files import ASSETS
 from bakeoff.foreign import one_line
 from bakeoff.sections import LATEST, Pin
 
 constants.HF_HUB_DISABLE_TELEMETRY = True  # what is asked of the hub says nothing of this machine
-EMBEDDED = Path(__file__).parent / "assets/base"
+EMBEDDED = ASSETS / "base"
 ANSWER_SECONDS = 5.0  # how long the hub may take to answer at all
 CONFIG = ("config.json",)
 TOKENIZER = ("*.json", "*.txt", "*.model", "*.jinja")

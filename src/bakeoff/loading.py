@@ -27,14 +27,13 @@ from transformers import (
 from transformers.utils import logging
 
 from bakeoff.errors import SetupError
+from bakeoff.files import ASSETS
 from bakeoff.foreign import one_line
 from bakeoff.hub import ALLOWED, CONFIG, TOKENIZER, fetch, model_folder, on_hub, weight_files
 from bakeoff.sections import LATEST, Pin
 
 # Shapes of well-known hub models, which never change: a plan of one needs no network, no token and no weights.
-KNOWN_SHAPES: dict[str, dict[str, Any]] = json.loads(
-    (Path(__file__).parent / "assets/shapes.json").read_text(encoding="utf-8")
-)
+KNOWN_SHAPES: dict[str, dict[str, Any]] = json.loads((ASSETS / "shapes.json").read_text(encoding="utf-8"))
 CONFIG_BYTES = 10**7
 MOST_PARTS = 10**5  # of anything that a config counts: transformers makes lists of them
 MOST_TENSORS = 200_000  # of a model; the largest open ones, their experts one by one, have 70,000

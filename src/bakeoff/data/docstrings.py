@@ -20,19 +20,17 @@ from pathlib import Path
 
 from bakeoff.data.examples import Example
 from bakeoff.errors import DataError, SetupError
-from bakeoff.files import read_jsonl, write_jsonl
+from bakeoff.files import ASSETS, read_jsonl, write_jsonl
 
 SUMMARY_WORDS = (3, 25)
 BODY_WORDS = 25
 STANDARD_LIBRARY = "stdlib"
 # Named one by one: which others a Python has depends on its minor version and on how it was packaged.
-STANDARD_MODULES = (Path(__file__).parent.parent / "assets/stdlib.txt").read_text(encoding="utf-8").split()
+STANDARD_MODULES = (ASSETS / "stdlib.txt").read_text(encoding="utf-8").split()
 
 # Which package is in which split, and what it gave where the manifest was made (tools/docstring_manifest.py). No
 # package here may stand in the base's pretraining corpus (tools/base_packages.txt).
-MANIFEST: dict[str, dict[str, dict[str, str]]] = json.loads(
-    (Path(__file__).parent.parent / "assets/docstrings.json").read_text(encoding="utf-8")
-)
+MANIFEST: dict[str, dict[str, dict[str, str]]] = json.loads((ASSETS / "docstrings.json").read_text(encoding="utf-8"))
 
 
 def iter_docstrings(root: Path) -> Iterator[tuple[str, str]]:
