@@ -15,11 +15,13 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+import bakeoff
+from bakeoff import api
 from bakeoff.cli import main
 from bakeoff.integrity import SEAL, sealed
+from tests.conftest import Inline, write_splits
 
 HEAVY = int(os.environ.get("BAKEOFF_FUZZ", "0"))
-FOLDERS = ("figures", "data", "runs")
 VALUES = [
     None,
     True,
@@ -40,6 +42,24 @@ VALUES = [
     {"a": 1},
     "9" * 3000,
 ]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tiny_model):
+    """The folder of a finished bakeoff with a searched entry, a given one and baselines."""
+    tmp = tmp_path_factory.mktemp("finished")
+    config = {
+        "name": "finished",
+        "model": str(tiny_model),
+        "data": write_splits(tmp),
+        "entries": {"lora": {"r": 4}, "last_layers": {"learning_rate": 0.01}},
+        "tune": {"trials": 2},
+        "protocol": {"epochs": 2, "max_tokens": 48, "seeds": 1},
+        "output": str(tmp / "out"),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(api, "LocalExecutor", Inline)
+        return bakeoff.run(config, display="none").folder
 
 
 def many(quick):
@@ -140,12 +160,12 @@ def try_one(folder, command, draw):
 @pytest.mark.parametrize(
     ("command", "quick"), [("show", 60), ("watch", 40), ("report", 8), ("generate", 8), ("run", 4)]
 )
-def test_a_damaged_run_folder_is_one_line(shared, in_process, command, quick):
+def test_a_damaged_run_folder_is_one_line(finished, in_process, command, quick):
     """Whatever is damaged, and however: documented exit codes, nothing outside changed, no endless wait."""
 
     @many(quick)
     @given(data=st.data())
     def each(data):
-        try_one(shared[1].folder, command, data.draw)
+        try_one(finished, command, data.draw)
 
     each()
