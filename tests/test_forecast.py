@@ -78,6 +78,16 @@ def test_time_between_sessions_counts_for_nothing():
     assert sum(rates.seconds.values()) < 2 * rows[-1]["time"]
 
 
+def test_a_clock_that_was_set_back_gives_no_negative_seconds():
+    head, runs, protocol, rows = stream("fixed")
+    start, half = {"kind": "start", "time": 0.0}, len(rows) // 2
+    before, after = [{**row, "time": row["time"] + 50_000} for row in (start, *rows[:half])], rows[half:-1]
+    within = measured_before([*before, *after], runs, head["plan"], protocol)
+    assert min(within.seconds.values()) >= 0
+    between = measured_before([*before, start, *after], runs, head["plan"], protocol)
+    assert sum(between.seconds.values()) > 0.9 * rows[-1]["time"]  # each session by its own clock
+
+
 def test_a_damaged_journal_tells_up_to_its_damage(tmp_path):
     journal = tmp_path / "events.jsonl"
     first = {"time": 1, "kind": "note", "text": "planned"}

@@ -158,6 +158,15 @@ def test_the_journal_holds_everything_but_progress_that_comes_fast(tmp_path):
     assert list(reader.new_rows()) == []
 
 
+def test_a_machine_whose_clock_is_set_back_writes_times_that_go_on(tmp_path, monkeypatch):
+    journal, reader = Journal(tmp_path / "events.jsonl"), Reader(tmp_path / "events.jsonl")
+    journal.note("before")
+    monkeypatch.setattr(time, "time", lambda: 5.0)
+    journal.note("after")
+    before, after = (row["time"] for row in reader.new_rows())
+    assert 0 <= after - before < 60
+
+
 def test_a_line_that_a_crash_tore_is_replaced_by_the_next(tmp_path):
     journal, reader = Journal(tmp_path / "events.jsonl"), Reader(tmp_path / "events.jsonl")
     journal.note("one")

@@ -20,11 +20,17 @@ from bakeoff.records import Event
 PROGRESS_SECONDS = 2.0
 
 
+def even_clock() -> Callable[[], float]:
+    """Return a clock of seconds since 1970 that goes evenly from now on, though the machine's is set meanwhile."""
+    start = time.time() - time.monotonic()
+    return lambda: start + time.monotonic()
+
+
 class Journal:
     """Writes a bakeoff's events."""
 
-    def __init__(self, file: Path, clock: Callable[[], float] = time.time):
-        self.file, self.clock = file, clock
+    def __init__(self, file: Path, clock: Callable[[], float] | None = None):
+        self.file, self.clock = file, clock or even_clock()
         self.progress_at: dict[str, float] = {}
 
     @contextmanager

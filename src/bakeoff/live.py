@@ -28,6 +28,7 @@ COLUMNS = {
     "tok/s": (6, 78), "peak": (8, 100), "time": (9, 0),
 }  # fmt: skip
 REDRAW_SECONDS = 0.25
+DAY_SECONDS = 86_400  # a time of day tells when something ends that ends sooner
 # What is shown first where not all rows fit; every other state is a run at work. What ended says how the work goes, so
 # that of those that wait only the NEXT few come before it.
 ORDER = {"paused": 1, "failed": 2, "done": 2, "waiting": 3, "stopped": 4, "done before": 5}
@@ -198,8 +199,9 @@ class TableDisplay(Display):
         line += f" · {clock_time(self.clock() - self.start)}"
         left, basis = self.left(), self.basis()
         if left and ended < len(self.rows):
-            until = basis or f"until {datetime.now() + timedelta(seconds=left):%H:%M}"
-            line += f" · about {clock_time(left)} left, {until}"
+            line += f" · about {clock_time(left)} left"
+            if basis or left < DAY_SECONDS:
+                line += f", {basis or f'until {datetime.now() + timedelta(seconds=left):%H:%M}'}"
         return line
 
 

@@ -15,14 +15,19 @@ from bakeoff.sections import ProtocolConfig
 
 
 class Replay:
-    """A clock that stands at the line of the journal that is being read, and goes on by itself after the last."""
+    """A clock that stands at the line of the journal that is being read, and goes on by itself after the last.
+
+    It never goes back, though the machine's may be set back meanwhile.
+    """
 
     def __init__(self) -> None:
         self.at: float | None = None
+        self.latest = 0.0
 
     def __call__(self) -> float:
         """Return seconds since 1970."""
-        return time.time() if self.at is None else self.at
+        self.latest = max(self.latest, time.time() if self.at is None else self.at)
+        return self.latest
 
 
 def earlier_rows(file: Path, start: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
@@ -47,6 +52,7 @@ def measured_before(
         clock.at = row["time"]
         if row["kind"] == "start":
             forecast.begin()
+            clock.latest = 0.0  # each session counts by its own clock
         elif row.get("run") in forecast.parts:
             forecast.take(event_of(row))
     return forecast.rates
