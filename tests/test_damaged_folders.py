@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import time
+from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -41,6 +42,14 @@ VALUES = [
     [None],
     {"a": 1},
     "9" * 3000,
+    "\ud800",
+    "\0",
+    "x" * 300,
+    "2026-01-01T00:00:00+00:00",
+    float("nan"),
+    float("-inf"),
+    -(10**30),
+    5e-324,
 ]
 
 
@@ -79,7 +88,7 @@ def places(value, path=()):
 
 
 def mutated(document, draw):
-    """Return a JSON document with one value replaced or removed, or another document altogether."""
+    """Return a JSON document with one value replaced, removed or another of its values, or another document."""
     every = list(places(document))
     if not every or draw(st.integers(0, 19)) == 0:
         return draw(st.sampled_from(VALUES))
@@ -87,8 +96,14 @@ def mutated(document, draw):
     inner = document
     for key in above:
         inner = inner[key]
-    if draw(st.integers(0, 3)) == 0:
+    how = draw(st.sampled_from(["remove", "other", "value", "value"]))
+    if how == "remove":
         del inner[last]
+    elif how == "other":
+        value = document
+        for key in draw(st.sampled_from(every)):
+            value = value[key]
+        inner[last] = deepcopy(value)
     else:
         inner[last] = draw(st.sampled_from(VALUES))
     if draw(st.booleans()) and isinstance(document, dict) and SEAL in document and "run" in document:
@@ -98,14 +113,16 @@ def mutated(document, draw):
 
 def damage(file, draw):
     """Damage one file, and return how."""
-    kinds = ["shape"] * 6 if file.suffix in (".json", ".jsonl") else ["bits"]
+    kinds = {".json": ["shape"] * 6, ".jsonl": ["shape"] * 5 + ["lines"]}.get(file.suffix, ["bits"])
     kind = draw(st.sampled_from([*kinds, "cut", "bits", "missing", "link", "pipe", "folder", "zero", "rights"]))
     content = file.read_bytes()
-    if kind == "shape":
+    if kind in ("shape", "lines"):
         lines = content.splitlines(keepends=True) if file.suffix == ".jsonl" else [content]
         at = draw(st.integers(0, len(lines) - 1)) if lines else 0
-        if lines:
+        if lines and kind == "shape":
             lines[at] = json.dumps(mutated(json.loads(lines[at]), draw)).encode() + b"\n"
+        elif lines:
+            lines[at] = draw(st.sampled_from([b"", b"\n", lines[at] * 2, lines[0], lines[-1]]))
         file.write_bytes(b"".join(lines))
     elif kind == "cut":
         file.write_bytes(content[: draw(st.integers(0, len(content)))])
@@ -136,7 +153,11 @@ def try_one(folder, command, draw):
         files = sorted(file for file in copy.rglob("*") if file.is_file() and file.suffix not in (".svg", ".csv"))
         file = draw(st.sampled_from(files))
         kind = damage(file, draw)
+        page = Path(place) / "page.html"
         words = {
+            "live": ["watch", copy, "--display", "live"],
+            "plan": ["plan", copy / "config.yaml", "--trust"],
+            "compare": ["report", copy, folder.path, "-o", page],
             "run": ["run", copy / "config.yaml", "-s", f"output={copy}", "--display", "none", "--trust"],
             "generate": ["generate", copy, "--trust", "--entry", "lora"],
         }.get(command, [command, copy])
@@ -151,14 +172,16 @@ def try_one(folder, command, draw):
             assert str(copy) in done.stderr or "ba" in done.stderr, told
         assert time.monotonic() - began < 120, told
         assert outside.read_text() == "mine"
-        assert sorted(path.name for path in Path(place).iterdir()) == ["copy", "outside"]
+        named = {"copy", "outside"} | ({"page.html", "page-figures"} if command == "compare" else set())
+        assert {path.name for path in Path(place).iterdir()} <= named
         for path in copy.rglob("*"):
             if not path.is_symlink():
                 path.chmod(0o755)
 
 
 @pytest.mark.parametrize(
-    ("command", "quick"), [("show", 60), ("watch", 40), ("report", 8), ("generate", 8), ("run", 4)]
+    ("command", "quick"),
+    [("show", 60), ("watch", 30), ("live", 10), ("plan", 8), ("report", 8), ("compare", 4), ("generate", 8), ("run", 4)],
 )
 def test_a_damaged_run_folder_is_one_line(finished, in_process, command, quick):
     """Whatever is damaged, and however: documented exit codes, nothing outside changed, no endless wait."""
