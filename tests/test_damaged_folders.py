@@ -179,10 +179,10 @@ def try_one(folder, command, draw):
                 path.chmod(0o755)
 
 
-@pytest.mark.parametrize(
-    ("command", "quick"),
-    [("show", 60), ("watch", 30), ("live", 10), ("plan", 8), ("report", 8), ("compare", 4), ("generate", 8), ("run", 4)],
-)
+QUICK = {"show": 60, "watch": 30, "live": 10, "plan": 8, "report": 8, "compare": 4, "generate": 8, "run": 4}
+
+
+@pytest.mark.parametrize(("command", "quick"), QUICK.items())
 def test_a_damaged_run_folder_is_one_line(finished, in_process, command, quick):
     """Whatever is damaged, and however: documented exit codes, nothing outside changed, no endless wait."""
 
