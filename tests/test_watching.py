@@ -10,6 +10,7 @@ from bakeoff.errors import SetupError
 from bakeoff.journal import Journal, Reader
 from bakeoff.lock import locked
 from bakeoff.records import Event, Folder
+from bakeoff.replay import earlier_rows
 from bakeoff.watching import watch
 
 
@@ -176,3 +177,29 @@ def test_a_line_that_a_crash_tore_is_replaced_by_the_next(tmp_path):
     journal.note("two")
     journal.note("three")
     assert [row["text"] for row in reader.new_rows()] == ["two", "three"]
+
+
+@pytest.mark.parametrize("kind", ["plain", "json"])
+def test_damaged_lines_of_the_journal_are_passed_over_with_one_note(copied, capsys, kind):
+    lines = copied.events_file.read_bytes().splitlines(keepends=True)
+    middle = next(i for i, line in enumerate(lines) if b'"kind": "done"' in line)
+    lines[middle:middle] = [bytes(4096) + b"\n", b'{"time": 1.5, "kind": "noise"}\n']
+    copied.events_file.write_bytes(b"".join(lines))
+    watch(copied, kind)
+    said = capsys.readouterr().err
+    assert said.count(f"{copied.events_file}: 2 damaged lines passed over") == 1
+    assert f"lora: done{' ' * 2}test loss" in said or '"kind": "done"' in said
+
+
+def test_a_journal_with_no_readable_line_is_one_note(copied, capsys):
+    copied.events_file.write_bytes(b"\0\n")
+    watch(copied, "plain")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "events.jsonl: 1 damaged line passed over" in line
+
+
+def test_a_forecast_takes_nothing_of_a_journal_from_its_first_damage_on(copied):
+    whole = list(earlier_rows(copied.events_file))
+    lines = copied.events_file.read_bytes().splitlines(keepends=True)
+    copied.events_file.write_bytes(b"".join([*lines[:3], b"{\n", *lines[3:]]))
+    assert list(earlier_rows(copied.events_file)) == whole[:3]

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bakeoff.errors import SetupError
 from bakeoff.event_rows import event_fault
 from bakeoff.files import append_jsonl
 from bakeoff.integrity import LARGEST, open_regular
@@ -66,10 +65,11 @@ class Journal:
 
 
 class Reader:
-    """Reads a journal that is still being written: whole lines only, each once."""
+    """Reads a journal that is still being written: whole lines only, each once; those that are no event are counted."""
 
     def __init__(self, file: Path, place: int = 0):
         self.file, self.place = file, place  # in bytes
+        self.unreadable = 0  # lines that were passed over
 
     def new_rows(self) -> Iterator[dict[str, Any]]:
         """Yield the lines since the last call."""
@@ -84,11 +84,11 @@ class Reader:
                     row = json.loads(line)
                 except (ValueError, RecursionError):
                     row = None
-                wrong = event_fault(row)
-                if wrong:
-                    raise SetupError(f"{self.file}: damaged at byte {self.place:,} ({wrong}). Try: remove it")
                 self.place += len(line)
-                yield row
+                if event_fault(row) is None:
+                    yield row
+                else:
+                    self.unreadable += line.endswith(b"\n")  # a line longer than LARGEST comes in parts
 
 
 def event_of(row: dict[str, Any]) -> Event:

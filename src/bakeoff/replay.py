@@ -35,9 +35,10 @@ def earlier_rows(file: Path, start: Mapping[str, Any] | None = None) -> Iterator
 
     What comes after damage tells nothing more: a forecast is no reason to stop a bakeoff.
     """
+    reader = Reader(file)
     with suppress(SetupError):
-        for row in Reader(file).new_rows():
-            if row == start:
+        for row in reader.new_rows():
+            if row == start or reader.unreadable:
                 return
             yield row
 

@@ -36,6 +36,8 @@ def watch(folder: Folder, kind: str = "auto") -> None:
                 stack.enter_context(screen)
             elif screen is not None:
                 show(folder, screen, row)
+            elif row["kind"] == "note":
+                open_display(kind, []).note(row["text"])
 
 
 def wait_for_session(folder: Folder, kind: str) -> None:
@@ -53,7 +55,7 @@ def wait_for_session(folder: Folder, kind: str) -> None:
 
 
 def rows_of(folder: Folder, clock: Replay, place: int | None = None) -> Iterator[dict[str, Any]]:
-    """Yield the journal's lines as they come, until nobody writes any more.
+    """Yield the journal's lines as they come, until nobody writes any more, and a note where some cannot be read.
 
     They begin at byte `place`, or where the last session did.
     """
@@ -62,12 +64,16 @@ def rows_of(folder: Folder, clock: Replay, place: int | None = None) -> Iterator
     if place is None:
         starts = [i for i, row in enumerate(rows) if row["kind"] == "start"]
         rows = rows[starts[-1] :] if starts else []
-    going_on = True
+    going_on, said = True, 0
     while True:
         for row in rows:
             clock.at = row["time"]
             yield row
             going_on = row["kind"] != "end"
+        if reader.unreadable > said:
+            said = reader.unreadable
+            lines = "1 damaged line" if said == 1 else f"{said:,} damaged lines"
+            yield {"kind": "note", "text": f"{reader.file}: {lines} passed over; runs and results do not depend on it"}
         if not (going_on and is_locked(folder.lock_file)):
             return  # the clock stays at the last line
         clock.at = None
