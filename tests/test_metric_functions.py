@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 import bakeoff
+from bakeoff import api
 from bakeoff.cli import main
 from bakeoff.config import RESERVED, load_config
 from bakeoff.data.examples import Example
@@ -19,6 +21,10 @@ from bakeoff.errors import BakeoffError, ConfigError
 from bakeoff.evaluation import functions
 from bakeoff.evaluation.functions import MetricError, call, code_identity, number_of, tried
 from bakeoff.evaluation.metrics import measures, rules, score_outputs
+from bakeoff.executors.local import Attempt
+from bakeoff.journal import Reader
+from bakeoff.records import Folder, Run
+from tests.conftest import Inline
 
 TEST = [Example("1", "document", "summary")]
 
@@ -200,3 +206,41 @@ def test_rouge_needs_no_home():
 def test_a_function_that_cannot_be_had_is_named(tmp_path):
     with pytest.raises(BakeoffError, match="no such file. Paths are relative to the config file"):
         rules([f"{tmp_path}/none.py:f"], TEST)
+
+
+def test_a_metric_that_never_ends_is_named_when_its_run_is_ended(tmp_path):
+    """By the driver, which hears of each function before it scores."""
+    own = f"{tmp_path}/own.py:slow"
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    said = [{"started": process.pid}, {"kind": "state", "values": {"state": "scoring", "metric": own}}]
+
+    class Server:
+        def ask(self, folder, run):
+            pass
+
+        def hear(self):
+            if said:
+                return said.pop(0)
+            return {"exit": -9} if process.poll() is not None else time.sleep(0.01)
+
+    run = Run("base-1", "base", "baseline", "base", {}, 0)
+    try:
+        (state, failed) = Attempt(Server(), Folder(tmp_path), run).events(0.05, bool)
+    finally:
+        process.kill()
+    assert state.values["metric"] == own
+    text = (
+        f"no progress for 0.05 seconds (safety.stall_seconds) while the metric {own} scored, so its process was ended"
+    )
+    assert failed.values == {"error": text}
+    assert Folder(tmp_path).run("base-1").result().cause == "stalled"
+
+
+def test_a_run_tells_of_each_function_before_it_scores(tmp_path, shared, monkeypatch):
+    (tmp_path / "own.py").write_text("def share(output, references):\n    return len(output)\n")
+    own = f"{tmp_path}/own.py:share"
+    monkeypatch.setattr(api, "LocalExecutor", Inline)
+    changes = {"metrics": ["rouge", own], "entries": ["last_layers"], "output": str(tmp_path / "out")}
+    results = bakeoff.run({**shared[0], **changes, "baselines": ["base", "lead-1"]}, display="none")
+    told = [row for row in Reader(results.folder.events_file).new_rows() if row.get("state") == "scoring"]
+    assert [row["metric"] for row in told] == [own] * 3

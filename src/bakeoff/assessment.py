@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from bakeoff.config import is_function
 from bakeoff.data.forms import make_form, plain
 from bakeoff.data.tokens import lengths_of
 from bakeoff.evaluation.baselines import BLANK_LINE, first_answer
@@ -97,7 +98,7 @@ def score(work: Work, outputs: Sequence[str], losses: list[tuple[float, int]] | 
     test, record = work.test, work.record
     references = [[plain(text, work.indented) for text in e.references or [e.summary]] for e in test]
     with work.clocks.phase("evaluation"):
-        scores, corpus = score_outputs(work.config.metrics, outputs, references)
+        scores, corpus = score_outputs(work.config.metrics, outputs, references, partial(tell_metric, work))
         lengths = text_lengths(outputs, references, load_tokenizer(work.config.model, work.config.pin))
     rows: list[dict[str, Any]] = [
         {"id": e.id, "output": o, **s, **n} for e, o, s, n in zip(test, outputs, scores, lengths, strict=True)
@@ -108,6 +109,12 @@ def score(work: Work, outputs: Sequence[str], losses: list[tuple[float, int]] | 
     record.metrics |= {f"test/{name}": value for name, value in {**means(scores), **corpus}.items()}
     record.metrics |= {f"test/{name}": sum(n[name] for n in lengths) / len(lengths) for name in LENGTHS}
     return work.finished()
+
+
+def tell_metric(work: Work, name: str) -> None:
+    """Tell that a function of the user's scores: should it never end, it is named."""
+    if is_function(name):
+        work.report("state", {"state": "scoring", "metric": name})
 
 
 def means(scores: Rows) -> dict[str, float]:

@@ -213,10 +213,16 @@ def metric(name: str) -> Metric:
 
 
 def score_outputs(
-    names: Sequence[str], outputs: Sequence[str], references: References
+    names: Sequence[str], outputs: Sequence[str], references: References, begins: Callable[[str], object] = bool
 ) -> tuple[Rows, dict[str, float]]:
-    """Return each output's scores by all the metrics named, and scores of the corpus as a whole."""
-    tables = [metric(name).score(outputs, references) for name in names]
+    """Return each output's scores by all the metrics named, and scores of the corpus as a whole.
+
+    `begins` is told of each metric before it scores.
+    """
+    tables = []
+    for name in names:
+        begins(name)
+        tables.append(metric(name).score(outputs, references))
     rows = [{k: v for row in parts for k, v in row.items()} for parts in zip(*tables, strict=True)]
     return rows, {k: v for name in names for k, v in metric(name).corpus(outputs, references).items()}
 

@@ -119,7 +119,7 @@ class Attempt:
     def __init__(self, server: RunServer, folder: Folder, run: Run):
         self.server, self.folder, self.run = server, folder, run
         self.process: int | None = None
-        self.state = ""
+        self.state = self.metric = ""
         self.stepped_at = self.longest_step = 0.0  # in seconds, with what comes between it and the next
         self.stalled = self.asked = False
 
@@ -158,7 +158,8 @@ class Attempt:
 
     def hear(self, values: dict[str, Any]) -> None:
         """Note what the run does, and how long its steps take."""
-        self.state = values.get("state", self.state)
+        if "state" in values:
+            self.state, self.metric = values["state"], values.get("metric", "")
         if "steps" in values:
             now = time.monotonic()
             self.longest_step = max(self.longest_step, now - (self.stepped_at or now))
@@ -198,7 +199,8 @@ class Attempt:
         """Write and return the failure of a run whose process ended without a record."""
         cause: Cause = "stalled" if self.stalled else "ended"
         if self.stalled:
-            error = f"no progress for {stall_seconds:g} seconds (safety.stall_seconds), so its process was ended"
+            doing = f" while the metric {self.metric} scored" if self.metric else ""
+            error = f"no progress for {stall_seconds:g} seconds (safety.stall_seconds){doing}, so its process was ended"
         else:
             name = signal.Signals(-status).name if status < 0 else f"status {status}"
             hint = ". Out of memory? Try a smaller protocol.batch_size" if status == -signal.SIGKILL else ""
