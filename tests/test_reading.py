@@ -134,3 +134,14 @@ def test_any_pieces_of_yaml_are_a_config_or_one_line(tmp_path, pieces):
             load()
         except BakeoffError as error:
             assert "\n" not in str(error)  # noqa: PT017 - what passes is fine too
+
+
+@pytest.mark.parametrize("value", ["~", "", " ", "#1", "---"])
+@pytest.mark.parametrize("key", ["output", "data.train", "protocol.patience"])
+def test_a_value_that_is_null_to_yaml_though_nobody_wrote_null_is_refused(key, value):
+    with pytest.raises(ConfigError, match=rf"^-s {key}={value}: .*or null for none$"):
+        parse_override(f"{key}={value}")
+    for word in ("null", "Null", " NULL "):
+        assert parse_override(f"{key}={word}") == (key, None)
+    assert parse_override(f"{key}=~/out") == (key, "~/out")
+    assert parse_override(f"{key}=''") == (key, "")

@@ -131,6 +131,10 @@ def parse_override(text: str) -> tuple[str, Any]:
     if key.count(".") > LEVELS:
         raise ConfigError(f"-s {key[:60]}: more than {LEVELS} levels, which no config has")
     try:
-        return key, yaml.load(value, UniqueKeys)
+        found = yaml.load(value, UniqueKeys)
     except yaml.YAMLError:
         return key, value
+    if found is None and value.strip().lower() != "null":  # a ~ for one's home, or a shell's variable that is not set
+        said = f"'{value:.60}' is nothing to YAML" if value.strip() else "no value"
+        raise ConfigError(f"-s {key:.60}={value:.60}: {said}. Try: a value, for a path as in ~/out, or null for none")
+    return key, found
