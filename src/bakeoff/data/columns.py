@@ -1,5 +1,6 @@
 """What a row's columns mean: its document, its target and references, an id, a group, and what the template takes."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -10,6 +11,8 @@ from bakeoff.data.templates import DOCUMENT, SUMMARY, RowTemplate, TemplateError
 from bakeoff.errors import DataError, kind_of
 
 T = TypeVar("T")
+LONG_NAME = 100  # characters: more than a column is called
+NO_HEADER = ". Its first row, which names the columns, looks like data: is a row of names missing above it?"
 
 
 class RowError(DataError):
@@ -95,8 +98,16 @@ def rendered(work: Callable[[], T], key: str, where: str) -> T:
 def text_of(row: Row, column: str, keys: str = "data.document, summary or references") -> str:
     """Return a row's text; raise RowError where it is missing (`keys` may be set then), no text, or blank."""
     if column not in row.values:
-        raise RowError(f"no column '{column}'", f"{row}: {no_column(column, tuple(row.values))} Set {keys}")
+        cure = f"Set {keys}{NO_HEADER if headless(row) else ''}"
+        raise RowError(f"no column '{column}'", f"{row}: {no_column(column, tuple(row.values))} {cure}")
     return checked(row.values[column], f"{row}: column '{column}'")
+
+
+def headless(row: Row) -> bool:
+    """Return whether a CSV's first row looks like data: it holds a long text, or a number beside a text."""
+    names = [name.strip() for name in row.values] if row.file.lower().endswith((".csv", ".tsv")) else []
+    figures = [re.fullmatch(r"-?\d[\d.,]*", name) is not None for name in names if name]
+    return any(len(name) > LONG_NAME for name in names) or (any(figures) and not all(figures))
 
 
 def texts_of(row: Row, column: str) -> list[str]:
