@@ -11,6 +11,8 @@ from tempfile import TemporaryDirectory, gettempdir
 
 from bakeoff.errors import SetupError
 
+# What a plan, its probes and the trial of a metric write, by the folder below their temporary one.
+LEFT = {"data": r"\w+\.tokens\.bin", "": r"config\.yaml|answer\.json(\.part)?|log\.txt"}
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
@@ -48,16 +50,17 @@ def scratch() -> Iterator[Path]:
 
 
 def clear(folder: Path) -> None:
-    """Remove the token files, and with them the folder, that a killed process left; raise OSError where it is alive."""
+    """Remove the files, and with them the folder, that a killed process left; raise OSError where it is alive."""
     name = re.fullmatch(r"bakeoff-(\d+)-\w{8}", folder.name)
     if name is None or is_alive(int(name[1])):
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of a process that this machine's numbers do not tell
-        for file in (folder / "data").glob("*"):
-            if re.fullmatch(r"\w+\.tokens\.bin|\.\w+\.tokens\.bin\.[\w-]+\.tmp", file.name):
-                file.unlink()
+        for below, names in LEFT.items():
+            for file in (folder / below).glob("*"):
+                if re.fullmatch(rf"({names})|\.({names})\.[\w-]+\.tmp", file.name):
+                    file.unlink()
         for place in (folder / "data", folder):
             if place.exists():
                 place.rmdir()
