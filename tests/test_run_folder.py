@@ -276,3 +276,31 @@ def test_a_page_over_several_bakeoffs_replaces_no_file_of_a_users(shared, copied
     with pytest.raises(SetupError, match="is there already, and no report wrote it"):
         api.compare(folders, page)
     assert (figures / names[0]).read_text() == "mine"
+
+
+def test_nothing_is_written_through_a_hard_link_in_a_run_folder(shared, copied, tmp_path):
+    """A folder from elsewhere may hold one to a file of the user's; what is appended goes to a copy."""
+    config, results = shared
+    run = copied.run(results.entries["lora"]["runs"][0])
+    run.result_file.unlink()
+    run.log_file.touch()
+    trackers = copied.path / "trackers.log"
+    trackers.write_text("mine")
+    adapter = next(run.adapter.glob("*.safetensors"))
+    places = [
+        copied.events_file,
+        copied.lock_file,
+        run.log_file,
+        trackers,
+        adapter,
+        run.adapter / "adapter_config.json",
+    ]
+    for number, place in enumerate(places):
+        place.chmod(0o600)
+        os.link(place, tmp_path / f"mine-{number}")
+    before = content(tmp_path)
+    wanted = {tmp_path / f"mine-{number}": before[tmp_path / f"mine-{number}"] for number in range(len(places))}
+    bakeoff.run({**config, "output": str(copied.path)}, {"trackers": ["tensorboard"]}, display="none")
+    assert {path: path.read_bytes() for path in wanted} == wanted
+    assert {path.stat().st_mode & 0o777 for path in wanted} == {0o600}
+    assert len(copied.events_file.read_text()) > len(wanted[tmp_path / "mine-0"])

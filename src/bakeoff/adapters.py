@@ -12,7 +12,7 @@ from torch import nn
 
 from bakeoff.config import Config
 from bakeoff.errors import BakeoffError, SetupError
-from bakeoff.files import give_rights, write_json
+from bakeoff.files import detach, give_rights, write_json
 from bakeoff.foreign import one_line
 from bakeoff.hub import PICKLED, base_hashes, base_identity, base_marks, model_folder
 from bakeoff.methods import Method, build_method
@@ -25,6 +25,8 @@ MANIFEST = "bakeoff.json"
 def save_adapter(folder: Path, adapted: nn.Module, method: Method, config: Config) -> None:
     """Write the adapter, and beside it what `load_adapter` needs: method, settings, base, template."""
     folder.mkdir(parents=True, exist_ok=True)
+    for file in folder.iterdir():  # of an earlier training: PEFT writes into what is there
+        detach(file)
     with card_kept(folder / "README.md"):
         method.save(adapted, folder)
     give_rights(folder)

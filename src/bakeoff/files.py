@@ -5,6 +5,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -29,8 +30,10 @@ def give_rights(folder: Path) -> None:
 def opened(path: Path, flags: int) -> int:
     """Return the descriptor of a file that is opened for writing, never through a link, with the umask's rights.
 
-    Raises SetupError where a link is there, or no regular file.
+    One that has another name too (a hard link) is replaced by a copy first: what has that name stays as it is. Raises
+    SetupError where a link is there, or no regular file.
     """
+    detach(path)
     try:
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
@@ -41,6 +44,18 @@ def opened(path: Path, flags: int) -> int:
         os.close(descriptor)
         raise SetupError(f"{path}: is no regular file. Try: remove it")
     return descriptor
+
+
+def detach(path: Path) -> None:
+    """Put a copy of a file that has another name too, a hard link, in its place: else both would be written."""
+    try:
+        there = path.lstat()
+    except FileNotFoundError:
+        return
+    if stat.S_ISREG(there.st_mode) and there.st_nlink > 1:
+        with replacing(path, "wb") as copy, path.open("rb") as original:
+            os.fchmod(copy.fileno(), stat.S_IMODE(there.st_mode))
+            shutil.copyfileobj(original, copy)
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from bakeoff.calling import Reached, autocast, prompt_config, soft_prompt_config
 from bakeoff.data.batches import evaluation_batches
 from bakeoff.data.tokens import Tokens, lengths_of
 from bakeoff.errors import SetupError
+from bakeoff.files import opened
 from bakeoff.measure import out_of_memory
 from bakeoff.methods import Method
 from bakeoff.methods.last_layers import find_blocks
@@ -181,7 +182,7 @@ def open_trunk(
     needed = int(offsets[-1]) * trunk.width * trunk.dtype.itemsize
     batches = evaluation_batches(lengths.totals, batch_size)
     file.parent.mkdir(parents=True, exist_ok=True)
-    with (file.parent / ".lock").open("w") as lock:
+    with os.fdopen(opened(file.parent / ".lock", os.O_WRONLY | os.O_CREAT), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not file.exists() or file.stat().st_size != needed:
             if needed > room(file.parent, budget):
