@@ -9,8 +9,8 @@ SOURCE = Path(__file__).parent.parent / "src/bakeoff"
 EARLY = {"config", "records", "data.examples"}
 PURE = {"data.sandbox", "data.templates"}
 LAYERS = [
-    {"errors", "reading", "scratch", "integrity", "stopping", "lock", "children"},
-    {"files", "foreign", "content", "documents", "event_rows", "signing"},
+    {"errors", "reading", "scratch", "integrity", "stopping", "children"},
+    {"files", "lock", "foreign", "content", "documents", "event_rows", "signing"},
     {"sections"} | PURE,
     EARLY,
     {"trust", "names"},

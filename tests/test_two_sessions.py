@@ -10,7 +10,10 @@ import yaml
 import bakeoff
 from bakeoff import api, identity
 from bakeoff.errors import SetupError
-from bakeoff.lock import locked
+from bakeoff.lock import in_turn, locked
+from bakeoff.ownership import data_files
+from bakeoff.records import Folder
+from bakeoff.trust import is_own
 from bakeoff.watching import watch
 from tests.conftest import Inline
 from tests.test_watching import wait_for
@@ -18,6 +21,10 @@ from tests.test_watching import wait_for
 
 class Ended(BaseException):
     """The process ends here."""
+
+
+def end(*_):
+    raise Ended
 
 
 def test_a_config_that_names_other_baselines_than_the_plan_is_shown(copied):
@@ -37,9 +44,6 @@ def test_examples_of_another_session_are_never_taken_for_the_plans(shared, copie
     rows = [json.loads(line) for line in copied.examples_file("test").read_text().splitlines()]
     file.write_text("".join(json.dumps({"document": "ba be", "summary": row["summary"]}) + "\n" for row in rows))
     monkeypatch.setattr(api, "LocalExecutor", Inline)
-
-    def end(*_):
-        raise Ended
 
     other = {**config, "output": str(copied.path), "data": {**config["data"], "test": str(file)}}
     with monkeypatch.context() as patch:
@@ -91,3 +95,87 @@ def test_other_trials_of_an_older_search_change_no_record_of_the_new_one(tiny_co
     found = [{**r.entries["lora"]["tuning"], "seconds": 0} for r in (fresh, resumed)]
     assert found[0] == found[1]
     assert found[0]["trials"][0]["steps"] < max(trial["steps"] for trial in found[0]["trials"])  # it does stop early
+
+
+def test_a_report_beside_a_run_does_not_replace_the_runs_last_one(copied, monkeypatch):
+    """It read the records before the last run ended, and would write after it: each writes what it read alone."""
+    summarized, order = api.summarize, []
+    reading, may_go_on = threading.Event(), threading.Event()
+
+    def slow(folder):
+        order.append("read")
+        found = summarized(folder)
+        reading.set()
+        if len(order) == 1:
+            may_go_on.wait(20)
+        return found
+
+    def write(folder, document):
+        order.append("written")
+
+    monkeypatch.setattr(api, "summarize", slow)
+    monkeypatch.setattr(api, "write_json", write)
+    first = threading.Thread(target=api.refresh_report, args=(copied.path,))
+    first.start()
+    assert reading.wait(20)
+    second = threading.Thread(target=api.write_results, args=(copied,))
+    second.start()
+    second.join(0.3)
+    assert order == ["read"]
+    may_go_on.set()
+    first.join(20)
+    second.join(20)
+    assert order == ["read", "written"] * 2
+
+
+def test_a_report_that_hangs_holds_up_no_run(copied, monkeypatch):
+    monkeypatch.setattr(api, "REPORT_SECONDS", 0.05)
+    with in_turn(copied.runs_folder, 1.0):
+        assert api.write_results(copied).exists()
+
+
+def test_a_session_killed_before_it_wrote_its_config_leaves_the_folder_ones_own(shared, copied, monkeypatch):
+    config, _ = shared
+    assert is_own(copied)
+    monkeypatch.setattr(api, "LocalExecutor", Inline)
+    other = {**config, "output": str(copied.path), "protocol": {**config["protocol"], "seeds": 2}}
+    for seeds in (2, 3):  # twice in a row
+        other["protocol"]["seeds"] = seeds
+        with monkeypatch.context() as patch:
+            patch.setattr(identity, "write_text", end)
+            with pytest.raises(Ended):
+                bakeoff.run(other, display="none")
+        assert is_own(copied)
+    copied.config_file.write_text(copied.config_file.read_text() + "# edited\n")
+    assert not is_own(copied)
+
+
+def test_what_an_older_version_left_before_it_had_a_plan_is_refused_by_its_name(tiny_config):
+    folder = Folder(tiny_config["output"])
+    for file in (folder.lock_file, folder.config_file, *data_files(folder)):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("{}")
+    before = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
+    with pytest.raises(SetupError, match="holds what an older version of bakeoff leaves where it is killed") as caught:
+        bakeoff.run(tiny_config, display="none")
+    assert "Try: remove them, or -s output=FOLDER" in str(caught.value)
+    assert {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()} == before
+
+
+def test_a_trunk_that_another_version_stored_is_not_served(shared, copied, monkeypatch):
+    config, _ = shared
+    monkeypatch.setattr(api, "LocalExecutor", Inline)
+    left = copied.trunk / "train-1-fp32.bin"
+
+    def resumed(**other):
+        left.parent.mkdir(exist_ok=True)
+        left.write_bytes(b"left by a killed session")
+        copied.environment_file.write_text(json.dumps(copied.environment() | other))
+        with monkeypatch.context() as patch:
+            patch.setattr(api, "Journal", end)
+            with pytest.raises(Ended):
+                bakeoff.run({**config, "output": str(copied.path)}, display="none")
+        return left.exists()
+
+    assert resumed()
+    assert not resumed(torch="1.0")

@@ -20,7 +20,7 @@ from bakeoff.forecast import Forecast
 from bakeoff.identity import check_free, prepare
 from bakeoff.integrity import sealed
 from bakeoff.journal import Journal
-from bakeoff.lock import locked
+from bakeoff.lock import in_turn, locked
 from bakeoff.ownership import begin, discard, is_ours, refuse_links, sweep
 from bakeoff.planning import Plan, make_plan
 from bakeoff.records import Folder
@@ -33,6 +33,7 @@ from bakeoff.stopping import EndAtOnce, stoppable
 from bakeoff.tracking import check_installed, tracked
 from bakeoff.trust import check_trusted, wishes
 
+REPORT_SECONDS = 60.0  # that another process may take to write the same report
 Source = str | Path | dict[str, Any]
 
 
@@ -211,11 +212,16 @@ def reported(folder: Folder, screen: Display) -> Iterator[None]:
 
 
 def write_results(folder: Folder) -> Path:
-    """Write results.json, the page, CSV and Markdown from a folder's records; return the page's path."""
+    """Write results.json, the page, CSV and Markdown from a folder's records; return the page's path.
+
+    A `report` beside a `run` takes turns with it: the one that reads the records last also writes last.
+    """
     from bakeoff.report.writing import write_report
 
-    write_json(folder.results_file, sealed(signed(summarize(folder))))
-    return write_report(folder.path)
+    folder.runs_folder.mkdir(exist_ok=True)
+    with in_turn(folder.runs_folder, REPORT_SECONDS):
+        write_json(folder.results_file, sealed(signed(summarize(folder))))
+        return write_report(folder.path)
 
 
 def refresh_report(path: str | Path) -> Path:

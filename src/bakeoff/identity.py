@@ -11,11 +11,12 @@ from typing import Any
 from bakeoff.config import Config, dump_config, load_config
 from bakeoff.errors import BakeoffError, SetupError
 from bakeoff.files import write_json, write_jsonl, write_text
-from bakeoff.integrity import digests
+from bakeoff.integrity import digests, read_whole
 from bakeoff.ownership import claim, data_files, refuse_foreign, refuse_links
 from bakeoff.planning import Plan
 from bakeoff.records import SPLITS, Folder
 from bakeoff.signing import signature
+from bakeoff.trust import is_own
 
 # Parts of the config that no result depends on.
 FREE_TO_CHANGE = re.compile(r"output|safety\..*|trackers|protocol\.(trunk_cache|gradient_checkpointing)")
@@ -47,7 +48,8 @@ def prepare(folder: Folder, config: Config, planned: Plan) -> list[str]:
             line += f"; that leave it: {others}, which stay on disk and return when the change is taken back"
         notes.append(line)
     text = dump_config(config)
-    claim(folder, signature(text.encode()))
+    before_it = signature(read_whole(folder.config_file)) if is_own(folder) else None
+    claim(folder, signature(text.encode()), before_it)
     if not folder.holds(planned.made_of):
         folder.made_file.unlink(missing_ok=True)  # until all are written they are no plan's
         for split in SPLITS:
@@ -91,7 +93,10 @@ def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def renew_environment(folder: Folder) -> list[str]:
-    """Write the environment block; where it is another than before, keep that in it and return it as a line."""
+    """Write the environment block; where it is another than before, keep that in it and return it as a line.
+
+    What a killed session has stored of the trunk is then removed: another version may compute it otherwise.
+    """
     from bakeoff.environment import environment
 
     before, now = folder.environment(), environment()
@@ -100,6 +105,7 @@ def renew_environment(folder: Folder) -> list[str]:
     changed = [change for change in changed if change.partition(" ")[0] not in ignored]
     if before and not changed:
         return []
+    folder.clear_trunk()
     if before:
         earlier = [before["changes"]] if before.get("changes") else []
         now["changes"] = "; ".join([*earlier, *changed])

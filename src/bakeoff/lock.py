@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bakeoff.errors import SetupError
+from bakeoff.files import detach
 
 TOUCH_SECONDS = 2.0
 WATCH_SECONDS = 10.0  # long enough that a living owner touches its lock meanwhile
@@ -58,12 +59,32 @@ def taken(file: Path, stack: ExitStack) -> int:
         make(file.parent)
         with ExitStack() as attempt, suppress(BlockingIOError, FileNotFoundError):
             take(file.parent, os.O_RDONLY | os.O_DIRECTORY, attempt)
+            detach(file)
             lock = take(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, attempt)
             stack.push(attempt.pop_all())
             return lock
         if time.monotonic() >= until:
             raise busy(file, owner_of(file))
         time.sleep(RETRY_SECONDS)
+
+
+@contextmanager
+def in_turn(folder: Path, patience: float) -> Iterator[None]:
+    """Within, no other process writes what is written in turns here; one that hangs is waited for so many seconds."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    until = time.monotonic() + patience
+    try:
+        while time.monotonic() < until:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(RETRY_SECONDS)
+            except OSError:  # there may be disks that lock files only
+                break
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def make(folder: Path) -> None:

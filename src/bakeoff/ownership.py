@@ -42,14 +42,16 @@ def begin(folder: Folder) -> None:
         write_json(folder.tag_file, {"made_by": MADE_BY, "stage": "planning", "found": found})
 
 
-def claim(folder: Folder, signature: str | None) -> None:
-    """Take all names of the layout, now that there is a plan; `signature` is of the config that it was made from.
+def claim(folder: Folder, signature: str | None, before: str | None = None) -> None:
+    """Take all names of the layout, now that there is a plan.
 
-    Raises SetupError where somebody has put another file there meanwhile.
+    `signature` is of the config that it was made from, `before` of the one that is still there. Raises SetupError where
+    somebody has put another file there meanwhile.
     """
     refuse_foreign(folder)
     found = read_mapping(folder.tag_file).get("found", True)
-    write_json(folder.tag_file, {"made_by": MADE_BY, "stage": "made", "found": found, "signature": signature})
+    tag = {"made_by": MADE_BY, "stage": "made", "found": found, "signature": signature, "signature_before": before}
+    write_json(folder.tag_file, tag)
 
 
 def refuse_foreign(folder: Folder) -> None:
@@ -58,11 +60,25 @@ def refuse_foreign(folder: Folder) -> None:
     if at == "made" or (at is None and is_ours(folder)):
         return
     own = {folder.tag_file, folder.lock_file, *token_files(folder)} if at else set()
+    other = next(strangers(folder, own), None)
+    if other is None:
+        return
+    untagged = {folder.lock_file, folder.config_file, folder.environment_file, folder.made_file, *data_files(folder)}
+    if at is None and folder.lock_file.exists() and next(strangers(folder, untagged), None) is None:
+        raise SetupError(
+            f"{folder.path}: holds what an older version of bakeoff leaves where it is killed before it has a plan, or "
+            f"another program's files of these names ({other.name}). Try: remove them, or -s output=FOLDER"
+        )
+    raise SetupError(f"{folder.path}: holds other files ({other.name}). Try: another name, or -s output=FOLDER")
+
+
+def strangers(folder: Folder, own: set[Path]) -> Iterator[Path]:
+    """Yield the files of a folder that are none of its `own`."""
     for file in folder.path.rglob("*"):
         left = LEFT.fullmatch(file.name)  # a process was killed as it wrote that one, the tag itself maybe
         mine = file.with_name(left["name"]) in {folder.tag_file, *own} if left else file in own
         if not mine and (file.is_symlink() or not file.is_dir()):
-            raise SetupError(f"{folder.path}: holds other files ({file.name}). Try: another name, or -s output=FOLDER")
+            yield file
 
 
 def refuse_links(folder: Folder) -> None:

@@ -16,9 +16,11 @@ from bakeoff.signing import is_signed
 def is_own(folder: Folder) -> bool:
     """Return whether this user made a run folder's config, or trusted it before, and nobody has changed it since."""
     try:
-        return is_signed(read_whole(folder.config_file), read_mapping(folder.tag_file).get("signature"))
+        content, tag = read_whole(folder.config_file), read_mapping(folder.tag_file)
     except OSError:
         return False
+    # The one before counts too: a session may have been killed after it signed its config and before it wrote it.
+    return any(is_signed(content, tag.get(key)) for key in ("signature", "signature_before"))
 
 
 def model_wishes(config: Config) -> list[str]:
