@@ -7,12 +7,22 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, Phase, settings
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 WORDS = [a + b for a in "bdfgklmnprstvz" for b in "a e i o u ab eb ib ob ub an en in on un".split()]  # noqa: SIM905
 END = "<|endoftext|>"
+HEAVY = int(os.environ.get("BAKEOFF_FUZZ", "0"))
+
+
+def many(quick):
+    """Return hypothesis' settings: the same `quick` cases in every run, or as many others as BAKEOFF_FUZZ says."""
+    return settings(
+        max_examples=HEAVY or quick, deadline=None, derandomize=not HEAVY, database=None, phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="session", autouse=True)

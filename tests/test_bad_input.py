@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bakeoff.cli import main
 from bakeoff.config import load_config
 from bakeoff.data.sources import load_examples
 from bakeoff.errors import BakeoffError
-from tests.conftest import make_rows, write_rows
+from tests.conftest import make_rows, many, write_rows
 from tests.test_formats import write
 
 GOOD = [{"document": row["document"], "summary": row["summary"]} for row in make_rows(12, 1)]
@@ -155,7 +155,6 @@ def test_a_config_that_does_not_fit_its_data_is_named(tmp_path, attempt, data, k
 
 
 SUFFIXES = st.sampled_from(["", ".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".feather"])
-FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def only_in_one_line(work):
@@ -167,7 +166,7 @@ def only_in_one_line(work):
     return None
 
 
-@FUZZ
+@many(150)
 @given(SUFFIXES, st.one_of(st.binary(max_size=300), st.text(max_size=100).map(str.encode)))
 def test_any_bytes_are_data_or_one_line_that_names_the_file(tmp_path, suffix, content):
     file = tmp_path / f"fuzz{suffix}"
@@ -178,7 +177,7 @@ def test_any_bytes_are_data_or_one_line_that_names_the_file(tmp_path, suffix, co
     assert file.read_bytes() == content
 
 
-@FUZZ
+@many(150)
 @given(st.sampled_from(["a.jsonl", "list.json", "a.csv", "a.parquet", "a.arrow"]), st.data())
 def test_a_whole_file_with_some_bytes_changed_is_data_or_one_line(tmp_path, name, data):
     file = write(tmp_path / name, GOOD)
@@ -204,7 +203,7 @@ NAMES = (
 KEYS = st.sampled_from(NAMES) | st.text(string.ascii_lowercase, max_size=8)
 
 
-@FUZZ
+@many(150)
 @given(st.dictionaries(KEYS, VALUES, max_size=4), VALUES, VALUES, VALUES)
 def test_any_values_of_the_keys_about_data_are_a_config_or_one_line(tmp_path, data, template, target, metrics):
     good = str(write_rows(tmp_path / "good.jsonl", GOOD))
@@ -218,7 +217,7 @@ def test_any_values_of_the_keys_about_data_are_a_config_or_one_line(tmp_path, da
     only_in_one_line(load)
 
 
-@FUZZ
+@many(150)
 @given(st.text(st.sampled_from("{}%#|.[]()'\" \nabdocument+-*0~"), max_size=60))
 def test_any_template_is_one_or_says_why_not(text):
     for key in ("template", "target"):

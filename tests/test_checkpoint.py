@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -16,6 +16,7 @@ from bakeoff.model import adapt, load_base, trainable
 from bakeoff.sections import ProtocolConfig, SafetyConfig
 from bakeoff.training.checkpoint import Keeper, Stopped, checkpoint_files, load_newest, save_checkpoint
 from bakeoff.training.loop import Trainer
+from tests.conftest import many
 
 ROWS = [Tokens(list(range(9 + i, 14 + 2 * i)), [20 + i] * (1 + i % 3) + [0]) for i in range(11)]
 LORA = {"method": "lora", "r": 2, "lora_dropout": 0.5, "learning_rate": 0.01}
@@ -256,7 +257,7 @@ DAMAGE = ("flip", "cut", "grow", "empty", "none", "fill")
 
 
 @given(place=st.floats(0, 1), kind=st.sampled_from(DAMAGE), newest=st.booleans())
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@many(12)
 def test_whatever_befalls_a_checkpoint_training_ends_the_same(tiny_model, tmp_path_factory, place, kind, newest):
     folder = tmp_path_factory.mktemp("checkpoints")
     trainer = fresh(tiny_model, LORA, [])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bakeoff.config import load_config
@@ -15,7 +15,7 @@ from bakeoff.data.sources import load_examples
 from bakeoff.draft import draft
 from bakeoff.errors import BakeoffError
 from bakeoff.sections import DataConfig
-from tests.conftest import make_rows
+from tests.conftest import make_rows, many
 from tests.test_formats import write
 
 ROWS = [{**row, "id": f"r{i}", "topic": f"t {i}"} for i, row in enumerate(make_rows(30, 1))]
@@ -23,7 +23,6 @@ NAMES = ["a.jsonl", "list.json", "indented.json", "a.csv", "a.tsv", "a.parquet",
 LINES = {"a.jsonl", "a.csv", "a.tsv"}  # where a row is a line
 SECONDS = 10
 JUNK = [b'"', b"\r", b"\n", b"\t,;|", b"{[", b"\\", b"\xff\xfe"]
-FUZZ = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @st.composite
@@ -71,7 +70,7 @@ def test_a_damaged_data_file_is_its_rows_or_one_line(tmp_path, name):
     file = write(tmp_path / name, ROWS)
     whole = file.read_bytes()
 
-    @FUZZ
+    @many(60)
     @given(damages(whole))
     def damaged(damage):
         content, first = damage
@@ -100,7 +99,7 @@ def test_a_damaged_shard_of_a_folder_is_one_line_with_its_name(tmp_path):
     shard = tmp_path / "train-00001-of-00002.parquet"
     whole = shard.read_bytes()
 
-    @settings(FUZZ, max_examples=40)
+    @many(40)
     @given(damages(whole))
     def damaged(damage):
         shard.write_bytes(damage[0])
@@ -118,7 +117,7 @@ GOOD = yaml.safe_dump({
 }).encode()  # fmt: skip
 
 
-@FUZZ
+@many(60)
 @given(damages(GOOD))
 def test_a_damaged_config_is_one_or_one_line(tmp_path, damage):
     file = tmp_path / "c.yaml"
@@ -127,7 +126,7 @@ def test_a_damaged_config_is_one_or_one_line(tmp_path, damage):
     assert message is None or message.startswith(str(file))
 
 
-@FUZZ
+@many(60)
 @given(damages(json.dumps(yaml.safe_load(GOOD)).encode()))
 def test_a_damaged_config_in_json_is_one_or_one_line(tmp_path, damage):
     file = tmp_path / "c.yaml"

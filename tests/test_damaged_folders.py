@@ -1,4 +1,5 @@
-"""Any file of a run folder is damaged, and every command says so in one line or does without: no traceback, no hang.
+"""Any file of a run folder, or any that a bakeoff begins with, is damaged, and every command says so in one line or
+does without: no traceback, no hang.
 
 BAKEOFF_FUZZ=2000 tries as many cases as that with other seeds.
 """
@@ -13,16 +14,17 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import bakeoff
 from bakeoff import api
 from bakeoff.cli import main
 from bakeoff.integrity import SEAL, sealed
-from tests.conftest import Inline, write_splits
+from bakeoff.records import SPLITS
+from tests.conftest import Inline, make_rows, many, write_splits
+from tests.test_formats import write
 
-HEAVY = int(os.environ.get("BAKEOFF_FUZZ", "0"))
 VALUES = [
     None,
     True,
@@ -69,13 +71,6 @@ def finished(tmp_path_factory, tiny_model):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(api, "LocalExecutor", Inline)
         return bakeoff.run(config, display="none").folder
-
-
-def many(quick):
-    return settings(
-        max_examples=HEAVY or quick, deadline=None, derandomize=not HEAVY, database=None, phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
 
 
 def places(value, path=()):
@@ -144,6 +139,21 @@ def damage(file, draw):
     return kind
 
 
+def ask(words, what):
+    """Return the line on standard error of a command that refuses, else None; fail for any other end."""
+    began = time.monotonic()
+    done = CliRunner().invoke(main, [str(word) for word in words], input="ba be bi")
+    told = f"{what}: {done.output[-2000:]}"
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise AssertionError(told) from done.exception
+    assert done.exit_code in (0, 1, 2), told
+    assert time.monotonic() - began < 120, told
+    if done.exit_code == 2:
+        assert len(done.stderr.strip().splitlines()) == 1, told
+        return done.stderr
+    return None
+
+
 def try_one(folder, command, draw):
     """Damage a copy of a finished folder and return what a command makes of it."""
     with TemporaryDirectory(prefix="damaged-") as place:
@@ -161,16 +171,8 @@ def try_one(folder, command, draw):
             "run": ["run", copy / "config.yaml", "-s", f"output={copy}", "--display", "none", "--trust"],
             "generate": ["generate", copy, "--trust", "--entry", "lora"],
         }.get(command, [command, copy])
-        began = time.monotonic()
-        done = CliRunner().invoke(main, [str(word) for word in words], input="ba be bi")
-        told = f"{command}, {kind} of {file.relative_to(copy)}: {done.output[-2000:]}"
-        if done.exception is not None and not isinstance(done.exception, SystemExit):
-            raise AssertionError(told) from done.exception
-        assert done.exit_code in (0, 1, 2), told
-        if done.exit_code == 2:
-            assert len(done.stderr.strip().splitlines()) == 1, told
-            assert str(copy) in done.stderr or "ba" in done.stderr, told
-        assert time.monotonic() - began < 120, told
+        said = ask(words, f"{command}, {kind} of {file.relative_to(copy)}")
+        assert said is None or str(copy) in said or "ba" in said
         assert outside.read_text() == "mine"
         named = {"copy", "outside"} | ({"page.html", "page-figures"} if command == "compare" else set())
         assert {path.name for path in Path(place).iterdir()} <= named
@@ -190,5 +192,41 @@ def test_a_damaged_run_folder_is_one_line(finished, in_process, command, quick):
     @given(data=st.data())
     def each(data):
         try_one(finished, command, data.draw)
+
+    each()
+
+
+def contents(folder, but):
+    """Return the content of every file of a folder but one."""
+    return {path: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file() and path != but}
+
+
+@pytest.mark.parametrize(("command", "quick"), [("plan", 30), ("run", 3)])
+def test_damaged_data_or_a_damaged_config_is_one_line(tmp_path, tiny_model, in_process, command, quick):
+    """A bakeoff of which any input is damaged runs, or is refused in one line; no input is changed, no folder left."""
+    inputs = {f"{split}{suffix}": make_rows(count, count)
+              for split, count in (("train", 20), ("validation", 6), ("test", 6))
+              for suffix in (".jsonl", ".csv", ".tsv", ".parquet")}  # fmt: skip
+    options = ["--display", "none", "-s", f"output={tmp_path / 'out'}"] if command == "run" else []
+
+    @many(quick)
+    @given(data=st.data())
+    def each(data):
+        given_data = {split: data.draw(st.sampled_from([f for f in inputs if f.startswith(split)])) for split in SPLITS}
+        with TemporaryDirectory(prefix="damaged-") as place:
+            for name in given_data.values():
+                write(Path(place) / name, inputs[name])
+            config = Path(place) / "my.json"
+            config.write_text(json.dumps({
+                "name": "my", "model": str(tiny_model), "data": given_data, "entries": {"last_layers": {}},
+                "baselines": ["base", "lead-1"], "tune": None,
+                "protocol": {"epochs": 1, "max_tokens": 48, "seeds": 1}, "generation": {"max_new_tokens": 4},
+            }))  # fmt: skip
+            file = Path(place) / data.draw(st.sampled_from([*given_data.values(), config.name]))
+            kind = damage(file, data.draw)
+            before = contents(Path(place), but=file)
+            ask([command, config, *options], f"{command}, {kind} of {file.name}")
+            assert contents(Path(place), but=file) == before
+            shutil.rmtree(tmp_path / "out", ignore_errors=True)
 
     each()

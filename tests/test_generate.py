@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import bakeoff
 from bakeoff.cli import main
 from bakeoff.errors import BakeoffError, DataError
 from bakeoff.records import Folder
+from tests.conftest import many
 
 DOCUMENT = "ba be bi bo bu"
 LORA = ("--entry", "lora")
@@ -172,7 +173,7 @@ def said_of(folder):
     pick=st.integers(0, 2), place=st.floats(0, 1), sums=st.booleans(),
     kind=st.sampled_from(["flip", "cut", "grow", "empty", "none", "garbage", "other"]),
 )  # fmt: skip
-@settings(max_examples=25, deadline=20_000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@many(25)
 def test_a_damaged_file_of_an_adapter_gives_the_right_outputs_or_one_line(spoilt, pick, place, kind, sums):
     folder, wanted = spoilt
     found = bakeoff.load_results(folder.path)

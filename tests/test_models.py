@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bakeoff import api, loading
@@ -20,7 +20,7 @@ from bakeoff.loading import check_counts
 from bakeoff.methods import build_method
 from bakeoff.model import load_base, shape_only
 from bakeoff.sections import LATEST, Pin
-from tests.conftest import write_rows
+from tests.conftest import many, write_rows
 
 LLAMA = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
          "intermediate_size": 32, "max_position_embeddings": 64}  # fmt: skip
@@ -195,7 +195,7 @@ def places(words, path=()):
     return found
 
 
-@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@many(20)
 @given(st.data())
 def test_any_damage_to_a_model_folder_is_one_line_or_does_no_harm(tiny_config, llama, tmp_path, data):
     folder = tmp_path / "model"

@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bakeoff.cli import main
 from bakeoff.config import load_config
 from bakeoff.entries import read_entries
 from bakeoff.errors import ConfigError
+from tests.conftest import many
 
 GOOD = """\
 model: MODEL
@@ -172,7 +173,7 @@ def places(value, path=()):
             yield from places(inner, (*path, key))
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@many(60)
 @given(data=st.data())
 def test_no_value_anywhere_ends_in_a_traceback(folder, data):
     path, good = folder
@@ -190,7 +191,7 @@ def test_no_value_anywhere_ends_in_a_traceback(folder, data):
         in_one_line(file, answer)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@many(60)
 @given(data=st.data())
 def test_no_torn_text_ends_in_a_traceback(folder, data):
     path, good = folder
