@@ -2,16 +2,22 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from importlib.metadata import EntryPoint
 
 import pytest
 import yaml
+
+from bakeoff.methods import method
 
 BREAKS = {
     "raises": "import no_such_module",
     "raises an error of its own": "class Mine(Exception): pass\nraise Mine('one\\ntwo')",
     "exits": "import sys; sys.exit(0)",
+    "ends the process": "import os; os._exit(0)",
     "raises after it has replaced a method": (
         "from bakeoff.methods import register\nfrom bakeoff.methods.bias import Bias\n"
         "@register('lora')\nclass Mine(Bias): pass\n1 / 0"
@@ -58,3 +64,17 @@ def test_a_method_that_is_missing_because_its_plug_in_fails_is_one_line(site, ti
     (line,) = done.stderr.splitlines()
     assert line.startswith("bakeoff: c.yaml: entries.mine: unknown method 'odd'.")
     assert line.endswith("Plug-in 'odd' is not loaded (ModuleNotFoundError: No module named 'no_such_module').")
+
+
+@pytest.mark.parametrize("text", ["time.sleep(60)", "while True:\n    try: time.sleep(60)\n    except Exception: pass"])
+def test_a_plug_in_that_hangs_is_left_out_in_good_time(tmp_path, monkeypatch, text):
+    (tmp_path / "hanging_method.py").write_text(f"import time\n{text}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(method, "LOAD_SECONDS", 0.2)
+    monkeypatch.setattr(method, "UNLOADED", {})
+    began, leave, alarm = time.monotonic(), os._exit, signal.getsignal(signal.SIGALRM)
+    method.load_plug_in(EntryPoint("slow", "hanging_method", "bakeoff.methods"))
+    assert time.monotonic() - began < 20
+    assert method.unloaded() == " Plug-in 'slow' is not loaded (HangsError: not done after 0.2 seconds)."
+    assert (os._exit, signal.getsignal(signal.SIGALRM)) == (leave, alarm)
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)

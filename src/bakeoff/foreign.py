@@ -4,8 +4,12 @@ Nobody can list what a damaged file makes foreign code raise, so that one place 
 code: a mistake there should be seen as one.
 """
 
+import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from bakeoff.errors import BakeoffError, SetupError
 
@@ -31,6 +35,40 @@ def one_line(where: str, hint: str = "") -> Iterator[None]:
         if type(error).__name__ != "PanicException":  # of a library in Rust, and no Exception
             raise
         raise SetupError(f"{where} ({in_short(error)}).{f' {hint}' if hint else ''}") from None
+
+
+class HangsError(BaseException):
+    """Another package's code did not return; no Exception, so that its own handlers let it pass."""
+
+
+@contextmanager
+def contained(seconds: float) -> Iterator[None]:
+    """Within, code that ends this process by `os._exit` raises SystemExit, and after so many seconds HangsError.
+
+    The latter in the main thread alone, where a signal can interrupt it; code in C is beyond both.
+    """
+    process, leave = os.getpid(), os._exit
+
+    def stay(status: int) -> Any:
+        if os.getpid() != process:  # a copy of this process, which that code has made
+            leave(status)
+        raise SystemExit(f"os._exit({status})")
+
+    def interrupt(*_: Any) -> None:
+        raise HangsError(f"not done after {seconds:g} seconds")
+
+    in_main = threading.current_thread() is threading.main_thread()
+    vars(os)["_exit"] = stay
+    before = signal.signal(signal.SIGALRM, interrupt) if in_main else None
+    try:
+        if in_main:
+            signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+        yield
+    finally:
+        if in_main:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before or signal.SIG_DFL)
+        vars(os)["_exit"] = leave
 
 
 def in_short(error: BaseException) -> str:

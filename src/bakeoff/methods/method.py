@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from pydantic import Field, ValidationError
 
 from bakeoff.errors import ConfigError, did_you_mean, in_line, plain
+from bakeoff.foreign import HangsError, contained
 from bakeoff.sections import Section
 
 if TYPE_CHECKING:
@@ -156,6 +157,7 @@ def task_type(model: "PreTrainedModel") -> str:
 
 M = TypeVar("M", bound=type[Method])
 _REGISTER: dict[str, type[Method]] = {}
+LOAD_SECONDS = 120.0  # that a plug-in has: it may import large libraries from a slow disk
 UNLOADED: dict[str, str] = {}  # entry points of other packages that failed, with the reason
 
 
@@ -178,15 +180,19 @@ def method_class(name: str, where: str = "methods") -> type[Method]:
 
 
 def load_plug_in(entry_point: EntryPoint) -> None:
-    """Load another package's methods; where its module fails, none of them is known, and `UNLOADED` says why.
+    """Load another package's methods; where its module fails, hangs or ends the process, `UNLOADED` says why.
 
-    What it prints goes to standard error: standard output is a command's result.
+    None of its methods is known then. What it prints goes to standard error: standard output is a command's result.
     """
     before = dict(_REGISTER)
     try:
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(sys.stderr), contained(LOAD_SECONDS):
             entry_point.load()
-    except (Exception, SystemExit) as error:  # of a module that may do anything: no command ends for its sake
+    except (
+        Exception,
+        SystemExit,
+        HangsError,
+    ) as error:  # of a module that may do anything: no command ends for its sake
         _REGISTER.clear()
         _REGISTER.update(before)
         reason = (str(error).strip().splitlines() or ["no reason given"])[0]
