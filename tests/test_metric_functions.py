@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 
@@ -51,8 +52,8 @@ def test_a_score_is_called_as_the_config_calls_the_function(tmp_path):
     ("value", "number"),
     [
         (numpy.float32(0.5), 0.5), (numpy.int64(3), 3), (numpy.bool_(True), 1), (numpy.array(2.0), 2), (True, 1),
-        (Fraction(1, 4), 0.25), (10**400, None), (float("nan"), None), (float("inf"), None), ("3", None), (None, None),
-        (1j, None), ({"f": 1}, None), (numpy.float64("nan"), None),
+        (Fraction(1, 4), 0.25), (Decimal("0.5"), 0.5), (10**400, None), (float("nan"), None), (float("inf"), None),
+        ("3", None), (None, None), (1j, None), ({"f": 1}, None), (numpy.float64("nan"), None),
     ],
 )  # fmt: skip
 def test_numbers_of_any_library_are_scores_and_nothing_else_is(value, number):
@@ -61,6 +62,8 @@ def test_numbers_of_any_library_are_scores_and_nothing_else_is(value, number):
 
 HOSTILE = {
     "raise Own('mine')": "Own for output 1: mine",
+    "raise Own": "Own for output 1$",
+    "return Text()": "gave Text for output 1",
     "raise SystemExit(0)": "SystemExit for output 1",
     "sys.exit(0)": "SystemExit for output 1",
     "raise GeneratorExit": "GeneratorExit for output 1",
@@ -80,7 +83,12 @@ HARMLESS = {
     "sys.stdout.close(); return 1": "",
     "return 1 if os.fork() else 0": "",
 }
-HEAD = "import os, sys, time\nclass Own(BaseException): pass\ndef f(output, references):\n    "
+HEAD = """
+import os, sys, time
+class Own(BaseException): pass
+class Text(str): __repr__ = None
+def f(output, references):
+    """
 
 
 @pytest.mark.parametrize(("body", "message"), {**HOSTILE, **ENDING}.items())

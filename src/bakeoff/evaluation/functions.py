@@ -19,6 +19,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +82,12 @@ def call(name: str, function: Callable[..., Any], number: int, output: str, refe
     except BaseException as error:  # of somebody else's function, which may raise anything, SystemExit too
         if os.getpid() == process:
             kind, _, text = told(error).partition(": ")
-            raise MetricError(f"metrics: {name}: {kind} for output {number}: {text}") from None
+            raise MetricError(f"metrics: {name}: {kind} for output {number}{text and f': {text}'}") from None
     if os.getpid() != process:
         os._exit(1)  # a copy of this process, which the function made: there is one run
     if score is None:
-        shown = f"{value!r:.60}" if isinstance(value, float | str | bool | None) else type(value).__name__
+        plain = type(value) in (float, str, bool, type(None))  # of a class of its own even repr may raise
+        shown = f"{value!r:.60}" if plain else type(value).__name__
         allowed = f"a finite number, at most {LARGEST_SCORE:g}"
         raise MetricError(f"metrics: {name}: gave {shown} for output {number}. Expected {allowed}")
     return score
@@ -95,7 +97,7 @@ def number_of(value: Any) -> float | None:
     """Return a number of Python's, numpy's or torch's as a float; None for what is none, not finite or too large."""
     item = getattr(value, "item", None)
     value = item() if callable(item) else value
-    if not isinstance(value, numbers.Real):
+    if not isinstance(value, numbers.Real | Decimal):
         return None
     try:
         number = float(value)
