@@ -121,17 +121,19 @@ def run_all(folder: Folder, config: Config, display: str, executor: LocalExecuto
             folder.clear_trunk()
         notes = [took_over] if took_over else []
         notes += prepare(folder, config, planned)
-        done = {run.id for run in planned.runs if folder.whole(run.id)}
+        left = {run.id: folder.left(run.id, planned.document) for run in planned.runs if run.kind != "trial"}
+        done = {run_id for run_id, step in left.items() if step == "nothing"}
+        again = {run_id: step for run_id, step in left.items() if step in ("decode", "score")}
         steps = trial_steps(folder, planned)
         journal, earlier = Journal(folder.events_file), earlier_rows(folder.events_file)
         rates = measured_before(earlier, planned.runs, planned.document, config.protocol)
-        forecast = Forecast(planned.runs, planned.document, config.protocol, done, steps, rates=rates)
+        forecast = Forecast(planned.runs, planned.document, config.protocol, done, steps, rates=rates, again=again)
         with (
             stoppable() as stop,
             open_display(display, planned.runs, done, forecast) as screen,
             reported(folder, screen),
             tracked(folder, config, screen.note),
-            journal.session(done, steps),
+            journal.session(done, steps, again),
         ):
             screen.start = began  # planning is part of the time that it shows
             schedule = Schedule(folder, planned, screen, journal)

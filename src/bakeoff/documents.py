@@ -52,6 +52,8 @@ class ResultRow(TypedDict):
     checks: dict[Text, bool]
     check_notes: dict[Text, Text]
     files: dict[Text, Text]
+    decoding: NotRequired[Text | None]
+    scoring: NotRequired[Text | None]
 
 
 class Products(TypedDict):
@@ -142,6 +144,8 @@ class PlanRow(TypedDict):
     version: Text
     model: ModelRow
     data: DataRow
+    decoding: NotRequired[Text]
+    scoring: NotRequired[Text]
     precision: Literal["fp32", "bf16"]
     template: Text
     metrics: Annotated[list[MetricRow], Field(min_length=1)]

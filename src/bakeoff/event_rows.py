@@ -1,6 +1,6 @@
 """The shapes of the lines of events.jsonl, as `documents` has them of the other documents of a run folder."""
 
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -56,6 +56,7 @@ class StartValues(TypedDict):
 
     done: list[str]
     steps: dict[str, Count]
+    again: NotRequired[dict[str, Literal["decode", "score"]]]
 
 
 class DoneValues(TypedDict):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bakeoff.rates import Rates
-from bakeoff.records import Event, Run
+from bakeoff.records import Event, Run, Step
 from bakeoff.sections import ProtocolConfig
 
 
@@ -41,8 +41,9 @@ class Stand:
 class Forecast:
     """Takes every event and says how long a run, or all that is left, will take.
 
-    `plan` is plan.json's content; `done` are runs that are not repeated, `steps` how many each trial took before, and
-    `rates` what earlier sessions have measured. `clock` gives seconds.
+    `plan` is plan.json's content; `done` are runs that are not repeated, `steps` how many each trial took before,
+    `rates` what earlier sessions have measured, and `again` trained runs whose outputs are made or scored again.
+    `clock` gives seconds.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Forecast:
         steps: Mapping[str, int] | None = None,
         clock: Callable[[], float] = time.monotonic,
         rates: Rates | None = None,
+        again: Mapping[str, Step] | None = None,
     ):
         self.plan, self.protocol, self.clock = plan, protocol, clock
         self.rates = rates or Rates(runs, plan, protocol)
@@ -77,8 +79,11 @@ class Forecast:
         for run_id, taken in (steps or {}).items():
             if run_id in self.parts:
                 self.spend(run_id, "training", taken)
+        for run_id, step in (again or {}).items():
+            if run_id in self.parts:
+                self.parts[run_id].left = self.again_amounts(step)
         for run in runs:
-            if run.kind == "entry" and run.id in done:
+            if run.kind == "entry" and (run.id in done or run.id in (again or {})):
                 self.drop_trials(run.entry)
 
     def amounts_of(self, run: Run, group: Sequence[Run], tuned: bool) -> dict[str, float]:
@@ -88,15 +93,22 @@ class Forecast:
         """
         if run.kind == "trial":
             return self.trials_amounts(run, len(group))
-        tested = {"testing": 1, "reading": self.rates.examples("test"), "generating": self.rates.examples("test")}
+        tested = self.again_amounts("decode")
         if run.kind == "entry":
             trained: dict[str, float] = {}
             if not (tuned and run.seed == group[0].seed):  # that one adopts a trial
                 trained |= self.training_amounts(run)
                 if run is group[0]:
                     trained["storing trunk"] = self.stores_trunk(run)
-            return {"loading": 1, "saving": 1, "reloading": 1, **trained, **tested}
-        return {} if run.entry.startswith(("lead-", "oracle")) else {"loading": 1, **tested}
+            return {**tested, "saving": 1, "reloading": 1, **trained}
+        return {} if run.entry.startswith(("lead-", "oracle")) else tested
+
+    def again_amounts(self, step: Step) -> dict[str, float]:
+        """Return the work of a trained run whose outputs are made again; scores alone take too little to count."""
+        examples = self.rates.examples("test")
+        if step == "score":
+            return {}
+        return {"loading": 1, "testing": 1, "reading": examples, "generating": examples}
 
     def stores_trunk(self, run: Run) -> bool:
         """Return whether the entry's first training stores a trunk's outputs, which the others read."""

@@ -6,6 +6,7 @@ those of the bakeoff again when the change is taken back.
 """
 
 import re
+from collections import Counter
 from typing import Any
 
 from bakeoff.config import Config, dump_config, load_config
@@ -38,15 +39,8 @@ def check_free(folder: Folder, config: Config) -> None:
 def prepare(folder: Folder, config: Config, planned: Plan) -> list[str]:
     """Write config, plan, environment and, beside their tokens, examples; return what has changed, a line each."""
     before, notes = folder.last_plan(), []
-    if before and [run["id"] for run in before["runs"]] != [run.id for run in planned.runs]:
-        kept = sum(folder.whole(run.id) for run in planned.runs)
-        what = ", ".join(changes(folder, config, before, planned)) or "what is planned"
-        stay = {run.id for run in planned.runs}
-        others = sum(folder.whole(row["id"]) for row in before["runs"] if row["id"] not in stay)
-        line = f"changed since last time: {what}. Finished runs that stay in the comparison: {kept}"
-        if others:
-            line += f"; that leave it: {others}, which stay on disk and return when the change is taken back"
-        notes.append(line)
+    if before and identities(before) != identities(planned.document):
+        notes.append(change_note(folder, config, before, planned))
     text = dump_config(config)
     before_it = signature(read_whole(folder.config_file)) if is_own(folder) else None
     claim(folder, signature(text.encode()), before_it)
@@ -60,6 +54,27 @@ def prepare(folder: Folder, config: Config, planned: Plan) -> list[str]:
     notes += renew_environment(folder)
     write_json(folder.plan_file, planned.document)
     return notes
+
+
+def identities(plan: dict[str, Any]) -> list[Any]:
+    """Return what of a plan says which trainings, outputs and scores are the same."""
+    return [[run["id"] for run in plan["runs"]], plan.get("decoding"), plan.get("scoring")]
+
+
+def change_note(folder: Folder, config: Config, before: dict[str, Any], planned: Plan) -> str:
+    """Return in a line what has changed since the last plan, and what becomes of the runs that were finished."""
+    what = ", ".join(changes(folder, config, before, planned)) or "what is planned"
+    left = Counter(folder.left(run.id, planned.document) for run in planned.runs if run.kind != "trial")
+    stay = {run.id for run in planned.runs}
+    others = sum(folder.whole(row["id"], before) for row in before["runs"] if row["id"] not in stay)
+    line = f"changed since last time: {what}. Finished runs that stay in the comparison: {left['nothing']}"
+    if left["score"]:
+        line += f"; whose stored outputs are scored again: {left['score']}"
+    if left["decode"]:
+        line += f"; whose outputs are made again, without training: {left['decode']}"
+    if others:
+        line += f"; that leave it: {others}, which stay on disk and return when the change is taken back"
+    return line
 
 
 def changes(folder: Folder, config: Config, before: dict[str, Any], planned: Plan) -> list[str]:

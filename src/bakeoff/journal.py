@@ -14,7 +14,7 @@ from typing import Any
 from bakeoff.event_rows import event_fault
 from bakeoff.files import append_jsonl
 from bakeoff.integrity import LARGEST, open_regular
-from bakeoff.records import Event
+from bakeoff.records import Event, Step
 
 PROGRESS_SECONDS = 2.0
 
@@ -33,9 +33,14 @@ class Journal:
         self.progress_at: dict[str, float] = {}
 
     @contextmanager
-    def session(self, done: Collection[str], steps: Mapping[str, int]) -> Iterator[None]:
-        """Within, runs happen. `done` are ids of runs that need not, `steps` how many each trial has taken before."""
-        self.write({"kind": "start", "done": sorted(done), "steps": dict(steps)})
+    def session(
+        self, done: Collection[str], steps: Mapping[str, int], again: Mapping[str, Step] | None = None
+    ) -> Iterator[None]:
+        """Within, runs happen. `done` are ids of runs that need not, `steps` how many each trial has taken before.
+
+        `again` are runs that are trained, and whose outputs are made or scored again.
+        """
+        self.write({"kind": "start", "done": sorted(done), "steps": dict(steps), "again": dict(again or {})})
         try:
             yield
         except KeyboardInterrupt:

@@ -105,7 +105,7 @@ def sweep(folder: Folder) -> None:
     tops = [folder.path, folder.made_file.parent, folder.figures]
     names = re.compile("|".join(re.escape(place.name) for place in vars(folder).values()) + r"|.+\.(svg|csv)")
     data = re.compile(rf"made\.json|({'|'.join(SPLITS)})\.(jsonl|tokens\.bin)")
-    runs = re.compile(r"(run|result)\.json|(metrics|predictions)\.jsonl|README\.md|bakeoff\.json")
+    runs = re.compile(r"(run|result|earlier)\.json|(metrics|predictions)\.jsonl|README\.md|bakeoff\.json")
     places = dict(zip(tops, (names, data, names), strict=True))
     places |= dict.fromkeys((path for glob in ("*", "*/adapter") for path in folder.runs_folder.glob(glob)), runs)
     for place, pattern in places.items():

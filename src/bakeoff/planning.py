@@ -34,15 +34,16 @@ from bakeoff.tuning import Settings, budget, rungs
 # Parts of the protocol that a result does not depend on, or that a run's id holds in another form.
 NOT_IN_RESULTS = {"seed", "seeds", "trunk_cache", "precision", "gradient_checkpointing"}
 # What of all that is held equal determines the examples and their tokens.
-IN_TOKENS = ("version", "template", "target", "model", "data", "max_tokens", "generation", "texts")
+IN_TOKENS = ("version", "template", "target", "model", "data", "max_tokens", "texts")
 
 
 @dataclass
 class Plan:
     """What will be run. `document` is plan.json; `splits` are the examples behind it.
 
-    `held_equal` is what every run's id is made from beside its own settings; `virtual_tokens` is how many positions
-    of the context are kept free for soft prompts; `made_of` is a hash of what determines examples and tokens.
+    `held_equal` is what every run's id is made from beside its own settings: all that training depends on. What outputs
+    and scores depend on beside it stands in the document, as `decoding` and `scoring`. `virtual_tokens` is how many
+    positions of the context are kept free for soft prompts; `made_of` is a hash of what determines examples and tokens.
     """
 
     config: Config
@@ -85,10 +86,11 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
     form = make_form(tokenizer, config.template, shapes["encoder_decoder"]) if tokenizer and read else None
     steps = config.protocol.epochs * -(-len(splits["train"]) // config.protocol.batch_size)
     identity = content_identity(splits)
-    held_equal = held_equal_by(config, shapes, steps, scored_by) | {"data": identity, "max_tokens": max_tokens}
+    held_equal = held_equal_by(config, shapes, steps) | {"data": identity, "max_tokens": max_tokens}
     found = marked(splits, form) if form else Marked()
     held_equal |= {"texts": found.marks} if found.marks else {}
-    made_of = hash_of([*(held_equal[key] for key in IN_TOKENS if key in held_equal), origin_identity(splits)])
+    in_tokens = [*(held_equal[key] for key in IN_TOKENS if key in held_equal), config.generation.max_new_tokens]
+    made_of = hash_of([*in_tokens, origin_identity(splits)])
     tokens, output_tokens = encode_splits(config, splits, form, max_tokens, folder, made_of) if form else ({}, None)
     if form and output_tokens:
         findings += look_at_tokens(splits, tokens, form, found, output_tokens)
@@ -107,6 +109,8 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
         "model": model_facts(config, shapes),
         "data": {"source": config.data.source, "identity": identity, "splits": facts, "findings": findings},
         "made_of": made_of,
+        "decoding": hash_of(config.generation.model_dump()),
+        "scoring": hash_of(scored_by),
         "precision": precision,
         "template": held_equal["template"],
         **scored,
@@ -140,10 +144,8 @@ def model_facts(config: Config, shapes: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def held_equal_by(
-    config: Config, shapes: dict[str, Any], steps: int, scored_by: list[tuple[str, str]]
-) -> dict[str, Any]:
-    """Return what the config, its metrics' rules and the base hold equal over all runs."""
+def held_equal_by(config: Config, shapes: dict[str, Any], steps: int) -> dict[str, Any]:
+    """Return what the config and the base hold equal over all trainings."""
     from bakeoff.hub import base_identity
     from bakeoff.model import choose_precision, default_device
 
@@ -152,9 +154,7 @@ def held_equal_by(
         "version": __version__,
         "template": config.template or TEMPLATES[shapes["encoder_decoder"]],
         "target": config.target,
-        "metrics": scored_by,
         "model": base_identity(config.model, config.pin) or config.model,
-        "generation": config.generation.model_dump(),
         "protocol": config.protocol.model_dump(exclude=NOT_IN_RESULTS),
         "rungs": rungs(steps, config.tune is not None and config.tune.halving),
     }
@@ -247,15 +247,17 @@ def encode_splits(
 ) -> tuple[dict[str, StoredTokens], int]:
     """Write every split's token ids to the folder; return them, and how many tokens an output may have.
 
-    A folder that has them already, made of the same, is only read.
+    A folder that has them already, made of the same, is only read. Test prompts leave room for the outputs that
+    `generation` asks for. What is trained on leaves room for outputs of the usual length, so that it stays the same
+    where others are asked for.
     """
-    output_tokens = config.generation.max_new_tokens
     if not folder.holds(made_of):
-        output_tokens = output_tokens or longest_output(target_lengths(splits["train"], form), form, max_tokens)
+        usual = longest_output(target_lengths(splits["train"], form), form, max_tokens)
         for split in SPLITS:
-            rows = encode(splits[split], form, max_tokens, output_tokens, f"data.{split}")
-            save_tokens(folder.tokens_file(split), rows)
+            room = (config.generation.max_new_tokens or usual) if split == "test" else usual
+            save_tokens(folder.tokens_file(split), encode(splits[split], form, max_tokens, room, f"data.{split}"))
     tokens = {split: load_tokens(folder.tokens_file(split)) for split in SPLITS}
+    output_tokens = config.generation.max_new_tokens
     if output_tokens is None:
         lengths = whole_lengths(tokens["train"], splits["train"], form)
         output_tokens = longest_output(lengths, form, max_tokens)

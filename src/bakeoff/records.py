@@ -23,6 +23,8 @@ PLAN_KEYS = {"name", "model", "data", "entries", "runs"}  # by which a bakeoff's
 Kind = Literal["baseline", "trial", "entry"]
 # Why a run failed. Only what diverged would do so again: the others are tried again by the next `bakeoff run`.
 Cause = Literal["diverged", "memory", "ended", "stalled", "error"]
+# What is left to do of a planned run: an earlier step brings the later ones with it.
+Step = Literal["train", "decode", "score", "nothing"]
 
 
 def documents() -> Any:
@@ -87,6 +89,8 @@ class RunResult:
     checks: dict[str, bool] = field(default_factory=dict)
     check_notes: dict[str, str] = field(default_factory=dict)  # what is wrong, of the checks that failed
     files: dict[str, str] = field(default_factory=dict)  # the SHA-256 of each of the run's other files
+    decoding: str | None = None  # a hash of the generation settings that its outputs were made by; a trial has none
+    scoring: str | None = None  # a hash of the metrics, and of their code, that its outputs were scored by
 
     def check(self, name: str, complaint: str | None) -> None:
         """Record a check, passed where there is no complaint. A failed one does not end the run."""
@@ -100,6 +104,14 @@ class RunResult:
         return cls(**{**raw, "run": Run(**raw["run"])})
 
 
+def read_result(file: Path) -> RunResult | None:
+    """Return the record in a file, or None where there is no whole one; raise SetupError where it may not be read."""
+    with suppress(ValueError, TypeError):  # changed since, or a later version's
+        row = unsealed(read_mapping(file))
+        return None if documents().result_fault(row) else RunResult.from_json(row)
+    return None
+
+
 class RunFolder:
     """Names of the files of one run."""
 
@@ -108,6 +120,7 @@ class RunFolder:
         self.run_file = path / "run.json"  # the run as it was started last
         self.checkpoints = path / "checkpoints"  # there while the run may go on
         self.result_file = path / "result.json"
+        self.earlier_file = path / "earlier.json"  # its record of before, while its outputs are made or scored again
         self.metrics_file = path / "metrics.jsonl"
         self.predictions_file = path / "predictions.jsonl"
         self.log_file = path / "log.txt"
@@ -120,7 +133,7 @@ class RunFolder:
     def remove(self) -> None:
         """Delete what a trial has left."""
         self.forget_checkpoints()
-        remove_named(self.path, r"(run|result)\.json|(metrics|predictions)\.jsonl|log\.txt")
+        remove_named(self.path, r"(run|result|earlier)\.json|(metrics|predictions)\.jsonl|log\.txt")
 
     def run(self) -> Run:
         """Return the run as the driver started it; raise SetupError where it never did."""
@@ -131,10 +144,44 @@ class RunFolder:
 
     def result(self) -> RunResult | None:
         """Return the run's result, or None where there is no whole one; raise SetupError where it may not be read."""
-        with suppress(ValueError, TypeError):  # changed since, or a later version's
-            row = unsealed(read_mapping(self.result_file))
-            return None if documents().result_fault(row) else RunResult.from_json(row)
+        return read_result(self.result_file)
+
+    def finished(self) -> RunResult | None:
+        """Return the record that this run left when it came to its end, even if a later session did more and failed."""
+        for file in (self.result_file, self.earlier_file):
+            record = read_result(file)
+            if record and record.status == "done":
+                return record
         return None
+
+    def left(self, plan: Mapping[str, Any]) -> Step:
+        """Return what is left to do of this run, a baseline or an entry's final one, to be as `plan` has it."""
+        record = self.finished()
+        if record is None:
+            return "train"
+        if self.damaged_training(record):
+            return "train"
+        if record.decoding != plan.get("decoding") or damaged(self.path, record.files):
+            return "decode"
+        if record.scoring != plan.get("scoring") or not self.done():
+            return "score"
+        return "nothing"
+
+    def damaged_training(self, record: RunResult) -> Path | None:
+        """Return a file of what a finished run has trained that is damaged or missing, None where all are whole."""
+        trained = {name: mark for name, mark in record.files.items() if name != self.predictions_file.name}
+        return damaged(self.path, trained)
+
+    def set_aside(self) -> None:
+        """Keep the record of a finished training for the time in which more is done with it."""
+        if self.done():
+            self.result_file.replace(self.earlier_file)
+        self.result_file.unlink(missing_ok=True)
+
+    def forget_results(self) -> None:
+        """Delete the records of a training that is made anew."""
+        for file in (self.result_file, self.earlier_file, self.predictions_file):
+            file.unlink(missing_ok=True)
 
     def done(self) -> bool:
         """Return whether the run has come to its end without a failure."""
@@ -151,6 +198,8 @@ class RunFolder:
             left = (file for file in (self.metrics_file, self.predictions_file) if file.exists())
             result.files = digests(self.path, [*adapter, *left])
         write_json(self.result_file, sealed(asdict(result)))
+        if result.status == "done":
+            self.earlier_file.unlink(missing_ok=True)
 
     def check(self) -> RunResult | None:
         """Return the run's result; raise SetupError where a file that belongs to it is damaged or missing."""
@@ -200,13 +249,24 @@ class Folder:
         """Delete the trunk cache."""
         remove_named(self.trunk, TRUNK)
 
-    def whole(self, run_id: str) -> bool:
-        """Return whether a run is done and all that it left is still there as it was written."""
+    def left(self, run_id: str, plan: Mapping[str, Any]) -> Step:
+        """Return what is left to do of a planned run that is no trial."""
         try:
-            result = self.run(run_id).check()
-        except SetupError:
-            return False
-        return result is not None and result.status == "done"
+            return self.run(run_id).left(plan)
+        except SetupError:  # may not be read
+            return "train"
+
+    def whole(self, run_id: str, plan: Mapping[str, Any]) -> bool:
+        """Return whether a run is done as planned, and all that it left is still there as it was written."""
+        return self.left(run_id, plan) == "nothing"
+
+    def result(self, run_id: str, plan: Mapping[str, Any]) -> RunResult | None:
+        """Return a run's record, None where it has none yet that is of the plan's outputs and scores."""
+        result = self.run(run_id).result()
+        if result and result.status == "done":
+            as_planned = (result.decoding, result.scoring) == (plan.get("decoding"), plan.get("scoring"))
+            return result if as_planned else None
+        return result
 
     def examples_file(self, split: str) -> Path:
         """Return the JSONL of a split's examples as every run reads them."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bakeoff.errors import SetupError, did_you_mean, listed, printable
-from bakeoff.integrity import read_mapping, unsealed
+from bakeoff.integrity import fault_of, read_mapping, unsealed
 from bakeoff.records import Folder, Run
 from bakeoff.signing import unsigned
 
@@ -115,15 +115,18 @@ class EntryResult:
                 f"{files.adapter}: the adapter of entry '{self.name}' was removed. Try: bakeoff run "
                 f"{self.folder.config_file}, which repeats that run, or another entry"
             )
-        files.check()
+        record = files.finished()
+        broken = files.damaged_training(record) if record else None
+        if broken:
+            raise SetupError(f"{broken}: {fault_of(broken)}")
         return files.adapter
 
     def best_run(self) -> Run:
         """Return the finished run with the lowest validation loss; raise SetupError where none has finished."""
-        results = [r for i in self.row["runs"] if (r := self.folder.run(i).result())]
-        done = [r for r in results if r.status == "done" and r.run.kind == "entry"]
+        files = [self.folder.run(run_id) for run_id in self.row["runs"]]
+        done = [r for f in files if (r := f.finished()) and r.run.kind == "entry"]
         if not done:
-            failed = next((f": it failed ({r.error})" for r in results if r.status == "failed"), "")
+            failed = next((f": it failed ({r.error})" for f in files if (r := f.result()) and r.status == "failed"), "")
             raise SetupError(
                 f"{self.folder.path}: entry '{self.name}' has no finished run{failed}. Try: bakeoff run again"
             )
@@ -131,8 +134,9 @@ class EntryResult:
 
     def predictions(self) -> list[dict[str, Any]]:
         """Return the rows of the entry's first finished run beside their references."""
-        examples = self.folder.examples("test")
-        rows = next((files.predictions() for i in self.row["runs"] if (files := self.folder.run(i)).done()), None)
+        examples, plan = self.folder.examples("test"), self.folder.plan()
+        whole = (self.folder.run(i) for i in self.row["runs"] if self.folder.whole(i, plan))
+        rows = next((files.predictions() for files in whole), None)
         if rows is None:
             raise SetupError(f"{self.folder.path}: entry '{self.name}' has no finished run")
         return [{**example, **row} for example, row in zip(examples, rows, strict=True)]

@@ -167,8 +167,9 @@ class Schedule:
 
     def unless_done(self, run: Run) -> Iterator[Run]:
         """Yield a run unless it is done, with these settings, and its record whole."""
-        result = self.folder.run(run.id).result()
-        if result is None or not self.folder.whole(run.id) or result.run.settings != run.settings:
+        result = self.folder.run(run.id).finished()
+        whole = self.folder.whole(run.id, self.planned.document)
+        if result is None or not whole or result.run.settings != run.settings:
             yield self.start(run)
             result = self.folder.run(run.id).result()
         if result and result.status == "done":
@@ -185,6 +186,7 @@ class Schedule:
             begun = None
         if begun is None or begun.settings != run.settings:
             self.forget(run)
+            self.folder.run(run.id).forget_results()
         write_json(self.folder.run(run.id).run_file, asdict(run))
         return run
 

@@ -88,7 +88,7 @@ def open_screen(folder: Folder, start: dict[str, Any], kind: str, clock: Replay)
     """
     protocol, plan, runs = load_config(folder.config_file).protocol, folder.plan(), folder.runs()
     rates = measured_before(earlier_rows(folder.events_file, start), runs, plan, protocol)
-    forecast = Forecast(runs, plan, protocol, start["done"], start["steps"], clock, rates)
+    forecast = Forecast(runs, plan, protocol, start["done"], start["steps"], clock, rates, start.get("again"))
     return open_display(kind, runs, start["done"], forecast, clock=clock)
 
 

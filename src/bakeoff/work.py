@@ -48,6 +48,8 @@ class Work:
         self.trunk_folder = folder.trunk
         self.clocks, self.told_at = Clocks(), time.monotonic()
         self.record = RunResult(run, "done")
+        if run.kind != "trial":
+            self.record.decoding, self.record.scoring = self.plan.get("decoding"), self.plan.get("scoring")
         self.cached: bool | None = None  # whether the base's cache can be used, once it is known
 
     @cached_property

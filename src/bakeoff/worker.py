@@ -7,6 +7,7 @@ one place that catches every exception, because here it becomes a record.
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from bakeoff.files import write_jsonl
 from bakeoff.measure import out_of_memory, peak_bytes, reset_peak
 from bakeoff.methods import Method, build_method
 from bakeoff.model import adapt, trainable
-from bakeoff.records import Cause, Event, Folder, RunResult
+from bakeoff.records import Cause, Event, Folder, RunResult, Step
 from bakeoff.training.checkpoint import Keeper, checkpoint_files, load_newest
 from bakeoff.training.loop import DivergedError, Trainer
 from bakeoff.training.loss import start
@@ -40,12 +41,15 @@ def execute(path: Path, run_id: str, emit: Emit, asked: Callable[[], bool] = boo
     folder = Folder(path)
     files = folder.run(run_id)
     run = files.run()
-    for stale in (files.result_file, files.predictions_file):
-        stale.unlink(missing_ok=True)
-    if not checkpoint_files(files.checkpoints):
-        files.metrics_file.unlink(missing_ok=True)
+    left = "train" if run.kind == "trial" else folder.left(run_id, folder.plan())
+    if left == "train":
+        files.forget_results()
+        if not checkpoint_files(files.checkpoints):
+            files.metrics_file.unlink(missing_ok=True)
+    files.set_aside()
     try:
-        result = result_of(Work(folder, run, emit, asked))
+        work = Work(folder, run, emit, asked)
+        result = result_of(work) if left == "train" else again(work, left)
     except Exception as error:
         traceback.print_exc(file=sys.stderr)
         reason, cause = explained(error)
@@ -92,6 +96,29 @@ def result_of(work: Work) -> RunResult:
     again = work.probe(base, adapted)
     work.record.check("reloads_to_same_loss", same_when_loaded(trained_loss, again))
     return evaluate(work, base, adapted)
+
+
+def again(work: Work, left: Step) -> RunResult:
+    """Return the record of a finished run whose outputs are made again by its adapter, or are only scored again."""
+    before = work.files.finished()
+    assert before is not None, work.run.id
+    kept = {"test/loss", "test/cut_documents"} if left == "score" else set()
+    metrics = {name: value for name, value in before.metrics.items() if name in kept or not name.startswith("test/")}
+    decoding, scoring = work.record.decoding, work.record.scoring
+    record = replace(
+        before, run=work.run, metrics=metrics, costs=dict(before.costs), decoding=decoding, scoring=scoring
+    )
+    if left == "score":
+        work.record = record
+        work.state("scoring")
+        rows = work.files.predictions()
+        losses = [(row["loss"], row["tokens"]) for row in rows if "loss" in row]
+        return replace(score(work, [row["output"] for row in rows], losses or None), costs=before.costs)
+    if work.run.kind == "baseline":
+        return baseline(work)
+    work.record = record
+    base = work.load()
+    return evaluate(work, base, load_adapter(base, work.files.adapter))
 
 
 def baseline(work: Work) -> RunResult:

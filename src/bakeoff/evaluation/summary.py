@@ -25,7 +25,7 @@ def summarize(folder: Folder) -> dict[str, Any]:
     if plan.get("made_of") not in (None, folder.made().get("made_of")):
         raise SetupError(f"{folder.path}: its examples are not those of its plan yet. Try: bakeoff run again")
     runs = [Run(**row) for row in plan["runs"] if row["kind"] != "trial"]
-    results = {run.id: folder.run(run.id).result() for run in runs}
+    results = {run.id: folder.result(run.id, plan) for run in runs}
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(run.entry, []).append(run)

@@ -49,7 +49,7 @@ def summarize_together(folders: Sequence[Folder], documents: Sequence[Document])
     add_forgetting(rows)
     config = load_config(folders[0].config_file)
     scores = {
-        name: read_scores(folder, plan, group, {run.id: folder.run(run.id).result() for run in group})
+        name: read_scores(folder, plan, group, {run.id: folder.result(run.id, plan) for run in group})
         for name, (folder, plan, group) in runs.items() if group
     }  # fmt: skip
     by_metric = {(n, metric): s for n, table in scores.items() for metric, s in table.items()}

@@ -44,7 +44,10 @@ class Source:
 
     def predictions(self, row: dict[str, Any]) -> list[dict[str, Any]]:
         """Return the predictions of a row's first finished run; an empty list where none has finished."""
-        return printable_within(next((files.predictions() for files in self.files(row) if files.done()), []))
+        folder = self.folders[row.get("place", 0)]
+        plan = folder.plan()
+        done = (folder.run(run) for run in row["runs"] if (r := folder.result(run, plan)) and r.status == "done")
+        return printable_within(next((files.predictions() for files in done), []))
 
     def curve_rows(self) -> list[Point]:
         """Return every entry's losses as rows: entry, run, step, epoch, train, validation, and kept.

@@ -1,0 +1,169 @@
+"""Three identities of a run: what it trains, what its outputs are made by, what scores them. Each is redone alone."""
+
+import json
+
+import pytest
+
+import bakeoff
+from bakeoff import api, assessment, worker
+from bakeoff.records import Folder
+from tests.conftest import Inline
+
+FUNCTION = "def length(output, references):\n    return float(len(output))\n"
+
+
+@pytest.fixture
+def again(tiny_config, monkeypatch):
+    """A function that runs the same bakeoff with changes, and says what it trained meanwhile."""
+    trained = []
+    train = worker.train
+
+    def training(work, method):
+        trained.append((work.run.entry, work.run.kind))
+        return train(work, method)
+
+    monkeypatch.setattr(api, "LocalExecutor", Inline)
+    monkeypatch.setattr(worker, "train", training)
+
+    def run(**changes):
+        trained.clear()
+        return bakeoff.run({**tiny_config, **changes}, display="none"), list(trained)
+
+    return run
+
+
+def measured(results):
+    """Return all that is compared of results: rows without costs, ids and clocks."""
+    rows = {**results.document["entries"], **results.document["baselines"]}
+    return {name: (row["status"], row["metrics"], row["checks"]) for name, row in rows.items()}
+
+
+def predictions(results):
+    folder = results.folder
+    return {run.entry: folder.run(run.id).predictions() for run in folder.runs() if run.kind != "trial"}
+
+
+CHANGES = {
+    "a metric more": {"metrics": ["rouge", "chrf"]},
+    "another metric": {"metrics": ["exact_match"]},
+    "shorter outputs": {"generation": {"max_new_tokens": 3}},
+    "longer outputs": {"generation": {"max_new_tokens": 12}},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_finished_bakeoff_with_another_metric_or_generation_trains_nothing_and_is_as_if_made_anew(
+    again, tmp_path, change
+):
+    before, _ = again()
+    changed, trained = again(**change)
+    assert trained == []
+    fresh, trained = again(**change, output=str(tmp_path / "fresh"))
+    assert trained
+    assert measured(changed) == measured(fresh)
+    assert predictions(changed) == predictions(fresh)
+    assert measured(changed) != measured(before)
+    back, trained = again()
+    assert trained == []
+    assert measured(back) == measured(before)
+
+
+def test_trials_are_kept_with_another_metric(again):
+    tuned = {"tune": {"trials": 2}, "entries": {"lora": {"r": 2}}}
+    again(**tuned)
+    changed, trained = again(**tuned, metrics=["chrf"], generation={"max_new_tokens": 2})
+    assert trained == []
+    assert changed.entries["lora"]["tuning"]["trials"]
+
+
+def test_scores_alone_load_no_base(again, monkeypatch):
+    again()
+    monkeypatch.setattr("bakeoff.work.load_base", None)
+    changed, _ = again(metrics=["chrf"])
+    assert "test/chrf" in changed.entries["lora"]["metrics"]
+    assert changed.document["status"] == "done"
+
+
+def test_an_edited_metric_scores_again(again, tmp_path):
+    file = tmp_path / "score.py"
+    file.write_text(FUNCTION)
+    metrics = [f"{file}:length"]
+    one, _ = again(metrics=metrics)
+    file.write_text(FUNCTION.replace("len(output)", "-len(output)"))
+    two, trained = again(metrics=metrics)
+    assert trained == []
+    means = [results.entries["lora"]["metrics"]["test/length"]["mean"] for results in (one, two)]
+    assert means[0] == -means[1] != 0
+
+
+def test_a_metric_that_fails_loses_no_training(again, tmp_path):
+    again()
+    file = tmp_path / "score.py"
+    file.write_text(
+        "calls = []\n\ndef bad(output, references):\n    calls.append(1)\n    return 1 / (len(calls) < 2)\n"
+    )
+    failed, trained = again(metrics=[f"{file}:bad"])
+    assert trained == []
+    assert "division by zero" in failed.entries["lora"]["error"]
+    fixed, trained = again(metrics=["chrf"])
+    assert trained == []
+    assert fixed.document["status"] == "done"
+
+
+class Ended(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("change", [CHANGES["another metric"], CHANGES["shorter outputs"]])
+@pytest.mark.parametrize("killed_at", ["score_outputs", "write_jsonl", "write_result"])
+def test_a_kill_while_outputs_are_made_or_scored_again_loses_no_training(again, monkeypatch, change, killed_at):
+    again()
+
+    def end(*_, **__):
+        raise Ended
+
+    with monkeypatch.context() as patch:
+        if killed_at == "write_result":
+            patch.setattr("bakeoff.records.RunFolder.write_result", end)
+        else:
+            patch.setattr(assessment, killed_at, end)
+        with pytest.raises(Ended):
+            again(**change)
+    resumed, trained = again(**change)
+    assert trained == []
+    assert resumed.document["status"] == "done"
+    assert not list(resumed.folder.path.rglob("earlier.json"))
+
+
+def test_what_is_not_scored_as_planned_yet_is_shown_as_unfinished(again, tiny_config, monkeypatch):
+    again()
+    monkeypatch.setattr(assessment, "score_outputs", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        again(metrics=["chrf"])
+    document = bakeoff.load_results(tiny_config["output"]).document
+    assert document["status"] == "incomplete"
+    assert {row["status"] for row in document["entries"].values()} != {"done"}
+
+
+def test_damaged_predictions_are_made_again_by_the_adapter(again, tiny_config):
+    before, _ = again()
+    folder = Folder(tiny_config["output"])
+    run = next(run for run in folder.runs() if run.kind == "entry")
+    folder.run(run.id).predictions_file.write_text("")
+    after, trained = again()
+    assert trained == []
+    assert predictions(after) == predictions(before)
+
+
+def test_what_changed_and_what_is_done_again_is_said(again, tiny_config):
+    again()
+    again(metrics=["chrf"])
+    again(metrics=["chrf"], generation={"max_new_tokens": 3})
+    rows = map(json.loads, Folder(tiny_config["output"]).events_file.read_text().splitlines())
+    notes = [row["text"] for row in rows if row["kind"] == "note" and row["text"].startswith("changed since")]
+    assert [note.partition(".")[0] for note in notes] == [
+        "changed since last time: metrics",
+        "changed since last time: generation",
+    ]
+    assert "whose stored outputs are scored again: 7" in notes[0]
+    assert "whose outputs are made again, without training: 7" in notes[1]
