@@ -154,7 +154,7 @@ def test_the_journal_holds_everything_but_progress_that_comes_fast(tmp_path):
         journal.add(Event("b", "progress", {"step": 6, **rest}))
     reader = Reader(tmp_path / "events.jsonl")
     rows = list(reader.new_rows())
-    assert rows[0] == {"time": 100.0, "kind": "start", "done": ["a"], "steps": {"b": 3}}
+    assert rows[0] == {"time": 100.0, "kind": "start", "done": ["a"], "steps": {"b": 3}, "again": {}}
     assert [row.get("step") for row in rows] == [None, 1, 3, 5, None, 6, None]
     assert list(reader.new_rows()) == []
 
