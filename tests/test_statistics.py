@@ -251,3 +251,14 @@ def test_a_promise_is_held_within_three_standard_errors(benchmark):
     for share, said in ((0.05, 0), (0.09, 1)):
         table = benchmark.promises([row | {"family": [share, 0.01]}, noisy, two])
         assert (table.count("| held |"), table.count("| NOT HELD |")) == (len(benchmark.PROMISES) - said, said)
+
+
+def test_draws_that_all_pairs_share_are_those_that_each_would_draw():
+    """Also where other estimates, of other seeds and sizes, have drawn in between."""
+    for seed, count in ((0, 50), (1, 50), (0, 30), (0, 50)):
+        draws = numpy.linspace(-1, 1, count)
+        found = Estimate(0.25, draws, 9, (SeedSpread(0.04, 0.01, 2),), (-1, 1), seed)
+        generator = numpy.random.default_rng([seed, 1])
+        spread = draws * (9 / 8) ** 0.5 + found.seed_variance**0.5 * generator.standard_normal(count)
+        doubt = numpy.sqrt(found.freedom / generator.chisquare(found.freedom, count))
+        assert found.distribution.tolist() == (0.25 + spread * doubt).tolist()

@@ -55,9 +55,11 @@ def printable(text: Any, keep: str = "") -> str:
     Escapes stand for control characters, halves of a character, and what turns the direction of writing; spaces of
     every width stay. All that bakeoff prints of names, errors and outputs goes through here.
     """
+    if (whole := str(text)).isprintable():
+        return whole
     return "".join(
         c if c.isprintable() or c in keep or c in JOINERS or unicodedata.category(c) == "Zs" else repr(c)[1:-1]
-        for c in str(text)
+        for c in whole
     )
 
 

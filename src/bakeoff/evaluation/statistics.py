@@ -10,8 +10,8 @@ the t distribution is, by how little so few seeds tell of that variance. Calibra
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import TypeVar
+from functools import cached_property, lru_cache
+from typing import Any, TypeVar
 
 import numpy
 from numpy.typing import ArrayLike, NDArray
@@ -161,11 +161,13 @@ class Estimate:
         """Where the true value may lie, (resamples,): its percentiles are the interval; None for one document."""
         if self.clusters < 2:
             return None
-        generator = numpy.random.default_rng([self.seed, 1])
+        normal, after = normal_draws(self.seed, len(self.draws))
+        generator = numpy.random.Generator(numpy.random.PCG64(0))
+        generator.bit_generator.state = after
+        freedom = self.freedom
+        doubt = numpy.sqrt(freedom / generator.chisquare(freedom, len(self.draws)))
         documents = self.draws * (self.clusters / (self.clusters - 1)) ** 0.5
-        seeds = self.seed_variance**0.5 * generator.standard_normal(len(self.draws))
-        doubt = numpy.sqrt(self.freedom / generator.chisquare(self.freedom, len(self.draws)))
-        return self.value + (documents + seeds) * doubt
+        return self.value + (documents + self.seed_variance**0.5 * normal) * doubt
 
     def interval(self) -> tuple[float, float] | None:
         """Return the 95 % interval, kept within what the metric can be; None for one document."""
@@ -203,6 +205,15 @@ class Estimate:
             return None
         critical = stdtrit(self.freedom, 1 - (1 - LEVEL) / 2 / comparisons)
         return float(nctdtrinc(self.freedom, 1 - POWER, critical) * self.variance**0.5)
+
+
+@lru_cache(maxsize=4)
+def normal_draws(seed: int, count: int) -> tuple[Array, dict[str, Any]]:
+    """Return standard normal draws, the same for all estimates, and the generator's state after them."""
+    generator = numpy.random.default_rng([seed, 1])
+    drawn = generator.standard_normal(count)
+    drawn.flags.writeable = False
+    return drawn, dict(generator.bit_generator.state)
 
 
 def estimate(table: Mapping[Key, Scores], resamples: Resamples) -> dict[Key, Estimate]:
