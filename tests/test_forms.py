@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerFast
 from bakeoff.data.examples import Example
 from bakeoff.data.forms import make_form
 from bakeoff.data.tokens import encode
-from bakeoff.errors import DataError
+from bakeoff.errors import DataError, SetupError
 
 WORDS = ["<s>", "</s>", "[UNK]", "text", "summarize", ":", "one", "two", "three", "TL", ";", "DR"]
 ONE, TWO, THREE = 6, 7, 8
@@ -59,6 +59,29 @@ def test_a_summary_begins_with_exactly_one_space(own_space):
     made.decoder = decoders.Replace("\u2581", " ")
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="</s>", unk_token="\u2581")
     assert make_form(tokenizer, None, False).targets(["one"]) == [[1, 2]]
+
+
+def without_unknown(kind, letters):
+    vocabulary = {token: i for i, token in enumerate(["<s>", "</s>", *letters])}
+    made = Tokenizer(models.BPE(vocabulary, []) if kind == "drops" else models.WordLevel(vocabulary))
+    made.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    made.post_processor = processors.TemplateProcessing("<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>")
+
+
+@pytest.mark.parametrize("kind", ["drops", "refuses"])
+def test_a_tokenizer_of_few_letters_without_an_unknown_token_has_a_form(kind):
+    form = make_form(without_unknown(kind, "ACGT "), None, False)
+    assert form.begin == [0]
+    assert form.targets(["CA"])[0][-3:] == [3, 2, 1]
+    with pytest.raises(SetupError, match="its tokenizer makes no token of any text"):
+        make_form(without_unknown(kind, ""), None, False)
+
+
+def test_a_text_that_a_tokenizer_refuses_is_one_line():
+    form = make_form(without_unknown("refuses", "ACGT "), None, False)
+    with pytest.raises(SetupError, match=r"its tokenizer cannot write a text \(WordLevel error: Missing"):
+        form.targets(["CAN"])
 
 
 def test_llamas_own_tokenizer(request):

@@ -8,15 +8,21 @@ config's own template is meant, and does.
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from bakeoff.data.examples import Example
 from bakeoff.data.templates import DOCUMENT, prompt_template
+from bakeoff.errors import SetupError
+from bakeoff.foreign import one_line
 
 # By whether the base is an encoder-decoder.
 TEMPLATES = {False: "{{ document }}\nTL;DR:", True: "summarize: {{ document }}"}
 SAMPLE = "text"
+WHOLE = "Try: a whole model folder, or a base that was trained on such texts"
+TRIED = 1000  # tokens of a vocabulary that may be a text
 
 
 @dataclass(frozen=True)
@@ -84,11 +90,12 @@ def plain(text: str, indented: bool) -> str:
 def plain_ids(tokenizer: Any, texts: list[str], parsed: bool = False) -> list[list[int]]:
     """Return the ids of texts without what a tokenizer adds to a whole text.
 
-    Special tokens that are written out in the texts become those tokens only if they are to be `parsed`.
+    Special tokens that are written out in the texts become those tokens only if they are to be `parsed`. Raises
+    SetupError where the tokenizer refuses a text, as some do that have no unknown token.
     """
-    found = tokenizer(
-        texts, add_special_tokens=False, return_attention_mask=False, verbose=False, split_special_tokens=not parsed
-    )["input_ids"]
+    options = {"return_attention_mask": False, "verbose": False, "split_special_tokens": not parsed}
+    with one_line(f"{tokenizer.name_or_path}: its tokenizer cannot write a text", WHOLE):
+        found = tokenizer(texts, add_special_tokens=False, **options)["input_ids"]
     return found if parsed else spelt_out(tokenizer, found)
 
 
@@ -125,18 +132,35 @@ def lead_of_indent(tokenizer: Any) -> str:
 
     Some tokenizers that begin every text with a space put none before a text that has one.
     """
-    tried = {before: plain_ids(tokenizer, [f"{before}  {SAMPLE}"]) for before in ("", " ")}
-    return next((before for before, ids in tried.items() if tokenizer.decode(ids[0]) == f"  {SAMPLE}"), "")
+    text = sample(tokenizer)
+    tried = {before: plain_ids(tokenizer, [f"{before}  {text}"]) for before in ("", " ")}
+    return next((before for before, ids in tried.items() if tokenizer.decode(ids[0]) == f"  {text}"), "")
 
 
 def starts_with_space(tokenizer: Any) -> bool:
     """Return whether the tokenizer gives every text a leading space by itself, as SentencePiece models do."""
-    return tokenizer.convert_ids_to_tokens(plain_ids(tokenizer, [SAMPLE])[0])[0].startswith("\u2581")
+    return tokenizer.convert_ids_to_tokens(plain_ids(tokenizer, [sample(tokenizer)])[0])[0].startswith("\u2581")
+
+
+def sample(tokenizer: Any) -> str:
+    """Return a short text that has tokens; raise SetupError where none of TRIED has.
+
+    Without an unknown token a tokenizer of few words, or of a script's letters alone, makes no token of others, or
+    refuses them.
+    """
+    special = special_tokens(tokenizer)
+    own = (tokenizer.decode([i]) for i in range(min(len(tokenizer), TRIED)) if i not in special)
+    for text in chain([SAMPLE], own):
+        with suppress(SetupError):
+            if plain_ids(tokenizer, [text])[0]:
+                return text
+    raise SetupError(f"{tokenizer.name_or_path}: its tokenizer makes no token of any text. {WHOLE}")
 
 
 def added_ids(tokenizer: Any) -> tuple[list[int], list[int]]:
     """Return the ids that the tokenizer puts before and after a whole text."""
-    own, whole = plain_ids(tokenizer, [SAMPLE])[0], tokenizer(SAMPLE)["input_ids"]
+    text = sample(tokenizer)
+    own, whole = plain_ids(tokenizer, [text])[0], tokenizer(text)["input_ids"]
     for at in range(len(whole) - len(own) + 1):
         if whole[at : at + len(own)] == own:
             return whole[:at], whole[at + len(own) :]
