@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 import bakeoff
 from bakeoff.cli import main
 from bakeoff.errors import BakeoffError, DataError
+from bakeoff.evaluation.conformance import SLOW
 from bakeoff.records import Folder
 from tests.conftest import many
 
@@ -62,6 +64,17 @@ def test_odd_documents_have_outputs(shared, text):
 def test_documents_that_are_none_are_refused_by_their_number(shared, text, reason):
     options = ["--rows"] if isinstance(text, str) and text.strip() else []
     assert reason in refused(shared[1].folder.path, text, *options)
+
+
+def test_a_base_that_decodes_without_its_cache_says_so_once(shared, monkeypatch):
+    wanted = generate(shared[1].folder.path, DOCUMENT)
+    assert SLOW.format("outputs") not in wanted.stderr
+    monkeypatch.setattr(
+        "bakeoff.inference.conforming", lambda base: (replace(base, cached=False), SLOW.format("outputs"))
+    )
+    done = generate(shared[1].folder.path, f"{DOCUMENT}\f{DOCUMENT}")
+    assert done.stderr.splitlines().count(SLOW.format("outputs")) == 1
+    assert done.stdout == f"{wanted.stdout}\f\n{wanted.stdout}"
 
 
 def test_one_text_is_no_list_of_documents(shared):

@@ -213,15 +213,19 @@ def report(folders: tuple[Path, ...], output: Path | None) -> None:
 @main.command()
 @click.argument("name", required=False)
 @click.option("--architectures", is_flag=True, help="Try every architecture of transformers, made tiny: minutes.")
+@click.option(
+    "--keep", type=click.Path(path_type=Path), help="With --architectures: what was found is kept in FILE, and resumes."
+)
 @click.option("--matrix", is_flag=True, help="Try all methods, or that one, on a tiny model of every family: minutes.")
 @AS_JSON
-def methods(name: str | None, matrix: bool, architectures: bool, as_json: bool) -> None:
+def methods(name: str | None, matrix: bool, architectures: bool, keep: Path | None, as_json: bool) -> None:
     """List the methods, or show the fields, defaults, search range and paper of one."""
     if architectures:
-        from bakeoff.testing.architectures import architecture_row, architectures_page
+        from bakeoff.testing.architectures import architecture_rows, architectures_page
         from bakeoff.testing.architectures import architectures as known
 
-        click.echo(architectures_page({kind: architecture_row(kind, factory) for kind, factory in known()}))
+        rows = architecture_rows(dict(known()), keep, whisper)
+        click.echo(json.dumps(rows, indent=1) if as_json else architectures_page(rows))
         return
     if matrix:
         from bakeoff.testing.matrix import capability_matrix, matrix_page, matrix_table
@@ -256,6 +260,8 @@ def generate(folder: Path, entry: str | None, rows: bool, trust: bool, as_json: 
     documents = read_rows() if rows else read_documents()
     summarizer = chosen.load(trust)
     whisper(f"entry: {chosen.name}")
+    if summarizer.note:
+        whisper(summarizer.note)
     for i, (kept, total) in summarizer.cut(documents).items():
         whisper(f"document {i + 1}: {kept:,} of {total:,} tokens kept")
     outputs = summarizer.generate(documents)

@@ -27,14 +27,12 @@ def one_line(where: str, hint: str = "") -> Iterator[None]:
         yield
     except (BakeoffError, MemoryError):
         raise
-    except Exception as error:
-        if any(words in str(error).lower() for words in NO_MEMORY):
+    except BaseException as error:
+        # A library in Rust panics with what is no Exception.
+        foreign = isinstance(error, Exception) or type(error).__name__ == "PanicException"
+        if not foreign or any(words in str(error).lower() for words in NO_MEMORY):
             raise
         raise SetupError(f"{where} ({in_short(error)}).{f' {hint}' if hint else ''}") from error
-    except BaseException as error:
-        if type(error).__name__ != "PanicException":  # of a library in Rust, and no Exception
-            raise
-        raise SetupError(f"{where} ({in_short(error)}).{f' {hint}' if hint else ''}") from None
 
 
 class HangsError(BaseException):

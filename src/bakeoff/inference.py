@@ -35,7 +35,7 @@ class Summarizer:
         plan = folder.plan()
         planned = plan["model"] if isinstance(plan["model"], dict) else {}
         check_base(self.config, planned)
-        base, _ = conforming(load_base(self.config.model, self.config.protocol.precision, self.config.pin))
+        base, self.note = conforming(load_base(self.config.model, self.config.protocol.precision, self.config.pin))
         self.model = load_adapter(base, adapter, made_by(run, self.config, planned))
         self.base = for_decoding(base, self.model, self.config.generation.precision)
         self.form = make_form(base.tokenizer, self.config.template, base.decoder_start is not None)

@@ -23,6 +23,7 @@ from transformers import (
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
+    masking_utils,
 )
 from transformers.utils import logging
 
@@ -169,10 +170,22 @@ def empty_model(name: str, pin: Pin, config: PreTrainedConfig) -> Any:
 
 
 def without_values(model: PreTrainedModel) -> PreTrainedModel:
-    """Return a model on the meta device, its experts computed in a way that does not look who is asked."""
+    """Return a model on the meta device in eval mode, its experts computed in a way that does not look who is asked."""
+    model.eval()  # in training some draw which blocks to leave out
     if getattr(model, "_can_set_experts_implementation", lambda: False)():
         model.set_experts_implementation("batched_mm")
     return model
+
+
+@contextmanager
+def masks_without_values() -> Iterator[None]:
+    """Within, transformers makes its masks as in tracing, where it does not look whether a simpler one would do."""
+    looked = masking_utils.is_tracing
+    masking_utils.is_tracing = lambda *_: True
+    try:
+        yield
+    finally:
+        masking_utils.is_tracing = looked
 
 
 def from_weights(name: str, pin: Pin, folder: Path, **how: Any) -> PreTrainedModel:

@@ -65,10 +65,17 @@ def load_base(name: str, precision: str = "auto", pin: Pin = LATEST) -> Base:
     if on_hub(name):
         model.name_or_path = model.config._name_or_path = name  # adapters name the model, not where its files lie
     fuse(model, device)
+    set_up(model)
+    return Base(model.to(device).eval(), tokenizer, device, chosen)
+
+
+def set_up(model: PreTrainedModel) -> None:
+    """Make a model, on whatever device, one that is called as runs and plans call it."""
     attend_globally(model)
     if not model.config.is_encoder_decoder:
-        model.config.pad_token_id = None  # else transformers warns of ids without a mask, which right padding needs not
-    return Base(model.to(device).eval(), tokenizer, device, chosen)
+        # Else transformers warns of ids without a mask, which right padding needs not, and looks for padding in ids
+        # that have no values. Past the config's own check, since some want a number.
+        vars(model.config)["pad_token_id"] = None
 
 
 def attend_globally(model: PreTrainedModel) -> None:
@@ -116,11 +123,10 @@ def shape_only(name: str, pin: Pin = LATEST) -> PreTrainedModel:
             "encoder-decoder"
         )
     model = empty_model(name, pin, config)
-    attend_globally(model)
+    set_up(model)
     if getattr(config, "scale_decoder_outputs", True) is False:
         # T5 1.1 and FLAN-T5: transformers 5 calls their head tied, and unties it once it reads the weights.
         model.lm_head.weight = nn.Parameter(torch.empty_like(model.lm_head.weight, device="meta"))
-    model.config.pad_token_id = None  # transformers 5.23 would look for padding in ids that have no values
     return model
 
 

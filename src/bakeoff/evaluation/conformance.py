@@ -10,9 +10,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn.functional import cross_entropy
+from transformers import Cache
 
-from bakeoff.calling import autocast
+from bakeoff.calling import autocast, prefix
 from bakeoff.data.tokens import Tokens
 from bakeoff.errors import SetupError
 from bakeoff.evaluation.decoding import decoding
@@ -47,14 +49,14 @@ def conforming(base: Base) -> tuple[Base, str | None]:
             )
     try:
         with torch.random.fork_rng(), one_line(f"model: {name}: cannot be decoded with its cache"):
-            wrong = differs(base, rows, plain)
+            wrong = differs(base, base.model, rows, plain)
     except SetupError:
         wrong = "outputs"
     if wrong is None:
         return base, None
     slow = replace(base, cached=False)
     with torch.random.fork_rng(), one_line(f"model: {name}: cannot be decoded"):
-        still = differs(slow, rows, plain)
+        still = differs(slow, base.model, rows, plain)
     if still:
         raise SetupError(f"model: {name}: {still} are not what its plain forward pass gives. It cannot be used here")
     return slow, SLOW.format(wrong)
@@ -73,15 +75,17 @@ def rows_for(base: Base) -> list[Tokens]:
     return rows
 
 
-def plain_losses(base: Base, row: Tokens) -> torch.Tensor:
-    """Return the losses (targets,) of a row by the model's own forward pass of it alone."""
+def plain_losses(base: Base, row: Tokens, past: Cache | None = None) -> torch.Tensor:
+    """Return the losses (targets,) of a row by the model's own forward pass of it alone; `past` comes before it."""
     if base.decoder_start is None:
         ids = torch.tensor([[*row.prompt, *row.target[:-1]]], device=base.device)
-        inputs = {"input_ids": ids}
+        inputs: dict[str, Any] = {"input_ids": ids}
     else:
         ids = torch.tensor([row.prompt], device=base.device)
         start = torch.tensor([[base.decoder_start, *row.target[:-1]]], device=base.device)
         inputs = {"input_ids": ids, "decoder_input_ids": start}
+    if past is not None:
+        inputs["past_key_values"] = past
     with autocast(base):
         logits = base.model(**inputs, attention_mask=torch.ones_like(ids), use_cache=False).logits
     wanted = torch.tensor(row.target, device=base.device)
@@ -103,26 +107,44 @@ def far(base: Base, losses: torch.Tensor, plain: torch.Tensor, tolerance: dict[s
     return not bool((losses - plain).norm() <= tolerance[base.precision] * plain.norm())
 
 
-def differs(base: Base, rows: list[Tokens], plain: list[torch.Tensor]) -> str | None:
+@torch.no_grad()
+def virtual_tokens_differ(base: Base, adapted: nn.Module, words: list[int]) -> str | None:
+    """Return what is not as it should be where a method's virtual tokens, which start as `words`, stand before texts.
+
+    They should be read as the words are, which the model looks up itself. An encoder-decoder's trained prefix is not
+    that of any text: there, decoding is compared with a pass that keeps nothing.
+    """
+    rows, prefixed = rows_for(base), prefix(adapted, 1) is not None and base.decoder_start is not None
+    before = [] if prefixed else words
+    plain = [
+        plain_losses(base, replace(row, prompt=[*before, *row.prompt]), prefix(adapted, 1) if prefixed else None)
+        for row in rows
+    ]
+    if far(base, target_losses(base, adapted, batch_of(base, rows)), torch.cat(plain)):
+        return "losses"
+    return differs(base, adapted, rows, plain)
+
+
+def differs(base: Base, adapted: nn.Module, rows: list[Tokens], plain: list[torch.Tensor]) -> str | None:
     """Return what is not as in the plain pass when prompts are read and targets are written token by token."""
-    beginning = read_beginning(base, base.model, [row.prompt for row in rows])
+    beginning = read_beginning(base, adapted, [row.prompt for row in rows])
     if beginning:
         known = batch_of(base, [beginning.without(row) for row in rows])
-        if far(base, target_losses(base, base.model, known, past=beginning.past), torch.cat(plain)):
+        if far(base, target_losses(base, adapted, known, past=beginning.past), torch.cat(plain)):
             return "losses"
     slices = [slice(i, i + 1) for i in range(len(rows))] if one_length(base) else [slice(None)]
-    wrong = (differ_together(base, rows[part], plain[part], beginning) for part in slices)
+    wrong = (differ_together(base, adapted, rows[part], plain[part], beginning) for part in slices)
     return next(filter(None, wrong), None)
 
 
 def differ_together(
-    base: Base, rows: list[Tokens], plain: list[torch.Tensor], beginning: Beginning | None
+    base: Base, adapted: nn.Module, rows: list[Tokens], plain: list[torch.Tensor], beginning: Beginning | None
 ) -> str | None:
     """Return the same of rows that are decoded side by side."""
     prompts, targets = [row.prompt for row in rows], [row.target for row in rows]
     together = reads_targets(base, base.precision)
     with autocast(base), last_logits(base, len(rows)) as logits:
-        batch = decoding(base, base.model, prompts, TARGETS, beginning, targets if together else None)
+        batch = decoding(base, adapted, prompts, TARGETS, beginning, targets if together else None)
         batch.next_tokens()  # what is chosen first comes from what the losses come from
         sums = torch.tensor([loss for loss, _ in batch.losses])
         if together and far(base, sums, torch.stack([p.sum() for p in plain]).cpu()):

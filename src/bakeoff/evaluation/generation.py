@@ -119,9 +119,10 @@ def one_length(base: Base) -> bool:
 def rows_at_once(base: Base, tokens: int) -> int:
     """Return how many rows of so many tokens have their keys and values in CACHE_BYTES, at most MOST_ROWS."""
     config = base.model.config.get_text_config(decoder=True)
+    own = vars(config)  # where blocks differ a config gives none of these by its name, though it has one for most
     heads = getattr(config, "num_attention_heads", 1)
-    width = getattr(config, "head_dim", None) or config.hidden_size // heads
-    heads = getattr(config, "num_key_value_heads", None) or heads
+    width = own.get("head_dim") or config.hidden_size // heads
+    heads = own.get("num_key_value_heads") or heads
     row_bytes = 2 * config.num_hidden_layers * heads * width * tokens * (2 if base.precision == "bf16" else 4)
     return max(1, min(MOST_ROWS, CACHE_BYTES // row_bytes))
 

@@ -1,10 +1,12 @@
 """Prefix tuning: trained keys and values that every block's attention reads before the text's own."""
 
-from typing import TYPE_CHECKING, ClassVar
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from bakeoff.errors import SetupError
+from bakeoff.foreign import one_line
 from bakeoff.methods.method import register, task_type
 from bakeoff.methods.soft_prompts import SoftPrompt
 
@@ -68,14 +70,32 @@ def keys_and_values(model: "PreTrainedModel", ids: "torch.Tensor") -> "list[tupl
     import torch
     from transformers import DynamicCache, EncoderDecoderCache
 
+    from bakeoff.loading import masks_without_values
+
     inputs = {"input_ids": ids[None]}
     cache: DynamicCache | EncoderDecoderCache = DynamicCache()  # without a config, so that a window drops nothing
     if model.config.is_encoder_decoder:
-        mask = torch.full((len(ids), len(ids)), -torch.inf, dtype=model.dtype, device=ids.device).triu(1)
-        # A whole mask, because BART looks into one of its own, which a plan's model on the meta device cannot.
-        inputs |= {"decoder_input_ids": ids[None], "decoder_attention_mask": mask[None, None]}
+        inputs |= {"decoder_input_ids": ids[None]}
+        inputs |= unread(model, len(ids)) if model.device.type == "meta" else {}
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-    with torch.no_grad():
+    with torch.no_grad(), masks_without_values() if model.device.type == "meta" else nullcontext():
         kept = getattr(model(**inputs, past_key_values=cache, use_cache=True), "past_key_values", None)
     layers = getattr(getattr(kept, "self_attention_cache", kept), "layers", [])
     return [(layer.keys, layer.values) for layer in layers if getattr(layer, "keys", None) is not None]
+
+
+def unread(model: "PreTrainedModel", tokens: int) -> "dict[str, Any]":
+    """Return for an encoder that looks into values, on the meta device, an output of the right shape as an input.
+
+    Without one a decoder's keys would be known to no plan, though they have the same shape whatever was read.
+    """
+    import torch
+    from transformers.modeling_outputs import BaseModelOutput
+
+    try:
+        with one_line("encoder"):
+            model.get_encoder()(input_ids=torch.zeros(1, tokens, dtype=torch.long, device="meta"))
+    except SetupError:
+        width = model.get_input_embeddings().weight.shape[1]
+        return {"encoder_outputs": BaseModelOutput(last_hidden_state=torch.empty(1, tokens, width, device="meta"))}
+    return {}

@@ -1,80 +1,45 @@
 """Every architecture that transformers has for text, made tiny, and what bakeoff can do with it: tried, never listed.
 
-Configs are shrunk by the names of their fields. Where that gives nothing small that can be built, the architecture is
-not tried, and the page says so.
+Each is tried in a process of its own, which may hang, crash or take too much memory: then the page says so.
 """
 
-import re
+import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedConfig
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 )
 
-from bakeoff.errors import BakeoffError
-from bakeoff.evaluation.conformance import conforming, rows_for
+from bakeoff.errors import BakeoffError, SetupError
+from bakeoff.evaluation.conformance import conforming, rows_for, virtual_tokens_differ
 from bakeoff.evaluation.generation import generate
+from bakeoff.executors.server import end_with_parent, limit
+from bakeoff.files import append_jsonl, read_jsonl
 from bakeoff.foreign import in_short, one_line
 from bakeoff.loading import quiet
+from bakeoff.measure import out_of_memory
 from bakeoff.methods import build_method, method_class
-from bakeoff.model import Base, adapt, attend_globally, trainable
-from bakeoff.testing.families import ROWS, VOCABULARY, tokenizer
+from bakeoff.methods.soft_prompts import SoftPrompt
+from bakeoff.model import Base, adapt, trainable
+from bakeoff.shapes import adapted_shape
+from bakeoff.testing.families import ROWS
+from bakeoff.testing.tiny_configs import tiny_base, tiny_shape
 from bakeoff.training.loss import batch_of, target_losses
 
-PAD = 2  # an id of its own: some models count positions by it
-MOST_NUMBERS = 500_000  # of a model that is worth building
 OUTPUT = 6  # tokens
+SECONDS = 120  # for an architecture
+MEMORY = 8 * 2**30
 TRIED = ("lora", "ia3", "layer_norm", "last_layers", "full", "prompt_tuning", "prefix_tuning")  # one of each kind
-LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
-KINDS = ("layer_types", "layers_block_type", "layer_type", "mlp_layer_types")
-KEPT = {"rope_parameters", "rope_scaling", "id2label", "label2id"}
-# What a field is at most, by its name: the first pattern that fits.
-SMALL = (
-    (r"pad_token_id", PAD),
-    (r".*(vocab|vocabulary)_size|vocab_size_per_layer_input", VOCABULARY),
-    (r"(\w+_)?token_(id|index)", 0),
-    (r"d_head|mamba_d_head|mamba_head_dim|(global_|\w*_)?head_dim|d_kv|kv_channels|\w*head_size", 8),
-    (r"qk_rope_head_dim|qk_nope_head_dim|rotary_dim", 4),
-    (r"hidden_size|n_embd|d_model|dim|emb_dim|embed_dim|word_embed_proj_dim|embedding_size|lru_width|dim_model"
-     r"|embedding_dim|attention_hidden_size|hidden_dim", 16),
-    (r".*intermediate.*size.*|(\w+_)?ffn_dim|d_ff|dim_ff|dff|ffn_hidden_size|n_inner|d_inner|mamba_d_ssm", 32),
-    (r".*num_key_value_heads|num_kv_heads|n_kv_heads", 2),
-    (r"mamba_n_heads|mamba_num_heads", 4),
-    (r"num_heads|n_heads?|.*attention_heads|.*num_.*heads", 2),
-    (r".*lora_rank.*", 8),
-    (r"num_.*layers|n_layers?|(en|de)coder_layers|depth", 2),
-    (r"n_routed_experts|n_experts|(num|moe_num)_.*experts", 4),
-    (r"num_experts_per_tok(en)?|moe_k|top_?k_experts|moe_top_?k|num_selected_experts", 2),
-    (r"n_groups?|topk_group|mamba_n_groups", 1),
-    (r"state_size|mamba_d_state|ssm_state_size|d_state", 4),
-    (r"max_.*position.*|n_positions|n_ctx|max_seq_len|max_sequence_length", 64),
-    (r"sliding_window|window_size|attention_window_size|.*chunk_size|attention_window", 8),
-)  # fmt: skip
-# What shrinking by names does not get right.
-GIVEN: dict[str, dict[str, Any]] = {
-    "mamba2": {"num_heads": 4},
-    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
-    "reformer": {"is_decoder": True, "attn_layers": ["local", "lsh"], "axial_pos_shape": [8, 8],
-                 "axial_pos_embds_dim": [8, 8], "feed_forward_size": 32, "num_buckets": 4},
-    "opt": {"word_embed_proj_dim": 8, "do_layer_norm_before": False},
-    "switch_transformers": {"expert_capacity": 64}, "nllb-moe": {"expert_capacity": 64},
-    "led": {"attention_window": [8, 8]},
-}  # fmt: skip
-
-
-UNENDING = {"xlstm"}  # a tiny one takes minutes
-
-
-class NotTriedError(Exception):
-    """No tiny model of an architecture could be built."""
+Row = dict[str, Any]
 
 
 def architectures() -> list[tuple[str, Any]]:
@@ -87,91 +52,70 @@ def architectures() -> list[tuple[str, Any]]:
     return sorted(both.items())
 
 
-def tiny_base(kind: str, factory: Any) -> Base:
-    """Return a tiny model of an architecture; raise NotTriedError where there is none."""
-    if kind in UNENDING:
-        raise NotTriedError("a tiny one takes minutes")
+def architecture_rows(kinds: Mapping[str, Any], keep: Path | None, told: Callable[[str], None]) -> dict[str, Row]:
+    """Return each architecture's row; `told` hears of each. Rows that `keep` has are not tried again."""
+    rows: dict[str, Row] = {}
+    if keep is not None and keep.exists():
+        rows = {line["kind"]: line["row"] for line in read_jsonl(keep) if line["kind"] in kinds}
+    for number, (kind, factory) in enumerate(kinds.items(), 1):
+        if kind not in rows:
+            told(f"{number} of {len(kinds)}: {kind}")
+            rows[kind] = isolated_row(kind, factory)
+            if keep is not None:
+                append_jsonl(keep, {"kind": kind, "row": rows[kind]})
+    return dict(sorted(rows.items()))
+
+
+def isolated_row(kind: str, factory: Any, seconds: float = SECONDS, memory: int = MEMORY) -> Row:
+    """Return what `architecture_row` returns, tried in a process that has so much time and memory and no more."""
+    torch.set_num_threads(1)  # threads of this process would be missing in the other
+    ours, theirs = (context := get_context("fork")).Pipe(duplex=False)
+
+    def answer() -> None:
+        end_with_parent()
+        limit(memory)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # standard output is the page
+        try:
+            theirs.send(architecture_row(kind, factory))
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and not out_of_memory(error):
+                raise
+            theirs.send(not_built(f"takes more than {memory / 2**30:.3g} GiB of memory"))
+
+    child = context.Process(target=answer, daemon=True)
+    child.start()
+    theirs.close()
     try:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            config = tiny_config(kind, factory)
-            with torch.device("meta"):
-                numbers = sum(t.numel() for m in [factory.from_config(config)] for t in (*m.parameters(), *m.buffers()))
-            if numbers > MOST_NUMBERS:
-                raise NotTriedError(f"{numbers} numbers at its smallest")
-            model = factory.from_config(tiny_config(kind, factory)).float().eval()
-    except NotTriedError:
-        raise
-    except Exception as error:  # a stranger's config, whose fields were changed by their names
-        raise NotTriedError(in_short(error)) from error
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(2 if parameter.ndim > 1 else 1)  # a flat random model has the same logits everywhere
-    attend_globally(model)
-    if not model.config.is_encoder_decoder:
-        model.config.pad_token_id = None  # as `load_base` does
-    return Base(model, tokenizer(), torch.device("cpu"), "fp32")
+        return ours.recv() if ours.poll(seconds) else not_built(f"takes more than {seconds:g} s")
+    except EOFError:
+        child.join()
+        return not_built(f"its process ended with status {child.exitcode}")
+    finally:
+        child.kill()
+        child.join()
+        ours.close()
 
 
-def tiny_config(kind: str, factory: Any) -> PreTrainedConfig:
-    """Return an architecture's own config with all that is large made small; as a decoder, where it can be one."""
-    cls = CONFIG_MAPPING[kind]
-    own = cls()
-    fields = shrunk(own.to_dict()) | GIVEN.get(kind, {})
-    fields |= {name: None for name in ("forced_eos_token_id", "forced_bos_token_id") if name in fields}
-    if factory is AutoModelForCausalLM and hasattr(own, "is_decoder"):
-        fields["is_decoder"] = True
-    if own.is_encoder_decoder:
-        fields["decoder_start_token_id"] = 0
-    return cls(**{k: v for k, v in fields.items() if k not in ("architectures", "model_type", "dtype")})
+def not_built(reason: str) -> Row:
+    """Return the row of an architecture of which nothing is known but why."""
+    return {"model": None, "note": reason}
 
 
-def shrunk(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config's fields made small: sizes by their names, and lists that have an item for each layer cut."""
-    depth = next((fields[name] for name in LAYERS if fields.get(name)), None)
-    small = {name: value_of(name, value) for name, value in fields.items()}
-    kinds = next((list(dict.fromkeys(fields[name])) for name in KINDS if fields.get(name)), [])
-    left = max(2, len(kinds))
-    for name in LAYERS:
-        if small.get(name):
-            small[name] = left
-    for name, value in small.items():
-        if name in KINDS and value:
-            small[name] = (list(dict.fromkeys(value)) * left)[:left]
-        elif isinstance(value, list) and len(value) == depth:
-            small[name] = value[:left]
-        elif isinstance(value, dict) and value and all(str(key).isdigit() for key in value):
-            small[name] = {key: item for key, item in value.items() if int(key) < left}
-    return small
-
-
-def value_of(name: str, value: Any) -> Any:
-    """Return a field's value made small."""
-    if isinstance(value, dict) and name not in KEPT:
-        return shrunk(value)
-    if isinstance(value, bool) or not isinstance(value, int):
-        return value
-    for pattern, most in SMALL:
-        if re.fullmatch(pattern, name):
-            return most if "token" in pattern else min(value, most)
-    return value
-
-
-def architecture_row(kind: str, factory: Any) -> dict[str, Any]:
+def architecture_row(kind: str, factory: Any) -> Row:
     """Return what bakeoff can do with an architecture: how it is decoded, and which methods train on it."""
     with quiet(), quietly():
         try:
-            base = tiny_base(kind, factory)
-        except NotTriedError as reason:
-            return {"model": None, "note": str(reason)}
-        row: dict[str, Any] = {"model": type(base.model).__name__, "methods": {}}
+            base, config = tiny_base(kind, factory)
+        except SetupError as error:
+            return not_built(in_short(error.__cause__ or error))
+        row: Row = {"model": type(base.model).__name__, "methods": {}}
         try:
             base, note = conforming(base)
         except BakeoffError as error:
             return row | {"decodes": "no", "note": str(error).removeprefix(f"model: {row['model']}: ")}
         row |= {"decodes": "with its cache" if note is None else "without its cache", "note": ""}
         row["generate"] = equals_generate(base)
-        row["methods"] = {name: trains(base, name) for name in TRIED}
+        row["methods"] = {name: trains(base, tiny_shape(config, factory), name) for name in TRIED}
         return row
 
 
@@ -188,8 +132,9 @@ def equals_generate(base: Base) -> bool | None:
     prompts = [row.prompt for row in rows_for(base)]
     ours = generate(base, base.model, prompts, OUTPUT)
     try:
-        theirs = [generated(base, prompt) for prompt in prompts]
-    except Exception:  # their side of the comparison, whatever is wrong with it
+        with one_line("generate"):  # their side of the comparison, whatever is wrong with it
+            theirs = [generated(base, prompt) for prompt in prompts]
+    except SetupError:
         return None
     return ours == theirs
 
@@ -207,14 +152,23 @@ def generated(base: Base, prompt: Sequence[int]) -> list[int]:
     return new[: new.index(0)] if 0 in new else new
 
 
-def trains(base: Base, name: str) -> str | None:
-    """Return None where a batch's loss reaches all that a method trains, else why it cannot be used."""
+def trains(base: Base, shape: PreTrainedModel, name: str) -> str | None:
+    """Return None where a method can be used, else why not.
+
+    It can where a plan takes it, a batch's loss reaches all that it trains, and virtual tokens that are words are read
+    as those words are.
+    """
     method = build_method(name, {"method": name, **method_class(name).tiny})
     copy = Base(deepcopy(base.model), base.tokenizer, base.device, base.precision, base.cached)
     try:
+        adapted_shape(shape, method)
         with one_line(name), torch.random.fork_rng():
             adapted = adapt(copy, method)
             target_losses(copy, adapted, batch_of(copy, ROWS)).mean().backward()
+            if isinstance(method, SoftPrompt):
+                wrong = virtual_tokens_differ(copy, adapted.eval(), method.words(copy.model, copy.tokenizer))
+                if wrong:
+                    return f"{name}: {wrong} behind virtual tokens are not what the plain forward pass gives"
     except BakeoffError as error:
         return str(error)
     idle = [n for n, weight in trainable(adapted).items() if weight.grad is None]
@@ -227,10 +181,11 @@ def architectures_page(rows: Mapping[str, Mapping[str, Any]]) -> str:
         "## Further architectures",
         "",
         "Written by `bakeoff methods --architectures`: every causal and encoder-decoder class of transformers that",
-        "could be made tiny by the names of its config's fields. Losses and greedy outputs were compared with the",
-        "plain forward pass of one row alone, as they are for any base that is loaded; *without* a cache outputs are",
-        "the same and take longer. *generate*: greedy outputs are those of transformers' own generate. Then a method",
-        "of each kind: whether it can be put on the tiny model, and a batch's loss reaches all that it trains.",
+        "could be made tiny by the names of its config's fields, each in a process of its own. Losses and greedy",
+        "outputs were compared with the plain forward pass of one row alone, as they are for any base that is loaded;",
+        "*without* a cache outputs are the same and take longer. *generate*: greedy outputs are those of transformers'",
+        "own generate. Then a method of each kind: whether a plan takes it, a batch's loss reaches all that it trains,",
+        "and virtual tokens that are words are read, in losses and in decoding, as those words are.",
         "",
         "| model type | class | cache | generate | " + " | ".join(TRIED) + " |",
         "|---" * (len(TRIED) + 4) + "|",
@@ -242,7 +197,7 @@ def architectures_page(rows: Mapping[str, Mapping[str, Any]]) -> str:
             cache = row["decodes"].removesuffix(" its cache")
             lines.append(f"| {kind} | {row['model']} | {cache} | {same} | {' | '.join(cells)} |")
     refused = [f"- {k} ({row['model']}): {row['note']}" for k, row in rows.items() if row.get("decodes") == "no"]
-    untried = [kind for kind, row in rows.items() if not row["model"]]
+    untried = [f"- {kind}: {row['note']}" for kind, row in rows.items() if not row["model"]]
     lines += ["", "Refused in one line (sizes that do not fit may be the tiny config's own fault):", "", *refused]
-    lines += ["", f"Not tried, since no tiny model could be built: {', '.join(untried)}."]
+    lines += ["", "Not tried, since no tiny model could be built:", "", *untried]
     return "\n".join(lines)

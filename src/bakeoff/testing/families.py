@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from bakeoff.data.tokens import Tokens
 from bakeoff.fused import fuse
 from bakeoff.loading import model_class, without_values
-from bakeoff.model import Base
+from bakeoff.model import Base, set_up
 
 VOCABULARY = 200
 END = "<|endoftext|>"
@@ -90,8 +90,7 @@ def family_shape(family: str) -> PreTrainedModel:
 def build(config: PreTrainedConfig) -> PreTrainedModel:
     """Return a model of random weights."""
     model = model_class(config).from_config(config)
-    if not config.is_encoder_decoder:
-        model.config.pad_token_id = None  # as `load_base` does
+    set_up(model)
     return model
 
 

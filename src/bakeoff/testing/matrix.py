@@ -10,6 +10,7 @@ from bakeoff.evaluation.checks import fingerprints, only_moved
 from bakeoff.methods import build_method, method_class, method_names
 from bakeoff.model import adapt, count_parameters, trainable
 from bakeoff.sections import ProtocolConfig
+from bakeoff.shapes import adapted_shape
 from bakeoff.testing.families import FAMILIES, ROWS, family_base, family_shape
 from bakeoff.training.loop import DivergedError, Trainer
 from bakeoff.training.loss import start
@@ -63,8 +64,7 @@ def probe(name: str, family: str) -> str | None:
     method = build_method(name, {"method": name, **method_class(name).tiny})
     base = family_base(family)
     try:
-        with torch.device("meta"):
-            planned = count_parameters(method.adapt(family_shape(family), None))
+        planned = count_parameters(adapted_shape(family_shape(family), method))
         with torch.random.fork_rng():
             torch.manual_seed(0)
             adapted = adapt(base, method)

@@ -1,16 +1,14 @@
 """What of an adapted model a text's loss has gradients for, told from shapes alone: a plan asks before a run."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import SimpleNamespace
 
 import torch
 from torch import nn
-from transformers import masking_utils
 
 from bakeoff.data.tokens import Tokens
 from bakeoff.errors import SetupError
 from bakeoff.foreign import one_line
+from bakeoff.loading import masks_without_values
 from bakeoff.model import Base, inner, trainable
 from bakeoff.training.loss import batch_of, target_losses
 
@@ -38,14 +36,3 @@ def check_reach(where: str, adapted: nn.Module) -> None:
             f"{where}: {len(idle)} of its {len(trainable(adapted))} trained tensors are reached by no text of "
             f"{kind} ({idle[0]} first). Try: other weights, or another method"
         )
-
-
-@contextmanager
-def masks_without_values() -> Iterator[None]:
-    """Within, transformers makes its masks as in tracing, where it does not look whether a simpler one would do."""
-    looked = masking_utils.is_tracing
-    masking_utils.is_tracing = lambda *_: True
-    try:
-        yield
-    finally:
-        masking_utils.is_tracing = looked
