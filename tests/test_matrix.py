@@ -1,16 +1,30 @@
 """Cells of the capability matrix are true, and the page shows what the probe finds."""
 
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from bakeoff.cli import main
-from bakeoff.methods import method_names
-from bakeoff.testing import FAMILIES
-from bakeoff.testing.architectures import architecture_row, architectures, architectures_page
+from bakeoff.evaluation.conformance import conforming, virtual_tokens_differ
+from bakeoff.evaluation.generation import rows_at_once
+from bakeoff.methods import build_method, method_names
+from bakeoff.model import adapt
+from bakeoff.shapes import adapted_shape
+from bakeoff.testing import FAMILIES, family_base
+from bakeoff.testing.architectures import (
+    architecture_row,
+    architecture_rows,
+    architectures,
+    architectures_page,
+    isolated_row,
+)
 from bakeoff.testing.matrix import probe
+from bakeoff.testing.tiny_configs import tiny_base, tiny_shape
 
 PAGE = Path(__file__).parent.parent / "docs/matrix.md"
 SAMPLE = [
@@ -70,3 +84,78 @@ def test_a_sample_of_architectures_is_as_the_page_says(kind):
     line = next(text for text in table if text.startswith(f"| {kind} |"))
     assert line in PAGE.read_text().splitlines()
     assert "\n".join(table[:9]) in PAGE.read_text()
+
+
+@pytest.mark.parametrize(
+    ("work", "note"),
+    [
+        (lambda *_: time.sleep(60), "takes more than 3 s"),
+        (lambda *_: os._exit(7), "its process ended with status 7"),
+        (lambda *_: torch.ones(2**30), "takes more than 2 GiB of memory"),
+    ],
+)
+def test_an_architecture_that_hangs_or_ends_its_process_is_a_row(monkeypatch, work, note):
+    monkeypatch.setattr("bakeoff.testing.architectures.architecture_row", work)
+    threads = torch.get_num_threads()
+    row = isolated_row("llama", None, seconds=3, memory=2 * 2**30)
+    assert row == {"model": None, "note": note}
+    assert f"- llama: {note}" in architectures_page({"llama": row}).splitlines()
+    assert torch.get_num_threads() == threads
+
+
+def test_an_interrupted_run_resumes_from_its_file(monkeypatch, tmp_path):
+    tried, said = [], []
+
+    def row(kind, _):
+        tried.append(kind)
+        if len(tried) == 2:
+            raise KeyboardInterrupt
+        return {"model": None, "note": kind}
+
+    monkeypatch.setattr("bakeoff.testing.architectures.isolated_row", row)
+    kinds, file = {"a": None, "b": None}, tmp_path / "rows"
+    with pytest.raises(KeyboardInterrupt):
+        architecture_rows(kinds, file, said.append)
+    rows = architecture_rows(kinds, file, said.append)
+    assert rows == {kind: {"model": None, "note": kind} for kind in kinds}
+    assert tried == ["a", "b", "b"]
+    assert said[-1] == "2 of 2: b"
+
+
+@pytest.mark.parametrize("kind", ["codegen", "deepseek_v2", "zamba2", "mimo_v2_flash", "bailing_hybrid", "emu3"])
+def test_a_tiny_config_fits_together(kind):
+    base, _ = tiny_base(kind, dict(architectures())[kind])
+    assert conforming(base)[0].model is base.model
+    assert rows_at_once(base, 100) >= 1
+
+
+def test_a_base_whose_blocks_have_heads_of_several_widths_is_decoded():
+    base, _ = tiny_base("gemma4_text", dict(architectures())["gemma4_text"])
+    assert rows_at_once(base, 100) == 64
+
+
+@pytest.mark.parametrize("kind", ["biogpt", "led", "m2m_100", "nllb-moe"])
+def test_a_plan_takes_a_prefix_of_a_base_that_looks_into_values(kind):
+    factory = dict(architectures())[kind]
+    base, config = tiny_base(kind, factory)
+    method = build_method("prefix_tuning", {"method": "prefix_tuning", "num_virtual_tokens": 3})
+    planned = {n: p.shape for n, p in adapted_shape(tiny_shape(config, factory), method).named_parameters()}
+    assert planned == {n: p.shape for n, p in method.adapt(base.model, None).named_parameters()}
+
+
+@pytest.mark.parametrize("name", ["prompt_tuning", "prefix_tuning"])
+@pytest.mark.parametrize("family", ["opt", "gemma3", "gpt2", "granite", "bart", "t5"])
+def test_virtual_tokens_that_are_words_are_read_as_those_words(family, name):
+    base = family_base(family)
+    method = build_method(name, {"method": name, "num_virtual_tokens": 3, "prompt_tuning_init_text": "w5 w6"})
+    adapted = adapt(base, method).eval()
+    assert virtual_tokens_differ(base, adapted, [5, 6, 5]) is None
+    if name == "prompt_tuning":
+        assert virtual_tokens_differ(base, adapted, [5, 6, 7]) == "losses"
+
+
+def test_words_that_are_scaled_only_where_they_are_looked_up_are_found(monkeypatch):
+    monkeypatch.setattr("bakeoff.methods.soft_prompts.SoftPrompt.check_scale", lambda *_: None)
+    base = family_base("pegasus")
+    method = build_method("prompt_tuning", {"method": "prompt_tuning", "prompt_tuning_init_text": "w5"})
+    assert virtual_tokens_differ(base, adapt(base, method).eval(), [5] * 6) == "losses"

@@ -68,12 +68,12 @@ def architecture_rows(kinds: Mapping[str, Any], keep: Path | None, told: Callabl
 
 def isolated_row(kind: str, factory: Any, seconds: float = SECONDS, memory: int = MEMORY) -> Row:
     """Return what `architecture_row` returns, tried in a process that has so much time and memory and no more."""
-    torch.set_num_threads(1)  # threads of this process would be missing in the other
     ours, theirs = (context := get_context("fork")).Pipe(duplex=False)
 
     def answer() -> None:
         end_with_parent()
         limit(memory)
+        torch.set_num_threads(1)  # this process has none of the other's threads
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # standard output is the page
         try:
             theirs.send(architecture_row(kind, factory))
@@ -181,11 +181,10 @@ def architectures_page(rows: Mapping[str, Mapping[str, Any]]) -> str:
         "## Further architectures",
         "",
         "Written by `bakeoff methods --architectures`: every causal and encoder-decoder class of transformers that",
-        "could be made tiny by the names of its config's fields, each in a process of its own. Losses and greedy",
-        "outputs were compared with the plain forward pass of one row alone, as they are for any base that is loaded;",
-        "*without* a cache outputs are the same and take longer. *generate*: greedy outputs are those of transformers'",
-        "own generate. Then a method of each kind: whether a plan takes it, a batch's loss reaches all that it trains,",
-        "and virtual tokens that are words are read, in losses and in decoding, as those words are.",
+        "could be made tiny by the names of its config's fields. Losses and greedy outputs were compared with the",
+        "plain forward pass of one row alone, as they are for any base that is loaded; *without* a cache outputs are",
+        "the same and take longer. *generate*: greedy outputs are those of transformers' own generate. Then a method",
+        "of each kind: whether it can be put on the tiny model, and a batch's loss reaches all that it trains.",
         "",
         "| model type | class | cache | generate | " + " | ".join(TRIED) + " |",
         "|---" * (len(TRIED) + 4) + "|",
