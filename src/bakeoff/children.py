@@ -4,8 +4,14 @@
 downloaded one, would be imported as if it were the real module.
 """
 
+import ctypes
+import resource
+import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
 
 
 def command(module: str, *arguments: str) -> list[str]:
@@ -21,3 +27,17 @@ def search_path() -> list[str]:
 def also_search(places: list[str]) -> None:
     """Look for modules in these places too, after all others: there, nothing takes an installed module's name."""
     sys.path += [place for place in places if place not in sys.path]
+
+
+def end_with_parent() -> None:
+    """Let the kernel end this process when its parent ends, however it does (Linux; elsewhere nothing happens)."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def limit(memory_bytes: int | None) -> None:
+    """Let this process be the first that the kernel ends where memory runs out, and give it no more than so much."""
+    with suppress(OSError):  # no Linux, or no right to
+        Path("/proc/self/oom_score_adj").write_text("500")
+    if memory_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))

@@ -6,15 +6,12 @@ its events as JSON lines on standard output; when it has ended, the server adds 
 its own and not `multiprocessing`, whose children import the user's main script again and talk in pickles.
 """
 
-import ctypes
 import json
 import os
-import resource
 import signal
 import sys
 import threading
 import traceback
-from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -22,22 +19,15 @@ import peft
 import torch
 import transformers
 
-from bakeoff.children import also_search
+from bakeoff.children import also_search, end_with_parent, limit
 from bakeoff.config import load_config
 from bakeoff.files import opened
 from bakeoff.records import Event, Folder
 from bakeoff.training.checkpoint import Stopped
 from bakeoff.worker import execute
 
-PR_SET_PDEATHSIG = 1
 PRELOADED = (peft, torch, transformers)
 STOPPED = 128 + signal.SIGTERM  # exit status of a run that was asked to stop and has saved
-
-
-def end_with_parent() -> None:
-    """Let the kernel end this process when its parent ends, however it does (Linux; elsewhere nothing happens)."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def serve(requests: TextIO, events: TextIO) -> None:
@@ -83,14 +73,6 @@ def run(folder: Path, run_id: str, events: TextIO) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
     return 0 if result.status == "done" else 1
-
-
-def limit(memory_bytes: int | None) -> None:
-    """Let this process be the first that the kernel ends where memory runs out, and give it no more than so much."""
-    with suppress(OSError):  # no Linux, or no right to
-        Path("/proc/self/oom_score_adj").write_text("500")
-    if memory_bytes is not None:
-        resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
 
 
 if __name__ == "__main__":

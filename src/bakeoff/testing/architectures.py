@@ -19,10 +19,10 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 )
 
+from bakeoff.children import end_with_parent, limit
 from bakeoff.errors import BakeoffError, SetupError
 from bakeoff.evaluation.conformance import conforming, rows_for, virtual_tokens_differ
 from bakeoff.evaluation.generation import generate
-from bakeoff.executors.server import end_with_parent, limit
 from bakeoff.files import append_jsonl, read_jsonl
 from bakeoff.foreign import in_short, one_line
 from bakeoff.loading import quiet
