@@ -14,7 +14,6 @@ from bakeoff.evaluation.conformance import conforming, virtual_tokens_differ
 from bakeoff.evaluation.generation import rows_at_once
 from bakeoff.methods import build_method, method_names
 from bakeoff.model import adapt
-from bakeoff.shapes import adapted_shape
 from bakeoff.testing import FAMILIES, family_base
 from bakeoff.testing.architectures import (
     architecture_row,
@@ -25,6 +24,7 @@ from bakeoff.testing.architectures import (
 )
 from bakeoff.testing.matrix import probe
 from bakeoff.testing.tiny_configs import tiny_base, tiny_shape
+from bakeoff.training.reach import adapted_shape
 
 PAGE = Path(__file__).parent.parent / "docs/matrix.md"
 SAMPLE = [

@@ -1,17 +1,12 @@
 """What shapes alone tell of a base and its entries: exact counts of parameters, and how long an example may be."""
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bakeoff.config import Config
 from bakeoff.data.tokens import Tokens
 from bakeoff.errors import ConfigError, SetupError
-from bakeoff.foreign import one_line
 from bakeoff.methods import Method
-
-if TYPE_CHECKING:
-    from torch import nn
-    from transformers import PreTrainedModel
 
 
 def count(given: Config, methods: dict[str, list[Method]], tokenizer: Any = None) -> dict[str, Any]:
@@ -57,6 +52,7 @@ def entry_counts(given: Config, method: Method) -> dict[str, Any]:
     """Return exact counts of the base as a method adapts it: parameters, and products of a token in training."""
     from bakeoff.model import count_parameters, shape_only
     from bakeoff.training.products import step_products, trunk_products
+    from bakeoff.training.reach import adapted_shape
 
     adapted = adapted_shape(shape_only(given.model, given.pin), method)
     trainable, total = count_parameters(adapted)
@@ -67,21 +63,6 @@ def entry_counts(given: Config, method: Method) -> dict[str, Any]:
         "step_products": step_products(adapted, method, given.protocol),
         "trunk_products": trunk_products(adapted, method, given.protocol),
     }
-
-
-def adapted_shape(base: "PreTrainedModel", method: Method) -> "nn.Module":
-    """Return a base on the meta device as a method adapts it.
-
-    Raises SetupError where the method cannot be put on it, or trains what no text passes.
-    """
-    import torch
-
-    from bakeoff.training.reach import check_reach
-
-    with torch.device("meta"), one_line(f"{method.name}: cannot be put on {type(base).__name__}"):
-        adapted = method.adapt(base, None)
-        check_reach(method.name, adapted)
-    return adapted
 
 
 def check_ids(name: str, tokenizer: Any, rows: int, tokens: Mapping[str, Iterable[Tokens]]) -> None:

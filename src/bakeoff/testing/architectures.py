@@ -30,10 +30,10 @@ from bakeoff.measure import out_of_memory
 from bakeoff.methods import build_method, method_class
 from bakeoff.methods.soft_prompts import SoftPrompt
 from bakeoff.model import Base, adapt, trainable
-from bakeoff.shapes import adapted_shape
 from bakeoff.testing.families import ROWS
 from bakeoff.testing.tiny_configs import tiny_base, tiny_shape
 from bakeoff.training.loss import batch_of, target_losses
+from bakeoff.training.reach import adapted_shape
 
 OUTPUT = 6  # tokens
 SECONDS = 120  # for an architecture

@@ -10,10 +10,10 @@ from bakeoff.evaluation.checks import fingerprints, only_moved
 from bakeoff.methods import build_method, method_class, method_names
 from bakeoff.model import adapt, count_parameters, trainable
 from bakeoff.sections import ProtocolConfig
-from bakeoff.shapes import adapted_shape
 from bakeoff.testing.families import FAMILIES, ROWS, family_base, family_shape
 from bakeoff.training.loop import DivergedError, Trainer
 from bakeoff.training.loss import start
+from bakeoff.training.reach import adapted_shape
 
 STEPS = 2  # LoRA's first factor moves in the second
 

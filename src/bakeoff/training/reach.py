@@ -4,15 +4,28 @@ from types import SimpleNamespace
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from bakeoff.data.tokens import Tokens
 from bakeoff.errors import SetupError
 from bakeoff.foreign import one_line
 from bakeoff.loading import masks_without_values
+from bakeoff.methods import Method
 from bakeoff.model import Base, inner, trainable
 from bakeoff.training.loss import batch_of, target_losses
 
 ROWS = (Tokens([1, 2, 3, 4], [5, 6]), Tokens([1, 2], [3, 4]))
+
+
+def adapted_shape(base: PreTrainedModel, method: Method) -> nn.Module:
+    """Return a base on the meta device as a method adapts it.
+
+    Raises SetupError where the method cannot be put on it, or trains what no text passes.
+    """
+    with torch.device("meta"), one_line(f"{method.name}: cannot be put on {type(base).__name__}"):
+        adapted = method.adapt(base, None)
+        check_reach(method.name, adapted)
+    return adapted
 
 
 def check_reach(where: str, adapted: nn.Module) -> None:
