@@ -20,6 +20,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from bakeoff.children import end_with_parent, limit
+from bakeoff.data.tokens import Tokens
 from bakeoff.errors import BakeoffError, SetupError
 from bakeoff.evaluation.conformance import conforming, rows_for, virtual_tokens_differ
 from bakeoff.evaluation.generation import generate
@@ -38,6 +39,8 @@ from bakeoff.training.reach import adapted_shape
 OUTPUT = 6  # tokens
 SECONDS = 120  # for an architecture
 MEMORY = 8 * 2**30
+# So many that every expert of a mixture meets a token.
+MANY_ROWS = (*ROWS, *(Tokens(list(range(i, i + 20)), [i + 3, i + 9, 0]) for i in range(3, 75, 6)))
 TRIED = ("lora", "ia3", "layer_norm", "last_layers", "full", "prompt_tuning", "prefix_tuning")  # one of each kind
 Row = dict[str, Any]
 
@@ -164,7 +167,7 @@ def trains(base: Base, shape: PreTrainedModel, name: str) -> str | None:
         adapted_shape(shape, method)
         with one_line(name), torch.random.fork_rng():
             adapted = adapt(copy, method)
-            target_losses(copy, adapted, batch_of(copy, ROWS)).mean().backward()
+            target_losses(copy, adapted, batch_of(copy, MANY_ROWS)).mean().backward()
             if isinstance(method, SoftPrompt):
                 wrong = virtual_tokens_differ(copy, adapted.eval(), method.words(copy.model, copy.tokenizer))
                 if wrong:
