@@ -6,8 +6,9 @@ from transformers import PreTrainedTokenizerFast
 
 from bakeoff.data.examples import Example
 from bakeoff.data.forms import make_form
-from bakeoff.data.tokens import encode
+from bakeoff.data.tokens import Tokens, encode, save_tokens
 from bakeoff.errors import DataError, SetupError
+from bakeoff.shapes import check_ids
 
 WORDS = ["<s>", "</s>", "[UNK]", "text", "summarize", ":", "one", "two", "three", "TL", ";", "DR"]
 ONE, TWO, THREE = 6, 7, 8
@@ -82,6 +83,18 @@ def test_a_text_that_a_tokenizer_refuses_is_one_line():
     form = make_form(without_unknown("refuses", "ACGT "), None, False)
     with pytest.raises(SetupError, match=r"its tokenizer cannot write a text \(WordLevel error: Missing"):
         form.targets(["CAN"])
+
+
+def test_an_id_beyond_what_a_file_holds_is_one_line(tmp_path):
+    with pytest.raises(SetupError, match="the model's tokenizer gives the id 2147483648"):
+        save_tokens(tmp_path / "a.bin", [Tokens([1], [2**31])])
+
+
+def test_an_id_beyond_the_embeddings_is_seen_though_the_words_are_few():
+    made = Tokenizer(models.WordLevel({"<s>": 0, "</s>": 1, "[UNK]": 2, "one": 5000}, unk_token="[UNK]"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="</s>", unk_token="[UNK]")
+    with pytest.raises(SetupError, match="has the token 'one', id 5000, and its embeddings have 4 rows"):
+        check_ids("m", tokenizer, 4, {"train": [Tokens([2], [5000])]})
 
 
 def test_llamas_own_tokenizer(request):

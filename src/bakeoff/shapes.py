@@ -67,7 +67,7 @@ def entry_counts(given: Config, method: Method) -> dict[str, Any]:
 
 def check_ids(name: str, tokenizer: Any, rows: int, tokens: Mapping[str, Iterable[Tokens]]) -> None:
     """Raise SetupError where a text has a token beyond the base's embeddings of so many rows."""
-    if len(tokenizer) <= rows:
+    if max(tokenizer.get_vocab().values(), default=0) < rows:
         return
     for split, texts in tokens.items():
         largest = max((max([*text.prompt, *text.target]) for text in texts), default=0)

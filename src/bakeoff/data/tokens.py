@@ -193,7 +193,11 @@ def save_tokens(path: Path, rows: Iterable[Tokens]) -> None:
     facts = array("i")
     with replacing(path, "wb") as file:
         for row in rows:
-            file.write(array("i", row.prompt + row.target))
+            try:
+                file.write(array("i", row.prompt + row.target))
+            except OverflowError:
+                largest = max(row.prompt + row.target)
+                raise SetupError(f"the model's tokenizer gives the id {largest}. Try: a whole model folder") from None
             facts.extend(_facts(row))
         file.write(facts)
         file.write(array("q", [len(facts) // FACTS]))
