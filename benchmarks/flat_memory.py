@@ -75,7 +75,7 @@ def drive(folder: Path) -> dict[str, Any]:
     from bakeoff import api, planning, shapes
     from bakeoff.config import load_config
     from bakeoff.model import load_tokenizer
-    from bakeoff.records import Folder
+    from bakeoff.store.run_folder import Folder
 
     data = {path.stem: str(path) for path in folder.glob("*.*") if path.stem in ("train", "validation", "test")}
     config = load_config({"data": data, "entries": ["lora"], "output": str(folder / "run")})
@@ -96,7 +96,7 @@ def work(folder: Path) -> dict[str, Any]:
     """Load the tokens and make the tensors of an epoch's first batches."""
     from bakeoff.data.batches import collate, epoch_batches
     from bakeoff.data.tokens import lengths_of, load_tokens
-    from bakeoff.records import Folder
+    from bakeoff.store.run_folder import Folder
 
     stages = Stages()
     with stages.stage("load"):

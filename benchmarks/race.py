@@ -31,10 +31,10 @@ from bakeoff.data.tokens import encode, load_tokens, save_tokens
 from bakeoff.data.tokens import statistics as token_statistics
 from bakeoff.environment import environment
 from bakeoff.executors.local import ALLOCATOR
-from bakeoff.files import append_jsonl, read_jsonl
 from bakeoff.hub import EMBEDDED
 from bakeoff.model import choose_precision, default_device
 from bakeoff.sections import DataConfig
+from bakeoff.store.files import append_jsonl, read_jsonl
 from contenders import BATCH_SIZE, MAX_TOKENS, METHOD_SETTINGS
 from useful import matrix_peak, useful_flops
 from whole import race_whole

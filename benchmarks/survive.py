@@ -22,8 +22,8 @@ from typing import Any
 
 import yaml
 
-from bakeoff.files import append_jsonl
-from bakeoff.records import Folder, Run, RunFolder
+from bakeoff.store.files import append_jsonl
+from bakeoff.store.run_folder import Folder, Run, RunFolder
 from reliability import write_tables
 
 ROOT = Path(__file__).parent.parent

@@ -95,9 +95,9 @@ def main() -> None:
     from rouge_score.rouge_scorer import RougeScorer
     from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
 
-    from bakeoff.files import read_jsonl
     from bakeoff.hub import EMBEDDED
     from bakeoff.methods import build_method
+    from bakeoff.store.files import read_jsonl
     from contenders import DROPOUTS, native_bf16
     from decoding import hf_greedy
 

@@ -143,7 +143,7 @@ def shared(tmp_path_factory, tiny_model):
 @pytest.fixture
 def copied(shared, tmp_path):
     """The folder of a copy of that bakeoff, which a test may change or run again."""
-    from bakeoff.records import Folder
+    from bakeoff.store.run_folder import Folder
 
     return Folder(shutil.copytree(shared[1].folder.path, tmp_path / "copy"))
 

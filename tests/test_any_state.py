@@ -16,13 +16,13 @@ from bakeoff.evaluation.statistics import Resamples, Scores, estimate
 from bakeoff.evaluation.summary import summarize
 from bakeoff.evaluation.together import summarize_together
 from bakeoff.evaluation.verdict import LOSS, PREFERENCES, Yardstick, make_verdict
-from bakeoff.files import write_json, write_jsonl
-from bakeoff.records import Folder
 from bakeoff.report.cards import write_cards
 from bakeoff.report.differences import choices, difference_rows, recommendation
 from bakeoff.report.facts import sections
 from bakeoff.report.table import csv_table, markdown_table, text_table
 from bakeoff.sections import ProtocolConfig
+from bakeoff.store.files import write_json, write_jsonl
+from bakeoff.store.run_folder import Folder
 
 BY = Yardstick()
 LEVELS, NOISES = st.sampled_from([0.0, 0.2, 0.25, 0.6]), st.sampled_from([0.0, 0.01, 0.3])

@@ -12,7 +12,7 @@ import pytest
 
 import bakeoff
 from bakeoff.api import refresh_report
-from bakeoff.files import write_jsonl
+from bakeoff.store.files import write_jsonl
 from tests.test_report import HOSTILE
 
 SCREENSHOTS = Path(__file__).parent.parent / "build/screenshots"

@@ -8,8 +8,8 @@ from huggingface_hub import ModelCard
 from bakeoff.adapters import card_kept
 from bakeoff.api import refresh_report
 from bakeoff.methods import method_class
-from bakeoff.records import RunFolder
 from bakeoff.report.cards import card, fenced, signed, usage
+from bakeoff.store.run_folder import RunFolder
 
 
 def read(shared, name, **changes):

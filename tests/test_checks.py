@@ -31,9 +31,9 @@ from bakeoff.methods.lora import Lora
 from bakeoff.methods.method import Method
 from bakeoff.methods.soft_prompts import PromptTuning
 from bakeoff.model import load_base
-from bakeoff.records import Folder
 from bakeoff.report.table import failures
 from bakeoff.results import Results
+from bakeoff.store.run_folder import Folder
 from bakeoff.training.loss import evaluate_loss, mean_loss
 from bakeoff.worker import execute
 

@@ -12,9 +12,9 @@ from bakeoff.cli import main
 from bakeoff.costs import exact_counts, least_bytes
 from bakeoff.data.tokens import Lengths
 from bakeoff.estimate import NEUTRAL_TOKENS, expected_costs
-from bakeoff.records import Run
 from bakeoff.report.plan import bars, duration, forecast_lines
 from bakeoff.sections import ProtocolConfig
+from bakeoff.store.run_folder import Run
 
 MEASURED = {
     "error": None, "setup_seconds": 1.0, "start_seconds": 0.0, "step_seconds": 0.5, "tokens": 100,

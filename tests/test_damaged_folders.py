@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 import bakeoff
 from bakeoff import api
 from bakeoff.cli import main
-from bakeoff.integrity import SEAL, sealed
-from bakeoff.records import SPLITS
+from bakeoff.store.checksums import SEAL, sealed
+from bakeoff.store.run_folder import SPLITS
 from tests.conftest import Inline, make_rows, many, write_splits
 from tests.test_formats import write
 

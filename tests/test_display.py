@@ -9,8 +9,8 @@ from bakeoff.forecast import Forecast
 from bakeoff.live import LiveDisplay, roughly
 from bakeoff.names import run_names
 from bakeoff.notebook import NotebookDisplay
-from bakeoff.records import Event, Run
 from bakeoff.sections import ProtocolConfig
+from bakeoff.store.run_folder import Event, Run
 
 
 def run_of(entry, kind="entry", seed=0):

@@ -18,11 +18,11 @@ from rich.console import Console
 
 from bakeoff.display import JsonDisplay, PlainDisplay
 from bakeoff.forecast import Forecast
-from bakeoff.journal import event_of
 from bakeoff.live import LiveDisplay
-from bakeoff.records import Run
 from bakeoff.replay import earlier_rows, measured_before
 from bakeoff.sections import ProtocolConfig
+from bakeoff.store.event_log import event_of
+from bakeoff.store.run_folder import Run
 
 STREAMS = Path(__file__).parent / "streams"
 

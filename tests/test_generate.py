@@ -15,7 +15,7 @@ import bakeoff
 from bakeoff.cli import main
 from bakeoff.errors import BakeoffError, DataError
 from bakeoff.evaluation.conformance import SLOW
-from bakeoff.records import Folder
+from bakeoff.store.run_folder import Folder
 from tests.conftest import many
 
 DOCUMENT = "ba be bi bo bu"

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from bakeoff.executors import local
-from bakeoff.records import Folder, Run
+from bakeoff.store.run_folder import Folder, Run
 
 RUN = Run("lora-1", "lora", "entry", "lora", {}, 0, steps=100)
 

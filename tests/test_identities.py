@@ -6,7 +6,7 @@ import pytest
 
 import bakeoff
 from bakeoff import api, assessment, worker
-from bakeoff.records import Folder
+from bakeoff.store.run_folder import Folder
 from tests.conftest import Inline
 
 FUNCTION = "def length(output, references):\n    return float(len(output))\n"
@@ -124,7 +124,7 @@ def test_a_kill_while_outputs_are_made_or_scored_again_loses_no_training(again, 
 
     with monkeypatch.context() as patch:
         if killed_at == "write_result":
-            patch.setattr("bakeoff.records.RunFolder.write_result", end)
+            patch.setattr("bakeoff.store.run_folder.RunFolder.write_result", end)
         else:
             patch.setattr(assessment, killed_at, end)
         with pytest.raises(Ended):

@@ -7,9 +7,10 @@ import shutil
 import pytest
 
 import bakeoff
-from bakeoff import api, lock
+from bakeoff import api
 from bakeoff.errors import SetupError
-from bakeoff.records import Folder
+from bakeoff.store import lock
+from bakeoff.store.run_folder import Folder
 from tests.conftest import Inline, make_rows, write_rows
 from tests.test_trials import started
 

@@ -7,7 +7,7 @@ import pytest
 
 import bakeoff
 from bakeoff import api
-from bakeoff.records import Folder, RunResult
+from bakeoff.store.run_folder import Folder, RunResult
 from bakeoff.training.checkpoint import Stopped
 from bakeoff.worker import execute
 from tests.conftest import Inline, inline, write_splits

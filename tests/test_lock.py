@@ -9,14 +9,14 @@ import time
 import pytest
 
 from bakeoff.errors import SetupError
-from bakeoff.lock import is_locked, locked
-from bakeoff.records import Folder
+from bakeoff.store.lock import is_locked, locked
+from bakeoff.store.run_folder import Folder
 
 # Takes the folder for its own again and again, notes each time that another has it too, and removes it now and then.
 OWNER = """
 import os, random, shutil, sys, time
 from pathlib import Path
-from bakeoff import lock
+from bakeoff.store import lock
 from bakeoff.errors import SetupError
 
 place, until = Path(sys.argv[1]), time.monotonic() + float(sys.argv[2])
@@ -101,7 +101,7 @@ def test_who_looks_whether_a_bakeoff_runs_never_keeps_one_from_starting(file):
 
 def test_a_lock_left_by_an_owner_that_was_killed_is_free(file):
     code = (
-        "import sys, time; from pathlib import Path; from bakeoff.lock import locked\n"
+        "import sys, time; from pathlib import Path; from bakeoff.store.lock import locked\n"
         "with locked(Path(sys.argv[1])): print('in', flush=True); time.sleep(60)"
     )
     owner = subprocess.Popen([sys.executable, "-c", code, str(file)], stdout=subprocess.PIPE, text=True)

@@ -23,8 +23,8 @@ from bakeoff.evaluation import functions
 from bakeoff.evaluation.functions import MetricError, call, code_identity, number_of, tried
 from bakeoff.evaluation.metrics import measures, rules, score_outputs
 from bakeoff.executors.local import Attempt
-from bakeoff.journal import Reader
-from bakeoff.records import Folder, Run
+from bakeoff.store.event_log import Reader
+from bakeoff.store.run_folder import Folder, Run
 from tests.conftest import Inline
 
 TEST = [Example("1", "document", "summary")]

@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bakeoff import api, loading
-from bakeoff.content import file_hashes, remember
 from bakeoff.errors import BakeoffError, SetupError
 from bakeoff.hub import base_files, base_hashes, base_identity, base_marks
 from bakeoff.loading import check_counts
 from bakeoff.methods import build_method
 from bakeoff.model import load_base, shape_only
 from bakeoff.sections import LATEST, Pin
+from bakeoff.store.content_hash import file_hashes, remember
 from tests.conftest import many, write_rows
 
 LLAMA = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
@@ -139,7 +139,7 @@ def test_a_run_does_not_hash_the_base_that_the_plan_hashed(tiny_model, tmp_path,
     identity, hashes, marks = base_identity(name, pin), base_hashes(name, pin), base_marks(name, pin)
     read = []
     plain = hashlib.file_digest
-    monkeypatch.setattr("bakeoff.content._KNOWN", {})
+    monkeypatch.setattr("bakeoff.store.content_hash._KNOWN", {})
     monkeypatch.setattr(hashlib, "file_digest", lambda s, kind: read.append(s.name) or plain(s, kind))
     weights = {n: h for n, h in hashes.items() if n.endswith(".safetensors")}
     remember(base_files(name, pin), marks, weights)

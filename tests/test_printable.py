@@ -17,8 +17,6 @@ from rich.console import Console
 from bakeoff.cli import main
 from bakeoff.display import open_display
 from bakeoff.errors import BakeoffError, did_you_mean, printable
-from bakeoff.files import write_json
-from bakeoff.records import Event, Run
 from bakeoff.report.charts.bars import cost_bar
 from bakeoff.report.figures import Axes, Figures
 from bakeoff.report.notebook import notebook_html
@@ -27,6 +25,8 @@ from bakeoff.report.plan import plan_lines, plan_table
 from bakeoff.report.source import Source
 from bakeoff.report.table import columns, csv_table, failures, markdown_table, text_table
 from bakeoff.results import Results
+from bakeoff.store.files import write_json
+from bakeoff.store.run_folder import Event, Run
 
 NASTY = ("\x1b[31mred", "[bold]x[/]", "[/nothing]", "=1+1", "\t=1", "\r@x", "\x00", "\ud800", "a\u202eb", "a\nb", "]]>",
          "<script>", "`|*", "\x9b2J", "</svg>", "{{ 7*7 }}", "\\")  # fmt: skip

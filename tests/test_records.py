@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from bakeoff.documents import result_fault
 from bakeoff.evaluation.summary import summarize
 from bakeoff.evaluation.sweep import chosen_settings
-from bakeoff.files import write_json
-from bakeoff.records import Folder, RunFolder, RunResult
 from bakeoff.scheduling import Schedule
+from bakeoff.store.documents import result_fault
+from bakeoff.store.files import write_json
+from bakeoff.store.run_folder import Folder, RunFolder, RunResult
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from dataclasses import replace
 from rich.console import Console
 
 from bakeoff.forecast import Forecast
-from bakeoff.journal import event_of
 from bakeoff.live import LiveDisplay
 from bakeoff.names import run_names
-from bakeoff.records import Run
+from bakeoff.store.event_log import event_of
+from bakeoff.store.run_folder import Run
 from tests.test_forecast import stream
 
 

@@ -7,8 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from bakeoff.cli import main
-from bakeoff.integrity import SEAL, read_mapping, sealed
 from bakeoff.results import load_results
+from bakeoff.store.checksums import SEAL, read_mapping, sealed
 
 
 def shown(folder, *options):
@@ -50,7 +50,7 @@ def test_ones_own_results_file_is_taken_as_it_is(copied, monkeypatch):
 
 
 def test_results_of_a_user_without_a_home_are_made_of_the_records(copied, shared, monkeypatch):
-    monkeypatch.setattr("bakeoff.signing.key", lambda: Path("/nowhere/key").read_bytes())
+    monkeypatch.setattr("bakeoff.store.signature.key", lambda: Path("/nowhere/key").read_bytes())
     assert load_results(copied.path).document == shared[1].document
 
 

@@ -14,7 +14,7 @@ import pytest
 import bakeoff
 from bakeoff.errors import SetupError
 from bakeoff.methods import build_method
-from bakeoff.records import Folder
+from bakeoff.store.run_folder import Folder
 from tests.conftest import write_rows
 
 ENTRIES = ["prompt_tuning", "last_layers", "lora"]

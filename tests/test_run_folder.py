@@ -15,12 +15,12 @@ from bakeoff import api
 from bakeoff.cli import main
 from bakeoff.config import load_config
 from bakeoff.errors import SetupError
-from bakeoff.files import write_json
 from bakeoff.identity import check_free
-from bakeoff.integrity import read_mapping
-from bakeoff.ownership import begin, claim, discard
-from bakeoff.records import Folder
 from bakeoff.report.figures import MANIFEST
+from bakeoff.store.checksums import read_mapping
+from bakeoff.store.files import write_json
+from bakeoff.store.ownership import begin, claim, discard
+from bakeoff.store.run_folder import Folder
 
 
 def test_a_finished_bakeoff_is_not_run_again(shared, copied):
@@ -63,7 +63,7 @@ def test_another_programs_plan_makes_no_folder_a_bakeoffs(tiny_config, tmp_path,
 
 
 def test_a_folder_at_work_is_left_to_its_process(shared):
-    from bakeoff.lock import locked
+    from bakeoff.store.lock import locked
 
     config, results = shared
     with (

@@ -4,11 +4,11 @@ import subprocess
 import sys
 import tempfile
 
-from bakeoff.scratch import scratch
+from bakeoff.store.scratch import scratch
 
 HELD = """
 import os, signal
-from bakeoff.scratch import scratch
+from bakeoff.store.scratch import scratch
 with scratch() as folder:
     (folder / "data").mkdir()
     (folder / "data/train.tokens.bin").write_bytes(bytes(99))

@@ -22,7 +22,7 @@ from bakeoff.cli import main
 from bakeoff.config import load_config
 from bakeoff.errors import BakeoffError, SetupError
 from bakeoff.hub import fetch
-from bakeoff.records import Folder
+from bakeoff.store.run_folder import Folder
 from bakeoff.trust import is_own
 from tests.conftest import Inline, write_rows
 from tests.test_imports import modules

@@ -5,9 +5,9 @@ import json
 from click.testing import CliRunner
 
 from bakeoff.cli import main
-from bakeoff.integrity import SEAL, sealed
 from bakeoff.results import load_results
-from bakeoff.signing import signature, signed, unsigned
+from bakeoff.store.checksums import SEAL, sealed
+from bakeoff.store.signature import signature, signed, unsigned
 
 
 def test_results_of_another_shape_are_made_again_however_well_they_are_sealed(copied):

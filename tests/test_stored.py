@@ -16,8 +16,8 @@ from bakeoff.data.sources import content_identity, load_examples
 from bakeoff.data.stored import store_files
 from bakeoff.data.tokens import encode, lengths_of, load_tokens, save_tokens
 from bakeoff.errors import ConfigError, DataError
-from bakeoff.files import write_jsonl
 from bakeoff.sections import DataConfig
+from bakeoff.store.files import write_jsonl
 from tests.conftest import WORDS, make_rows, write_rows
 
 

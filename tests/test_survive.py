@@ -21,8 +21,8 @@ from bakeoff.config import Config
 from bakeoff.errors import SetupError
 from bakeoff.executors import server
 from bakeoff.executors.server import limit
-from bakeoff.records import Folder
 from bakeoff.stopping import stoppable
+from bakeoff.store.run_folder import Folder
 from bakeoff.worker import explained
 from tests.conftest import Inline, inline, write_splits
 from tests.test_run import children

@@ -156,7 +156,7 @@ def test_examples_that_were_stored_by_older_code_are_read_rightly(tmp_path):
         {"id": "x", "document": "c", "summary": "d", "group": "g", "references": ["d", "e"], "around": ["<", ">"]},
     ]
     from bakeoff.data.examples import Example
-    from bakeoff.files import read_jsonl
+    from bakeoff.store.files import read_jsonl
 
     found = [Example.from_row(row) for row in read_jsonl(write_rows(tmp_path / "test.jsonl", rows))]
     assert found == [Example("1", "a", "b"), Example("x", "c", "d", "g", ("d", "e"), ("<", ">"))]

@@ -9,10 +9,10 @@ from click.testing import CliRunner
 from bakeoff.cli import main
 from bakeoff.errors import SetupError
 from bakeoff.evaluation.together import summarize_together
-from bakeoff.files import write_json
-from bakeoff.records import Folder
 from bakeoff.report.facts import held_equal
 from bakeoff.report.source import Source
+from bakeoff.store.files import write_json
+from bakeoff.store.run_folder import Folder
 
 
 @pytest.fixture

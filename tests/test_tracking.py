@@ -9,9 +9,9 @@ import pytest
 import bakeoff
 from bakeoff import tracking
 from bakeoff.errors import SetupError
-from bakeoff.journal import Journal
-from bakeoff.records import Event, Folder
 from bakeoff.stopping import EndAtOnce
+from bakeoff.store.event_log import Journal
+from bakeoff.store.run_folder import Event, Folder
 from bakeoff.tracking import follow, tracked
 
 REST = {"epoch": 0.1, "seconds": 1.0, "validation/loss": 2.0}

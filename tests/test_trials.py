@@ -11,8 +11,8 @@ from click.testing import CliRunner
 import bakeoff
 from bakeoff import api, scheduling
 from bakeoff.cli import main
-from bakeoff.records import Folder
 from bakeoff.report.table import remarks
+from bakeoff.store.run_folder import Folder
 from tests.conftest import Inline, inline, write_splits
 
 SEEDS = (5, 6)

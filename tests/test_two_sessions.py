@@ -10,9 +10,9 @@ import yaml
 import bakeoff
 from bakeoff import api, identity
 from bakeoff.errors import SetupError
-from bakeoff.lock import in_turn, locked
-from bakeoff.ownership import data_files
-from bakeoff.records import Folder
+from bakeoff.store.lock import in_turn, locked
+from bakeoff.store.ownership import data_files
+from bakeoff.store.run_folder import Folder
 from bakeoff.trust import is_own
 from bakeoff.watching import watch
 from tests.conftest import Inline

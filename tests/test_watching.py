@@ -7,10 +7,10 @@ import time
 import pytest
 
 from bakeoff.errors import SetupError
-from bakeoff.journal import Journal, Reader
-from bakeoff.lock import locked
-from bakeoff.records import Event, Folder
 from bakeoff.replay import earlier_rows
+from bakeoff.store.event_log import Journal, Reader
+from bakeoff.store.lock import locked
+from bakeoff.store.run_folder import Event, Folder
 from bakeoff.watching import watch
 
 

@@ -12,8 +12,8 @@ import altair as alt
 import vl_convert
 
 from bakeoff.api import load_results
-from bakeoff.records import Folder
 from bakeoff.report.table import markdown_table
+from bakeoff.store.run_folder import Folder
 
 DOCS = Path(__file__).parent.parent / "docs"
 METHODS = {"prompt": "prompt tuning", "last_layers": "last layers", "lora": "LoRA"}

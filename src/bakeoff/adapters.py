@@ -12,12 +12,12 @@ from torch import nn
 
 from bakeoff.config import Config
 from bakeoff.errors import BakeoffError, SetupError
-from bakeoff.files import detach, give_rights, write_json
 from bakeoff.foreign import one_line
 from bakeoff.hub import PICKLED, base_hashes, base_identity, base_marks, model_folder
 from bakeoff.methods import Method, build_method
 from bakeoff.methods.saved import MEND, read_mapping, refuse
 from bakeoff.model import Base
+from bakeoff.store.files import detach, give_rights, write_json
 
 MANIFEST = "bakeoff.json"
 

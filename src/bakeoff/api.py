@@ -15,21 +15,21 @@ from bakeoff.evaluation.summary import summarize
 from bakeoff.evaluation.together import summarize_together
 from bakeoff.executors.local import LocalExecutor
 from bakeoff.executors.probes import run_probes
-from bakeoff.files import write_json, write_text
 from bakeoff.forecast import Forecast
 from bakeoff.identity import check_free, prepare
-from bakeoff.integrity import sealed
-from bakeoff.journal import Journal
-from bakeoff.lock import in_turn, locked
-from bakeoff.ownership import begin, discard, is_ours, refuse_links, sweep
 from bakeoff.planning import Plan, make_plan
-from bakeoff.records import Folder
 from bakeoff.replay import earlier_rows, measured_before
 from bakeoff.results import Results, load_results
 from bakeoff.scheduling import Schedule
-from bakeoff.scratch import scratch
-from bakeoff.signing import signed
 from bakeoff.stopping import EndAtOnce, stoppable
+from bakeoff.store.checksums import sealed
+from bakeoff.store.event_log import Journal
+from bakeoff.store.files import write_json, write_text
+from bakeoff.store.lock import in_turn, locked
+from bakeoff.store.ownership import begin, discard, is_ours, refuse_links, sweep
+from bakeoff.store.run_folder import Folder
+from bakeoff.store.scratch import scratch
+from bakeoff.store.signature import signed
 from bakeoff.tracking import check_installed, tracked
 from bakeoff.trust import check_trusted, wishes
 

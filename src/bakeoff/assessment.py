@@ -17,10 +17,10 @@ from bakeoff.evaluation.generation import Reading, read_and_generate, reads_targ
 from bakeoff.evaluation.lengths import LENGTHS, text_lengths
 from bakeoff.evaluation.metrics import Rows, score_outputs, value_of
 from bakeoff.evaluation.neutral import neutral_rows
-from bakeoff.files import write_jsonl
 from bakeoff.measure import peak_bytes, reset_peak
 from bakeoff.model import Base, for_decoding, load_tokenizer
-from bakeoff.records import RunResult
+from bakeoff.store.files import write_jsonl
+from bakeoff.store.run_folder import RunResult
 from bakeoff.training.loss import Losses, evaluate_loss, mean_loss
 from bakeoff.work import Work
 

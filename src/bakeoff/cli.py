@@ -112,7 +112,7 @@ def print_results(document: dict[str, Any]) -> None:
 @DISPLAY
 def demo(full: bool, settings: tuple[str, ...], display: str) -> None:
     """Run a whole bakeoff offline: three methods, the embedded base, the docstring task."""
-    from bakeoff.files import ASSETS
+    from bakeoff.store.files import ASSETS
 
     run_and_show(ASSETS / f"{'demo_full' if full else 'demo'}.yaml", settings, display)
 
@@ -132,7 +132,7 @@ def run(file: Path, settings: tuple[str, ...], display: str, trust: bool) -> Non
 @DISPLAY
 def watch(folder: Path, display: str) -> None:
     """Look on while another process runs the bakeoff in FOLDER; ends with it. Writes nothing."""
-    from bakeoff.records import Folder
+    from bakeoff.store.run_folder import Folder
     from bakeoff.watching import watch
 
     watch(Folder(folder), display)

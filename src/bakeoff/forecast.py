@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bakeoff.rates import Rates
-from bakeoff.records import Event, Run, Step
 from bakeoff.sections import ProtocolConfig
+from bakeoff.store.run_folder import Event, Run, Step
 
 
 @dataclass

@@ -28,11 +28,11 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from safetensors import SafetensorError, safe_open
 
-from bakeoff.content import Stamped, file_hashes
 from bakeoff.errors import SetupError
-from bakeoff.files import ASSETS
 from bakeoff.foreign import one_line
 from bakeoff.sections import LATEST, Pin
+from bakeoff.store.content_hash import Stamped, file_hashes
+from bakeoff.store.files import ASSETS
 
 constants.HF_HUB_DISABLE_TELEMETRY = True  # what is asked of the hub says nothing of this machine
 EMBEDDED = ASSETS / "base"

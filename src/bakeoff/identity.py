@@ -11,12 +11,12 @@ from typing import Any
 
 from bakeoff.config import Config, dump_config, load_config
 from bakeoff.errors import BakeoffError, SetupError
-from bakeoff.files import write_json, write_jsonl, write_text
-from bakeoff.integrity import digests, read_whole
-from bakeoff.ownership import claim, data_files, refuse_foreign, refuse_links
 from bakeoff.planning import Plan
-from bakeoff.records import SPLITS, Folder
-from bakeoff.signing import signature
+from bakeoff.store.checksums import digests, read_whole
+from bakeoff.store.files import write_json, write_jsonl, write_text
+from bakeoff.store.ownership import claim, data_files, refuse_foreign, refuse_links
+from bakeoff.store.run_folder import SPLITS, Folder
+from bakeoff.store.signature import signature
 from bakeoff.trust import is_own
 
 # Parts of the config that no result depends on.

@@ -18,8 +18,8 @@ from bakeoff.evaluation.conformance import conforming
 from bakeoff.evaluation.generation import generate
 from bakeoff.measure import out_of_memory
 from bakeoff.model import Base, for_decoding, load_base
-from bakeoff.records import Folder, Run
 from bakeoff.sections import encodable
+from bakeoff.store.run_folder import Folder, Run
 
 Document = str | Mapping[str, Any]  # a text, or a row with the columns that the template takes
 

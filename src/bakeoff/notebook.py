@@ -10,7 +10,7 @@ from bakeoff.display import Clock
 from bakeoff.errors import printable
 from bakeoff.forecast import Forecast
 from bakeoff.live import REDRAW_SECONDS, TableDisplay
-from bakeoff.records import Event, Run
+from bakeoff.store.run_folder import Event, Run
 
 WIDTH = 120
 

@@ -25,10 +25,10 @@ from bakeoff.errors import ConfigError
 from bakeoff.evaluation.baselines import settle
 from bakeoff.evaluation.metrics import blind_spots, rules, scoring
 from bakeoff.methods import INSTALLED, method_class
-from bakeoff.records import SPLITS, Folder, Run
-from bakeoff.scratch import scratch
 from bakeoff.sections import ProtocolConfig
 from bakeoff.shapes import check_ids, context_finding, count, fit_context
+from bakeoff.store.run_folder import SPLITS, Folder, Run
+from bakeoff.store.scratch import scratch
 from bakeoff.tuning import Settings, budget, rungs
 
 # Parts of the protocol that a result does not depend on, or that a run's id holds in another form.

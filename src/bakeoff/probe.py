@@ -23,7 +23,7 @@ from bakeoff.evaluation.generation import reads_targets, rows_at_once
 from bakeoff.measure import Clocks, out_of_memory, peak_bytes, reset_peak
 from bakeoff.methods import build_method
 from bakeoff.model import Base, adapt, for_decoding, load_base
-from bakeoff.records import Folder
+from bakeoff.store.run_folder import Folder
 from bakeoff.training.loop import Trainer
 from bakeoff.training.loss import evaluate_loss, start
 

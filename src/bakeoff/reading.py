@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from bakeoff.errors import ConfigError, no_utf8
-from bakeoff.integrity import open_file
+from bakeoff.store.checksums import open_file
 
 DATA_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 

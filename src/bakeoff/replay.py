@@ -8,10 +8,10 @@ from typing import Any
 
 from bakeoff.errors import SetupError
 from bakeoff.forecast import Forecast
-from bakeoff.journal import Reader, event_of
 from bakeoff.rates import Rates
-from bakeoff.records import Run
 from bakeoff.sections import ProtocolConfig
+from bakeoff.store.event_log import Reader, event_of
+from bakeoff.store.run_folder import Run
 
 
 class Replay:

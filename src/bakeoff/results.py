@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bakeoff.errors import SetupError, did_you_mean, listed, printable
-from bakeoff.integrity import fault_of, read_mapping, unsealed
-from bakeoff.records import Folder, Run
-from bakeoff.signing import unsigned
+from bakeoff.store.checksums import fault_of, read_mapping, unsealed
+from bakeoff.store.run_folder import Folder, Run
+from bakeoff.store.signature import unsigned
 
 if TYPE_CHECKING:
     import pandas

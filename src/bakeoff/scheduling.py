@@ -11,11 +11,11 @@ from dataclasses import asdict, replace
 from bakeoff.display import Display
 from bakeoff.entries import Entry
 from bakeoff.errors import ConfigError, SetupError
-from bakeoff.files import write_json
-from bakeoff.journal import Journal
 from bakeoff.names import setting_text
 from bakeoff.planning import Plan, make_trial
-from bakeoff.records import Event, Folder, Run, RunResult
+from bakeoff.store.event_log import Journal
+from bakeoff.store.files import write_json
+from bakeoff.store.run_folder import Event, Folder, Run, RunResult
 from bakeoff.tuning import Settings, edges, extension, survivors
 
 

@@ -17,11 +17,11 @@ from typing import Any
 from bakeoff.children import command
 from bakeoff.config import Config
 from bakeoff.errors import SetupError
-from bakeoff.files import opened
-from bakeoff.journal import event_of
-from bakeoff.records import Event, Folder, Run
 from bakeoff.replay import Replay
 from bakeoff.stopping import EndAtOnce
+from bakeoff.store.event_log import event_of
+from bakeoff.store.files import opened
+from bakeoff.store.run_folder import Event, Folder, Run
 from bakeoff.watching import rows_of
 
 DRAIN_SECONDS = 60.0  # how long a bakeoff that has ended waits for its trackers

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from bakeoff.config import Config, is_function
 from bakeoff.errors import SetupError
-from bakeoff.integrity import read_mapping, read_whole
-from bakeoff.records import Folder
-from bakeoff.signing import is_signed
+from bakeoff.store.checksums import read_mapping, read_whole
+from bakeoff.store.run_folder import Folder
+from bakeoff.store.signature import is_signed
 
 
 def is_own(folder: Folder) -> bool:

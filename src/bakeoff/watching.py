@@ -9,10 +9,10 @@ from bakeoff.config import load_config
 from bakeoff.display import Display, open_display
 from bakeoff.errors import SetupError
 from bakeoff.forecast import Forecast
-from bakeoff.journal import Reader, event_of
-from bakeoff.lock import is_locked
-from bakeoff.records import Folder
 from bakeoff.replay import Replay, earlier_rows, measured_before
+from bakeoff.store.event_log import Reader, event_of
+from bakeoff.store.lock import is_locked
+from bakeoff.store.run_folder import Folder
 
 POLL_SECONDS = 0.5
 

@@ -10,17 +10,17 @@ from typing import Any
 from torch import nn
 
 from bakeoff.config import Config, load_config
-from bakeoff.content import remember
 from bakeoff.data.examples import Example
 from bakeoff.data.tokens import Tokens, load_tokens
 from bakeoff.data.written import INDENT
 from bakeoff.evaluation.baselines import FEW_SHOT
 from bakeoff.evaluation.conformance import conforming
-from bakeoff.files import append_jsonl, read_jsonl
 from bakeoff.hub import base_files
 from bakeoff.measure import Clocks, peak_bytes
 from bakeoff.model import Base, count_parameters, load_base
-from bakeoff.records import SPLITS, Event, Folder, Run, RunFolder, RunResult
+from bakeoff.store.content_hash import remember
+from bakeoff.store.files import append_jsonl, read_jsonl
+from bakeoff.store.run_folder import SPLITS, Event, Folder, Run, RunFolder, RunResult
 from bakeoff.training.loop import DivergedError
 from bakeoff.training.loss import evaluate_loss, mean_loss
 

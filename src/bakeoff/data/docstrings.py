@@ -20,7 +20,7 @@ from pathlib import Path
 
 from bakeoff.data.examples import Example
 from bakeoff.errors import DataError, SetupError
-from bakeoff.files import ASSETS, read_jsonl, write_jsonl
+from bakeoff.store.files import ASSETS, read_jsonl, write_jsonl
 
 SUMMARY_WORDS = (3, 25)
 BODY_WORDS = 25

@@ -12,7 +12,7 @@ from bakeoff.data.examples import Example
 from bakeoff.data.languages import OTHER, language_of
 from bakeoff.data.overlap import of
 from bakeoff.data.splitting import marks_of
-from bakeoff.records import SPLITS
+from bakeoff.store.run_folder import SPLITS
 
 GUESSED = 2000  # documents of a split whose language is guessed, evenly spaced
 ERRORS = 3  # how many standard errors a difference must have

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from bakeoff.errors import DataError, kind_of, no_utf8
-from bakeoff.integrity import open_file
+from bakeoff.store.checksums import open_file
 
 BLOCK = 1 << 16  # bytes of a JSON list that are decoded at a time
 LONGEST = 1 << 25  # bytes or characters of a row

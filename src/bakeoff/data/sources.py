@@ -20,8 +20,8 @@ from bakeoff.data.stored import Refusals, StoredExamples, store_files, store_row
 from bakeoff.data.templates import prompt_template, target_template
 from bakeoff.errors import ConfigError, DataError
 from bakeoff.reading import is_folder
-from bakeoff.records import SPLITS
 from bakeoff.sections import DataConfig
+from bakeoff.store.run_folder import SPLITS
 
 Splits = dict[str, Sequence[Example]]
 Read = tuple[StoredExamples, Refusals]

@@ -25,7 +25,7 @@ from bakeoff.data.examples import Example
 from bakeoff.data.formats import read_rows, stays_in_place
 from bakeoff.data.lines import Row, json_row, opened
 from bakeoff.errors import DataError
-from bakeoff.scratch import room
+from bakeoff.store.scratch import room
 
 BLOCK = 1000  # rows whose places are Python numbers at a time
 SHOWN = 5  # line numbers of a kind of fault

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from bakeoff.data.examples import Example
 from bakeoff.data.forms import Form
 from bakeoff.errors import DataError, SetupError
-from bakeoff.files import replacing
+from bakeoff.store.files import replacing
 
 # How much text goes through the tokenizer at once: what it holds meanwhile is some hundred bytes a token.
 CHUNK_EXAMPLES = 1000

@@ -12,7 +12,7 @@ from bakeoff.data.forms import Form, special_tokens
 from bakeoff.data.overlap import of
 from bakeoff.data.tokens import Ints, StoredTokens, target_lengths
 from bakeoff.errors import DataError
-from bakeoff.records import SPLITS
+from bakeoff.store.run_folder import SPLITS
 
 TRIED = 200  # targets of a split that are written and read back, evenly spaced
 MOSTLY = 0.5  # a share of unknown tokens that leaves nothing to learn

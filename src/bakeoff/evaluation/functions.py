@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from bakeoff.children import command
-from bakeoff.documents import LARGEST_SCORE
 from bakeoff.errors import BakeoffError, ConfigError
-from bakeoff.scratch import scratch
+from bakeoff.store.documents import LARGEST_SCORE
+from bakeoff.store.scratch import scratch
 
 TRY_SECONDS = 300.0  # that a function has for its first score, in a plan: it may have a model to load
 SHOWN = 200  # characters of somebody else's message

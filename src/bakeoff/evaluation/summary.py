@@ -12,7 +12,7 @@ from bakeoff.evaluation.neutral import add_forgetting
 from bakeoff.evaluation.statistics import Estimate, Resamples, Scores, estimate
 from bakeoff.evaluation.sweep import add_tuning
 from bakeoff.evaluation.verdict import LOSS, Yardstick, make_verdict
-from bakeoff.records import Folder, Run, RunResult
+from bakeoff.store.run_folder import Folder, Run, RunResult
 
 
 def summarize(folder: Folder) -> dict[str, Any]:

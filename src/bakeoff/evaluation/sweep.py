@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from bakeoff.documents import is_number
 from bakeoff.errors import SetupError
-from bakeoff.records import Folder, Run, RunResult
+from bakeoff.store.documents import is_number
+from bakeoff.store.run_folder import Folder, Run, RunResult
 from bakeoff.tuning import edges
 
 

@@ -10,7 +10,7 @@ from bakeoff.evaluation.neutral import add_forgetting
 from bakeoff.evaluation.statistics import Resamples, estimate
 from bakeoff.evaluation.summary import read_clusters, read_scores, yardstick
 from bakeoff.evaluation.verdict import make_verdict
-from bakeoff.records import Folder, Run
+from bakeoff.store.run_folder import Folder, Run
 
 Document = dict[str, Any]
 # Seeds are not paired over entries, and intervals know how many each entry has; where trunks lie and how many documents

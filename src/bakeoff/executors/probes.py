@@ -8,7 +8,7 @@ from typing import Any
 from bakeoff.children import command
 from bakeoff.entries import Entry
 from bakeoff.errors import SetupError
-from bakeoff.records import Folder
+from bakeoff.store.run_folder import Folder
 
 
 def run_probes(folder: Folder, entries: Mapping[str, Entry]) -> dict[str, dict[str, Any]]:

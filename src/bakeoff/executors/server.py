@@ -21,8 +21,8 @@ import transformers
 
 from bakeoff.children import also_search, end_with_parent, limit
 from bakeoff.config import load_config
-from bakeoff.files import opened
-from bakeoff.records import Event, Folder
+from bakeoff.store.files import opened
+from bakeoff.store.run_folder import Event, Folder
 from bakeoff.training.checkpoint import Stopped
 from bakeoff.worker import execute
 

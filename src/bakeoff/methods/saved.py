@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bakeoff.errors import SetupError
-from bakeoff.integrity import open_file
+from bakeoff.store.checksums import open_file
 
 if TYPE_CHECKING:
     import torch

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from bakeoff import __version__
-from bakeoff.files import write_text
-from bakeoff.integrity import read_mapping, read_whole
 from bakeoff.methods import method_class, method_names
-from bakeoff.records import Folder, RunFolder, RunResult
 from bakeoff.report.table import escape_markdown
+from bakeoff.store.checksums import read_mapping, read_whole
+from bakeoff.store.files import write_text
+from bakeoff.store.run_folder import Folder, RunFolder, RunResult
 
 DIGITS = 3
 # What holds whatever model and data: the code to use an adapter with.

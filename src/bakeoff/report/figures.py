@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from bakeoff.errors import SetupError
-from bakeoff.files import write_json, write_text
-from bakeoff.integrity import digest, read_mapping
 from bakeoff.report.charts.bars import cost_bars
 from bakeoff.report.charts.curves import curves
 from bakeoff.report.charts.drawing import Figure
@@ -15,6 +13,8 @@ from bakeoff.report.charts.pairs import pair_figures
 from bakeoff.report.charts.quality import Axis, costs, qualities, quality_cost
 from bakeoff.report.charts.sweep import sweeps
 from bakeoff.report.source import Source
+from bakeoff.store.checksums import digest, read_mapping
+from bakeoff.store.files import write_json, write_text
 
 MANIFEST = ".figures.json"  # names the files that a report wrote: nothing else in their folder is ever removed
 

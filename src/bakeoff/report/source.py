@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bakeoff.errors import printable, printable_within
-from bakeoff.integrity import read_whole
-from bakeoff.records import Folder, RunFolder
 from bakeoff.report.charts.drawing import Point
 from bakeoff.report.view import in_view
+from bakeoff.store.checksums import read_whole
+from bakeoff.store.run_folder import Folder, RunFolder
 
 
 @dataclass(frozen=True)

@@ -24,13 +24,13 @@ from bakeoff.data.tokens import Tokens
 from bakeoff.errors import BakeoffError, SetupError
 from bakeoff.evaluation.conformance import conforming, rows_for, virtual_tokens_differ
 from bakeoff.evaluation.generation import generate
-from bakeoff.files import append_jsonl, read_jsonl
 from bakeoff.foreign import in_short, one_line
 from bakeoff.loading import quiet
 from bakeoff.measure import out_of_memory
 from bakeoff.methods import build_method, method_class
 from bakeoff.methods.soft_prompts import SoftPrompt
 from bakeoff.model import Base, adapt, trainable
+from bakeoff.store.files import append_jsonl, read_jsonl
 from bakeoff.testing.families import ROWS
 from bakeoff.testing.tiny_configs import tiny_base, tiny_shape
 from bakeoff.training.loss import batch_of, target_losses

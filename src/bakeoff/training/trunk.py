@@ -27,13 +27,13 @@ from bakeoff.calling import Reached, autocast, prompt_config, soft_prompt_config
 from bakeoff.data.batches import evaluation_batches
 from bakeoff.data.tokens import Tokens, lengths_of
 from bakeoff.errors import SetupError
-from bakeoff.files import opened
 from bakeoff.measure import out_of_memory
 from bakeoff.methods import Method
 from bakeoff.methods.last_layers import find_blocks
 from bakeoff.model import Base, inner
-from bakeoff.records import TRUNK
 from bakeoff.sections import ProtocolConfig
+from bakeoff.store.files import opened
+from bakeoff.store.run_folder import TRUNK
 from bakeoff.training.loss import Serve, batch_of, evaluating, model_inputs, target_losses
 
 FREE_SHARE = 0.25  # of the disk's free space, where no budget is given

@@ -12,10 +12,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from bakeoff.errors import SetupError
-from bakeoff.files import write_json
-from bakeoff.integrity import read_mapping
-from bakeoff.records import SPLITS, Folder
-from bakeoff.scratch import is_alive
+from bakeoff.store.checksums import read_mapping
+from bakeoff.store.files import write_json
+from bakeoff.store.run_folder import SPLITS, Folder
+from bakeoff.store.scratch import is_alive
 
 MADE_BY = "bakeoff"
 TRACKERS = ("trackers.log", "tensorboard", "wandb")

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from bakeoff.errors import SetupError
-from bakeoff.integrity import LARGEST, open_regular, sync
+from bakeoff.store.checksums import LARGEST, open_regular, sync
 
-ASSETS = Path(__file__).parent / "assets"  # what the package ships beside its code
+ASSETS = Path(__file__).parent.parent / "assets"  # what the package ships beside its code
 
 
 def give_rights(folder: Path) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bakeoff.errors import SetupError
-from bakeoff.files import read_jsonl, remove_named, write_json
-from bakeoff.integrity import damaged, digest, digests, fault_of, read_mapping, sealed, unsealed
+from bakeoff.store.checksums import damaged, digest, digests, fault_of, read_mapping, sealed, unsealed
+from bakeoff.store.files import read_jsonl, remove_named, write_json
 
 SPLITS = ("train", "validation", "test")
 CHECKPOINT = r"\d{9}-[0-9a-f]{64}\.safetensors|\.\d+\.tmp"  # names of a run's checkpoints, and of one not finished
@@ -29,7 +29,7 @@ Step = Literal["train", "decode", "score", "nothing"]
 
 def documents() -> Any:
     """Return the module that checks documents: a table that was written is shown without its library."""
-    from bakeoff import documents
+    from bakeoff.store import documents
 
     return documents
 

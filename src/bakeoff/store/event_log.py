@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bakeoff.event_rows import event_fault
-from bakeoff.files import append_jsonl
-from bakeoff.integrity import LARGEST, open_regular
-from bakeoff.records import Event, Step
+from bakeoff.store.checksums import LARGEST, open_regular
+from bakeoff.store.events import event_fault
+from bakeoff.store.files import append_jsonl
+from bakeoff.store.run_folder import Event, Step
 
 PROGRESS_SECONDS = 2.0
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bakeoff.errors import SetupError
-from bakeoff.files import detach
+from bakeoff.store.files import detach
 
 TOUCH_SECONDS = 2.0
 WATCH_SECONDS = 10.0  # long enough that a living owner touches its lock meanwhile

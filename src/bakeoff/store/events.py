@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from bakeoff.documents import Count, CurveRow, Name, Number, fault, is_number
+from bakeoff.store.documents import Count, CurveRow, Name, Number, fault, is_number
 
 Numbers = dict[str, float | None]  # a loss may be no number
 
