@@ -73,7 +73,7 @@ def run(process: str, folder: Path) -> dict[str, Any]:
 def drive(folder: Path) -> dict[str, Any]:
     """Read, plan, encode and write the run folder."""
     from bakeoff import api, planning, shapes
-    from bakeoff.config import load_config
+    from bakeoff.config.config import load_config
     from bakeoff.model import load_tokenizer
     from bakeoff.store.run_folder import Folder
 

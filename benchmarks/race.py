@@ -25,6 +25,7 @@ import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 import bakeoff
+from bakeoff.config.sections import DataConfig
 from bakeoff.data.forms import make_form
 from bakeoff.data.sources import load_examples
 from bakeoff.data.tokens import encode, load_tokens, save_tokens
@@ -33,7 +34,6 @@ from bakeoff.environment import environment
 from bakeoff.executors.local import ALLOCATOR
 from bakeoff.hub import EMBEDDED
 from bakeoff.model import choose_precision, default_device
-from bakeoff.sections import DataConfig
 from bakeoff.store.files import append_jsonl, read_jsonl
 from contenders import BATCH_SIZE, MAX_TOKENS, METHOD_SETTINGS
 from useful import matrix_peak, useful_flops

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import bakeoff
 from bakeoff.adapters import load_adapter, save_adapter
-from bakeoff.config import load_config
+from bakeoff.config.config import load_config
 from bakeoff.errors import SetupError
 from bakeoff.methods import build_method, method_class
 from bakeoff.methods.base_weights import BaseWeights

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bakeoff.config.sections import ProtocolConfig
 from bakeoff.errors import SetupError
 from bakeoff.evaluation.convergence import converged
 from bakeoff.evaluation.statistics import Resamples, Scores, estimate
@@ -20,7 +21,6 @@ from bakeoff.report.cards import write_cards
 from bakeoff.report.differences import choices, difference_rows, recommendation
 from bakeoff.report.facts import sections
 from bakeoff.report.table import csv_table, markdown_table, text_table
-from bakeoff.sections import ProtocolConfig
 from bakeoff.store.files import write_json, write_jsonl
 from bakeoff.store.run_folder import Folder
 

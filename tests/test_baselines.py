@@ -8,7 +8,7 @@ import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
 import bakeoff
-from bakeoff.config import load_config
+from bakeoff.config.config import load_config
 from bakeoff.data.examples import Example
 from bakeoff.data.forms import make_form
 from bakeoff.data.tokens import encode

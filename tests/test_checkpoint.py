@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from bakeoff.config.sections import ProtocolConfig, SafetyConfig
 from bakeoff.data.tokens import Tokens
 from bakeoff.methods import build_method
 from bakeoff.model import adapt, load_base, trainable
-from bakeoff.sections import ProtocolConfig, SafetyConfig
 from bakeoff.training.checkpoint import Keeper, Stopped, checkpoint_files, load_newest, save_checkpoint
 from bakeoff.training.loop import Trainer
 from tests.conftest import many

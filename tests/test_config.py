@@ -1,9 +1,9 @@
 import pytest
 import yaml
 
-from bakeoff.config import dump_config, load_config
+from bakeoff.config.config import dump_config, load_config
+from bakeoff.config.yaml import parse_override
 from bakeoff.errors import ConfigError
-from bakeoff.reading import parse_override
 
 MINIMAL = {"data": "docstrings", "entries": ["prompt_tuning", "last_layers", "lora"]}
 

@@ -2,9 +2,9 @@
 
 import pytest
 
+from bakeoff.config.lr_schedule import rate_factor
+from bakeoff.config.sections import ProtocolConfig
 from bakeoff.evaluation.convergence import converged, pace
-from bakeoff.sections import ProtocolConfig
-from bakeoff.training.schedule import rate_factor
 
 LINEAR = ProtocolConfig(epochs=4, warmup_share=0)
 

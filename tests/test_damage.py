@@ -9,12 +9,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bakeoff.config import load_config
+from bakeoff.config.config import load_config
+from bakeoff.config.sections import DataConfig
 from bakeoff.data.formats import read_rows
 from bakeoff.data.sources import load_examples
 from bakeoff.draft import draft
 from bakeoff.errors import BakeoffError
-from bakeoff.sections import DataConfig
 from tests.conftest import make_rows, many
 from tests.test_formats import write
 

@@ -2,11 +2,11 @@ from pathlib import Path
 
 import pytest
 
+from bakeoff.config.sections import DataConfig
 from bakeoff.data import docstrings
 from bakeoff.data.docstrings import MANIFEST, fingerprint, iter_docstrings, split_summary
 from bakeoff.data.sources import content_identity, load_examples
 from bakeoff.errors import DataError
-from bakeoff.sections import DataConfig
 from tests.conftest import make_rows, write_rows
 
 BODY = "The body says in many words what the function does with its arguments, " * 3

@@ -4,12 +4,12 @@ import json
 import pytest
 from rich.console import Console
 
+from bakeoff.config.sections import ProtocolConfig
 from bakeoff.display import JsonDisplay, NoDisplay, PlainDisplay, clock_time, open_display
 from bakeoff.forecast import Forecast
 from bakeoff.live import LiveDisplay, roughly
 from bakeoff.names import run_names
 from bakeoff.notebook import NotebookDisplay
-from bakeoff.sections import ProtocolConfig
 from bakeoff.store.run_folder import Event, Run
 
 

@@ -6,11 +6,11 @@ import pytest
 from click.testing import CliRunner
 
 from bakeoff.cli import main
-from bakeoff.config import load_config
+from bakeoff.config.config import load_config
+from bakeoff.config.sections import DataConfig
 from bakeoff.data.folders import split_of
 from bakeoff.data.sources import load_examples
 from bakeoff.errors import DataError
-from bakeoff.sections import DataConfig
 from tests.conftest import make_rows
 from tests.test_formats import write
 

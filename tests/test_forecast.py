@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from bakeoff.config.sections import ProtocolConfig
 from bakeoff.display import JsonDisplay, PlainDisplay
 from bakeoff.forecast import Forecast
 from bakeoff.live import LiveDisplay
 from bakeoff.replay import earlier_rows, measured_before
-from bakeoff.sections import ProtocolConfig
 from bakeoff.store.event_log import event_of
 from bakeoff.store.run_folder import Run
 

@@ -16,10 +16,10 @@ from pyarrow import parquet
 from safetensors.numpy import load, save
 
 from bakeoff import doctor, hub
+from bakeoff.config.sections import Pin
 from bakeoff.data.hub_dataset import HubDataset
 from bakeoff.errors import SetupError
 from bakeoff.model import load_base, load_tokenizer, shape_only
-from bakeoff.sections import Pin
 from tests.conftest import make_rows
 from tests.loopback_hub import LoopbackHub, Repository
 
@@ -155,7 +155,7 @@ def test_a_tokenizer_without_a_pad_token_will_do(tiny_model, tmp_path):
     assert load_base(str(folder)).pad == load_tokenizer(str(tiny_model)).eos_token_id
 
 
-PYTHON = "import json, sys\nfrom bakeoff import errors, hub\nfrom bakeoff.sections import Pin\n"
+PYTHON = "import json, sys\nfrom bakeoff import errors, hub\nfrom bakeoff.config.sections import Pin\n"
 
 
 def start(home, endpoint, *command, offline=False):
@@ -245,7 +245,7 @@ def test_models_and_datasets_that_cannot_be_had_are_one_line(repository, dataset
         "    except errors.BakeoffError as error:\n        print(json.dumps(str(error)))\n"
     )
     code += (
-        "from bakeoff.data.sources import load_examples\nfrom bakeoff.sections import DataConfig\n"
+        "from bakeoff.data.sources import load_examples\nfrom bakeoff.config.sections import DataConfig\n"
         "for name in ('a/gated', 'a/none', 'a/lacking'):\n"
         "    try:\n        load_examples(DataConfig(source=name))\n"
         "    except errors.BakeoffError as error:\n        print(json.dumps(str(error)))\n"

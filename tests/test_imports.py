@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 SOURCE = Path(__file__).parent.parent / "src/bakeoff"
-EARLY = {"config", "store.run_folder", "data.examples"}
-PURE = {"data.sandbox", "data.templates"}
+EARLY = {"config.config", "store.run_folder", "data.examples"}
+PURE = {"config.sandbox", "config.templates"}
 LAYERS = [
-    {"errors", "reading", "store.scratch", "store.checksums", "stopping", "children"},
+    {"errors", "config.yaml", "store.scratch", "store.checksums", "stopping", "children"},
     {
         "store.files",
         "store.lock",
@@ -19,7 +19,7 @@ LAYERS = [
         "store.events",
         "store.signature",
     },
-    {"sections"} | PURE,
+    {"config.sections"} | PURE,
     EARLY,
     {"trust", "names"},
     {"hub"},
@@ -106,9 +106,9 @@ DRIVER = {
     "notebook",
     "tracking",
     "watching",
-    "config",
-    "reading",
-    "sections",
+    "config.config",
+    "config.yaml",
+    "config.sections",
     "shapes",
     "store.run_folder",
     "names",

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from bakeoff.config.sections import ProtocolConfig
 from bakeoff.data.tokens import Tokens
 from bakeoff.methods import build_method
 from bakeoff.model import adapt, load_base, trainable
-from bakeoff.sections import ProtocolConfig
 from bakeoff.training import loop, loss
 from bakeoff.training.loop import Trainer
 

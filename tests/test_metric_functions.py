@@ -16,7 +16,7 @@ from click.testing import CliRunner
 import bakeoff
 from bakeoff import api
 from bakeoff.cli import main
-from bakeoff.config import RESERVED, load_config
+from bakeoff.config.config import RESERVED, load_config
 from bakeoff.data.examples import Example
 from bakeoff.errors import BakeoffError, ConfigError
 from bakeoff.evaluation import functions

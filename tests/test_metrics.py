@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 import bakeoff
 from bakeoff.cli import main
-from bakeoff.config import load_config
+from bakeoff.config.config import load_config
 from bakeoff.errors import BakeoffError, ConfigError
 from bakeoff.evaluation.metrics import measures, metric, primary_of, score_outputs, signature, value_of
 from bakeoff.evaluation.verdict import Yardstick

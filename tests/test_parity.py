@@ -6,12 +6,12 @@ from peft import IA3Config, LoraConfig, PrefixTuningConfig, get_peft_model
 from transformers import Trainer as HFTrainer
 from transformers import TrainingArguments
 
+from bakeoff.config.sections import ProtocolConfig
 from bakeoff.data.batches import epoch_batches, padded
 from bakeoff.data.tokens import Tokens
 from bakeoff.methods import build_method
 from bakeoff.methods.method import quiet_peft
 from bakeoff.model import adapt, trainable
-from bakeoff.sections import ProtocolConfig
 from bakeoff.testing import family_base
 from bakeoff.training.loop import Trainer, steps_in
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from bakeoff.config.sections import ProtocolConfig
 from bakeoff.data.batches import collate
 from bakeoff.data.tokens import Tokens
 from bakeoff.methods import build_method
 from bakeoff.model import adapt
-from bakeoff.sections import ProtocolConfig
 from bakeoff.training.loss import target_losses
 from bakeoff.training.products import forward_products, step_products, trunk_products
 

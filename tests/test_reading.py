@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bakeoff.cli import main
-from bakeoff.config import load_config
+from bakeoff.config.config import load_config
+from bakeoff.config.sections import DataConfig
+from bakeoff.config.yaml import parse_override
 from bakeoff.data.sources import load_examples
 from bakeoff.errors import BakeoffError, ConfigError, DataError
-from bakeoff.reading import parse_override
-from bakeoff.sections import DataConfig
 
 TIMES = 12
 LIST = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import bakeoff
 from bakeoff import api
 from bakeoff.cli import main
-from bakeoff.config import load_config
+from bakeoff.config.config import load_config
 from bakeoff.errors import SetupError
 from bakeoff.identity import check_free
 from bakeoff.report.figures import MANIFEST

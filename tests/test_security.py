@@ -19,7 +19,7 @@ import bakeoff
 from bakeoff import api
 from bakeoff.adapters import load_adapter
 from bakeoff.cli import main
-from bakeoff.config import load_config
+from bakeoff.config.config import load_config
 from bakeoff.errors import BakeoffError, SetupError
 from bakeoff.hub import fetch
 from bakeoff.store.run_folder import Folder

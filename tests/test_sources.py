@@ -8,10 +8,10 @@ import sys
 
 import pytest
 
-from bakeoff.config import load_config
+from bakeoff.config.config import load_config
+from bakeoff.config.sections import DataConfig
 from bakeoff.data.sources import load_examples
 from bakeoff.errors import ConfigError, DataError
-from bakeoff.sections import DataConfig
 from tests.conftest import make_rows, write_rows
 from tests.loopback_hub import LoopbackHub, Repository
 from tests.test_formats import write
@@ -248,7 +248,7 @@ def test_a_dataset_of_the_hub_has_splits_by_its_own_names(tmp_path_factory, monk
 
 LOADING = """
 import json, sys
-from bakeoff.config import load_config
+from bakeoff.config.config import load_config
 from bakeoff.data.sources import load_examples
 from bakeoff.errors import BakeoffError
 try:

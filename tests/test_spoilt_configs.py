@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bakeoff.cli import main
-from bakeoff.config import load_config
+from bakeoff.config.config import load_config
 from bakeoff.entries import read_entries
 from bakeoff.errors import ConfigError
 from tests.conftest import many

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bakeoff.config import load_config
+from bakeoff.config.config import load_config
+from bakeoff.config.sections import DataConfig
 from bakeoff.data import stored, tokens
 from bakeoff.data.columns import columns_of
 from bakeoff.data.examples import Example
@@ -16,7 +17,6 @@ from bakeoff.data.sources import content_identity, load_examples
 from bakeoff.data.stored import store_files
 from bakeoff.data.tokens import encode, lengths_of, load_tokens, save_tokens
 from bakeoff.errors import ConfigError, DataError
-from bakeoff.sections import DataConfig
 from bakeoff.store.files import write_jsonl
 from tests.conftest import WORDS, make_rows, write_rows
 

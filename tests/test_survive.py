@@ -17,7 +17,7 @@ import yaml
 
 import bakeoff
 from bakeoff import api
-from bakeoff.config import Config
+from bakeoff.config.config import Config
 from bakeoff.errors import SetupError
 from bakeoff.executors import server
 from bakeoff.executors.server import limit

@@ -11,11 +11,11 @@ import pyarrow
 import pytest
 from pyarrow import ipc, parquet
 
+from bakeoff.config.sections import DataConfig
 from bakeoff.data import stored
 from bakeoff.data.formats import first_rows, read_rows
 from bakeoff.data.sources import load_examples
 from bakeoff.errors import DataError, SetupError
-from bakeoff.sections import DataConfig
 from tests.conftest import make_rows, write_rows
 
 ROWS = make_rows(40, 1)

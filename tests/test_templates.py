@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bakeoff.config import load_config
+from bakeoff.config.config import load_config
+from bakeoff.config.sections import DataConfig
+from bakeoff.config.templates import RowTemplate, TooMuchError, target_template
 from bakeoff.data.sources import load_examples
-from bakeoff.data.templates import RowTemplate, TooMuchError, target_template
 from bakeoff.errors import BakeoffError, DataError
-from bakeoff.sections import DataConfig
 from tests.conftest import make_rows
 from tests.test_formats import write
 
@@ -64,7 +64,7 @@ def test_a_template_without_an_end_is_tried_with_one_row_alone(tmp_path):
 
 
 def test_a_template_is_not_computed_while_it_is_compiled(monkeypatch):
-    from bakeoff.data import sandbox
+    from bakeoff.config.config import sandbox
 
     def no_filter(*_):
         raise AssertionError("computed")

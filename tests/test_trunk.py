@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from bakeoff.calling import UNCHANGED
+from bakeoff.config.sections import ProtocolConfig
 from bakeoff.data.batches import collate
 from bakeoff.data.tokens import Tokens
 from bakeoff.methods import build_method
 from bakeoff.model import adapt, load_base, trainable
-from bakeoff.sections import ProtocolConfig
 from bakeoff.training import trunk
 from bakeoff.training.loss import target_losses
 from bakeoff.training.trunk import TrunkError, cut_of, open_trunk, serve_trunks

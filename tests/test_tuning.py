@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bakeoff.config import load_config
+from bakeoff.config.config import load_config
 from bakeoff.entries import read_entries
 from bakeoff.errors import ConfigError
 from bakeoff.tuning import Range, budget, edges, extension, ladder, rungs, survivors

@@ -7,7 +7,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast
 
 import bakeoff
-from bakeoff.config import load_config
+from bakeoff.config.config import load_config
 from bakeoff.data.examples import Example
 from bakeoff.data.forms import make_form, plain_ids, special_tokens
 from bakeoff.data.tokens import encode, load_tokens, save_tokens

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from bakeoff.cli import main
-from bakeoff.config import Config
+from bakeoff.config.config import Config
 from bakeoff.methods.reference import method_document
 
 FOLDER = Path(__file__).parent.parent / "docs/reference"

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from bakeoff.config import Config
+from bakeoff.config.config import Config
 from bakeoff.errors import BakeoffError, SetupError
 from bakeoff.foreign import one_line
 from bakeoff.hub import PICKLED, base_hashes, base_identity, base_marks, model_folder

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bakeoff.config import Config, dump_config, load_config
+from bakeoff.config.config import Config, dump_config, load_config
 from bakeoff.display import Display, open_display
 from bakeoff.errors import BakeoffError, SetupError
 from bakeoff.estimate import expected_costs

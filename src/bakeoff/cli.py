@@ -77,7 +77,7 @@ for command in (init, schema, doctor):
 
 def parse(settings: tuple[str, ...]) -> dict[str, Any]:
     """Return -s options as dotted overrides."""
-    from bakeoff.reading import parse_override
+    from bakeoff.config.yaml import parse_override
 
     return dict(parse_override(text) for text in settings)
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy
 
+from bakeoff.config.sections import ProtocolConfig
 from bakeoff.data.tokens import Lengths
-from bakeoff.sections import ProtocolConfig
 
 WEIGHT_BYTES = {"fp32": 4, "bf16": 2}
 TRAINED_BYTES = 16  # an fp32 weight, its gradient and AdamW's two moments

@@ -10,14 +10,14 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from bakeoff.config import Config, explain
+from bakeoff.config.config import Config, explain
+from bakeoff.config.sections import Section
 from bakeoff.data.column_guess import Guess, guess_columns, splits_of
 from bakeoff.data.folders import WORDS, place_of, splits_in, words_of
 from bakeoff.data.formats import first_rows
 from bakeoff.errors import ConfigError, DataError, in_line
 from bakeoff.methods.reference import describe_methods
 from bakeoff.schema import SCHEMA_FILE
-from bakeoff.sections import Section
 
 ENTRIES: dict[str, Any] = {"prompt_tuning": {}, "last_layers": {}, "lora": {}}
 WIDTH = 110

@@ -12,8 +12,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from bakeoff.config.sections import ProtocolConfig
 from bakeoff.rates import Rates
-from bakeoff.sections import ProtocolConfig
 from bakeoff.store.run_folder import Event, Run, Step
 
 

@@ -28,9 +28,9 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from safetensors import SafetensorError, safe_open
 
+from bakeoff.config.sections import LATEST, Pin
 from bakeoff.errors import SetupError
 from bakeoff.foreign import one_line
-from bakeoff.sections import LATEST, Pin
 from bakeoff.store.content_hash import Stamped, file_hashes
 from bakeoff.store.files import ASSETS
 

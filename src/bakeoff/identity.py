@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from typing import Any
 
-from bakeoff.config import Config, dump_config, load_config
+from bakeoff.config.config import Config, dump_config, load_config
 from bakeoff.errors import BakeoffError, SetupError
 from bakeoff.planning import Plan
 from bakeoff.store.checksums import digests, read_whole

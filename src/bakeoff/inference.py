@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from bakeoff.adapters import check_base, load_adapter
-from bakeoff.config import Config, load_config
+from bakeoff.config.config import Config, load_config
+from bakeoff.config.sections import encodable
+from bakeoff.config.templates import prompt_template
 from bakeoff.data.columns import columns_of
 from bakeoff.data.examples import Example
 from bakeoff.data.forms import make_form
-from bakeoff.data.templates import prompt_template
 from bakeoff.data.tokens import Tokens, encode
 from bakeoff.data.written import INDENT
 from bakeoff.errors import DataError, SetupError
@@ -18,7 +19,6 @@ from bakeoff.evaluation.conformance import conforming
 from bakeoff.evaluation.generation import generate
 from bakeoff.measure import out_of_memory
 from bakeoff.model import Base, for_decoding, load_base
-from bakeoff.sections import encodable
 from bakeoff.store.run_folder import Folder, Run
 
 Document = str | Mapping[str, Any]  # a text, or a row with the columns that the template takes

@@ -27,10 +27,10 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from bakeoff.config.sections import LATEST, Pin
 from bakeoff.errors import SetupError
 from bakeoff.foreign import one_line
 from bakeoff.hub import ALLOWED, CONFIG, TOKENIZER, fetch, model_folder, on_hub, weight_files
-from bakeoff.sections import LATEST, Pin
 from bakeoff.store.files import ASSETS
 
 # Shapes of well-known hub models, which never change: a plan of one needs no network, no token and no weights.

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from bakeoff.config.sections import LATEST, Pin
 from bakeoff.errors import SetupError
 from bakeoff.fused import fuse
 from bakeoff.hub import model_folder, on_hub
@@ -24,7 +25,6 @@ from bakeoff.loading import (
     load_tokenizer,
 )
 from bakeoff.methods import Method
-from bakeoff.sections import LATEST, Pin
 
 READS_BOTH_WAYS = ("ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from bakeoff import __version__
-from bakeoff.config import BASELINES, Config
+from bakeoff.config.config import BASELINES, Config
+from bakeoff.config.sections import ProtocolConfig
 from bakeoff.costs import exact_counts, least_bytes
 from bakeoff.data.forms import TEMPLATES, Form, make_form
 from bakeoff.data.sources import Splits, content_identity, load_or_count, origin_identity
@@ -25,7 +26,6 @@ from bakeoff.errors import ConfigError
 from bakeoff.evaluation.baselines import settle
 from bakeoff.evaluation.metrics import blind_spots, rules, scoring
 from bakeoff.methods import INSTALLED, method_class
-from bakeoff.sections import ProtocolConfig
 from bakeoff.shapes import check_ids, context_finding, count, fit_context
 from bakeoff.store.run_folder import SPLITS, Folder, Run
 from bakeoff.store.scratch import scratch

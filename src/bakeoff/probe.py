@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from bakeoff.calling import autocast
-from bakeoff.config import load_config
+from bakeoff.config.config import load_config
 from bakeoff.data.tokens import StoredTokens, Tokens, load_tokens
 from bakeoff.evaluation.conformance import conforming
 from bakeoff.evaluation.decoding import decoding

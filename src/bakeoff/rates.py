@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bakeoff.sections import ProtocolConfig
+from bakeoff.config.sections import ProtocolConfig
 from bakeoff.store.run_folder import Run
 
 # What a multiplication takes in a training step, beside one in the base's test: before any entry has trained.

@@ -6,10 +6,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from bakeoff.config.sections import ProtocolConfig
 from bakeoff.errors import SetupError
 from bakeoff.forecast import Forecast
 from bakeoff.rates import Rates
-from bakeoff.sections import ProtocolConfig
 from bakeoff.store.event_log import Reader, event_of
 from bakeoff.store.run_folder import Run
 

@@ -146,7 +146,7 @@ class EntryResult:
 
         Raises SetupError where the folder is from elsewhere and names code or a folder as its model, unless `trust`.
         """
-        from bakeoff.config import load_config
+        from bakeoff.config.config import load_config
         from bakeoff.inference import Summarizer
         from bakeoff.trust import check_trusted, model_wishes
 

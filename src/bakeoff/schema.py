@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from bakeoff.config import Config
+from bakeoff.config.config import Config
 from bakeoff.entries import RangeConfig
 from bakeoff.methods.method import method_class, method_names
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bakeoff.config import Config
+from bakeoff.config.config import Config
 from bakeoff.data.tokens import Tokens
 from bakeoff.errors import ConfigError, SetupError
 from bakeoff.methods import Method

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bakeoff.children import command
-from bakeoff.config import Config
+from bakeoff.config.config import Config
 from bakeoff.errors import SetupError
 from bakeoff.replay import Replay
 from bakeoff.stopping import EndAtOnce

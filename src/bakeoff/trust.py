@@ -6,7 +6,7 @@ tag holds a signature of the config by a key that never leaves this user's home.
 
 from pathlib import Path
 
-from bakeoff.config import Config, is_function
+from bakeoff.config.config import Config, is_function
 from bakeoff.errors import SetupError
 from bakeoff.store.checksums import read_mapping, read_whole
 from bakeoff.store.run_folder import Folder

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from typing import Any
 
-from bakeoff.config import load_config
+from bakeoff.config.config import load_config
 from bakeoff.display import Display, open_display
 from bakeoff.errors import SetupError
 from bakeoff.forecast import Forecast

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from bakeoff.config import Config, load_config
+from bakeoff.config.config import Config, load_config
 from bakeoff.data.examples import Example
 from bakeoff.data.tokens import Tokens, load_tokens
 from bakeoff.data.written import INDENT

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from bakeoff.config.templates import DOCUMENT, SUMMARY, RowTemplate, TemplateError, TooMuchError, no_column
 from bakeoff.data.examples import Example
 from bakeoff.data.lines import Row
-from bakeoff.data.templates import DOCUMENT, SUMMARY, RowTemplate, TemplateError, TooMuchError, no_column
 from bakeoff.errors import DataError, kind_of
 
 T = TypeVar("T")

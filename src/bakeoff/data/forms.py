@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+from bakeoff.config.templates import DOCUMENT, prompt_template
 from bakeoff.data.examples import Example
-from bakeoff.data.templates import DOCUMENT, prompt_template
 from bakeoff.errors import SetupError
 from bakeoff.foreign import one_line
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy
 
-from bakeoff.config import Config
+from bakeoff.config.config import Config
 from bakeoff.data.examples import Example
 from bakeoff.data.forms import Form, plain, plain_ids
 from bakeoff.data.splitting import marks_of

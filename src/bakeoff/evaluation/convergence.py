@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from bakeoff.sections import ProtocolConfig
-from bakeoff.training.schedule import rate_factor
+from bakeoff.config.lr_schedule import rate_factor
+from bakeoff.config.sections import ProtocolConfig
 
 STRETCH = 0.25  # of the steps: as short as still holds a validation where there are three or four
 # Midway between a training that no longer learns (0) and one that learns as on its whole way (1).

@@ -17,7 +17,7 @@ from typing import Any
 
 from sacrebleu.metrics import BLEU, CHRF
 
-from bakeoff.config import is_function
+from bakeoff.config.config import is_function
 from bakeoff.data.examples import Example
 from bakeoff.errors import ConfigError, did_you_mean
 from bakeoff.evaluation import rouge as rouge_score

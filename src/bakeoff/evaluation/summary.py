@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy
 
-from bakeoff.config import Config, load_config
+from bakeoff.config.config import Config, load_config
 from bakeoff.errors import SetupError
 from bakeoff.evaluation.convergence import converged
 from bakeoff.evaluation.metrics import value_of

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from bakeoff.config import load_config
+from bakeoff.config.config import load_config
 from bakeoff.errors import SetupError
 from bakeoff.evaluation.neutral import add_forgetting
 from bakeoff.evaluation.statistics import Resamples, estimate

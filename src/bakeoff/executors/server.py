@@ -20,7 +20,7 @@ import torch
 import transformers
 
 from bakeoff.children import also_search, end_with_parent, limit
-from bakeoff.config import load_config
+from bakeoff.config.config import load_config
 from bakeoff.store.files import opened
 from bakeoff.store.run_folder import Event, Folder
 from bakeoff.training.checkpoint import Stopped

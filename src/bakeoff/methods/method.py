@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pydantic import Field, ValidationError
 
+from bakeoff.config.sections import Section
 from bakeoff.errors import ConfigError, did_you_mean, in_line, plain
 from bakeoff.foreign import HangsError, contained
-from bakeoff.sections import Section
 
 if TYPE_CHECKING:
     import torch

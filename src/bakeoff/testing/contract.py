@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from bakeoff.config.sections import ProtocolConfig
 from bakeoff.data.tokens import Tokens
 from bakeoff.errors import SetupError
 from bakeoff.evaluation.checks import fingerprints, only_moved, shown
@@ -20,7 +21,6 @@ from bakeoff.evaluation.generation import generate
 from bakeoff.methods import build_method, method_class
 from bakeoff.methods.method import quiet_peft
 from bakeoff.model import Base, adapt, count_parameters, trainable
-from bakeoff.sections import ProtocolConfig
 from bakeoff.testing.families import ROWS, family_base, family_shape
 from bakeoff.training.checkpoint import load_newest, save_checkpoint
 from bakeoff.training.loop import Trainer

@@ -5,11 +5,11 @@ from importlib.metadata import version
 
 import torch
 
+from bakeoff.config.sections import ProtocolConfig
 from bakeoff.errors import SetupError
 from bakeoff.evaluation.checks import fingerprints, only_moved
 from bakeoff.methods import build_method, method_class, method_names
 from bakeoff.model import adapt, count_parameters, trainable
-from bakeoff.sections import ProtocolConfig
 from bakeoff.testing.families import FAMILIES, ROWS, family_base, family_shape
 from bakeoff.training.loop import DivergedError, Trainer
 from bakeoff.training.loss import start

@@ -21,9 +21,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from bakeoff.config.sections import SafetyConfig
 from bakeoff.measure import out_of_memory
 from bakeoff.methods.saved import kind_of, shown
-from bakeoff.sections import SafetyConfig
 from bakeoff.store.checksums import digest, sync
 from bakeoff.store.run_folder import CHECKPOINT
 from bakeoff.training.loop import Progress, Trainer

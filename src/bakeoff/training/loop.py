@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from bakeoff.config.lr_schedule import rate_factor
+from bakeoff.config.sections import ProtocolConfig
 from bakeoff.data.batches import epoch_batches, parts
 from bakeoff.data.tokens import Tokens, lengths_of
 from bakeoff.errors import BakeoffError
 from bakeoff.measure import Clocks, out_of_memory
 from bakeoff.methods import Method
 from bakeoff.model import Base, trainable
-from bakeoff.sections import ProtocolConfig
 from bakeoff.training.loss import Serve, batch_of, evaluate_loss, mean_loss, part_tokens, target_losses, whole
-from bakeoff.training.schedule import rate_factor
 from bakeoff.training.trunk import find_trunk
 
 Report = Callable[[str, dict[str, Any]], None]

@@ -10,9 +10,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from bakeoff.calling import soft_prompt_config
+from bakeoff.config.sections import ProtocolConfig
 from bakeoff.methods import Method
 from bakeoff.model import inner
-from bakeoff.sections import ProtocolConfig
 from bakeoff.training.trunk import find_trunk, stores_trunk
 
 Products = dict[str, int]  # of every token of a prompt, of every token of a target, and once an example

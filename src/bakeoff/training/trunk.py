@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bakeoff.calling import Reached, autocast, prompt_config, soft_prompt_config
+from bakeoff.config.sections import ProtocolConfig
 from bakeoff.data.batches import evaluation_batches
 from bakeoff.data.tokens import Tokens, lengths_of
 from bakeoff.errors import SetupError
@@ -31,7 +32,6 @@ from bakeoff.measure import out_of_memory
 from bakeoff.methods import Method
 from bakeoff.methods.last_layers import find_blocks
 from bakeoff.model import Base, inner
-from bakeoff.sections import ProtocolConfig
 from bakeoff.store.files import opened
 from bakeoff.store.run_folder import TRUNK
 from bakeoff.training.loss import Serve, batch_of, evaluating, model_inputs, target_losses

@@ -2,7 +2,7 @@
 
 import math
 
-from bakeoff.sections import ProtocolConfig
+from bakeoff.config.sections import ProtocolConfig
 
 
 def rate_factor(step: int, steps: int, protocol: ProtocolConfig) -> float:

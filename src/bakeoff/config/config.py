@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
-from bakeoff.data.templates import TemplateError, prompt_template, target_template
+from bakeoff.config.sections import DataConfig, GenerationConfig, Pin, ProtocolConfig, SafetyConfig, Section, TuneConfig
+from bakeoff.config.templates import TemplateError, prompt_template, target_template
+from bakeoff.config.yaml import at_home, is_folder, read_yaml
 from bakeoff.errors import ConfigError, did_you_mean, in_line, plain
-from bakeoff.reading import at_home, is_folder, read_yaml
-from bakeoff.sections import DataConfig, GenerationConfig, Pin, ProtocolConfig, SafetyConfig, Section, TuneConfig
 
 METRICS = (
     "rouge", "rouge_unicode", "exact_match", "exact_match_squad", "token_f1", "token_f1_squad", "chrf",

@@ -11,7 +11,7 @@ from functools import lru_cache
 from math import inf
 from typing import Any
 
-from bakeoff.data.sandbox import FILTERS, STEPS, TemplateError, TooMuchError, counted, environment, left
+from bakeoff.config.sandbox import FILTERS, STEPS, TemplateError, TooMuchError, counted, environment, left
 from bakeoff.errors import did_you_mean
 
 __all__ = ["RowTemplate", "TemplateError", "TooMuchError", "no_column", "prompt_template", "target_template"]
