@@ -26,7 +26,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 import bakeoff
 from bakeoff.config.sections import DataConfig
-from bakeoff.data.forms import make_form
+from bakeoff.data.prompt_format import make_form
 from bakeoff.data.sources import load_examples
 from bakeoff.data.tokens import encode, load_tokens, save_tokens
 from bakeoff.data.tokens import statistics as token_statistics

@@ -10,7 +10,7 @@ from rouge_score.rouge_scorer import RougeScorer
 import bakeoff
 from bakeoff.config.config import load_config
 from bakeoff.data.examples import Example
-from bakeoff.data.forms import make_form
+from bakeoff.data.prompt_format import make_form
 from bakeoff.data.tokens import encode
 from bakeoff.errors import ConfigError
 from bakeoff.evaluation.baselines import (

@@ -15,7 +15,7 @@ from bakeoff.adapters import load_adapter
 from bakeoff.api import refresh_report
 from bakeoff.data.docstrings import iter_docstrings, split_summary
 from bakeoff.data.examples import Example
-from bakeoff.data.forms import make_form
+from bakeoff.data.prompt_format import make_form
 from bakeoff.data.tokens import Tokens, encode, load_tokens
 from bakeoff.display import PlainDisplay
 from bakeoff.evaluation.checks import (

@@ -5,7 +5,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from bakeoff.data.examples import Example
-from bakeoff.data.forms import make_form
+from bakeoff.data.prompt_format import make_form
 from bakeoff.data.tokens import Tokens, encode, save_tokens
 from bakeoff.errors import DataError, SetupError
 from bakeoff.shapes import check_ids

@@ -12,7 +12,7 @@ from bakeoff.config.sections import DataConfig
 from bakeoff.data import stored, tokens
 from bakeoff.data.columns import columns_of
 from bakeoff.data.examples import Example
-from bakeoff.data.forms import make_form
+from bakeoff.data.prompt_format import make_form
 from bakeoff.data.sources import content_identity, load_examples
 from bakeoff.data.stored import store_files
 from bakeoff.data.tokens import encode, lengths_of, load_tokens, save_tokens

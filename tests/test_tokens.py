@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from bakeoff.data import tokens
 from bakeoff.data.examples import Example
-from bakeoff.data.forms import make_form
+from bakeoff.data.prompt_format import make_form
 from bakeoff.data.tokens import encode, lengths_of, load_tokens, longest_output, save_tokens, statistics, target_lengths
 from bakeoff.errors import DataError, SetupError
 from tests.conftest import WORDS

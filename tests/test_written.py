@@ -9,9 +9,9 @@ from transformers import PreTrainedTokenizerFast
 import bakeoff
 from bakeoff.config.config import load_config
 from bakeoff.data.examples import Example
-from bakeoff.data.forms import make_form, plain_ids, special_tokens
+from bakeoff.data.prompt_format import make_form, plain_ids, special_tokens
+from bakeoff.data.tokenizer_checks import Marked, look_at_tokens, marked
 from bakeoff.data.tokens import encode, load_tokens, save_tokens
-from bakeoff.data.written import Marked, look_at_tokens, marked
 from bakeoff.errors import DataError
 from bakeoff.evaluation.baselines import first_answer, separator
 from bakeoff.inference import Summarizer

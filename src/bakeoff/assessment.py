@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from bakeoff.config.config import is_function
-from bakeoff.data.forms import make_form, plain
+from bakeoff.data.prompt_format import make_form, plain
 from bakeoff.data.tokens import lengths_of
 from bakeoff.evaluation.baselines import BLANK_LINE, first_answer
 from bakeoff.evaluation.checks import finite

@@ -11,9 +11,9 @@ from bakeoff.config.sections import encodable
 from bakeoff.config.templates import prompt_template
 from bakeoff.data.columns import columns_of
 from bakeoff.data.examples import Example
-from bakeoff.data.forms import make_form
+from bakeoff.data.prompt_format import make_form
+from bakeoff.data.tokenizer_checks import INDENT
 from bakeoff.data.tokens import Tokens, encode
-from bakeoff.data.written import INDENT
 from bakeoff.errors import DataError, SetupError
 from bakeoff.evaluation.conformance import conforming
 from bakeoff.evaluation.generation import generate

@@ -9,8 +9,9 @@ from bakeoff import __version__
 from bakeoff.config.config import BASELINES, Config
 from bakeoff.config.sections import ProtocolConfig
 from bakeoff.costs import exact_counts, least_bytes
-from bakeoff.data.forms import TEMPLATES, Form, make_form
+from bakeoff.data.prompt_format import TEMPLATES, Form, make_form
 from bakeoff.data.sources import Splits, content_identity, load_or_count, origin_identity
+from bakeoff.data.tokenizer_checks import Marked, look_at_tokens, marked, whole_lengths
 from bakeoff.data.tokens import (
     StoredTokens,
     encode,
@@ -20,7 +21,6 @@ from bakeoff.data.tokens import (
     statistics,
     target_lengths,
 )
-from bakeoff.data.written import Marked, look_at_tokens, marked, whole_lengths
 from bakeoff.entries import Entry, read_entries
 from bakeoff.errors import ConfigError
 from bakeoff.evaluation.baselines import settle

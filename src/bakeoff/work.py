@@ -11,8 +11,8 @@ from torch import nn
 
 from bakeoff.config.config import Config, load_config
 from bakeoff.data.examples import Example
+from bakeoff.data.tokenizer_checks import INDENT
 from bakeoff.data.tokens import Tokens, load_tokens
-from bakeoff.data.written import INDENT
 from bakeoff.evaluation.baselines import FEW_SHOT
 from bakeoff.evaluation.conformance import conforming
 from bakeoff.hub import base_files

@@ -16,7 +16,7 @@ import torch
 
 from bakeoff.adapters import load_adapter, save_adapter
 from bakeoff.assessment import evaluate, score
-from bakeoff.data.forms import make_form
+from bakeoff.data.prompt_format import make_form
 from bakeoff.errors import BakeoffError
 from bakeoff.evaluation.baselines import BLANK_LINE, cut_share, extract, few_shot_rows, shots_ids
 from bakeoff.evaluation.checks import beats_unigram, equals_base, fingerprints, only_moved, same_when_loaded

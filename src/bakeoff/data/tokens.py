@@ -15,7 +15,7 @@ import numpy
 from numpy.typing import NDArray
 
 from bakeoff.data.examples import Example
-from bakeoff.data.forms import Form
+from bakeoff.data.prompt_format import Form
 from bakeoff.errors import DataError, SetupError
 from bakeoff.store.files import replacing
 

@@ -15,7 +15,7 @@ import numpy
 
 from bakeoff.config.config import Config
 from bakeoff.data.examples import Example
-from bakeoff.data.forms import Form, plain, plain_ids
+from bakeoff.data.prompt_format import Form, plain, plain_ids
 from bakeoff.data.splitting import marks_of
 from bakeoff.data.tokens import Tokens, lengths_of
 from bakeoff.errors import BakeoffError

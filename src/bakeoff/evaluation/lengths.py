@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from bakeoff.data.forms import summary_ids
+from bakeoff.data.prompt_format import summary_ids
 
 LENGTHS = ("output_words", "output_tokens", "reference_words", "reference_tokens")
 

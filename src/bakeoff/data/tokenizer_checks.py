@@ -8,8 +8,8 @@ from itertools import zip_longest
 import numpy
 
 from bakeoff.data.examples import Example
-from bakeoff.data.forms import Form, special_tokens
 from bakeoff.data.overlap import of
+from bakeoff.data.prompt_format import Form, special_tokens
 from bakeoff.data.tokens import Ints, StoredTokens, target_lengths
 from bakeoff.errors import DataError
 from bakeoff.store.run_folder import SPLITS
