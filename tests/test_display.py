@@ -8,9 +8,9 @@ from bakeoff.config.sections import ProtocolConfig
 from bakeoff.display import JsonDisplay, NoDisplay, PlainDisplay, clock_time, open_display
 from bakeoff.forecast import Forecast
 from bakeoff.live import LiveDisplay, roughly
-from bakeoff.names import run_names
 from bakeoff.notebook import NotebookDisplay
 from bakeoff.store.run_folder import Event, Run
+from bakeoff.tuning.labels import run_names
 
 
 def run_of(entry, kind="entry", seed=0):

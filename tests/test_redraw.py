@@ -10,9 +10,9 @@ from rich.console import Console
 
 from bakeoff.forecast import Forecast
 from bakeoff.live import LiveDisplay
-from bakeoff.names import run_names
 from bakeoff.store.event_log import event_of
 from bakeoff.store.run_folder import Run
+from bakeoff.tuning.labels import run_names
 from tests.test_forecast import stream
 
 

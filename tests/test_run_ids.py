@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 import bakeoff
 from bakeoff.config.sections import ProtocolConfig, TuneConfig
-from bakeoff.entries import read_entry
 from bakeoff.errors import ConfigError
 from bakeoff.planning import make_runs
+from bakeoff.tuning.entries import read_entry
 
 
 def ids(fields, tune=TuneConfig(trials=3), name="lora"):  # noqa: B008 (it is frozen)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from bakeoff.cli import main
 from bakeoff.config.config import load_config
-from bakeoff.entries import read_entries
 from bakeoff.errors import ConfigError
+from bakeoff.tuning.entries import read_entries
 from tests.conftest import many
 
 GOOD = """\

@@ -15,9 +15,9 @@ from bakeoff.config.config import Config, load_config
 from bakeoff.config.sections import Section
 from bakeoff.data.column_guess import guess_columns, splits_of, words_of
 from bakeoff.data.formats import Table
-from bakeoff.entries import read_entries
 from bakeoff.errors import BakeoffError, ConfigError, DataError
 from bakeoff.schema import json_schema
+from bakeoff.tuning.entries import read_entries
 from tests.test_spoilt_configs import SPOILT
 
 ROOT = Path(__file__).parent.parent

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bakeoff.config.config import load_config
-from bakeoff.entries import read_entries
 from bakeoff.errors import ConfigError
-from bakeoff.tuning import Range, budget, edges, extension, ladder, rungs, survivors
+from bakeoff.tuning.entries import read_entries
+from bakeoff.tuning.search import Range, budget, edges, extension, ladder, rungs, survivors
 
 RATE = Range(1e-5, 1e-1)
 

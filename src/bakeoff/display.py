@@ -14,8 +14,8 @@ from rich.console import Console
 
 from bakeoff.errors import printable
 from bakeoff.forecast import Forecast
-from bakeoff.names import run_names
 from bakeoff.store.run_folder import Event, Run
+from bakeoff.tuning.labels import run_names
 
 RANKED = {"name": "rougeL", "heading": "ROUGE-L"}  # what entries are ranked by, until a done event says
 PLAIN_SECONDS = 10.0  # between two lines of progress of a run, ...

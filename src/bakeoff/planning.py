@@ -21,7 +21,6 @@ from bakeoff.data.tokens import (
     statistics,
     target_lengths,
 )
-from bakeoff.entries import Entry, read_entries
 from bakeoff.errors import ConfigError
 from bakeoff.evaluation.baselines import settle
 from bakeoff.evaluation.metrics import blind_spots, rules, scoring
@@ -29,7 +28,8 @@ from bakeoff.methods import INSTALLED, method_class
 from bakeoff.shapes import check_ids, context_finding, count, fit_context
 from bakeoff.store.run_folder import SPLITS, Folder, Run
 from bakeoff.store.scratch import scratch
-from bakeoff.tuning import Settings, budget, rungs
+from bakeoff.tuning.entries import Entry, read_entries
+from bakeoff.tuning.search import Settings, budget, rungs
 
 # Parts of the protocol that a result does not depend on, or that a run's id holds in another form.
 NOT_IN_RESULTS = {"seed", "seeds", "trunk_cache", "precision", "gradient_checkpointing"}

@@ -9,14 +9,14 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, replace
 
 from bakeoff.display import Display
-from bakeoff.entries import Entry
 from bakeoff.errors import ConfigError, SetupError
-from bakeoff.names import setting_text
 from bakeoff.planning import Plan, make_trial
 from bakeoff.store.event_log import Journal
 from bakeoff.store.files import write_json
 from bakeoff.store.run_folder import Event, Folder, Run, RunResult
-from bakeoff.tuning import Settings, edges, extension, survivors
+from bakeoff.tuning.entries import Entry
+from bakeoff.tuning.labels import setting_text
+from bakeoff.tuning.search import Settings, edges, extension, survivors
 
 
 class Schedule:

@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 from bakeoff.config.config import Config
-from bakeoff.entries import RangeConfig
 from bakeoff.methods.method import method_class, method_names
+from bakeoff.tuning.entries import RangeConfig
 
 SCHEMA_FILE = "bakeoff.schema.json"
 NUMBERS = {"integer", "number"}

@@ -6,7 +6,7 @@ from typing import Any
 from bakeoff.errors import SetupError
 from bakeoff.store.documents import is_number
 from bakeoff.store.run_folder import Folder, Run, RunResult
-from bakeoff.tuning import edges
+from bakeoff.tuning.search import edges
 
 
 def add_tuning(folder: Folder, plan: dict[str, Any], name: str, row: dict[str, Any]) -> None:

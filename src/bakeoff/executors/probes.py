@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from bakeoff.children import command
-from bakeoff.entries import Entry
 from bakeoff.errors import SetupError
 from bakeoff.store.run_folder import Folder
+from bakeoff.tuning.entries import Entry
 
 
 def run_probes(folder: Folder, entries: Mapping[str, Entry]) -> dict[str, dict[str, Any]]:

@@ -5,9 +5,9 @@ from typing import Any
 
 import altair as alt
 
-from bakeoff.names import setting_text
 from bakeoff.report.charts.drawing import INK, Figure, Point, data, draw, heading, hue, safe_name
 from bakeoff.report.table import counted, edge_note
+from bakeoff.tuning.labels import setting_text
 
 WIDTH, HEIGHT = 270, 190
 FAILURES = 4  # failed trials that are told one by one

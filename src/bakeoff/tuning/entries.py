@@ -10,7 +10,7 @@ from bakeoff.config.config import Config
 from bakeoff.config.sections import Section, TuneConfig, kinds_of
 from bakeoff.errors import ConfigError, did_you_mean, plain
 from bakeoff.methods import Method, build_method, method_class
-from bakeoff.tuning import Range, Settings, ladder
+from bakeoff.tuning.search import Range, Settings, ladder
 
 EXAMPLE = "as in {low: 1e-5, high: 1e-2}"
 

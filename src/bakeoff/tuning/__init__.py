@@ -1,0 +1,1 @@
+"""The search space of each entry, its trials, and which of them is chosen."""
