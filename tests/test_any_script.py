@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 import bakeoff
 from bakeoff.data.examples import Example
 from bakeoff.errors import ConfigError
-from bakeoff.evaluation.baselines import extract, extract_settings, oracle
-from bakeoff.evaluation.metrics import METRICS, blind_spots, rules, score_outputs, signature
-from bakeoff.evaluation.rouge import sentences_at_marks
-from bakeoff.evaluation.sentences import lead, sentences
-from bakeoff.evaluation.words import tokens, words
+from bakeoff.scoring.baselines import extract, extract_settings, oracle
+from bakeoff.scoring.metrics import METRICS, blind_spots, rules, score_outputs, signature
+from bakeoff.scoring.rouge import sentences_at_marks
+from bakeoff.scoring.sentences import lead, sentences
+from bakeoff.scoring.words import tokens, words
 from tests.conftest import write_rows
 
 CHINESE = "2024年港口开放桥梁。"

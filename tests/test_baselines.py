@@ -13,7 +13,8 @@ from bakeoff.data.examples import Example
 from bakeoff.data.prompt_format import make_form
 from bakeoff.data.tokens import encode
 from bakeoff.errors import ConfigError
-from bakeoff.evaluation.baselines import (
+from bakeoff.model import load_tokenizer
+from bakeoff.scoring.baselines import (
     NoRoomError,
     Reference,
     _words,
@@ -25,7 +26,6 @@ from bakeoff.evaluation.baselines import (
     oracle,
     settle,
 )
-from bakeoff.model import load_tokenizer
 
 SCORER = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
 TEMPLATE = "Text: {{ document }}\nTL;DR:"

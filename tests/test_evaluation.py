@@ -1,9 +1,9 @@
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
-from bakeoff.evaluation.lengths import text_lengths
-from bakeoff.evaluation.rouge import TYPES, rouge, sentences_at_marks, signature
-from bakeoff.evaluation.sentences import lead, sentences
+from bakeoff.scoring.lengths import text_lengths
+from bakeoff.scoring.rouge import TYPES, rouge, sentences_at_marks, signature
+from bakeoff.scoring.sentences import lead, sentences
 
 PAIRS = [
     ("Return the sorted keys of a mapping.", "Returns sorted keys of the given mapping"),

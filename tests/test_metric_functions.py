@@ -19,10 +19,10 @@ from bakeoff.cli import main
 from bakeoff.config.config import RESERVED, load_config
 from bakeoff.data.examples import Example
 from bakeoff.errors import BakeoffError, ConfigError
-from bakeoff.evaluation import functions
-from bakeoff.evaluation.functions import MetricError, call, code_identity, number_of, tried
-from bakeoff.evaluation.metrics import measures, rules, score_outputs
 from bakeoff.executors.local import Attempt
+from bakeoff.scoring import custom
+from bakeoff.scoring.custom import MetricError, call, code_identity, number_of, tried
+from bakeoff.scoring.metrics import measures, rules, score_outputs
 from bakeoff.store.event_log import Reader
 from bakeoff.store.run_folder import Folder, Run
 from tests.conftest import Inline
@@ -117,7 +117,7 @@ def test_a_module_that_ends_on_import_is_one_line(tmp_path, line):
 
 
 def test_a_function_that_hangs_is_ended(tmp_path, monkeypatch):
-    monkeypatch.setattr(functions, "TRY_SECONDS", 1.0)
+    monkeypatch.setattr(custom, "TRY_SECONDS", 1.0)
     (tmp_path / "own.py").write_text(HEAD + "open('child', 'w').write(str(os.getpid())); time.sleep(600)")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(MetricError, match="no score after 1 seconds, so its process was ended"):
@@ -184,7 +184,7 @@ def test_lru_cache_itself_is_a_metric(tmp_path):
     assert code_identity("os:getcwd") == code_identity("os:getcwd") != ""
     import functools
 
-    assert functions.code_file(functools.lru_cache(measures)) == measures.__code__.co_filename
+    assert custom.code_file(functools.lru_cache(measures)) == measures.__code__.co_filename
 
 
 def test_a_project_that_moves_keeps_its_ids(tmp_path):
@@ -203,7 +203,7 @@ def test_rouge_needs_no_home():
         "import os, pwd\n"
         "def nobody(uid): raise KeyError(uid)\n"
         "pwd.getpwuid = nobody\n"
-        "from bakeoff.evaluation.rouge import rouge\n"
+        "from bakeoff.scoring.rouge import rouge\n"
         "print(rouge(['a dog'], [['a dog']])[0]['rouge1']['f'], 'HOME' in os.environ)\n"
     )
     environment = {k: v for k, v in os.environ.items() if k != "HOME"}

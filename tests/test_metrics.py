@@ -11,8 +11,8 @@ import bakeoff
 from bakeoff.cli import main
 from bakeoff.config.config import load_config
 from bakeoff.errors import BakeoffError, ConfigError
-from bakeoff.evaluation.metrics import measures, metric, primary_of, score_outputs, signature, value_of
 from bakeoff.evaluation.verdict import Yardstick
+from bakeoff.scoring.metrics import measures, metric, primary_of, score_outputs, signature, value_of
 from tests.conftest import make_rows, write_rows
 
 OUTPUTS = ["The cat sat on the mat.", "a dog", "", "Paris"]

@@ -3,9 +3,9 @@ import sys
 import pytest
 import torch
 
-from bakeoff.evaluation.neutral import PASSAGE_TOKENS, PASSAGES, add_forgetting, neutral_rows, passages, prose
 from bakeoff.methods import build_method
 from bakeoff.model import adapt, load_base, trainable
+from bakeoff.scoring.forgetting import PASSAGE_TOKENS, PASSAGES, add_forgetting, neutral_rows, passages, prose
 from bakeoff.training.loss import evaluate_loss, mean_loss
 
 

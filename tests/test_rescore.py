@@ -30,7 +30,7 @@ def test_every_score_is_rouge_scores_own_and_another_is_seen(shared, rescore, tm
 
 
 def test_several_references_are_scored_as_rouge_score_scores_them(rescore):
-    from bakeoff.evaluation.rouge import rouge
+    from bakeoff.scoring.rouge import rouge
 
     output, references = "The cat sat. It ate", ["A cat sat on it.", "The cat sat.\nIt ate fish", "no"]
     (own,) = rouge([output], [references])

@@ -13,10 +13,10 @@ from bakeoff.data.prompt_format import make_form, plain_ids, special_tokens
 from bakeoff.data.tokenizer_checks import Marked, look_at_tokens, marked
 from bakeoff.data.tokens import encode, load_tokens, save_tokens
 from bakeoff.errors import DataError
-from bakeoff.evaluation.baselines import first_answer, separator
 from bakeoff.inference import Summarizer
 from bakeoff.model import load_tokenizer
 from bakeoff.planning import make_plan
+from bakeoff.scoring.baselines import first_answer, separator
 from tests.conftest import make_rows, write_rows
 
 CORPUS = ["the cat sat on the mat and went home", "a dog ran over the road today", "summarize: text TL;DR:"] * 5

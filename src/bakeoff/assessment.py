@@ -11,14 +11,14 @@ from torch import nn
 from bakeoff.config.config import is_function
 from bakeoff.data.prompt_format import make_form, plain
 from bakeoff.data.tokens import lengths_of
-from bakeoff.evaluation.baselines import BLANK_LINE, first_answer
 from bakeoff.evaluation.checks import finite
 from bakeoff.evaluation.generation import Reading, read_and_generate, reads_targets
-from bakeoff.evaluation.lengths import LENGTHS, text_lengths
-from bakeoff.evaluation.metrics import Rows, score_outputs, value_of
-from bakeoff.evaluation.neutral import neutral_rows
 from bakeoff.measure import peak_bytes, reset_peak
 from bakeoff.model import Base, for_decoding, load_tokenizer
+from bakeoff.scoring.baselines import BLANK_LINE, first_answer
+from bakeoff.scoring.forgetting import neutral_rows
+from bakeoff.scoring.lengths import LENGTHS, text_lengths
+from bakeoff.scoring.metrics import Rows, score_outputs, value_of
 from bakeoff.store.files import write_jsonl
 from bakeoff.store.run_folder import RunResult
 from bakeoff.training.loss import Losses, evaluate_loss, mean_loss

@@ -22,9 +22,9 @@ from bakeoff.data.tokens import (
     target_lengths,
 )
 from bakeoff.errors import ConfigError
-from bakeoff.evaluation.baselines import settle
-from bakeoff.evaluation.metrics import blind_spots, rules, scoring
 from bakeoff.methods import INSTALLED, method_class
+from bakeoff.scoring.baselines import settle
+from bakeoff.scoring.metrics import blind_spots, rules, scoring
 from bakeoff.shapes import check_ids, context_finding, count, fit_context
 from bakeoff.store.run_folder import SPLITS, Folder, Run
 from bakeoff.store.scratch import scratch

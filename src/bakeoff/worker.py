@@ -18,11 +18,11 @@ from bakeoff.adapters import load_adapter, save_adapter
 from bakeoff.assessment import evaluate, score
 from bakeoff.data.prompt_format import make_form
 from bakeoff.errors import BakeoffError
-from bakeoff.evaluation.baselines import BLANK_LINE, cut_share, extract, few_shot_rows, shots_ids
 from bakeoff.evaluation.checks import beats_unigram, equals_base, fingerprints, only_moved, same_when_loaded
 from bakeoff.measure import out_of_memory, peak_bytes, reset_peak
 from bakeoff.methods import Method, build_method
 from bakeoff.model import adapt, trainable
+from bakeoff.scoring.baselines import BLANK_LINE, cut_share, extract, few_shot_rows, shots_ids
 from bakeoff.store.files import write_jsonl
 from bakeoff.store.run_folder import Cause, Event, Folder, RunResult, Step
 from bakeoff.training.checkpoint import Keeper, checkpoint_files, load_newest

@@ -7,11 +7,11 @@ import numpy
 from bakeoff.config.config import Config, load_config
 from bakeoff.errors import SetupError
 from bakeoff.evaluation.convergence import converged
-from bakeoff.evaluation.metrics import value_of
-from bakeoff.evaluation.neutral import add_forgetting
 from bakeoff.evaluation.statistics import Estimate, Resamples, Scores, estimate
 from bakeoff.evaluation.sweep import add_tuning
 from bakeoff.evaluation.verdict import LOSS, Yardstick, make_verdict
+from bakeoff.scoring.forgetting import add_forgetting
+from bakeoff.scoring.metrics import value_of
 from bakeoff.store.run_folder import Folder, Run, RunResult
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from bakeoff.config.config import load_config
 from bakeoff.errors import SetupError
-from bakeoff.evaluation.neutral import add_forgetting
 from bakeoff.evaluation.statistics import Resamples, estimate
 from bakeoff.evaluation.summary import read_clusters, read_scores, yardstick
 from bakeoff.evaluation.verdict import make_verdict
+from bakeoff.scoring.forgetting import add_forgetting
 from bakeoff.store.run_folder import Folder, Run
 
 Document = dict[str, Any]

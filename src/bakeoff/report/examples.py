@@ -3,9 +3,9 @@
 from itertools import combinations
 from typing import Any
 
-from bakeoff.evaluation.metrics import value_of
 from bakeoff.report.source import Source
 from bakeoff.report.table import rows_of
+from bakeoff.scoring.metrics import value_of
 
 SPACED = 8
 MOST = 60

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
-from bakeoff.evaluation.sentences import sentences
-from bakeoff.evaluation.words import words
+from bakeoff.scoring.sentences import sentences
+from bakeoff.scoring.words import words
 
 TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 UNICODE = "_unicode"

@@ -155,7 +155,7 @@ def tried(name: str, output: str, references: Sequence[str]) -> str:
         answer, log = temporary / "answer.json", temporary / "log.txt"
         with log.open("wb") as said:
             process = subprocess.Popen(
-                command("evaluation.functions", str(answer)),
+                command("scoring.custom", str(answer)),
                 stdin=subprocess.PIPE, stdout=said, stderr=said, start_new_session=True,
             )  # fmt: skip
             try:

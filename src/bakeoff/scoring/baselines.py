@@ -19,9 +19,9 @@ from bakeoff.data.prompt_format import Form, plain, plain_ids
 from bakeoff.data.splitting import marks_of
 from bakeoff.data.tokens import Tokens, lengths_of
 from bakeoff.errors import BakeoffError
-from bakeoff.evaluation.rouge import sentences_at_marks, stemming
-from bakeoff.evaluation.sentences import joined, lead, sentences
-from bakeoff.evaluation.words import only_latin, words
+from bakeoff.scoring.rouge import sentences_at_marks, stemming
+from bakeoff.scoring.sentences import joined, lead, sentences
+from bakeoff.scoring.words import only_latin, words
 
 Settings = dict[str, Any]
 FEW_SHOT = "few-shot-"

@@ -20,9 +20,9 @@ from sacrebleu.metrics import BLEU, CHRF
 from bakeoff.config.config import is_function
 from bakeoff.data.examples import Example
 from bakeoff.errors import ConfigError, did_you_mean
-from bakeoff.evaluation import rouge as rouge_score
-from bakeoff.evaluation.functions import call, label_of, load_function, tried
-from bakeoff.evaluation.words import meaning, only_latin, tokens, unparted
+from bakeoff.scoring import rouge as rouge_score
+from bakeoff.scoring.custom import call, label_of, load_function, tried
+from bakeoff.scoring.words import meaning, only_latin, tokens, unparted
 
 Score = float | dict[str, float]  # a number, or precision, recall and F as p, r and f
 LOOKED_AT = 2000  # references in which metrics' blind spots are looked for
