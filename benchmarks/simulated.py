@@ -16,8 +16,8 @@ import numpy
 from scipy.optimize import brentq
 from scipy.special import ndtr
 
-from bakeoff.evaluation.statistics import Resamples, Scores, estimate
-from bakeoff.evaluation.verdict import LOSS, Yardstick, compare
+from bakeoff.analysis.statistics import Resamples, Scores, estimate
+from bakeoff.analysis.verdict import LOSS, Yardstick, compare
 
 # Standard deviations of the effects, in units of the latent score. A row's ROUGE then spreads by 0.18 around 0.26.
 DOCUMENT, ROW, ENTRY_DOCUMENT, ENTRY_ROW, SEED_ROW = 0.4, 0.2, 0.2, 0.2, 0.3

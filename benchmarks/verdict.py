@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy
 
-from bakeoff.evaluation.verdict import LOSS, Pair
+from bakeoff.analysis.verdict import LOSS, Pair
 from simulated import METRIC, Design, bakeoffs, designs
 
 BEYOND = 3.0  # standard errors

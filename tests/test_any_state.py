@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bakeoff.analysis.comparison import summarize_together
+from bakeoff.analysis.convergence import converged
+from bakeoff.analysis.statistics import Resamples, Scores, estimate
+from bakeoff.analysis.summary import summarize
+from bakeoff.analysis.verdict import LOSS, PREFERENCES, Yardstick, make_verdict
 from bakeoff.config.sections import ProtocolConfig
 from bakeoff.errors import SetupError
-from bakeoff.evaluation.convergence import converged
-from bakeoff.evaluation.statistics import Resamples, Scores, estimate
-from bakeoff.evaluation.summary import summarize
-from bakeoff.evaluation.together import summarize_together
-from bakeoff.evaluation.verdict import LOSS, PREFERENCES, Yardstick, make_verdict
 from bakeoff.report.cards import write_cards
 from bakeoff.report.differences import choices, difference_rows, recommendation
 from bakeoff.report.facts import sections

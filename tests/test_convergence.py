@@ -2,9 +2,9 @@
 
 import pytest
 
+from bakeoff.analysis.convergence import converged, pace
 from bakeoff.config.lr_schedule import rate_factor
 from bakeoff.config.sections import ProtocolConfig
-from bakeoff.evaluation.convergence import converged, pace
 
 LINEAR = ProtocolConfig(epochs=4, warmup_share=0)
 

@@ -8,10 +8,10 @@ import sacrebleu
 from click.testing import CliRunner
 
 import bakeoff
+from bakeoff.analysis.verdict import Yardstick
 from bakeoff.cli import main
 from bakeoff.config.config import load_config
 from bakeoff.errors import BakeoffError, ConfigError
-from bakeoff.evaluation.verdict import Yardstick
 from bakeoff.scoring.metrics import measures, metric, primary_of, score_outputs, signature, value_of
 from tests.conftest import make_rows, write_rows
 

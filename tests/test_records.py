@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from bakeoff.evaluation.summary import summarize
-from bakeoff.evaluation.sweep import chosen_settings
+from bakeoff.analysis.summary import summarize
+from bakeoff.analysis.trials import chosen_settings
 from bakeoff.scheduling import Schedule
 from bakeoff.store.documents import result_fault
 from bakeoff.store.files import write_json

@@ -44,7 +44,7 @@ def test_a_forged_results_file_is_made_of_the_records_again(copied, shared, chan
 
 def test_ones_own_results_file_is_taken_as_it_is(copied, monkeypatch):
     written = load_results(copied.path).document
-    monkeypatch.setattr("bakeoff.evaluation.summary.summarize", lambda _: pytest.fail("made again"))
+    monkeypatch.setattr("bakeoff.analysis.summary.summarize", lambda _: pytest.fail("made again"))
     assert load_results(copied.path).document == written
     assert "signature" not in json.loads(shown(copied, "--json").stdout)
 

@@ -23,7 +23,7 @@ def test_results_of_another_shape_are_made_again_however_well_they_are_sealed(co
 
 
 def test_results_that_this_user_wrote_are_not_made_again(copied, monkeypatch):
-    monkeypatch.setattr("bakeoff.evaluation.summary.summarize", None)
+    monkeypatch.setattr("bakeoff.analysis.summary.summarize", None)
     document = load_results(copied.path).document
     assert SEAL not in document
     assert "signature" not in document

@@ -9,7 +9,7 @@ import numpy
 import pytest
 from scipy import stats
 
-from bakeoff.evaluation.statistics import Estimate, Resamples, Scores, SeedSpread, estimate, holm
+from bakeoff.analysis.statistics import Estimate, Resamples, Scores, SeedSpread, estimate, holm
 
 
 def scores_of(values, **keys) -> Scores:
@@ -139,7 +139,7 @@ def test_resampled_sums_do_not_depend_on_how_many_are_held_at_a_time(monkeypatch
     resamples = Resamples(range(7), resamples=1100)
     values = numpy.arange(14.0).reshape(7, 2)
     whole = resamples.sums(values)
-    monkeypatch.setattr("bakeoff.evaluation.statistics.CHUNK", 70)
+    monkeypatch.setattr("bakeoff.analysis.statistics.CHUNK", 70)
     numpy.testing.assert_array_equal(resamples.sums(values), whole)
     assert resamples.sums(numpy.ones((7, 1))).ravel().tolist() == [7] * 1100
     assert whole.mean(axis=0) == pytest.approx(values.sum(axis=0), rel=0.02)

@@ -6,9 +6,9 @@ import shutil
 import pytest
 from click.testing import CliRunner
 
+from bakeoff.analysis.comparison import summarize_together
 from bakeoff.cli import main
 from bakeoff.errors import SetupError
-from bakeoff.evaluation.together import summarize_together
 from bakeoff.report.facts import held_equal
 from bakeoff.report.source import Source
 from bakeoff.store.files import write_json

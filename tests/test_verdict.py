@@ -5,9 +5,9 @@ from itertools import combinations
 import numpy
 import pytest
 
+from bakeoff.analysis.statistics import Resamples, Scores, estimate
+from bakeoff.analysis.verdict import LOSS, Yardstick, make_verdict
 from bakeoff.errors import SetupError
-from bakeoff.evaluation.statistics import Resamples, Scores, estimate
-from bakeoff.evaluation.verdict import LOSS, Yardstick, make_verdict
 from bakeoff.report.differences import difference_rows, recommendation
 
 METRIC = Yardstick().metric

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bakeoff.analysis.comparison import summarize_together
+from bakeoff.analysis.summary import summarize
 from bakeoff.config.config import Config, dump_config, load_config
 from bakeoff.display import Display, open_display
 from bakeoff.errors import BakeoffError, SetupError
 from bakeoff.estimate import expected_costs
-from bakeoff.evaluation.summary import summarize
-from bakeoff.evaluation.together import summarize_together
 from bakeoff.executors.local import LocalExecutor
 from bakeoff.executors.probes import run_probes
 from bakeoff.forecast import Forecast

@@ -26,7 +26,7 @@ def load_results(path: str | Path) -> "Results":
         if written.get("records") == folder.mark():
             return Results(folder, written)  # and the plan is what it was then
     folder.plan()
-    from bakeoff.evaluation.summary import summarize  # loads what computes intervals
+    from bakeoff.analysis.summary import summarize  # loads what computes intervals
 
     return Results(folder, summarize(folder))
 

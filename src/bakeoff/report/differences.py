@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from bakeoff.analysis.verdict import COSTS, PREFERENCES
 from bakeoff.errors import SetupError
-from bakeoff.evaluation.verdict import COSTS, PREFERENCES
 from bakeoff.report.table import size
 
 NOT_KNOWN = "not known"

@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy
 
+from bakeoff.analysis.convergence import converged
+from bakeoff.analysis.statistics import Estimate, Resamples, Scores, estimate
+from bakeoff.analysis.trials import add_tuning
+from bakeoff.analysis.verdict import LOSS, Yardstick, make_verdict
 from bakeoff.config.config import Config, load_config
 from bakeoff.errors import SetupError
-from bakeoff.evaluation.convergence import converged
-from bakeoff.evaluation.statistics import Estimate, Resamples, Scores, estimate
-from bakeoff.evaluation.sweep import add_tuning
-from bakeoff.evaluation.verdict import LOSS, Yardstick, make_verdict
 from bakeoff.scoring.forgetting import add_forgetting
 from bakeoff.scoring.metrics import value_of
 from bakeoff.store.run_folder import Folder, Run, RunResult

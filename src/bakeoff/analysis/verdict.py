@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
-from bakeoff.evaluation.statistics import LEVEL, Estimate, SeedSpread, coverage, holm, pooled, with_floor
+from bakeoff.analysis.statistics import LEVEL, Estimate, SeedSpread, coverage, holm, pooled, with_floor
 
 LOSS = "test/loss"
 COSTS = {"memory": "peak_bytes", "size": "adapter_bytes", "time": "train_seconds"}

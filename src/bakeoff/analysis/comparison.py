@@ -4,11 +4,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from bakeoff.analysis.statistics import Resamples, estimate
+from bakeoff.analysis.summary import read_clusters, read_scores, yardstick
+from bakeoff.analysis.verdict import make_verdict
 from bakeoff.config.config import load_config
 from bakeoff.errors import SetupError
-from bakeoff.evaluation.statistics import Resamples, estimate
-from bakeoff.evaluation.summary import read_clusters, read_scores, yardstick
-from bakeoff.evaluation.verdict import make_verdict
 from bakeoff.scoring.forgetting import add_forgetting
 from bakeoff.store.run_folder import Folder, Run
 

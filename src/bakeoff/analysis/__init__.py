@@ -1,0 +1,1 @@
+"""The records of all runs become statistics, a verdict and results.json."""
