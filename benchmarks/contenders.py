@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
+from bakeoff.compute.model.base import adapt, choose_precision, default_device, load_base, load_tokenizer
+from bakeoff.compute.model.device import peak_bytes, reset_peak, wait
+from bakeoff.compute.training.batches import epoch_batches
+from bakeoff.compute.training.loop import Trainer
+from bakeoff.compute.training.trunk_cache import open_trunk
 from bakeoff.config.sections import ProtocolConfig
-from bakeoff.data.batches import epoch_batches
 from bakeoff.data.tokens import Tokens, load_tokens
-from bakeoff.measure import peak_bytes, reset_peak, wait
 from bakeoff.methods import Method, build_method
-from bakeoff.model import adapt, choose_precision, default_device, load_base, load_tokenizer
-from bakeoff.training.loop import Trainer
-from bakeoff.training.trunk import open_trunk
 
 BATCH_SIZE = 8
 MAX_TOKENS = 512

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
+from bakeoff.compute.decoding.greedy import generate
+from bakeoff.compute.model.base import load_base
+from bakeoff.compute.model.device import peak_bytes, reset_peak, wait
 from bakeoff.data.tokens import load_tokens
-from bakeoff.evaluation.generation import generate
-from bakeoff.measure import peak_bytes, reset_peak, wait
-from bakeoff.model import load_base
 
 BATCH_SIZE = 16
 BATCHES = 3

@@ -73,8 +73,8 @@ def run(process: str, folder: Path) -> dict[str, Any]:
 def drive(folder: Path) -> dict[str, Any]:
     """Read, plan, encode and write the run folder."""
     from bakeoff import api, planning, shapes
+    from bakeoff.compute.model.base import load_tokenizer
     from bakeoff.config.config import load_config
-    from bakeoff.model import load_tokenizer
     from bakeoff.store.run_folder import Folder
 
     data = {path.stem: str(path) for path in folder.glob("*.*") if path.stem in ("train", "validation", "test")}
@@ -94,7 +94,7 @@ def drive(folder: Path) -> dict[str, Any]:
 
 def work(folder: Path) -> dict[str, Any]:
     """Load the tokens and make the tensors of an epoch's first batches."""
-    from bakeoff.data.batches import collate, epoch_batches
+    from bakeoff.compute.training.batches import collate, epoch_batches
     from bakeoff.data.tokens import lengths_of, load_tokens
     from bakeoff.store.run_folder import Folder
 

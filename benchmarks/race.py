@@ -25,6 +25,7 @@ import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 import bakeoff
+from bakeoff.compute.model.base import choose_precision, default_device
 from bakeoff.config.sections import DataConfig
 from bakeoff.data.prompt_format import make_form
 from bakeoff.data.sources import load_examples
@@ -33,7 +34,6 @@ from bakeoff.data.tokens import statistics as token_statistics
 from bakeoff.environment import environment
 from bakeoff.executors.local import ALLOCATOR
 from bakeoff.hub import EMBEDDED
-from bakeoff.model import choose_precision, default_device
 from bakeoff.store.files import append_jsonl, read_jsonl
 from contenders import BATCH_SIZE, MAX_TOKENS, METHOD_SETTINGS
 from useful import matrix_peak, useful_flops

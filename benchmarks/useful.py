@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from transformers import GPT2Config
 
+from bakeoff.compute.model.base import choose_precision, default_device
+from bakeoff.compute.model.device import wait
 from bakeoff.data.tokens import Tokens
-from bakeoff.measure import wait
-from bakeoff.model import choose_precision, default_device
 
 CUBE = 2048
 REPEATS = 8

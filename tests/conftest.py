@@ -116,7 +116,7 @@ def tiny_config(tiny_model, data_files, tmp_path):
 @pytest.fixture
 def base(tiny_model):
     """The tiny model, loaded."""
-    from bakeoff.model import load_base
+    from bakeoff.compute.model.base import load_base
 
     return load_base(str(tiny_model), "fp32")
 
@@ -150,7 +150,7 @@ def copied(shared, tmp_path):
 
 def inline(path, runs, _=None):
     """Carry out runs in this process."""
-    from bakeoff.worker import execute
+    from bakeoff.compute.run.worker import execute
 
     for run in runs:
         events = []

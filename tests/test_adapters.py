@@ -12,14 +12,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import bakeoff
-from bakeoff.adapters import load_adapter, save_adapter
+from bakeoff.compute.model.adapter_files import load_adapter, save_adapter
+from bakeoff.compute.model.base import adapt, load_base, trainable
+from bakeoff.compute.training.loss import evaluate_loss
 from bakeoff.config.config import load_config
 from bakeoff.errors import SetupError
 from bakeoff.methods import build_method, method_class
 from bakeoff.methods.base_weights import BaseWeights
-from bakeoff.model import adapt, load_base, trainable
 from bakeoff.testing import ROWS
-from bakeoff.training.loss import evaluate_loss
 
 NAMES = [
     "lora", "pissa", "adalora", "ia3", "vera", "trainable_tokens", "prompt_tuning", "p_tuning", "prefix_tuning",

@@ -8,12 +8,12 @@ import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
 import bakeoff
+from bakeoff.compute.model.base import load_tokenizer
 from bakeoff.config.config import load_config
 from bakeoff.data.examples import Example
 from bakeoff.data.prompt_format import make_form
 from bakeoff.data.tokens import encode
 from bakeoff.errors import ConfigError
-from bakeoff.model import load_tokenizer
 from bakeoff.scoring.baselines import (
     NoRoomError,
     Reference,

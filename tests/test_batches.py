@@ -2,7 +2,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bakeoff.data.batches import collate, epoch_batches, evaluation_batches, parts
+from bakeoff.compute.training.batches import collate, epoch_batches, evaluation_batches, parts
 from bakeoff.data.tokens import Tokens
 
 LENGTHS = st.lists(st.integers(2, 500), min_size=1, max_size=400)

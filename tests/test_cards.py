@@ -5,8 +5,8 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from bakeoff.adapters import card_kept
 from bakeoff.api import refresh_report
+from bakeoff.compute.model.adapter_files import card_kept
 from bakeoff.methods import method_class
 from bakeoff.report.cards import card, fenced, signed, usage
 from bakeoff.store.run_folder import RunFolder

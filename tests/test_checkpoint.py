@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from bakeoff.compute.model.base import adapt, load_base, trainable
+from bakeoff.compute.training.checkpoint import Keeper, Stopped, checkpoint_files, load_newest, save_checkpoint
+from bakeoff.compute.training.loop import Trainer
 from bakeoff.config.sections import ProtocolConfig, SafetyConfig
 from bakeoff.data.tokens import Tokens
 from bakeoff.methods import build_method
-from bakeoff.model import adapt, load_base, trainable
-from bakeoff.training.checkpoint import Keeper, Stopped, checkpoint_files, load_newest, save_checkpoint
-from bakeoff.training.loop import Trainer
 from tests.conftest import many
 
 ROWS = [Tokens(list(range(9 + i, 14 + 2 * i)), [20 + i] * (1 + i % 3) + [0]) for i in range(11)]

@@ -11,14 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from bakeoff.adapters import load_adapter
 from bakeoff.api import refresh_report
-from bakeoff.data.docstrings import iter_docstrings, split_summary
-from bakeoff.data.examples import Example
-from bakeoff.data.prompt_format import make_form
-from bakeoff.data.tokens import Tokens, encode, load_tokens
-from bakeoff.display import PlainDisplay
-from bakeoff.evaluation.checks import (
+from bakeoff.compute.model.adapter_files import load_adapter
+from bakeoff.compute.model.base import load_base
+from bakeoff.compute.run.checks import (
     beats_unigram,
     equals_base,
     fingerprints,
@@ -27,15 +23,19 @@ from bakeoff.evaluation.checks import (
     same_when_loaded,
     unigram_entropy,
 )
+from bakeoff.compute.run.worker import execute
+from bakeoff.compute.training.loss import evaluate_loss, mean_loss
+from bakeoff.data.docstrings import iter_docstrings, split_summary
+from bakeoff.data.examples import Example
+from bakeoff.data.prompt_format import make_form
+from bakeoff.data.tokens import Tokens, encode, load_tokens
+from bakeoff.display import PlainDisplay
 from bakeoff.methods.lora import Lora
 from bakeoff.methods.method import Method
 from bakeoff.methods.soft_prompts import PromptTuning
-from bakeoff.model import load_base
 from bakeoff.report.table import failures
 from bakeoff.results import Results
 from bakeoff.store.run_folder import Folder
-from bakeoff.training.loss import evaluate_loss, mean_loss
-from bakeoff.worker import execute
 
 
 def test_entropy_counted_by_hand():

@@ -6,10 +6,10 @@ import pytest
 import torch
 import transformers
 
+from bakeoff.compute.decoding.conformance import SLOW, conforming, rows_for
+from bakeoff.compute.decoding.greedy import generate
+from bakeoff.compute.model.base import Base
 from bakeoff.errors import SetupError
-from bakeoff.evaluation.conformance import SLOW, conforming, rows_for
-from bakeoff.evaluation.generation import generate
-from bakeoff.model import Base
 from bakeoff.testing import FAMILIES, family_base
 from bakeoff.testing.families import COMMON, DECODER, build, tokenizer
 

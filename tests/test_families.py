@@ -4,18 +4,17 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from bakeoff import calling
+from bakeoff.compute.decoding import batch
+from bakeoff.compute.decoding.greedy import generate, read_and_generate, reads_targets
+from bakeoff.compute.model import forward, shared_prefix
+from bakeoff.compute.model.base import adapt, trainable
+from bakeoff.compute.training.loss import batch_of, evaluate_loss, target_losses
+from bakeoff.compute.training.trunk_cache import open_trunk
 from bakeoff.data.tokens import Tokens
 from bakeoff.errors import SetupError
-from bakeoff.evaluation import decoding
-from bakeoff.evaluation.generation import generate, read_and_generate, reads_targets
 from bakeoff.methods import build_method
-from bakeoff.model import adapt, trainable
 from bakeoff.testing import FAMILIES, ROWS, family_base
 from bakeoff.testing.families import VOCABULARY
-from bakeoff.training import beginning
-from bakeoff.training.loss import batch_of, evaluate_loss, target_losses
-from bakeoff.training.trunk import open_trunk
 
 METHODS = {
     "prompt_tuning": {"num_virtual_tokens": 3},
@@ -83,7 +82,7 @@ def test_losses_and_gradients_equal_the_full_logit_path_whole_and_in_parts(name,
     wanted = gradients_of(plain, adapted)
     batch = batch_of(base, ROWS)
     for part in (64, 5):  # of 12 targets
-        monkeypatch.setattr(calling, "LOGITS_BYTES", part * 4 * VOCABULARY)
+        monkeypatch.setattr(forward, "LOGITS_BYTES", part * 4 * VOCABULARY)
         losses = target_losses(base, adapted, batch)
         torch.testing.assert_close(losses, plain, rtol=1e-5, atol=1e-5)
         assert_same(gradients_of(losses, adapted), wanted)
@@ -115,7 +114,7 @@ def test_outputs_equal_hf_generate_row_by_row(name, base, monkeypatch):
     assert not reads_targets(base, "bf16")
     wanted = outputs, approx_losses(base, adapted, ROWS)
     for part in (64, 5):  # of 12 targets
-        monkeypatch.setattr(calling, "LOGITS_BYTES", part * 4 * VOCABULARY)
+        monkeypatch.setattr(forward, "LOGITS_BYTES", part * 4 * VOCABULARY)
         assert read_and_generate(base, adapted, prompts, [row.target for row in ROWS], 10, 3) == wanted
 
 
@@ -135,13 +134,13 @@ def test_what_all_rows_begin_with_changes_neither_losses_nor_outputs(name, base,
     adapted = adapted_by(name, base)
     rows = [Tokens(BEGINNING + row.prompt, row.target) for row in ROWS]
     prompts = [row.prompt for row in rows]
-    monkeypatch.setattr(beginning, "WORTH", len(BEGINNING))
+    monkeypatch.setattr(shared_prefix, "WORTH", len(BEGINNING))
     shares = base.decoder_start is None and name == "lora"
-    read = beginning.read_beginning(base, adapted, prompts)
+    read = shared_prefix.read_beginning(base, adapted, prompts)
     assert (read and read.length) == (len(BEGINNING) if shares else None)
     losses = approx_losses(base, adapted, rows)
     assert evaluate_loss(base, adapted, rows, 3) == losses
-    monkeypatch.setattr(decoding, "part_tokens", lambda base: 20)  # prompts of 15, 17 and 32
+    monkeypatch.setattr(batch, "part_tokens", lambda base: 20)  # prompts of 15, 17 and 32
     outputs = [hf_output(adapted, p, base) for p in prompts]
     assert generate(base, adapted, prompts, 10, 3) == outputs
     assert read_and_generate(base, adapted, prompts, [row.target for row in rows], 10, 3) == (outputs, losses)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 import bakeoff
 from bakeoff.cli import main
+from bakeoff.compute.decoding.conformance import SLOW
 from bakeoff.errors import BakeoffError, DataError
-from bakeoff.evaluation.conformance import SLOW
 from bakeoff.store.run_folder import Folder
 from tests.conftest import many
 
@@ -70,7 +70,8 @@ def test_a_base_that_decodes_without_its_cache_says_so_once(shared, monkeypatch)
     wanted = generate(shared[1].folder.path, DOCUMENT)
     assert SLOW.format("outputs") not in wanted.stderr
     monkeypatch.setattr(
-        "bakeoff.inference.conforming", lambda base: (replace(base, cached=False), SLOW.format("outputs"))
+        "bakeoff.compute.decoding.summarizer.conforming",
+        lambda base: (replace(base, cached=False), SLOW.format("outputs")),
     )
     done = generate(shared[1].folder.path, f"{DOCUMENT}\f{DOCUMENT}")
     assert done.stderr.splitlines().count(SLOW.format("outputs")) == 1

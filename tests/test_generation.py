@@ -6,13 +6,13 @@ import pytest
 import torch
 import transformers
 
-from bakeoff.cache import RoomyCache
+from bakeoff.compute.decoding import greedy
+from bakeoff.compute.decoding.greedy import generate, read_and_generate
+from bakeoff.compute.model.base import Base, for_decoding, load_base
+from bakeoff.compute.model.kv_cache import RoomyCache
+from bakeoff.compute.training.loss import evaluate_loss
 from bakeoff.data.tokens import Tokens
-from bakeoff.evaluation import generation
-from bakeoff.evaluation.generation import generate, read_and_generate
-from bakeoff.model import Base, for_decoding, load_base
 from bakeoff.testing.families import tokenizer
-from bakeoff.training.loss import evaluate_loss
 from tests.test_methods import SETTINGS, adapted_by
 
 PROMPTS = [[random.Random(i).randrange(7, 200) for _ in range(random.Random(i).randint(2, 20))] for i in range(17)]
@@ -70,7 +70,7 @@ def test_the_models_own_generation_config_is_not_read(base):
 
 def test_batches_are_halved_where_memory_runs_out_and_sized_by_their_cache(base, monkeypatch):
     whole = generate(base, base.model, PROMPTS, 6)
-    plain, sizes = generation.decoding, []
+    plain, sizes = greedy.decoding, []
 
     def short_of_memory(base, adapted, prompts, *rest):
         sizes.append(len(prompts))
@@ -78,7 +78,7 @@ def test_batches_are_halved_where_memory_runs_out_and_sized_by_their_cache(base,
             raise torch.OutOfMemoryError("CUDA out of memory")
         return plain(base, adapted, prompts, *rest)
 
-    monkeypatch.setattr(generation, "decoding", short_of_memory)
+    monkeypatch.setattr(greedy, "decoding", short_of_memory)
     assert generate(base, base.model, PROMPTS, 6) == whole
     assert sizes == [17, 9, 5, 5, 5, 2]
     targets = [prompt[::-1] for prompt in PROMPTS]
@@ -88,7 +88,7 @@ def test_batches_are_halved_where_memory_runs_out_and_sized_by_their_cache(base,
     assert losses == [(pytest.approx(loss, rel=1e-5), n) for loss, n in evaluate_loss(base, base.model, rows, 8)]
     config = base.model.config
     token = 2 * config.n_layer * config.n_embd * 4
-    monkeypatch.setattr(generation, "CACHE_BYTES", 3 * token * (max(map(len, PROMPTS)) + 6))
+    monkeypatch.setattr(greedy, "CACHE_BYTES", 3 * token * (max(map(len, PROMPTS)) + 6))
     sizes.clear()
     assert generate(base, base.model, PROMPTS, 6) == whole
     assert sizes[0] == 3

@@ -16,10 +16,10 @@ from pyarrow import parquet
 from safetensors.numpy import load, save
 
 from bakeoff import doctor, hub
+from bakeoff.compute.model.base import load_base, load_tokenizer, shape_only
 from bakeoff.config.sections import Pin
 from bakeoff.data.hub_dataset import HubDataset
 from bakeoff.errors import SetupError
-from bakeoff.model import load_base, load_tokenizer, shape_only
 from tests.conftest import make_rows
 from tests.loopback_hub import LoopbackHub, Repository
 
@@ -138,7 +138,7 @@ def test_a_models_own_code_runs_only_where_it_is_named(tiny_model, tmp_path):
     with pytest.raises(SetupError, match=f"code of its own, .*trust_remote_code: {folder}"):
         shape_only(str(folder))
     assert not ran.exists()
-    from bakeoff.model import load_shape
+    from bakeoff.compute.model.base import load_shape
 
     assert type(load_shape(str(folder), Pin(remote_code=True))).__name__ == "OwnConfig"
     assert ran.exists()

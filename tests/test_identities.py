@@ -5,7 +5,8 @@ import json
 import pytest
 
 import bakeoff
-from bakeoff import api, assessment, worker
+from bakeoff import api
+from bakeoff.compute.run import evaluate, worker
 from bakeoff.store.run_folder import Folder
 from tests.conftest import Inline
 
@@ -78,7 +79,7 @@ def test_trials_are_kept_with_another_metric(again):
 
 def test_scores_alone_load_no_base(again, monkeypatch):
     again()
-    monkeypatch.setattr("bakeoff.work.load_base", None)
+    monkeypatch.setattr("bakeoff.compute.run.context.load_base", None)
     changed, _ = again(metrics=["chrf"])
     assert "test/chrf" in changed.entries["lora"]["metrics"]
     assert changed.document["status"] == "done"
@@ -126,7 +127,7 @@ def test_a_kill_while_outputs_are_made_or_scored_again_loses_no_training(again, 
         if killed_at == "write_result":
             patch.setattr("bakeoff.store.run_folder.RunFolder.write_result", end)
         else:
-            patch.setattr(assessment, killed_at, end)
+            patch.setattr(evaluate, killed_at, end)
         with pytest.raises(Ended):
             again(**change)
     resumed, trained = again(**change)
@@ -137,7 +138,7 @@ def test_a_kill_while_outputs_are_made_or_scored_again_loses_no_training(again, 
 
 def test_what_is_not_scored_as_planned_yet_is_shown_as_unfinished(again, tiny_config, monkeypatch):
     again()
-    monkeypatch.setattr(assessment, "score_outputs", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(evaluate, "score_outputs", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         again(metrics=["chrf"])
     document = bakeoff.load_results(tiny_config["output"]).document

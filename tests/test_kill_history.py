@@ -7,9 +7,9 @@ import pytest
 
 import bakeoff
 from bakeoff import api
+from bakeoff.compute.run.worker import execute
+from bakeoff.compute.training.checkpoint import Stopped
 from bakeoff.store.run_folder import Folder, RunResult
-from bakeoff.training.checkpoint import Stopped
-from bakeoff.worker import execute
 from tests.conftest import Inline, inline, write_splits
 
 

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
+from bakeoff.compute.model.base import adapt, load_base, trainable
+from bakeoff.compute.training import loop, loss
+from bakeoff.compute.training.loop import Trainer
 from bakeoff.config.sections import ProtocolConfig
 from bakeoff.data.tokens import Tokens
 from bakeoff.methods import build_method
-from bakeoff.model import adapt, load_base, trainable
-from bakeoff.training import loop, loss
-from bakeoff.training.loop import Trainer
 
 ROWS = [Tokens(list(range(9 + i, 14 + 2 * i)), [20 + i] * (1 + i % 3) + [0]) for i in range(11)]
 METHOD = {"method": "lora", "r": 2, "target_modules": ["c_attn"]}

@@ -4,14 +4,14 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
+from bakeoff.compute.model.base import adapt, count_parameters, for_decoding, trainable
+from bakeoff.compute.training.loop import Trainer
+from bakeoff.compute.training.loss import evaluate_loss, start
 from bakeoff.config.sections import ProtocolConfig
 from bakeoff.data.tokens import Tokens
 from bakeoff.errors import SetupError
 from bakeoff.methods import build_method, lora_starts, method_class
-from bakeoff.model import adapt, count_parameters, for_decoding, trainable
 from bakeoff.testing import ROWS, check_method, family_base, family_shape
-from bakeoff.training.loop import Trainer
-from bakeoff.training.loss import evaluate_loss, start
 
 
 def adapted_by(name, base):

@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from bakeoff.data.batches import collate
+from bakeoff.compute.model.base import inner, trainable
+from bakeoff.compute.training import loss
+from bakeoff.compute.training.batches import collate
+from bakeoff.compute.training.loss import evaluate_loss, mean_loss, target_losses
 from bakeoff.data.tokens import Tokens
-from bakeoff.model import inner, trainable
-from bakeoff.training import loss
-from bakeoff.training.loss import evaluate_loss, mean_loss, target_losses
 from tests.test_methods import ROWS, SETTINGS, adapted_by
 
 
@@ -53,7 +53,7 @@ def test_evaluation_leaves_modes_as_they_were(base):
 
 
 def test_bf16_stays_near_fp32(base, tiny_model):
-    from bakeoff.model import load_base
+    from bakeoff.compute.model.base import load_base
 
     half = load_base(str(tiny_model), "bf16")
     assert next(half.model.parameters()).dtype == torch.bfloat16
@@ -66,7 +66,7 @@ def test_bf16_stays_near_fp32(base, tiny_model):
 def test_the_fused_activation_is_the_same_function(tiny_model):
     from transformers import AutoModelForCausalLM
 
-    from bakeoff.model import load_base
+    from bakeoff.compute.model.base import load_base
 
     plain = AutoModelForCausalLM.from_pretrained(tiny_model)
     fused = load_base(str(tiny_model), "fp32").model

@@ -10,10 +10,11 @@ import torch
 from click.testing import CliRunner
 
 from bakeoff.cli import main
-from bakeoff.evaluation.conformance import conforming, virtual_tokens_differ
-from bakeoff.evaluation.generation import rows_at_once
+from bakeoff.compute.decoding.conformance import conforming, virtual_tokens_differ
+from bakeoff.compute.decoding.greedy import rows_at_once
+from bakeoff.compute.model.base import adapt
+from bakeoff.compute.training.gradient_reach import adapted_shape
 from bakeoff.methods import build_method, method_names
-from bakeoff.model import adapt
 from bakeoff.testing import FAMILIES, family_base
 from bakeoff.testing.architectures import (
     architecture_row,
@@ -24,7 +25,6 @@ from bakeoff.testing.architectures import (
 )
 from bakeoff.testing.matrix import probe
 from bakeoff.testing.tiny_configs import tiny_base, tiny_shape
-from bakeoff.training.reach import adapted_shape
 
 PAGE = Path(__file__).parent.parent / "docs/matrix.md"
 SAMPLE = [

@@ -5,12 +5,9 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from bakeoff.adapters import load_adapter, save_adapter
 from bakeoff.api import plan
-from bakeoff.errors import ConfigError, SetupError
-from bakeoff.methods import build_method, method_class, method_names
-from bakeoff.methods.last_layers import find_blocks
-from bakeoff.model import (
+from bakeoff.compute.model.adapter_files import load_adapter, save_adapter
+from bakeoff.compute.model.base import (
     Base,
     adapt,
     count_parameters,
@@ -18,8 +15,11 @@ from bakeoff.model import (
     load_base,
     trainable,
 )  # fmt: skip
+from bakeoff.compute.training.loss import evaluate_loss
+from bakeoff.errors import ConfigError, SetupError
+from bakeoff.methods import build_method, method_class, method_names
+from bakeoff.methods.last_layers import find_blocks
 from bakeoff.testing import ROWS, family_base, family_shape
-from bakeoff.training.loss import evaluate_loss
 
 NOT_FOR_GPT2 = {"loha", "lokr", "olora", "qlora"}  # its weights are stored as (inputs, outputs)
 SETTINGS = {

@@ -12,13 +12,14 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bakeoff import api, loading
+from bakeoff import api
+from bakeoff.compute.model import loading
+from bakeoff.compute.model.base import load_base, shape_only
+from bakeoff.compute.model.loading import check_counts
 from bakeoff.config.sections import LATEST, Pin
 from bakeoff.errors import BakeoffError, SetupError
 from bakeoff.hub import base_files, base_hashes, base_identity, base_marks
-from bakeoff.loading import check_counts
 from bakeoff.methods import build_method
-from bakeoff.model import load_base, shape_only
 from bakeoff.store.content_hash import file_hashes, remember
 from tests.conftest import many, write_rows
 

@@ -3,10 +3,10 @@ import sys
 import pytest
 import torch
 
+from bakeoff.compute.model.base import adapt, load_base, trainable
+from bakeoff.compute.training.loss import evaluate_loss, mean_loss
 from bakeoff.methods import build_method
-from bakeoff.model import adapt, load_base, trainable
 from bakeoff.scoring.forgetting import PASSAGE_TOKENS, PASSAGES, add_forgetting, neutral_rows, passages, prose
-from bakeoff.training.loss import evaluate_loss, mean_loss
 
 
 def test_passages_are_prose_and_the_same_each_time():

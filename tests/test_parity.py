@@ -6,14 +6,14 @@ from peft import IA3Config, LoraConfig, PrefixTuningConfig, get_peft_model
 from transformers import Trainer as HFTrainer
 from transformers import TrainingArguments
 
+from bakeoff.compute.model.base import adapt, trainable
+from bakeoff.compute.training.batches import epoch_batches, padded
+from bakeoff.compute.training.loop import Trainer, steps_in
 from bakeoff.config.sections import ProtocolConfig
-from bakeoff.data.batches import epoch_batches, padded
 from bakeoff.data.tokens import Tokens
 from bakeoff.methods import build_method
 from bakeoff.methods.method import quiet_peft
-from bakeoff.model import adapt, trainable
 from bakeoff.testing import family_base
-from bakeoff.training.loop import Trainer, steps_in
 
 ROWS = [Tokens(list(range(9 + i, 14 + 2 * i)), [20 + i] * (1 + i % 3) + [0]) for i in range(20)]
 PROTOCOL = ProtocolConfig(epochs=4, batch_size=4, schedule="constant", warmup_share=0, precision="fp32")

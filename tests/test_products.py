@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from bakeoff.compute.model.base import adapt
+from bakeoff.compute.training.batches import collate
+from bakeoff.compute.training.flops import forward_products, step_products, trunk_products
+from bakeoff.compute.training.loss import target_losses
 from bakeoff.config.sections import ProtocolConfig
-from bakeoff.data.batches import collate
 from bakeoff.data.tokens import Tokens
 from bakeoff.methods import build_method
-from bakeoff.model import adapt
-from bakeoff.training.loss import target_losses
-from bakeoff.training.products import forward_products, step_products, trunk_products
 
 PROMPT, TARGET = 40, 8
 PROTOCOL = ProtocolConfig()

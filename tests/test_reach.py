@@ -6,15 +6,15 @@ import pytest
 import torch
 import transformers
 
+from bakeoff.compute.model.base import adapt, trainable
+from bakeoff.compute.training.gradient_reach import check_reach
+from bakeoff.compute.training.loss import batch_of, target_losses
 from bakeoff.errors import SetupError
 from bakeoff.methods import build_method
 from bakeoff.methods.injected import check_pattern
 from bakeoff.methods.method import beside_text
-from bakeoff.model import adapt, trainable
 from bakeoff.testing import ROWS, family_base
 from bakeoff.testing.families import BART, COMMON, GROUPED, build
-from bakeoff.training.loss import batch_of, target_losses
-from bakeoff.training.reach import check_reach
 from tests.test_conformance import base_of
 
 EYES = transformers.SiglipVisionConfig(

@@ -17,8 +17,8 @@ from huggingface_hub import constants
 
 import bakeoff
 from bakeoff import api
-from bakeoff.adapters import load_adapter
 from bakeoff.cli import main
+from bakeoff.compute.model.adapter_files import load_adapter
 from bakeoff.config.config import load_config
 from bakeoff.errors import BakeoffError, SetupError
 from bakeoff.hub import fetch

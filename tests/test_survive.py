@@ -17,13 +17,13 @@ import yaml
 
 import bakeoff
 from bakeoff import api
+from bakeoff.compute.run import process
+from bakeoff.compute.run.process import limit
+from bakeoff.compute.run.worker import explained
 from bakeoff.config.config import Config
 from bakeoff.errors import SetupError
-from bakeoff.executors import server
-from bakeoff.executors.server import limit
 from bakeoff.stopping import stoppable
 from bakeoff.store.run_folder import Folder
-from bakeoff.worker import explained
 from tests.conftest import Inline, inline, write_splits
 from tests.test_run import children
 
@@ -83,7 +83,7 @@ def checkpoints(config, entry):
 
 
 def process_of_run(driver):
-    return next((run for server in children(driver) for run in children(server)), None)
+    return next((run for process in children(driver) for run in children(process)), None)
 
 
 def test_hanging_and_crashing_runs_are_records_and_the_same_command_mends_all(config, undisturbed):
@@ -166,11 +166,11 @@ def test_an_error_outside_of_a_runs_own_record_stands_in_its_log(tmp_path, monke
     def broken(*_):
         raise KeyError("ranked")
 
-    monkeypatch.setattr(server, "execute", broken)
-    monkeypatch.setattr(server, "load_config", lambda _: Config(data="docstrings", entries=["lora"]))
+    monkeypatch.setattr(process, "execute", broken)
+    monkeypatch.setattr(process, "load_config", lambda _: Config(data="docstrings", entries=["lora"]))
     with open(2, "w", closefd=False) as stderr, (tmp_path / "events").open("w") as events:
         monkeypatch.setattr(sys, "stderr", stderr)
-        server.serve([f'{{"folder": "{tmp_path}", "run": "a-1"}}'], events)
+        process.serve([f'{{"folder": "{tmp_path}", "run": "a-1"}}'], events)
     assert '{"exit": 1}' in (tmp_path / "events").read_text()
     assert Folder(tmp_path).run("a-1").log_file.read_text().endswith("KeyError: 'ranked'\n")
 

@@ -5,15 +5,15 @@ import threading
 import pytest
 import torch
 
-from bakeoff.calling import UNCHANGED
+from bakeoff.compute.model.base import adapt, load_base, trainable
+from bakeoff.compute.model.forward import UNCHANGED
+from bakeoff.compute.training import trunk_cache
+from bakeoff.compute.training.batches import collate
+from bakeoff.compute.training.loss import target_losses
+from bakeoff.compute.training.trunk_cache import TrunkError, cut_of, open_trunk, serve_trunks
 from bakeoff.config.sections import ProtocolConfig
-from bakeoff.data.batches import collate
 from bakeoff.data.tokens import Tokens
 from bakeoff.methods import build_method
-from bakeoff.model import adapt, load_base, trainable
-from bakeoff.training import trunk
-from bakeoff.training.loss import target_losses
-from bakeoff.training.trunk import TrunkError, cut_of, open_trunk, serve_trunks
 from tests.test_methods import adapted_by
 
 ROWS = [Tokens(list(range(9 + i, 14 + 2 * i)), [20 + i, 21, 0]) for i in range(9)]
@@ -98,7 +98,7 @@ def test_a_size_is_for_all_files_and_what_a_killed_build_left_is_gone(base, tmp_
 
 @pytest.mark.parametrize("error", [OSError("No space left on device"), torch.OutOfMemoryError("CUDA out of memory")])
 def test_a_build_that_fails_leaves_nothing_and_the_run_goes_without(base, tmp_path, monkeypatch, capsys, error):
-    adapted, first = top_only(base), trunk.trunk_output
+    adapted, first = top_only(base), trunk_cache.trunk_output
     calls = []
 
     def fails_later(*arguments):
@@ -108,12 +108,12 @@ def test_a_build_that_fails_leaves_nothing_and_the_run_goes_without(base, tmp_pa
             raise error
         return first(*arguments)
 
-    monkeypatch.setattr(trunk, "trunk_output", fails_later)
+    monkeypatch.setattr(trunk_cache, "trunk_output", fails_later)
     rows = {"train": ROWS, "validation": ROWS[:2]}
     assert serve_trunks(base, adapted, rows, tmp_path, ProtocolConfig(batch_size=2)) == {}
     assert "trunk cache not used: " in capsys.readouterr().err
     assert not [file for file in tmp_path.iterdir() if file.name != ".lock"]
-    monkeypatch.setattr(trunk, "trunk_output", lambda *_: (_ for _ in ()).throw(RuntimeError("shapes differ")))
+    monkeypatch.setattr(trunk_cache, "trunk_output", lambda *_: (_ for _ in ()).throw(RuntimeError("shapes differ")))
     with pytest.raises(RuntimeError, match="shapes differ"):
         serve_trunks(base, adapted, rows, tmp_path, ProtocolConfig(batch_size=2))
 

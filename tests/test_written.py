@@ -7,14 +7,14 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast
 
 import bakeoff
+from bakeoff.compute.decoding.summarizer import Summarizer
+from bakeoff.compute.model.base import load_tokenizer
 from bakeoff.config.config import load_config
 from bakeoff.data.examples import Example
 from bakeoff.data.prompt_format import make_form, plain_ids, special_tokens
 from bakeoff.data.tokenizer_checks import Marked, look_at_tokens, marked
 from bakeoff.data.tokens import encode, load_tokens, save_tokens
 from bakeoff.errors import DataError
-from bakeoff.inference import Summarizer
-from bakeoff.model import load_tokenizer
 from bakeoff.planning import make_plan
 from bakeoff.scoring.baselines import first_answer, separator
 from tests.conftest import make_rows, write_rows
@@ -157,7 +157,7 @@ def test_an_indent_is_learnt_scored_and_generated(tmp_path, monkeypatch, in_proc
     def perfect(base, adapted, prompts, targets, *_):
         return [next(learnt) for _ in prompts], [(0.0, len(t)) for t in targets or prompts]
 
-    monkeypatch.setattr("bakeoff.assessment.read_and_generate", perfect)
+    monkeypatch.setattr("bakeoff.compute.run.evaluate.read_and_generate", perfect)
     results = bakeoff.run(config, display="none")
     assert results.document["entries"]["last_layers"]["metrics"]["test/same"]["mean"] == 1
     assert results.entry("last_layers").predictions()[0]["output"] == rows[0]["summary"]

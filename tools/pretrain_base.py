@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from bakeoff.model import choose_precision
+from bakeoff.compute.model.base import choose_precision
 from base_card import write_card
 from base_corpus import build
 

@@ -69,7 +69,9 @@ def plan(
     `forecast` of seconds and memory.
     """
     config = read_config(source, overrides, trust)
-    from bakeoff.loading import tokenizer_here  # takes seconds, and a mistake in the config is told before
+    from bakeoff.compute.model.loading import (
+        tokenizer_here,  # takes seconds, and a mistake in the config is told before
+    )
 
     with named(source):
         config = pinned(config, Folder(config.folder))
@@ -107,8 +109,8 @@ def run(source: Source, overrides: dict[str, Any] | None = None, display: str = 
 
 def run_all(folder: Folder, config: Config, display: str, executor: LocalExecutor) -> None:
     """Plan, and carry out every run that is not done, in the folder; leave results and report there."""
+    from bakeoff.compute.model.base import load_tokenizer
     from bakeoff.hub import fetch
-    from bakeoff.model import load_tokenizer
 
     began = time.monotonic()
     fetch(config.model, config.pin)

@@ -133,7 +133,7 @@ def family(name: str) -> Check:
 
 def tiny_bakeoff(name: str, folder: Path) -> dict[str, Any]:
     """Return the config of a bakeoff over a tiny model and a few rows, both of which are left in the folder."""
-    from bakeoff.loading import quiet
+    from bakeoff.compute.model.loading import quiet
     from bakeoff.testing import family_base
 
     base = family_base(FAMILIES[name])

@@ -41,7 +41,7 @@ def accelerator() -> dict[str, Any]:
     """Return the GPU's name and the precision that `auto` chooses here."""
     import torch
 
-    from bakeoff.model import choose_precision, default_device
+    from bakeoff.compute.model.base import choose_precision, default_device
 
     device = default_device()
     name = torch.cuda.get_device_name() if device.type == "cuda" else None

@@ -71,7 +71,7 @@ def make_plan(config: Config, tokenizer: Any = None, folder: Folder | None = Non
 
 def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) -> Plan:
     """Return the plan, with ids in `folder`."""
-    from bakeoff.measure import device_bytes
+    from bakeoff.compute.model.device import device_bytes
 
     entries = checked_entries(config)
     methods = {name: entry.methods() for name, entry in entries.items()}
@@ -146,8 +146,8 @@ def model_facts(config: Config, shapes: dict[str, Any]) -> dict[str, Any]:
 
 def held_equal_by(config: Config, shapes: dict[str, Any], steps: int) -> dict[str, Any]:
     """Return what the config and the base hold equal over all trainings."""
+    from bakeoff.compute.model.base import choose_precision, default_device
     from bakeoff.hub import base_identity
-    from bakeoff.model import choose_precision, default_device
 
     return {
         "precision": choose_precision(config.protocol.precision, default_device()),

@@ -146,8 +146,8 @@ class EntryResult:
 
         Raises SetupError where the folder is from elsewhere and names code or a folder as its model, unless `trust`.
         """
+        from bakeoff.compute.decoding.summarizer import Summarizer
         from bakeoff.config.config import load_config
-        from bakeoff.inference import Summarizer
         from bakeoff.trust import check_trusted, model_wishes
 
         config = load_config(self.folder.config_file)

@@ -15,9 +15,9 @@ def count(given: Config, methods: dict[str, list[Method]], tokenizer: Any = None
     Where trials differ in size, an entry's counts are its largest trial's. Raises SetupError for what shapes tell of a
     base that cannot be run: its weights or its tokenizer do not fit it, or a method cannot be put on it.
     """
-    from bakeoff.loading import check_files, check_tokenizer
-    from bakeoff.model import count_parameters, shape_only
-    from bakeoff.training.products import forward_products
+    from bakeoff.compute.model.base import count_parameters, shape_only
+    from bakeoff.compute.model.loading import check_files, check_tokenizer
+    from bakeoff.compute.training.flops import forward_products
 
     check_files(given.model, given.pin)
     base = shape_only(given.model, given.pin)
@@ -50,9 +50,9 @@ def count(given: Config, methods: dict[str, list[Method]], tokenizer: Any = None
 
 def entry_counts(given: Config, method: Method) -> dict[str, Any]:
     """Return exact counts of the base as a method adapts it: parameters, and products of a token in training."""
-    from bakeoff.model import count_parameters, shape_only
-    from bakeoff.training.products import step_products, trunk_products
-    from bakeoff.training.reach import adapted_shape
+    from bakeoff.compute.model.base import count_parameters, shape_only
+    from bakeoff.compute.training.flops import step_products, trunk_products
+    from bakeoff.compute.training.gradient_reach import adapted_shape
 
     adapted = adapted_shape(shape_only(given.model, given.pin), method)
     trainable, total = count_parameters(adapted)

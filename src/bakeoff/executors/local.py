@@ -73,7 +73,7 @@ class RunServer:
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
-            command("executors.server", *search_path()),
+            command("compute.run.process", *search_path()),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ALLOCATOR | dict(os.environ),
             start_new_session=True,
         )  # fmt: skip

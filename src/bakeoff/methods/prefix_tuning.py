@@ -70,7 +70,7 @@ def keys_and_values(model: "PreTrainedModel", ids: "torch.Tensor") -> "list[tupl
     import torch
     from transformers import DynamicCache, EncoderDecoderCache
 
-    from bakeoff.loading import masks_without_values
+    from bakeoff.compute.model.loading import masks_without_values
 
     inputs = {"input_ids": ids[None]}
     cache: DynamicCache | EncoderDecoderCache = DynamicCache()  # without a config, so that a window drops nothing

@@ -20,21 +20,21 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from bakeoff.children import end_with_parent, limit
+from bakeoff.compute.decoding.conformance import conforming, rows_for, virtual_tokens_differ
+from bakeoff.compute.decoding.greedy import generate
+from bakeoff.compute.model.base import Base, adapt, trainable
+from bakeoff.compute.model.device import out_of_memory
+from bakeoff.compute.model.loading import quiet
+from bakeoff.compute.training.gradient_reach import adapted_shape
+from bakeoff.compute.training.loss import batch_of, target_losses
 from bakeoff.data.tokens import Tokens
 from bakeoff.errors import BakeoffError, SetupError
-from bakeoff.evaluation.conformance import conforming, rows_for, virtual_tokens_differ
-from bakeoff.evaluation.generation import generate
 from bakeoff.foreign import in_short, one_line
-from bakeoff.loading import quiet
-from bakeoff.measure import out_of_memory
 from bakeoff.methods import build_method, method_class
 from bakeoff.methods.soft_prompts import SoftPrompt
-from bakeoff.model import Base, adapt, trainable
 from bakeoff.store.files import append_jsonl, read_jsonl
 from bakeoff.testing.families import ROWS
 from bakeoff.testing.tiny_configs import tiny_base, tiny_shape
-from bakeoff.training.loss import batch_of, target_losses
-from bakeoff.training.reach import adapted_shape
 
 OUTPUT = 6  # tokens
 SECONDS = 120  # for an architecture

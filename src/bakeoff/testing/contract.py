@@ -13,18 +13,18 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from bakeoff.compute.decoding.greedy import generate
+from bakeoff.compute.model.base import Base, adapt, count_parameters, trainable
+from bakeoff.compute.run.checks import fingerprints, only_moved, shown
+from bakeoff.compute.training.checkpoint import load_newest, save_checkpoint
+from bakeoff.compute.training.loop import Trainer
+from bakeoff.compute.training.loss import batch_of, evaluate_loss, mean_loss, start, target_losses
 from bakeoff.config.sections import ProtocolConfig
 from bakeoff.data.tokens import Tokens
 from bakeoff.errors import SetupError
-from bakeoff.evaluation.checks import fingerprints, only_moved, shown
-from bakeoff.evaluation.generation import generate
 from bakeoff.methods import build_method, method_class
 from bakeoff.methods.method import quiet_peft
-from bakeoff.model import Base, adapt, count_parameters, trainable
 from bakeoff.testing.families import ROWS, family_base, family_shape
-from bakeoff.training.checkpoint import load_newest, save_checkpoint
-from bakeoff.training.loop import Trainer
-from bakeoff.training.loss import batch_of, evaluate_loss, mean_loss, start, target_losses
 
 STEPS = 6
 PROTOCOL = ProtocolConfig(epochs=STEPS, batch_size=len(ROWS), schedule="constant", warmup_share=0, precision="fp32")

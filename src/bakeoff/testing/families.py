@@ -11,10 +11,10 @@ import torch
 import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from bakeoff.compute.model.base import Base, set_up
+from bakeoff.compute.model.kernels import fuse
+from bakeoff.compute.model.loading import model_class, without_values
 from bakeoff.data.tokens import Tokens
-from bakeoff.fused import fuse
-from bakeoff.loading import model_class, without_values
-from bakeoff.model import Base, set_up
 
 VOCABULARY = 200
 END = "<|endoftext|>"

@@ -5,15 +5,15 @@ from importlib.metadata import version
 
 import torch
 
+from bakeoff.compute.model.base import adapt, count_parameters, trainable
+from bakeoff.compute.run.checks import fingerprints, only_moved
+from bakeoff.compute.training.gradient_reach import adapted_shape
+from bakeoff.compute.training.loop import DivergedError, Trainer
+from bakeoff.compute.training.loss import start
 from bakeoff.config.sections import ProtocolConfig
 from bakeoff.errors import SetupError
-from bakeoff.evaluation.checks import fingerprints, only_moved
 from bakeoff.methods import build_method, method_class, method_names
-from bakeoff.model import adapt, count_parameters, trainable
 from bakeoff.testing.families import FAMILIES, ROWS, family_base, family_shape
-from bakeoff.training.loop import DivergedError, Trainer
-from bakeoff.training.loss import start
-from bakeoff.training.reach import adapted_shape
 
 STEPS = 2  # LoRA's first factor moves in the second
 

@@ -15,11 +15,11 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from bakeoff.compute.decoding.conformance import plain_losses, rows_for
+from bakeoff.compute.model.base import Base, set_up
+from bakeoff.compute.model.loading import without_values
 from bakeoff.errors import SetupError
-from bakeoff.evaluation.conformance import plain_losses, rows_for
 from bakeoff.foreign import one_line
-from bakeoff.loading import without_values
-from bakeoff.model import Base, set_up
 from bakeoff.testing.families import VOCABULARY, tokenizer
 
 PAD = 1  # an id of its own, and in no text: some models count positions by it

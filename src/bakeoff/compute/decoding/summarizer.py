@@ -5,7 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bakeoff.adapters import check_base, load_adapter
+from bakeoff.compute.decoding.conformance import conforming
+from bakeoff.compute.decoding.greedy import generate
+from bakeoff.compute.model.adapter_files import check_base, load_adapter
+from bakeoff.compute.model.base import Base, for_decoding, load_base
+from bakeoff.compute.model.device import out_of_memory
 from bakeoff.config.config import Config, load_config
 from bakeoff.config.sections import encodable
 from bakeoff.config.templates import prompt_template
@@ -15,10 +19,6 @@ from bakeoff.data.prompt_format import make_form
 from bakeoff.data.tokenizer_checks import INDENT
 from bakeoff.data.tokens import Tokens, encode
 from bakeoff.errors import DataError, SetupError
-from bakeoff.evaluation.conformance import conforming
-from bakeoff.evaluation.generation import generate
-from bakeoff.measure import out_of_memory
-from bakeoff.model import Base, for_decoding, load_base
 from bakeoff.store.run_folder import Folder, Run
 
 Document = str | Mapping[str, Any]  # a text, or a row with the columns that the template takes

@@ -1,6 +1,6 @@
 """A probe: what an entry's steps, reading and decoding cost on this device, measured on the longest examples.
 
-`python -m bakeoff.probe FOLDER` reads {"entry", "method", "settings"} on standard input and prints what it measured as
+`python -m bakeoff.compute.run.profile FOLDER` reads {"entry", "method", "settings"} on standard input and prints what it measured as
 JSON. The folder holds a config and tokens, as a plan leaves them. It is a process of its own so that its peak is its
 own, and so that a probe that does not fit ends nothing else.
 """
@@ -14,18 +14,18 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from bakeoff.calling import autocast
+from bakeoff.compute.decoding.batch import decoding
+from bakeoff.compute.decoding.conformance import conforming
+from bakeoff.compute.decoding.greedy import reads_targets, rows_at_once
+from bakeoff.compute.model.base import Base, adapt, for_decoding, load_base
+from bakeoff.compute.model.device import Clocks, out_of_memory, peak_bytes, reset_peak
+from bakeoff.compute.model.forward import autocast
+from bakeoff.compute.training.loop import Trainer
+from bakeoff.compute.training.loss import evaluate_loss, start
 from bakeoff.config.config import load_config
 from bakeoff.data.tokens import StoredTokens, Tokens, load_tokens
-from bakeoff.evaluation.conformance import conforming
-from bakeoff.evaluation.decoding import decoding
-from bakeoff.evaluation.generation import reads_targets, rows_at_once
-from bakeoff.measure import Clocks, out_of_memory, peak_bytes, reset_peak
 from bakeoff.methods import build_method
-from bakeoff.model import Base, adapt, for_decoding, load_base
 from bakeoff.store.run_folder import Folder
-from bakeoff.training.loop import Trainer
-from bakeoff.training.loss import evaluate_loss, start
 
 STEPS = 3  # the first warms up
 WRITTEN = 16  # tokens decoded after the first

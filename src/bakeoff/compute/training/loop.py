@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from bakeoff.compute.model.base import Base, trainable
+from bakeoff.compute.model.device import Clocks, out_of_memory
+from bakeoff.compute.training.batches import epoch_batches, parts
+from bakeoff.compute.training.loss import Serve, batch_of, evaluate_loss, mean_loss, part_tokens, target_losses, whole
+from bakeoff.compute.training.trunk_cache import find_trunk
 from bakeoff.config.lr_schedule import rate_factor
 from bakeoff.config.sections import ProtocolConfig
-from bakeoff.data.batches import epoch_batches, parts
 from bakeoff.data.tokens import Tokens, lengths_of
 from bakeoff.errors import BakeoffError
-from bakeoff.measure import Clocks, out_of_memory
 from bakeoff.methods import Method
-from bakeoff.model import Base, trainable
-from bakeoff.training.loss import Serve, batch_of, evaluate_loss, mean_loss, part_tokens, target_losses, whole
-from bakeoff.training.trunk import find_trunk
 
 Report = Callable[[str, dict[str, Any]], None]
 AfterStep = Callable[["Trainer", bool], None]

@@ -12,11 +12,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from bakeoff.config.sections import LATEST, Pin
-from bakeoff.errors import SetupError
-from bakeoff.fused import fuse
-from bakeoff.hub import model_folder, on_hub
-from bakeoff.loading import (
+from bakeoff.compute.model.kernels import fuse
+from bakeoff.compute.model.loading import (
     check_tokenizer,
     check_weights_fit,
     empty_model,
@@ -24,6 +21,9 @@ from bakeoff.loading import (
     load_shape,
     load_tokenizer,
 )
+from bakeoff.config.sections import LATEST, Pin
+from bakeoff.errors import SetupError
+from bakeoff.hub import model_folder, on_hub
 from bakeoff.methods import Method
 
 READS_BOTH_WAYS = ("ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")

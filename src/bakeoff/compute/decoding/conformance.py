@@ -14,15 +14,15 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import Cache
 
-from bakeoff.calling import autocast, prefix
+from bakeoff.compute.decoding.batch import decoding
+from bakeoff.compute.decoding.greedy import one_length, reads_targets
+from bakeoff.compute.model.base import Base
+from bakeoff.compute.model.forward import autocast, prefix
+from bakeoff.compute.model.shared_prefix import WORTH, Beginning, read_beginning
+from bakeoff.compute.training.loss import batch_of, target_losses
 from bakeoff.data.tokens import Tokens
 from bakeoff.errors import SetupError
-from bakeoff.evaluation.decoding import decoding
-from bakeoff.evaluation.generation import one_length, reads_targets
 from bakeoff.foreign import one_line
-from bakeoff.model import Base
-from bakeoff.training.beginning import WORTH, Beginning, read_beginning
-from bakeoff.training.loss import batch_of, target_losses
 
 TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2}  # relative, of the losses of a row's targets; without memory they are far off
 EXACT = {"fp32": 1e-5, "bf16": 5e-2}  # of two passes of one shape, which round alike

@@ -9,11 +9,11 @@ from collections.abc import Collection, Iterable
 from torch import nn
 from transformers import PreTrainedModel
 
-from bakeoff.calling import soft_prompt_config
+from bakeoff.compute.model.base import inner
+from bakeoff.compute.model.forward import soft_prompt_config
+from bakeoff.compute.training.trunk_cache import find_trunk, stores_trunk
 from bakeoff.config.sections import ProtocolConfig
 from bakeoff.methods import Method
-from bakeoff.model import inner
-from bakeoff.training.trunk import find_trunk, stores_trunk
 
 Products = dict[str, int]  # of every token of a prompt, of every token of a target, and once an example
 

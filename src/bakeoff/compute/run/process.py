@@ -1,6 +1,6 @@
 """The fork server: imports the heavy libraries once, then forks a fresh process for every run.
 
-`python -P -m bakeoff.executors.server [PLACE...]` reads {"folder", "run"} lines on standard input; at the PLACEs it
+`python -P -m bakeoff.compute.run.process [PLACE...]` reads {"folder", "run"} lines on standard input; at the PLACEs it
 looks for modules too (a user's metric), after all others. It answers with {"started": pid}; the run's process writes
 its events as JSON lines on standard output; when it has ended, the server adds {"exit": status}. It is a program of
 its own and not `multiprocessing`, whose children import the user's main script again and talk in pickles.
@@ -20,11 +20,11 @@ import torch
 import transformers
 
 from bakeoff.children import also_search, end_with_parent, limit
+from bakeoff.compute.run.worker import execute
+from bakeoff.compute.training.checkpoint import Stopped
 from bakeoff.config.config import load_config
 from bakeoff.store.files import opened
 from bakeoff.store.run_folder import Event, Folder
-from bakeoff.training.checkpoint import Stopped
-from bakeoff.worker import execute
 
 PRELOADED = (peft, torch, transformers)
 STOPPED = 128 + signal.SIGTERM  # exit status of a run that was asked to stop and has saved

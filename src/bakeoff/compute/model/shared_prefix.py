@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-from bakeoff.cache import RoomyCache
-from bakeoff.calling import autocast, only_rows, prompt_config
+from bakeoff.compute.model.base import Base, inner
+from bakeoff.compute.model.forward import autocast, only_rows, prompt_config
+from bakeoff.compute.model.kv_cache import RoomyCache
 from bakeoff.data.tokens import Tokens
-from bakeoff.model import Base, inner
 
 WORTH = 16  # tokens: from there on it paid, for loss and for reading prompts (design/LOG.md)
 

@@ -14,22 +14,22 @@ from typing import Any
 
 import torch
 
-from bakeoff.adapters import load_adapter, save_adapter
-from bakeoff.assessment import evaluate, score
+from bakeoff.compute.model.adapter_files import load_adapter, save_adapter
+from bakeoff.compute.model.base import adapt, trainable
+from bakeoff.compute.model.device import out_of_memory, peak_bytes, reset_peak
+from bakeoff.compute.run.checks import beats_unigram, equals_base, fingerprints, only_moved, same_when_loaded
+from bakeoff.compute.run.context import Emit, Work
+from bakeoff.compute.run.evaluate import evaluate, score
+from bakeoff.compute.training.checkpoint import Keeper, checkpoint_files, load_newest
+from bakeoff.compute.training.loop import DivergedError, Trainer
+from bakeoff.compute.training.loss import start
+from bakeoff.compute.training.trunk_cache import serve_trunks, stores_trunk
 from bakeoff.data.prompt_format import make_form
 from bakeoff.errors import BakeoffError
-from bakeoff.evaluation.checks import beats_unigram, equals_base, fingerprints, only_moved, same_when_loaded
-from bakeoff.measure import out_of_memory, peak_bytes, reset_peak
 from bakeoff.methods import Method, build_method
-from bakeoff.model import adapt, trainable
 from bakeoff.scoring.baselines import BLANK_LINE, cut_share, extract, few_shot_rows, shots_ids
 from bakeoff.store.files import write_jsonl
 from bakeoff.store.run_folder import Cause, Event, Folder, RunResult, Step
-from bakeoff.training.checkpoint import Keeper, checkpoint_files, load_newest
-from bakeoff.training.loop import DivergedError, Trainer
-from bakeoff.training.loss import start
-from bakeoff.training.trunk import serve_trunks, stores_trunk
-from bakeoff.work import Emit, Work
 
 
 def execute(path: Path, run_id: str, emit: Emit, asked: Callable[[], bool] = bool) -> RunResult:

@@ -8,21 +8,21 @@ from typing import Any
 
 from torch import nn
 
+from bakeoff.compute.decoding.greedy import Reading, read_and_generate, reads_targets
+from bakeoff.compute.model.base import Base, for_decoding, load_tokenizer
+from bakeoff.compute.model.device import peak_bytes, reset_peak
+from bakeoff.compute.run.checks import finite
+from bakeoff.compute.run.context import Work
+from bakeoff.compute.training.loss import Losses, evaluate_loss, mean_loss
 from bakeoff.config.config import is_function
 from bakeoff.data.prompt_format import make_form, plain
 from bakeoff.data.tokens import lengths_of
-from bakeoff.evaluation.checks import finite
-from bakeoff.evaluation.generation import Reading, read_and_generate, reads_targets
-from bakeoff.measure import peak_bytes, reset_peak
-from bakeoff.model import Base, for_decoding, load_tokenizer
 from bakeoff.scoring.baselines import BLANK_LINE, first_answer
 from bakeoff.scoring.forgetting import neutral_rows
 from bakeoff.scoring.lengths import LENGTHS, text_lengths
 from bakeoff.scoring.metrics import Rows, score_outputs, value_of
 from bakeoff.store.files import write_jsonl
 from bakeoff.store.run_folder import RunResult
-from bakeoff.training.loss import Losses, evaluate_loss, mean_loss
-from bakeoff.work import Work
 
 
 def evaluate(work: Work, base: Base, adapted: nn.Module) -> RunResult:

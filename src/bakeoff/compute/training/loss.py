@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from bakeoff.cache import RoomyCache
-from bakeoff.calling import UNCHANGED, autocast, positions, prefix, row_losses, text_inputs
-from bakeoff.data.batches import Batch, collate, epoch_batches, evaluation_batches, parts
+from bakeoff.compute.model.base import Base, inner
+from bakeoff.compute.model.device import out_of_memory
+from bakeoff.compute.model.forward import UNCHANGED, autocast, positions, prefix, row_losses, text_inputs
+from bakeoff.compute.model.kv_cache import RoomyCache
+from bakeoff.compute.model.shared_prefix import read_beginning
+from bakeoff.compute.training.batches import Batch, collate, epoch_batches, evaluation_batches, parts
 from bakeoff.data.tokens import Tokens, lengths_of
-from bakeoff.measure import out_of_memory
 from bakeoff.methods import Method
-from bakeoff.model import Base, inner
-from bakeoff.training.beginning import read_beginning
 
 # Makes the context in which a batch of these members is evaluated; a trunk cache's replaces the frozen blocks.
 Serve = Callable[[Sequence[int]], AbstractContextManager[None]]

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from bakeoff.cache import RoomyCache
-from bakeoff.calling import autocast
-from bakeoff.evaluation.decoding import decoding
-from bakeoff.measure import out_of_memory, wait
-from bakeoff.model import Base
-from bakeoff.training.beginning import Beginning, read_beginning, turns_by_length
-from bakeoff.training.loss import Losses
+from bakeoff.compute.decoding.batch import decoding
+from bakeoff.compute.model.base import Base
+from bakeoff.compute.model.device import out_of_memory, wait
+from bakeoff.compute.model.forward import autocast
+from bakeoff.compute.model.kv_cache import RoomyCache
+from bakeoff.compute.model.shared_prefix import Beginning, read_beginning, turns_by_length
+from bakeoff.compute.training.loss import Losses
 
 LEAVE_SHARE = 0.75  # ended rows leave the batch, which copies the cache, once no more than this share goes on
 CACHE_BYTES = 2**30  # of keys and values, where the config leaves open how many rows are decoded side by side ...

@@ -23,18 +23,18 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from bakeoff.calling import Reached, autocast, prompt_config, soft_prompt_config
+from bakeoff.compute.model.base import Base, inner
+from bakeoff.compute.model.device import out_of_memory
+from bakeoff.compute.model.forward import Reached, autocast, prompt_config, soft_prompt_config
+from bakeoff.compute.training.batches import evaluation_batches
+from bakeoff.compute.training.loss import Serve, batch_of, evaluating, model_inputs, target_losses
 from bakeoff.config.sections import ProtocolConfig
-from bakeoff.data.batches import evaluation_batches
 from bakeoff.data.tokens import Tokens, lengths_of
 from bakeoff.errors import SetupError
-from bakeoff.measure import out_of_memory
 from bakeoff.methods import Method
 from bakeoff.methods.last_layers import find_blocks
-from bakeoff.model import Base, inner
 from bakeoff.store.files import opened
 from bakeoff.store.run_folder import TRUNK
-from bakeoff.training.loss import Serve, batch_of, evaluating, model_inputs, target_losses
 
 FREE_SHARE = 0.25  # of the disk's free space, where no budget is given
 TOLERANCE = {"fp32": 1e-5, "bf16": 1e-2}  # relative, of a batch's loss: batches of another shape round otherwise

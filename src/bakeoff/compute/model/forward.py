@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 from transformers import Cache, PreTrainedModel
 
-from bakeoff.model import Base, inner
+from bakeoff.compute.model.base import Base, inner
 
 LOGITS_BYTES = 256 * 2**20  # of fp32 logits that are held at once; more are computed in parts
 UNCHANGED: AbstractContextManager[None] = nullcontext()

@@ -21,12 +21,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from bakeoff.compute.model.device import out_of_memory
+from bakeoff.compute.training.loop import Progress, Trainer
 from bakeoff.config.sections import SafetyConfig
-from bakeoff.measure import out_of_memory
 from bakeoff.methods.saved import kind_of, shown
 from bakeoff.store.checksums import digest, sync
 from bakeoff.store.run_folder import CHECKPOINT
-from bakeoff.training.loop import Progress, Trainer
 
 KEPT = 2
 FREE_SHARE = 0.25  # of the disk's free space, where no budget is given

@@ -9,20 +9,20 @@ from typing import Any
 
 from torch import nn
 
+from bakeoff.compute.decoding.conformance import conforming
+from bakeoff.compute.model.base import Base, count_parameters, load_base
+from bakeoff.compute.model.device import Clocks, peak_bytes
+from bakeoff.compute.training.loop import DivergedError
+from bakeoff.compute.training.loss import evaluate_loss, mean_loss
 from bakeoff.config.config import Config, load_config
 from bakeoff.data.examples import Example
 from bakeoff.data.tokenizer_checks import INDENT
 from bakeoff.data.tokens import Tokens, load_tokens
-from bakeoff.evaluation.conformance import conforming
 from bakeoff.hub import base_files
-from bakeoff.measure import Clocks, peak_bytes
-from bakeoff.model import Base, count_parameters, load_base
 from bakeoff.scoring.baselines import FEW_SHOT
 from bakeoff.store.content_hash import remember
 from bakeoff.store.files import append_jsonl, read_jsonl
 from bakeoff.store.run_folder import SPLITS, Event, Folder, Run, RunFolder, RunResult
-from bakeoff.training.loop import DivergedError
-from bakeoff.training.loss import evaluate_loss, mean_loss
 
 Emit = Callable[[Event], None]
 PROBE_EXAMPLES = 2  # enough to see whether two models are one

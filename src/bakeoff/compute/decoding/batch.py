@@ -7,13 +7,13 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, EncoderDecoderCache
 
-from bakeoff.cache import RoomyCache
-from bakeoff.calling import losses_and_first, only_rows, positions, prefix, row_losses, text_inputs
-from bakeoff.data.batches import padded, parts
+from bakeoff.compute.model.base import Base, inner
+from bakeoff.compute.model.forward import losses_and_first, only_rows, positions, prefix, row_losses, text_inputs
+from bakeoff.compute.model.kv_cache import RoomyCache
+from bakeoff.compute.model.shared_prefix import Beginning
+from bakeoff.compute.training.batches import padded, parts
+from bakeoff.compute.training.loss import Losses, batch_of, by_example, encoder_mask, part_tokens
 from bakeoff.data.tokens import Tokens
-from bakeoff.model import Base, inner
-from bakeoff.training.beginning import Beginning
-from bakeoff.training.loss import Losses, batch_of, by_example, encoder_mask, part_tokens
 
 Ids = Sequence[int]
 

@@ -1,0 +1,1 @@
+"""Greedy decoding, and a trained adapter ready to use."""

@@ -1,0 +1,1 @@
+"""The base model, its adapter, its forward pass and the device."""
