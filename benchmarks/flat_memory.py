@@ -72,21 +72,22 @@ def run(process: str, folder: Path) -> dict[str, Any]:
 
 def drive(folder: Path) -> dict[str, Any]:
     """Read, plan, encode and write the run folder."""
-    from bakeoff import api, planning, shapes
+    from bakeoff import api
     from bakeoff.compute.model.base import load_tokenizer
     from bakeoff.config.config import load_config
+    from bakeoff.driver import counts, plan
     from bakeoff.store.run_folder import Folder
 
     data = {path.stem: str(path) for path in folder.glob("*.*") if path.stem in ("train", "validation", "test")}
     config = load_config({"data": data, "entries": ["lora"], "output": str(folder / "run")})
     tokenizer = load_tokenizer(config.model)
     stages = Stages()
-    planning.load_or_count = stages.timed("read", planning.load_or_count)
-    planning.encode_splits = stages.timed("encode", planning.encode_splits)
-    entries = planning.checked_entries(config)
-    shapes.count(config, {n: e.methods() for n, e in entries.items()})  # imports the model's class
+    plan.load_or_count = stages.timed("read", plan.load_or_count)
+    plan.encode_splits = stages.timed("encode", plan.encode_splits)
+    entries = plan.checked_entries(config)
+    counts.count(config, {n: e.methods() for n, e in entries.items()})  # imports the model's class
     with stages.stage("plan"):
-        planned = planning.make_plan(config, tokenizer, Folder(folder / "run"))
+        planned = plan.make_plan(config, tokenizer, Folder(folder / "run"))
     with stages.stage("write"):
         api.prepare(Folder(folder / "run"), config, planned)
     return stages.figures()

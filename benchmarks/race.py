@@ -31,8 +31,8 @@ from bakeoff.data.prompt_format import make_form
 from bakeoff.data.sources import load_examples
 from bakeoff.data.tokens import encode, load_tokens, save_tokens
 from bakeoff.data.tokens import statistics as token_statistics
-from bakeoff.environment import environment
-from bakeoff.executors.local import ALLOCATOR
+from bakeoff.driver.environment import environment
+from bakeoff.driver.executor import ALLOCATOR
 from bakeoff.hub import EMBEDDED
 from bakeoff.store.files import append_jsonl, read_jsonl
 from contenders import BATCH_SIZE, MAX_TOKENS, METHOD_SETTINGS

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from bakeoff.environment import processor
+from bakeoff.driver.environment import processor
 
 BEGIN, END = "<!-- tables: made by survive.py write -->\n", "<!-- end -->"
 VICTIMS = (("run", "a run's process"), ("server", "the run server"), ("driver", "the driver"))

@@ -7,8 +7,8 @@ from transformers import PreTrainedTokenizerFast
 from bakeoff.data.examples import Example
 from bakeoff.data.prompt_format import make_form
 from bakeoff.data.tokens import Tokens, encode, save_tokens
+from bakeoff.driver.counts import check_ids
 from bakeoff.errors import DataError, SetupError
-from bakeoff.shapes import check_ids
 
 WORDS = ["<s>", "</s>", "[UNK]", "text", "summarize", ":", "one", "two", "three", "TL", ";", "DR"]
 ONE, TWO, THREE = 6, 7, 8

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from bakeoff.executors import local
+from bakeoff.driver import executor
 from bakeoff.store.run_folder import Folder, Run
 
 RUN = Run("lora-1", "lora", "entry", "lora", {}, 0, steps=100)
@@ -20,10 +20,10 @@ class Server:
         pass
 
     def hear(self):
-        if self.script and self.script[0][0] <= self.now + local.POLL_SECONDS:
+        if self.script and self.script[0][0] <= self.now + executor.POLL_SECONDS:
             self.now, message = self.script.pop(0)
             return message
-        self.now += local.POLL_SECONDS
+        self.now += executor.POLL_SECONDS
         return None
 
 
@@ -54,9 +54,9 @@ def steps(seconds, count):
 )
 def test_the_grace_grows_with_what_was_measured(tmp_path, monkeypatch, script, asked, until):
     server = Server([(0, {"started": 1}), (0, said(state="training")), *script])
-    monkeypatch.setattr(local.time, "monotonic", lambda: server.now)
-    monkeypatch.setattr(local.os, "kill", lambda *_: None)
-    attempt = local.Attempt(server, Folder(tmp_path), RUN)
+    monkeypatch.setattr(executor.time, "monotonic", lambda: server.now)
+    monkeypatch.setattr(executor.os, "kill", lambda *_: None)
+    attempt = executor.Attempt(server, Folder(tmp_path), RUN)
     ended = math.inf
     try:
         for _ in attempt.events(1800.0, lambda: server.now >= asked):

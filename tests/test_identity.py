@@ -71,7 +71,7 @@ def test_changed_data_base_and_settings_are_noticed_and_named(config, tiny_model
     (base / "config.json").write_text(json.dumps(words | {"layer_norm_epsilon": 1e-4}))
     bakeoff.run({**config, "model": str(base)}, display="plain")
     assert "changed since last time: the data, the base, model" in capsys.readouterr().err
-    monkeypatch.setattr("bakeoff.planning.__version__", "99")
+    monkeypatch.setattr("bakeoff.driver.plan.__version__", "99")
     bakeoff.run({**config, "model": str(base)}, display="plain")
     assert "changed since last time: bakeoff's version" in capsys.readouterr().err
 

@@ -18,8 +18,8 @@ from bakeoff import api
 from bakeoff.cli import main
 from bakeoff.config.config import RESERVED, load_config
 from bakeoff.data.examples import Example
+from bakeoff.driver.executor import Attempt
 from bakeoff.errors import BakeoffError, ConfigError
-from bakeoff.executors.local import Attempt
 from bakeoff.scoring import custom
 from bakeoff.scoring.custom import MetricError, call, code_identity, number_of, tried
 from bakeoff.scoring.metrics import measures, rules, score_outputs

@@ -8,7 +8,7 @@ import pytest
 
 from bakeoff.analysis.summary import summarize
 from bakeoff.analysis.trials import chosen_settings
-from bakeoff.scheduling import Schedule
+from bakeoff.driver.scheduler import Schedule
 from bakeoff.store.documents import result_fault
 from bakeoff.store.files import write_json
 from bakeoff.store.run_folder import Folder, RunFolder, RunResult

@@ -14,8 +14,8 @@ import bakeoff
 from bakeoff import api
 from bakeoff.cli import main
 from bakeoff.config.config import load_config
+from bakeoff.driver.resume import check_free
 from bakeoff.errors import SetupError
-from bakeoff.identity import check_free
 from bakeoff.report.figures import MANIFEST
 from bakeoff.store.checksums import read_mapping
 from bakeoff.store.files import write_json

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 import bakeoff
 from bakeoff.config.sections import ProtocolConfig, TuneConfig
+from bakeoff.driver.plan import make_runs
 from bakeoff.errors import ConfigError
-from bakeoff.planning import make_runs
 from bakeoff.tuning.entries import read_entry
 
 

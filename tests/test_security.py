@@ -20,10 +20,10 @@ from bakeoff import api
 from bakeoff.cli import main
 from bakeoff.compute.model.adapter_files import load_adapter
 from bakeoff.config.config import load_config
+from bakeoff.driver.trust import is_own
 from bakeoff.errors import BakeoffError, SetupError
 from bakeoff.hub import fetch
 from bakeoff.store.run_folder import Folder
-from bakeoff.trust import is_own
 from tests.conftest import Inline, write_rows
 from tests.test_imports import modules
 

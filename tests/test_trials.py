@@ -9,8 +9,9 @@ import yaml
 from click.testing import CliRunner
 
 import bakeoff
-from bakeoff import api, scheduling
+from bakeoff import api
 from bakeoff.cli import main
+from bakeoff.driver import scheduler
 from bakeoff.report.table import remarks
 from bakeoff.store.run_folder import Folder
 from tests.conftest import Inline, inline, write_splits
@@ -146,13 +147,13 @@ def test_trials_leave_no_checkpoints_adapters_or_test_scores(tuned):
 def started(monkeypatch):
     """Return a list that fills with the runs that a bakeoff starts: (entry, kind, trial, seed, until)."""
     seen = []
-    start = scheduling.Schedule.start
+    start = scheduler.Schedule.start
 
     def noted(self, run):
         seen.append((run.entry, run.kind, run.trial, run.seed, run.until))
         return start(self, run)
 
-    monkeypatch.setattr(scheduling.Schedule, "start", noted)
+    monkeypatch.setattr(scheduler.Schedule, "start", noted)
     return seen
 
 

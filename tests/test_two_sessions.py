@@ -8,12 +8,13 @@ import pytest
 import yaml
 
 import bakeoff
-from bakeoff import api, identity
+from bakeoff import api
+from bakeoff.driver import resume
+from bakeoff.driver.trust import is_own
 from bakeoff.errors import SetupError
 from bakeoff.store.lock import in_turn, locked
 from bakeoff.store.ownership import data_files
 from bakeoff.store.run_folder import Folder
-from bakeoff.trust import is_own
 from bakeoff.watching import watch
 from tests.conftest import Inline
 from tests.test_watching import wait_for
@@ -47,7 +48,7 @@ def test_examples_of_another_session_are_never_taken_for_the_plans(shared, copie
 
     other = {**config, "output": str(copied.path), "data": {**config["data"], "test": str(file)}}
     with monkeypatch.context() as patch:
-        patch.setattr(identity, killed_at, end)
+        patch.setattr(resume, killed_at, end)
         with pytest.raises(Ended):
             bakeoff.run(other, display="none")
     copied.results_file.unlink()
@@ -142,7 +143,7 @@ def test_a_session_killed_before_it_wrote_its_config_leaves_the_folder_ones_own(
     for seeds in (2, 3):  # twice in a row
         other["protocol"]["seeds"] = seeds
         with monkeypatch.context() as patch:
-            patch.setattr(identity, "write_text", end)
+            patch.setattr(resume, "write_text", end)
             with pytest.raises(Ended):
                 bakeoff.run(other, display="none")
         assert is_own(copied)

@@ -14,8 +14,8 @@ from bakeoff.data.examples import Example
 from bakeoff.data.prompt_format import make_form, plain_ids, special_tokens
 from bakeoff.data.tokenizer_checks import Marked, look_at_tokens, marked
 from bakeoff.data.tokens import encode, load_tokens, save_tokens
+from bakeoff.driver.plan import make_plan
 from bakeoff.errors import DataError
-from bakeoff.planning import make_plan
 from bakeoff.scoring.baselines import first_answer, separator
 from tests.conftest import make_rows, write_rows
 
@@ -135,7 +135,7 @@ def test_ids_change_for_texts_that_were_read_otherwise_and_for_no_others(tiny_co
     config = load_config(tiny_config)
     ordinary = make_plan(config, load_tokenizer(config.model))
     assert "texts" not in ordinary.held_equal
-    monkeypatch.setattr("bakeoff.planning.marked", lambda *_: Marked(1))
+    monkeypatch.setattr("bakeoff.driver.plan.marked", lambda *_: Marked(1))
     other = make_plan(config, load_tokenizer(config.model))
     assert other.document["texts"] == ["indent"]
     assert other.made_of != ordinary.made_of

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from packaging.requirements import Requirement
 
-from bakeoff.environment import environment
+from bakeoff.driver.environment import environment
 from bakeoff.errors import BakeoffError, SetupError
 
 FAMILIES = {"causal": "llama", "encoder-decoder": "t5"}

@@ -148,7 +148,7 @@ class EntryResult:
         """
         from bakeoff.compute.decoding.summarizer import Summarizer
         from bakeoff.config.config import load_config
-        from bakeoff.trust import check_trusted, model_wishes
+        from bakeoff.driver.trust import check_trusted, model_wishes
 
         config = load_config(self.folder.config_file)
         check_trusted(self.folder, config, model_wishes(config), trust)

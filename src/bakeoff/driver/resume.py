@@ -10,14 +10,14 @@ from collections import Counter
 from typing import Any
 
 from bakeoff.config.config import Config, dump_config, load_config
+from bakeoff.driver.plan import Plan
+from bakeoff.driver.trust import is_own
 from bakeoff.errors import BakeoffError, SetupError
-from bakeoff.planning import Plan
 from bakeoff.store.checksums import digests, read_whole
 from bakeoff.store.files import write_json, write_jsonl, write_text
 from bakeoff.store.ownership import claim, data_files, refuse_foreign, refuse_links
 from bakeoff.store.run_folder import SPLITS, Folder
 from bakeoff.store.signature import signature
-from bakeoff.trust import is_own
 
 # Parts of the config that no result depends on.
 FREE_TO_CHANGE = re.compile(r"output|safety\..*|trackers|protocol\.(trunk_cache|gradient_checkpointing)")
@@ -112,7 +112,7 @@ def renew_environment(folder: Folder) -> list[str]:
 
     What a killed session has stored of the trunk is then removed: another version may compute it otherwise.
     """
-    from bakeoff.environment import environment
+    from bakeoff.driver.environment import environment
 
     before, now = folder.environment(), environment()
     ignored = {"date", "changes"}

@@ -8,7 +8,6 @@ from typing import Any
 from bakeoff import __version__
 from bakeoff.config.config import BASELINES, Config
 from bakeoff.config.sections import ProtocolConfig
-from bakeoff.costs import exact_counts, least_bytes
 from bakeoff.data.prompt_format import TEMPLATES, Form, make_form
 from bakeoff.data.sources import Splits, content_identity, load_or_count, origin_identity
 from bakeoff.data.tokenizer_checks import Marked, look_at_tokens, marked, whole_lengths
@@ -21,11 +20,12 @@ from bakeoff.data.tokens import (
     statistics,
     target_lengths,
 )
+from bakeoff.driver.costs import exact_counts, least_bytes
+from bakeoff.driver.counts import check_ids, context_finding, count, fit_context
 from bakeoff.errors import ConfigError
 from bakeoff.methods import INSTALLED, method_class
 from bakeoff.scoring.baselines import settle
 from bakeoff.scoring.metrics import blind_spots, rules, scoring
-from bakeoff.shapes import check_ids, context_finding, count, fit_context
 from bakeoff.store.run_folder import SPLITS, Folder, Run
 from bakeoff.store.scratch import scratch
 from bakeoff.tuning.entries import Entry, read_entries

@@ -1,0 +1,1 @@
+"""Plan the runs, decide what runs next, start their processes, and resume."""
