@@ -29,10 +29,10 @@ from bakeoff.data.docstrings import iter_docstrings, split_summary
 from bakeoff.data.examples import Example
 from bakeoff.data.prompt_format import make_form
 from bakeoff.data.tokens import Tokens, encode, load_tokens
-from bakeoff.display import PlainDisplay
 from bakeoff.methods.lora import Lora
 from bakeoff.methods.method import Method
 from bakeoff.methods.soft_prompts import PromptTuning
+from bakeoff.progress.display import PlainDisplay
 from bakeoff.report.table import failures
 from bakeoff.results import Results
 from bakeoff.store.run_folder import Folder

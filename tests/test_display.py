@@ -5,10 +5,10 @@ import pytest
 from rich.console import Console
 
 from bakeoff.config.sections import ProtocolConfig
-from bakeoff.display import JsonDisplay, NoDisplay, PlainDisplay, clock_time, open_display
-from bakeoff.forecast import Forecast
-from bakeoff.live import LiveDisplay, roughly
-from bakeoff.notebook import NotebookDisplay
+from bakeoff.progress.display import JsonDisplay, NoDisplay, PlainDisplay, clock_time, open_display
+from bakeoff.progress.eta import Forecast
+from bakeoff.progress.live import LiveDisplay, roughly
+from bakeoff.progress.notebook import NotebookDisplay
 from bakeoff.store.run_folder import Event, Run
 from bakeoff.tuning.labels import run_names
 

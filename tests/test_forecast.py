@@ -17,10 +17,10 @@ import pytest
 from rich.console import Console
 
 from bakeoff.config.sections import ProtocolConfig
-from bakeoff.display import JsonDisplay, PlainDisplay
-from bakeoff.forecast import Forecast
-from bakeoff.live import LiveDisplay
-from bakeoff.replay import earlier_rows, measured_before
+from bakeoff.progress.display import JsonDisplay, PlainDisplay
+from bakeoff.progress.eta import Forecast
+from bakeoff.progress.live import LiveDisplay
+from bakeoff.progress.replay import earlier_rows, measured_before
 from bakeoff.store.event_log import event_of
 from bakeoff.store.run_folder import Run
 

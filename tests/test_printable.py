@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from bakeoff.cli import main
-from bakeoff.display import open_display
 from bakeoff.errors import BakeoffError, did_you_mean, printable
+from bakeoff.progress.display import open_display
 from bakeoff.report.charts.bars import cost_bar
 from bakeoff.report.figures import Axes, Figures
 from bakeoff.report.notebook import notebook_html

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from bakeoff.forecast import Forecast
-from bakeoff.live import LiveDisplay
+from bakeoff.progress.eta import Forecast
+from bakeoff.progress.live import LiveDisplay
 from bakeoff.store.event_log import event_of
 from bakeoff.store.run_folder import Run
 from bakeoff.tuning.labels import run_names

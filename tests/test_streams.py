@@ -11,9 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 from bakeoff.cli import main
-from bakeoff.display import PlainDisplay
 from bakeoff.draft import write_new
 from bakeoff.errors import ConfigError
+from bakeoff.progress.display import PlainDisplay
 from bakeoff.report import writing
 
 BAKEOFF = f"{sys.executable} -m bakeoff.cli"

@@ -7,12 +7,12 @@ from typing import ClassVar
 import pytest
 
 import bakeoff
-from bakeoff import tracking
 from bakeoff.errors import SetupError
+from bakeoff.progress import trackers
+from bakeoff.progress.trackers import follow, tracked
 from bakeoff.stopping import EndAtOnce
 from bakeoff.store.event_log import Journal
 from bakeoff.store.run_folder import Event, Folder
-from bakeoff.tracking import follow, tracked
 
 REST = {"epoch": 0.1, "seconds": 1.0, "validation/loss": 2.0}
 
@@ -53,7 +53,7 @@ def test_a_tracker_that_fails_is_told_and_ends_nothing(shared, tmp_path):
 def test_a_tracker_must_be_named_right_and_installed(tiny_config, monkeypatch):
     with pytest.raises(bakeoff.errors.ConfigError, match="trackers"):
         bakeoff.load_config({**tiny_config, "trackers": ["tensorbord"]})
-    monkeypatch.setattr("bakeoff.tracking.find_spec", lambda name: None)
+    monkeypatch.setattr("bakeoff.progress.trackers.find_spec", lambda name: None)
     with pytest.raises(SetupError, match=r"trackers: wandb is not installed. Try: pip install 'bakeoff\[wandb\]'"):
         bakeoff.run({**tiny_config, "trackers": ["wandb"]}, display="none")
 
@@ -61,7 +61,7 @@ def test_a_tracker_must_be_named_right_and_installed(tiny_config, monkeypatch):
 def test_an_interrupt_loses_no_row_at_the_trackers(shared, tmp_path, monkeypatch):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    monkeypatch.setattr(tracking, "INTERRUPTED_SECONDS", 300.0)
+    monkeypatch.setattr(trackers, "INTERRUPTED_SECONDS", 300.0)
     folder = Folder(shutil.copytree(shared[1].folder.path, tmp_path / "copied"))
     notes, journal = [], Journal(folder.events_file)
     (run,) = [run.id for run in folder.runs() if run.entry == "lora"]

@@ -12,10 +12,10 @@ from bakeoff import api
 from bakeoff.driver import resume
 from bakeoff.driver.trust import is_own
 from bakeoff.errors import SetupError
+from bakeoff.progress.watch import watch
 from bakeoff.store.lock import in_turn, locked
 from bakeoff.store.ownership import data_files
 from bakeoff.store.run_folder import Folder
-from bakeoff.watching import watch
 from tests.conftest import Inline
 from tests.test_watching import wait_for
 

@@ -7,11 +7,11 @@ import time
 import pytest
 
 from bakeoff.errors import SetupError
-from bakeoff.replay import earlier_rows
+from bakeoff.progress.replay import earlier_rows
+from bakeoff.progress.watch import watch
 from bakeoff.store.event_log import Journal, Reader
 from bakeoff.store.lock import locked
 from bakeoff.store.run_folder import Event, Folder
-from bakeoff.watching import watch
 
 
 def wait_for(capsys, text):

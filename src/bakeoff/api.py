@@ -10,7 +10,6 @@ from typing import Any
 from bakeoff.analysis.comparison import summarize_together
 from bakeoff.analysis.summary import summarize
 from bakeoff.config.config import Config, dump_config, load_config
-from bakeoff.display import Display, open_display
 from bakeoff.driver.executor import LocalExecutor
 from bakeoff.driver.plan import Plan, make_plan
 from bakeoff.driver.probes import run_probes
@@ -18,9 +17,11 @@ from bakeoff.driver.resume import check_free, prepare
 from bakeoff.driver.scheduler import Schedule
 from bakeoff.driver.trust import check_trusted, wishes
 from bakeoff.errors import BakeoffError, SetupError
-from bakeoff.estimate import expected_costs
-from bakeoff.forecast import Forecast
-from bakeoff.replay import earlier_rows, measured_before
+from bakeoff.progress.display import Display, open_display
+from bakeoff.progress.estimate import expected_costs
+from bakeoff.progress.eta import Forecast
+from bakeoff.progress.replay import earlier_rows, measured_before
+from bakeoff.progress.trackers import check_installed, tracked
 from bakeoff.results import Results, load_results
 from bakeoff.stopping import EndAtOnce, stoppable
 from bakeoff.store.checksums import sealed
@@ -31,7 +32,6 @@ from bakeoff.store.ownership import begin, discard, is_ours, refuse_links, sweep
 from bakeoff.store.run_folder import Folder
 from bakeoff.store.scratch import scratch
 from bakeoff.store.signature import signed
-from bakeoff.tracking import check_installed, tracked
 
 REPORT_SECONDS = 60.0  # that another process may take to write the same report
 Source = str | Path | dict[str, Any]

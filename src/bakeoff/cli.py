@@ -132,8 +132,8 @@ def run(file: Path, settings: tuple[str, ...], display: str, trust: bool) -> Non
 @DISPLAY
 def watch(folder: Path, display: str) -> None:
     """Look on while another process runs the bakeoff in FOLDER; ends with it. Writes nothing."""
+    from bakeoff.progress.watch import watch
     from bakeoff.store.run_folder import Folder
-    from bakeoff.watching import watch
 
     watch(Folder(folder), display)
 

@@ -8,9 +8,9 @@ import math
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, replace
 
-from bakeoff.display import Display
 from bakeoff.driver.plan import Plan, make_trial
 from bakeoff.errors import ConfigError, SetupError
+from bakeoff.progress.display import Display
 from bakeoff.store.event_log import Journal
 from bakeoff.store.files import write_json
 from bakeoff.store.run_folder import Event, Folder, Run, RunResult

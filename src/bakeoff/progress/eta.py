@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bakeoff.config.sections import ProtocolConfig
-from bakeoff.rates import Rates
+from bakeoff.progress.throughput import Rates
 from bakeoff.store.run_folder import Event, Run, Step
 
 

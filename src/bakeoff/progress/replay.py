@@ -8,8 +8,8 @@ from typing import Any
 
 from bakeoff.config.sections import ProtocolConfig
 from bakeoff.errors import SetupError
-from bakeoff.forecast import Forecast
-from bakeoff.rates import Rates
+from bakeoff.progress.eta import Forecast
+from bakeoff.progress.throughput import Rates
 from bakeoff.store.event_log import Reader, event_of
 from bakeoff.store.run_folder import Run
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bakeoff.config.sections import ProtocolConfig
-from bakeoff.forecast import Forecast
+from bakeoff.progress.eta import Forecast
 from bakeoff.store.run_folder import Run
 
 NEUTRAL_TOKENS = 1200  # of the neutral text that is read along with the test split

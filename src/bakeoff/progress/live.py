@@ -13,9 +13,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from bakeoff.display import RANKED, Clock, Display, clock_time, number, short
 from bakeoff.errors import printable
-from bakeoff.forecast import Forecast
+from bakeoff.progress.display import RANKED, Clock, Display, clock_time, number, short
+from bakeoff.progress.eta import Forecast
 from bakeoff.store.run_folder import Event, Run
 
 WIDE = 110  # columns of the screen; below, names leave out what a trial tries

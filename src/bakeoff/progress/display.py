@@ -13,7 +13,7 @@ from typing import Any, Self
 from rich.console import Console
 
 from bakeoff.errors import printable
-from bakeoff.forecast import Forecast
+from bakeoff.progress.eta import Forecast
 from bakeoff.store.run_folder import Event, Run
 from bakeoff.tuning.labels import run_names
 
@@ -99,8 +99,8 @@ def open_display(
         redraws = console.is_terminal and not console.is_dumb_terminal and not os.environ.get("CI")
         kind = "live" if redraws or console.is_jupyter else "plain"
     if kind == "live":
-        from bakeoff.live import LiveDisplay
-        from bakeoff.notebook import NotebookDisplay
+        from bakeoff.progress.live import LiveDisplay
+        from bakeoff.progress.notebook import NotebookDisplay
 
         if console.is_jupyter:
             return NotebookDisplay(runs, done, forecast, clock)

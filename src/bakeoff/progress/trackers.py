@@ -1,4 +1,4 @@
-"""Experiment trackers: `python -m bakeoff.tracking DIR PLACE KIND...` passes on what runs write into the journal.
+"""Experiment trackers: `python -m bakeoff.progress.trackers DIR PLACE KIND...` passes on what runs write into the journal.
 
 accelerate's trackers do the talking to TensorBoard, MLflow, Weights & Biases and trackio. They have a process of their
 own, so that a tracker that is slow, or loses its network, neither delays a run nor ends a bakeoff.
@@ -17,12 +17,12 @@ from typing import Any
 from bakeoff.children import command
 from bakeoff.config.config import Config
 from bakeoff.errors import SetupError
-from bakeoff.replay import Replay
+from bakeoff.progress.replay import Replay
+from bakeoff.progress.watch import rows_of
 from bakeoff.stopping import EndAtOnce
 from bakeoff.store.event_log import event_of
 from bakeoff.store.files import opened
 from bakeoff.store.run_folder import Event, Folder, Run
-from bakeoff.watching import rows_of
 
 DRAIN_SECONDS = 60.0  # how long a bakeoff that has ended waits for its trackers
 INTERRUPTED_SECONDS = 20.0  # how long one that was interrupted does
@@ -47,7 +47,7 @@ def tracked(folder: Folder, config: Config, note: Callable[[str], None]) -> Iter
     log = folder.path / "trackers.log"
     with os.fdopen(opened(log, os.O_RDWR | os.O_CREAT | os.O_TRUNC), "w") as stream:
         follower = subprocess.Popen(
-            command("tracking", str(folder.path), str(place), *config.trackers),
+            command("progress.trackers", str(folder.path), str(place), *config.trackers),
             stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True,
         )  # fmt: skip
     patience = INTERRUPTED_SECONDS

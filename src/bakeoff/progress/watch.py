@@ -6,10 +6,10 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 from bakeoff.config.config import load_config
-from bakeoff.display import Display, open_display
 from bakeoff.errors import SetupError
-from bakeoff.forecast import Forecast
-from bakeoff.replay import Replay, earlier_rows, measured_before
+from bakeoff.progress.display import Display, open_display
+from bakeoff.progress.eta import Forecast
+from bakeoff.progress.replay import Replay, earlier_rows, measured_before
 from bakeoff.store.event_log import Reader, event_of
 from bakeoff.store.lock import is_locked
 from bakeoff.store.run_folder import Folder

@@ -6,10 +6,10 @@ from io import StringIO
 
 from rich.console import Console
 
-from bakeoff.display import Clock
 from bakeoff.errors import printable
-from bakeoff.forecast import Forecast
-from bakeoff.live import REDRAW_SECONDS, TableDisplay
+from bakeoff.progress.display import Clock
+from bakeoff.progress.eta import Forecast
+from bakeoff.progress.live import REDRAW_SECONDS, TableDisplay
 from bakeoff.store.run_folder import Event, Run
 
 WIDTH = 120

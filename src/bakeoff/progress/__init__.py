@@ -1,0 +1,1 @@
+"""What is seen while runs are running: displays, time left, trackers."""
