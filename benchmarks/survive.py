@@ -96,7 +96,7 @@ def make_task(folder: Path) -> Path:
 def start(config: Path, output: Path, *settings: str) -> subprocess.Popen[str]:
     """Start `bakeoff run` as a process of its own."""
     changes = [f"output={output}", *settings]
-    command = [sys.executable, "-m", "bakeoff.cli", "run", str(config), "--display", "none"]
+    command = [sys.executable, "-m", "bakeoff", "run", str(config), "--display", "none"]
     command += [word for change in changes for word in ("-s", change)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 

@@ -51,7 +51,7 @@ def race_both(folder: Path) -> dict[str, Any]:
     file = folder / "whole.yaml"
     file.write_text(json.dumps(config))
     start = time.perf_counter()
-    bakeoff = [sys.executable, "-m", "bakeoff.cli", "run", str(file), "--display", "none"]
+    bakeoff = [sys.executable, "-m", "bakeoff", "run", str(file), "--display", "none"]
     subprocess.run(bakeoff, check=True, stdout=subprocess.DEVNULL)
     ours = time.perf_counter() - start
 

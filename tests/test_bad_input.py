@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bakeoff.cli import main
+from bakeoff.cli.main import main
 from bakeoff.config.config import load_config
 from bakeoff.data.sources import load_examples
 from bakeoff.errors import BakeoffError

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from bakeoff.cli import main
+from bakeoff.cli.main import main
 
 ROOT = Path(__file__).parent.parent
 
@@ -171,7 +171,7 @@ def test_a_script_without_a_main_guard_can_call_run(config_file, tmp_path):
 
 
 def python(*arguments, **options):
-    return subprocess.Popen([sys.executable, "-m", "bakeoff.cli", *map(str, arguments)], stdout=subprocess.PIPE,
+    return subprocess.Popen([sys.executable, "-m", "bakeoff", *map(str, arguments)], stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, **options)  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from bakeoff.api import plan
-from bakeoff.cli import main
+from bakeoff.cli.main import main
 from bakeoff.config.sections import ProtocolConfig
 from bakeoff.data.tokens import Lengths
 from bakeoff.driver.costs import exact_counts, least_bytes

@@ -9,11 +9,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bakeoff.cli.init import draft
 from bakeoff.config.config import load_config
 from bakeoff.config.sections import DataConfig
 from bakeoff.data.formats import read_rows
 from bakeoff.data.sources import load_examples
-from bakeoff.draft import draft
 from bakeoff.errors import BakeoffError
 from tests.conftest import make_rows, many
 from tests.test_formats import write

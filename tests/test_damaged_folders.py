@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import bakeoff
 from bakeoff import api
-from bakeoff.cli import main
+from bakeoff.cli.main import main
 from bakeoff.store.checksums import SEAL, sealed
 from bakeoff.store.run_folder import SPLITS
 from tests.conftest import Inline, make_rows, many, write_splits

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bakeoff.cli import main
+from bakeoff.cli.main import main
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").rglob("*.md"))

@@ -5,7 +5,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from bakeoff.cli import main
+from bakeoff.cli.main import main
 from bakeoff.config.config import load_config
 from bakeoff.config.sections import DataConfig
 from bakeoff.data.folders import split_of

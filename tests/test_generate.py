@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bakeoff
-from bakeoff.cli import main
+from bakeoff.cli.main import main
 from bakeoff.compute.decoding.conformance import SLOW
 from bakeoff.errors import BakeoffError, DataError
 from bakeoff.store.run_folder import Folder

@@ -15,7 +15,8 @@ from huggingface_hub import constants
 from pyarrow import parquet
 from safetensors.numpy import load, save
 
-from bakeoff import doctor, hub
+from bakeoff import hub
+from bakeoff.cli.main import doctor
 from bakeoff.compute.model.base import load_base, load_tokenizer, shape_only
 from bakeoff.config.sections import Pin
 from bakeoff.data.hub_dataset import HubDataset
@@ -194,7 +195,7 @@ def test_a_bakeoff_by_hub_ids_pins_its_commit_and_goes_on_without_the_hub(reposi
     }  # fmt: skip
     file = tmp_path / "bakeoff.yaml"
     file.write_text(yaml.safe_dump(config))
-    command = ("-m", "bakeoff.cli", "run", str(file), "--display", "plain")
+    command = ("-m", "bakeoff", "run", str(file), "--display", "plain")
     with loopback.serving() as endpoint:
         ran = start(tmp_path / "home", endpoint, *command)
     assert ran.returncode == 0, ran.stderr

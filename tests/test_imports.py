@@ -25,8 +25,8 @@ LAYERS = [
     {"hub"},
     {"data", "methods", "tuning.search"},
     {"tuning.entries", "driver.costs"},
-    {"schema"},
-    {"draft"},
+    {"cli.schema"},
+    {"cli.init"},
     {"compute.model.kernels", "compute.model.loading"},
     {"compute.model.base", "compute.model.device"},
     {"compute.model.adapter_files"},
@@ -50,10 +50,10 @@ LAYERS = [
     {"driver.scheduler", "progress.watch", "driver.resume"},
     {"progress.trackers"},
     {"api"},
-    {"doctor"},
-    {"terminal"},
-    {"starting"},
-    {"cli"},
+    {"cli.doctor"},
+    {"cli.terminal"},
+    {"cli.setup"},
+    {"cli.main"},
 ]
 COMPUTE = {
     "data",
@@ -97,11 +97,11 @@ DRIVER = {
     "driver.scheduler",
     "progress.eta",
     "store.event_log",
-    "schema",
-    "draft",
-    "doctor",
-    "starting",
-    "terminal",
+    "cli.schema",
+    "cli.init",
+    "cli.doctor",
+    "cli.setup",
+    "cli.terminal",
     "progress.live",
     "progress.notebook",
     "progress.trackers",
@@ -117,7 +117,7 @@ DRIVER = {
     "progress.display",
     "report",
     "api",
-    "cli",
+    "cli.main",
 }
 TERMINAL = {"rich", "click", "jinja2", "altair", "vl_convert"}
 
@@ -171,7 +171,7 @@ def test_the_compute_half_knows_no_terminal_and_the_driver_half_no_torch():
 
 def test_help_loads_nothing_heavy():
     code = (
-        "import sys; from bakeoff.cli import main\n"
+        "import sys; from bakeoff.cli.main import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
         "print(sorted({'torch', 'transformers', 'numpy', 'pydantic', 'rich', 'altair'} & set(sys.modules)))"
@@ -183,7 +183,7 @@ def test_help_loads_nothing_heavy():
 def test_finished_results_and_the_api_load_no_library_that_they_do_not_use(shared):
     """Modules are counted, and no seconds: `show` needs a table, the API neither charts nor what scores are made by."""
     heavy = {"torch", "transformers", "scipy.stats", "nltk", "rouge_score", "altair", "vl_convert", "pandas", "pyarrow"}
-    show = f"from bakeoff.cli import main\ntry: main(['show', {str(shared[1].folder.path)!r}])\nexcept SystemExit: pass"
+    show = f"from bakeoff.cli.main import main\ntry: main(['show', {str(shared[1].folder.path)!r}])\nexcept SystemExit: pass"
     for code, forbidden in (("import bakeoff.api", heavy), (show, heavy | {"numpy", "scipy", "pydantic"})):
         code = f"import sys\n{code}\nprint(sorted({forbidden!r} & set(sys.modules)))"
         out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

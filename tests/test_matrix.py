@@ -9,7 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from bakeoff.cli import main
+from bakeoff.cli.main import main
 from bakeoff.compute.decoding.conformance import conforming, virtual_tokens_differ
 from bakeoff.compute.decoding.greedy import rows_at_once
 from bakeoff.compute.model.base import adapt

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 import bakeoff
 from bakeoff import api
-from bakeoff.cli import main
+from bakeoff.cli.main import main
 from bakeoff.config.config import RESERVED, load_config
 from bakeoff.data.examples import Example
 from bakeoff.driver.executor import Attempt

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 import bakeoff
 from bakeoff.analysis.verdict import Yardstick
-from bakeoff.cli import main
+from bakeoff.cli.main import main
 from bakeoff.config.config import load_config
 from bakeoff.errors import BakeoffError, ConfigError
 from bakeoff.scoring.metrics import measures, metric, primary_of, score_outputs, signature, value_of

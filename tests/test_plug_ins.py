@@ -38,7 +38,7 @@ def site(tmp_path):
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
         def run(*words):
-            command = [sys.executable, "-m", "bakeoff.cli", *words]
+            command = [sys.executable, "-m", "bakeoff", *words]
             return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
 
         return run

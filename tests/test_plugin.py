@@ -34,7 +34,7 @@ def bakeoff(installed, *arguments):
     """What the command line prints in a process that has the example installed."""
     paths = [str(installed), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    command = [sys.executable, "-m", "bakeoff.cli", *arguments]
+    command = [sys.executable, "-m", "bakeoff", *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
 
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from bakeoff.cli import main
+from bakeoff.cli.main import main
 from bakeoff.errors import BakeoffError, did_you_mean, printable
 from bakeoff.progress.display import open_display
 from bakeoff.report.charts.bars import cost_bar

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bakeoff.cli import main
+from bakeoff.cli.main import main
 from bakeoff.config.config import load_config
 from bakeoff.config.sections import DataConfig
 from bakeoff.config.yaml import parse_override

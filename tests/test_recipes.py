@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from bakeoff.cli import main
+from bakeoff.cli.main import main
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 # The bases' parameters as their authors count them, and trained ones that follow from a shape by hand.

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from bakeoff.cli import main
+from bakeoff.cli.main import main
 from bakeoff.results import load_results
 from bakeoff.store.checksums import SEAL, read_mapping, sealed
 

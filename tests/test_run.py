@@ -207,7 +207,7 @@ def test_nothing_outlives_a_killed_driver_and_the_bakeoff_goes_on(tiny_config, t
     tiny_config["protocol"]["epochs"] = 20
     config = tmp_path / "c.yaml"
     config.write_text(yaml.safe_dump(tiny_config))
-    driver = subprocess.Popen([sys.executable, "-m", "bakeoff.cli", "run", str(config), "--display", "none"])
+    driver = subprocess.Popen([sys.executable, "-m", "bakeoff", "run", str(config), "--display", "none"])
     deadline = time.monotonic() + 240
     while not list(Path(tiny_config["output"]).glob("runs/lora-*/metrics.jsonl")) and time.monotonic() < deadline:
         time.sleep(0.005)

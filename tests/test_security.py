@@ -17,7 +17,7 @@ from huggingface_hub import constants
 
 import bakeoff
 from bakeoff import api
-from bakeoff.cli import main
+from bakeoff.cli.main import main
 from bakeoff.compute.model.adapter_files import load_adapter
 from bakeoff.config.config import load_config
 from bakeoff.driver.trust import is_own
@@ -199,7 +199,7 @@ def test_the_working_folder_is_not_imported_from(tiny_config, tmp_path):
     script = Path(sys.executable).with_name("bakeoff")
     for command in (
         [script, "run", "c.yaml", "-s", "protocol.epochs=1", "--display", "none"],
-        [sys.executable, "-m", "bakeoff.cli", "show", tiny_config["output"]],
+        [sys.executable, "-m", "bakeoff", "show", tiny_config["output"]],
     ):
         done = subprocess.run(command, cwd=here, env={**os.environ, "PYTHONPATH": path}, text=True, capture_output=True)
         assert not ran.exists(), (command, ran.read_text())

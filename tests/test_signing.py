@@ -4,7 +4,7 @@ import json
 
 from click.testing import CliRunner
 
-from bakeoff.cli import main
+from bakeoff.cli.main import main
 from bakeoff.results import load_results
 from bakeoff.store.checksums import SEAL, sealed
 from bakeoff.store.signature import signature, signed, unsigned

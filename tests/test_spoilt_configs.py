@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bakeoff.cli import main
+from bakeoff.cli.main import main
 from bakeoff.config.config import load_config
 from bakeoff.errors import ConfigError
 from bakeoff.tuning.entries import read_entries

@@ -9,14 +9,13 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from bakeoff import doctor
-from bakeoff.cli import main
+from bakeoff.cli.main import doctor, main
+from bakeoff.cli.schema import json_schema
 from bakeoff.config.config import Config, load_config
 from bakeoff.config.sections import Section
 from bakeoff.data.column_guess import guess_columns, splits_of, words_of
 from bakeoff.data.formats import Table
 from bakeoff.errors import BakeoffError, ConfigError, DataError
-from bakeoff.schema import json_schema
 from bakeoff.tuning.entries import read_entries
 from tests.test_spoilt_configs import SPOILT
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from bakeoff.cli import main
-from bakeoff.draft import write_new
+from bakeoff.cli.init import write_new
+from bakeoff.cli.main import main
 from bakeoff.errors import ConfigError
 from bakeoff.progress.display import PlainDisplay
 from bakeoff.report import writing
 
-BAKEOFF = f"{sys.executable} -m bakeoff.cli"
+BAKEOFF = f"{sys.executable} -m bakeoff.cli.main"
 
 
 def shell(command: str) -> subprocess.CompletedProcess:

@@ -115,7 +115,7 @@ def test_a_killed_driver_and_one_that_is_asked_to_stop_lose_nothing(config, undi
     file = tmp_path / "c.yaml"
     file.write_text(yaml.safe_dump(config, sort_keys=False))
     output = Folder(config["output"])
-    command = [sys.executable, "-m", "bakeoff.cli", "run", str(file), "--display", "plain"]
+    command = [sys.executable, "-m", "bakeoff", "run", str(file), "--display", "plain"]
     driver = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     wait_for(lambda: checkpoints(config, "lora"))
     driver.kill()

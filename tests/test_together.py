@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from bakeoff.analysis.comparison import summarize_together
-from bakeoff.cli import main
+from bakeoff.cli.main import main
 from bakeoff.errors import SetupError
 from bakeoff.report.facts import held_equal
 from bakeoff.report.source import Source

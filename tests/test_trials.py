@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 import bakeoff
 from bakeoff import api
-from bakeoff.cli import main
+from bakeoff.cli.main import main
 from bakeoff.driver import scheduler
 from bakeoff.report.table import remarks
 from bakeoff.store.run_folder import Folder

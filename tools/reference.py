@@ -7,7 +7,7 @@ import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from bakeoff.cli import main
+from bakeoff.cli.main import main
 from bakeoff.config.config import Config
 from bakeoff.methods.reference import method_document
 

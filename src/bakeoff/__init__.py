@@ -2,7 +2,7 @@
 
 import sys
 
-# `python -m bakeoff.cli` puts the working folder first on the path, whose random.py would be taken for Python's.
+# `python -m bakeoff` puts the working folder first on the path, whose random.py would be taken for Python's.
 if sys.argv[:1] == ["-m"] and not sys.flags.safe_path and sys.path[0] != __file__.rpartition("/bakeoff/")[0]:
     del sys.path[0]
 

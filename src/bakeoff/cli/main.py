@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
+from bakeoff.cli.setup import AS_JSON, doctor, init, schema
+from bakeoff.cli.terminal import check_working_folder, open_console, say, say_line, streams, warn_of_plug_ins, whisper
 from bakeoff.errors import LINES, BakeoffError, no_utf8, printable
-from bakeoff.starting import AS_JSON, doctor, init, schema
-from bakeoff.terminal import check_working_folder, open_console, say, say_line, streams, warn_of_plug_ins, whisper
 
 OVERRIDES = click.option(
     "-s",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from bakeoff.terminal import say
+from bakeoff.cli.terminal import say
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -21,8 +21,8 @@ def init(files: tuple[Path, ...], output: Path, model: str) -> None:
     One file is split by bakeoff; of several the names say which is train, validation and test. Without a file the
     config is for the demo's task. Nothing is ever overwritten.
     """
-    from bakeoff.draft import draft, write_new
-    from bakeoff.schema import SCHEMA_FILE, json_schema
+    from bakeoff.cli.init import draft, write_new
+    from bakeoff.cli.schema import SCHEMA_FILE, json_schema
 
     drafted = draft(files, output, model)
     write_new(output, drafted.text)
@@ -38,8 +38,8 @@ def init(files: tuple[Path, ...], output: Path, model: str) -> None:
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write it there; editors want a file.")
 def schema(output: Path | None) -> None:
     """Print the JSON Schema of a config, for editors: completion, documentation and checks while you write."""
-    from bakeoff.draft import write_new
-    from bakeoff.schema import json_schema
+    from bakeoff.cli.init import write_new
+    from bakeoff.cli.schema import json_schema
 
     if output is None:
         click.echo(json_schema())
@@ -52,7 +52,7 @@ def schema(output: Path | None) -> None:
 @AS_JSON
 def doctor(as_json: bool) -> None:
     """Examine this machine: environment to paste, checks with advice, a bakeoff of seconds of each family."""
-    from bakeoff.doctor import examine
+    from bakeoff.cli.doctor import examine
 
     found = examine()
     if as_json:

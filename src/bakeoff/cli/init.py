@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from bakeoff.cli.schema import SCHEMA_FILE
 from bakeoff.config.config import Config, explain
 from bakeoff.config.sections import Section
 from bakeoff.data.column_guess import Guess, guess_columns, splits_of
@@ -17,7 +18,6 @@ from bakeoff.data.folders import WORDS, place_of, splits_in, words_of
 from bakeoff.data.formats import first_rows
 from bakeoff.errors import ConfigError, DataError, in_line
 from bakeoff.methods.reference import describe_methods
-from bakeoff.schema import SCHEMA_FILE
 
 ENTRIES: dict[str, Any] = {"prompt_tuning": {}, "last_layers": {}, "lora": {}}
 WIDTH = 110
