@@ -9,7 +9,7 @@ SOURCE = Path(__file__).parent.parent / "src/bakeoff"
 EARLY = {"config.config", "store.run_folder", "data.examples"}
 PURE = {"config.sandbox", "config.templates"}
 LAYERS = [
-    {"errors", "config.yaml", "store.scratch", "store.checksums", "stopping", "children"},
+    {"errors", "config.yaml", "store.scratch", "store.checksums", "stopping", "child_process"},
     {
         "store.files",
         "store.lock",
@@ -78,7 +78,7 @@ COMPUTE = {
     "testing",
 }
 DRIVER = {
-    "children",
+    "child_process",
     "store.documents",
     "store.events",
     "tuning.entries",

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-from bakeoff.children import command, search_path
+from bakeoff.child_process import command, search_path
 from bakeoff.config.config import load_config
 from bakeoff.errors import SetupError
 from bakeoff.store.run_folder import Cause, Event, Folder, Run, RunResult

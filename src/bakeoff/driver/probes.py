@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Mapping
 from typing import Any
 
-from bakeoff.children import command
+from bakeoff.child_process import command
 from bakeoff.errors import SetupError
 from bakeoff.store.run_folder import Folder
 from bakeoff.tuning.entries import Entry

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from bakeoff.children import command
+from bakeoff.child_process import command
 from bakeoff.config.config import Config
 from bakeoff.errors import SetupError
 from bakeoff.progress.replay import Replay

@@ -23,7 +23,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from bakeoff.children import command
+from bakeoff.child_process import command
 from bakeoff.errors import BakeoffError, ConfigError
 from bakeoff.store.documents import LARGEST_SCORE
 from bakeoff.store.scratch import scratch

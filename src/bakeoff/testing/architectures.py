@@ -19,7 +19,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 )
 
-from bakeoff.children import end_with_parent, limit
+from bakeoff.child_process import end_with_parent, limit
 from bakeoff.compute.decoding.conformance import conforming, rows_for, virtual_tokens_differ
 from bakeoff.compute.decoding.greedy import generate
 from bakeoff.compute.model.base import Base, adapt, trainable

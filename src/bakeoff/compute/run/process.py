@@ -19,7 +19,7 @@ import peft
 import torch
 import transformers
 
-from bakeoff.children import also_search, end_with_parent, limit
+from bakeoff.child_process import also_search, end_with_parent, limit
 from bakeoff.compute.run.worker import execute
 from bakeoff.compute.training.checkpoint import Stopped
 from bakeoff.config.config import load_config
