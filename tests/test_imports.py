@@ -9,7 +9,7 @@ SOURCE = Path(__file__).parent.parent / "src/bakeoff"
 EARLY = {"config.config", "store.run_folder", "data.examples"}
 PURE = {"config.sandbox", "config.templates"}
 LAYERS = [
-    {"errors", "config.yaml", "store.scratch", "store.checksums", "stopping", "child_process"},
+    {"errors", "config.yaml", "store.scratch", "store.checksums", "interrupts", "child_process"},
     {
         "store.files",
         "store.lock",
@@ -88,7 +88,7 @@ DRIVER = {
     "store.signature",
     "driver.trust",
     "store.lock",
-    "stopping",
+    "interrupts",
     "driver.costs",
     "progress.estimate",
     "errors",

@@ -22,7 +22,7 @@ from bakeoff.compute.run.process import limit
 from bakeoff.compute.run.worker import explained
 from bakeoff.config.config import Config
 from bakeoff.errors import SetupError
-from bakeoff.stopping import stoppable
+from bakeoff.interrupts import stoppable
 from bakeoff.store.run_folder import Folder
 from tests.conftest import Inline, inline, write_splits
 from tests.test_run import children

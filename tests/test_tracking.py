@@ -8,9 +8,9 @@ import pytest
 
 import bakeoff
 from bakeoff.errors import SetupError
+from bakeoff.interrupts import EndAtOnce
 from bakeoff.progress import trackers
 from bakeoff.progress.trackers import follow, tracked
-from bakeoff.stopping import EndAtOnce
 from bakeoff.store.event_log import Journal
 from bakeoff.store.run_folder import Event, Folder
 

@@ -17,13 +17,13 @@ from bakeoff.driver.resume import check_free, prepare
 from bakeoff.driver.scheduler import Schedule
 from bakeoff.driver.trust import check_trusted, wishes
 from bakeoff.errors import BakeoffError, SetupError
+from bakeoff.interrupts import EndAtOnce, stoppable
 from bakeoff.progress.display import Display, open_display
 from bakeoff.progress.estimate import expected_costs
 from bakeoff.progress.eta import Forecast
 from bakeoff.progress.replay import earlier_rows, measured_before
 from bakeoff.progress.trackers import check_installed, tracked
 from bakeoff.results import Results, load_results
-from bakeoff.stopping import EndAtOnce, stoppable
 from bakeoff.store.checksums import sealed
 from bakeoff.store.event_log import Journal
 from bakeoff.store.files import write_json, write_text

@@ -17,9 +17,9 @@ from typing import Any
 from bakeoff.child_process import command
 from bakeoff.config.config import Config
 from bakeoff.errors import SetupError
+from bakeoff.interrupts import EndAtOnce
 from bakeoff.progress.replay import Replay
 from bakeoff.progress.watch import rows_of
-from bakeoff.stopping import EndAtOnce
 from bakeoff.store.event_log import event_of
 from bakeoff.store.files import opened
 from bakeoff.store.run_folder import Event, Folder, Run
