@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from survive import LONGEST_WAIT, Outcome, end_of, start, victims
+from processes import LONGEST_WAIT, Outcome, end_of, start, victims
 
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "cut short": lambda content: content[: len(content) // 2],

@@ -14,13 +14,13 @@ from bakeoff.analysis.comparison import summarize_together
 from bakeoff.analysis.convergence import converged
 from bakeoff.analysis.statistics import Resamples, Scores, estimate
 from bakeoff.analysis.summary import summarize
+from bakeoff.analysis.table import csv_table, markdown_table, text_table
 from bakeoff.analysis.verdict import LOSS, PREFERENCES, Yardstick, make_verdict
 from bakeoff.config.sections import ProtocolConfig
 from bakeoff.errors import SetupError
 from bakeoff.report.cards import write_cards
 from bakeoff.report.differences import choices, difference_rows, recommendation
 from bakeoff.report.facts import sections
-from bakeoff.report.table import csv_table, markdown_table, text_table
 from bakeoff.store.files import write_json, write_jsonl
 from bakeoff.store.run_folder import Folder
 

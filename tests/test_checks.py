@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bakeoff.analysis.table import failures
 from bakeoff.api import refresh_report
 from bakeoff.compute.model.adapter_files import load_adapter
 from bakeoff.compute.model.base import load_base
@@ -32,8 +33,7 @@ from bakeoff.data.tokens import Tokens, encode, load_tokens
 from bakeoff.methods.lora import Lora
 from bakeoff.methods.method import Method
 from bakeoff.methods.soft_prompts import PromptTuning
-from bakeoff.progress.display import PlainDisplay
-from bakeoff.report.table import failures
+from bakeoff.progress.plain import PlainDisplay
 from bakeoff.results import Results
 from bakeoff.store.run_folder import Folder
 

@@ -5,10 +5,12 @@ import pytest
 from rich.console import Console
 
 from bakeoff.config.sections import ProtocolConfig
-from bakeoff.progress.display import JsonDisplay, NoDisplay, PlainDisplay, clock_time, open_display
+from bakeoff.progress.display import clock_time
 from bakeoff.progress.eta import Forecast
 from bakeoff.progress.live import LiveDisplay, roughly
 from bakeoff.progress.notebook import NotebookDisplay
+from bakeoff.progress.open import open_display
+from bakeoff.progress.plain import JsonDisplay, NoDisplay, PlainDisplay
 from bakeoff.store.run_folder import Event, Run
 from bakeoff.tuning.labels import run_names
 

@@ -17,9 +17,9 @@ import pytest
 from rich.console import Console
 
 from bakeoff.config.sections import ProtocolConfig
-from bakeoff.progress.display import JsonDisplay, PlainDisplay
 from bakeoff.progress.eta import Forecast
 from bakeoff.progress.live import LiveDisplay
+from bakeoff.progress.plain import JsonDisplay, PlainDisplay
 from bakeoff.progress.replay import earlier_rows, measured_before
 from bakeoff.store.event_log import event_of
 from bakeoff.store.run_folder import Run

@@ -1,172 +1,79 @@
-"""Imports point down, and the driver's half starts without torch."""
+"""The way of the data: imports lead down the rooms, in no circle, and torch is behind one border."""
 
 import ast
 import subprocess
 import sys
 from pathlib import Path
 
-SOURCE = Path(__file__).parent.parent / "src/bakeoff"
-EARLY = {"config.config", "store.run_folder", "data.examples"}
-PURE = {"config.sandbox", "config.templates"}
-LAYERS = [
-    {"errors", "config.yaml", "store.scratch", "store.checksums", "interrupts", "child_process"},
-    {
-        "store.files",
-        "store.lock",
-        "foreign",
-        "store.content_hash",
-        "store.documents",
-        "store.events",
-        "store.signature",
-    },
-    {"config.sections"} | PURE,
-    EARLY,
-    {"driver.trust", "tuning.labels"},
-    {"hub"},
-    {"data", "methods", "tuning.search"},
-    {"tuning.entries", "driver.costs"},
-    {"cli.schema"},
-    {"cli.init"},
-    {"compute.model.kernels", "compute.model.loading"},
-    {"compute.model.base", "compute.model.device"},
-    {"compute.model.adapter_files"},
-    {"compute.model.forward", "compute.model.kv_cache"},
-    {"training"},
-    {"evaluation"},
-    {"compute.run.context", "compute.decoding.summarizer", "driver.environment"},
-    {"compute.run.evaluate"},
-    {"compute.run.worker", "testing", "compute.run.profile"},
-    {"driver.counts"},
-    {"driver.plan", "results"},
-    {"executors"},
-    {"progress.throughput", "store.event_log"},
-    {"progress.eta"},
-    {"progress.replay"},
-    {"progress.estimate"},
-    {"progress.display", "report"},
-    {"progress.live"},
-    {"progress.notebook"},
-    {"store.ownership"},
-    {"driver.scheduler", "progress.watch", "driver.resume"},
-    {"progress.trackers"},
-    {"api"},
-    {"cli.doctor"},
-    {"cli.terminal"},
-    {"cli.setup"},
-    {"cli.main"},
-]
-COMPUTE = {
-    "data",
-    "methods",
-    "hub",
-    "compute.model.base",
-    "compute.model.adapter_files",
-    "compute.model.kernels",
-    "foreign",
-    "store.content_hash",
-    "compute.model.loading",
-    "compute.model.forward",
-    "compute.model.kv_cache",
-    "compute.model.device",
-    "training",
-    "evaluation",
-    "compute.run.context",
-    "compute.run.evaluate",
-    "compute.run.worker",
-    "compute.run.profile",
-    "compute.decoding.summarizer",
-    "testing",
-}
-DRIVER = {
-    "child_process",
-    "store.documents",
-    "store.events",
-    "tuning.entries",
-    "driver.resume",
-    "store.checksums",
-    "store.ownership",
-    "store.signature",
-    "driver.trust",
-    "store.lock",
-    "interrupts",
-    "driver.costs",
-    "progress.estimate",
-    "errors",
-    "store.files",
-    "tuning.search",
-    "driver.scheduler",
-    "progress.eta",
-    "store.event_log",
-    "cli.schema",
-    "cli.init",
-    "cli.doctor",
-    "cli.setup",
-    "cli.terminal",
-    "progress.live",
-    "progress.notebook",
-    "progress.trackers",
-    "progress.watch",
-    "config.config",
-    "config.yaml",
-    "config.sections",
-    "driver.counts",
-    "store.run_folder",
-    "tuning.labels",
-    "driver.plan",
-    "results",
-    "progress.display",
-    "report",
-    "api",
-    "cli.main",
-}
-TERMINAL = {"rich", "click", "jinja2", "altair", "vl_convert"}
+import pytest
+
+ROOT = Path(__file__).parent.parent
+sys.path.append(str(ROOT / "tools"))
+from rooms import circles, graph_of, modules, room  # noqa: E402
+
+SOURCE = ROOT / "src/bakeoff"
+# From the bottom up: a room imports those before it, in functions too.
+ROOMS = [
+    "errors", "child_process", "interrupts", "store", "config", "foreign", "hub", "data", "methods", "tuning",
+    "scoring", "compute", "analysis", "progress", "driver", "report", "results", "api", "testing", "cli", "__main__",
+]  # fmt: skip
+TORCH = ("torch", "transformers", "peft", "accelerate")
+BEHIND = ("compute", "testing")  # the rooms whose modules may load them when they are imported
+TERMINAL = ("rich", "click", "altair", "vl_convert")
 
 
-def layer(module: str) -> int:
-    found = [i for i, names in enumerate(LAYERS) for n in names if module == n or module.startswith(n + ".")]
-    assert found, f"{module} stands in no layer: add it to LAYERS"
-    return found[0] if module in EARLY | PURE else found[-1]
+def external(path: Path) -> set[str]:
+    """Return which libraries a module loads when it is imported."""
+    nodes = ast.parse(path.read_text()).body
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
+    return {name.partition(".")[0] for name in names}
 
 
-def imports(path: Path, top_only: bool) -> list[str]:
-    tree = ast.parse(path.read_text())
-    nodes = tree.body if top_only else list(ast.walk(tree))
-    found = []
-    for node in nodes:
-        if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found.append(node.module)
-    return found
+def loaded_by(module: str, graph: dict[str, set[str]]) -> set[str]:
+    """Return every module of ours that is loaded where this one is imported, its packages and itself among them."""
+    found, waiting = set(), [module]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += [*graph.get(name, ()), name.rpartition(".")[0]]
+    return found - {""}
 
 
-def modules() -> dict[str, Path]:
-    names = {}
-    for path in SOURCE.rglob("*.py"):
-        name = (
-            path.relative_to(SOURCE).with_suffix("").as_posix().replace("/", ".").removesuffix("__init__").rstrip(".")
-        )
-        if name:
-            names[name] = path
-    return names
+def test_rooms_import_rooms_below_them_only():
+    for module, others in graph_of(SOURCE, "bakeoff").items():
+        for other in others:
+            above, below = (ROOMS.index(name.partition(".")[0]) for name in (module, other))
+            assert below <= above, f"{module} imports {other}, whose room is above its own"
 
 
-def test_imports_point_down():
-    for name, path in modules().items():
-        for imported in imports(path, top_only=True):
-            if imported.startswith("bakeoff."):
-                inner = imported.removeprefix("bakeoff.")
-                assert layer(inner) <= layer(name), f"{name} imports {inner}, which stands above it"
+@pytest.mark.parametrize(("folder", "package"), [("src/bakeoff", "bakeoff"), ("benchmarks", ""), ("tools", "")])
+def test_no_modules_and_no_rooms_import_each_other_in_a_circle(folder, package):
+    graph = graph_of(ROOT / folder, package)
+    assert circles(graph) == []
+    between: dict[str, set[str]] = {}
+    for module, others in graph.items():
+        here = room(module, ROOT / folder)
+        between.setdefault(here, set()).update({room(other, ROOT / folder) for other in others} - {here})
+    assert circles(between) == []
 
 
-def test_the_compute_half_knows_no_terminal_and_the_driver_half_no_torch():
-    for name, path in modules().items():
-        room = name.partition(".")[0]
-        tops = {i.partition(".")[0] for i in imports(path, top_only=True)}
-        if room in COMPUTE:
-            assert tops.isdisjoint(TERMINAL), name
-        if room in DRIVER:
-            assert tops.isdisjoint({"torch", "transformers", "peft"}), name
+def test_torch_is_loaded_behind_the_border_alone_and_no_terminal_there():
+    paths, graph = modules(SOURCE), graph_of(SOURCE, "bakeoff", top_only=True)
+    for module in paths:
+        libraries = {name for other in loaded_by(module, graph) & paths.keys() for name in external(paths[other])}
+        if module.partition(".")[0] in BEHIND:
+            assert libraries.isdisjoint(TERMINAL), module
+        else:
+            assert libraries.isdisjoint(TORCH), f"{module} loads {libraries & set(TORCH)} when it is imported"
+
+
+def test_a_border_that_is_crossed_through_other_modules_is_noticed():
+    paths, graph = modules(SOURCE), graph_of(SOURCE, "bakeoff", top_only=True)
+    graph["driver.plan"].add("compute.run.worker")
+    assert "torch" in {name for other in loaded_by("api", graph) & paths.keys() for name in external(paths[other])}
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
 
 
 def test_help_loads_nothing_heavy():
@@ -183,7 +90,8 @@ def test_help_loads_nothing_heavy():
 def test_finished_results_and_the_api_load_no_library_that_they_do_not_use(shared):
     """Modules are counted, and no seconds: `show` needs a table, the API neither charts nor what scores are made by."""
     heavy = {"torch", "transformers", "scipy.stats", "nltk", "rouge_score", "altair", "vl_convert", "pandas", "pyarrow"}
-    show = f"from bakeoff.cli.main import main\ntry: main(['show', {str(shared[1].folder.path)!r}])\nexcept SystemExit: pass"
+    words = ["show", str(shared[1].folder.path)]
+    show = f"from bakeoff.cli.main import main\ntry: main({words!r})\nexcept SystemExit: pass"
     for code, forbidden in (("import bakeoff.api", heavy), (show, heavy | {"numpy", "scipy", "pydantic"})):
         code = f"import sys\n{code}\nprint(sorted({forbidden!r} & set(sys.modules)))"
         out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

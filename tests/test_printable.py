@@ -14,16 +14,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from bakeoff.analysis.table import columns, csv_table, failures, markdown_table, text_table
 from bakeoff.cli.main import main
 from bakeoff.errors import BakeoffError, did_you_mean, printable
-from bakeoff.progress.display import open_display
+from bakeoff.progress.open import open_display
 from bakeoff.report.charts.bars import cost_bar
 from bakeoff.report.figures import Axes, Figures
 from bakeoff.report.notebook import notebook_html
 from bakeoff.report.page import render
 from bakeoff.report.plan import plan_lines, plan_table
 from bakeoff.report.source import Source
-from bakeoff.report.table import columns, csv_table, failures, markdown_table, text_table
 from bakeoff.results import Results
 from bakeoff.store.files import write_json
 from bakeoff.store.run_folder import Event, Run

@@ -11,10 +11,10 @@ import pytest
 from rich.console import Console
 
 import bakeoff
+from bakeoff.analysis.table import columns, escape_markdown, remarks, text_table
 from bakeoff.api import refresh_report
 from bakeoff.errors import SetupError
 from bakeoff.report.source import Source
-from bakeoff.report.table import columns, escape_markdown, remarks, text_table
 from bakeoff.report.writing import write_report
 from bakeoff.store.files import write_json, write_jsonl
 from bakeoff.store.run_folder import Folder

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from bakeoff.cli.init import write_new
 from bakeoff.cli.main import main
 from bakeoff.errors import ConfigError
-from bakeoff.progress.display import PlainDisplay
+from bakeoff.progress.plain import PlainDisplay
 from bakeoff.report import writing
 
 BAKEOFF = f"{sys.executable} -m bakeoff.cli.main"

@@ -10,9 +10,9 @@ from click.testing import CliRunner
 
 import bakeoff
 from bakeoff import api
+from bakeoff.analysis.table import remarks
 from bakeoff.cli.main import main
 from bakeoff.driver import scheduler
-from bakeoff.report.table import remarks
 from bakeoff.store.run_folder import Folder
 from tests.conftest import Inline, inline, write_splits
 

@@ -11,8 +11,8 @@ from typing import Any
 import altair as alt
 import vl_convert
 
+from bakeoff.analysis.table import markdown_table
 from bakeoff.api import load_results
-from bakeoff.report.table import markdown_table
 from bakeoff.store.run_folder import Folder
 
 DOCS = Path(__file__).parent.parent / "docs"

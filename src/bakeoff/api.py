@@ -18,9 +18,10 @@ from bakeoff.driver.scheduler import Schedule
 from bakeoff.driver.trust import check_trusted, wishes
 from bakeoff.errors import BakeoffError, SetupError
 from bakeoff.interrupts import EndAtOnce, stoppable
-from bakeoff.progress.display import Display, open_display
+from bakeoff.progress.display import Display
 from bakeoff.progress.estimate import expected_costs
 from bakeoff.progress.eta import Forecast
+from bakeoff.progress.open import open_display
 from bakeoff.progress.replay import earlier_rows, measured_before
 from bakeoff.progress.trackers import check_installed, tracked
 from bakeoff.results import Results, load_results

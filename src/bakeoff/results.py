@@ -46,7 +46,7 @@ class Results:
 
     def __str__(self) -> str:
         """Return the table, with bars between its columns, and the verdict."""
-        from bakeoff.report.table import markdown_table
+        from bakeoff.analysis.table import markdown_table
 
         return f"{markdown_table(self.document, escape=printable)}\n{printable(self.verdict)}\n"
 

@@ -95,7 +95,7 @@ def run_and_show(source: Path, settings: tuple[str, ...], display: str, trust: b
 
 def print_results(document: dict[str, Any]) -> None:
     """Print the table and the verdict."""
-    from bakeoff.report.table import failures, remarks, text_table
+    from bakeoff.analysis.table import failures, remarks, text_table
 
     console = open_console()
     console.print(text_table(document, console.width))

@@ -13,8 +13,9 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from bakeoff.config.sections import DataConfig, GenerationConfig, Pin, ProtocolConfig, SafetyConfig, Section, TuneConfig
 from bakeoff.config.templates import TemplateError, prompt_template, target_template
-from bakeoff.config.yaml import at_home, is_folder, read_yaml
+from bakeoff.config.yaml import read_yaml
 from bakeoff.errors import ConfigError, did_you_mean, in_line, plain
+from bakeoff.store.paths import at_home, is_folder
 
 METRICS = (
     "rouge", "rouge_unicode", "exact_match", "exact_match_squad", "token_f1", "token_f1_squad", "chrf",

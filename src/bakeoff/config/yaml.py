@@ -1,6 +1,5 @@
 """YAML and paths as a person writes them, in a file or on the command line. Knows nothing of what a config holds."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -75,21 +74,6 @@ class UniqueKeys(yaml.SafeLoader):
         if isinstance(value, int) and value.bit_length() > BITS:
             raise yaml.MarkedYAMLError(problem="a number that is too large", problem_mark=node.start_mark)
         return value
-
-
-def at_home(path: str) -> Path:
-    """Return the path with a leading ~ replaced by the home folder."""
-    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises where there is no such user
-
-
-def is_folder(path: str | Path) -> bool:
-    """Return whether a path is a folder; one that no system takes (too long, say) is none."""
-    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises there
-
-
-def is_file(path: str | Path) -> bool:
-    """Return whether a path is a file; one that no system takes is none."""
-    return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises there
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -5,11 +5,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bakeoff.config.yaml import is_file, is_folder
 from bakeoff.data.delimited import delimited_rows
 from bakeoff.data.lines import Row, json_rows, jsonl_rows, opened
 from bakeoff.data.tables import table_rows
 from bakeoff.errors import DataError
+from bakeoff.store.paths import is_file, is_folder
 
 Reader = Callable[[Path], Iterator[Row]]
 

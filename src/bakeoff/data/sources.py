@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from bakeoff.config.sections import DataConfig
 from bakeoff.config.templates import prompt_template, target_template
-from bakeoff.config.yaml import is_folder
 from bakeoff.data.columns import Columns, columns_of
 from bakeoff.data.docstrings import load_docstrings, manifest_findings
 from bakeoff.data.examples import Example
@@ -21,6 +20,7 @@ from bakeoff.data.overlap import Overlap, of
 from bakeoff.data.splitting import limited, marks_of, origins_of, split_off, take
 from bakeoff.data.stored import Refusals, StoredExamples, store_files, store_rows
 from bakeoff.errors import ConfigError, DataError
+from bakeoff.store.paths import is_folder
 from bakeoff.store.run_folder import SPLITS
 
 Splits = dict[str, Sequence[Example]]

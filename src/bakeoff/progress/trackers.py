@@ -1,4 +1,4 @@
-"""Experiment trackers: `python -m bakeoff.progress.trackers DIR PLACE KIND...` passes on what runs write into the journal.
+"""Experiment trackers: what runs write into the event log is passed on, by `python -m bakeoff.progress.trackers`.
 
 accelerate's trackers do the talking to TensorBoard, MLflow, Weights & Biases and trackio. They have a process of their
 own, so that a tracker that is slow, or loses its network, neither delays a run nor ends a bakeoff.

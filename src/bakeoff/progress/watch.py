@@ -7,8 +7,9 @@ from typing import Any
 
 from bakeoff.config.config import load_config
 from bakeoff.errors import SetupError
-from bakeoff.progress.display import Display, open_display
+from bakeoff.progress.display import Display
 from bakeoff.progress.eta import Forecast
+from bakeoff.progress.open import open_display
 from bakeoff.progress.replay import Replay, earlier_rows, measured_before
 from bakeoff.store.event_log import Reader, event_of
 from bakeoff.store.lock import is_locked

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from bakeoff import __version__
+from bakeoff.analysis.table import escape_markdown
 from bakeoff.methods import method_class, method_names
-from bakeoff.report.table import escape_markdown
 from bakeoff.store.checksums import read_mapping, read_whole
 from bakeoff.store.files import write_text
 from bakeoff.store.run_folder import Folder, RunFolder, RunResult

@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from bakeoff.analysis.table import size
 from bakeoff.analysis.verdict import COSTS, PREFERENCES
 from bakeoff.errors import SetupError
-from bakeoff.report.table import size
 
 NOT_KNOWN = "not known"
 WORDS = {

@@ -3,8 +3,8 @@
 from itertools import combinations
 from typing import Any
 
+from bakeoff.analysis.table import rows_of
 from bakeoff.report.source import Source
-from bakeoff.report.table import rows_of
 from bakeoff.scoring.metrics import value_of
 
 SPACED = 8

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from bakeoff.analysis.table import counted, rows_of, size
 from bakeoff.report.plan import split_line
-from bakeoff.report.table import counted, rows_of, size
 
 Pairs = list[tuple[str, str]]
 CHECKS = {

@@ -6,11 +6,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
+from bakeoff.analysis.table import failure, rows_of, shown_columns, standing
 from bakeoff.errors import printable_within
 from bakeoff.report.charts.drawing import LIGHT, on_any
 from bakeoff.report.charts.pairs import pair_figures
 from bakeoff.report.charts.quality import costs, qualities, quality_cost
-from bakeoff.report.table import failure, rows_of, shown_columns, standing
 
 WIDTH = 110  # of a terminal that shows the same columns
 

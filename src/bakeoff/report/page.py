@@ -8,13 +8,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
-from bakeoff.errors import listed
-from bakeoff.report.differences import choices, difference_rows
-from bakeoff.report.examples import samples
-from bakeoff.report.facts import sections
-from bakeoff.report.figures import Figures
-from bakeoff.report.source import Source
-from bakeoff.report.table import (
+from bakeoff.analysis.table import (
     NOT_BETTER,
     NOT_CONVERGED,
     best_values,
@@ -27,6 +21,12 @@ from bakeoff.report.table import (
     rows_of,
     standing,
 )
+from bakeoff.errors import listed
+from bakeoff.report.differences import choices, difference_rows
+from bakeoff.report.examples import samples
+from bakeoff.report.facts import sections
+from bakeoff.report.figures import Figures
+from bakeoff.report.source import Source
 from bakeoff.report.theme import colours, switches
 from bakeoff.report.view import view_note
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from rich.table import Table
 
+from bakeoff.analysis.table import NO_SUCH_THING, cell, counted, rate, size
 from bakeoff.errors import listed
-from bakeoff.report.table import NO_SUCH_THING, cell, counted, rate, size
 from bakeoff.tuning.labels import setting_text
 
 BARS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bakeoff.analysis.table import csv_table, markdown_table
 from bakeoff.errors import SetupError, printable_within
 from bakeoff.report.cards import write_cards
 from bakeoff.report.figures import check_own, draw_figures, note_page, write_figures
 from bakeoff.report.page import render
 from bakeoff.report.source import Source
-from bakeoff.report.table import csv_table, markdown_table
 from bakeoff.store.checksums import read_mapping, unsealed
 from bakeoff.store.files import write_text
 from bakeoff.store.run_folder import Folder

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from bakeoff.config.yaml import at_home
+from bakeoff.store.paths import at_home
 
 SIGNATURE = "signature"
 BYTES = 32  # of a key

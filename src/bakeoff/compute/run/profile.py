@@ -1,8 +1,8 @@
 """A probe: what an entry's steps, reading and decoding cost on this device, measured on the longest examples.
 
-`python -m bakeoff.compute.run.profile FOLDER` reads {"entry", "method", "settings"} on standard input and prints what it measured as
-JSON. The folder holds a config and tokens, as a plan leaves them. It is a process of its own so that its peak is its
-own, and so that a probe that does not fit ends nothing else.
+`python -m bakeoff.compute.run.profile FOLDER` reads {"entry", "method", "settings"} on standard input and prints what
+it measured as JSON. The folder holds a config and tokens, as a plan leaves them. It is a process of its own so that
+its peak is its own, and so that a probe that does not fit ends nothing else.
 """
 
 import json

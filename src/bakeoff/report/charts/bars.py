@@ -4,8 +4,8 @@ from typing import Any
 
 import altair as alt
 
+from bakeoff.analysis.table import Column, columns
 from bakeoff.report.charts.drawing import INK, Figure, colors, data, draw, heading
-from bakeoff.report.table import Column, columns
 
 WIDTH, ROW = 190, 24
 SHOWN = (

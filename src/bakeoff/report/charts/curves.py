@@ -6,9 +6,9 @@ from typing import Any
 
 import altair as alt
 
+from bakeoff.analysis.table import counted
 from bakeoff.errors import listed
 from bakeoff.report.charts.drawing import INK, Figure, Point, data, draw, heading, hue
-from bakeoff.report.table import counted
 
 WIDTH, HEIGHT = 270, 190
 DOTTED = 30  # validations of a run up to which each has a dot to point at

@@ -14,8 +14,8 @@ from typing import Any
 import altair as alt
 import vl_convert
 
+from bakeoff.analysis.table import csv_safe
 from bakeoff.errors import printable
-from bakeoff.report.table import csv_safe
 
 Point = dict[str, Any]
 INK = "currentColor"

@@ -7,9 +7,9 @@ from typing import Any
 
 import altair as alt
 
+from bakeoff.analysis.table import TEST_LOSS, Column, columns
 from bakeoff.report.charts.drawing import INK, SOFT, Figure, Point, colors, data, draw, safe_name, shapes
 from bakeoff.report.charts.labels import LETTER, LINE, place
-from bakeoff.report.table import TEST_LOSS, Column, columns
 
 WIDTH, HEIGHT = 520, 330
 SCORES = 3  # axes of quality beside test loss

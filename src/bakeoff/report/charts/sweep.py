@@ -5,8 +5,8 @@ from typing import Any
 
 import altair as alt
 
+from bakeoff.analysis.table import counted, edge_note
 from bakeoff.report.charts.drawing import INK, Figure, Point, data, draw, heading, hue, safe_name
-from bakeoff.report.table import counted, edge_note
 from bakeoff.tuning.labels import setting_text
 
 WIDTH, HEIGHT = 270, 190

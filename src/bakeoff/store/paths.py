@@ -1,0 +1,19 @@
+"""Paths as a person writes them."""
+
+import os
+from pathlib import Path
+
+
+def at_home(path: str) -> Path:
+    """Return the path with a leading ~ replaced by the home folder."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises where there is no such user
+
+
+def is_folder(path: str | Path) -> bool:
+    """Return whether a path is a folder; one that no system takes (too long, say) is none."""
+    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises there
+
+
+def is_file(path: str | Path) -> bool:
+    """Return whether a path is a file; one that no system takes is none."""
+    return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises there
