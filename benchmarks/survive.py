@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bakeoff.store.files import append_jsonl
-from bakeoff.store.run_folder import Run
+from bakeoff.store.records import Run
 from faults import FAULTS
 from processes import LONGEST_WAIT, Kill, Outcome, end_of, finish, make_task, start, victims
 from reliability import write_tables

@@ -14,7 +14,7 @@ from bakeoff.data.tokens import Lengths
 from bakeoff.driver.costs import exact_counts, least_bytes
 from bakeoff.progress.estimate import NEUTRAL_TOKENS, expected_costs
 from bakeoff.report.plan import bars, duration, forecast_lines
-from bakeoff.store.run_folder import Run
+from bakeoff.store.records import Run
 
 MEASURED = {
     "error": None, "setup_seconds": 1.0, "start_seconds": 0.0, "step_seconds": 0.5, "tokens": 100,

@@ -11,7 +11,7 @@ from bakeoff.progress.live import LiveDisplay, roughly
 from bakeoff.progress.notebook import NotebookDisplay
 from bakeoff.progress.open import open_display
 from bakeoff.progress.plain import JsonDisplay, NoDisplay, PlainDisplay
-from bakeoff.store.run_folder import Event, Run
+from bakeoff.store.records import Event, Run
 from bakeoff.tuning.labels import run_names
 
 

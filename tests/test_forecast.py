@@ -22,7 +22,7 @@ from bakeoff.progress.live import LiveDisplay
 from bakeoff.progress.plain import JsonDisplay, PlainDisplay
 from bakeoff.progress.replay import earlier_rows, measured_before
 from bakeoff.store.event_log import event_of
-from bakeoff.store.run_folder import Run
+from bakeoff.store.records import Run
 
 STREAMS = Path(__file__).parent / "streams"
 

@@ -5,7 +5,8 @@ import math
 import pytest
 
 from bakeoff.driver import executor
-from bakeoff.store.run_folder import Folder, Run
+from bakeoff.store.records import Run
+from bakeoff.store.run_folder import Folder
 
 RUN = Run("lora-1", "lora", "entry", "lora", {}, 0, steps=100)
 

@@ -9,7 +9,8 @@ import bakeoff
 from bakeoff import api
 from bakeoff.compute.run.worker import execute
 from bakeoff.compute.training.checkpoint import Stopped
-from bakeoff.store.run_folder import Folder, RunResult
+from bakeoff.store.records import RunResult
+from bakeoff.store.run_folder import Folder
 from tests.conftest import Inline, inline, write_splits
 
 

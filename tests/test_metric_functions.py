@@ -24,7 +24,8 @@ from bakeoff.scoring import custom
 from bakeoff.scoring.custom import MetricError, call, code_identity, number_of, tried
 from bakeoff.scoring.metrics import measures, rules, score_outputs
 from bakeoff.store.event_log import Reader
-from bakeoff.store.run_folder import Folder, Run
+from bakeoff.store.records import Run
+from bakeoff.store.run_folder import Folder
 from tests.conftest import Inline
 
 TEST = [Example("1", "document", "summary")]

@@ -26,7 +26,7 @@ from bakeoff.report.plan import plan_lines, plan_table
 from bakeoff.report.source import Source
 from bakeoff.results import Results
 from bakeoff.store.files import write_json
-from bakeoff.store.run_folder import Event, Run
+from bakeoff.store.records import Event, Run
 
 NASTY = ("\x1b[31mred", "[bold]x[/]", "[/nothing]", "=1+1", "\t=1", "\r@x", "\x00", "\ud800", "a\u202eb", "a\nb", "]]>",
          "<script>", "`|*", "\x9b2J", "</svg>", "{{ 7*7 }}", "\\")  # fmt: skip

@@ -11,7 +11,8 @@ from bakeoff.analysis.trials import chosen_settings
 from bakeoff.driver.scheduler import Schedule
 from bakeoff.store.documents import result_fault
 from bakeoff.store.files import write_json
-from bakeoff.store.run_folder import Folder, RunFolder, RunResult
+from bakeoff.store.records import RunResult
+from bakeoff.store.run_folder import Folder, RunFolder
 
 
 @pytest.fixture

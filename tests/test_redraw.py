@@ -11,7 +11,7 @@ from rich.console import Console
 from bakeoff.progress.eta import Forecast
 from bakeoff.progress.live import LiveDisplay
 from bakeoff.store.event_log import event_of
-from bakeoff.store.run_folder import Run
+from bakeoff.store.records import Run
 from bakeoff.tuning.labels import run_names
 from tests.test_forecast import stream
 

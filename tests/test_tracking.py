@@ -12,7 +12,8 @@ from bakeoff.interrupts import EndAtOnce
 from bakeoff.progress import trackers
 from bakeoff.progress.trackers import follow, tracked
 from bakeoff.store.event_log import Journal
-from bakeoff.store.run_folder import Event, Folder
+from bakeoff.store.records import Event
+from bakeoff.store.run_folder import Folder
 
 REST = {"epoch": 0.1, "seconds": 1.0, "validation/loss": 2.0}
 

@@ -11,7 +11,8 @@ from bakeoff.progress.replay import earlier_rows
 from bakeoff.progress.watch import watch
 from bakeoff.store.event_log import Journal, Reader
 from bakeoff.store.lock import locked
-from bakeoff.store.run_folder import Event, Folder
+from bakeoff.store.records import Event
+from bakeoff.store.run_folder import Folder
 
 
 def wait_for(capsys, text):

@@ -30,7 +30,7 @@ from safetensors import SafetensorError, safe_open
 
 from bakeoff.config.sections import LATEST, Pin
 from bakeoff.errors import SetupError
-from bakeoff.foreign import one_line
+from bakeoff.library_errors import one_line
 from bakeoff.store.content_hash import Stamped, file_hashes
 from bakeoff.store.files import ASSETS
 

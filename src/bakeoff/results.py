@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from bakeoff.errors import SetupError, did_you_mean, listed, printable
 from bakeoff.store.checksums import fault_of, read_mapping, unsealed
-from bakeoff.store.run_folder import Folder, Run
+from bakeoff.store.records import Run
+from bakeoff.store.run_folder import Folder
 from bakeoff.store.signature import unsigned
 
 if TYPE_CHECKING:

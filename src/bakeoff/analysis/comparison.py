@@ -10,7 +10,8 @@ from bakeoff.analysis.verdict import make_verdict
 from bakeoff.config.config import load_config
 from bakeoff.errors import SetupError
 from bakeoff.scoring.forgetting import add_forgetting
-from bakeoff.store.run_folder import Folder, Run
+from bakeoff.store.records import Run
+from bakeoff.store.run_folder import Folder
 
 Document = dict[str, Any]
 # Seeds are not paired over entries, and intervals know how many each entry has; where trunks lie and how many documents

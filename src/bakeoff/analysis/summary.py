@@ -12,7 +12,8 @@ from bakeoff.config.config import Config, load_config
 from bakeoff.errors import SetupError
 from bakeoff.scoring.forgetting import add_forgetting
 from bakeoff.scoring.metrics import value_of
-from bakeoff.store.run_folder import Folder, Run, RunResult
+from bakeoff.store.records import Run, RunResult
+from bakeoff.store.run_folder import Folder
 
 
 def summarize(folder: Folder) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from typing import Any
 
 from bakeoff.errors import SetupError
 from bakeoff.store.documents import is_number
-from bakeoff.store.run_folder import Folder, Run, RunResult
+from bakeoff.store.records import Run, RunResult
+from bakeoff.store.run_folder import Folder
 from bakeoff.tuning.search import edges
 
 

@@ -1,1 +1,1 @@
-"""Data: sources of examples, the docstring task, tokens and batches."""
+"""A file becomes examples, and examples become token ids."""

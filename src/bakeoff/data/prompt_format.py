@@ -16,7 +16,7 @@ from typing import Any
 from bakeoff.config.templates import DOCUMENT, prompt_template
 from bakeoff.data.examples import Example
 from bakeoff.errors import SetupError
-from bakeoff.foreign import one_line
+from bakeoff.library_errors import one_line
 
 # By whether the base is an encoder-decoder.
 TEMPLATES = {False: "{{ document }}\nTL;DR:", True: "summarize: {{ document }}"}

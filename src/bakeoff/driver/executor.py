@@ -15,7 +15,8 @@ from typing import Any, Self
 from bakeoff.child_process import command, search_path
 from bakeoff.config.config import load_config
 from bakeoff.errors import SetupError
-from bakeoff.store.run_folder import Cause, Event, Folder, Run, RunResult
+from bakeoff.store.records import Cause, Event, Run, RunResult
+from bakeoff.store.run_folder import Folder
 
 # glibc returns large blocks to the kernel at every training step; keeping them saves 10 to 25 % of its time. oneDNN
 # keeps a thousand compiled products, one a batch shape: 32, with 64 MiB of padding instead of 256, took the demo's last

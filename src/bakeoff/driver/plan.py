@@ -26,7 +26,8 @@ from bakeoff.errors import ConfigError
 from bakeoff.methods import INSTALLED, method_class
 from bakeoff.scoring.baselines import settle
 from bakeoff.scoring.metrics import blind_spots, rules, scoring
-from bakeoff.store.run_folder import SPLITS, Folder, Run
+from bakeoff.store.records import Run
+from bakeoff.store.run_folder import SPLITS, Folder
 from bakeoff.store.scratch import scratch
 from bakeoff.tuning.entries import Entry, read_entries
 from bakeoff.tuning.search import Settings, budget, rungs

@@ -13,7 +13,8 @@ from bakeoff.errors import ConfigError, SetupError
 from bakeoff.progress.display import Display
 from bakeoff.store.event_log import Journal
 from bakeoff.store.files import write_json
-from bakeoff.store.run_folder import Event, Folder, Run, RunResult
+from bakeoff.store.records import Event, Run, RunResult
+from bakeoff.store.run_folder import Folder
 from bakeoff.tuning.entries import Entry
 from bakeoff.tuning.labels import setting_text
 from bakeoff.tuning.search import Settings, edges, extension, survivors

@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 
 from bakeoff.config.sections import Section
 from bakeoff.errors import ConfigError, did_you_mean, in_line, plain
-from bakeoff.foreign import HangsError, contained
+from bakeoff.library_errors import HangsError, contained
 
 if TYPE_CHECKING:
     import torch

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from bakeoff.errors import SetupError
-from bakeoff.foreign import one_line
+from bakeoff.library_errors import one_line
+from bakeoff.methods.meta import masks_without_values
 from bakeoff.methods.method import register, task_type
 from bakeoff.methods.soft_prompts import SoftPrompt
 
@@ -69,8 +70,6 @@ def keys_and_values(model: "PreTrainedModel", ids: "torch.Tensor") -> "list[tupl
     """
     import torch
     from transformers import DynamicCache, EncoderDecoderCache
-
-    from bakeoff.compute.model.loading import masks_without_values
 
     inputs = {"input_ids": ids[None]}
     cache: DynamicCache | EncoderDecoderCache = DynamicCache()  # without a config, so that a window drops nothing

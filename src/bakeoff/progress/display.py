@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from bakeoff.progress.eta import Forecast
-from bakeoff.store.run_folder import Event, Run
+from bakeoff.store.records import Event, Run
 from bakeoff.tuning.labels import run_names
 
 RANKED = {"name": "rougeL", "heading": "ROUGE-L"}  # what entries are ranked by, until a done event says

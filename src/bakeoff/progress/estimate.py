@@ -6,7 +6,7 @@ from typing import Any
 
 from bakeoff.config.sections import ProtocolConfig
 from bakeoff.progress.eta import Forecast
-from bakeoff.store.run_folder import Run
+from bakeoff.store.records import Run
 
 NEUTRAL_TOKENS = 1200  # of the neutral text that is read along with the test split
 

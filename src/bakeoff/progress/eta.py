@@ -14,7 +14,7 @@ from typing import Any
 
 from bakeoff.config.sections import ProtocolConfig
 from bakeoff.progress.throughput import Rates
-from bakeoff.store.run_folder import Event, Run, Step
+from bakeoff.store.records import Event, Run, Step
 
 
 @dataclass

@@ -16,7 +16,7 @@ from rich.text import Text
 from bakeoff.errors import printable
 from bakeoff.progress.display import RANKED, Clock, Display, clock_time, number, short
 from bakeoff.progress.eta import Forecast
-from bakeoff.store.run_folder import Event, Run
+from bakeoff.store.records import Event, Run
 
 WIDE = 110  # columns of the screen; below, names leave out what a trial tries
 STATE_WIDTH = 15

@@ -10,7 +10,7 @@ from bakeoff.errors import printable
 from bakeoff.progress.display import Clock
 from bakeoff.progress.eta import Forecast
 from bakeoff.progress.live import REDRAW_SECONDS, TableDisplay
-from bakeoff.store.run_folder import Event, Run
+from bakeoff.store.records import Event, Run
 
 WIDTH = 120
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from bakeoff.progress.display import Clock, Display
 from bakeoff.progress.eta import Forecast
 from bakeoff.progress.plain import JsonDisplay, NoDisplay, PlainDisplay
-from bakeoff.store.run_folder import Run
+from bakeoff.store.records import Run
 
 
 def open_display(

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from bakeoff.errors import printable
 from bakeoff.progress.display import RANKED, Display, clock_time
-from bakeoff.store.run_folder import Event, Run
+from bakeoff.store.records import Event, Run
 
 PLAIN_SECONDS = 10.0  # between two lines of progress of a run, ...
 PLAIN_SHARE = 1 / 60  # ... and as bakeoffs get longer, this share of the time they have taken

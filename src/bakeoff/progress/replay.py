@@ -11,7 +11,7 @@ from bakeoff.errors import SetupError
 from bakeoff.progress.eta import Forecast
 from bakeoff.progress.throughput import Rates
 from bakeoff.store.event_log import Reader, event_of
-from bakeoff.store.run_folder import Run
+from bakeoff.store.records import Run
 
 
 class Replay:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bakeoff.config.sections import ProtocolConfig
-from bakeoff.store.run_folder import Run
+from bakeoff.store.records import Run
 
 # What a multiplication takes in a training step, beside one in the base's test: before any entry has trained.
 TRAINING_PACE = 1.2

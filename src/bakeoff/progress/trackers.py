@@ -22,7 +22,8 @@ from bakeoff.progress.replay import Replay
 from bakeoff.progress.watch import rows_of
 from bakeoff.store.event_log import event_of
 from bakeoff.store.files import opened
-from bakeoff.store.run_folder import Event, Folder, Run
+from bakeoff.store.records import Event, Run
+from bakeoff.store.run_folder import Folder
 
 DRAIN_SECONDS = 60.0  # how long a bakeoff that has ended waits for its trackers
 INTERRUPTED_SECONDS = 20.0  # how long one that was interrupted does

@@ -13,7 +13,8 @@ from bakeoff.analysis.table import escape_markdown
 from bakeoff.methods import method_class, method_names
 from bakeoff.store.checksums import read_mapping, read_whole
 from bakeoff.store.files import write_text
-from bakeoff.store.run_folder import Folder, RunFolder, RunResult
+from bakeoff.store.records import RunResult
+from bakeoff.store.run_folder import Folder, RunFolder
 
 DIGITS = 3
 # What holds whatever model and data: the code to use an adapter with.

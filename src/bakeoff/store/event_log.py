@@ -14,7 +14,7 @@ from typing import Any
 from bakeoff.store.checksums import LARGEST, open_regular
 from bakeoff.store.events import event_fault
 from bakeoff.store.files import append_jsonl
-from bakeoff.store.run_folder import Event, Step
+from bakeoff.store.records import Event, Step
 
 PROGRESS_SECONDS = 2.0
 

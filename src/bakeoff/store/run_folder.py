@@ -1,30 +1,23 @@
-"""What a bakeoff leaves on disk: runs, events, results, the layout of the run folder.
-
-Workers write records; driver, terminal and report read them. Plain data and JSON only: no torch and no terminal.
-"""
+"""The layout of the run folder: which file is where, read whole or said to be damaged."""
 
 import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from bakeoff.errors import SetupError
 from bakeoff.store.checksums import damaged, digest, digests, fault_of, read_mapping, sealed, unsealed
 from bakeoff.store.files import read_jsonl, remove_named, write_json
+from bakeoff.store.records import Run, RunResult, Step
 
 SPLITS = ("train", "validation", "test")
 CHECKPOINT = r"\d{9}-[0-9a-f]{64}\.safetensors|\.\d+\.tmp"  # names of a run's checkpoints, and of one not finished
 TRUNK = r"(train|validation)-(encoder|\d+)-(fp32|bf16)\.(bin|tmp)|\.lock"
 PLAN_KEYS = {"name", "model", "data", "entries", "runs"}  # by which a bakeoff's plan is told from another program's
-Kind = Literal["baseline", "trial", "entry"]
-# Why a run failed. Only what diverged would do so again: the others are tried again by the next `bakeoff run`.
-Cause = Literal["diverged", "memory", "ended", "stalled", "error"]
-# What is left to do of a planned run: an earlier step brings the later ones with it.
-Step = Literal["train", "decode", "score", "nothing"]
 
 
 def documents() -> Any:
@@ -32,76 +25,6 @@ def documents() -> Any:
     from bakeoff.store import documents
 
     return documents
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training (or one baseline's evaluation): an entry, its settings and a seed.
-
-    A trial is one of an entry's `search` (a hash of it and of all that is held equal), counted from 1; `until` is the
-    step that it goes to for now, None for the end. `adopts` is the trial of the same settings and seed whose
-    checkpoint the run goes on from. `steps` are at most.
-    """
-
-    id: str
-    entry: str
-    kind: Kind
-    method: str
-    settings: dict[str, Any]
-    seed: int
-    steps: int | None = None
-    trial: int | None = None
-    search: str | None = None
-    until: int | None = None
-    adopts: str | None = None
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something that happened in a run; `kind` is state, progress, metrics, done or failed."""
-
-    run: str
-    kind: Literal["state", "progress", "metrics", "done", "failed"]
-    values: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class RunResult:
-    """A run's result.json. Metrics are `split/name`; what was not measured is None.
-
-    Costs: train_seconds (optimizer steps only), setup_seconds, evaluation_seconds, generation_seconds (with the test
-    loss, where prompts are read once for both), peak_bytes (training), evaluation_peak_bytes, tokens_per_second (real
-    tokens in training), adapter_bytes. Losses beside the splits': train_sample/loss (as many training examples as there
-    are validation examples, dropout off), neutral/loss.
-    """
-
-    run: Run
-    status: Literal["done", "failed", "paused"]  # paused: a trial that has not taken all its steps
-    error: str | None = None
-    cause: Cause | None = None
-    trainable_parameters: int | None = None
-    total_parameters: int | None = None
-    learning_rate: float | None = None
-    steps: int | None = None
-    best_step: int | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
-    costs: dict[str, float | None] = field(default_factory=dict)
-    checks: dict[str, bool] = field(default_factory=dict)
-    check_notes: dict[str, str] = field(default_factory=dict)  # what is wrong, of the checks that failed
-    files: dict[str, str] = field(default_factory=dict)  # the SHA-256 of each of the run's other files
-    decoding: str | None = None  # a hash of the generation settings that its outputs were made by; a trial has none
-    scoring: str | None = None  # a hash of the metrics, and of their code, that its outputs were scored by
-
-    def check(self, name: str, complaint: str | None) -> None:
-        """Record a check, passed where there is no complaint. A failed one does not end the run."""
-        self.checks[name] = complaint is None
-        if complaint is not None:
-            self.check_notes[name] = complaint
-
-    @classmethod
-    def from_json(cls, raw: dict[str, Any]) -> "RunResult":
-        """Return the result that `asdict` was taken of."""
-        return cls(**{**raw, "run": Run(**raw["run"])})
 
 
 def read_result(file: Path) -> RunResult | None:

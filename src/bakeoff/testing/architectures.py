@@ -29,7 +29,7 @@ from bakeoff.compute.training.gradient_reach import adapted_shape
 from bakeoff.compute.training.loss import batch_of, target_losses
 from bakeoff.data.tokens import Tokens
 from bakeoff.errors import BakeoffError, SetupError
-from bakeoff.foreign import in_short, one_line
+from bakeoff.library_errors import in_short, one_line
 from bakeoff.methods import build_method, method_class
 from bakeoff.methods.soft_prompts import SoftPrompt
 from bakeoff.store.files import append_jsonl, read_jsonl

@@ -19,7 +19,7 @@ from bakeoff.compute.decoding.conformance import plain_losses, rows_for
 from bakeoff.compute.model.base import Base, set_up
 from bakeoff.compute.model.loading import without_values
 from bakeoff.errors import SetupError
-from bakeoff.foreign import one_line
+from bakeoff.library_errors import one_line
 from bakeoff.testing.families import VOCABULARY, tokenizer
 
 PAD = 1  # an id of its own, and in no text: some models count positions by it

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from bakeoff.store.run_folder import Run
+from bakeoff.store.records import Run
 
 
 def run_names(runs: Sequence[Run]) -> dict[str, str]:

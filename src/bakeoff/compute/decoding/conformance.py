@@ -22,7 +22,7 @@ from bakeoff.compute.model.shared_prefix import WORTH, Beginning, read_beginning
 from bakeoff.compute.training.loss import batch_of, target_losses
 from bakeoff.data.tokens import Tokens
 from bakeoff.errors import SetupError
-from bakeoff.foreign import one_line
+from bakeoff.library_errors import one_line
 
 TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2}  # relative, of the losses of a row's targets; without memory they are far off
 EXACT = {"fp32": 1e-5, "bf16": 5e-2}  # of two passes of one shape, which round alike

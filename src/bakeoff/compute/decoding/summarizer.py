@@ -19,7 +19,8 @@ from bakeoff.data.prompt_format import make_form
 from bakeoff.data.tokenizer_checks import INDENT
 from bakeoff.data.tokens import Tokens, encode
 from bakeoff.errors import DataError, SetupError
-from bakeoff.store.run_folder import Folder, Run
+from bakeoff.store.records import Run
+from bakeoff.store.run_folder import Folder
 
 Document = str | Mapping[str, Any]  # a text, or a row with the columns that the template takes
 

@@ -13,8 +13,8 @@ from torch import nn
 from bakeoff.compute.model.base import Base
 from bakeoff.config.config import Config
 from bakeoff.errors import BakeoffError, SetupError
-from bakeoff.foreign import one_line
 from bakeoff.hub import PICKLED, base_hashes, base_identity, base_marks, model_folder
+from bakeoff.library_errors import one_line
 from bakeoff.methods import Method, build_method
 from bakeoff.methods.saved import MEND, read_mapping, refuse
 from bakeoff.store.files import detach, give_rights, write_json

@@ -23,14 +23,13 @@ from transformers import (
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
-    masking_utils,
 )
 from transformers.utils import logging
 
 from bakeoff.config.sections import LATEST, Pin
 from bakeoff.errors import SetupError
-from bakeoff.foreign import one_line
 from bakeoff.hub import ALLOWED, CONFIG, TOKENIZER, fetch, model_folder, on_hub, weight_files
+from bakeoff.library_errors import one_line
 from bakeoff.store.files import ASSETS
 
 # Shapes of well-known hub models, which never change: a plan of one needs no network, no token and no weights.
@@ -175,17 +174,6 @@ def without_values(model: PreTrainedModel) -> PreTrainedModel:
     if getattr(model, "_can_set_experts_implementation", lambda: False)():
         model.set_experts_implementation("batched_mm")
     return model
-
-
-@contextmanager
-def masks_without_values() -> Iterator[None]:
-    """Within, transformers makes its masks as in tracing, where it does not look whether a simpler one would do."""
-    looked = masking_utils.is_tracing
-    masking_utils.is_tracing = lambda *_: True
-    try:
-        yield
-    finally:
-        masking_utils.is_tracing = looked
 
 
 def from_weights(name: str, pin: Pin, folder: Path, **how: Any) -> PreTrainedModel:

@@ -22,7 +22,8 @@ from bakeoff.hub import base_files
 from bakeoff.scoring.baselines import FEW_SHOT
 from bakeoff.store.content_hash import remember
 from bakeoff.store.files import append_jsonl, read_jsonl
-from bakeoff.store.run_folder import SPLITS, Event, Folder, Run, RunFolder, RunResult
+from bakeoff.store.records import Event, Run, RunResult
+from bakeoff.store.run_folder import SPLITS, Folder, RunFolder
 
 Emit = Callable[[Event], None]
 PROBE_EXAMPLES = 2  # enough to see whether two models are one

@@ -22,7 +22,7 @@ from bakeoff.scoring.forgetting import neutral_rows
 from bakeoff.scoring.lengths import LENGTHS, text_lengths
 from bakeoff.scoring.metrics import Rows, score_outputs, value_of
 from bakeoff.store.files import write_jsonl
-from bakeoff.store.run_folder import RunResult
+from bakeoff.store.records import RunResult
 
 
 def evaluate(work: Work, base: Base, adapted: nn.Module) -> RunResult:

@@ -24,7 +24,8 @@ from bakeoff.compute.run.worker import execute
 from bakeoff.compute.training.checkpoint import Stopped
 from bakeoff.config.config import load_config
 from bakeoff.store.files import opened
-from bakeoff.store.run_folder import Event, Folder
+from bakeoff.store.records import Event
+from bakeoff.store.run_folder import Folder
 
 PRELOADED = (peft, torch, transformers)
 STOPPED = 128 + signal.SIGTERM  # exit status of a run that was asked to stop and has saved

@@ -29,7 +29,8 @@ from bakeoff.errors import BakeoffError
 from bakeoff.methods import Method, build_method
 from bakeoff.scoring.baselines import BLANK_LINE, cut_share, extract, few_shot_rows, shots_ids
 from bakeoff.store.files import write_jsonl
-from bakeoff.store.run_folder import Cause, Event, Folder, RunResult, Step
+from bakeoff.store.records import Cause, Event, RunResult, Step
+from bakeoff.store.run_folder import Folder
 
 
 def execute(path: Path, run_id: str, emit: Emit, asked: Callable[[], bool] = bool) -> RunResult:

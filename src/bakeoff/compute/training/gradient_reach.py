@@ -7,12 +7,12 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from bakeoff.compute.model.base import Base, inner, trainable
-from bakeoff.compute.model.loading import masks_without_values
 from bakeoff.compute.training.loss import batch_of, target_losses
 from bakeoff.data.tokens import Tokens
 from bakeoff.errors import SetupError
-from bakeoff.foreign import one_line
+from bakeoff.library_errors import one_line
 from bakeoff.methods import Method
+from bakeoff.methods.meta import masks_without_values
 
 ROWS = (Tokens([1, 2, 3, 4], [5, 6]), Tokens([1, 2], [3, 4]))
 

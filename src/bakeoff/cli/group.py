@@ -1,0 +1,61 @@
+"""What all commands have in common: shared options, and how errors and interrupts end a command."""
+
+import signal
+import sys
+from typing import Any
+
+import click
+
+from bakeoff.cli.terminal import check_working_folder, streams, warn_of_plug_ins, whisper
+from bakeoff.errors import BakeoffError
+
+OVERRIDES = click.option(
+    "-s",
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a config value, as in protocol.epochs=1; VALUE is YAML, or text where it is no YAML.",
+)
+DISPLAY = click.option(
+    "--display", type=click.Choice(["auto", "live", "plain", "json", "none"]), default="auto", show_default=True,
+    help="How progress is shown, on standard error.",
+)  # fmt: skip
+TRUST = click.option(
+    "--trust", is_flag=True,
+    help="Let the config of a run folder from elsewhere use the model's folder, and run the code, that it names.",
+)  # fmt: skip
+GOES_ON = "interrupted. The same command goes on from here"
+ENDED = {"run": GOES_ON, "demo": GOES_ON, "watch": "no longer looking on; the bakeoff itself is not touched"}
+
+
+class Commands(click.Group):
+    """A group whose commands print a BakeoffError as one line and exit with 2.
+
+    An interrupt exits with 130, a reader that has closed its end of the pipe with 141, output that cannot be written
+    with 2.
+    """
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Read the command line, whose --help is output too, and run the command."""
+        with streams():
+            return super().main(*args, **options)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the chosen command."""
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a terminated bakeoff ends as an interrupted one
+        with streams():
+            try:
+                check_working_folder()
+                value = super().invoke(ctx)
+                warn_of_plug_ins()
+                return value
+            except SystemExit:  # some run failed
+                warn_of_plug_ins()
+                raise
+            except BakeoffError as error:
+                whisper(f"bakeoff: {error}")
+                sys.exit(2)
+            except KeyboardInterrupt:
+                whisper(f"bakeoff: {ENDED.get(ctx.invoked_subcommand or '', 'interrupted')}")
+                sys.exit(130)

@@ -1,0 +1,17 @@
+"""Models on the meta device, which has shapes and no values."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def masks_without_values() -> Iterator[None]:
+    """Within, transformers makes its masks as in tracing, where it does not look whether a simpler one would do."""
+    from transformers import masking_utils
+
+    looked = masking_utils.is_tracing
+    masking_utils.is_tracing = lambda *_: True
+    try:
+        yield
+    finally:
+        masking_utils.is_tracing = looked
