@@ -11,7 +11,8 @@ from bakeoff.progress.live import LiveDisplay, roughly
 from bakeoff.progress.notebook import NotebookDisplay
 from bakeoff.progress.open import open_display
 from bakeoff.progress.plain import JsonDisplay, NoDisplay, PlainDisplay
-from bakeoff.store.records import Event, Run
+from bakeoff.store.events import event_of
+from bakeoff.store.records import Run
 from bakeoff.tuning.labels import run_names
 
 
@@ -70,17 +71,31 @@ def drawn(live):
     return target.file.getvalue().splitlines()
 
 
+# What an event has beside what a test is about.
+REST = {
+    "progress": {"tokens_per_second": 1.0, "seconds_left": 1.0},
+    "metrics": {"seconds": 1.0},
+    "done": {"costs": {}, "check_notes": {}},
+}
+
+
+def event_with(run, kind, values):
+    return event_of({"run": run, "kind": kind, **REST.get(kind, {}), **values})
+
+
 TRAINING = [
-    Event("lora-0", "state", {"state": "training"}),
-    Event(
+    event_with("lora-0", "state", {"state": "training"}),
+    event_with(
         "lora-0",
         "progress",
         {"step": 5, "steps": 10, "tokens_per_second": 1234.5, "train/loss": 2.5, "seconds_left": 61.0},
     ),
-    Event("lora-0", "metrics", {"step": 5, "epoch": 0.5, "train/loss": 2.5, "validation/loss": 2.25}),
+    event_with("lora-0", "metrics", {"step": 5, "epoch": 0.5, "train/loss": 2.5, "validation/loss": 2.25}),
 ]
-DONE = Event("lora-0", "done", {"metrics": {"test/loss": 2.0, "test/rougeL": 0.25}, "costs": {"peak_bytes": 2**30}})
-FAILED = Event("lora-0", "failed", {"error": "the loss is nan"})
+DONE = event_with(
+    "lora-0", "done", {"metrics": {"test/loss": 2.0, "test/rougeL": 0.25}, "costs": {"peak_bytes": 2**30}}
+)
+FAILED = event_with("lora-0", "failed", {"error": "the loss is nan"})
 
 
 def test_plain_lines(capsys):
@@ -105,16 +120,16 @@ def test_plain_lines_tell_documents_and_what_is_left_of_the_run_and_of_all(capsy
     told = forecast(runs, clock)
     with PlainDisplay(runs, [], told, clock) as display:
         for state, seconds in (("training", 0), ("validating", 4), ("training", 0)):
-            display.handle(Event("lora-0", "state", {"state": state}))
+            display.handle(event_with("lora-0", "state", {"state": state}))
             clock.now += seconds
         for step in range(1, 11):
             clock.now += 10.0
-            display.handle(Event("lora-0", "progress", {"step": step, "steps": 10, "tokens_per_second": 5.0,
+            display.handle(event_with("lora-0", "progress", {"step": step, "steps": 10, "tokens_per_second": 5.0,
                                                         "seconds_left": 10.0 * (10 - step)}))  # fmt: skip
         for state, seconds in (("validating", 4), ("saving", 1), ("loading", 2), ("testing", 4), ("generating", 20)):
-            display.handle(Event("lora-0", "state", {"state": state}))
+            display.handle(event_with("lora-0", "state", {"state": state}))
             clock.now += seconds
-        display.handle(Event("lora-0", "progress", {"examples": 10, "examples_total": 20}))
+        display.handle(event_with("lora-0", "progress", {"examples": 10, "examples_total": 20}))
     lines = capsys.readouterr().err.splitlines()
     assert "[  1:34] lora seed 0: step 9/10  5 tokens/s  0:10 of training left" in lines
     assert lines[-1].startswith("[  2:15] lora seed 0: 10/20 documents  0:20 left, about ")
@@ -179,7 +194,7 @@ def test_failures_take_a_third_of_the_screen_at_most():
     runs = [run_of("lora", seed=i) for i in range(12)]
     live = live_display(runs, [], console(height=15), Clock())
     for run in runs[:10]:
-        live.handle(Event(run.id, "failed", {"error": "a word " * 40}))
+        live.handle(event_with(run.id, "failed", {"error": "a word " * 40}))
     lines = drawn(live)
     assert len(lines) <= 15
     assert all(len(line) <= 80 for line in lines)
@@ -192,22 +207,22 @@ def test_what_is_left_stands_in_rows_and_totals():
     runs, clock = [run_of("lora"), run_of("lora", seed=1)], Clock()
     live = live_display(runs, [], console(), clock, forecast(runs, clock))
     for state, seconds in (("training", 0), ("validating", 4), ("training", 0)):
-        live.handle(Event("lora-0", "state", {"state": state}))
+        live.handle(event_with("lora-0", "state", {"state": state}))
         clock.now += seconds
     for step in range(1, 11):
         clock.now += 10.0
-        live.handle(Event("lora-0", "progress", {"step": step, "steps": 10, "train/loss": 2.0}))
+        live.handle(event_with("lora-0", "progress", {"step": step, "steps": 10, "train/loss": 2.0}))
     assert "left" not in drawn(live)[1]  # nothing tells yet how long a test takes
     for state, seconds in (("validating", 4), ("training", 0), ("saving", 1), ("loading", 2), ("testing", 4)):
-        live.handle(Event("lora-0", "state", {"state": state}))
+        live.handle(event_with("lora-0", "state", {"state": state}))
         clock.now += seconds
-    live.handle(Event("lora-0", "state", {"state": "generating"}))
+    live.handle(event_with("lora-0", "state", {"state": "generating"}))
     clock.now += 10.0
-    live.handle(Event("lora-0", "progress", {"examples": 10, "examples_total": 20}))
+    live.handle(event_with("lora-0", "progress", {"examples": 10, "examples_total": 20}))
     lines = drawn(live)
     assert lines[1].endswith("0:10 left")
     clock.now += 10.0
-    live.handle(Event("lora-0", "progress", {"examples": 20, "examples_total": 20}))
+    live.handle(event_with("lora-0", "progress", {"examples": 20, "examples_total": 20}))
     live.handle(DONE)
     # the other seed: 10 steps of 10 s, two validations of 4, saving 1, loading 2, test 4, 20 documents of 1
     assert live.left() == pytest.approx(100 + 8 + 1 + 2 + 4 + 20)
@@ -219,7 +234,7 @@ def test_what_is_left_stands_in_rows_and_totals():
 def test_many_runs_fold():
     runs = [run_of("lora", seed=i) for i in range(30)]
     live = live_display(runs, [r.id for r in runs[:20]], console(height=15), Clock())
-    live.handle(Event("lora-20", "state", {"state": "training"}))
+    live.handle(event_with("lora-20", "state", {"state": "training"}))
     lines = drawn(live)
     assert len(lines) <= 15
     assert any("lora seed 20" in line and "training" in line for line in lines)
@@ -231,8 +246,8 @@ def test_what_ended_last_comes_before_most_of_what_waits():
     live = live_display([run_of("lora", seed=i) for i in range(30)], [], console(height=12), clock)
     for number in range(10):
         clock.now += 1
-        live.handle(Event(f"lora-{number}", "done", {"metrics": {"test/loss": 2.0 + number}}))
-    live.handle(Event("lora-10", "state", {"state": "training"}))
+        live.handle(event_with(f"lora-{number}", "done", {"metrics": {"test/loss": 2.0 + number}}))
+    live.handle(event_with("lora-10", "state", {"state": "training"}))
     shown = [line.split()[2:4] for line in drawn(live) if line.startswith("lora seed")]
     work, waiting = [["10", "training"]], [[str(i), "waiting"] for i in (11, 12, 13)]
     assert shown == [[str(i), "done"] for i in (6, 7, 8, 9)] + work + waiting
@@ -243,11 +258,11 @@ def test_what_ended_last_comes_before_most_of_what_waits():
 def test_nothing_moves_or_is_cut_where_numbers_are_large(width):
     live = live_display([run_of("lora")], [], console(width), Clock())
     before = drawn(live)[0]
-    live.handle(Event("lora-0", "progress", {"step": 12000, "steps": 36000, "tokens_per_second": 123456.7}))
+    live.handle(event_with("lora-0", "progress", {"step": 12000, "steps": 36000, "tokens_per_second": 123456.7}))
     losses = {"train/loss": 12345.6, "validation/loss": 12.3456}
-    live.handle(Event("lora-0", "metrics", {**losses, "epoch": 1, "step": 12000}))
+    live.handle(event_with("lora-0", "metrics", {**losses, "epoch": 1, "step": 12000}))
     live.rows["lora-0"].started = -40_000.0
-    live.handle(Event("lora-0", "done", {"metrics": {"test/loss": 2e6}}))
+    live.handle(event_with("lora-0", "done", {"metrics": {"test/loss": 2e6}}))
     lines = drawn(live)
     assert lines[0] == before
     assert "12346 12.35 2e+06" in lines[1]
@@ -275,10 +290,10 @@ def test_trials_are_named_by_what_is_searched_and_rest_between_their_parts(capsy
     clock = Clock()
     runs = [trial(1, 3e-4), trial(2, 1e-3), *(run_of("lora", seed=i) for i in range(2))]
     with PlainDisplay(runs, [], None, clock) as plain:
-        plain.handle(Event("lora-t2", "state", {"state": "stopped"}))
+        plain.handle(event_with("lora-t2", "state", {"state": "stopped"}))
         plain.add(trial(3, 3e-3))
-        plain.handle(Event("lora-t3", "done", {"metrics": {"validation/loss": 2.0}}))
-        plain.handle(Event("lora-1", "state", {"state": "training"}))
+        plain.handle(event_with("lora-t3", "done", {"metrics": {"validation/loss": 2.0}}))
+        plain.handle(event_with("lora-1", "state", {"state": "training"}))
     assert capsys.readouterr().err.splitlines() == [
         "[  0:00] lora trial 2: learning_rate 0.001: stopped",
         "[  0:00] lora trial 3: learning_rate 0.003: done  validation loss 2.0000",
@@ -287,9 +302,9 @@ def test_trials_are_named_by_what_is_searched_and_rest_between_their_parts(capsy
     live = live_display(runs, [], console(120), clock)
     for start, state in ((0.0, "training"), (60.0, "paused"), (1000.0, "training"), (1030.0, "paused")):
         clock.now = start
-        live.handle(Event("lora-t1", "state", {"state": state}))
+        live.handle(event_with("lora-t1", "state", {"state": state}))
     live.add(trial(3, 3e-3))
-    live.handle(Event("lora-t1", "state", {"state": "stopped"}))
+    live.handle(event_with("lora-t1", "state", {"state": "stopped"}))
     lines = drawn(live)
     names = [
         "lora trial 1: learning_rate 0.0003",

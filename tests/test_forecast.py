@@ -20,16 +20,32 @@ from bakeoff.config.sections import ProtocolConfig
 from bakeoff.progress.eta import Forecast
 from bakeoff.progress.live import LiveDisplay
 from bakeoff.progress.plain import JsonDisplay, PlainDisplay
-from bakeoff.progress.replay import earlier_rows, measured_before
-from bakeoff.store.event_log import event_of
+from bakeoff.progress.replay import earlier_events, measured_before
+from bakeoff.store.events import Note, event_of
 from bakeoff.store.records import Run
 
 STREAMS = Path(__file__).parent / "streams"
 
 
+# A recording has what the forecast needs; the rest of an event is the same in each.
+REST = {
+    "step": {"tokens_per_second": 1.0, "seconds_left": 1.0},
+    "metrics": {"epoch": 0.0, "seconds": 0.0},
+    "done": {"metrics": {}, "costs": {}, "check_notes": {}},
+    "failed": {"error": None},
+    "start": {"done": [], "steps": {}},
+}
+
+
+def events(*rows):
+    """Return the events of rows."""
+    return [event_of({**REST.get(row["kind"], {}), **row}) for row in rows]
+
+
 def stream(name):
     """Return a recording's head, runs, protocol and rows."""
     head, *rows = map(json.loads, (STREAMS / f"{name}.jsonl").read_text().splitlines())
+    rows = [{**(REST["step"] if "step" in row else {}), **REST.get(row["kind"], {}), **row} for row in rows]
     return head, [Run(**run) for run in head["runs"]], ProtocolConfig(**head["protocol"]), rows
 
 
@@ -63,7 +79,7 @@ def test_after_the_first_tenth_the_forecast_is_within_a_quarter(name):
 def test_a_bakeoff_that_goes_on_is_forecast_by_what_its_earlier_session_measured():
     head, runs, protocol, rows = stream("fixed")
     last = next(i for i, row in enumerate(rows) if row.get("run") == runs[-1].id)
-    rates = measured_before([{"kind": "start", "time": 0.0}, *rows[:last]], runs, head["plan"], protocol)
+    rates = measured_before(events({"kind": "start", "time": 0.0}, *rows[:last]), runs, head["plan"], protocol)
     forecast = Forecast(runs, head["plan"], protocol, [run.id for run in runs[:-1]], rates=rates)
     assert forecast.left() == pytest.approx(rows[-1]["time"] - rows[last]["time"], rel=0.25)
     assert Forecast(runs, head["plan"], protocol, [run.id for run in runs[:-1]]).left() is None
@@ -74,7 +90,7 @@ def test_time_between_sessions_counts_for_nothing():
     killed = next(i for i, row in enumerate(rows) if row.get("state") == "training") + 3
     night = [{**row, "time": row["time"] + 50_000} for row in rows]
     sessions = [*rows[:killed], {"kind": "start", "time": night[0]["time"] - 1}, *night[:-1]]
-    rates = measured_before(sessions, runs, head["plan"], protocol)
+    rates = measured_before(events(*sessions), runs, head["plan"], protocol)
     assert sum(rates.seconds.values()) < 2 * rows[-1]["time"]
 
 
@@ -82,9 +98,9 @@ def test_a_clock_that_was_set_back_gives_no_negative_seconds():
     head, runs, protocol, rows = stream("fixed")
     start, half = {"kind": "start", "time": 0.0}, len(rows) // 2
     before, after = [{**row, "time": row["time"] + 50_000} for row in (start, *rows[:half])], rows[half:-1]
-    within = measured_before([*before, *after], runs, head["plan"], protocol)
+    within = measured_before(events(*before, *after), runs, head["plan"], protocol)
     assert min(within.seconds.values()) >= 0
-    between = measured_before([*before, start, *after], runs, head["plan"], protocol)
+    between = measured_before(events(*before, start, *after), runs, head["plan"], protocol)
     assert sum(between.seconds.values()) > 0.9 * rows[-1]["time"]  # each session by its own clock
 
 
@@ -93,7 +109,7 @@ def test_a_damaged_journal_tells_up_to_its_damage(tmp_path):
     first = {"time": 1, "kind": "note", "text": "planned"}
     for damage in ("\0\0\0", "{}", "[1]", '{"time": 1, "kind": "start"}', '{"time": 1, "kind": "progress", "step": 1}'):
         journal.write_text(f'{json.dumps(first)}\n{damage}\n{{"time": 2, "kind": "end"}}\n')
-        assert list(earlier_rows(journal)) == [first]
+        assert list(earlier_events(journal)) == [Note(**first)]
 
 
 def test_until_an_entry_has_trained_the_time_left_says_what_it_is_estimated_from(capsys):
@@ -108,8 +124,8 @@ def test_until_an_entry_has_trained_the_time_left_says_what_it_is_estimated_from
         for row in rows[:-1]:
             now[0] = row["time"]
             forecast.take(event_of(row))
-            if row["kind"] == "progress":  # of a recorded one only what the forecast needs is there
-                plain.show(event_of({"tokens_per_second": 1.0, "seconds_left": 1.0, **row}))
+            if row["kind"] == "progress":
+                plain.show(event_of(row))
             machine.show(event_of(row))
             for line in [*capsys.readouterr().err.splitlines(), live.totals()]:
                 if "for all" in line or "bakeoff_seconds_left" in line or " left, " in line:
@@ -122,6 +138,6 @@ def test_until_an_entry_has_trained_the_time_left_says_what_it_is_estimated_from
 
 def test_what_an_earlier_session_trained_counts():
     head, runs, protocol, rows = stream("fixed")
-    rates = measured_before([{"kind": "start", "time": 0.0}, *rows[:-1]], runs, head["plan"], protocol)
+    rates = measured_before(events({"kind": "start", "time": 0.0}, *rows[:-1]), runs, head["plan"], protocol)
     assert Forecast(runs, head["plan"], protocol, rates=rates).basis() is None
     assert Forecast(runs, head["plan"], protocol, [run.id for run in runs]).basis() is None  # nothing is left to train

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from bakeoff.driver import executor
+from bakeoff.store.events import Progress, State
 from bakeoff.store.records import Run
 from bakeoff.store.run_folder import Folder
 
@@ -29,7 +30,9 @@ class Server:
 
 
 def said(**values):
-    return {"kind": "state" if "state" in values else "progress", "values": values}
+    kind = State if "state" in values else Progress
+    rest = {"tokens_per_second": 1.0, "seconds_left": 1.0} if "step" in values else {}
+    return {"event": kind(run=RUN.id, **rest, **values).row()}
 
 
 def steps(seconds, count):
@@ -44,7 +47,7 @@ def steps(seconds, count):
         # a step with a validation of 50 seconds was seen, and comes again
         ([*steps(30, 2), (110, said(step=3, steps=100)), (200, {"exit": 143})], 112, None),
         # a validation longer than any before tells every five seconds that it goes on
-        ([*steps(1, 9), *((t, said(alive=True)) for t in range(10, 200, 5)), (201, {"exit": 143})], 12, None),
+        ([*steps(1, 9), *((t, said()) for t in range(10, 200, 5)), (201, {"exit": 143})], 12, None),
         # it hangs
         (steps(1, 9), 15, 35),
         (steps(15, 3), 46, 76),

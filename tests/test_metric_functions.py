@@ -24,6 +24,7 @@ from bakeoff.scoring import custom
 from bakeoff.scoring.custom import MetricError, call, code_identity, number_of, tried
 from bakeoff.scoring.metrics import measures, rules, score_outputs
 from bakeoff.store.event_log import Reader
+from bakeoff.store.events import State
 from bakeoff.store.records import Run
 from bakeoff.store.run_folder import Folder
 from tests.conftest import Inline
@@ -221,7 +222,7 @@ def test_a_metric_that_never_ends_is_named_when_its_run_is_ended(tmp_path):
     """By the driver, which hears of each function before it scores."""
     own = f"{tmp_path}/own.py:slow"
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    said = [{"started": process.pid}, {"kind": "state", "values": {"state": "scoring", "metric": own}}]
+    said = [{"started": process.pid}, {"event": State(run="base-1", state="scoring", metric=own).row()}]
 
     class Server:
         def ask(self, folder, run):
@@ -237,11 +238,11 @@ def test_a_metric_that_never_ends_is_named_when_its_run_is_ended(tmp_path):
         (state, failed) = Attempt(Server(), Folder(tmp_path), run).events(0.05, bool)
     finally:
         process.kill()
-    assert state.values["metric"] == own
+    assert state.metric == own
     text = (
         f"no progress for 0.05 seconds (safety.stall_seconds) while the metric {own} scored, so its process was ended"
     )
-    assert failed.values == {"error": text}
+    assert failed.error == text
     assert Folder(tmp_path).run("base-1").result().cause == "stalled"
 
 
@@ -251,5 +252,6 @@ def test_a_run_tells_of_each_function_before_it_scores(tmp_path, shared, monkeyp
     monkeypatch.setattr(api, "LocalExecutor", Inline)
     changes = {"metrics": ["rouge", own], "entries": ["last_layers"], "output": str(tmp_path / "out")}
     results = bakeoff.run({**shared[0], **changes, "baselines": ["base", "lead-1"]}, display="none")
-    told = [row for row in Reader(results.folder.events_file).new_rows() if row.get("state") == "scoring"]
-    assert [row["metric"] for row in told] == [own] * 3
+    events = Reader(results.folder.events_file).new_events()
+    told = [event for event in events if event.kind == "state" and event.state == "scoring"]
+    assert [event.metric for event in told] == [own] * 3

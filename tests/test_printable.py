@@ -25,8 +25,9 @@ from bakeoff.report.page import render
 from bakeoff.report.plan import plan_lines, plan_table
 from bakeoff.report.source import Source
 from bakeoff.results import Results
+from bakeoff.store.events import Failed, State
 from bakeoff.store.files import write_json
-from bakeoff.store.records import Event, Run
+from bakeoff.store.records import Run
 
 NASTY = ("\x1b[31mred", "[bold]x[/]", "[/nothing]", "=1+1", "\t=1", "\r@x", "\x00", "\ud800", "a\u202eb", "a\nb", "]]>",
          "<script>", "`|*", "\x9b2J", "</svg>", "{{ 7*7 }}", "\\")  # fmt: skip
@@ -118,8 +119,8 @@ def test_notes_and_errors_of_a_watched_bakeoff_are_not_obeyed(kind, capsys):
     console = Console(file=io.StringIO(), width=160, height=20, color_system=None, force_terminal=False)
     with open_display(kind, [run], console=console) as screen:
         screen.note("read\x1b]0;title\x07 this")
-        screen.handle(Event("a", "state", {"state": "tr\x1b[2J"}))
-        screen.handle(Event("a", "failed", {"error": "it\x1b[8m broke [/x]"}))
+        screen.handle(State(run="a", state="tr\x1b[2J"))
+        screen.handle(Failed(run="a", error="it\x1b[8m broke [/x]"))
         if kind == "live":
             console.print(screen.render())
     said = console.file.getvalue() + capsys.readouterr().err

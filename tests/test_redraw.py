@@ -4,13 +4,12 @@ import io
 import itertools
 import threading
 import time
-from dataclasses import replace
 
 from rich.console import Console
 
 from bakeoff.progress.eta import Forecast
 from bakeoff.progress.live import LiveDisplay
-from bakeoff.store.event_log import event_of
+from bakeoff.store.events import event_of
 from bakeoff.store.records import Run
 from bakeoff.tuning.labels import run_names
 from tests.test_forecast import stream
@@ -63,7 +62,7 @@ def test_redraws_and_events_do_not_disturb_each_other():
             event = event_of(row)
             display.handle(event)
             if event.kind == "done":
-                display.show(replace(event, values={**event.values, "check_notes": {"a check": "a note"}}))
+                display.show(event.model_copy(update={"check_notes": {"a check": "a note"}}))
             if errors:
                 break
         ended.set()

@@ -12,7 +12,7 @@ from bakeoff.interrupts import EndAtOnce
 from bakeoff.progress import trackers
 from bakeoff.progress.trackers import follow, tracked
 from bakeoff.store.event_log import Journal
-from bakeoff.store.records import Event
+from bakeoff.store.events import Metrics, event_of
 from bakeoff.store.run_folder import Folder
 
 REST = {"epoch": 0.1, "seconds": 1.0, "validation/loss": 2.0}
@@ -46,7 +46,7 @@ def test_a_tracker_that_fails_is_told_and_ends_nothing(shared, tmp_path):
     notes, journal = [], Journal(folder.events_file)
     (run,) = [run.id for run in folder.runs() if run.entry == "lora"]
     with tracked(folder, SimpleNamespace(trackers=["tensorboard"]), notes.append), journal.session([], {}):
-        journal.add(Event(run, "metrics", {"step": 1, **REST}))
+        journal.add(Metrics(run=run, step=1, **REST))
     assert [note.partition(":")[0] for note in notes] == ["trackers"]
     assert "stopped with NotADirectoryError" in notes[0]
 
@@ -71,7 +71,7 @@ def test_an_interrupt_loses_no_row_at_the_trackers(shared, tmp_path, monkeypatch
     def interrupted():
         with tracked(folder, SimpleNamespace(trackers=["tensorboard"]), notes.append), journal.session([], {}):
             for step in (1, 2):
-                journal.add(Event(run, "metrics", {"step": step, **REST}))
+                journal.add(Metrics(run=run, step=step, **REST))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -112,11 +112,11 @@ class Tracker:
 @pytest.mark.parametrize(
     ("last", "kind", "end"),
     [
-        (("done", {"metrics": {}, "costs": {}, "check_notes": {}}), "mlflow", "FINISHED"),
-        (("failed", {"error": "no memory"}), "mlflow", "FAILED"),
-        (("state", {"state": "stopping"}), "mlflow", "KILLED"),
-        (("state", {"state": "stopping"}), "wandb", 1),
-        (("done", {"metrics": {}, "costs": {}, "check_notes": {}}), "wandb", 0),
+        ({"kind": "done", "metrics": {}, "costs": {}, "check_notes": {}}, "mlflow", "FINISHED"),
+        ({"kind": "failed", "error": "no memory"}, "mlflow", "FAILED"),
+        ({"kind": "state", "state": "stopping"}, "mlflow", "KILLED"),
+        ({"kind": "state", "state": "stopping"}, "wandb", 1),
+        ({"kind": "done", "metrics": {}, "costs": {}, "check_notes": {}}, "wandb", 0),
     ],
 )
 def test_no_run_stays_running_at_a_tracker(copied, monkeypatch, last, kind, end):
@@ -129,9 +129,9 @@ def test_no_run_stays_running_at_a_tracker(copied, monkeypatch, last, kind, end)
     copied.events_file.unlink()
     journal = Journal(copied.events_file)
     with journal.session([], {}):
-        journal.add(Event(run, "metrics", {"step": 1, **REST}))
-        journal.add(Event(run, *last))
+        journal.add(Metrics(run=run, step=1, **REST))
+        journal.add(event_of({"run": run, **last}))
     with journal.session([], {}):  # another session's is another follower's
-        journal.add(Event(run, "metrics", {"step": 2, **REST}))
+        journal.add(Metrics(run=run, step=2, **REST))
     follow(copied, 0, [kind])
     assert Tracker.ends == [end]

@@ -7,11 +7,11 @@ import time
 import pytest
 
 from bakeoff.errors import SetupError
-from bakeoff.progress.replay import earlier_rows
+from bakeoff.progress.replay import earlier_events
 from bakeoff.progress.watch import watch
 from bakeoff.store.event_log import Journal, Reader
+from bakeoff.store.events import Progress, State
 from bakeoff.store.lock import locked
-from bakeoff.store.records import Event
 from bakeoff.store.run_folder import Folder
 
 
@@ -149,15 +149,15 @@ def test_the_journal_holds_everything_but_progress_that_comes_fast(tmp_path):
     journal = Journal(tmp_path / "events.jsonl", lambda: now[0])
     with journal.session(["a"], {"b": 3}):
         for step in range(1, 6):
-            journal.add(Event("b", "progress", {"step": step, **rest}))
+            journal.add(Progress(run="b", step=step, **rest))
             now[0] += 1.0
-        journal.add(Event("b", "state", {"state": "validating"}))
-        journal.add(Event("b", "progress", {"step": 6, **rest}))
+        journal.add(State(run="b", state="validating"))
+        journal.add(Progress(run="b", step=6, **rest))
     reader = Reader(tmp_path / "events.jsonl")
-    rows = list(reader.new_rows())
-    assert rows[0] == {"time": 100.0, "kind": "start", "done": ["a"], "steps": {"b": 3}, "again": {}}
-    assert [row.get("step") for row in rows] == [None, 1, 3, 5, None, 6, None]
-    assert list(reader.new_rows()) == []
+    events = list(reader.new_events())
+    assert events[0].row() == {"time": 100.0, "kind": "start", "done": ["a"], "steps": {"b": 3}, "again": {}}
+    assert [getattr(event, "step", None) for event in events] == [None, 1, 3, 5, None, 6, None]
+    assert list(reader.new_events()) == []
 
 
 def test_a_machine_whose_clock_is_set_back_writes_times_that_go_on(tmp_path, monkeypatch):
@@ -165,7 +165,7 @@ def test_a_machine_whose_clock_is_set_back_writes_times_that_go_on(tmp_path, mon
     journal.note("before")
     monkeypatch.setattr(time, "time", lambda: 5.0)
     journal.note("after")
-    before, after = (row["time"] for row in reader.new_rows())
+    before, after = (event.time for event in reader.new_events())
     assert 0 <= after - before < 60
 
 
@@ -174,10 +174,10 @@ def test_a_line_that_a_crash_tore_is_replaced_by_the_next(tmp_path):
     journal.note("one")
     with journal.file.open("a") as file:
         file.write('{"time": 1.5, "kind": "no')
-    assert [row["text"] for row in reader.new_rows()] == ["one"]
+    assert [event.text for event in reader.new_events()] == ["one"]
     journal.note("two")
     journal.note("three")
-    assert [row["text"] for row in reader.new_rows()] == ["two", "three"]
+    assert [event.text for event in reader.new_events()] == ["two", "three"]
 
 
 @pytest.mark.parametrize("kind", ["plain", "json"])
@@ -200,7 +200,7 @@ def test_a_journal_with_no_readable_line_is_one_note(copied, capsys):
 
 
 def test_a_forecast_takes_nothing_of_a_journal_from_its_first_damage_on(copied):
-    whole = list(earlier_rows(copied.events_file))
+    whole = list(earlier_events(copied.events_file))
     lines = copied.events_file.read_bytes().splitlines(keepends=True)
     copied.events_file.write_bytes(b"".join([*lines[:3], b"{\n", *lines[3:]]))
-    assert list(earlier_rows(copied.events_file)) == whole[:3]
+    assert list(earlier_events(copied.events_file)) == whole[:3]

@@ -22,7 +22,7 @@ from bakeoff.progress.display import Display
 from bakeoff.progress.estimate import expected_costs
 from bakeoff.progress.eta import Forecast
 from bakeoff.progress.open import open_display
-from bakeoff.progress.replay import earlier_rows, measured_before
+from bakeoff.progress.replay import earlier_events, measured_before
 from bakeoff.progress.trackers import check_installed, tracked
 from bakeoff.results import Results, load_results
 from bakeoff.store.checksums import sealed
@@ -128,7 +128,7 @@ def run_all(folder: Folder, config: Config, display: str, executor: LocalExecuto
         done = {run_id for run_id, step in left.items() if step == "nothing"}
         again = {run_id: step for run_id, step in left.items() if step in ("decode", "score")}
         steps = trial_steps(folder, planned)
-        journal, earlier = Journal(folder.events_file), earlier_rows(folder.events_file)
+        journal, earlier = Journal(folder.events_file), earlier_events(folder.events_file)
         rates = measured_before(earlier, planned.runs, planned.document, config.protocol)
         forecast = Forecast(planned.runs, planned.document, config.protocol, done, steps, rates=rates, again=again)
         with (

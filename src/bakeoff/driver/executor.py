@@ -15,7 +15,8 @@ from typing import Any, Self
 from bakeoff.child_process import command, search_path
 from bakeoff.config.config import load_config
 from bakeoff.errors import SetupError
-from bakeoff.store.records import Cause, Event, Run, RunResult
+from bakeoff.store.events import Event, Failed, RunEvent, State, event_of
+from bakeoff.store.records import Cause, Run, RunResult
 from bakeoff.store.run_folder import Folder
 
 # glibc returns large blocks to the kernel at every training step; keeping them saves 10 to 25 % of its time. oneDNN
@@ -138,30 +139,31 @@ class Attempt:
             if silent >= stall_seconds:
                 self.end(stall_seconds)
                 silent = 0.0
-            if message and "kind" in message:
-                self.hear(message["values"])
+            event = event_of(message["event"]) if message and "event" in message else None
+            if isinstance(event, RunEvent):
+                self.hear(event)
             if stop():
                 begins = not self.asked
                 if begins:
-                    yield Event(self.run.id, "state", {"state": "stopping"})
+                    yield State(run=self.run.id, state="stopping")
                     self.ask_to_stop()
                 left = self.grace(stall_seconds) if begins or message else left - passed
                 if left <= 0:
                     raise KeyboardInterrupt
-            if message and "kind" in message:
-                if message["values"]:
-                    yield Event(self.run.id, message["kind"], message["values"])
+            if event:
+                if event.values():  # not a sign of life alone
+                    yield event
             elif message:
                 self.process = message.get("started", self.process)
                 status = message.get("exit", self.status_of_server(message))
         if not self.asked and self.folder.run(self.run.id).result() is None:
             yield self.ended(status, stall_seconds)
 
-    def hear(self, values: dict[str, Any]) -> None:
+    def hear(self, event: RunEvent) -> None:
         """Note what the run does, and how long its steps take."""
-        if "state" in values:
-            self.state, self.metric = values["state"], values.get("metric", "")
-        if "steps" in values:
+        if event.kind == "state":
+            self.state, self.metric = event.state, event.metric or ""
+        if event.kind == "progress" and event.step is not None:
             now = time.monotonic()
             self.longest_step = max(self.longest_step, now - (self.stepped_at or now))
             self.stepped_at = now
@@ -196,7 +198,7 @@ class Attempt:
             raise SetupError(f"the run server stopped with status {message['server']}. Its last words stand above")
         return message["server"]
 
-    def ended(self, status: int, stall_seconds: float) -> Event:
+    def ended(self, status: int, stall_seconds: float) -> Failed:
         """Write and return the failure of a run whose process ended without a record."""
         cause: Cause = "stalled" if self.stalled else "ended"
         if self.stalled:
@@ -207,4 +209,4 @@ class Attempt:
             hint = ". Out of memory? Try a smaller protocol.batch_size" if status == -signal.SIGKILL else ""
             error = f"its process ended with {name}{hint}"
         self.folder.run(self.run.id).write_result(RunResult(self.run, "failed", error=error, cause=cause))
-        return Event(self.run.id, "failed", {"error": error})
+        return Failed(run=self.run.id, error=error)

@@ -12,8 +12,9 @@ from bakeoff.driver.plan import Plan, make_trial
 from bakeoff.errors import ConfigError, SetupError
 from bakeoff.progress.display import Display
 from bakeoff.store.event_log import Journal
+from bakeoff.store.events import Event, Failed, RunEvent, State
 from bakeoff.store.files import write_json
-from bakeoff.store.records import Event, Run, RunResult
+from bakeoff.store.records import Run, RunResult
 from bakeoff.store.run_folder import Folder
 from bakeoff.tuning.entries import Entry
 from bakeoff.tuning.labels import setting_text
@@ -29,12 +30,12 @@ class Schedule:
 
     def tell(self, event: Event) -> None:
         """Pass an event on to the journal and the screen."""
-        note = event.values.pop("note", None)
-        if note and note not in self.noted:  # of the base, so that every run has it
-            self.noted.add(note)
-            self.note(note)
-        self.journal.add(event)
-        self.screen.handle(event)
+        if isinstance(event, RunEvent):
+            self.journal.add(event)
+            self.screen.handle(event)
+        elif event.kind == "note" and event.text not in self.noted:  # of the base, so that every run has it
+            self.noted.add(event.text)
+            self.note(event.text)
 
     def note(self, text: str) -> None:
         """Pass on a line of news."""
@@ -205,7 +206,7 @@ class Schedule:
             yield self.start(replace(trial, until=rung))
             self.forget(trial)
         if self.result(trial).status == "paused":
-            self.tell(Event(trial.id, "state", {"state": "stopped"}))
+            self.tell(State(run=trial.id, state="stopped"))
 
     def forget(self, run: Run) -> None:
         """Delete a run's checkpoints; should it go on after all, it starts anew."""
@@ -215,4 +216,4 @@ class Schedule:
         """Record final runs that cannot be made."""
         for run in finals:
             self.folder.run(run.id).write_result(RunResult(run, "failed", error=error))
-            self.tell(Event(run.id, "failed", {"error": error}))
+            self.tell(Failed(run=run.id, error=error))

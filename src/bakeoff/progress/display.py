@@ -8,10 +8,10 @@ from types import TracebackType
 from typing import Self
 
 from bakeoff.progress.eta import Forecast
-from bakeoff.store.records import Event, Run
+from bakeoff.store.events import RunEvent
+from bakeoff.store.records import Run
 from bakeoff.tuning.labels import run_names
 
-RANKED = {"name": "rougeL", "heading": "ROUGE-L"}  # what entries are ranked by, until a done event says
 Clock = Callable[[], float]
 
 
@@ -41,7 +41,7 @@ class Display(ABC):
     ) -> None:
         return None
 
-    def handle(self, event: Event) -> None:
+    def handle(self, event: RunEvent) -> None:
         """Take an event in, and show what it tells."""
         if self.forecast:
             with self.lock:
@@ -66,7 +66,7 @@ class Display(ABC):
         return self.forecast.basis() if self.forecast else None
 
     @abstractmethod
-    def show(self, event: Event) -> None:
+    def show(self, event: RunEvent) -> None:
         """Show what the event tells."""
 
     @abstractmethod

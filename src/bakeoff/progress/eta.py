@@ -14,7 +14,8 @@ from typing import Any
 
 from bakeoff.config.sections import ProtocolConfig
 from bakeoff.progress.throughput import Rates
-from bakeoff.store.records import Event, Run, Step
+from bakeoff.store.events import Metrics, Progress, RunEvent
+from bakeoff.store.records import Run, Step
 
 
 @dataclass
@@ -33,8 +34,8 @@ class Stand:
     phase: str
     since: float
     pending: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-    step: int | None = None
-    examples: int = 0
+    step: float | None = None
+    examples: float = 0
     read_seconds: float = 0.0  # of them, while it generated
 
 
@@ -156,7 +157,7 @@ class Forecast:
         self.at.clear()
         self.heard = None
 
-    def take(self, event: Event) -> None:
+    def take(self, event: RunEvent) -> None:
         """Count what the event tells to its entry's phases."""
         now, part = self.clock(), self.parts[event.run]
         if event.run not in self.at:
@@ -164,59 +165,60 @@ class Forecast:
             self.at[event.run] = Stand("loading", idle)
             if part.kind == "entry":
                 self.drop_trials(part.entry)
-        stand, values = self.at[event.run], event.values
+        stand = self.at[event.run]
         stand.pending[stand.phase] += now - stand.since
         stand.since = self.heard = now
-        if event.kind in ("progress", "metrics"):
-            self.count(event.run, stand, values)
-        elif event.kind == "state" and values["state"] not in ("paused", "stopped"):
-            if values["state"] != stand.phase:
+        if event.kind == "progress" or event.kind == "metrics":
+            self.count(event, stand)
+        elif event.kind == "state" and event.state not in ("paused", "stopped"):
+            if event.state != stand.phase:
                 self.leave(event.run, stand.phase)
-            if values["state"] == "training":  # a trunk is stored by now
+            if event.state == "training":  # a trunk is stored by now
                 for other in self.of_entry[part.entry]:
                     other.left.pop("storing trunk", None)
             # The saved adapter is loaded again for the test, without the trunk and the checks of a set-up.
-            reload = stand.phase == "saving" and values["state"] == "loading"
-            stand.phase = "reloading" if reload else values["state"]
+            reload = stand.phase == "saving" and event.state == "loading"
+            stand.phase = "reloading" if reload else event.state
         else:
             self.leave(event.run, stand.phase)
             del self.at[event.run]
             if event.kind != "state" and part.kind != "trial":
                 part.left.clear()
 
-    def count(self, run_id: str, stand: Stand, values: Mapping[str, Any]) -> None:
+    def count(self, event: Progress | Metrics, stand: Stand) -> None:
         """Count steps and documents since the last that was heard of."""
-        if "examples" in values:
-            self.count_reading(run_id, stand, values)
+        run_id = event.run
+        if event.kind == "progress" and event.examples is not None:
+            self.count_reading(event, stand)
             for phase in ("reading", "generating"):
-                self.spend(run_id, phase, values["examples"] - stand.examples, measured=True)
-            stand.examples = values["examples"]
-        elif "step" in values:
+                self.spend(run_id, phase, event.examples - stand.examples, measured=True)
+            stand.examples = event.examples
+        elif event.step is not None:
             if stand.step is None:
-                stand.step = values["step"] - (stand.phase == "training")
+                stand.step = event.step - (stand.phase == "training")
                 if self.parts[run_id].kind == "entry":  # it goes on from a checkpoint; of trials `steps` told
                     self.spend(run_id, "training", stand.step)
-            self.spend(run_id, "training", values["step"] - stand.step, measured=True)
-            stand.step = values["step"]
+            self.spend(run_id, "training", event.step - stand.step, measured=True)
+            stand.step = event.step
 
-    def count_reading(self, run_id: str, stand: Stand, values: Mapping[str, Any]) -> None:
+    def count_reading(self, event: Progress, stand: Stand) -> None:
         """Note the base's pace, and tell what was read while the run generated from what was written."""
-        if "read_tokens" not in values:
+        if event.read_tokens is None or event.read_seconds is None:
             return
-        if self.parts[run_id].entry == "base":
-            self.rates.pace = values["read_seconds"] / values["read_tokens"]
+        if self.parts[event.run].entry == "base":
+            self.rates.pace = event.read_seconds / event.read_tokens
         if stand.phase == "generating":
-            seconds = min(values["read_seconds"] - stand.read_seconds, stand.pending["generating"])
+            seconds = min(event.read_seconds - stand.read_seconds, stand.pending["generating"])
             stand.pending["generating"] -= seconds
             stand.pending["reading"] += seconds
-            stand.read_seconds = values["read_seconds"]
+            stand.read_seconds = event.read_seconds
 
     def leave(self, run_id: str, phase: str) -> None:
         """Count a visit to a phase that has no amounts of its own."""
         if phase not in ("training", "generating"):
             self.spend(run_id, phase, 1, measured=True)
 
-    def spend(self, run_id: str, phase: str, amount: int, measured: bool = False) -> None:
+    def spend(self, run_id: str, phase: str, amount: float, measured: bool = False) -> None:
         """Take an amount off what is left, and where its seconds were measured, note it with them."""
         part = self.parts[run_id]
         part.left[phase] = max(0, part.left.get(phase, 0) - amount)

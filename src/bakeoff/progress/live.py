@@ -14,9 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from bakeoff.errors import printable
-from bakeoff.progress.display import RANKED, Clock, Display, clock_time, number, short
+from bakeoff.progress.display import Clock, Display, clock_time, number, short
 from bakeoff.progress.eta import Forecast
-from bakeoff.store.records import Event, Run
+from bakeoff.store.events import Ranked, RunEvent
+from bakeoff.store.records import Run
 
 WIDE = 110  # columns of the screen; below, names leave out what a trial tries
 STATE_WIDTH = 15
@@ -48,23 +49,25 @@ class Row:
     seconds: float | None = None
     ended: float = 0.0
     error: str | None = None
+    ranked: Ranked | None = None  # what its entry is ranked by, once it is done
 
-    def take(self, event: Event, now: float) -> None:
+    def take(self, event: RunEvent, now: float) -> None:
         """Take in what the event tells."""
         self.started = now if self.started is None else self.started
-        state = event.values.get("state")
-        if state in ("paused", "stopped"):
-            self.state, self.spent, self.started = state, self.spent + now - self.started, None
-            self.seconds = self.spent if state == "stopped" else None
-        elif event.kind in ("done", "failed"):
-            self.state, self.seconds, self.ended = event.kind, self.spent + now - self.started, now
-            self.error = event.values.get("error")
-            self.values |= event.values.get("metrics", {}) | event.values.get("costs", {})
-            self.values["ranked"] = event.values.get("ranked", RANKED)
-        elif event.kind == "state":
-            self.state = event.values["state"]
+        if event.kind == "state":
+            self.state = event.state
+            if event.state in ("paused", "stopped"):
+                self.spent, self.started = self.spent + now - self.started, None
+                self.seconds = self.spent if event.state == "stopped" else None
+        elif event.kind == "progress" or event.kind == "metrics":
+            self.values |= event.values()
         else:
-            self.values |= event.values
+            self.state, self.seconds, self.ended = event.kind, self.spent + now - self.started, now
+            if event.kind == "done":
+                self.values |= event.metrics | event.costs
+                self.ranked = event.ranked
+            else:
+                self.error = event.error
 
     @property
     def share(self) -> tuple[int, int] | None:
@@ -103,12 +106,12 @@ class TableDisplay(Display):
             super().add(run)
             self.rows = {r.id: self.rows.get(r.id) or Row(r) for r in self.runs}
 
-    def show(self, event: Event) -> None:
+    def show(self, event: RunEvent) -> None:
         """Take the event into its run's row."""
         with self.lock:
             self.rows[event.run].take(event, self.clock())
         # Without the lock: a line is printed by whoever holds the terminal, and the one who redraws waits for the lock.
-        for check, note in event.values.get("check_notes", {}).items():
+        for check, note in (event.check_notes if event.kind == "done" else {}).items():
             self.note(f"{self.names[event.run]}: check {check} failed: {note}")
 
     def render(self) -> RenderableType:
@@ -120,8 +123,8 @@ class TableDisplay(Display):
         """Return what `render` does, while nobody changes it."""
         failures = list(self.failures())
         rows = self.visible(self.console.height - 4 - len(failures))
-        ranked = next((row.values["ranked"] for row in self.rows.values() if "ranked" in row.values), RANKED)
-        named = {h: printable(ranked["heading"])[:WIDEST] if h == "score" else h for h in COLUMNS}
+        ranked = next((row.ranked for row in self.rows.values() if row.ranked), Ranked())
+        named = {h: printable(ranked.heading)[:WIDEST] if h == "score" else h for h in COLUMNS}
         table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
         shown = {h: max(width, len(named[h])) for h, (width, least) in COLUMNS.items() if self.console.width >= least}
         room = self.console.width - STATE_WIDTH - 1 - sum(width + 1 for width in shown.values())
@@ -176,7 +179,7 @@ class TableDisplay(Display):
             "train": short(v.get("train/loss")),
             "valid": short(v.get("validation/loss")),
             "test": short(v.get("test/loss")),
-            "score": number(v.get(f"test/{v.get('ranked', RANKED)['name']}"), ".3f"),
+            "score": number(v.get(f"test/{(row.ranked or Ranked()).name}"), ".3f"),
             "tok/s": pace(v.get("tokens_per_second")),
             "peak": f"{v['peak_bytes'] / 2**30:.2f} GiB" if v.get("peak_bytes") else "",
             "time": self.time_of(row),

@@ -10,7 +10,8 @@ from bakeoff.errors import printable
 from bakeoff.progress.display import Clock
 from bakeoff.progress.eta import Forecast
 from bakeoff.progress.live import REDRAW_SECONDS, TableDisplay
-from bakeoff.store.records import Event, Run
+from bakeoff.store.events import RunEvent
+from bakeoff.store.records import Run
 
 WIDTH = 120
 
@@ -32,7 +33,7 @@ class NotebookDisplay(TableDisplay):
         self.notes: list[str] = []
         self.drawn = float("-inf")
 
-    def show(self, event: Event) -> None:
+    def show(self, event: RunEvent) -> None:
         """Take the event in, and redraw unless that was done just now."""
         super().show(event)
         if event.kind != "progress" or time.monotonic() - self.drawn >= REDRAW_SECONDS:

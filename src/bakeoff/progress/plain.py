@@ -2,11 +2,13 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from typing import Any, Self
 
 from bakeoff.errors import printable
-from bakeoff.progress.display import RANKED, Display, clock_time
-from bakeoff.store.records import Event, Run
+from bakeoff.progress.display import Display, clock_time
+from bakeoff.store.events import Progress, Ranked, RunEvent
+from bakeoff.store.records import Run
 
 PLAIN_SECONDS = 10.0  # between two lines of progress of a run, ...
 PLAIN_SHARE = 1 / 60  # ... and as bakeoffs get longer, this share of the time they have taken
@@ -15,7 +17,7 @@ PLAIN_SHARE = 1 / 60  # ... and as bakeoffs get longer, this share of the time t
 class NoDisplay(Display):
     """Shows nothing."""
 
-    def show(self, event: Event) -> None:
+    def show(self, event: RunEvent) -> None:
         """Show nothing."""
 
     def note(self, text: str) -> None:
@@ -38,11 +40,11 @@ class JsonDisplay(Display):
         super().add(run)
         self.by_id[run.id] = run
 
-    def show(self, event: Event) -> None:
+    def show(self, event: RunEvent) -> None:
         """Write the event as one line."""
         run = self.by_id[event.run]
         trial = {"trial": run.trial} if run.trial else {}
-        line = {"run": run.id, "entry": run.entry, **trial, "kind": event.kind, **event.values}
+        line = {"run": run.id, "entry": run.entry, **trial, "kind": event.kind, **event.values()}
         left, basis = self.left(), self.basis()
         if left is not None:
             line["bakeoff_seconds_left"] = round(left, 1)
@@ -70,36 +72,37 @@ class PlainDisplay(Display):
             self.note(f"done before: {', '.join(before)}")
         return self
 
-    def show(self, event: Event) -> None:
+    def show(self, event: RunEvent) -> None:
         """Print state changes, validations, ends, and now and then a line of progress."""
-        name, values = self.names[event.run], event.values
-        if event.kind == "state" and values["state"] != "validating":
-            self.note(f"{name}: {values['state']}")
+        name = self.names[event.run]
+        if event.kind == "state" and event.state != "validating":
+            self.note(f"{name}: {event.state}")
         elif event.kind == "metrics":
-            losses = "  ".join(f"{k} {values[k]:.4f}" for k in ("train/loss", "validation/loss") if k in values)
-            self.note(f"{name}: epoch {values['epoch']:.2g}  step {values['step']}  {losses}")
-        elif event.kind == "progress" and ("step" in values or values.get("examples")):
-            self.progress(event.run, values)
+            losses = {"train/loss": event.train_loss, "validation/loss": event.validation_loss}
+            known = "  ".join(f"{label} {loss:.4f}" for label, loss in losses.items() if loss is not None)
+            self.note(f"{name}: epoch {event.epoch:.2g}  step {event.step}  {known}")
+        elif event.kind == "progress" and (event.step is not None or event.examples):
+            self.progress(event)
         elif event.kind == "done":
-            self.note(f"{name}: done  {scores(values['metrics'], values.get('ranked', RANKED))}")
-            for check, note in values.get("check_notes", {}).items():
+            self.note(f"{name}: done  {scores(event.metrics, event.ranked)}")
+            for check, note in event.check_notes.items():
                 self.note(f"{name}: check {check} failed: {note}")
         elif event.kind == "failed":
-            self.note(f"{name}: FAILED: {values['error']}")
+            self.note(f"{name}: FAILED: {event.error}")
 
-    def progress(self, run_id: str, values: dict[str, Any]) -> None:
+    def progress(self, event: Progress) -> None:
         """Print a line of progress, unless the last one is too young."""
         now = self.clock()
         pause = max(PLAIN_SECONDS, PLAIN_SHARE * (now - self.start))
-        if now - self.progress_at.setdefault(run_id, self.start) < pause:
+        if now - self.progress_at.setdefault(event.run, self.start) < pause:
             return
-        self.progress_at[run_id] = now
-        line, left = f"{self.names[run_id]}: ", self.forecast.left_of(run_id) if self.forecast else None
-        if "step" in values:
-            line += f"step {values['step']}/{values['steps']}  {values['tokens_per_second']:,.0f} tokens/s"
-            line += f"  {clock_time(values['seconds_left'])} of training left" if left is None else ""
+        self.progress_at[event.run] = now
+        line, left = f"{self.names[event.run]}: ", self.forecast.left_of(event.run) if self.forecast else None
+        if event.step is not None:
+            line += f"step {event.step}/{event.steps}  {event.tokens_per_second:,.0f} tokens/s"
+            line += f"  {clock_time(event.seconds_left or 0)} of training left" if left is None else ""
         else:
-            line += f"{values['examples']}/{values['examples_total']} documents"
+            line += f"{event.examples}/{event.examples_total} documents"
         line += "" if left is None else f"  {clock_time(left)} left"
         whole, basis = self.left(), self.basis()
         line += "" if whole is None else f", about {clock_time(whole)} for all"
@@ -121,10 +124,10 @@ def tell(line: str) -> None:
         pass
 
 
-def scores(metrics: dict[str, float], ranked: dict[str, str]) -> str:
+def scores(metrics: Mapping[str, float | None], ranked: Ranked) -> str:
     """Return a finished run's main scores in a few words: losses, and what entries are `ranked` by."""
-    score = f"test/{ranked['name']}"
-    named = {"test/loss": "test loss", score: ranked["heading"]}
+    score = f"test/{ranked.name}"
+    named = {"test/loss": "test loss", score: ranked.heading}
     if "test/loss" not in metrics and score not in metrics:
         named = {"validation/loss": "validation loss"}
     return "  ".join(f"{label} {metrics[name]:.4f}" for name, label in named.items() if name in metrics)

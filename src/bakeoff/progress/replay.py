@@ -10,7 +10,8 @@ from bakeoff.config.sections import ProtocolConfig
 from bakeoff.errors import SetupError
 from bakeoff.progress.eta import Forecast
 from bakeoff.progress.throughput import Rates
-from bakeoff.store.event_log import Reader, event_of
+from bakeoff.store.event_log import Reader
+from bakeoff.store.events import Event, RunEvent, Start
 from bakeoff.store.records import Run
 
 
@@ -30,30 +31,30 @@ class Replay:
         return self.latest
 
 
-def earlier_rows(file: Path, start: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
-    """Yield a journal's lines before the session that begins with `start`, all where there is none yet.
+def earlier_events(file: Path, start: Start | None = None) -> Iterator[Event]:
+    """Yield a journal's events before the session that begins with `start`, all where there is none yet.
 
     What comes after damage tells nothing more: a forecast is no reason to stop a bakeoff.
     """
     reader = Reader(file)
     with suppress(SetupError):
-        for row in reader.new_rows():
-            if row == start or reader.unreadable:
+        for event in reader.new_events():
+            if event == start or reader.unreadable:
                 return
-            yield row
+            yield event
 
 
 def measured_before(
-    rows: Iterable[dict[str, Any]], runs: Sequence[Run], plan: Mapping[str, Any], protocol: ProtocolConfig
+    events: Iterable[Event], runs: Sequence[Run], plan: Mapping[str, Any], protocol: ProtocolConfig
 ) -> Rates:
-    """Return the rates of the sessions in a journal's `rows`; runs that are planned no more tell nothing."""
+    """Return the rates of the sessions in a journal's `events`; runs that are planned no more tell nothing."""
     clock = Replay()
     forecast = Forecast(runs, plan, protocol, clock=clock)
-    for row in rows:
-        clock.at = row["time"]
-        if row["kind"] == "start":
+    for event in events:
+        clock.at = event.time
+        if event.kind == "start":
             forecast.begin()
             clock.latest = 0.0  # each session counts by its own clock
-        elif row.get("run") in forecast.parts:
-            forecast.take(event_of(row))
+        elif isinstance(event, RunEvent) and event.run in forecast.parts:
+            forecast.take(event)
     return forecast.rates

@@ -19,10 +19,10 @@ from bakeoff.config.config import Config
 from bakeoff.errors import SetupError
 from bakeoff.interrupts import EndAtOnce
 from bakeoff.progress.replay import Replay
-from bakeoff.progress.watch import rows_of
-from bakeoff.store.event_log import event_of
+from bakeoff.progress.watch import events_of
+from bakeoff.store.events import Metrics, RunEvent
 from bakeoff.store.files import opened
-from bakeoff.store.records import Event, Run
+from bakeoff.store.records import Run
 from bakeoff.store.run_folder import Folder
 
 DRAIN_SECONDS = 60.0  # how long a bakeoff that has ended waits for its trackers
@@ -86,26 +86,25 @@ class Trackers:
         self.met: set[str] = set()  # runs of which something was logged
         self.mlflow_runs: dict[str, str] = {}  # so that a trial goes on in the run that it paused in
 
-    def take(self, event: Event) -> None:
+    def take(self, event: RunEvent) -> None:
         """Pass on validations and what was measured in the end; a run that ends or pauses lets go of its trackers."""
         if event.kind == "metrics":
             self.log_curve(event)
         elif event.kind == "done":
-            measured = event.values["metrics"] | event.values["costs"]
             result = self.folder.run(event.run).result()
-            self.log(event.run, measured, result.steps if result else None)
-        if event.kind in ("done", "failed"):
+            self.log(event.run, event.metrics | event.costs, result.steps if result else None)
+        if event.kind == "done" or event.kind == "failed":
             self.finish(event.run, event.kind)
-        elif event.values.get("state") in ("paused", "stopped"):
+        elif event.kind == "state" and event.state in ("paused", "stopped"):
             self.finish(event.run, "paused")
 
-    def log_curve(self, event: Event) -> None:
+    def log_curve(self, event: Metrics) -> None:
         """Log a validation; with a run's first one also those that it takes over from a trial or an earlier session."""
-        rows = [event.values]
+        rows = [event.values()]
         if event.run not in self.met:
             self.met.add(event.run)
             before = self.folder.run(event.run).curve()
-            rows = [*(row for row in before if row["step"] < event.values["step"]), event.values]
+            rows = [*(row for row in before if row["step"] < event.step), event.values()]
         for row in rows:
             self.log(event.run, {k: v for k, v in row.items() if k != "step"}, int(row["step"]))
 
@@ -162,12 +161,12 @@ def follow(folder: Folder, place: int, kinds: Sequence[str]) -> None:
 
     PartialState(cpu=True)  # else accelerate's trackers would take a GPU for themselves
     trackers, sessions = Trackers(kinds, folder), 0
-    for row in rows_of(folder, Replay(), place):
-        sessions += row["kind"] == "start"
+    for event in events_of(folder, Replay(), place):
+        sessions += event.kind == "start"
         if sessions > 1:  # this one was killed, and the next has trackers of its own
             break
-        if "run" in row:
-            trackers.take(event_of(row))
+        if isinstance(event, RunEvent):
+            trackers.take(event)
     for run_id in list(trackers.open):
         trackers.finish(run_id, "interrupted")
 

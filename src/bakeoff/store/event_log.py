@@ -7,14 +7,13 @@ Each session (a bakeoff that goes on has several) begins with a `start` line and
 import json
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from bakeoff.store.checksums import LARGEST, open_regular
-from bakeoff.store.events import event_fault
+from bakeoff.store.events import End, Event, Note, RunEvent, Start, event_of
 from bakeoff.store.files import append_jsonl
-from bakeoff.store.records import Event, Step
+from bakeoff.store.records import Step
 
 PROGRESS_SECONDS = 2.0
 
@@ -40,16 +39,17 @@ class Journal:
 
         `again` are runs that are trained, and whose outputs are made or scored again.
         """
-        self.write({"kind": "start", "done": sorted(done), "steps": dict(steps), "again": dict(again or {})})
+        start = {"done": sorted(done), "steps": dict(steps), "again": dict(again or {})}
+        self.write(Start.model_validate(start))
         try:
             yield
         except KeyboardInterrupt:
             self.note("interrupted")
             raise
         finally:
-            self.write({"kind": "end"})
+            self.write(End())
 
-    def add(self, event: Event) -> None:
+    def add(self, event: RunEvent) -> None:
         """Write an event, unless it is progress that comes too soon after the last."""
         if event.kind == "progress":
             now = self.clock()
@@ -58,15 +58,15 @@ class Journal:
             self.progress_at[event.run] = now
         else:
             self.progress_at.pop(event.run, None)
-        self.write({"run": event.run, "kind": event.kind, **event.values})
+        self.write(event)
 
     def note(self, text: str) -> None:
         """Write a line of news."""
-        self.write({"kind": "note", "text": text})
+        self.write(Note(text=text))
 
-    def write(self, row: dict[str, Any]) -> None:
-        """Append a line with its time, in seconds since 1970."""
-        append_jsonl(self.file, {"time": round(self.clock(), 2), **row})
+    def write(self, event: Event) -> None:
+        """Append an event with its time, in seconds since 1970."""
+        append_jsonl(self.file, {"time": round(self.clock(), 2), **event.row()})
 
 
 class Reader:
@@ -76,8 +76,8 @@ class Reader:
         self.file, self.place = file, place  # in bytes
         self.unreadable = 0  # lines that were passed over
 
-    def new_rows(self) -> Iterator[dict[str, Any]]:
-        """Yield the lines since the last call."""
+    def new_events(self) -> Iterator[Event]:
+        """Yield the events since the last call."""
         if not self.file.exists():
             return
         with open_regular(self.file) as stream:
@@ -85,18 +85,11 @@ class Reader:
             while line := stream.readline(LARGEST):
                 if not line.endswith(b"\n") and len(line) < LARGEST:
                     return
-                try:
-                    row = json.loads(line)
-                except (ValueError, RecursionError):
-                    row = None
+                event: Event | None = None
+                with suppress(ValueError, RecursionError):
+                    event = event_of(json.loads(line))
                 self.place += len(line)
-                if event_fault(row) is None:
-                    yield row
+                if event and event.time is not None:
+                    yield event
                 else:
                     self.unreadable += line.endswith(b"\n")  # a line longer than LARGEST comes in parts
-
-
-def event_of(row: dict[str, Any]) -> Event:
-    """Return the event that a line holds."""
-    values = {k: v for k, v in row.items() if k not in ("time", "run", "kind")}
-    return Event(row["run"], row["kind"], values)

@@ -1,4 +1,4 @@
-"""What a bakeoff records: runs, events and results, as plain data. Workers write them; all else reads them."""
+"""What a bakeoff records: runs and results, as plain data. Workers write them; all else reads them."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -30,15 +30,6 @@ class Run:
     search: str | None = None
     until: int | None = None
     adopts: str | None = None
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something that happened in a run; `kind` is state, progress, metrics, done or failed."""
-
-    run: str
-    kind: Literal["state", "progress", "metrics", "done", "failed"]
-    values: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass

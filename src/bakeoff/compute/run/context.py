@@ -21,8 +21,9 @@ from bakeoff.data.tokens import Tokens, load_tokens
 from bakeoff.hub import base_files
 from bakeoff.scoring.baselines import FEW_SHOT
 from bakeoff.store.content_hash import remember
+from bakeoff.store.events import Event, Note, Progress, event_of
 from bakeoff.store.files import append_jsonl, read_jsonl
-from bakeoff.store.records import Event, Run, RunResult
+from bakeoff.store.records import Run, RunResult
 from bakeoff.store.run_folder import SPLITS, Folder, RunFolder
 
 Emit = Callable[[Event], None]
@@ -58,13 +59,13 @@ class Work:
         """The test examples; only their outputs' scores need them."""
         return [Example.from_row(row) for row in read_jsonl(self.test_file)]
 
-    def report(self, kind: Any, values: dict[str, Any]) -> None:
+    def report(self, kind: str, values: dict[str, Any]) -> None:
         """Pass on what the loop reports, steps with the peak so far; curves also go to the run's metrics file."""
         if kind == "metrics":
             append_jsonl(self.files.metrics_file, values)
         if "seconds_left" in values:
             values = {**values, "peak_bytes": peak_bytes()}
-        self.emit(Event(self.run.id, kind, values))
+        self.emit(event_of({"run": self.run.id, "kind": kind, **values}))
 
     def state(self, state: str) -> None:
         """Tell what the run is doing."""
@@ -81,7 +82,7 @@ class Work:
             base, note = conforming(base)
             self.cached = base.cached
             if note:
-                self.report("state", {"state": "loading", "note": note})
+                self.emit(Note(text=note))
         base = replace(base, cached=self.cached)
         base.model.get_input_embeddings().register_forward_pre_hook(self.show_life)
         return base
@@ -90,7 +91,7 @@ class Work:
         """Tell once in a while that the run is at work, where it has nothing else to tell: a long validation, say."""
         if time.monotonic() - self.told_at >= LIFE_SECONDS:
             self.told_at = time.monotonic()
-            self.emit(Event(self.run.id, "progress"))
+            self.emit(Progress(run=self.run.id))
 
     def count(self, adapted: nn.Module) -> None:
         """Record how many parameters the model has, and how many of them train."""

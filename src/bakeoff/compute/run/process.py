@@ -23,8 +23,8 @@ from bakeoff.child_process import also_search, end_with_parent, limit
 from bakeoff.compute.run.worker import execute
 from bakeoff.compute.training.checkpoint import Stopped
 from bakeoff.config.config import load_config
+from bakeoff.store.events import Event
 from bakeoff.store.files import opened
-from bakeoff.store.records import Event
 from bakeoff.store.run_folder import Folder
 
 PRELOADED = (peft, torch, transformers)
@@ -64,7 +64,7 @@ def run(folder: Path, run_id: str, events: TextIO) -> int:
     limit(load_config(Folder(folder).config_file).safety.memory_limit)
 
     def emit(event: Event) -> None:
-        print(json.dumps({"kind": event.kind, "values": event.values}), file=events, flush=True)
+        print(json.dumps({"event": event.row()}), file=events, flush=True)
 
     try:
         result = execute(folder, run_id, emit, asked.is_set)

@@ -28,8 +28,9 @@ from bakeoff.data.prompt_format import make_form
 from bakeoff.errors import BakeoffError
 from bakeoff.methods import Method, build_method
 from bakeoff.scoring.baselines import BLANK_LINE, cut_share, extract, few_shot_rows, shots_ids
+from bakeoff.store.events import Done, Failed, Ranked, State, event_of
 from bakeoff.store.files import write_jsonl
-from bakeoff.store.records import Cause, Event, RunResult, Step
+from bakeoff.store.records import Cause, RunResult, Step
 from bakeoff.store.run_folder import Folder
 
 
@@ -61,15 +62,16 @@ def execute(path: Path, run_id: str, emit: Emit, asked: Callable[[], bool] = boo
     if result.status == "done":
         plan = folder.plan()
         ranked = next(m for m in plan["metrics"] if m["name"] == plan["primary"])
-        values = {
-            "metrics": result.metrics, "costs": result.costs, "check_notes": result.check_notes,
-            "ranked": {k: ranked[k] for k in ("name", "heading")},
-        }  # fmt: skip
-        emit(Event(run_id, "done", values))
+        emit(
+            Done(
+                run=run_id, metrics={**result.metrics}, costs={**result.costs}, check_notes=result.check_notes,
+                ranked=Ranked(name=ranked["name"], heading=ranked["heading"]),
+            )
+        )  # fmt: skip
     elif result.status == "paused":
-        emit(Event(run_id, "state", {"state": "paused"}))
+        emit(State(run=run_id, state="paused"))
     else:
-        emit(Event(run_id, "failed", {"error": result.error}))
+        emit(Failed(run=run_id, error=result.error))
     return result
 
 
@@ -236,7 +238,7 @@ def go_on(work: Work, trainer: Trainer) -> dict[str, Any]:
         carried = load_newest(work.folder.run(run_id).checkpoints, trainer, partial(left_by, run_id))
         if carried:
             write_jsonl(work.files.metrics_file, carried["curve"])
-            work.emit(Event(work.run.id, "metrics", carried["curve"][-1]))
+            work.emit(event_of({"run": work.run.id, "kind": "metrics", **carried["curve"][-1]}))
             phases = carried["seconds"] if run_id == work.run.id else ("trunk",)
             work.clocks.add({k: v for k, v in carried["seconds"].items() if k in phases})
             return carried
