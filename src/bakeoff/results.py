@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bakeoff.errors import SetupError, did_you_mean, listed, printable
 from bakeoff.store.checksums import fault_of, read_mapping, unsealed
 from bakeoff.store.records import Run
-from bakeoff.store.run_folder import Folder
+from bakeoff.store.run_folder import SCHEMA, Folder
 from bakeoff.store.signature import unsigned
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def load_results(path: str | Path) -> "Results":
     folder = Folder(path)
     with suppress(ValueError):  # changed since, or not written here
         written = unsigned(unsealed(read_mapping(folder.results_file)))
-        if written.get("records") == folder.mark():
+        if written.get("schema") == SCHEMA and written.get("records") == folder.mark():
             return Results(folder, written)  # and the plan is what it was then
     folder.plan()
     from bakeoff.analysis.summary import summarize  # loads what computes intervals

@@ -13,7 +13,7 @@ from bakeoff.errors import SetupError
 from bakeoff.scoring.forgetting import add_forgetting
 from bakeoff.scoring.metrics import value_of
 from bakeoff.store.records import Run, RunResult
-from bakeoff.store.run_folder import Folder
+from bakeoff.store.run_folder import SCHEMA, Folder
 
 
 def summarize(folder: Folder) -> dict[str, Any]:
@@ -43,6 +43,7 @@ def summarize(folder: Folder) -> dict[str, Any]:
     compared = {name: row for name, row in rows.items() if row["status"] != "not run"}
     statuses = {row["status"] for row in compared.values()}
     return {
+        "schema": SCHEMA,
         "name": plan["name"],
         "status": statuses.pop() if statuses in ({"done"}, {"failed"}) else "incomplete",
         "model": plan["model"],

@@ -27,7 +27,7 @@ from bakeoff.methods import INSTALLED, method_class
 from bakeoff.scoring.baselines import settle
 from bakeoff.scoring.metrics import blind_spots, rules, scoring
 from bakeoff.store.records import Run
-from bakeoff.store.run_folder import SPLITS, Folder
+from bakeoff.store.run_folder import SCHEMA, SPLITS, Folder
 from bakeoff.store.scratch import scratch
 from bakeoff.tuning.entries import Entry, read_entries
 from bakeoff.tuning.search import Settings, budget, rungs
@@ -105,6 +105,7 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
     precision = held_equal["precision"]
     runs = make_runs(config.protocol, baselines, entries, steps, held_equal)
     document = {
+        "schema": SCHEMA,
         "name": config.name,
         "version": __version__,
         "model": model_facts(config, shapes),

@@ -140,6 +140,7 @@ class MetricRow(TypedDict):
 class PlanRow(TypedDict):
     """plan.json."""
 
+    schema: NotRequired[Literal[2]]
     name: Name
     version: Text
     model: ModelRow

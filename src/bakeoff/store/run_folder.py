@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from bakeoff import __version__
 from bakeoff.errors import SetupError
 from bakeoff.store.checksums import damaged, digest, digests, fault_of, read_mapping, sealed, unsealed
 from bakeoff.store.files import read_jsonl, remove_named, write_json
@@ -17,6 +18,8 @@ from bakeoff.store.records import Run, RunResult, Step
 SPLITS = ("train", "validation", "test")
 CHECKPOINT = r"\d{9}-[0-9a-f]{64}\.safetensors|\.\d+\.tmp"  # names of a run's checkpoints, and of one not finished
 TRUNK = r"(train|validation)-(encoder|\d+)-(fp32|bf16)\.(bin|tmp)|\.lock"
+# The form of plan.json and results.json. A plan without a number is of the form before it, which is read as well.
+SCHEMA = 2
 PLAN_KEYS = {"name", "model", "data", "entries", "runs"}  # by which a bakeoff's plan is told from another program's
 
 
@@ -25,6 +28,17 @@ def documents() -> Any:
     from bakeoff.store import documents
 
     return documents
+
+
+def refuse_newer(file: Path, document: Mapping[str, Any]) -> None:
+    """Raise SetupError where a later bakeoff made a document, in a form that this one does not know."""
+    schema = document.get("schema")
+    if isinstance(schema, int) and schema > SCHEMA:
+        maker = f"{document.get('version')!s:.40}"
+        raise SetupError(
+            f"{file}: made by bakeoff {maker} in a newer form (schema {schema!s:.20}) than this bakeoff {__version__} "
+            f"reads (schema {SCHEMA}). Try: pip install 'bakeoff>={maker}', or -s output=FOLDER, another folder"
+        )
 
 
 def read_result(file: Path) -> RunResult | None:
@@ -209,14 +223,21 @@ class Folder:
         if not plan.keys() >= PLAN_KEYS:
             fault = "not a bakeoff's folder (no plan.json of one)" if self.path.exists() else "no such folder"
             raise SetupError(f"{self.path}: {fault}. Try: ls bakeoffs")
+        refuse_newer(self.plan_file, plan)
         if wrong := documents().plan_fault(plan):
             raise SetupError(f"{self.plan_file}: damaged ({wrong}). Try: bakeoff run again")
         return plan
 
     def last_plan(self) -> dict[str, Any]:
-        """Return plan.json, or an empty mapping where there is none that can be read, or it is another program's."""
+        """Return plan.json, or an empty mapping where there is none that can be read, or it is another program's.
+
+        Raises SetupError where a later bakeoff made it, which is not to be taken for a damaged one.
+        """
         plan = read_mapping(self.plan_file)
-        return plan if plan.keys() >= PLAN_KEYS and not documents().plan_fault(plan) else {}
+        if not plan.keys() >= PLAN_KEYS:
+            return {}
+        refuse_newer(self.plan_file, plan)
+        return {} if documents().plan_fault(plan) else plan
 
     def planned(self) -> bool:
         """Return whether a bakeoff has made its plan here; a damaged one counts beside its tokens' manifest."""

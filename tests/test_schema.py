@@ -1,0 +1,44 @@
+"""A run folder of another version is read rightly or refused in one line."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+import bakeoff
+from bakeoff.cli.main import main
+from bakeoff.store.checksums import sealed
+from bakeoff.store.run_folder import SCHEMA
+from bakeoff.store.signature import signed
+
+
+def change(file, **values):
+    """Write a document again with other values; None takes a key away."""
+    document = json.loads(file.read_text()) | values
+    file.write_text(json.dumps({k: v for k, v in document.items() if v is not None}))
+
+
+@pytest.mark.parametrize("command", ["show", "report", "watch", "run"])
+def test_a_folder_of_a_newer_bakeoff_is_refused_and_left_as_it_is(copied, command):
+    change(copied.plan_file, schema=SCHEMA + 1, version="9.1", epochs="until it is best")
+    before = {file: file.read_bytes() for file in copied.path.rglob("*") if file.is_file()}
+    done = CliRunner().invoke(main, [command, str(copied.config_file if command == "run" else copied.path)])
+    lines = [line for line in done.output.splitlines() if line.strip()]
+    assert done.exit_code == 2, done.output
+    assert len(lines) == 1
+    assert f"{copied.plan_file}: made by bakeoff 9.1 in a newer form (schema {SCHEMA + 1})" in lines[0]
+    assert "Try: pip install 'bakeoff>=9.1'" in lines[0]
+    assert {file: file.read_bytes() for file in before} == before
+
+
+def test_a_folder_of_before_the_number_gives_the_same_results(copied):
+    whole = bakeoff.load_results(copied.path).document
+    change(copied.plan_file, schema=None)
+    assert copied.plan().keys() >= {"runs", "entries"}
+    assert bakeoff.load_results(copied.path).document == whole | {"records": copied.mark()}
+
+
+def test_results_in_another_form_are_made_again_from_the_records(copied):
+    whole = bakeoff.load_results(copied.path).document
+    copied.results_file.write_text(json.dumps(sealed(signed({"records": copied.mark(), "entries": []}))))
+    assert bakeoff.load_results(copied.path).document == whole
