@@ -91,7 +91,7 @@ def test_squads_rule_is_named_and_says_what_it_drops():
     assert value("token_f1_squad", "a dog ran!", "The dog") == pytest.approx(2 / 3)
     test = [Example(str(i), "d", f"-{i}.5") for i in range(5)]
     (line,) = blind_spots(["exact_match", "exact_match_squad"], test)
-    assert line.startswith("metrics: exact_match_squad: 100% of the test references is lost on it")
+    assert line.startswith("metrics: exact_match_squad: 100% of the text in the test references is invisible to it")
     assert line.endswith("Try exact_match")
     assert blind_spots(["exact_match_squad"], [Example("1", "d", "Paris")]) == []
     words = [Example("1", "d", "a well-known and/or late e-mail of AT&T")]  # one word each to both

@@ -141,7 +141,7 @@ def test_documents_are_cut_to_the_context_and_nothing_else_is(tokenizer):
     cut = sum(row.cut > 0 for row in made) / len(made)
     assert cut_share(made, test, made[0].head - test[0].head) == cut > 0
     for context in (60, 30):
-        with pytest.raises(NoRoomError, match=f"context of {context} tokens has no room: 2 examples take"):
+        with pytest.raises(NoRoomError, match=f"context of {context} tokens is too short: 2 examples take"):
             few_shot_rows(test, shots, make_form(tokenizer, TEMPLATE, False), context, 8)
 
 
@@ -166,11 +166,11 @@ def test_a_baseline_without_room_is_a_row_and_no_failure(tiny_config):
     row = results.document["baselines"]["few-shot-9"]
     assert results.document["status"] == "done"
     assert (row["status"], row["metrics"]) == ("not run", {})
-    assert row["error"].startswith("context of 64 tokens has no room: 9 examples take")
+    assert row["error"].startswith("the context of 64 tokens is too short: 9 examples take")
     assert "few-shot-9" not in results.verdict
     assert "few-shot-9,baseline,not run,context of 64" in results.folder.csv_file.read_text()
     for file in (results.folder.report_file, results.folder.markdown_file):
-        assert "not run: context of 64 tokens has no room" in file.read_text()
+        assert "not run: the context of 64 tokens is too short" in file.read_text()
     assert list(results.document["baselines"]) == ["base", "few-shot-9", "lead-2"]
 
 

@@ -151,7 +151,7 @@ def test_without_room_for_two_checkpoints_there_are_none_and_training_goes_on(ti
     trainer.keep = keeper(tmp_path, checkpoint_budget=2000).after_step
     trainer.train(ROWS, ROWS[:3], 4)
     assert checkpoint_files(tmp_path) == []
-    assert "no checkpoint of step 4: two of" in capsys.readouterr().err
+    assert "no checkpoint at step 4: two of" in capsys.readouterr().err
 
 
 def test_patience_ends_a_run_after_so_many_validations_without_a_new_best(tiny_model):
@@ -226,7 +226,7 @@ def test_a_whole_checkpoint_that_cannot_be_gone_on_from_is_passed_over(tiny_mode
     again = fresh(tiny_model, LORA, [])
     before = weights(again)
     assert load_newest(tmp_path, again, lambda extra: extra["until"] in RUNGS) == {"until": 4}
-    assert "passed over (" in capsys.readouterr().err
+    assert "not used (" in capsys.readouterr().err
     assert again.at.step == 4
     checkpoint_files(tmp_path)[1].unlink()
     alone = fresh(tiny_model, LORA, [])

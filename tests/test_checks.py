@@ -66,14 +66,14 @@ def test_what_moved_is_told_by_name():
     module.register_buffer("scale", torch.tensor(2.0))
     module.half_weight = torch.nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
     before = fingerprints(module)
-    assert only_moved(before, fingerprints(module), {"0.weight"}, 5) == "to be trained, yet never moved: 0.weight"
+    assert only_moved(before, fingerprints(module), {"0.weight"}, 5) == "should be trained, but never changed: 0.weight"
     assert only_moved(before, fingerprints(module), {"0.weight"}, 1) is None
     assert only_moved(before, fingerprints(module), {"0.weight"}, 5, lambda name: name == "0.weight") is None
     with torch.no_grad():
         module[0].weight[1, 1] += 1e-6
     assert only_moved(before, fingerprints(module), {"0.weight"}, 5) is None
     assert only_moved(before, fingerprints(module), {"1.weight"}, 5) == (
-        "not to be trained, yet moved: 0.weight; to be trained, yet never moved: 1.weight"
+        "should not be trained, but changed: 0.weight; should be trained, but never changed: 1.weight"
     )
     module.scale += 1
     with torch.no_grad():
@@ -82,7 +82,7 @@ def test_what_moved_is_told_by_name():
     after = fingerprints(module)
     assert only_moved(before, after, {"0.weight"}, 5).endswith("1.weight, 2.weight, 3.weight and 4 more")
     del after["scale"]
-    assert only_moved(before, after, before, 5) == "tensors appeared or went in training: scale"
+    assert only_moved(before, after, before, 5) == "tensors were added or removed by training: scale"
 
 
 def test_losses_are_compared_and_must_be_numbers():
@@ -123,10 +123,10 @@ def test_a_method_that_moves_the_base_is_told_everywhere(copied, monkeypatch, ca
     assert "wte.weight" in record.check_notes["only_intended_moved"]
     display = PlainDisplay(copied.runs())
     display.handle(events[-1])
-    assert "lora: check only_intended_moved failed: not to be trained, yet moved: " in capsys.readouterr().err
+    assert "lora: check only_intended_moved failed: should not be trained, but changed: " in capsys.readouterr().err
     page = refresh_report(copied.path).read_text()
     assert "failed 3 of its checks (below)" in page
-    assert "Failed for lora: the trained weights moved, and bit for bit nothing else did. Here: not to be" in page
+    assert "Failed for lora: the trained weights moved, and bit for bit nothing else did. Here: should not" in page
     document = json.loads(copied.results_file.read_text())
     assert document["status"] == "done"
     assert any(line.startswith("lora: check only_intended_moved failed") for line in failures(document))

@@ -51,7 +51,7 @@ def test_generate_keeps_every_documents_place_and_says_what_was_cut(shared):
     assert expected[0]
     assert out.stdout == "\n\f\n".join(expected) + "\n"
     frame = 4  # TL ; DR :
-    assert out.stderr == f"entry: prompt_tuning\ndocument 3: {room - frame} of 200 tokens kept\n"
+    assert out.stderr == f"entry: prompt_tuning\ndocument 3 was cut to {room - frame} of 200 tokens\n"
     rows = json.loads(generate("\f".join(texts), "--json").stdout)
     assert rows == [{"document": i, "output": text} for i, text in enumerate(expected, 1)]
     assert generate('{"document": "ba be\u2028bi", "summary": ""}\n', "--rows").exit_code == 0
@@ -145,7 +145,7 @@ def test_plan_writes_nothing(config_file, tiny_config):
         ("entries.loha={}", "entries.loha: target_modules all-linear: "),
         (
             "entries.lora.target_modules=*.c_attn",
-            "entries.lora.target_modules: no regular expression (nothing to repeat at position 0). Try a list of "
+            "entries.lora.target_modules: not a regular expression (nothing to repeat at position 0). Try: a list of "
             "names, as in [q_proj], or '.*q_proj' (got '*.c_attn')",
         ),
         ("entries.trainable_tokens={}", "entries.trainable_tokens.token_indices: "),

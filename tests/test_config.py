@@ -54,16 +54,16 @@ def test_the_resolved_config_is_itself_runnable(tmp_path):
         ("protocol: {epochs: x}", "protocol.epochs: expected a whole number, got 'x'"),
         ("protocol: {epochs: true}", r"protocol.epochs: expected a number \(got True\)"),
         ("protocol: {weight_decay: .inf}", r"protocol.weight_decay: must be a finite number \(got inf\)"),
-        ("entries: [lora, lora]", "share a name"),
+        ("entries: [lora, lora]", "have the same name"),
         ("entries: {../x: {method: lora}}", "entries"),
-        ("template: hello", "must hold {{ document }}"),
+        ("template: hello", "must contain {{ document }}"),
         ("name: a/b", "name"),
         (
             "baselines: [base, lead-0]",
-            r"baselines: 'lead-0' is none. Did you mean 'lead-1'\? Allowed: base, few-shot-K",
+            r"baselines: unknown baseline 'lead-0'. Did you mean 'lead-1'\? Allowed: base, few-shot-K",
         ),
-        ("baselines: [oracle]", "baselines: must hold base"),
-        ("baselines: [base, base]", "baselines: must hold base, and nothing twice"),
+        ("baselines: [oracle]", "baselines: must include base"),
+        ("baselines: [base, base]", "baselines: must include base, and no name twice"),
         ("[1]", "expected keys and values, got a list"),
         ("# later", "expected keys and values, got nothing"),
         ("a: [", "not valid YAML"),
@@ -100,11 +100,11 @@ def test_overrides_are_yaml():
     ("raw", "overrides", "message"),
     [
         ({"entries": {"lora": 5}}, {}, "entries: lora: expected fields"),
-        ({"entries": [5]}, {}, "entries: a list holds method names"),
-        ({"entries": [{"lora": {"r": 4}}]}, {}, "entries: a list holds method names"),
-        ({"entries": ["lora", "lora"]}, {"entries.lora.r": 4}, "entries: two entries share a name"),
-        ({"protocol": [1]}, {"protocol.epochs": 2}, "-s protocol.epochs: 'protocol' holds a value"),
-        ({"entries": ["lora"], "protocol": {"epochs": 1}}, {"protocol.epochs.x": 2}, "'epochs' holds a value"),
+        ({"entries": [5]}, {}, "entries: each item of the list must be a method name"),
+        ({"entries": [{"lora": {"r": 4}}]}, {}, "entries: each item of the list must be a method name"),
+        ({"entries": ["lora", "lora"]}, {"entries.lora.r": 4}, "entries: two entries have the same name"),
+        ({"protocol": [1]}, {"protocol.epochs": 2}, "-s protocol.epochs: 'protocol' is a value"),
+        ({"entries": ["lora"], "protocol": {"epochs": 1}}, {"protocol.epochs.x": 2}, "'epochs' is a value"),
     ],
 )
 def test_values_of_another_kind_are_one_line(raw, overrides, message):
@@ -142,7 +142,7 @@ def test_a_name_is_made_of_the_files_where_none_is_given(tmp_path):
 
 
 def test_a_key_that_stands_twice_is_named_with_its_line(tmp_path):
-    with pytest.raises(ConfigError, match=r"bakeoff.yaml:4: not valid YAML \('r' stands twice\)"):
+    with pytest.raises(ConfigError, match=r"bakeoff.yaml:4: not valid YAML \('r' appears twice\)"):
         load_config(written(tmp_path, "data: docstrings\nentries:\n  lora: {r: 1,\n    r: 2}\n"))
 
 

@@ -75,7 +75,7 @@ def test_a_model_that_sees_its_targets_is_refused():
     fields = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     xlnet = {"d_model": 16, "n_layer": 2, "n_head": 2, "d_inner": 32, "d_head": 8}
     for name, given in (("BertConfig", fields), ("XLNetConfig", xlnet)):
-        with pytest.raises(SetupError, match="sees the tokens that come after"):
+        with pytest.raises(SetupError, match="sees the tokens that follow"):
             conforming(base_of(name, **given))
 
 

@@ -99,8 +99,8 @@ class LooksAtTheBatch(PromptTuning):
 @pytest.mark.parametrize(
     ("broken", "check", "message"),
     [
-        (MovesMore, "trains_what_it_means_to", "not to be trained, yet moved"),
-        (TrainsNothingOfTheHead, "trains_what_it_means_to", "yet never moved: lm_head.weight"),
+        (MovesMore, "trains_what_it_means_to", "should not be trained, but changed"),
+        (TrainsNothingOfTheHead, "trains_what_it_means_to", "but never changed: lm_head.weight"),
         (ChangesTheBase, "leaves_the_base", "not what they were: transformer.wte.weight"),
         (Climbs, "lowers_the_loss", "at best in 6 steps"),
         (ClaimsTooMuch, "starts_as_it_says", "does not start as the base, though it says so"),

@@ -67,10 +67,10 @@ def test_an_estimate_is_measured_seconds_times_the_amounts_of_work():
 def test_what_does_not_fit_is_named():
     large = expected_costs(document(), ProtocolConfig(epochs=2), {"lora": {**MEASURED, "peak_bytes": 1200}})
     assert large["too_large"] == ["lora"]
-    killed = expected_costs(document(), ProtocolConfig(epochs=2), {"lora": {**MEASURED, "error": "no memory left"}})
+    killed = expected_costs(document(), ProtocolConfig(epochs=2), {"lora": {**MEASURED, "error": "out of memory"}})
     assert (killed["seconds"], killed["too_large"]) == (None, ["lora"])
     lines = forecast_lines({**document(), "forecast": killed})
-    assert lines[1] == "lora: no memory left"
+    assert lines[1] == "lora: out of memory"
     assert lines[2].startswith("does not fit into 1,000 B: lora. Try a smaller protocol.batch_size")
     assert forecast_lines({**document(), "memory_bytes": 800})[-1].startswith("does not fit into 800 B: lora.")
     assert len(forecast_lines(document())) == 2

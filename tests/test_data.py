@@ -30,8 +30,8 @@ def files(tmp_path, **texts):
         ('{"document": "a", "summary": "b"}\n{"document": "a"}', r"train:2: no column 'summary'"),
         ('{"documents": "a", "summary": "b"}', r"train:1: no column 'document'. Did you mean 'documents'\?"),
         ('{"document": "a", "summary": "  "}', r"train:1: column 'summary' is empty"),
-        ('{"document": 5, "summary": "b"}', r"train:1: column 'document' holds a number, expected text"),
-        ('{"document": "a\\ud800", "summary": "b"}', "train:1: column 'document' holds half a surrogate pair"),
+        ('{"document": 5, "summary": "b"}', r"train:1: column 'document' contains a number, expected text"),
+        ('{"document": "a\\ud800", "summary": "b"}', "train:1: column 'document' contains half a surrogate pair"),
         ("[1]", "train:1: expected a JSON object, got a number"),
         ("{", "train:1: not JSON"),
         ('{"document": "a", "summary": "b"}\n{"document": "\udcff"}', "data.train: .*train:2: not UTF-8"),
@@ -47,7 +47,7 @@ def test_a_missing_file_is_named(tmp_path):
     config = files(tmp_path).model_copy(update={"test": str(tmp_path / "none.jsonl")})
     with pytest.raises(DataError, match=r"^data.test: .*none.jsonl: no such file"):
         load_examples(config)
-    with pytest.raises(DataError, match=r"^data.test: .*: is a folder without data files. Allowed: .jsonl,"):
+    with pytest.raises(DataError, match=r"^data.test: .*: the folder has no data files. Allowed: .jsonl,"):
         load_examples(config.model_copy(update={"test": str(tmp_path)}))
 
 
@@ -155,11 +155,11 @@ def test_rows_that_stand_twice_are_findings(tmp_path):
     write_rows(tmp_path / "validation", [*validation, {**train[3], "summary": "ba"}])
     write_rows(tmp_path / "test", [*test[:4], {"document": f" {train[2]['document']}\n", "summary": "other"}])
     assert load_examples(config)[1] == [
-        "data.train: 2 of 10 (20.0%) rows repeat another one, document and summary alike",
-        "data.train: 2 of 10 (20.0%) rows have their whole document as summary",
-        "data: 1 of 5 (20.0%) test documents stand in train too, so test scores tell what was remembered, not what was "
+        "data.train: 2 of 10 (20.0%) rows repeat the document and the summary of another row",
+        "data.train: 2 of 10 (20.0%) rows have the whole document as their summary",
+        "data: 1 of 5 (20.0%) test documents are also in train, so test scores show what was memorised, not what was "
         "learnt. Set data.shared_documents: drop, or remove them from train",
-        "data: 1 of 5 (20.0%) validation documents stand in train too. Set data.shared_documents: drop, or remove them "
+        "data: 1 of 5 (20.0%) validation documents are also in train. Set data.shared_documents: drop, or remove them "
         "from train",
     ]
 
@@ -170,7 +170,7 @@ def test_rows_that_share_an_id_are_a_finding(tmp_path):
         numbers = [7, 7, 7, 8] if split == "train" else range(4)
         write_rows(tmp_path / split, [{**row, "number": n} for row, n in zip(make_rows(4, seed), numbers, strict=True)])
     (finding,) = load_examples(config)[1]
-    assert finding.startswith("data.train: 2 of 4 (50.0%) rows have the id of another one")
+    assert finding.startswith("data.train: 2 of 4 (50.0%) rows have the id of another row")
 
 
 def test_a_byte_order_mark_is_no_text(tmp_path):

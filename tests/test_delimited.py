@@ -125,17 +125,17 @@ def test_rows_in_quotes_each_of_which_is_one_are_told(tmp_path):
     first, second, third = rows_of(tmp_path / "a.tsv", text)
     assert (first["document"], second, third["summary"]) == ('He said "no".', "several rows in quotes", "e")
     fault = list(read_rows([tmp_path / "a.tsv"]))[1].fault
-    assert fault[1].startswith("double quotes make one row of lines 3 to 5, each of which is one")
+    assert fault[1].startswith("double quotes join lines 3 to 5 into one row")
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'document,summary\n"He said \\"no\\", then",a\n', r"a.csv:2: not CSV .* A double quote in a text is"),
+        (b'document,summary\n"He said \\"no\\", then",a\n', r"a.csv:2: not CSV .* Put a text that contains a double quote"),
         (b"document,summary\ra,b\rc,d\r", r"a.csv:1: not CSV .*Try: tr '\\r' '\\n' < OLD > NEW"),
         ("document,summary\na,b\n".encode("utf-16-le"), "a.csv:1: not UTF-8 text, but UTF-16LE. Try: iconv -f UTF"),
         ("document,summary\na,b\n".encode("utf-16"), "a.csv:1: not UTF-8 text, but UTF-16. Try: iconv -f UTF-16 -t"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "a.csv: git-lfs's note of a file. Try: git"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "a.csv: a git-lfs pointer, .* Try: git"),
         (b'document,summary\na,b\n"' + b"x" * (2**25 + 9), "a.csv:3: a line longer than 33,554,432 bytes"),
         (b'document,summary\na,b\n"' + (b"x" * 1023 + b"\n") * 2**16, "a.csv:3: not CSV .field larger"),
         (b"document,summary" * 2**22, "a.csv:1: a line longer than 33,554,432 bytes"),

@@ -66,7 +66,7 @@ def test_a_clone_of_a_hub_dataset_is_a_dataset(tmp_path, below):
     write(place / "test-00000-of-00001.parquet", make_rows(3, 3))
     assert sizes(folder) == [10, 4, 3]
     (place / "train-00000-of-00002.parquet").unlink()
-    with pytest.raises(DataError, match="data.train: .*: 1 of 2 shards of train. Try: copy the others"):
+    with pytest.raises(DataError, match="data.train: .*: 1 of 2 shards of train. Try: copy the missing ones"):
         sizes(folder)
 
 
@@ -76,9 +76,9 @@ def test_a_clone_with_several_configs_wants_one(tmp_path):
         for j, split in enumerate(SPLITS):
             write(tmp_path / config / f"{split}.jsonl", make_rows(3 + i + j, j))
     assert sizes(tmp_path, config="fr") == [4, 5, 6]
-    with pytest.raises(DataError, match="splits in several folders. Set data.config. Allowed: en, fr"):
+    with pytest.raises(DataError, match="several of its folders have splits. Set data.config. Allowed: en, fr"):
         sizes(tmp_path)
-    with pytest.raises(DataError, match="no folder 'de' in it for data.config. Allowed: en, fr"):
+    with pytest.raises(DataError, match="it has no folder 'de'. Allowed: en, fr"):
         sizes(tmp_path, config="de")
     with pytest.raises(DataError, match="data.revision: v1: only hub datasets have one"):
         sizes(tmp_path, config="fr", revision="v1")
@@ -152,13 +152,13 @@ def test_init_of_a_folder_with_splits_names_it_as_the_source(tmp_path):
     [
         (
             {"source": "docstrings", "train": "my.csv"},
-            "'train' is set, which source: docstrings has no use for. Set",
+            "'train' is set, but source: docstrings does not use it. Set",
         ),
-        ({"source": "docstrings", "summary": "x"}, "'summary' is set, which source: docstrings has no use for"),
-        ({"source": "docstrings", "config": "x"}, "'config' is set, which source: docstrings has no use for"),
-        ({"train": "a.csv", "config": "en"}, "'config' is set, which source: files has no use for. They are a hub"),
-        ({"train": "a.csv", "test": "b.csv", "test_share": 0.2}, "'test_share' is set, and there is a test file"),
-        ({"train": "a.csv", "revision": "v1"}, "'revision' is set, which source: files has no use for"),
+        ({"source": "docstrings", "summary": "x"}, "'summary' is set, but source: docstrings does not use it"),
+        ({"source": "docstrings", "config": "x"}, "'config' is set, but source: docstrings does not use it"),
+        ({"train": "a.csv", "config": "en"}, "'config' is set, but source: files does not use it. Set source to a hub"),
+        ({"train": "a.csv", "test": "b.csv", "test_share": 0.2}, "'test_share' and a test file are both set"),
+        ({"train": "a.csv", "revision": "v1"}, "'revision' is set, but source: files does not use it"),
     ],
 )
 def test_a_field_without_a_use_is_refused(tmp_path, data, message):
@@ -173,4 +173,4 @@ def test_a_field_without_a_use_is_refused(tmp_path, data, message):
 def test_the_demo_does_not_ignore_a_data_file():
     out = CliRunner().invoke(main, ["demo", "-s", "data.train=my.csv"])
     assert out.exit_code == 2
-    assert "data: 'train' is set, which source: docstrings has no use for. Set source: files" in out.stderr
+    assert "data: 'train' is set, but source: docstrings does not use it. Set source: files" in out.stderr

@@ -116,7 +116,7 @@ def test_until_an_entry_has_trained_the_time_left_says_what_it_is_estimated_from
     head, runs, protocol, rows = stream("documents")
     now = [0.0]
     forecast = Forecast(runs, head["plan"], protocol, clock=lambda: now[0])
-    basis = "estimated from the base's reading: no entry has trained long enough yet"
+    basis = "estimated from the speed of the untouched base: no entry has trained long enough yet"
     shown = [kind(runs, [], forecast, lambda: now[0]) for kind in (PlainDisplay, JsonDisplay)]
     live = LiveDisplay(runs, [], forecast, lambda: now[0], Console(width=160))
     said = {True: [], False: []}

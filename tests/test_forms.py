@@ -75,7 +75,7 @@ def test_a_tokenizer_of_few_letters_without_an_unknown_token_has_a_form(kind):
     form = make_form(without_unknown(kind, "ACGT "), None, False)
     assert form.begin == [0]
     assert form.targets(["CA"])[0][-3:] == [3, 2, 1]
-    with pytest.raises(SetupError, match="its tokenizer makes no token of any text"):
+    with pytest.raises(SetupError, match="its tokenizer gives no tokens for any text"):
         make_form(without_unknown(kind, ""), None, False)
 
 

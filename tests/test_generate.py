@@ -55,7 +55,7 @@ def test_odd_documents_have_outputs(shared, text):
         ('{"x": "a"}', "document 1: no text in column 'document'"),
         ('{"document": "ba"}\n{"document": 3}', "document 2: no text in column 'document'"),
         ('{"document": null}', "document 1: no text"),
-        ('{"document": "ba \\ud800 be"}', "document 1: holds half a surrogate pair"),
+        ('{"document": "ba \\ud800 be"}', "document 1: contains half a surrogate pair"),
         ("[1]", "expected a JSON object, got a list"),
         ("[" * 100_000, "not JSON"),
         ('{"document": "ba"', "standard input:1: not JSON"),
@@ -126,7 +126,7 @@ def test_lengths_that_the_base_cannot_have_are_refused(copied, fields):
     copied.plan_file.write_text(json.dumps(copied.plan() | fields))
     line = refused(copied.path, DOCUMENT, *LORA)
     shaped = fields in ({"max_tokens": 10**9}, {"output_tokens": 10**9})  # else the plan itself is refused
-    assert ("are no lengths that this base can have" if shaped else "plan.json: damaged") in line
+    assert ("are not lengths that this base allows" if shaped else "plan.json: damaged") in line
 
 
 def set_config(folder, old, new):
@@ -162,7 +162,7 @@ def test_another_template_or_other_settings_than_the_runs_are_refused(copied, sh
     assert "damaged" in refused(copied.path, DOCUMENT, *LORA)
     run.write_result(run.result())  # with right sums, as whoever means harm would
     line = refused(copied.path, DOCUMENT, *LORA)
-    assert "settings.lora_alpha is 1 here, and 32.0 in the bakeoff's records" in line
+    assert "settings.lora_alpha is 1 here, but 32.0 in the run folder's records" in line
     set_config(copied, "template: null", "template: 'x {{ document }} y'")
     line = refused(copied.path, DOCUMENT, "--entry", "prompt_tuning", "--trust")
     assert "template is None here, and 'x {{ document }} y'" in line

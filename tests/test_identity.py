@@ -136,7 +136,7 @@ def test_a_lock_names_its_owner_and_none_that_is_dead_holds_it(tmp_path, monkeyp
     with lock.locked(file) as took_over:
         assert took_over is None
         assert json.loads(file.read_text())["pid"] == os.getpid()
-        with pytest.raises(SetupError, match=f"another bakeoff run is running here: process {os.getpid()} on "):
+        with pytest.raises(SetupError, match=f"another bakeoff is running in this folder: process {os.getpid()} on "):
             lock.locked(file).__enter__()
     assert file.read_text() == ""
     file.write_text(json.dumps({"pid": 1, "host": lock.this_process()["host"], "since": "then"}))

@@ -63,7 +63,7 @@ def test_a_lock_file_that_was_removed_or_replaced_lets_no_second_driver_in(file)
         for replace in (file.unlink, file.touch):
             replace()
             assert is_locked(file)
-            with pytest.raises(SetupError, match="is running here"):
+            with pytest.raises(SetupError, match="is running in this folder"):
                 locked(file).__enter__()
             file.unlink(missing_ok=True)
     assert not is_locked(file)

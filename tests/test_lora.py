@@ -100,7 +100,7 @@ def test_a_base_in_four_bits_decodes_in_fp32():
 
 
 def test_four_bits_say_what_is_missing(monkeypatch):
-    with pytest.raises(SetupError, match="qlora: GPT2LMHeadModel stores no weight as bitsandbytes reads it"):
+    with pytest.raises(SetupError, match="qlora: GPT2LMHeadModel has no weight that bitsandbytes can quantize"):
         build_method("qlora", {}).adapt(family_shape("gpt2"), None)
     monkeypatch.setattr("bakeoff.methods.qlora.find_spec", lambda name: None)
     with pytest.raises(SetupError, match="needs bitsandbytes. Try: pip install"):

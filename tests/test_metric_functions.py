@@ -34,13 +34,13 @@ TEST = [Example("1", "document", "summary")]
 
 @pytest.mark.parametrize("name", RESERVED)
 def test_a_name_that_records_use_is_refused(name):
-    with pytest.raises(ConfigError, match=f"metrics: 'own.py:{name}': the records have something else of that name"):
+    with pytest.raises(ConfigError, match=f"metrics: 'own.py:{name}': the results use this name for something else"):
         load_config({"data": "docstrings", "entries": ["lora"], "metrics": [f"own.py:{name}"]})
 
 
 def test_a_name_that_another_metric_derives_is_refused(tmp_path):
     for name in ("rouge1_precision", "rougeL_max", "bleu_corpus"):
-        with pytest.raises(ConfigError, match=f"two of them give '{name}'"):
+        with pytest.raises(ConfigError, match=f"two of them have the score '{name}'"):
             measures(["rouge", "bleu", f"own.py:{name}"])
 
 

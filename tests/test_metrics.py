@@ -50,11 +50,11 @@ def test_names_are_found_and_told_apart(tmp_path):
     assert [m.name for m in measures(["rouge", "bleu"])][-2:] == ["bleu", "bleu_corpus"]
     assert primary_of(["chrf", "rouge"], None) == "chrf"
     assert primary_of(["chrf", "rouge"], "rouge2") == "rouge2"
-    with pytest.raises(ConfigError, match=r"primary: 'rogue2' is given by none of the metrics. Did you mean 'rouge2'"):
+    with pytest.raises(ConfigError, match=r"primary: no metric gives the score 'rogue2'. Did you mean 'rouge2'"):
         primary_of(["rouge"], "rogue2")
-    with pytest.raises(ConfigError, match="primary: 'bleu_corpus' is given by none"):
+    with pytest.raises(ConfigError, match="primary: no metric gives the score 'bleu_corpus'"):
         primary_of(["bleu"], "bleu_corpus")
-    with pytest.raises(ConfigError, match="metrics: two of them give 'rouge1'"):
+    with pytest.raises(ConfigError, match="metrics: two of them have the score 'rouge1'"):
         measures(["rouge", f"{file}:rouge1"])
 
 
@@ -62,8 +62,8 @@ def test_names_are_found_and_told_apart(tmp_path):
     ("body", "message"),
     [
         ("def f(output, references):\n    return len(output) / 0", r"ZeroDivisionError for output 1: division by zero"),
-        ("def f(output, references):\n    return None", "gave None for output 1. Expected a finite number"),
-        ("def f(output, references):\n    return float('nan')", "gave nan for output 1"),
+        ("def f(output, references):\n    return None", "returned None for output 1. Expected a finite number"),
+        ("def f(output, references):\n    return float('nan')", "returned nan for output 1"),
         ("def g(): pass", "no function 'f' in .*own.py"),
         ("f = 3", "no function 'f'"),
         ("import no_such_thing", "cannot be imported .ModuleNotFoundError"),
@@ -79,10 +79,10 @@ def test_a_function_that_gives_no_score_is_named(tmp_path, body, message):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"metrics": ["rogue"]}, "metrics: 'rogue' is none. Did you mean 'rouge'"),
+        ({"metrics": ["rogue"]}, "metrics: unknown metric 'rogue'. Did you mean 'rouge'"),
         ({"metrics": []}, "metrics: expected one or more"),
-        ({"metrics": ["bleu", "bleu"]}, "metrics: must hold nothing twice"),
-        ({"metrics": ["os;system:x"]}, "metrics: 'os;system:x' is none"),
+        ({"metrics": ["bleu", "bleu"]}, "metrics: must not name a metric twice"),
+        ({"metrics": ["os;system:x"]}, "metrics: unknown metric 'os;system:x'"),
         ({"metrics": "rouge"}, "metrics: expected a list"),
     ],
 )

@@ -52,7 +52,9 @@ def test_what_no_text_reaches_is_told_from_shapes_alone():
     check_reach("full", model)
     with torch.device("meta"):
         model.idle = torch.nn.Linear(2, 2)
-    with pytest.raises(SetupError, match=r"full: 2 of its 3 trained tensors are reached by no text .*\(idle.weight"):
+    with pytest.raises(
+        SetupError, match=r"full: 2 of its 3 trained tensors have no effect on any text .*\(idle.weight"
+    ):
         check_reach("full", model)
 
 

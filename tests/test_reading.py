@@ -27,23 +27,23 @@ MERGE = "a0: &a0 {x: 1}\n" + "".join(
 SPOILT = {
     "aliases of aliases": (LIST, r":6: not valid YAML \(more than 100,000 values\)"),
     "merges of merges": (MERGE, r":6: not valid YAML \(more than 100,000 values\)"),
-    "a list in itself": ("a: &a [*a]", "a value that holds itself"),
-    "a mapping merged into itself": ("a: &a {<<: *a}", "a value that holds itself"),
+    "a list in itself": ("a: &a [*a]", "a value that contains itself"),
+    "a mapping merged into itself": ("a: &a {<<: *a}", "a value that contains itself"),
     "a chain of aliases": (
         "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1, 400)), "nested too deep",
     ),
     "3,000 brackets": ("name: " + "[" * 3000, "nested too deep"),
     "3,000 pairs of brackets": ("name: " + "[" * 3000 + "]" * 3000, "nested too deep"),
     "3,000 dashes": ("- " * 3000, "nested too deep"),
-    "a date that is none": ("name: 2026-02-30", r":1: not valid YAML \('2026-02-30' is no date\)"),
-    "a time that is none": ("name: 2026-02-03 25:00:00", "is no date"),
-    "a tag of a number": ("name: !!int x", r"'x' is no int"),
-    "a tag of a truth": ("name: !!bool maybe", "'maybe' is no bool"),
-    "a tag of a date": ("name: !!timestamp today", "'today' is no date"),
+    "a date that is none": ("name: 2026-02-30", r":1: not valid YAML \('2026-02-30' is not a valid date\)"),
+    "a time that is none": ("name: 2026-02-03 25:00:00", "is not a valid date"),
+    "a tag of a number": ("name: !!int x", r"'x' is not a valid int"),
+    "a tag of a truth": ("name: !!bool maybe", "'maybe' is not a valid bool"),
+    "a tag of a date": ("name: !!timestamp today", "'today' is not a valid date"),
     "a tag of nobody's": ("name: !mine x", "could not determine a constructor for the tag '!mine'"),
     "a number of 5,000 digits": ("name: " + "9" * 5000, "is no int"),
     "a number of 5,000 bytes": ("name: 0x" + "f" * 10_000, "a number that is too large"),
-    "two megabytes": ("name: " + "a" * 2_000_000, "larger than 1 MiB, which no config is"),
+    "two megabytes": ("name: " + "a" * 2_000_000, "larger than 1 MiB, so it is not a config"),
 }  # fmt: skip
 
 
@@ -72,7 +72,7 @@ def test_yaml_without_an_end_on_the_command_line_is_one_line(name, key):
 
 
 def test_a_key_of_many_levels_is_one_line():
-    with pytest.raises(ConfigError, match="more than 10 levels, which no config has"):
+    with pytest.raises(ConfigError, match="more than 10 levels, so it is not a key of a config"):
         parse_override("entries." + "a." * 3000 + "b=1")
 
 

@@ -92,4 +92,4 @@ def test_a_signature_of_half_a_character_is_none(copied):
     copied.tag_file.write_text(json.dumps(tag | {"signature": "\ud800"}))
     done = CliRunner().invoke(main, ["generate", str(copied.path)], input="ba be bi")
     assert done.exit_code == 2
-    assert "not one that bakeoff wrote for you here" in done.stderr
+    assert "bakeoff did not write its config.yaml for you" in done.stderr

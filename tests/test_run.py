@@ -149,7 +149,7 @@ def test_soft_prompts_leave_room_in_the_context(tiny_config):
     plan = bakeoff.plan(tiny_config)
     assert plan["max_tokens"] == 64 - 20
     (finding,) = plan["data"]["findings"]
-    assert finding.endswith("(512): the model's context of 64 less prompt_tuning's 20 virtual tokens")
+    assert finding.endswith("(512): the model's context is 64 less prompt_tuning's 20 virtual tokens")
     tiny_config["entries"]["prompt_tuning"]["num_virtual_tokens"] = 60
     with pytest.raises(bakeoff.BakeoffError, match="leaves 4 of the model's 64 positions"):
         bakeoff.plan(tiny_config)
@@ -177,7 +177,7 @@ def test_an_entry_may_be_called_like_a_baseline_of_another_length(tiny_config):
 def test_a_model_without_weights_or_tokenizer_is_refused_before_anything_is_written(tiny_config, tiny_model, tmp_path):
     import shutil
 
-    cases = (("w", "model.safetensors", "holds no safetensors weights"), ("t", "tokenizer*", "tokenizer"))
+    cases = (("w", "model.safetensors", "has no safetensors weights"), ("t", "tokenizer*", "tokenizer"))
     for name, missing, message in cases:
         shutil.copytree(tiny_model, tmp_path / name)
         for file in (tmp_path / name).glob(missing):

@@ -33,14 +33,14 @@ def test_a_finished_bakeoff_is_not_run_again(shared, copied):
 
 def test_a_folder_of_something_else_is_left_alone(shared, tmp_path):
     config, results = shared
-    with pytest.raises(SetupError, match="holds another bakeoff, 'shared'"):
+    with pytest.raises(SetupError, match="contains another bakeoff, 'shared'"):
         bakeoff.run(config, {"name": "other"}, display="none")
     (tmp_path / "other").mkdir()
     (tmp_path / "other/notes.txt").write_text("mine")
-    with pytest.raises(SetupError, match="holds other files"):
+    with pytest.raises(SetupError, match="contains other files"):
         bakeoff.run({**config, "output": str(tmp_path / "other")}, display="none")
     assert [p.name for p in (tmp_path / "other").iterdir()] == ["notes.txt"]
-    with pytest.raises(SetupError, match="not a bakeoff's folder"):
+    with pytest.raises(SetupError, match="not a run folder of bakeoff"):
         bakeoff.load_results(tmp_path)
 
 
@@ -49,15 +49,15 @@ def test_another_programs_plan_makes_no_folder_a_bakeoffs(tiny_config, tmp_path,
     words = tiny_config | {"output": "."}
     (tmp_path / "plan.json").write_text(plan)
     (tmp_path / "results.csv").write_text("mine")
-    with pytest.raises(SetupError, match="holds other files"):
+    with pytest.raises(SetupError, match="contains other files"):
         bakeoff.run({**words, "output": str(tmp_path)}, display="none")
-    with pytest.raises(SetupError, match="not a bakeoff's folder"):
+    with pytest.raises(SetupError, match="not a run folder of bakeoff"):
         bakeoff.load_results(tmp_path)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({**words, "output": str(tmp_path / "there")}))
     assert api.read_config(tmp_path / "config.yaml", None).output == str(tmp_path / "there")
     (tmp_path / ".lock").touch()  # another program's, too
     if plan[0] == "{":
-        with pytest.raises(SetupError, match="holds other files"):
+        with pytest.raises(SetupError, match="contains other files"):
             bakeoff.run({**words, "output": str(tmp_path)}, display="none")
     assert (tmp_path / "results.csv").read_text() == "mine"
 
@@ -68,7 +68,7 @@ def test_a_folder_at_work_is_left_to_its_process(shared):
     config, results = shared
     with (
         locked(results.folder.lock_file),
-        pytest.raises(SetupError, match=rf"is running here: process {os.getpid()} on "),
+        pytest.raises(SetupError, match=rf"is running in this folder: process {os.getpid()} on "),
     ):
         bakeoff.run(config, display="none")
 
@@ -78,7 +78,7 @@ def test_a_users_own_config_is_never_replaced(tiny_config, tmp_path):
     folder.mkdir()
     text = f"# my notes\n{yaml.safe_dump({**tiny_config, 'output': str(folder)})}"
     (folder / "config.yaml").write_text(text)
-    with pytest.raises(SetupError, match="holds other files"):
+    with pytest.raises(SetupError, match="contains other files"):
         bakeoff.run(folder / "config.yaml", display="none")
     assert (folder / "config.yaml").read_text() == text
     with pytest.raises(SetupError, match="is a file"):
@@ -95,9 +95,9 @@ def test_what_a_bakeoff_left_before_it_had_a_plan_is_taken_over(tiny_config):
     for name in ("data/train.jsonl", "config.yaml", "runs/mine", "notes.txt"):
         (folder.path / name).parent.mkdir(exist_ok=True)
         (folder.path / name).write_text("mine")
-        with pytest.raises(SetupError, match="holds other files"):
+        with pytest.raises(SetupError, match="contains other files"):
             check_free(folder, config)
-        with pytest.raises(SetupError, match="holds other files"):
+        with pytest.raises(SetupError, match="contains other files"):
             claim(folder, None)
         discard(folder)
         assert (folder.path / name).read_text() == "mine"
@@ -252,7 +252,7 @@ def test_all_files_have_the_rights_that_the_umask_leaves(shared):
 def test_a_path_that_is_no_utf8_is_refused_before_anything_is_written(tiny_config, tmp_path):
     folder = tmp_path / "caf\udce9"
     for call in (bakeoff.plan, bakeoff.run):
-        with pytest.raises(SetupError, match="the path is no UTF-8"):
+        with pytest.raises(SetupError, match="the path is not UTF-8"):
             call({**tiny_config, "output": str(folder)})
     assert not folder.exists()
 

@@ -49,7 +49,7 @@ def test_the_ids_of_finished_bakeoffs_stay():
 def test_names_that_differ_in_case_only_are_refused(tiny_config):
     """Their runs would have one folder where the disk knows no case."""
     tiny_config["entries"] = {"lora": {"r": 2}, "LoRA": {"method": "lora", "r": 2}}
-    with pytest.raises(ConfigError, match=r"entries.lora: differs from LoRA in case only"):
+    with pytest.raises(ConfigError, match=r"entries.lora: differs from LoRA in upper and lower case only"):
         bakeoff.plan(tiny_config)
 
 

@@ -105,7 +105,7 @@ def test_links_and_indices_in_a_model_folder_do_not_leave_it(tiny_model, tmp_pat
     fetch(str(folder))
     (folder / "model.safetensors").rename(tmp_path / "elsewhere.safetensors")
     (folder / "model.safetensors").symlink_to(tmp_path / "elsewhere.safetensors")
-    with pytest.raises(SetupError, match="model.safetensors is a link out of the folder"):
+    with pytest.raises(SetupError, match="model.safetensors is a link to a file outside of the folder"):
         fetch(str(folder))
     (folder / "model.safetensors").unlink()
     index = {"metadata": {}, "weight_map": {"a": "../../../elsewhere.safetensors"}}
@@ -120,7 +120,7 @@ def test_names_never_become_paths(tiny_config, name):
         load_config({**tiny_config, "name": name})
     with pytest.raises(BakeoffError):
         load_config({**tiny_config, "entries": {name: {"method": "lora"}}})
-    with pytest.raises(SetupError, match="not a run's id"):
+    with pytest.raises(SetupError, match="not the id of a run"):
         Folder("x").run(name)
 
 
@@ -225,7 +225,7 @@ def test_a_run_folder_from_elsewhere_asks_before_it_runs_code(shared, copied, in
     for wish, message in (
         ({"metrics": [f"{function}:score"]}, f"asks for the model in {words['model']}, the function "),
         ({"trust_remote_code": words["model"]}, "asks for the code of the model "),
-        ({"trackers": ["tensorboard"]}, "the tracker tensorboard. Try: read it, then --trust"),
+        ({"trackers": ["tensorboard"]}, "the tracker tensorboard. Try: read it, then add --trust"),
     ):
         for command in ("run", "plan"):
             refused = ask(command, copied.config_file, **wish)
@@ -236,7 +236,7 @@ def test_a_run_folder_from_elsewhere_asks_before_it_runs_code(shared, copied, in
     assert not ran.exists()
     refused = ask("generate", copied.path, metrics=[f"{function}:score"])
     assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
-    assert f"asks for the model in {words['model']}. Try: read it, then --trust" in refused.stderr
+    assert f"asks for the model in {words['model']}. Try: read it, then add --trust" in refused.stderr
     assert ask("generate", copied.path, "--trust", metrics=[f"{function}:score"]).exit_code == 0
     assert not ran.exists()  # generating scores nothing
     assert ask("plan", copied.config_file, "--trust", metrics=[f"{function}:score"]).exit_code == 0

@@ -48,7 +48,7 @@ def test_a_group_is_never_split_and_ids_are_the_files_own(tmp_path):
     rows = [{"who": f"author {i % 40}", "key": 1000 + i, **row} for i, row in enumerate(make_rows(400, 1))]
     splits, findings = loaded(tmp_path, rows, name="a.parquet", group="who", id="key")
     few = len({e.group for e in splits["test"]})
-    assert findings[-1].startswith(f"data.test: {few} groups by 'who': intervals, which are over groups, rest on")
+    assert findings[-1].startswith(f"data.test: {few} groups by 'who': few for confidence intervals")
     groups = [{e.group for e in splits[s]} for s in SPLITS]
     assert sum(map(len, groups)) == len(set.union(*groups)) == 40
     assert {e.id for s in SPLITS for e in splits[s]} == {str(1000 + i) for i in range(400)}
@@ -84,17 +84,20 @@ def test_each_reference_goes_through_the_targets_template(tmp_path):
     ("template", "message"),
     [
         ("{{ titel }} {{ document }}", r"a.json:\d+: template: no column 'titel'. Did you mean 'title'"),
-        ("{{ answers }} {{ document }}", r"a.json:\d+: template: a column holds keys and values, not text"),
-        ("{{ answers.text | unique }} {{ document }}", r"a.json:\d+: template: a column holds a list, not text"),
-        ("{{ nothing }} {{ document }}", r"a.json:\d+: template: a column holds nothing. Try: {{ column or '' }}"),
+        ("{{ answers }} {{ document }}", r"a.json:\d+: template: a column contains keys and values, not text"),
+        ("{{ answers.text | unique }} {{ document }}", r"a.json:\d+: template: a column contains a list, not text"),
+        ("{{ nothing }} {{ document }}", r"a.json:\d+: template: a column is empty. Try: {{ column or '' }}"),
         ("{{ answers.texts[0] }} {{ document }}", r"a.json:\d+: template: .*no attribute 'texts'"),
         ("{{ answers.text[5] }} {{ document }}", r"a.json:\d+: template: .*no element 5"),
-        ("{% if label > 5 %}{{ document }}{% endif %}", "template: has the document 0 times, not once"),
-        ("{% for a in answers.text %}{{ document }}{% endfor %}", "template: has the document 2 times, not once"),
+        ("{% if label > 5 %}{{ document }}{% endif %}", "template: contains the document 0 times, expected once"),
+        (
+            "{% for a in answers.text %}{{ document }}{% endfor %}",
+            "template: contains the document 2 times, expected once",
+        ),
         ("{{ title + label }} {{ document }}", r"a.json:\d+: template: can only concatenate str"),
         (
             "{% for a in title %}" * 8 + "x" + "{% endfor %}" * 8 + "{{ document }}",
-            "makes more than 100,000",
+            "makes a text of more than 100,000",
         ),
     ],
 )
@@ -108,10 +111,10 @@ def test_a_template_that_does_not_fit_a_row_names_it(tmp_path, template, message
 @pytest.mark.parametrize(
     ("key", "text", "message"),
     [
-        ("template", "TL;DR:", "template: must hold {{ document }} exactly once"),
-        ("template", "{{ document }}{{ document }}", "template: must hold {{ document }} exactly once"),
-        ("template", "{{ document | upper }}", "template: must hold {{ document }} exactly once, with no filter"),
-        ("template", "{{ document }}{{ title | shout }}", "template: no filter 'shout'"),
+        ("template", "TL;DR:", "template: must contain {{ document }} exactly once"),
+        ("template", "{{ document }}{{ document }}", "template: must contain {{ document }} exactly once"),
+        ("template", "{{ document | upper }}", "template: must contain {{ document }} exactly once, without a filter"),
+        ("template", "{{ document }}{{ title | shout }}", "template: unknown filter 'shout'"),
         ("template", "{{ document }}{{ title.upper() }}", "template: call is not allowed"),
         ("template", "{{ document }}{% include '/etc/passwd' %}", "template: include is not allowed"),
         ("template", "{{ document }}{{ 'x' * 10 ** 10 }}", "template: (mul|pow) is not allowed"),
@@ -121,7 +124,7 @@ def test_a_template_that_does_not_fit_a_row_names_it(tmp_path, template, message
         ("target", "{{ a", "target: not a template"),
         ("data", {"train": "a", "validation_share": 0.7}, "data.validation_share: must be less than 0.5"),
         ("data", {"train": "a", "unusable": "skip"}, "data.unusable: must be 'stop' or 'drop'"),
-        ("data", {"train": "a", "references_file": "b", "references": "c"}, "'references_file' stands beside a `test`"),
+        ("data", {"train": "a", "references_file": "b", "references": "c"}, "'references_file' needs a `test`"),
     ],
 )
 def test_what_a_template_may_not_do_is_said_before_data_is_read(key, text, message):
@@ -140,7 +143,7 @@ def test_a_folder_holds_its_splits_by_name(tmp_path):
     splits = load_examples(DataConfig(source=str(tmp_path)))[0]
     assert [len(splits[s]) for s in SPLITS] == [5, 4, 6]
     write(tmp_path / "train-1.csv", make_rows(5, 1))
-    with pytest.raises(DataError, match=r"data.train: .*several files for it \(train-0.csv, train-1.csv\)"):
+    with pytest.raises(DataError, match=r"data.train: .*several files for this split \(train-0.csv, train-1.csv\)"):
         load_examples(DataConfig(source=str(tmp_path)))
     splits = load_examples(DataConfig(source=str(tmp_path), train="train-1.csv", test="dev.parquet"))[0]
     assert [len(splits[s]) for s in SPLITS] == [5, 4, 4]
@@ -170,11 +173,11 @@ def test_rows_that_cannot_be_used_are_all_counted_and_may_be_left_out(tmp_path):
     counted = "2 empty (at 4, 13), 1 not UTF-8 (at 10)"
     assert str(caught.value) == (
         f"data.train: {tmp_path}/train:4: column 'summary' is empty. Remove the row, or fill it. "
-        f"Of 30 rows: {counted}. Mend or remove them, or set data.unusable: drop"
+        f"Of 30 rows: {counted}. Fix or remove them, or set data.unusable: drop"
     )
     splits, findings = load_examples(config.model_copy(update={"unusable": "drop"}))
     assert len(splits["train"]) == 27
-    assert findings[0] == f"data.train: 3 of 30 (10.0%) rows left out: {counted}"
+    assert findings[0] == f"data.train: 3 of 30 (10.0%) rows dropped: {counted}"
     (tmp_path / "train").write_bytes(b"\n".join(lines[:9]))
     with pytest.raises(DataError, match=r"is empty\. Remove the row, or fill it, or set data\.unusable: drop$"):
         load_examples(config)
@@ -202,14 +205,14 @@ def test_documents_that_nearly_stand_in_two_splits_are_found_and_dropped(tmp_pat
     config = DataConfig(**{s: str(p) for s, p in paths.items()})
     splits, findings = load_examples(config)
     assert findings == [
-        "data: 1 of 13 (7.7%) test documents stand in train too, so test scores tell what was remembered, not what was "
+        "data: 1 of 13 (7.7%) test documents are also in train, so test scores show what was memorised, not what was "
         "learnt. Set data.shared_documents: drop, or remove them from train",
-        "data: 1 of 13 (7.7%) test documents are nearly the same as one of train (ids in train and test: 4 and 13). "
+        "data: 1 of 13 (7.7%) test documents are nearly the same as one in train (ids in train and test: 4 and 13). "
         "Set data.shared_documents: drop, or remove them from train",
     ]
     splits, findings = load_examples(config.model_copy(update={"shared_documents": "drop"}))
     assert len(splits["train"]) == 18
-    assert findings[-1] == "data.train: 2 of 20 (10.0%) examples dropped for that"
+    assert findings[-1] == "data.train: 2 of 20 (10.0%) examples dropped for this reason"
     assert load_examples(config.model_copy(update={"shared_documents": "drop", "train_limit": 18}))[0]["train"]
 
 
@@ -225,8 +228,8 @@ def test_splits_of_another_language_or_length_are_found(tmp_path):
     findings = [f for f in load_examples(DataConfig(**paths))[1] if "same" not in f]
     assert findings == [
         "data.test: documents are 1.8 times as long as in train (geometric means of 112 and 63 characters)",
-        "data.test: 50% of documents read as English, in train 100%",
-        "data.test: 50% of documents read as German, in train 0%",
+        "data.test: 50% of documents seem to be in English; in train it is 100%",
+        "data.test: 50% of documents seem to be in German; in train it is 0%",
     ]
 
 

@@ -32,7 +32,7 @@ SPOILT = {
     "a key that is nothing": ("null: x", "None: "),
     "a key that is a list": ("? [a, b]\n: c", "not valid YAML"),
     "a key with a line break": ('"a\\nb": 1', "'a\\nb': unknown key"),
-    "a repeated key": ("name: a\nname: b", "'name' stands twice"),
+    "a repeated key": ("name: a\nname: b", "'name' appears twice"),
     "a tab": ("protocol:\n\tepochs: 1", "not valid YAML"),
     "an open bracket": ("baselines: [base", "not valid YAML"),
     "an undefined alias": ("name: *a", "not valid YAML"),
@@ -65,12 +65,12 @@ SPOILT = {
     "no entries": ("entries: {}", "entries: expected one or more, got none"),
     "entries that are a text": ("entries: lora", "entries: "),
     "an unknown method": ("entries: [lorra]", "entries.lorra: unknown method 'lorra'. Did you mean 'lora'?"),
-    "an entry of two names": ("entries: [lora, lora]", "entries: two entries share a name"),
+    "an entry of two names": ("entries: [lora, lora]", "entries: two entries have the same name"),
     "an entry that is a number": ("entries: {lora: 8}", "entries: lora: expected fields"),
     "an entry with a path for a name": ("entries: {../lora: {method: lora}}", "entries"),
     "an entry named as a baseline": ("entries: {oracle: {method: lora}}", "entries.oracle: the name of a baseline"),
     "a method that is a list": ("entries: {lora: {method: [lora]}}", "entries.lora: unknown method"),
-    "an unknown field": ("entries: {lora: {rank: 8}}", "entries.lora: 'rank' is no field of lora"),
+    "an unknown field": ("entries: {lora: {rank: 8}}", "entries.lora: 'rank' is not a field of lora"),
     "a rank of zero": ("entries: {lora: {r: 0}}", "entries.lora.r: "),
     "a rank that is a text": ("entries: {lora: {r: big}}", "entries.lora.r: expected a whole number, got 'big'"),
     "a rate below zero": ("entries: {lora: {learning_rate: -1e-3}}", "entries.lora.learning_rate: "),
@@ -92,7 +92,7 @@ SPOILT = {
     "a folder that is not there": ("model: ./nowhere", "model: ./nowhere: no such folder"),
     "a folder that is no model": ("model: SUB", "not a model folder"),
     "a model's revision in a folder": ("revision: main", "revision: main: only hub models have one"),
-    "another model's code": ("trust_remote_code: some/one", "trust_remote_code: must be the model's own name"),
+    "another model's code": ("trust_remote_code: some/one", "trust_remote_code: must be the name of the model"),
     "a data file that is not there": ("data: {train: no.jsonl, validation: a, test: b}", "data.train: "),
     "no data": ("data: {}", "data"),
     "data of an unknown name": ("data: {train: [a], validation: b, test: c}", "data.train: expected text, got a list"),
@@ -211,11 +211,11 @@ def test_a_config_that_is_no_utf8_says_how_to_make_it_so(tmp_path):
 
 @pytest.mark.parametrize("part", [{"metrics": ["\ud800"]}, {"data": {"train": "\ud800"}}])
 def test_half_a_character_is_one_line(part):
-    with pytest.raises(ConfigError, match="holds half a character"):
+    with pytest.raises(ConfigError, match="contains half a character"):
         load_config({"entries": ["lora"], **part})
 
 
 @pytest.mark.parametrize("pattern", ["[[[[[[", "[[a]"])
 def test_a_pattern_of_which_python_warns_is_one_line(pattern):
-    with pytest.raises(ConfigError, match="no regular expression"):
+    with pytest.raises(ConfigError, match="not a regular expression"):
         read_entries(load_config({"data": {"source": "docstrings"}, "entries": {"lora": {"target_modules": pattern}}}))

@@ -125,7 +125,9 @@ def test_columns_are_guessed_by_name_and_look():
     several = table(dialogue=long, summary1=short, summary2=short, topic1=short)
     found = guess_columns({"train": table(dialogue=long, summary=short), "test": several}, "a.csv")
     assert found.columns["references"] == ["summary1", "summary2"]
-    with pytest.raises(DataError, match="^a.csv: a bakeoff needs two columns of texts, and this has 1.*: n, text. Try"):
+    with pytest.raises(
+        DataError, match="^a.csv: a bakeoff needs two columns with texts, and this file has 1.*: n, text. Try"
+    ):
         guess_columns({"train": table(n=[1, 2, 3, 4], text=long)}, "a.csv")
 
 
@@ -207,4 +209,4 @@ def test_doctor_says_what_is_wrong(monkeypatch):
 
 def test_doctor_tries_a_bakeoff_of_a_family():
     check = doctor.family("encoder-decoder")
-    assert (check.status, check.text.partition(" in ")[0]) == ("ok", "a bakeoff went through")
+    assert (check.status, check.text.partition(" in ")[0]) == ("ok", "a tiny bakeoff took")

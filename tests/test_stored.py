@@ -109,11 +109,14 @@ def test_references_may_stand_in_columns_of_their_own_or_in_a_file_beside(tmp_pa
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"texts": ["a"]}, {"texts": []}, {"texts": ["a"]}], "beside:2: column 'texts' holds an empty list"),
-        ([{"texts": ["a"]}, {"texts": ["a", 5]}, {"texts": ["a"]}], "beside:2: column 'texts', item 2 holds a number"),
+        ([{"texts": ["a"]}, {"texts": []}, {"texts": ["a"]}], "beside:2: column 'texts' contains an empty list"),
+        (
+            [{"texts": ["a"]}, {"texts": ["a", 5]}, {"texts": ["a"]}],
+            "beside:2: column 'texts', item 2 contains a number",
+        ),
         ([{"texts": ["a"]}, {"text": ["a"]}, {"texts": ["a"]}], "beside:2: no column 'texts'. Did you mean 'text'"),
-        ([{"texts": ["a"]}] * 2, "test:3: .*test and .*beside differ in their number of rows"),
-        ([{"texts": ["a"]}] * 4, "beside:4: .*differ in their number of rows"),
+        ([{"texts": ["a"]}] * 2, "test:3: .*test and .*beside have different numbers of rows"),
+        ([{"texts": ["a"]}] * 4, "beside:4: .*have different numbers of rows"),
     ],
 )
 def test_references_that_cannot_be_used_are_named(tmp_path, rows, message):
@@ -129,9 +132,9 @@ def test_a_references_file_is_relative_to_the_config_file_and_needs_its_column(t
     (tmp_path / "c.yaml").write_text(text % ", references: texts")
     assert load_config(tmp_path / "c.yaml").data.references_file == str(tmp_path / "sub/refs.jsonl")
     (tmp_path / "c.yaml").write_text(text % "")
-    with pytest.raises(ConfigError, match="data: 'references' is missing: the column of references_file"):
+    with pytest.raises(ConfigError, match="data: 'references' is missing. Name the column of references_file"):
         load_config(tmp_path / "c.yaml")
-    with pytest.raises(ConfigError, match="data: 'references' names a column"):
+    with pytest.raises(ConfigError, match="data: 'references' must be a column"):
         load_config({"data": {"source": "docstrings", "references": "x"}, "entries": ["lora"]})
 
 

@@ -126,4 +126,4 @@ def test_show_as_json_has_the_preferred_entry(shared):
 def test_a_working_folder_that_was_removed_is_one_line(tmp_path, command):
     out = shell(f"mkdir {tmp_path}/gone && cd {tmp_path}/gone && rmdir {tmp_path}/gone && {BAKEOFF} {command}")
     assert out.returncode == 2
-    assert out.stderr == "bakeoff: the working folder no longer exists. Try: cd to another folder\n"
+    assert out.stderr == "bakeoff: the working folder does not exist any more. Try: cd to another folder\n"

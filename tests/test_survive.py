@@ -127,7 +127,7 @@ def test_a_killed_driver_and_one_that_is_asked_to_stop_lose_nothing(config, undi
     assert driver.returncode == 130
     assert "top: stopping" in said
     assert "resumes after process" in said
-    assert said.endswith("bakeoff: interrupted. The same command goes on from here\n")
+    assert said.endswith("bakeoff: interrupted. Run the same command again to resume\n")
     assert checkpoints(config, "top")
     assert output.report_file.exists()
     left = bakeoff.load_results(output.path)  # top may have come to its end before it was asked

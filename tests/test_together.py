@@ -73,7 +73,7 @@ def test_a_bakeoff_is_not_compared_with_itself(two, tmp_path):
     one = two[0][0].path
     done = CliRunner().invoke(main, ["report", str(one), f"{one}/../{one.name}", "-o", str(tmp_path / "same.html")])
     assert done.exit_code == 2
-    assert "a bakeoff is named twice. Try: each folder once" in done.output
+    assert "the folder is given twice. Try: each folder once" in done.output
     assert not (tmp_path / "same.html").exists()
 
 
@@ -83,7 +83,7 @@ def test_a_folder_of_the_users_is_no_place_for_figures(two, tmp_path):
     command = ["report", *(str(f.path) for f in two[0]), "-o", str(tmp_path / "both.html")]
     done = CliRunner().invoke(main, command)
     assert done.exit_code == 2
-    assert "both-figures: holds other files" in done.output
+    assert "both-figures: contains other files" in done.output
     assert not (tmp_path / "both.html").exists()
     (tmp_path / "both-figures/photo.svg").unlink()
     for _ in range(2):
@@ -139,7 +139,7 @@ def test_a_page_never_lands_in_a_bakeoffs_own_folder(two):
     folders = [str(f.path) for f in two[0]]
     done = CliRunner().invoke(main, ["report", *folders, "-o", f"{folders[1]}/report.html"])
     assert done.exit_code == 2
-    assert "lies in a bakeoff's folder" in done.output
+    assert "is inside a run folder" in done.output
 
 
 def test_a_page_reads_each_run_in_its_own_folder_and_one_that_never_started_in_none(two, tmp_path):

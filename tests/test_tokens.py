@@ -96,7 +96,7 @@ def test_a_torn_token_file_is_refused(base, tmp_path, kept):
     save_tokens(file, encode([Example("1", "ba be bi", "be")] * 4, form_of(base), 32, 8, "x"))
     stored = load_tokens(file)
     file.write_bytes(file.read_bytes()[:kept])
-    with pytest.raises(SetupError, match="not a whole file of tokens"):
+    with pytest.raises(SetupError, match="not a complete file of tokens"):
         load_tokens(file)
     if 0 <= kept < 16:
         with pytest.raises(SetupError, match="cut short while it was in use"):

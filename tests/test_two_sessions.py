@@ -157,7 +157,9 @@ def test_what_an_older_version_left_before_it_had_a_plan_is_refused_by_its_name(
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("{}")
     before = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
-    with pytest.raises(SetupError, match="holds what an older version of bakeoff leaves where it is killed") as caught:
+    with pytest.raises(
+        SetupError, match="contains files that an older version of bakeoff leaves when it is killed"
+    ) as caught:
         bakeoff.run(tiny_config, display="none")
     assert "Try: remove them, or -s output=FOLDER" in str(caught.value)
     assert {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()} == before

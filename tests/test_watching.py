@@ -119,7 +119,7 @@ def test_a_killed_bakeoff_is_not_waited_for(copied, capsys):
 
 
 def test_a_folder_without_a_bakeoff_says_so(copied):
-    with pytest.raises(SetupError, match=r"not a bakeoff's folder"):
+    with pytest.raises(SetupError, match=r"not a run folder of bakeoff"):
         watch(Folder(copied.path / "runs"))
     copied.events_file.unlink()
     with pytest.raises(SetupError, match=r"no bakeoff has run here yet"):
@@ -133,7 +133,7 @@ def test_a_folder_that_is_not_there_is_said_to_be_missing(tmp_path):
 
 def test_a_file_is_no_bakeoff_to_look_at(tmp_path):
     (tmp_path / "mine.csv").write_text("a,b\n")
-    with pytest.raises(SetupError, match=r"mine.csv: not a bakeoff's folder"):
+    with pytest.raises(SetupError, match=r"mine.csv: not a run folder of bakeoff"):
         watch(Folder(tmp_path / "mine.csv"))
 
 

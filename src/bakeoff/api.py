@@ -51,7 +51,7 @@ def read_config(source: Source, overrides: dict[str, Any] | None, trust: bool = 
     for path in (str(config.folder.absolute()), config.model):
         if path.encode(errors="replace").decode() != path:
             raise SetupError(
-                f"{path}: the path is no UTF-8, and adapters need one. Try: -s output=FOLDER, another folder"
+                f"{path}: the path is not UTF-8, which adapters need. Try: another folder, with -s output=FOLDER"
             )
     if isinstance(source, dict) or {"name", "output"} & set(overrides or {}):
         return config
@@ -80,7 +80,7 @@ def plan(
         if not probe:
             return make_plan(config, tokenizer).document
         if tokenizer is None:
-            raise SetupError(f"--probe: {config.model} is not on this machine. Try: bakeoff run, which fetches it")
+            raise SetupError(f"--probe: {config.model} is not on this machine. Try: bakeoff run, which downloads it")
         with scratch() as temporary:
             folder = Folder(temporary)
             planned = make_plan(config, tokenizer, folder)
@@ -234,7 +234,7 @@ def refresh_report(path: str | Path) -> Path:
     folder = Folder(path)
     folder.plan()
     if not is_ours(folder):
-        raise SetupError(f"{folder.path}: has a bakeoff's plan, but no bakeoff made it. Try: a whole run folder")
+        raise SetupError(f"{folder.path}: contains a plan, but was not made by bakeoff. Try: a complete run folder")
     refuse_links(folder)
     with writing(folder.path, "a copy of the folder that can be written"):
         return write_results(folder)
@@ -250,9 +250,9 @@ def compare(paths: Sequence[str | Path], output: str | Path) -> Path:
     folders = [Folder(path) for path in paths]
     page = Path(output)
     if len({folder.path.resolve() for folder in folders}) < len(folders):
-        raise SetupError(f"{folders[0].path}: a bakeoff is named twice. Try: each folder once")
+        raise SetupError(f"{folders[0].path}: the folder is given twice. Try: each folder once")
     if any(page.resolve().parent == folder.path.resolve() for folder in folders):
-        raise SetupError(f"{page}: lies in a bakeoff's folder. Try: -o comparison.html, or any other place")
+        raise SetupError(f"{page}: is inside a run folder. Try: -o comparison.html, or any other place")
     documents = [load_results(folder.path).document for folder in folders]
     together = summarize_together(folders, documents) if len(folders) > 1 else documents[0]
     with writing(page.parent, "-o PAGE.html, another place"):

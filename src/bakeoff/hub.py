@@ -46,7 +46,7 @@ READ = {".safetensors", ".json", ".txt", ".model", ".jinja"}  # what a base is m
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 ALLOWED = "Allowed: a hub id, a model folder, base"
 SETTINGS = (
-    "Fix the proxy and certificate settings of the environment (ALL_PROXY, HTTPS_PROXY, SSL_CERT_FILE), "
+    "Fix the proxy and certificate settings in the environment (ALL_PROXY, HTTPS_PROXY, SSL_CERT_FILE), "
     "or set HF_HUB_OFFLINE=1"
 )
 TOKEN = "a token: hf auth login, or the environment variable HF_TOKEN"
@@ -105,7 +105,7 @@ def commit(name: str, revision: str | None) -> str | None:
     if not on_hub(name):
         if revision is not None:
             raise SetupError(
-                f"revision: {revision}: only hub models have one, and model is {name}. Try: revision: null"
+                f"revision: {revision}: only hub models have one, but model is {name}. Try: revision: null"
             )
         return None
     with explained(name, revision):
@@ -172,22 +172,22 @@ def reason(name: str, revision: str | None, error: Exception) -> str:
     """Return why a hub model cannot be had, and what to try."""
     page = f"{constants.ENDPOINT}/{name}"
     if isinstance(error, GatedRepoError):
-        return f"gated: whoever wants it has to ask on {page}. After that it needs {TOKEN}"
+        return f"gated: request access on {page}. Then it needs {TOKEN}"
     if isinstance(error, RepositoryNotFoundError):
-        return f"the hub has no such model, or it is private. Check its spelling; a private one needs {TOKEN}"
+        return f"the hub has no such model, or it is private. Check the spelling; a private model needs {TOKEN}"
     if isinstance(error, RevisionNotFoundError):
         return f"no revision '{revision}'. Allowed: a branch, tag or commit that {page}/tree/main lists"
     if isinstance(error, HFValidationError):
         return f"neither a folder nor a hub id. {ALLOWED}"
     if isinstance(error, LocalEntryNotFoundError):
         if constants.HF_HUB_OFFLINE:
-            return "not whole on this machine, and HF_HUB_OFFLINE is set. Try: unset it, or name a model folder"
-        return f"not whole on this machine, and the hub ({constants.ENDPOINT}) does not answer. {ALLOWED}"
+            return "not complete on this machine, and HF_HUB_OFFLINE is set. Try: unset it, or name a model folder"
+        return f"not complete on this machine, and the hub ({constants.ENDPOINT}) does not answer. {ALLOWED}"
     if isinstance(error, EntryNotFoundError):
-        return "the hub lists a file that it does not have. Try: another revision, or later"
+        return "the hub lists a file that it does not have. Try: another revision, or try again later"
     if isinstance(error, HfHubHTTPError):
         return f"the hub refuses ({first_line(error)}). It may need {TOKEN}"
-    return f"the download broke off ({first_line(error)}). The same command goes on from there"
+    return f"the download was interrupted ({first_line(error)}). Run the same command again to resume"
 
 
 def first_line(error: Exception) -> str:
@@ -205,15 +205,15 @@ def fetch(name: str, pin: Pin = LATEST) -> None:
             snapshot(name, pin)  # looks at every file, also where an older client filled the cache in part
     folder = model_folder(name, pin, ask_hub=False)
     if not (folder / "config.json").exists():
-        raise SetupError(f"model: {name}: has no config.json, so it is no model that transformers can load. {ALLOWED}")
+        raise SetupError(f"model: {name}: config.json is missing, so transformers cannot load it. {ALLOWED}")
     check_links(name, folder)
     weights = weight_files(name, folder)
     if not weights:
         pickled = sorted(f.name for f in folder.iterdir() if f.suffix in PICKLED)
         only = f", only {pickled[0]}, a pickle, which can run any code when it is read" if pickled else ""
         raise SetupError(
-            f"model: {name}: holds no safetensors weights{only}. "
-            "Try: a revision that has them (the hub's conversions are named refs/pr/N), or save_pretrained"
+            f"model: {name}: has no safetensors weights{only}. Try: a revision that has them (the hub's conversions "
+            f"are named refs/pr/N), or save_pretrained"
         )
     for file in weights:
         check_weights(name, file)
@@ -225,7 +225,9 @@ def check_links(name: str, folder: Path) -> None:
     for file in folder.rglob("*"):
         target = file.resolve()
         if file.is_symlink() and not any(target.is_relative_to(place) for place in inside):
-            raise SetupError(f"model: {name}: {file.name} is a link out of the folder. Try: a copy of the file there")
+            raise SetupError(
+                f"model: {name}: {file.name} is a link to a file outside of the folder. Try: a copy of the file there"
+            )
 
 
 def weight_files(name: str, folder: Path) -> list[Path]:
@@ -235,12 +237,16 @@ def weight_files(name: str, folder: Path) -> list[Path]:
         try:
             shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         except (ValueError, KeyError, AttributeError):
-            raise SetupError(f"model: {name}: {index.name} is damaged. Remove it, and start again") from None
+            raise SetupError(f"model: {name}: {index.name} is damaged. Remove it, and run again") from None
         if any(Path(shard).name != shard for shard in shards):
-            raise SetupError(f"model: {name}: {index.name} names files outside of the model's folder. Never read")
+            raise SetupError(
+                f"model: {name}: {index.name} names files outside of the model's folder, so it is not used"
+            )
         lacking = [shard for shard in shards if not (folder / shard).exists()]
         if lacking:
-            raise SetupError(f"model: {name}: {len(lacking)} of {len(shards)} weight files lack, {lacking[0]} first")
+            raise SetupError(
+                f"model: {name}: {len(lacking)} of {len(shards)} weight files are missing ({lacking[0]} first)"
+            )
         return [folder / shard for shard in shards]
     return sorted(folder.glob("*.safetensors"))
 
@@ -249,13 +255,15 @@ def check_weights(name: str, file: Path) -> None:
     """Raise SetupError where a weight file is not whole."""
     with file.open("rb") as stream:
         if stream.read(24) == b"version https://git-lfs.":
-            raise SetupError(f"model: {name}: {file.name} is git-lfs's note of a file. Try: git lfs pull in its folder")
+            raise SetupError(
+                f"model: {name}: {file.name} is a git-lfs pointer, not the file itself. Try: git lfs pull in its folder"
+            )
     try:
         with safe_open(file, "np"):
             pass
     except (SafetensorError, OSError) as error:
         raise SetupError(
-            f"model: {name}: {file.name} is damaged ({first_line(error)}). Remove it, and start again"
+            f"model: {name}: {file.name} is damaged ({first_line(error)}). Remove it, and run again"
         ) from None
 
 

@@ -84,7 +84,7 @@ class Results:
     def entry(self, name: str) -> "EntryResult":
         """Return one entry's result by name."""
         if name in self.document["baselines"]:
-            raise SetupError(f"{self.folder.path}: '{name}' is a baseline, which has no adapter. Try: an entry")
+            raise SetupError(f"{self.folder.path}: '{name}' is a baseline, which has no adapter. Try: name an entry")
         if name not in self.entries:
             raise SetupError(f"{self.folder.path}: no entry '{name}'.{did_you_mean(name, self.entries)}")
         return EntryResult(self.folder, name, self.entries[name])
@@ -97,7 +97,7 @@ class Results:
         verdict = self.document["verdict"]
         name = verdict["recommendations"]["quality"] or verdict["best"]
         if name is None:
-            raise SetupError(f"{self.folder.path}: no entry has finished. Try: bakeoff run again, or see its report")
+            raise SetupError(f"{self.folder.path}: no entry has finished. Try: bakeoff run again, or read its report")
         return self.entry(name)
 
 

@@ -47,10 +47,10 @@ def packages() -> Check:
         except PackageNotFoundError:
             found = "none"
         if found == "none" or not needed.specifier.contains(found, prereleases=True):
-            wrong.append(f"{needed.name} {found}, needed {needed.specifier or 'any'}")
+            wrong.append(f"{needed.name} {found} (needs {needed.specifier or 'any'})")
     if wrong:
         return Check("packages", "problem", f"{'; '.join(wrong)}. Try: pip install -U bakeoff")
-    return Check("packages", "ok", "all that is needed, in versions that it is made for")
+    return Check("packages", "ok", "all packages are installed, in supported versions")
 
 
 def device() -> Check:
@@ -63,8 +63,10 @@ def device() -> Check:
         return Check("device", "ok" if free > total / 2 else "advice", text)
     if Path("/dev/nvidiactl").exists():
         cure = "a build of torch for it (pytorch.org/get-started)" if torch.version.cuda is None else "nvidia-smi"
-        return Check("device", "problem", f"an NVIDIA GPU that torch {torch.__version__} cannot use. Try: {cure}")
-    return Check("device", "ok", "the processor: enough for models of some 100 million parameters, slow above")
+        return Check("device", "problem", f"torch {torch.__version__} cannot use the NVIDIA GPU. Try: {cure}")
+    return Check(
+        "device", "ok", "the processor: fast enough for models of some 100 million parameters, slow for larger ones"
+    )
 
 
 def cores() -> Check:
@@ -75,8 +77,8 @@ def cores() -> Check:
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS
     if threads < allowed // 2:
         name = next((n for n in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if n in os.environ), "OMP_NUM_THREADS")
-        return Check("cores", "advice", f"torch uses {threads} of {allowed}. Try: unset {name}")
-    return Check("cores", "ok", f"torch uses {threads} of {allowed}")
+        return Check("cores", "advice", f"torch uses {threads} of {allowed} cores. Try: unset {name}")
+    return Check("cores", "ok", f"torch uses {threads} of {allowed} cores")
 
 
 def disk() -> Check:
@@ -100,7 +102,7 @@ def hub() -> Check:
     from bakeoff.hub import account, reachable
 
     address, _, switched_off, has_token = account()
-    token = "with a token, as gated models want" if has_token else "without a token: gated models are out of reach"
+    token = "with a token for gated models" if has_token else "without a token, so gated models cannot be downloaded"
     try:
         answers = reachable()
     except SetupError as error:
@@ -108,7 +110,7 @@ def hub() -> Check:
     if answers:
         return Check("hub", "ok", f"{address} answers, {token}")
     why = "HF_HUB_OFFLINE is set" if switched_off else f"{address} does not answer"
-    return Check("hub", "advice", f"{why}: only folders, the embedded base, and what is in the cache already")
+    return Check("hub", "advice", f"{why}: only folders, the embedded base and models in the cache can be used")
 
 
 def family(name: str) -> Check:
@@ -123,12 +125,12 @@ def family(name: str) -> Check:
             return Check(name, "problem", str(error))
     entry = document["entries"]["lora"]
     if entry["status"] != "done":
-        return Check(name, "problem", f"a bakeoff failed: {entry['error']}")
+        return Check(name, "problem", f"a tiny bakeoff failed: {entry['error']}")
     broken = [check for check, passed in entry["checks"].items() if not passed and check != "step0_beats_unigram"]
     if broken:
-        return Check(name, "problem", f"a bakeoff's checks failed: {', '.join(broken)}")
+        return Check(name, "problem", f"the checks of a tiny bakeoff failed: {', '.join(broken)}")
     took = time.monotonic() - begun
-    return Check(name, "ok", f"a bakeoff went through in {took:.0f} s: train, validate, save, load, decode, score")
+    return Check(name, "ok", f"a tiny bakeoff took {took:.0f} s: train, validate, save, load, decode, score")
 
 
 def tiny_bakeoff(name: str, folder: Path) -> dict[str, Any]:

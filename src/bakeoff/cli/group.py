@@ -15,18 +15,18 @@ OVERRIDES = click.option(
     "settings",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Override a config value, as in protocol.epochs=1; VALUE is YAML, or text where it is no YAML.",
+    help="Override a value of the config, for example -s protocol.epochs=1. VALUE is YAML, or else text.",
 )
 DISPLAY = click.option(
     "--display", type=click.Choice(["auto", "live", "plain", "json", "none"]), default="auto", show_default=True,
-    help="How progress is shown, on standard error.",
+    help="How to show progress, on standard error.",
 )  # fmt: skip
 TRUST = click.option(
     "--trust", is_flag=True,
-    help="Let the config of a run folder from elsewhere use the model's folder, and run the code, that it names.",
+    help="Trust a run folder from elsewhere: use the model folder, and run the code, that its config names.",
 )  # fmt: skip
-GOES_ON = "interrupted. The same command goes on from here"
-ENDED = {"run": GOES_ON, "demo": GOES_ON, "watch": "no longer looking on; the bakeoff itself is not touched"}
+RESUME = "interrupted. Run the same command again to resume"
+ENDED = {"run": RESUME, "demo": RESUME, "watch": "stopped watching; the bakeoff keeps running"}
 
 
 class Commands(click.Group):

@@ -49,7 +49,10 @@ def draft(files: Sequence[Path], output: Path, model: str = "base") -> Draft:
     Raises ConfigError or DataError where the files do not tell which is which, or cannot be read.
     """
     if not files:
-        data, guess = {"source": "docstrings"}, Guess({}, ["no data file: the docstring task of the demo"])
+        data, guess = (
+            {"source": "docstrings"},
+            Guess({}, ["no data file was given: the config uses the docstring task of the demo"]),
+        )
         about = "the docstring task"
     else:
         gone = [file for file in files if not file.exists()]
@@ -121,7 +124,7 @@ def entry_lines() -> list[str]:
     others = [line for line in describe_methods().splitlines() if line.partition(" ")[0] not in ENTRIES]
     return [
         *(f"  {name}: {{}}" for name in ENTRIES),
-        "  # fields and defaults of each: bakeoff methods NAME. An entry of your own name, as in",
+        "  # The fields and defaults of a method: bakeoff methods NAME. An entry with a name of your own:",
         "  #   big_lora: {method: lora, r: 128}",
         *(f"  # {line}" for line in others),
     ]
@@ -135,7 +138,7 @@ def write_new(path: Path, text: str) -> None:
             made = True
             file.write(text)
     except FileExistsError:
-        raise ConfigError(f"{path}: is there already, and is never overwritten. Try: -o OTHER.yaml") from None
+        raise ConfigError(f"{path}: exists, and is never overwritten. Try: -o OTHER.yaml") from None
     except OSError as error:
         if made:  # a part of it, on a full disk, would keep the next try from writing it
             path.unlink(missing_ok=True)

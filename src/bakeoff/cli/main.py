@@ -72,7 +72,7 @@ def demo(full: bool, settings: tuple[str, ...], display: str) -> None:
 @DISPLAY
 @TRUST
 def run(file: Path, settings: tuple[str, ...], display: str, trust: bool) -> None:
-    """Run the bakeoff described in FILE; the same command goes on where an interrupted one stopped."""
+    """Run the bakeoff described in FILE. After an interruption, run the same command again to resume."""
     run_and_show(file, settings, display, trust)
 
 
@@ -80,7 +80,7 @@ def run(file: Path, settings: tuple[str, ...], display: str, trust: bool) -> Non
 @click.argument("folder", type=click.Path(path_type=Path))
 @DISPLAY
 def watch(folder: Path, display: str) -> None:
-    """Look on while another process runs the bakeoff in FOLDER; ends with it. Writes nothing."""
+    """Show the progress of a bakeoff that another process runs in FOLDER, until it ends. Writes nothing."""
     from bakeoff.progress.watch import watch
     from bakeoff.store.run_folder import Folder
 
@@ -90,11 +90,13 @@ def watch(folder: Path, display: str) -> None:
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @OVERRIDES
-@click.option("--probe", is_flag=True, help="Also measure each entry on its longest batch: how long, how much memory.")
+@click.option(
+    "--probe", is_flag=True, help="Also measure the time and memory that each entry takes on its longest batch."
+)
 @TRUST
 @AS_JSON
 def plan(file: Path, settings: tuple[str, ...], probe: bool, trust: bool, as_json: bool) -> None:
-    """Show what FILE would run: runs, steps, exact parameter counts, what is odd about the data. Writes nothing."""
+    """Show what FILE would run: runs, steps, exact parameter counts, problems of the data. Writes nothing."""
     from bakeoff.api import plan as make
 
     document = make(file, parse(settings), probe, trust)
@@ -114,13 +116,13 @@ def plan(file: Path, settings: tuple[str, ...], probe: bool, trust: bool, as_jso
 @click.option(
     "--prefer",
     type=click.Choice(["quality", "memory", "size", "time"]),
-    help="Also name the entry to take, among those tied with the best.",
+    help="Also recommend one of the entries tied with the best, by this.",
 )
 @AS_JSON
 def show(folder: Path, prefer: str | None, as_json: bool) -> None:
     """Print the table and the verdict of the bakeoff in FOLDER.
 
-    With --json the choice of --prefer is its key `preferred`.
+    With --json the recommendation of --prefer is under the key `preferred`.
     """
     from bakeoff.results import load_results
 
@@ -144,12 +146,13 @@ def show(folder: Path, prefer: str | None, as_json: bool) -> None:
 @click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FOLDER...")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path),
-    help="Write the page there, its figures beside it.  [default: FOLDER/report.html; of several comparison.html]",
+    help="File of the page; its figures are written beside it.  [default: FOLDER/report.html; with several folders "
+    "comparison.html]",
 )  # fmt: skip
 def report(folders: tuple[Path, ...], output: Path | None) -> None:
-    """Write the HTML page, figures, CSV and Markdown of the bakeoff in FOLDER again; with -o one page elsewhere.
+    """Write the HTML page, figures, CSV and Markdown of the bakeoff in FOLDER again; with -o only a page elsewhere.
 
-    Of several: one page over all their entries, where they held the same things equal.
+    With several folders: write one page that compares all their entries, if their settings are equal.
     """
     from bakeoff.api import compare, refresh_report
 
@@ -161,11 +164,17 @@ def report(folders: tuple[Path, ...], output: Path | None) -> None:
 
 @main.command()
 @click.argument("name", required=False)
-@click.option("--architectures", is_flag=True, help="Try every architecture of transformers, made tiny: minutes.")
 @click.option(
-    "--keep", type=click.Path(path_type=Path), help="With --architectures: what was found is kept in FILE, and resumes."
+    "--architectures", is_flag=True, help="Test every architecture of transformers with a tiny model; takes minutes."
 )
-@click.option("--matrix", is_flag=True, help="Try all methods, or that one, on a tiny model of every family: minutes.")
+@click.option(
+    "--keep", type=click.Path(path_type=Path), help="With --architectures: store results in FILE, and resume from it."
+)
+@click.option(
+    "--matrix",
+    is_flag=True,
+    help="Test all methods, or the one named, with a tiny model of every family; takes minutes.",
+)
 @AS_JSON
 def methods(name: str | None, matrix: bool, architectures: bool, keep: Path | None, as_json: bool) -> None:
     """List the methods, or show the fields, defaults, search range and paper of one."""
@@ -193,14 +202,19 @@ def methods(name: str | None, matrix: bool, architectures: bool, keep: Path | No
 
 @main.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--entry", help="Which adapter; default: of the lowest validation loss among those tied with the best.")
-@click.option("--rows", is_flag=True, help="Standard input is JSONL: rows with the columns that the template takes.")
+@click.option(
+    "--entry",
+    help="Entry whose adapter is used.  [default: the lowest validation loss among the entries tied with the best]",
+)
+@click.option(
+    "--rows", is_flag=True, help="Read JSONL from standard input: rows with the columns that the template uses."
+)
 @TRUST
 @AS_JSON
 def generate(folder: Path, entry: str | None, rows: bool, trust: bool, as_json: bool) -> None:
-    """Read documents from standard input, separated by form feeds, and print the adapter's output for each.
+    """Read documents from standard input, separated by form feeds, and print an adapter's output for each.
 
-    Outputs are separated by form feeds too; a blank document has an empty one.
+    Outputs are separated by form feeds, too; the output of a blank document is empty.
     """
     from bakeoff.results import load_results
 
@@ -212,7 +226,7 @@ def generate(folder: Path, entry: str | None, rows: bool, trust: bool, as_json: 
     if summarizer.note:
         whisper(summarizer.note)
     for i, (kept, total) in summarizer.cut(documents).items():
-        whisper(f"document {i + 1}: {kept:,} of {total:,} tokens kept")
+        whisper(f"document {i + 1} was cut to {kept:,} of {total:,} tokens")
     outputs = summarizer.generate(documents)
     if as_json:
         click.echo(json.dumps([{"document": i, "output": text} for i, text in enumerate(outputs, 1)], indent=1))

@@ -18,7 +18,7 @@ def json_schema() -> str:
     definitions["Range"] = RangeConfig.model_json_schema() | {"title": "Range"}
     for name in method_names():
         definitions[f"{name}Fields"] = method_schema(name)
-    allow(fields["data"], {"type": "string", "description": "docstrings, or another source"})
+    allow(fields["data"], {"type": "string", "description": "a source: docstrings, a folder or a hub dataset"})
     allow(fields["tune"], {"enum": ["on", "off", True, False]})
     allow(definitions["ProtocolConfig"]["properties"]["trunk_cache"], {"type": ["string", "boolean"]})
     fields["entries"] = {"description": fields["entries"]["description"], "anyOf": entry_forms()}

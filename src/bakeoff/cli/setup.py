@@ -14,12 +14,12 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.command()
 @click.argument("files", nargs=-1, metavar="[FILE]...", type=click.Path(path_type=Path))
 @click.option("-o", "--output", default="bakeoff.yaml", show_default=True, type=click.Path(path_type=Path))
-@click.option("-m", "--model", default="base", show_default=True, help="The base model: a hub id, a folder, or base.")
+@click.option("-m", "--model", default="base", show_default=True, help="Base model: a hub id, a model folder, or base.")
 def init(files: tuple[Path, ...], output: Path, model: str) -> None:
-    """Look at data FILEs and write a config for them: columns guessed, every option explained.
+    """Write a config for data FILEs: their columns are guessed, and every option is explained.
 
-    One file is split by bakeoff; of several the names say which is train, validation and test. Without a file the
-    config is for the demo's task. Nothing is ever overwritten.
+    A single file is split by bakeoff; several files are told apart by train, validation and test in their names.
+    Without a file the config uses the task of the demo. Existing files are never overwritten.
     """
     from bakeoff.cli.init import draft, write_new
     from bakeoff.cli.schema import SCHEMA_FILE, json_schema
@@ -31,13 +31,18 @@ def init(files: tuple[Path, ...], output: Path, model: str) -> None:
         write_new(schema, json_schema())
     for guess in drafted.guesses:
         say(guess, keep="")
-    say(f"wrote {output}. Look it over, then: bakeoff plan {output}")
+    say(f"wrote {output}. Check it, then: bakeoff plan {output}")
 
 
 @click.command()
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write it there; editors want a file.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="File to write; editors need one.  [default: standard output]",
+)
 def schema(output: Path | None) -> None:
-    """Print the JSON Schema of a config, for editors: completion, documentation and checks while you write."""
+    """Print the JSON Schema of the config, with which editors complete, explain and check it as you type."""
     from bakeoff.cli.init import write_new
     from bakeoff.cli.schema import json_schema
 
@@ -45,13 +50,13 @@ def schema(output: Path | None) -> None:
         click.echo(json_schema())
         return
     write_new(output, json_schema())
-    say(f"wrote {output}. First line of a config: # yaml-language-server: $schema={output}")
+    say(f"wrote {output}. Put this first in a config: # yaml-language-server: $schema={output}")
 
 
 @click.command()
 @AS_JSON
 def doctor(as_json: bool) -> None:
-    """Examine this machine: environment to paste, checks with advice, a bakeoff of seconds of each family."""
+    """Check this machine: print its environment for bug reports, find problems, and run a tiny bakeoff per family."""
     from bakeoff.cli.doctor import examine
 
     found = examine()

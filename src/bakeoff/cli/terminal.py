@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PIPED_WIDTH = 160  # a file or pipe has no width of its own; the table then holds every column
-NO_OUTPUT = "bakeoff: standard output: {reason}. Try: > FILE, on a disk with room"
+NO_OUTPUT = "bakeoff: standard output: {reason}. Try: > FILE, on a disk with free space"
 
 
 def say(text: Any, keep: str = LINES) -> None:
@@ -108,4 +108,4 @@ def check_working_folder() -> None:
     try:
         Path.cwd()
     except FileNotFoundError:
-        raise BakeoffError("the working folder no longer exists. Try: cd to another folder") from None
+        raise BakeoffError("the working folder does not exist any more. Try: cd to another folder") from None

@@ -1,7 +1,7 @@
 """The YAML as frozen classes: load, override, dump.
 
-Knows nothing of methods, models or data: an entry's settings stay a plain mapping here and are checked by the
-method they name. Every field carries its documentation, which becomes the schema and the reference page.
+This module knows no method, model or data: an entry's settings stay a plain mapping here and are checked by the method
+that they name. The description of each field also becomes the schema and the reference page.
 """
 
 import re
@@ -32,56 +32,74 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
 class Config(Section):
-    """One bakeoff."""
+    """A whole bakeoff: what a config file describes."""
 
-    name: Name = Field("bakeoff", description="name of the run folder and of the report")
-    model: str = Field("base", description="base model: a hub id, a folder, or 'base', the embedded one")
+    name: Name = Field("bakeoff", description="name of this bakeoff, of its run folder and of its report")
+    model: str = Field(
+        "base", description="base model: a hub id, a model folder, or base (the small model that comes with bakeoff)"
+    )
     revision: str | None = Field(
         None,
         min_length=1,
-        description="a hub model's branch, tag or commit; null: main. A bakeoff keeps the commit it began with",
+        description="branch, tag or commit of a hub model; null: main. A bakeoff keeps the commit that it started with",
     )
     trust_remote_code: str | None = Field(
-        None, description="the model's name once more lets code that comes with that one model run on this machine"
+        None,
+        description="name of the model again, to let the Python code that comes with this model run on this machine; "
+        "null: "
+        "no such code is run",
     )
-    data: DataConfig = Field(description="the examples")
+    data: DataConfig = Field(description="where the examples come from")
     template: str | None = Field(
         None,
-        description="text before the summary, in Jinja over the columns of a row; must hold {{ document }} once, which "
-        "alone is cut; null: '{{ document }}\\nTL;DR:', and for encoder-decoders 'summarize: {{ document }}'",
+        description="prompt before the summary: a Jinja template over the columns of a row, with {{ document }} "
+        "exactly once, "
+        "the only part that is cut; null: '{{ document }}\\nTL;DR:', for encoder-decoders 'summarize: {{ document }}'",
     )
     target: str | None = Field(
-        None, description="text that is learnt, in Jinja over the columns of a row; null: {{ summary }}"
+        None,
+        description="text that the model learns to write: a Jinja template over the columns of a row; null: {{ summary "
+        "}}",
     )
     entries: dict[Name, dict[str, Any]] = Field(
-        min_length=1, description="what is compared: method names, or entry names with a method and its fields"
+        min_length=1,
+        description="what is compared: a list of method names, or names of your own, each with a method and its fields",
     )
     baselines: list[str] = Field(
         list(BASELINES),
-        description="what stands beside the entries: base (always), few-shot-K (the base with K training examples "
-        "before the document), lead-K (the document's first K sentences), oracle (its best sentences, chosen by the "
-        "reference)",
+        description="what the entries are compared with: base (the untouched base; required), few-shot-K (the base "
+        "with K "
+        "training examples before the document), lead-K (the first K sentences of the document), oracle (the sentences "
+        "of the document that are closest to the reference)",
     )
     metrics: list[str] = Field(
         ["rouge"],
         min_length=1,
-        description="what outputs are scored with: rouge, rouge_unicode (any script), exact_match, token_f1, both also "
-        "with _squad for SQuAD's rule, chrf, bleu, also with a tokenizer's name (_zh, _ja_mecab, _ko_mecab, _intl, "
-        "_char), or a Python function (output, references) -> number, higher is better, as module:function or "
-        "file.py:function. That code is run",
+        description="metrics that score the outputs: rouge, rouge_unicode (any script), exact_match, token_f1, "
+        "exact_match_squad and token_f1_squad (SQuAD's rule), chrf, bleu, bleu_zh, bleu_ja_mecab, bleu_ko_mecab, "
+        "bleu_intl, bleu_char (other tokenizers), or a Python function (output, references) -> number, higher is "
+        "better, "
+        "as module:function or file.py:function, whose code is run",
     )
     primary: str | None = Field(
-        None, description="score that entries are ranked by, as rougeL, bleu or a function's name; null: the first's"
+        None,
+        description="score that ranks the entries: rougeL, bleu or the name of a function, for example; null: the "
+        "score of "
+        "the first metric",
     )
-    protocol: ProtocolConfig = Field(default_factory=ProtocolConfig, description="what is held equal")
+    protocol: ProtocolConfig = Field(
+        default_factory=ProtocolConfig, description="settings that are the same for every entry"
+    )
     tune: TuneConfig | None = Field(
-        default_factory=TuneConfig, description="trials for what an entry does not fix; off: one fixed setting an entry"
+        default_factory=TuneConfig,
+        description="how settings that an entry does not fix are searched; off: no search, each entry runs at one "
+        "setting",
     )
     generation: GenerationConfig = Field(default_factory=GenerationConfig, description="how outputs are decoded")
     safety: SafetyConfig = Field(default_factory=SafetyConfig, description="checkpoints and limits of runs")
-    output: str | None = Field(None, description="run folder; null: bakeoffs/<name>")
+    output: str | None = Field(None, description="folder of the results; null: bakeoffs/<name>")
     trackers: list[Literal["tensorboard", "mlflow", "wandb", "trackio"]] = Field(
-        [], description="where curves and scores are also sent to; each needs the extra of its name"
+        [], description="trackers that also receive curves and scores; each needs pip install 'bakeoff[NAME]'"
     )
 
     @property
@@ -98,7 +116,7 @@ class Config(Section):
     @classmethod
     def _one_model(cls, value: str | None, fields: ValidationInfo) -> str | None:
         if value is not None and value != fields.data.get("model"):
-            raise ValueError(f"must be the model's own name ({fields.data.get('model')}), whose code you have read")
+            raise ValueError(f"must be the name of the model ({fields.data.get('model')}), whose code you have read")
         return value
 
     @field_validator("data", mode="before")
@@ -121,14 +139,16 @@ class Config(Section):
                 return value
             for name, fields in value.items():
                 if fields is not None and not isinstance(fields, dict):
-                    raise ValueError(f"{name}: expected fields, as in {name}: {{learning_rate: 1e-3}}")
+                    raise ValueError(f"{name}: expected fields, for example {name}: {{learning_rate: 1e-3}}")
             return {n: {"method": n, **(e or {})} for n, e in value.items()}
         rows = [{"method": row} if isinstance(row, str) else row for row in value]
         if not all(isinstance(row, dict) and "method" in row for row in rows):
-            raise ValueError("a list holds method names, or mappings with `method:` and its fields")
+            raise ValueError("each item of the list must be a method name, or a mapping with `method:` and its fields")
         named = {str(row.get("name", row["method"])): {k: v for k, v in row.items() if k != "name"} for row in rows}
         if len(named) != len(value):
-            raise ValueError("two entries share a name. Give each its own, as in `- {name: big, method: lora, r: 64}`")
+            raise ValueError(
+                "two entries have the same name. Give each its own, for example `- {name: big, method: lora, r: 64}`"
+            )
         return named
 
     @field_validator("baselines")
@@ -137,9 +157,9 @@ class Config(Section):
         unknown = [name for name in value if not re.fullmatch(r"base|oracle|(lead|few-shot)-[1-9]\d?", name)]
         if unknown:
             hint = did_you_mean(unknown[0], BASELINES)
-            raise ValueError(f"'{unknown[0]}' is none.{hint} Allowed: base, few-shot-K, lead-K and oracle")
+            raise ValueError(f"unknown baseline '{unknown[0]}'.{hint} Allowed: base, few-shot-K, lead-K and oracle")
         if "base" not in value or len(set(value)) < len(value):
-            raise ValueError("must hold base, and nothing twice")
+            raise ValueError("must include base, and no name twice")
         return value
 
     @field_validator("metrics")
@@ -147,12 +167,15 @@ class Config(Section):
     def _known_metrics(cls, value: list[str]) -> list[str]:
         unknown = [name for name in value if name not in METRICS and not is_function(name)]
         if unknown:
-            raise ValueError(f"'{unknown[0]}' is none.{did_you_mean(unknown[0], METRICS)} Or module:function")
+            raise ValueError(
+                f"unknown metric '{unknown[0]}'.{did_you_mean(unknown[0], METRICS)} Or name a function as "
+                f"module:function"
+            )
         taken = [name for name in value if name.rpartition(":")[2] in RESERVED]
         if taken:
-            raise ValueError(f"'{taken[0]}': the records have something else of that name. Rename the function")
+            raise ValueError(f"'{taken[0]}': the results use this name for something else. Rename the function")
         if len(set(value)) < len(value):
-            raise ValueError("must hold nothing twice")
+            raise ValueError("must not name a metric twice")
         return value
 
     @field_validator("template", "target")
@@ -175,7 +198,7 @@ def load_config(source: str | Path | dict[str, Any], overrides: dict[str, Any] |
     """Return the config of a YAML file (or a mapping) with dotted `overrides` applied.
 
     Paths in `data`, and a model folder, are taken relative to the file. Raises ConfigError with one line that names
-    file, key and cure.
+    file, key and fix.
     """
     if not isinstance(source, str | Path | dict):
         raise ConfigError(f"config: expected the path of a YAML file, or a mapping, got {source!r:.60}")
@@ -192,7 +215,9 @@ def load_config(source: str | Path | dict[str, Any], overrides: dict[str, Any] |
     except ValidationError as error:
         raise ConfigError(explain(where, raw, error)) from None
     except UnicodeEncodeError as error:
-        raise ConfigError(f"{where}: {error.object!r:.80}: holds half a character. Try: it as UTF-8 text") from None
+        raise ConfigError(
+            f"{where}: {error.object!r:.80}: contains half a character. Try: write it as UTF-8 text"
+        ) from None
 
 
 def absolute(config: Config, base: Path) -> Config:
@@ -234,7 +259,7 @@ def set_dotted(raw: dict[str, Any], key: str, value: Any) -> None:
         elif part == "tune" and isinstance(below, str | bool):
             below = {}
         if below is not None and not isinstance(below, dict):
-            raise ConfigError(f"-s {key}: '{part}' holds a value ({below!r}), no keys that could be set")
+            raise ConfigError(f"-s {key}: '{part}' is a value ({below!r}), so it has no keys to set")
         raw[part] = below = dict(below or {})
         raw = below
     raw[last] = value

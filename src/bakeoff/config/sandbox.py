@@ -38,7 +38,7 @@ def charge(steps: int) -> None:
     account = left.get()
     account[0] -= steps
     if account[0] < 0:
-        raise TooMuchError(f"takes more than {STEPS:,} steps for one row. Use fewer loops and filters")
+        raise TooMuchError(f"takes more than {STEPS:,} steps for one row. Try: fewer loops and filters")
 
 
 def charged(value: Any) -> Any:
@@ -63,12 +63,12 @@ def plain(value: Any) -> Any:
     if isinstance(value, str | int | float | Decimal | date | time | Undefined):
         return value
     if value is None:
-        raise TemplateError("a column holds nothing. Try: {{ column or '' }}")
+        raise TemplateError("a column is empty. Try: {{ column or '' }}")
     if isinstance(value, list | tuple | Iterator):
-        raise TemplateError("a column holds a list, not text. Try: {{ column[0] }} or {{ column | join }}")
+        raise TemplateError("a column contains a list, not text. Try: {{ column[0] }} or {{ column | join }}")
     if isinstance(value, Mapping):
-        raise TemplateError("a column holds keys and values, not text. Try: {{ column.key }}")
-    raise TemplateError(f"a column holds {type(value).__name__}, not text")
+        raise TemplateError("a column contains keys and values, not text. Try: {{ column.key }}")
+    raise TemplateError(f"a column contains {type(value).__name__}, not text")
 
 
 def text(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The sections of the YAML: data, protocol, tuning, generation. Each field's documentation is the schema's too."""
+"""The sections of the YAML: data, protocol, tuning, safety, generation. Field descriptions also become the schema."""
 
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -36,7 +36,7 @@ class Section(BaseModel):
         if isinstance(value, bool) and (int in kinds or float in kinds) and bool not in kinds:
             raise ValueError("expected a number")
         if isinstance(value, str) and "\0" in value:
-            raise ValueError("holds a null character, which no path or text may")
+            raise ValueError("contains a null character, which is not allowed in a path or text")
         return value
 
 
@@ -59,48 +59,73 @@ class DataConfig(Section):
     """Where the examples come from. `data: docstrings` is short for `data: {source: docstrings}`."""
 
     source: str = Field(
-        "files", description="files; a folder with files for the splits; a hub dataset's id; or docstrings, the demo's"
+        "files",
+        description="where the examples come from: files (named by train, validation and test), the path of a folder "
+        "with one file or folder per split, the id of a hub dataset, or docstrings (the task of the demo)",
     )
     config: str | None = Field(
-        None, description="a hub dataset's config, where it has several, or its folder in a clone"
+        None,
+        description="config of a hub dataset that has several; for a cloned dataset, the folder of that config",
     )
-    revision: str | None = Field(None, description="a hub dataset's branch, tag or commit")
+    revision: str | None = Field(None, description="branch, tag or commit of a hub dataset; null: main")
     train: str | None = Field(
         None,
-        description="file of training examples (JSONL, JSON, CSV, TSV, Parquet, Arrow) or a folder of such files, "
-        "relative to the config file; of a hub dataset: the split's name",
+        description="training examples: a file (JSONL, JSON, CSV, TSV, Parquet, Arrow) or a folder of such files, "
+        "relative to the config file; for a hub dataset, the name of the split",
     )
     validation: str | None = Field(
-        None, description="likewise: what best checkpoints are chosen on; null: a share of the training examples"
+        None,
+        description="validation examples, which choose the best checkpoint: a file or folder like `train`, or the name "
+        "of a split; null: a share of the training examples",
     )
     test: str | None = Field(
-        None, description="likewise: what is read once per final run; null: a share of the training examples"
+        None,
+        description="test examples, which each final run reads once: a file or folder like `train`, or the name of a "
+        "split; null: a share of the training examples",
     )
-    validation_share: float = Field(0.1, gt=0, lt=0.5, description="that share, by group or by the documents' hashes")
-    test_share: float = Field(0.1, gt=0, lt=0.5, description="likewise for test")
-    document: str = Field("document", description="column that holds the source text")
-    summary: str = Field("summary", description="column that holds the target text")
-    id: str | None = Field(None, description="column that names each example; null: its line")
+    validation_share: float = Field(
+        0.1, gt=0, lt=0.5,
+        description="share of the training examples used for validation if `validation` is null; chosen by the hash of "
+        "the group or document",
+    )  # fmt: skip
+    test_share: float = Field(
+        0.1, gt=0, lt=0.5,
+        description="share of the training examples used for the test if `test` is null; chosen by the hash of the "
+        "group or document",
+    )  # fmt: skip
+    document: str = Field("document", description="column with the source text")
+    summary: str = Field("summary", description="column with the target text")
+    id: str | None = Field(None, description="column with a unique id per example; null: the number of its line")
     group: str | None = Field(
         None,
-        description="column with what makes rows depend on each other (an author, a thread): a group is never split, "
-        "and intervals are over groups; null: over documents",
+        description="column that tells which rows depend on each other (an author, a thread): a group is never divided "
+        "between splits, and confidence intervals are over groups; null: over documents",
     )
     references: str | list[str] | None = Field(
-        None, description="column or columns of the test file with the references that outputs are scored against"
+        None,
+        description="column or columns with the references that outputs are scored against, in the test file or in "
+        "`references_file`; null: the summary is the reference",
     )
     references_file: str | None = Field(
-        None, description="file that holds `references`, a row for each row of the test file; null: the test file"
+        None,
+        description="file with the columns of `references`, one row per row of the test file; null: the test file",
     )
     unusable: Literal["stop", "drop"] = Field(
-        "stop", description="rows without a text where one is needed: refuse the data, or leave them out and say so"
+        "stop",
+        description="what to do with rows in which a text is missing: stop with an error, or drop them and report it",
     )
     shared_documents: Literal["keep", "drop"] = Field(
-        "keep", description="training documents that stand, or nearly stand, in validation or test: keep or drop them"
+        "keep",
+        description="what to do with training documents that are also in validation or test, or nearly so: keep or "
+        "drop them",
     )
-    train_limit: int | None = Field(None, ge=1, description="use a seeded sample of this many training examples")
-    validation_limit: int | None = Field(None, ge=1, description="likewise for validation")
-    test_limit: int | None = Field(None, ge=1, description="likewise for test")
+    train_limit: int | None = Field(
+        None, ge=1, description="use a seeded sample of this many training examples; null: all"
+    )
+    validation_limit: int | None = Field(
+        None, ge=1, description="use a seeded sample of this many validation examples; null: all"
+    )
+    test_limit: int | None = Field(None, ge=1, description="use a seeded sample of this many test examples; null: all")
 
     @property
     def of_files(self) -> bool:
@@ -112,18 +137,20 @@ class DataConfig(Section):
     def _no_slip(cls, value: str) -> str:
         known = ("files", "docstrings")
         if value not in known and get_close_matches(value, known, cutoff=0.8):
-            raise ValueError(f"'{value}' is none.{did_you_mean(value, known)}")
+            raise ValueError(f"unknown source '{value}'.{did_you_mean(value, known)}")
         return value
 
     @model_validator(mode="after")
     def _paths(self) -> "DataConfig":
         if self.of_files and self.train is None:
-            raise ValueError("'train' is missing. Name a file, or a `source`: a folder, a hub dataset or docstrings")
+            raise ValueError(
+                "'train' is missing. Name a file, or set `source` to a folder, a hub dataset or docstrings"
+            )
         unused = {"files": OF_A_SOURCE, "docstrings": (*OF_A_SOURCE, *OF_FILES)}.get(self.source, ())
         for name in unused:
             if getattr(self, name) != type(self).model_fields[name].default:
-                cure = "Set source: files" if name in OF_FILES else "They are a hub dataset's"
-                raise ValueError(f"'{name}' is set, which source: {self.source} has no use for. {cure}, or remove it")
+                cure = "Set source: files" if name in OF_FILES else "Set source to a hub dataset"
+                raise ValueError(f"'{name}' is set, but source: {self.source} does not use it. {cure}, or remove it")
         for split in ("validation", "test"):
             share = f"{split}_share"
             if (
@@ -131,44 +158,60 @@ class DataConfig(Section):
                 and getattr(self, split)
                 and getattr(self, share) != type(self).model_fields[share].default
             ):
-                raise ValueError(f"'{share}' is set, and there is a {split} file. Remove one of them")
+                raise ValueError(f"'{share}' and a {split} file are both set. Remove one of them")
         if self.references_file and not self.references:
-            raise ValueError("'references' is missing: the column of references_file that holds them")
+            raise ValueError("'references' is missing. Name the column of references_file that holds the references")
         if self.references is not None and (self.source == "docstrings" or not self.references):
-            raise ValueError("'references' names a column, or a list of columns, of the test split")
+            raise ValueError("'references' must be a column, or a list of columns, of the test split")
         if self.references_file and not (self.of_files and self.test):
-            raise ValueError("'references_file' stands beside a `test` file, and there is none")
+            raise ValueError("'references_file' needs a `test` file, which is missing. Set `test`, or remove it")
         return self
 
 
 class ProtocolConfig(Section):
-    """Everything that is held equal over the entries."""
+    """Settings that are the same for every entry."""
 
-    epochs: int = Field(3, ge=1, le=100_000, description="passes over the training examples")
-    batch_size: int = Field(8, ge=1, le=100_000, description="examples in one optimizer step")
+    epochs: int = Field(3, ge=1, le=100_000, description="number of passes over the training examples")
+    batch_size: int = Field(8, ge=1, le=100_000, description="examples per optimizer step")
     max_tokens: int = Field(
-        512, ge=16, le=10_000_000, description="document, template and summary together; the document is cut"
+        512,
+        ge=16,
+        le=10_000_000,
+        description="most tokens of template, document and summary together; a document that is too long is cut at its "
+        "end",
     )
-    warmup_share: float = Field(0.06, ge=0, le=1, description="share of the steps in which the learning rate rises")
-    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="learning rate after the warm-up")
-    weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay, the same for every entry")
-    clip_norm: float | None = Field(1.0, gt=0, description="largest gradient norm; null turns clipping off")
-    evaluate_every: int | None = Field(None, ge=1, description="steps between validations; null: once an epoch")
+    warmup_share: float = Field(
+        0.06, ge=0, le=1, description="share of the steps during which the learning rate rises to its peak"
+    )
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        "linear", description="shape of the learning rate after the warm-up"
+    )
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay of AdamW")
+    clip_norm: float | None = Field(
+        1.0, gt=0, description="largest norm of the gradient; a larger one is scaled down to it; null: no clipping"
+    )
+    evaluate_every: int | None = Field(None, ge=1, description="steps between validations; null: once per epoch")
     trunk_cache: Literal["auto", "off"] | ByteSize = Field(
-        "auto", description="disk for frozen blocks' outputs: off, a size for all of them as in 2GB, auto: as needed"
+        "auto",
+        description="disk space for the stored outputs of frozen blocks: a size (2GB), auto (as much as needed) or off "
+        "(they are computed again at every step)",
     )
     gradient_checkpointing: bool = Field(
-        False, description="recompute blocks in the backward pass: about a third slower, far less memory"
+        False,
+        description="recompute blocks in the backward pass: training is about a third slower and needs far less memory",
     )
     patience: int | None = Field(
         None,
         ge=1,
-        description="validations in a row without a new best that end a run; null: every run takes all steps",
+        description="end a run after this many validations in a row without a new best; null: every run takes all "
+        "steps",
     )
-    seed: int = Field(0, ge=0, lt=2**32, description="first seed: initialisation and order of examples")
-    seeds: int = Field(3, ge=1, le=1000, description="runs per entry, with seeds counted up from `seed`")
+    seed: int = Field(0, ge=0, lt=2**32, description="first seed, of initialisation and of the order of examples")
+    seeds: int = Field(3, ge=1, le=1000, description="runs per entry, with the seeds `seed`, `seed` + 1 and so on")
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="frozen weights and matrix products; auto: bf16 where the hardware multiplies it natively"
+        "auto",
+        description="number format of frozen weights and matrix products; auto: bf16 if the hardware multiplies it "
+        "natively, else fp32",
     )
 
     @field_validator("trunk_cache", mode="before")
@@ -180,42 +223,54 @@ class ProtocolConfig(Section):
 class TuneConfig(Section):
     """How settings are searched: every entry gets the same number of trials, drawn from its own ranges."""
 
-    trials: int = Field(4, ge=1, le=1000, description="settings that each entry is tried at, with the first seed")
+    trials: int = Field(
+        4, ge=1, le=1000, description="trials per entry, each with other settings and with the first seed"
+    )
     halving: bool = Field(
-        True, description="stop the worse half of an entry's trials after a quarter and after half of the steps"
+        True,
+        description="stop the worse half of an entry's trials after a quarter of the steps, and again after half of "
+        "the "
+        "steps",
     )
 
 
 class SafetyConfig(Section):
-    """What runs survive, and what they may take. Nothing here changes a result."""
+    """Checkpoints and limits of runs. Nothing here changes a result."""
 
     checkpoint_seconds: float = Field(
-        60, gt=0, description="seconds of training between checkpoints, which every validation writes too"
+        60, gt=0, description="seconds of training between checkpoints; every validation writes one, too"
     )
     checkpoint_budget: Literal["auto"] | ByteSize = Field(
-        "auto", description="disk for one run's last two checkpoints: a size as in 4GB; auto: a quarter of what is free"
+        "auto",
+        description="disk space for the last two checkpoints of one run: a size (4GB), or auto (a quarter of what is "
+        "free)",
     )
     stall_seconds: float = Field(
-        1800, gt=0, description="a run that shows no progress for so long has failed, and the next one starts"
+        1800,
+        gt=0,
+        description="end a run that makes no progress for this many seconds, as failed, and start the next one",
     )
     memory_limit: ByteSize | None = Field(
-        None, description="memory that a run's process may take, as in 8GB; null: as much as there is (Linux)"
+        None, description="most memory that the process of a run may take (8GB), on Linux; null: no limit"
     )
 
 
 class GenerationConfig(Section):
-    """Greedy decoding, the same for every entry; a model's own generation settings are never read."""
+    """How outputs are decoded: greedily, the same for every entry; a model's own generation settings are not used."""
 
     max_new_tokens: int | None = Field(
         None,
         ge=1,
-        description="longest output; null: the training summaries' 99th percentile (half the room if too long)",
+        description="most tokens per output; null: the 99th percentile of the training summaries' lengths, or half of "
+        "the tokens beside the template where that leaves no room for a document",
     )
     batch_size: int | None = Field(
         None, ge=1, le=100_000,
-        description="documents decoded side by side, which does not change the outputs; null: as many as keep their "
-        "keys and values in 1 GiB, at most 64",
+        description="documents that are decoded together, which does not change the outputs; null: as many as keep "
+        "their keys and values within 1 GiB, at most 64",
     )  # fmt: skip
     precision: Literal["fp32", "bf16"] = Field(
-        "fp32", description="fp32: no output depends on its batch mates; bf16: less memory, but near ties may flip"
+        "fp32",
+        description="number format of decoding; fp32: no output depends on the others in its batch; bf16: needs less "
+        "memory, but a token that is almost as likely as another may change",
     )

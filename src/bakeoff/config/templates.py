@@ -56,7 +56,7 @@ class RowTemplate:
         from jinja2 import UndefinedError
 
         if ROW in self.names and ROW not in values:
-            raise TemplateError(f"no column '{ROW}'. Of a whole row one column is taken, as in {ROW}[\"its name\"]")
+            raise TemplateError(f"no column '{ROW}'. Name one column of the row, as in {ROW}[\"its name\"]")
         given = {ROW: values, **values, **own}
         parts, length = [], 0
         left.set([STEPS])
@@ -65,7 +65,7 @@ class RowTemplate:
                 parts.append(part)
                 length += len(part)
                 if length > MAX_TEXT:
-                    raise TemplateError(f"makes more than {MAX_TEXT:,} characters of it")
+                    raise TemplateError(f"makes a text of more than {MAX_TEXT:,} characters")
         except UndefinedError as error:
             missing = [name for name in sorted(self.names) if name not in given]
             missing += [name for name in sorted(self.keys) if name not in values]
@@ -80,7 +80,7 @@ class RowTemplate:
         """Return the texts before and after a row's document; raise TemplateError as `text` does."""
         parts = self.text(values, **{DOCUMENT: PLACE}).split(PLACE)
         if len(parts) != 2:
-            raise TemplateError(f"has the document {len(parts) - 1} times, not once")
+            raise TemplateError(f"contains the document {len(parts) - 1} times, expected once")
         return parts[0], parts[1]
 
 
@@ -98,7 +98,7 @@ def prompt_template(source: str) -> RowTemplate:
     template = RowTemplate(source)
     if places_of_document(source) != (1, 1):
         raise TemplateError(
-            "must hold {{ document }} exactly once, with no filter or condition on it: it is the part that is cut"
+            "must contain {{ document }} exactly once, without a filter or condition: it is the part that is cut"
         )
     return template
 
@@ -129,9 +129,9 @@ def compiled(source: str) -> tuple[frozenset[str], frozenset[str], Any]:
             if kind not in ALLOWED:
                 raise TemplateError(f"{kind.lower()} is not allowed. Allowed: columns, filters, if and for")
             if kind == "Filter" and node.name not in FILTERS:
-                raise TemplateError(f"no filter '{node.name}'.{did_you_mean(node.name, FILTERS)}")
+                raise TemplateError(f"unknown filter '{node.name}'.{did_you_mean(node.name, FILTERS)}")
             if kind == "Const" and node.value in (inf, -inf):
-                raise TemplateError("holds a number that is too large")
+                raise TemplateError("contains a number that is too large")
         keys, bare = of_row(tree)
         names = frozenset(meta.find_undeclared_variables(tree)) - (frozenset() if bare else {ROW})
         return names, keys, environment().from_string(counted(tree))

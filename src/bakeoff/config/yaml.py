@@ -1,4 +1,4 @@
-"""YAML and paths as a person writes them, in a file or on the command line. Knows nothing of what a config holds."""
+"""Reads YAML from a file or from the command line. Does not know what a config contains."""
 
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,9 @@ NO_VALUE = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
 
 
 class UniqueKeys(yaml.SafeLoader):
-    """YAML in which no key stands twice in one mapping: the parser alone would take the last without a word.
+    """YAML that refuses a key which appears twice in one mapping: the parser alone would silently take the last.
 
-    What a value refers to counts as if it were written out, and that has bounds: it may come from elsewhere.
+    An alias counts as if its value were written out. Size and depth are limited, as the file may come from elsewhere.
     """
 
     def __init__(self, text: str):
@@ -32,7 +32,7 @@ class UniqueKeys(yaml.SafeLoader):
         self.sizes: dict[int, tuple[int, int]] = {}  # how many values a node holds, and how deep, itself included
 
     def compose_node(self, parent: Any, index: Any) -> yaml.Node:
-        """Return the next value's node; raise MarkedYAMLError where it is too large, too deep or in itself."""
+        """Return the node of the next value; raise MarkedYAMLError if it is too large, too deep or contains itself."""
         mark = self.peek_event().start_mark
         self.depth += 1
         if self.depth > DEPTH:
@@ -42,7 +42,7 @@ class UniqueKeys(yaml.SafeLoader):
         assert node is not None  # the stubs are for the end of a text too
         self.depth -= 1
         if alias and id(node) not in self.sizes:
-            raise yaml.MarkedYAMLError(problem="a value that holds itself", problem_mark=mark)
+            raise yaml.MarkedYAMLError(problem="a value that contains itself", problem_mark=mark)
         inner = [] if isinstance(node, yaml.ScalarNode) else node.value
         inner = [part for pair in inner for part in pair] if isinstance(node, yaml.MappingNode) else inner
         sizes, depths = zip((1, 0), *(self.sizes[id(part)] for part in inner), strict=True)
@@ -54,22 +54,22 @@ class UniqueKeys(yaml.SafeLoader):
         return node
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """Return the mapping; raise MarkedYAMLError where a key stands in it twice."""
+        """Return the mapping; raise MarkedYAMLError if a key appears in it twice."""
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"'{key.value}' stands twice", problem_mark=key.start_mark)
+                raise yaml.MarkedYAMLError(problem=f"'{key.value}' appears twice", problem_mark=key.start_mark)
             seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
         return node
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """Return a node's value; raise MarkedYAMLError where it is not what its tag, or its look, says."""
+        """Return the value of a node; raise MarkedYAMLError if it is not what its tag, or its form, says."""
         try:
             value = super().construct_object(node, deep)
         except NO_VALUE:
             kind = node.tag.rpartition(":")[2]
-            problem = f"{str(node.value)[:60]!r} is no {'date' if kind == 'timestamp' else kind}"
+            problem = f"{str(node.value)[:60]!r} is not a valid {'date' if kind == 'timestamp' else kind}"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
         if isinstance(value, int) and value.bit_length() > BITS:
             raise yaml.MarkedYAMLError(problem="a number that is too large", problem_mark=node.start_mark)
@@ -79,19 +79,19 @@ class UniqueKeys(yaml.SafeLoader):
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file."""
     data = path.suffix in DATA_SUFFIXES
-    cure = f". That is a data file: try bakeoff init {path}" if data else ""
+    cure = f". This is a data file. Try: bakeoff init {path}" if data else ""
     try:
         with open_file(path) as file:
             content = file.read(LARGEST + 1)
         if len(content) > LARGEST:
-            raise ConfigError(f"{path}: larger than 1 MiB, which no config is{cure}")
+            raise ConfigError(f"{path}: larger than 1 MiB, so it is not a config{cure}")
         raw = yaml.load(content.decode(), UniqueKeys)
     except FileNotFoundError:
         raise ConfigError(
-            f"{path}: no such file. Try: bakeoff init DATAFILE, which writes one, or bakeoff demo"
+            f"{path}: no such file. Try: bakeoff init DATAFILE, which writes a config, or bakeoff demo"
         ) from None
     except IsADirectoryError:
-        raise ConfigError(f"{path}: a folder, expected a config file. Try: {path / 'bakeoff.yaml'}") from None
+        raise ConfigError(f"{path}: is a folder, expected a config file. Try: {path / 'bakeoff.yaml'}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: {no_utf8(error)}") from None
     except OSError as error:
@@ -108,17 +108,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """Return (key, value) of `a.b=c`, the value read as YAML, or as text where it is none ({{ document }}: ...)."""
+    """Return (key, value) of `a.b=c`, the value read as YAML, or as text if it is not YAML ({{ document }}: ...)."""
     key, sign, value = text.partition("=")
     if not sign or not key:
-        raise ConfigError(f"-s {text}: expected KEY=VALUE, as in -s protocol.epochs=1")
+        raise ConfigError(f"-s {text}: expected KEY=VALUE, for example -s protocol.epochs=1")
     if key.count(".") > LEVELS:
-        raise ConfigError(f"-s {key[:60]}: more than {LEVELS} levels, which no config has")
+        raise ConfigError(f"-s {key[:60]}: more than {LEVELS} levels, so it is not a key of a config")
     try:
         found = yaml.load(value, UniqueKeys)
     except yaml.YAMLError:
         return key, value
     if found is None and value.strip().lower() != "null":  # a ~ for one's home, or a shell's variable that is not set
-        said = f"'{value:.60}' is nothing to YAML" if value.strip() else "no value"
-        raise ConfigError(f"-s {key:.60}={value:.60}: {said}. Try: a value, for a path as in ~/out, or null for none")
+        said = f"'{value:.60}' means null in YAML" if value.strip() else "no value"
+        raise ConfigError(f"-s {key:.60}={value:.60}: {said}. Try: a value (a path as ~/out), or null for none")
     return key, found

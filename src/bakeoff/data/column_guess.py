@@ -55,11 +55,12 @@ def splits_of(files: Sequence[Path]) -> dict[str, Path]:
         split = split_of(file.stem)
         if split is None or split in found:
             raise ConfigError(
-                f"init: {file}: is it train, validation or test? Name one file, or files whose names say so"
+                f"init: {file}: is it train, validation or test? Give one file, or files whose names contain these "
+                f"words"
             )
         found[split] = file
     if "train" not in found:
-        raise ConfigError(f"init: none of {len(files)} files has 'train' in its name")
+        raise ConfigError(f"init: none of the {len(files)} files has 'train' in its name")
     return {split: found[split] for split in SPLITS if split in found}
 
 
@@ -73,8 +74,8 @@ def guess_columns(tables: Mapping[str, Table], where: str) -> Guess:
     if len(looks) < 2:
         found = listed(table.columns) or "none"
         raise DataError(
-            f"{where}: a bakeoff needs two columns of texts, and this has {len(looks)}. Columns with values: {found}. "
-            "Try: a file whose first row names its columns, with an example in each row below"
+            f"{where}: a bakeoff needs two columns with texts, and this file has {len(looks)}. Its columns with "
+            f"values: {found}. Try: a file whose first row names the columns, with one example in each row below"
         )
     document = choose(looks, DOCUMENT, avoid=SUMMARY)
     rest = [look for look in looks if look is not document]
@@ -84,12 +85,12 @@ def guess_columns(tables: Mapping[str, Table], where: str) -> Guess:
     references = numbered(tables["test"].columns, summary.name) if "test" in tables else []
     if references:
         columns["references"] = references
-        reasons.append(f"references: {listed([*map(in_line, references)])}, which the test file has beside each other")
+        reasons.append(f"references: {listed([*map(in_line, references)])}, which are side by side in the test file")
     others = [name for name in table.columns if name not in (document.name, summary.name, *references)]
     key = next((name for name in others if KEYS & {*words_of(name)} and names_rows(name, tables.values())), None)
     if key is not None:
         columns["id"] = key
-        reasons.append(f"id: {quoted(key)}, by its name, and because no value stands twice in the first rows")
+        reasons.append(f"id: {quoted(key)}, by its name, and because no value repeats in the first rows")
     return Guess(columns, reasons)
 
 

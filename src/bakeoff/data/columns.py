@@ -12,7 +12,7 @@ from bakeoff.errors import DataError, kind_of
 
 T = TypeVar("T")
 LONG_NAME = 100  # characters: more than a column is called
-NO_HEADER = ". Its first row, which names the columns, looks like data: is a row of names missing above it?"
+NO_HEADER = ". Its first row, which names the columns, looks like data: is the row of column names missing?"
 
 
 class RowError(DataError):
@@ -116,7 +116,7 @@ def texts_of(row: Row, column: str) -> list[str]:
     if not isinstance(values, list):
         return [text_of(row, column)]
     if not values:
-        raise RowError("empty", f"{row}: column '{column}' holds an empty list, expected one text or more")
+        raise RowError("empty", f"{row}: column '{column}' contains an empty list, expected one text or more")
     return [checked(value, f"{row}: column '{column}', item {i}") for i, value in enumerate(values, start=1)]
 
 
@@ -131,14 +131,14 @@ def label_of(row: Row, column: str) -> str:
 def checked(value: Any, where: str) -> str:
     """Return a value that is a text, or raise RowError."""
     if not isinstance(value, str):
-        raise RowError("no text", f"{where} holds {kind_of(value)}, expected text")
+        raise RowError("no text", f"{where} contains {kind_of(value)}, expected text")
     if not value.strip():
         raise RowError("empty", f"{where} is empty. Remove the row, or fill it")
     try:
         value.encode()
     except UnicodeEncodeError:
         raise RowError(
-            "half a surrogate pair", f"{where} holds half a surrogate pair, which is no text. Mend its \\u escapes"
+            "half a surrogate pair", f"{where} contains half a surrogate pair, which is not text. Fix its \\u escapes"
         ) from None
     return value
 

@@ -15,8 +15,8 @@ NEVER_CLOSED = "Is a double quote opened and never closed?"
 HINTS = {
     "unexpected end": NEVER_CLOSED,
     "field larger": NEVER_CLOSED,
-    "new-line": "A carriage return alone ends no line. Try: tr '\\r' '\\n' < OLD > NEW",
-    "expected after": 'A double quote in a text is written twice (""), and the text stands in double quotes',
+    "new-line": "A carriage return alone does not end a line. Try: tr '\\r' '\\n' < OLD > NEW",
+    "expected after": 'Put a text that contains a double quote in double quotes, and write the quote in it twice ("")',
 }
 
 
@@ -72,12 +72,14 @@ def delimited_row(row: Row, names: list[str], cells: list[str], dialect: Dialect
     if len(cells) != len(names):
         fault = (
             f"{len(cells)} fields, but the header names {len(names)} columns. "
-            f"Put texts that hold '{dialect.delimiter}' or a line break in double quotes"
+            f"Put texts that contain '{dialect.delimiter}' or a line break in double quotes"
         )
         return row._replace(fault=("wrong number of fields", fault))
     if dialect.delimiter == "\t" and len(held.widths) > 1 and set(held.widths) == {len(names)}:
         last = held.begins + len(held.widths) - 1
-        fault = f"double quotes make one row of lines {held.begins} to {last}, each of which is one. Try: JSONL"
+        fault = (
+            f"double quotes join lines {held.begins} to {last} into one row, though each looks like a row. Try: JSONL"
+        )
         return row._replace(fault=("several rows in quotes", fault))
     return row._replace(values=dict(zip(names, cells, strict=True)))
 

@@ -186,7 +186,7 @@ def manifest_findings(splits: dict[str, list[Example]]) -> list[str]:
     here = manifest_of(splits)
     cures = {STANDARD_LIBRARY: "It was made with Python 3.11"}
     return [
-        f"docstrings: {name} ({split}) gives other examples than in the manifest; results compare only with the same "
+        f"docstrings: {name} ({split}) gives other examples than the manifest; compare results only between the same "
         f"versions. {cures.get(name, 'Try: pip install -c constraints.txt')}"
         for split, packages in MANIFEST.items()
         for name, facts in packages.items()

@@ -58,13 +58,14 @@ def of_rows(split: str, look: Look) -> list[str]:
     """Return findings about a split's rows."""
     where, rows, found = f"data.{split}", look.rows, []
     if look.repeated:
-        found.append(f"{where}: {of(look.repeated, rows)} rows repeat another one, document and summary alike")
+        found.append(f"{where}: {of(look.repeated, rows)} rows repeat the document and the summary of another row")
     if look.one_id:
         found.append(
-            f"{where}: {of(look.one_id, rows)} rows have the id of another one. Set data.id to a column of its own"
+            f"{where}: {of(look.one_id, rows)} rows have the id of another row. Set data.id to a column without "
+            f"repeated values"
         )
     if look.copied:
-        found.append(f"{where}: {of(look.copied, rows)} rows have their whole document as summary")
+        found.append(f"{where}: {of(look.copied, rows)} rows have the whole document as their summary")
     if look.longer > 0.01 * rows:
         found.append(f"{where}: {of(look.longer, rows)} targets are longer than their documents, in characters")
     return found
@@ -86,7 +87,7 @@ def shifts(split: str, look: Look, train: Look) -> list[str]:
         pooled = (look.languages[language] + train.languages[language]) / (look.guessed + train.guessed)
         error = math.sqrt(pooled * (1 - pooled) * (1 / look.guessed + 1 / train.guessed))
         if abs(share - usual) > max(SHARE, ERRORS * error):
-            found.append(f"data.{split}: {share:.0%} of documents read as {language}, in train {usual:.0%}")
+            found.append(f"data.{split}: {share:.0%} of documents seem to be in {language}; in train it is {usual:.0%}")
     return found
 
 
@@ -95,7 +96,7 @@ def few_groups(test: Sequence[Example], column: str) -> list[str]:
     groups = len({example.group for example in test})
     if groups >= ENOUGH:
         return []
-    return [f"data.test: {groups} groups by '{column}': intervals, which are over groups, rest on these few"]
+    return [f"data.test: {groups} groups by '{column}': few for confidence intervals, which are over groups"]
 
 
 def length_ratio(logs: NDArray[numpy.float32], others: NDArray[numpy.float32]) -> tuple[float, bool]:

@@ -53,13 +53,13 @@ def place_of(folder: Path, config: str | None) -> Path:
     if config is not None:
         found = [path for path in below if path.name == config]
         if not found:
-            raise DataError(f"{folder}: no folder '{config}' in it for data.config. {listed(below)}")
+            raise DataError(f"{folder}: data.config: it has no folder '{config}'. {listed(below)}")
         return found[0]
     if splits_in(folder) or data_files(folder):
         return folder
     found = [path for path in below if splits_in(path)]
     if len(found) > 1:
-        raise DataError(f"{folder}: splits in several folders. Set data.config. {listed(found)}")
+        raise DataError(f"{folder}: several of its folders have splits. Set data.config. {listed(found)}")
     return found[0] if found else folder
 
 
@@ -81,7 +81,7 @@ def split_in_folder(folder: Path, split: str, name: str | None = None, config: s
     if split == "train" and not splits:
         return [place]
     if split == "train" and split not in splits:
-        raise DataError(f"{place}: no file for it. Call one train, or name it")
+        raise DataError(f"{place}: there is no file for this split. Call one train, or name it")
     return one_of(place, split, splits[split]) if split in splits else None
 
 
@@ -90,7 +90,11 @@ def one_of(folder: Path, split: str, paths: list[Path]) -> list[Path]:
     shards = [SHARD.fullmatch(path.stem) for path in paths]
     if len({(shard[1], shard[3]) if shard else path for shard, path in zip(shards, paths, strict=True)}) > 1:
         names = ", ".join(path.name for path in paths[:3])
-        raise DataError(f"{folder}: several files for it ({names}). Put them into a folder {split}/, or name one")
+        raise DataError(
+            f"{folder}: several files for this split ({names}). Put them into a folder {split}/, or name one"
+        )
     if shards[0] and len(paths) != int(shards[0][3]):
-        raise DataError(f"{folder}: {len(paths)} of {int(shards[0][3])} shards of {shards[0][1]}. Try: copy the others")
+        raise DataError(
+            f"{folder}: {len(paths)} of {int(shards[0][3])} shards of {shards[0][1]}. Try: copy the missing ones"
+        )
     return paths

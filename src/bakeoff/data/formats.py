@@ -44,7 +44,7 @@ def files_in(folder: Path) -> list[Path]:
     """Return the data files in a folder; raise DataError where there are none."""
     files = data_files(folder)
     if not files:
-        raise DataError(f"{folder}: is a folder without data files. Allowed: {', '.join(READERS)}")
+        raise DataError(f"{folder}: the folder has no data files. Allowed: {', '.join(READERS)}")
     return files
 
 
@@ -63,7 +63,7 @@ def reader_of(path: Path) -> Reader:
     """Return the reader for a file; one without a known ending is taken for JSONL."""
     ending = path.suffix.lower()
     if ending in FOREIGN:
-        raise DataError(f"{path}: {ending} is not read. Allowed: {', '.join(READERS)}")
+        raise DataError(f"{path}: {ending} is not a known format. Allowed: {', '.join(READERS)}")
     reader = READERS.get(ending, jsonl_rows)
     if reader is jsonl_rows:  # many a .json holds an object a line, and many a .jsonl a list
         with opened([path]) as (stream,):
@@ -72,8 +72,8 @@ def reader_of(path: Path) -> Reader:
             return json_rows
         if start.partition(b"\n")[0].strip() == b"{":
             raise DataError(
-                f"{path}:1: not JSON in lines: an object stands over several. Allowed: a list of objects, or an object "
-                "a line. Try: jq -c . OLD > NEW, or jq -c '.KEY[]' where a key holds the list"
+                f"{path}:1: not JSON Lines: an object is spread over several lines. Allowed: one object per line, or "
+                f"a list of objects. Try: jq -c . OLD > NEW, or jq -c '.KEY[]' where the list is under a key"
             )
     return reader
 

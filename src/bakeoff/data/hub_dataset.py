@@ -44,7 +44,7 @@ class HubDataset:
                 return datasets.load_dataset(self.name, self.config, revision=self.revision, split=split)
         except ConnectionError:
             raise AbsentError(
-                f"data.source: {self.name}: not on this machine, and the hub does not answer. Try: data files"
+                f"data.source: {self.name}: not on this machine, and the hub does not answer. Try: name data files"
             ) from None
         except (OSError, ValueError, RuntimeError, KeyError, DatasetsError, HfHubHTTPError) as error:
             reason = " ".join(str(error).split())[:300] or type(error).__name__

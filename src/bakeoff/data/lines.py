@@ -16,7 +16,7 @@ from bakeoff.store.checksums import open_file
 
 BLOCK = 1 << 16  # bytes of a JSON list that are decoded at a time
 LONGEST = 1 << 25  # bytes or characters of a row
-TOO_LONG = f"longer than {LONGEST:,} bytes, which no document is"
+TOO_LONG = f"longer than {LONGEST:,} bytes, so it is not a document"
 LFS = b"version https://git-lfs."  # begins the note that stands for a file's contents
 
 
@@ -58,7 +58,7 @@ def opened(files: Sequence[Path]) -> Iterator[list[BinaryIO]]:
             for path in files:
                 streams.append(stack.enter_context(open_file(path)))
                 if streams[-1].read(len(LFS)) == LFS:
-                    raise DataError(f"{path}: git-lfs's note of a file. Try: git lfs pull in its folder")
+                    raise DataError(f"{path}: a git-lfs pointer, not the file itself. Try: git lfs pull in its folder")
                 streams[-1].seek(0)
             yield streams
     except FileNotFoundError:
@@ -74,7 +74,9 @@ def json_row(file: str, number: int, content: bytes, place: int = 0) -> Row:
     except UnicodeDecodeError as error:
         return Row(file, number, {}, place, fault=("not UTF-8", no_utf8(error)))
     except (ValueError, RecursionError) as error:
-        return Row(file, number, {}, place, fault=("not JSON", f"not JSON ({error}). Expected one JSON object a line"))
+        return Row(
+            file, number, {}, place, fault=("not JSON", f"not JSON ({error}). Expected one JSON object per line")
+        )
     if not isinstance(values, dict):
         fault = ("no JSON object", f"expected a JSON object, got {kind_of(values)}")
         return Row(file, number, {}, place, fault=fault)

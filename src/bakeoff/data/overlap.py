@@ -175,13 +175,13 @@ class Overlap:
             cure = " Set data.shared_documents: drop, or remove them from train" if of_train and not dropped else ""
             same, alike, total = self.same[first, second], self.alike[first, second], len(self.same[first, second])
             if same.any():
-                memory = ", so test scores tell what was remembered, not what was learnt" if second == "test" else ""
-                text = f"data: {of(int(same.sum()), total)} {second} documents stand in {first} too"
+                memory = ", so test scores show what was memorised, not what was learnt" if second == "test" else ""
+                text = f"data: {of(int(same.sum()), total)} {second} documents are also in {first}"
                 found.append(text + (memory + "." + cure if of_train else ""))
             if alike.any():
                 pairs = "; ".join(self.shown[first, second])
                 found.append(
-                    f"data: {of(int(alike.sum()), total)} {second} documents are nearly the same as one of {first} "
+                    f"data: {of(int(alike.sum()), total)} {second} documents are nearly the same as one in {first} "
                     f"(ids in {first} and {second}: {pairs}).{cure}"
                 )
         return found

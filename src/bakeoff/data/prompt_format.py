@@ -154,7 +154,7 @@ def sample(tokenizer: Any) -> str:
         with suppress(SetupError):
             if plain_ids(tokenizer, [text])[0]:
                 return text
-    raise SetupError(f"{tokenizer.name_or_path}: its tokenizer makes no token of any text. {WHOLE}")
+    raise SetupError(f"{tokenizer.name_or_path}: its tokenizer gives no tokens for any text. {WHOLE}")
 
 
 def added_ids(tokenizer: Any) -> tuple[list[int], list[int]]:

@@ -51,7 +51,7 @@ def load_examples(
     empty = next((split for split in SPLITS if not splits[split]), None)
     if empty:
         name = getattr(config, empty) or config.source
-        raise DataError(f"data.{empty}: {name}: no examples in it. A bakeoff needs at least one")
+        raise DataError(f"data.{empty}: {name}: has no examples. A bakeoff needs at least one")
     for split in ("validation", "test"):
         splits[split] = limited(splits[split], getattr(config, f"{split}_limit"))
     if config.shared_documents == "keep":
@@ -77,7 +77,7 @@ def load_or_count(
         if must_read or None in limits.values():
             raise
         splits: Splits = {split: [Example(id="", document="-", summary="-")] * limit for split, limit in limits.items()}
-        return splits, [f"{absent}. Counted by the limits; nothing was read"], False
+        return splits, [f"{absent}. Sizes are those of the limits; nothing was read"], False
 
 
 def apart(splits: Splits, drop: bool) -> list[str]:
@@ -86,9 +86,11 @@ def apart(splits: Splits, drop: bool) -> list[str]:
     findings = shared.findings(drop)
     if drop and shared.train.any():
         splits["train"] = take(splits["train"], (~shared.train).nonzero()[0])
-        findings.append(f"data.train: {of(int(shared.train.sum()), len(shared.train))} examples dropped for that")
+        findings.append(
+            f"data.train: {of(int(shared.train.sum()), len(shared.train))} examples dropped for this reason"
+        )
         if not splits["train"]:
-            raise DataError("data.train: every document stands in validation or test too, and was dropped")
+            raise DataError("data.train: every document is also in validation or test, and was dropped")
     return findings
 
 
@@ -130,10 +132,10 @@ def read_splits(config: DataConfig, columns: dict[str, Columns]) -> tuple[dict[s
         if refused.first and (config.unusable == "stop" or refused.total == refused.rows):
             rest = f". Of {refused.rows:,} rows: {refused}" if refused.total > 1 else ""
             if refused.total < refused.rows:
-                rest += ". Mend or remove them, or set data.unusable: drop" if rest else ", or set data.unusable: drop"
+                rest += ". Fix or remove them, or set data.unusable: drop" if rest else ", or set data.unusable: drop"
             raise DataError(f"data.{split}: {refused.first}{rest}")
         if refused.first:
-            findings.append(f"data.{split}: {of(refused.total, refused.rows)} rows left out: {refused}")
+            findings.append(f"data.{split}: {of(refused.total, refused.rows)} rows dropped: {refused}")
     shares = {s: getattr(config, f"{s}_share") for s in ("validation", "test") if s not in splits}
     if shares and splits["train"]:
         parts = split_off(splits["train"], shares, config.group)
@@ -170,7 +172,7 @@ def file_split(config: DataConfig, split: str, columns: Columns) -> Read | None:
         paths = [Path(name)] if name else None
         inner = list(splits_in(Path(name))) if name and is_folder(name) else []
         if len(inner) > 1:
-            raise DataError(f"{name}: a folder with files for {' and '.join(inner)}. Set data.source to it")
+            raise DataError(f"{name}: contains files for {' and '.join(inner)}. Set data.source to it")
     else:
         paths = split_in_folder(Path(config.source), split, name, config.config)
     if paths is None:

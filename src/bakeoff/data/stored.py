@@ -113,7 +113,9 @@ class StoredExamples(Sequence[Example]):
             example = None
         if example is None or example.mark != mark:
             where = f"{self.store.name}:{number}"
-            raise DataError(f"{where}: changed while it was in use. Leave data files alone, and start again")
+            raise DataError(
+                f"{where}: changed while it was in use. Try: bakeoff run again, without changing data files"
+            )
         return example
 
 
@@ -169,7 +171,7 @@ def _even(
 ) -> Iterator[tuple[Row, Row | None]]:
     for row, other in pairs:
         if row is None or (beside and other is None):
-            raise DataError(f"{row or other}: {name} and {beside} differ in their number of rows")
+            raise DataError(f"{row or other}: {name} and {beside} have different numbers of rows")
         yield row, other
 
 

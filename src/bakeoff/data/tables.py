@@ -27,7 +27,7 @@ def table_rows(path: Path, columns: Collection[str] | None = None) -> Iterator[R
                 batch = next(batches, None)
             except (pyarrow.ArrowException, MemoryError, *NO_VALUE) as error:  # a damaged length may be anything
                 reason = str(error).partition("\n")[0]
-                raise DataError(f"{path}: not a whole {path.suffix.lower()[1:]} file ({reason})") from None
+                raise DataError(f"{path}: not a complete {path.suffix.lower()[1:]} file ({reason})") from None
             except OSError as error:
                 raise DataError(f"{path}: cannot be read ({error})") from None
             if batch is None:

@@ -55,7 +55,8 @@ def look_at_tokens(
 ) -> list[str]:  # fmt: skip
     """Return findings; raise DataError where the tokenizer cannot write most of a split's targets."""
     lines = [
-        f"data: {count:,} rows hold '{token}' in their texts, which is read as these characters and never as the token"
+        f"data: {count:,} rows hold '{token}' in their texts, which is read as these characters, not as the special "
+        f"token"
         for token, count in found.special.items()
     ]
     for split in SPLITS:
@@ -70,11 +71,11 @@ def look_at_tokens(
             lines.append(
                 f"{where}: {counted.unknown_documents:.1%} of the documents' tokens and "
                 f"{counted.unknown_targets:.1%} of the targets' are unknown to the model's tokenizer "
-                f"({form.tokenizer.unk_token}): all look the same to it"
+                f"({form.tokenizer.unk_token}): they all look the same to the model"
             )
         if counted.cut_targets:
             lines.append(
-                f"{where}: {of(counted.cut_targets, len(rows))} targets leave no room for a document and were cut to "
+                f"{where}: {of(counted.cut_targets, len(rows))} targets left no room for a document and were cut to "
                 f"{output_tokens} tokens, the longest output. Raise protocol.max_tokens as far as the context allows"
             )
         if split != "validation":
@@ -124,8 +125,8 @@ def round_trip(where: str, examples: Sequence[Example], form: Form) -> list[str]
         return []
     before, after = difference(*changed[0])
     return [
-        f"{where}: {of(len(changed), len(texts))} targets that were tried come back from the model's tokenizer as "
-        f"another text: {before!r} as {after!r}. No output can be such a target"
+        f"{where}: {of(len(changed), len(texts))} targets (of those tried) change when the model's tokenizer encodes "
+        f"and decodes them: {before!r} as {after!r}. So no output can equal such a target"
     ]
 
 

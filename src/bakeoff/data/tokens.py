@@ -93,7 +93,7 @@ def encode(
             longest = max_tokens if form.encoder_decoder else max_tokens - fixed - 1
             if output_tokens > longest or fixed >= max_tokens:
                 cause = (
-                    f"{fixed} tokens of template. Shorten what stands in it"
+                    f"{fixed} tokens of template. Shorten the template"
                     if example.around and fixed > output_tokens
                     else f"outputs of {output_tokens} tokens. Lower generation.max_new_tokens"
                 )
@@ -197,7 +197,9 @@ def save_tokens(path: Path, rows: Iterable[Tokens]) -> None:
                 file.write(array("i", row.prompt + row.target))
             except OverflowError:
                 largest = max(row.prompt + row.target)
-                raise SetupError(f"the model's tokenizer gives the id {largest}. Try: a whole model folder") from None
+                raise SetupError(
+                    f"the model's tokenizer gives the id {largest}, which is too large. Try: a whole model folder"
+                ) from None
             facts.extend(_facts(row))
         file.write(facts)
         file.write(array("q", [len(facts) // FACTS]))
@@ -217,7 +219,7 @@ def load_tokens(path: Path) -> "StoredTokens":
             ends = 4 * numpy.cumsum(lengths.totals, dtype=numpy.int64)
             if start == (ends[-1] if rows else 0):
                 return StoredTokens(path, ends - 4 * lengths.totals, lengths)
-    raise SetupError(f"{path}: not a whole file of tokens. Try: remove the run folder, and run again")
+    raise SetupError(f"{path}: not a complete file of tokens. Try: remove the run folder, and run again")
 
 
 class StoredTokens(Sequence[Tokens]):

@@ -86,8 +86,8 @@ def fit_context(config: Config, methods: dict[str, list[Method]], context: int |
         return config.protocol.max_tokens
     if context - virtual < 32:
         raise ConfigError(
-            f"entries.{name}.num_virtual_tokens: {virtual} leaves {max(0, context - virtual)} of the model's {context} "
-            f"positions for text. Allowed: at most {context - 32}"
+            f"entries.{name}.num_virtual_tokens: {virtual} virtual tokens leave {max(0, context - virtual)} of the "
+            f"model's {context} positions for text. Allowed: at most {context - 32}"
         )
     return min(config.protocol.max_tokens, context - virtual)
 
@@ -97,6 +97,6 @@ def context_finding(config: Config, methods: dict[str, list[Method]], context: i
     virtual, name = max((m.virtual_tokens, name) for name, group in methods.items() for m in group)
     less = f" less {name}'s {virtual} virtual tokens" if virtual else ""
     return (
-        f"document, template and summary have {max_tokens} tokens together, not protocol.max_tokens "
-        f"({config.protocol.max_tokens}): the model's context of {context}{less}"
+        f"document, template and summary together have at most {max_tokens} tokens, not protocol.max_tokens "
+        f"({config.protocol.max_tokens}): the model's context is {context}{less}"
     )

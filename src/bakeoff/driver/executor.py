@@ -195,7 +195,7 @@ class Attempt:
         if "server" not in message:
             return None
         if self.process is None and message["server"] > 0:
-            raise SetupError(f"the run server stopped with status {message['server']}. Its last words stand above")
+            raise SetupError(f"the run server stopped with status {message['server']}. Its last messages are above")
         return message["server"]
 
     def ended(self, status: int, stall_seconds: float) -> Failed:

@@ -98,7 +98,9 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
     if tokens:
         check_ids(config.model, tokenizer, shapes["embedded_ids"], tokens)
     if not tokenizer:
-        findings.append(f"lengths and cut documents not measured: no tokenizer of {config.model} on this machine")
+        findings.append(
+            f"lengths and cut documents are not measured: the tokenizer of {config.model} is not on this machine"
+        )
     baselines, not_run = settle(config, splits, tokens, form, shapes["context"], output_tokens)
     lengths = {split: rows.lengths for split, rows in tokens.items()}
     facts = {s: statistics(lengths[s]) if lengths else {"examples": len(splits[s])} for s in SPLITS}
@@ -167,25 +169,25 @@ def checked_entries(config: Config) -> dict[str, Entry]:
     entries = read_entries(config)
     taken = set(entries) & {*BASELINES, *config.baselines}
     if taken:
-        raise ConfigError(f"entries.{taken.pop()}: the name of a baseline. Give the entry another `name:`")
+        raise ConfigError(f"entries.{taken.pop()}: this is the name of a baseline. Give the entry another `name:`")
     alike = {name.lower(): name for name in entries}
     for name in entries:
         if alike[name.lower()] != name:
             raise ConfigError(
-                f"entries.{name}: differs from {alike[name.lower()]} in case only, and some disks know no case. "
-                "Give it another `name:`"
+                f"entries.{name}: differs from {alike[name.lower()]} in upper and lower case only, which some disks "
+                f"do not distinguish. Give it another `name:`"
             )
     foreign = [f"entries.{name}: method '{e.method}'" for name, e in entries.items() if e.method not in INSTALLED]
     if foreign:
         raise ConfigError(
-            f"{foreign[0]} was registered by this process alone, and runs have their own. "
-            "Try: a package with an entry point of the group bakeoff.methods"
+            f"{foreign[0]} was registered in this process only, but each run has a process of its own. Try: a package "
+            f"with an entry point in the group bakeoff.methods"
         )
     whole = [name for name, entry in entries.items() if not method_class(entry.method).checkpointable]
     if whole and config.protocol.gradient_checkpointing:
         raise ConfigError(
-            f"entries.{whole[0]}: {entries[whole[0]].method} does not train under protocol.gradient_checkpointing. "
-            "Try gradient_checkpointing: false, with a smaller batch_size or max_tokens"
+            f"entries.{whole[0]}: {entries[whole[0]].method} cannot be trained with protocol.gradient_checkpointing. "
+            f"Try: gradient_checkpointing: false, with a smaller batch_size or max_tokens"
         )
     return entries
 

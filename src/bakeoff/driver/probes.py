@@ -29,6 +29,6 @@ def run_probe(folder: Folder, entry: Entry) -> dict[str, Any]:
     if done.returncode == 0:
         return json.loads(done.stdout.splitlines()[-1])
     if done.returncode < 0:
-        return {"error": f"its probe was ended by signal {-done.returncode}, as when memory runs out"}
+        return {"error": f"its probe was ended by signal {-done.returncode}, which may mean that memory ran out"}
     reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
     raise SetupError(f"entries.{entry.name}: cannot be probed ({reason})")

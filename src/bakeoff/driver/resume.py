@@ -28,12 +28,12 @@ def check_free(folder: Folder, config: Config) -> None:
     if not folder.path.exists():
         return
     if not folder.path.is_dir():
-        raise SetupError(f"{folder.path}: is a file. Try: another name, or -s output=FOLDER")
+        raise SetupError(f"{folder.path}: is a file, expected a folder. Try: another name, or -s output=FOLDER")
     refuse_foreign(folder)
     refuse_links(folder)
     name = folder.last_plan().get("name", config.name)
     if name != config.name:
-        raise SetupError(f"{folder.path}: holds another bakeoff, '{name}'. Try: -s output=FOLDER, another folder")
+        raise SetupError(f"{folder.path}: contains another bakeoff, '{name}'. Try: -s output=FOLDER, another folder")
 
 
 def prepare(folder: Folder, config: Config, planned: Plan) -> list[str]:

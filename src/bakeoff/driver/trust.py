@@ -40,6 +40,7 @@ def check_trusted(folder: Folder, config: Config, asked: list[str], trust: bool)
     wanted = [wish for wish in asked if wish in wishes(config)]
     if wanted and not trust and not is_own(folder):
         raise SetupError(
-            f"{folder.path}: its config.yaml is not one that bakeoff wrote for you here, or was edited since, and asks "
-            f"for {', '.join(wanted)}. Try: read it, then --trust (trust=True in Python), or run your own config again"
+            f"{folder.path}: bakeoff did not write its config.yaml for you on this machine, or it was edited since, "
+            f"and it uses {', '.join(wanted)}. Try: read it, then add --trust (trust=True in Python), or run your own "
+            f"config again"
         )

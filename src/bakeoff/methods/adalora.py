@@ -27,14 +27,14 @@ class AdaLora(Injected):
     fixed: ClassVar[dict[str, Any]] = {"total_step": 1}  # the schedule is set at the first step, which knows it
     moving: ClassVar[frozenset[str]] = frozenset({"total_step", "tinit", "tfinal"})
 
-    learning_rate: float = Field(2e-3, gt=0, description="AdamW's peak learning rate")
-    init_r: int = Field(12, ge=2, description="rank of each update at first")
-    target_r: int = Field(8, ge=1, description="mean rank of the updates at last")
+    learning_rate: float = Field(2e-3, gt=0, description="peak learning rate of AdamW")
+    init_r: int = Field(12, ge=2, description="rank of each update at the start")
+    target_r: int = Field(8, ge=1, description="mean rank of the updates at the end")
     lora_alpha: float = Field(32, gt=0, description="the update is scaled by lora_alpha / init_r")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the input of the update")
-    tinit_share: float = Field(0.1, ge=0, lt=1, description="share of the steps before ranks are cut")
-    tfinal_share: float = Field(0.3, ge=0, lt=1, description="share of the steps after the last cut")
-    orth_reg_weight: float = Field(0.5, ge=0, description="weight of the penalty that keeps factors orthogonal")
+    tinit_share: float = Field(0.1, ge=0, lt=1, description="share of the steps before ranks are first reduced")
+    tfinal_share: float = Field(0.3, ge=0, lt=1, description="share of the steps after ranks are last reduced")
+    orth_reg_weight: float = Field(0.5, ge=0, description="weight of the penalty that keeps the factors orthogonal")
 
     @model_validator(mode="after")
     def _ranks_fall(self) -> "AdaLora":
@@ -82,7 +82,7 @@ class AdaLora(Injected):
         for key, tensor in state.items():
             part, _, name = key.partition("/")
             if part != "kept" and (part not in GATHERED or shapes.get(name) != tensor.shape):
-                raise ValueError(f"{key} is no importance of a weight of this model")
+                raise ValueError(f"{key} is not the importance of a weight of this model")
         kept = {}
         for key, tensor in state.items():
             part, _, name = key.partition("/")

@@ -58,7 +58,7 @@ class BaseWeights(Method):
         manifest = folder / "tensors.json"
         wanted = {n: torch.empty_like(p, dtype=torch.float32, device="meta") for n, p in weights.items()}  # as trained
         if read_mapping(manifest) != described(wanted):
-            raise refuse(manifest, "tells of other tensors than this method, base and settings have")
+            raise refuse(manifest, "describes other tensors than this method, base and settings have")
         saved = read_tensors(folder / "tensors.safetensors", wanted)
         for name, weight in weights.items():
             weight.data = saved[name].to(weight.device)  # the same parameter, so ties hold; fp32 over a bf16 base too

@@ -21,7 +21,7 @@ class Full(BaseWeights):
     search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (3e-6, 3e-4)}
     exact_in_bf16: ClassVar[bool] = False
 
-    learning_rate: float = Field(5e-5, gt=0, description="AdamW's peak learning rate")
+    learning_rate: float = Field(5e-5, gt=0, description="peak learning rate of AdamW")
 
     def chosen(self, model: "PreTrainedModel") -> "Iterable[nn.Parameter]":
         """Return all weights but the fixed ones of the architecture, such as Pegasus' sinusoidal positions."""

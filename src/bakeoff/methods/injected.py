@@ -38,8 +38,8 @@ class Injected(Method):
 
     target_modules: list[str] | str | None = Field(
         "all-linear",
-        description="names of the weights that are adapted (a text is a pattern), all-linear, or null: PEFT's choice "
-        "for the architecture",
+        description="names of the weights that are adapted, a regular expression for them, or all-linear; null: "
+        "PEFT's choice for the architecture",
     )
 
     @field_validator("target_modules")
@@ -51,7 +51,7 @@ class Injected(Method):
                 re.compile(value if isinstance(value, str) else "")
         except (re.error, FutureWarning, DeprecationWarning) as error:
             raise ValueError(
-                f"no regular expression ({error}). Try a list of names, as in [q_proj], or '.*q_proj'"
+                f"not a regular expression ({error}). Try: a list of names, as in [q_proj], or '.*q_proj'"
             ) from None
         return value
 
@@ -74,7 +74,7 @@ class Injected(Method):
         if isinstance(self.target_modules, list):
             for target in self.target_modules:
                 if not any(f".{n}".endswith(f".{target}") for n in names):
-                    raise SetupError(f"{self.name}: target_modules: nothing is called '{target}'. {known}")
+                    raise SetupError(f"{self.name}: target_modules: no weight is called '{target}'. {known}")
         if isinstance(self.target_modules, str) and self.target_modules != "all-linear":
             check_pattern(f"{self.name}: target_modules", self.target_modules, names)
         try:

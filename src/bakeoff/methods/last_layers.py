@@ -25,10 +25,10 @@ class LastLayers(BaseWeights):
     paper: ClassVar[str] = "https://arxiv.org/abs/1801.06146"
     search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-5, 3e-3)}
 
-    learning_rate: float = Field(3e-4, gt=0, description="AdamW's peak learning rate")
-    blocks: int = Field(1, ge=0, description="how many of the top blocks are trained")
+    learning_rate: float = Field(3e-4, gt=0, description="peak learning rate of AdamW")
+    blocks: int = Field(1, ge=0, description="number of blocks at the top that are trained")
     head: bool = Field(True, description="train the output head, untied from the input embedding")
-    final_norm: bool = Field(False, description="train the normalisation before the head")
+    final_norm: bool = Field(False, description="train the normalisation before the output head")
 
     def chosen(self, model: "PreTrainedModel") -> "Iterable[nn.Parameter]":
         """Return the weights of the top; the head is untied first."""
@@ -43,7 +43,7 @@ class LastLayers(BaseWeights):
         if self.final_norm:
             if norm is None:
                 raise SetupError(
-                    f"last_layers: final_norm: {type(model).__name__} has no normalisation beside its blocks"
+                    f"last_layers: final_norm: {type(model).__name__} has no normalisation outside of its blocks"
                 )
             parts.append(norm)
         return [p for part in parts for p in part.parameters()]

@@ -17,7 +17,7 @@ class Lora(Injected):
     config_class: ClassVar[str] = "LoraConfig"
     tiny: ClassVar[dict[str, Any]] = {"r": 4}
 
-    learning_rate: float = Field(1e-3, gt=0, description="AdamW's peak learning rate")
+    learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
     r: int = Field(16, ge=1, description="rank of the update")
     lora_alpha: float = Field(32, gt=0, description="the update is scaled by lora_alpha / r")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the input of the update")
@@ -49,8 +49,10 @@ class LoraPlus(Lora):
     paper: ClassVar[str] = "https://arxiv.org/abs/2402.12354"
     search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-5, 1e-3)}
 
-    learning_rate: float = Field(2e-4, gt=0, description="AdamW's peak learning rate of the first factor")
-    loraplus_lr_ratio: float = Field(16, ge=1, description="the second factor's learning rate, times the first's")
+    learning_rate: float = Field(2e-4, gt=0, description="peak learning rate of AdamW for the first factor")
+    loraplus_lr_ratio: float = Field(
+        16, ge=1, description="learning rate of the second factor divided by that of the first"
+    )
 
     def rate_factor(self, name: str) -> float:
         """Return the ratio for the second factor."""

@@ -102,7 +102,7 @@ class Pissa(StartsFromWeights):
     paper: ClassVar[str] = "https://arxiv.org/abs/2404.02948"
     search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-5, 1e-3)}
 
-    learning_rate: float = Field(2e-4, gt=0, description="AdamW's peak learning rate")
+    learning_rate: float = Field(2e-4, gt=0, description="peak learning rate of AdamW")
 
     def start_of(self, layer: Any) -> None:
         """Let PEFT compute the singular vectors."""
@@ -117,7 +117,7 @@ class Olora(StartsFromWeights):
     search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-5, 1e-3)}
     transposed: ClassVar[bool] = False
 
-    learning_rate: float = Field(2e-4, gt=0, description="AdamW's peak learning rate")
+    learning_rate: float = Field(2e-4, gt=0, description="peak learning rate of AdamW")
 
     def start_of(self, layer: Any) -> None:
         """Let PEFT compute the decomposition."""

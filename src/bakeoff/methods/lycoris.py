@@ -16,7 +16,7 @@ class LoHa(Injected):
     search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-4, 1e-2)}
     config_class: ClassVar[str] = "LoHaConfig"
 
-    learning_rate: float = Field(2e-3, gt=0, description="AdamW's peak learning rate")
+    learning_rate: float = Field(2e-3, gt=0, description="peak learning rate of AdamW")
     r: int = Field(8, ge=1, description="rank of each of the two updates")
     alpha: float = Field(16, gt=0, description="the update is scaled by alpha / r")
 
@@ -29,7 +29,9 @@ class LoKr(Injected):
     search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-4, 1e-2)}
     config_class: ClassVar[str] = "LoKrConfig"
 
-    learning_rate: float = Field(2e-3, gt=0, description="AdamW's peak learning rate")
+    learning_rate: float = Field(2e-3, gt=0, description="peak learning rate of AdamW")
     r: int = Field(8, ge=1, description="rank of the larger factor")
     alpha: float = Field(16, gt=0, description="the update is scaled by alpha / r")
-    decompose_factor: int = Field(-1, ge=-1, description="size of the small factor; -1: as square as can be")
+    decompose_factor: int = Field(
+        -1, ge=-1, description="size of the small factor; -1: both factors as square as possible"
+    )

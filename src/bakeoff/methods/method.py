@@ -39,7 +39,7 @@ class Method(Section, ABC):
     moving: ClassVar[frozenset[str]] = frozenset()  # fields of PEFT's config that training changes
     exact_in_bf16: ClassVar[bool] = True  # else only in fp32: over a bf16 base its products round otherwise
 
-    learning_rate: float = Field(gt=0, description="AdamW's peak learning rate")
+    learning_rate: float = Field(gt=0, description="peak learning rate of AdamW")
 
     def starts_exactly(self, precision: str) -> bool:
         """Return whether its loss before the first step is that of a base of this precision, bit for bit."""
@@ -221,6 +221,6 @@ def build_method(entry: str, settings: dict[str, Any]) -> Method:
         key = ".".join(in_line(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise ConfigError(
-                f"{where}: '{key}' is no field of {cls.name}.{did_you_mean(key, cls.model_fields)}"
+                f"{where}: '{key}' is not a field of {cls.name}.{did_you_mean(key, cls.model_fields)}"
             ) from None
         raise ConfigError(f"{where}{'.' if key else ''}{key}: {plain(first)}") from None

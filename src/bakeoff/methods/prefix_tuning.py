@@ -29,7 +29,7 @@ class PrefixTuning(SoftPrompt):
     search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-3, 1e-1)}
     checkpointable: ClassVar[bool] = False  # recomputed blocks are given no past keys and values
 
-    learning_rate: float = Field(1e-2, gt=0, description="AdamW's peak learning rate")
+    learning_rate: float = Field(1e-2, gt=0, description="peak learning rate of AdamW")
 
     def config(self, model: "PreTrainedModel") -> "PeftConfig":
         """Return PEFT's config with the shape of the model's keys, which is looked up in the model at work."""

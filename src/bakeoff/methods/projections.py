@@ -16,10 +16,10 @@ class Vera(Injected):
     search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-3, 1e-1)}
     config_class: ClassVar[str] = "VeraConfig"
 
-    learning_rate: float = Field(1e-2, gt=0, description="AdamW's peak learning rate")
+    learning_rate: float = Field(1e-2, gt=0, description="peak learning rate of AdamW")
     r: int = Field(256, ge=1, description="rank of the frozen factors")
     vera_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the input of the update")
-    d_initial: float = Field(0.1, gt=0, description="where the scales of the first factor start")
+    d_initial: float = Field(0.1, gt=0, description="initial value of the scales of the first factor")
     projection_prng_key: int = Field(0, ge=0, description="seed of the frozen factors")
 
 
@@ -31,8 +31,8 @@ class RandLora(Injected):
     search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-4, 1e-2)}
     config_class: ClassVar[str] = "RandLoraConfig"
 
-    learning_rate: float = Field(1e-3, gt=0, description="AdamW's peak learning rate")
-    r: int = Field(32, ge=1, description="rank of each base: the smaller, the more is trained")
+    learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
+    r: int = Field(32, ge=1, description="rank of each base: a smaller rank trains more parameters")
     randlora_alpha: int = Field(640, gt=0, description="the update is scaled by randlora_alpha / r")
     randlora_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the input of the update")
     projection_prng_key: int = Field(0, ge=0, description="seed of the frozen bases")
@@ -48,11 +48,13 @@ class VBLora(Injected):
     starts_as_base: ClassVar[bool] = False
     tiny: ClassVar[dict[str, Any]] = {"vector_length": 8, "num_vectors": 16}
 
-    learning_rate: float = Field(1e-2, gt=0, description="AdamW's peak learning rate")
+    learning_rate: float = Field(1e-2, gt=0, description="peak learning rate of AdamW")
     r: int = Field(4, ge=1, description="rank of the update")
-    num_vectors: int = Field(256, ge=2, description="vectors in the bank")
-    vector_length: int = Field(256, ge=1, description="their length; it must divide every adapted weight's sides")
-    topk: int = Field(2, ge=1, description="how many of them are mixed at each place")
+    num_vectors: int = Field(256, ge=2, description="number of vectors in the bank")
+    vector_length: int = Field(
+        256, ge=1, description="length of the bank's vectors; it must divide both sides of every adapted weight"
+    )
+    topk: int = Field(2, ge=1, description="number of the bank's vectors that are mixed at each place")
     vblora_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the input of the update")
 
     @model_validator(mode="after")
@@ -72,7 +74,7 @@ class FourierFT(Injected):
     fixed: ClassVar[dict[str, Any]] = {"init_weights": True}  # coefficients start at zero
     tiny: ClassVar[dict[str, Any]] = {"n_frequency": 50}
 
-    learning_rate: float = Field(1e-2, gt=0, description="AdamW's peak learning rate")
-    n_frequency: int = Field(1000, ge=1, description="coefficients of each weight")
-    scaling: float = Field(150.0, gt=0, description="the update is scaled by it")
-    random_loc_seed: int = Field(777, ge=0, description="seed of the coefficients' places")
+    learning_rate: float = Field(1e-2, gt=0, description="peak learning rate of AdamW")
+    n_frequency: int = Field(1000, ge=1, description="number of trained coefficients per weight")
+    scaling: float = Field(150.0, gt=0, description="the update is scaled by this number")
+    random_loc_seed: int = Field(777, ge=0, description="seed that chooses the places of the coefficients")

@@ -25,8 +25,10 @@ class Qlora(Lora):
     starts_as_base: ClassVar[bool] = False
     keeps_base: ClassVar[bool] = False
 
-    bnb_4bit_quant_type: Literal["nf4", "fp4"] = Field("nf4", description="the sixteen values that are kept")
-    bnb_4bit_use_double_quant: bool = Field(True, description="keep the blocks' scales in eight bits")
+    bnb_4bit_quant_type: Literal["nf4", "fp4"] = Field(
+        "nf4", description="the set of sixteen values that weights are rounded to"
+    )
+    bnb_4bit_use_double_quant: bool = Field(True, description="store the scales of the blocks in eight bits")
 
     def adapt(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> "nn.Module":
         """Return a PeftModel over `model`, whose matrices are put into four bits (but not on the meta device)."""
@@ -47,7 +49,7 @@ class Qlora(Lora):
             if type(child) is nn.Linear and child is not head and key not in kept
         ]
         if not places:
-            raise SetupError(f"qlora: {type(model).__name__} stores no weight as bitsandbytes reads it (nn.Linear)")
+            raise SetupError(f"qlora: {type(model).__name__} has no weight that bitsandbytes can quantize (nn.Linear)")
         if model.device.type == "meta":
             return
         for parent, key in places:

@@ -48,5 +48,5 @@ def describe_method(name: str) -> str:
         span = f" Searched from {searched[0]:g} to {searched[1]:g}." if searched else ""
         default = "required" if facts["required"] else repr(facts["default"])
         lines.append(f"  {field:{width}}  {default:<14} {facts['description']}.{span}")
-    lines.append(f"what it works with: bakeoff methods {name} --matrix")
+    lines.append(f"which model families it works with: bakeoff methods {name} --matrix")
     return "\n".join(lines)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from peft import PeftModel
 
-MEND = "Try: the adapter as it was saved, or remove its folder and bakeoff run again"
+MEND = "Try: restore the adapter as it was saved, or remove its folder and run bakeoff again"
 LARGEST_TEXT = 2**24  # bytes of JSON, as a file or as a header; that of a model of 10,000 tensors has a tenth
 OF_THE_MACHINE = {"peft_version", "base_model_name_or_path", "revision", "inference_mode", "auto_mapping"}
 
@@ -42,13 +42,13 @@ def check_file(file: Path) -> int:
 def read_mapping(file: Path) -> dict[str, Any]:
     """Return the mapping in a JSON file; raise SetupError where there is none."""
     if check_file(file) > LARGEST_TEXT:
-        raise refuse(file, f"larger than the {LARGEST_TEXT:,} bytes that a description may have")
+        raise refuse(file, f"larger than the {LARGEST_TEXT:,} bytes allowed for this file")
     try:
         found = json.loads(file.read_bytes())
     except (ValueError, RecursionError):
-        raise refuse(file, "damaged (no JSON)") from None
+        raise refuse(file, "damaged (not JSON)") from None
     if not isinstance(found, dict):
-        raise refuse(file, f"damaged (holds no mapping but {found!r:.40})")
+        raise refuse(file, f"damaged (expected keys and values, got {found!r:.40})")
     return found
 
 
@@ -65,7 +65,7 @@ def read_tensors(file: Path, wanted: "Mapping[str, torch.Tensor]") -> "dict[str,
     with file.open("rb") as stream:
         header = stream.read(8)
     if len(header) < 8 or struct.unpack("<Q", header)[0] > min(size, LARGEST_TEXT):
-        raise refuse(file, "damaged (no safetensors file)")
+        raise refuse(file, "damaged (not a safetensors file)")
     found = {}
     try:
         with safe_open(file, "pt") as stored:
@@ -79,7 +79,7 @@ def read_tensors(file: Path, wanted: "Mapping[str, torch.Tensor]") -> "dict[str,
             for name in wanted:
                 found[name] = stored.get_tensor(name)
                 if not torch.isfinite(found[name]).all():
-                    raise refuse(file, f"{name!r:.200} holds numbers that are not finite")
+                    raise refuse(file, f"{name!r:.200} contains numbers that are not finite")
     except SafetensorError as error:
         raise refuse(file, f"damaged ({str(error).strip():.200})") from None
     return found
@@ -119,7 +119,7 @@ def check_config(file: Path, own: "dict[str, Any]", free: Iterable[str]) -> None
     """
     stored, here = read_mapping(file), json.loads(json.dumps(own, default=sorted))  # sets, which JSON has not
     if "peft_type" not in stored:
-        raise refuse(file, "names no peft_type")
+        raise refuse(file, "peft_type is missing")
     for key in sorted((stored.keys() & here.keys()) - OF_THE_MACHINE - set(free)):
         there, wanted = (sorted(map(str, v)) if isinstance(v, list) else v for v in (stored[key], here[key]))
         if there != wanted:

@@ -24,12 +24,14 @@ class IA3(Injected):
     search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-3, 1e-1)}
     config_class: ClassVar[str] = "IA3Config"
 
-    learning_rate: float = Field(1e-2, gt=0, description="AdamW's peak learning rate")
+    learning_rate: float = Field(1e-2, gt=0, description="peak learning rate of AdamW")
     target_modules: list[str] | str | None = Field(
         None, description="names of the weights whose outputs are scaled; null: PEFT's list for the architecture"
     )
     feedforward_modules: list[str] | None = Field(
-        None, description="which of them have their inputs scaled instead; null: PEFT's list for the architecture"
+        None,
+        description="names of those target modules whose inputs are scaled instead; null: PEFT's list for the "
+        "architecture",
     )
 
     def config(self, model: "PreTrainedModel") -> "PeftConfig":
@@ -51,7 +53,5 @@ class IA3(Injected):
         for name in self.feedforward_modules or ():
             if not any(n.endswith(name) for n in scaled):
                 known = listed(sorted({n.rpartition(".")[2] for n in scaled}))
-                raise SetupError(
-                    f"ia3: feedforward_modules: nothing that is scaled is called '{name}'. Scaled: {known}"
-                )
+                raise SetupError(f"ia3: feedforward_modules: no scaled weight is called '{name}'. Scaled: {known}")
         return adapted

@@ -21,7 +21,7 @@ class Bias(BaseWeights):
     paper: ClassVar[str] = "https://arxiv.org/abs/2106.10199"
     search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-4, 1e-1)}
 
-    learning_rate: float = Field(3e-3, gt=0, description="AdamW's peak learning rate")
+    learning_rate: float = Field(3e-3, gt=0, description="peak learning rate of AdamW")
 
     def chosen(self, model: "PreTrainedModel") -> "Iterable[nn.Parameter]":
         """Return all biases; Llama, T5 and others of their kind have none."""
@@ -41,7 +41,7 @@ class LayerNorm(Method):
     search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-4, 1e-1)}
     starts_as_base: ClassVar[bool] = True
 
-    learning_rate: float = Field(3e-3, gt=0, description="AdamW's peak learning rate")
+    learning_rate: float = Field(3e-3, gt=0, description="peak learning rate of AdamW")
 
     def adapt(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> "nn.Module":
         """Return a PeftModel; PEFT's own lists of normalisations leave out some, so they are found by their class."""

@@ -24,12 +24,14 @@ class SoftPrompt(Method):
 
     tiny: ClassVar[dict[str, Any]] = {"num_virtual_tokens": 3, "prompt_tuning_init_text": "w5 w6"}
 
-    num_virtual_tokens: int = Field(20, ge=1, description="how many vectors stand before the text")
+    num_virtual_tokens: int = Field(20, ge=1, description="number of vectors before the text")
     prompt_tuning_init: Literal["TEXT", "SAMPLE_VOCAB"] = Field(
-        "TEXT", description="what the vectors start as: words of prompt_tuning_init_text, or drawn from the vocabulary"
+        "TEXT",
+        description="initial value of the vectors: TEXT takes the words of prompt_tuning_init_text, "
+        "SAMPLE_VOCAB draws words from the vocabulary",
     )
     prompt_tuning_init_text: str = Field(
-        "[SUMMARIZE]", min_length=1, description="the text, repeated or cut to num_virtual_tokens"
+        "[SUMMARIZE]", min_length=1, description="text of the initial vectors, repeated or cut to num_virtual_tokens"
     )
 
     @property
@@ -76,8 +78,8 @@ class SoftPrompt(Method):
         ids: list[int] = tokenizer(self.prompt_tuning_init_text, add_special_tokens=False)["input_ids"]
         if not ids:
             raise SetupError(
-                f"{self.name}: prompt_tuning_init_text: {self.prompt_tuning_init_text!r} has no token of the base's. "
-                "Try: a word of the base's language, or prompt_tuning_init: SAMPLE_VOCAB"
+                f"{self.name}: prompt_tuning_init_text: {self.prompt_tuning_init_text!r} has no token that the base "
+                f"knows. Try: a word in a language of the base, or prompt_tuning_init: SAMPLE_VOCAB"
             )
         return ids
 
@@ -94,8 +96,8 @@ class SoftPrompt(Method):
         scale = getattr(model.get_encoder(), "embed_scale", 1.0) if model.config.is_encoder_decoder else 1.0
         if scale != 1.0:
             raise SetupError(
-                f"{self.name}: {type(model).__name__} scales only words that it looks up itself, and a soft prompt "
-                "needs them embedded before. Try prefix_tuning"
+                f"{self.name}: {type(model).__name__} scales only words that it looks up itself, but a soft prompt is "
+                f"embedded before. Try: prefix_tuning"
             )
 
 
@@ -122,8 +124,8 @@ class PromptTuning(SoftPrompt):
     paper: ClassVar[str] = "https://arxiv.org/abs/2104.08691"
     search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-3, 1.0)}
 
-    learning_rate: float = Field(0.05, gt=0, description="AdamW's peak learning rate")
-    num_virtual_tokens: int = Field(6, ge=1, description="how many vectors are trained")
+    learning_rate: float = Field(0.05, gt=0, description="peak learning rate of AdamW")
+    num_virtual_tokens: int = Field(6, ge=1, description="number of vectors that are trained")
 
     def config(self, model: "PreTrainedModel") -> "PeftConfig":
         """Return PEFT's config: one prompt, since an encoder-decoder's second would never be read."""
@@ -154,11 +156,15 @@ class PTuning(SoftPrompt):
     paper: ClassVar[str] = "https://arxiv.org/abs/2103.10385"
     search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-3, 1.0)}
 
-    learning_rate: float = Field(5e-3, gt=0, description="AdamW's peak learning rate")
+    learning_rate: float = Field(5e-3, gt=0, description="peak learning rate of AdamW")
     encoder_reparameterization_type: Literal["MLP", "LSTM"] = Field(
-        "MLP", description="the prompt encoder: three linear layers, or two of LSTM both ways and two linear ones"
+        "MLP",
+        description="prompt encoder: MLP is three linear layers, LSTM is two bidirectional LSTM layers and two "
+        "linear layers",
     )
-    encoder_hidden_size: int | None = Field(None, ge=1, description="its width; null: the width of the model")
+    encoder_hidden_size: int | None = Field(
+        None, ge=1, description="width of the prompt encoder; null: the width of the model"
+    )
 
     def config(self, model: "PreTrainedModel") -> "PeftConfig":
         """Return PEFT's config: one prompt, since an encoder-decoder's second would never be read."""

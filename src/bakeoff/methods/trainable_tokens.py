@@ -23,10 +23,12 @@ class TrainableTokens(Injected):
     config_class: ClassVar[str] = "TrainableTokensConfig"
     tiny: ClassVar[dict[str, Any]] = {"token_indices": [10, 20, 61]}
 
-    learning_rate: float = Field(5e-2, gt=0, description="AdamW's peak learning rate")
-    target_modules: None = Field(None, description="the input embedding, and a head that is tied to it")
+    learning_rate: float = Field(5e-2, gt=0, description="peak learning rate of AdamW")
+    target_modules: None = Field(
+        None, description="always null: rows of the input embedding are trained, and of a head that is tied to it"
+    )
     token_indices: list[Annotated[int, Field(ge=0)]] = Field(
-        min_length=1, description="ids of the tokens, say those of the template"
+        min_length=1, description="ids of the tokens whose embeddings are trained, for example those of the template"
     )
 
     @field_validator("token_indices")
@@ -34,7 +36,7 @@ class TrainableTokens(Injected):
     def _once_each(cls, value: list[int]) -> list[int]:
         twice = [token for token, count in Counter(value).items() if count > 1]
         if twice:
-            raise ValueError(f"{twice[0]} stands twice. Name each token once")
+            raise ValueError(f"{twice[0]} appears twice. Name each token once")
         return value
 
     def adapt(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> "nn.Module":
@@ -43,6 +45,6 @@ class TrainableTokens(Injected):
         largest = max(self.token_indices)
         if largest >= rows:
             raise SetupError(
-                f"{self.name}: token_indices: {largest} is no token of the model. Allowed: 0 to {rows - 1}"
+                f"{self.name}: token_indices: {largest} is not a token of the model. Allowed: 0 to {rows - 1}"
             )
         return super().adapt(model, tokenizer)

@@ -243,7 +243,9 @@ class Forecast:
         if self.rates.trained():
             return None
         to_train = any(part.left.get("training") for parts in self.of_entry.values() for part in parts)
-        return "estimated from the base's reading: no entry has trained long enough yet" if to_train else None
+        return (
+            "estimated from the speed of the untouched base: no entry has trained long enough yet" if to_train else None
+        )
 
     def left_of(self, run_id: str) -> float | None:
         """Return the seconds until a run that is at work ends, a trial until it pauses; None where nothing tells."""

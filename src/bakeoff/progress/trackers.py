@@ -68,12 +68,12 @@ def drain(follower: subprocess.Popen[bytes], log: Path, patience: float, note: C
         follower.wait(patience)
     except subprocess.TimeoutExpired:
         if patience:
-            note(f"trackers: not done {patience:.0f} s after the last run, and ended")
+            note(f"trackers: still sending {patience:.0f} s after the last run, so they were ended")
     finally:
         follower.kill()
         if follower.wait() > 0:
             lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            note(f"trackers: stopped with {lines[-1] if lines else 'no word'}. See {log}")
+            note(f"trackers: stopped with {lines[-1] if lines else 'no message'}. See {log}")
 
 
 class Trackers:

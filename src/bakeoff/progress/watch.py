@@ -74,7 +74,7 @@ def events_of(folder: Folder, clock: Replay, place: int | None = None) -> Iterat
         if reader.unreadable > said:
             said = reader.unreadable
             lines = "1 damaged line" if said == 1 else f"{said:,} damaged lines"
-            yield Note(text=f"{reader.file}: {lines} passed over; runs and results do not depend on it")
+            yield Note(text=f"{reader.file}: {lines} ignored; runs and results do not depend on it")
         if not (going_on and is_locked(folder.lock_file)):
             return  # the clock stays at the last line
         clock.at = None

@@ -127,8 +127,9 @@ def few_shot_rows(
         made.append(replace(row, prompt=prompt, cut=row.cut + cut, head=row.head + len(prefix)))
         if room < 1 or without_room > ROOMLESS_SHARE * len(rows):
             raise NoRoomError(
-                f"context of {context} tokens has no room: {len(shots)} example{'s take' if shots[1:] else ' takes'} "
-                f"{len(prefix)} of them and leave too little for the documents"
+                f"the context of {context} tokens is too short: {len(shots)} "
+                f"example{'s take' if shots[1:] else ' takes'} "
+                f"{len(prefix)} of them, which leaves too few for the documents"
             )
     return made
 

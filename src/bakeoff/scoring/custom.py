@@ -89,7 +89,7 @@ def call(name: str, function: Callable[..., Any], number: int, output: str, refe
         plain = type(value) in (float, str, bool, type(None))  # of a class of its own even repr may raise
         shown = f"{value!r:.60}" if plain else type(value).__name__
         allowed = f"a finite number, at most {LARGEST_SCORE:g}"
-        raise MetricError(f"metrics: {name}: gave {shown} for output {number}. Expected {allowed}")
+        raise MetricError(f"metrics: {name}: returned {shown} for output {number}. Expected {allowed}")
     return score
 
 
@@ -174,7 +174,7 @@ def tried(name: str, output: str, references: Sequence[str]) -> str:
             return given["identity"]
         if running:
             raise MetricError(f"metrics: {name}: no score after {TRY_SECONDS:g} seconds, so its process was ended")
-        last = (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["it said nothing"])[-1]
+        last = (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no message"])[-1]
         raise MetricError(f"metrics: {name}: its process ended without a score ({last[:SHOWN]})")
 
 

@@ -139,7 +139,7 @@ def bleu(tokenizer: str = "13a") -> Metric:
     heading = "BLEU" if tokenizer == "13a" else f"BLEU ({tokenizer})"
     blind = {
         "unseen": unparted,
-        "blind": "without spaces it takes many words for one. Try bleu_zh, bleu_ja_mecab or bleu_char, by language, "
+        "blind": "it reads text without spaces as one word. Try bleu_zh, bleu_ja_mecab or bleu_char, by language, "
         "or chrf",
     }
     return sacrebleu_metric(name, heading, "n-gram precision", make, **(blind if tokenizer in ("13a", "intl") else {}))
@@ -233,7 +233,7 @@ def measures(names: Sequence[str]) -> list[Measure]:
     given = Counter(f"{m.name}{suffix}" for m in found for suffix in ("", "_precision", "_recall", "_max"))
     twice = [m.name for m in found if given[m.name] > 1]
     if twice:
-        raise ConfigError(f"metrics: two of them give '{twice[0]}'. Rename a function")
+        raise ConfigError(f"metrics: two of them have the score '{twice[0]}'. Rename a function")
     return found
 
 
@@ -244,7 +244,7 @@ def primary_of(names: Sequence[str], chosen: str | None) -> str:
     """
     known = [measure.name for measure in measures(names) if not measure.corpus]
     if chosen is not None and chosen not in known:
-        raise ConfigError(f"primary: '{chosen}' is given by none of the metrics.{did_you_mean(chosen, known)}")
+        raise ConfigError(f"primary: no metric gives the score '{chosen}'.{did_you_mean(chosen, known)}")
     return chosen or metric(names[0]).primary
 
 
@@ -293,5 +293,8 @@ def blind_spots(names: Sequence[str], test: Sequence[Example]) -> list[str]:
     for name in names:
         share = sum(metric(name).unseen(text) * len(text) for text in texts) / sum(map(len, texts))
         if share > UNSEEN:
-            lines.append(f"metrics: {name}: {share:.0%} of the test references is lost on it: {metric(name).blind}")
+            lines.append(
+                f"metrics: {name}: {share:.0%} of the text in the test references is invisible to it: "
+                f"{metric(name).blind}"
+            )
     return lines

@@ -39,11 +39,11 @@ def open_regular(path: Path) -> BufferedReader:
     try:
         return open_file(path)
     except PermissionError:
-        raise SetupError(f"{path}: permission denied. Try: ask its owner for the right to read it") from None
+        raise SetupError(f"{path}: permission denied. Try: ask its owner for permission to read it") from None
     except OSError as error:
         if error.errno not in (errno.EISDIR, errno.EINVAL):
             raise
-        raise SetupError(f"{path}: is no regular file. Try: remove it, and bakeoff run again") from None
+        raise SetupError(f"{path}: is not a regular file. Try: remove it, and bakeoff run again") from None
 
 
 def read_whole(path: Path) -> bytes:
@@ -89,7 +89,7 @@ def fault_of(file: Path) -> str:
     except FileNotFoundError:
         return "damaged or missing. Try: bakeoff run again"
     except OSError as error:
-        return f"cannot be read ({error.strerror}). Try: as somebody who may read it"
+        return f"cannot be read ({error.strerror}). Try: as a user who may read it"
 
 
 def sync(path: Path) -> None:
@@ -126,7 +126,7 @@ def unsealed(document: dict[str, Any]) -> dict[str, Any]:
     except RecursionError:  # so deep that it could be read and not be written
         whole = False
     if not whole:
-        raise ValueError("its checksum is another")
+        raise ValueError("its checksum differs")
     return content
 
 

@@ -39,10 +39,10 @@ def opened(path: Path, flags: int) -> int:
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
-        raise SetupError(f"{path}: is a link, and a file elsewhere would be changed. Try: remove the link") from None
+        raise SetupError(f"{path}: is a link, so a file elsewhere would be changed. Try: remove the link") from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise SetupError(f"{path}: is no regular file. Try: remove it")
+        raise SetupError(f"{path}: is not a regular file. Try: remove it")
     return descriptor
 
 

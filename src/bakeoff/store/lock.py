@@ -45,7 +45,7 @@ def locked(file: Path) -> Iterator[str | None]:
         toucher = threading.Thread(target=touch, args=(lock, ended), daemon=True)
         toucher.start()
         try:
-            yield f"resumes after {described(last)}, which ended without notice" if last else None
+            yield f"resumes after {described(last)}, which ended unexpectedly" if last else None
         finally:
             ended.set()
             toucher.join()
@@ -137,7 +137,9 @@ def is_held(path: Path) -> bool:
 
 def busy(file: Path, owner: dict[str, Any]) -> SetupError:
     """Return the error that says who runs here."""
-    return SetupError(f"{file.parent}: another bakeoff run is running here: {described(owner)}. Wait for it, or end it")
+    return SetupError(
+        f"{file.parent}: another bakeoff is running in this folder: {described(owner)}. Wait for it, or end it"
+    )
 
 
 def this_process() -> dict[str, Any]:
@@ -169,7 +171,7 @@ def read_owner(lock: int) -> dict[str, Any]:
 def described(owner: dict[str, Any]) -> str:
     """Return an owner in words."""
     if not owner:
-        return "a process that has not said which it is"
+        return "an unknown process"
     return f"process {owner.get('pid')} on {owner.get('host')}, since {owner.get('since')}"
 
 

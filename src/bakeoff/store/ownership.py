@@ -66,10 +66,10 @@ def refuse_foreign(folder: Folder) -> None:
     untagged = {folder.lock_file, folder.config_file, folder.environment_file, folder.made_file, *data_files(folder)}
     if at is None and folder.lock_file.exists() and next(strangers(folder, untagged), None) is None:
         raise SetupError(
-            f"{folder.path}: holds what an older version of bakeoff leaves where it is killed before it has a plan, or "
-            f"another program's files of these names ({other.name}). Try: remove them, or -s output=FOLDER"
+            f"{folder.path}: contains files that an older version of bakeoff leaves when it is killed before it has a "
+            f"plan, or files of another program with these names ({other.name}). Try: remove them, or -s output=FOLDER"
         )
-    raise SetupError(f"{folder.path}: holds other files ({other.name}). Try: another name, or -s output=FOLDER")
+    raise SetupError(f"{folder.path}: contains other files ({other.name}). Try: another name, or -s output=FOLDER")
 
 
 def strangers(folder: Folder, own: set[Path]) -> Iterator[Path]:
@@ -85,7 +85,7 @@ def refuse_links(folder: Folder) -> None:
     """Raise SetupError where a name of the layout is a link: what is written there would be written elsewhere."""
     for path in layout(folder):
         if path.is_symlink():
-            raise SetupError(f"{path}: is a link, and files elsewhere would be replaced. Try: remove the link")
+            raise SetupError(f"{path}: is a link, so files elsewhere would be replaced. Try: remove the link")
 
 
 def layout(folder: Folder) -> Iterator[Path]:

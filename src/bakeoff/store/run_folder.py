@@ -179,7 +179,7 @@ class Folder:
     def run(self, run_id: str) -> RunFolder:
         """Return the folder of one run; raise SetupError where its id is no name, as in a plan from elsewhere."""
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", run_id):
-            raise SetupError(f"{self.path}: {run_id!r:.80}: not a run's id")
+            raise SetupError(f"{self.path}: {run_id!r:.80}: not the id of a run")
         return RunFolder(self.runs_folder / run_id)
 
     def clear_trunk(self) -> None:
@@ -221,7 +221,7 @@ class Folder:
         """Return plan.json; raise SetupError where this is no bakeoff's folder, or it is damaged."""
         plan = read_mapping(self.plan_file)
         if not plan.keys() >= PLAN_KEYS:
-            fault = "not a bakeoff's folder (no plan.json of one)" if self.path.exists() else "no such folder"
+            fault = "not a run folder of bakeoff (plan.json is missing)" if self.path.exists() else "no such folder"
             raise SetupError(f"{self.path}: {fault}. Try: ls bakeoffs")
         refuse_newer(self.plan_file, plan)
         if wrong := documents().plan_fault(plan):

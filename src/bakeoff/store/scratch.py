@@ -22,12 +22,12 @@ def room(what: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:  # tempfile's own: no folder can be written
-        raise SetupError(f"{what}: no temporary folder can be written. Set TMPDIR to one with room") from None
+        raise SetupError(f"{what}: no temporary folder is writable. Set TMPDIR to a folder with free space") from None
     except OSError as error:
         if error.errno not in FULL:
             raise
         folder = os.environ.get("TMPDIR") or gettempdir()
-        raise SetupError(f"{what}: {error.strerror} in {folder}. Set TMPDIR to a folder with room") from None
+        raise SetupError(f"{what}: {error.strerror} in {folder}. Set TMPDIR to a folder with free space") from None
 
 
 @contextmanager

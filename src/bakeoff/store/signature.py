@@ -31,7 +31,7 @@ def unsigned(document: dict[str, Any]) -> dict[str, Any]:
     """Return what this user signed; raise ValueError where it was somebody else, or it has changed since."""
     content = {key: value for key, value in document.items() if key != SIGNATURE}
     if not is_signed(canonical(content), document.get(SIGNATURE)):
-        raise ValueError("not signed here")
+        raise ValueError("not signed on this machine")
     return content
 
 

@@ -18,9 +18,9 @@ EXAMPLE = "as in {low: 1e-5, high: 1e-2}"
 class RangeConfig(Section):
     """A range in place of a number, for any numeric field of an entry."""
 
-    low: float = Field(description="lowest value")
-    high: float = Field(description="highest value")
-    scale: Literal["log", "linear"] = Field("log", description="how points are spread between them")
+    low: float = Field(description="lowest value of the range")
+    high: float = Field(description="highest value of the range")
+    scale: Literal["log", "linear"] = Field("log", description="how trial values are spread over the range")
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def read_entry(name: str, fields: dict[str, Any], tune: TuneConfig | None, seed:
     if tune is None:
         if ranges:
             raise ConfigError(
-                f"{where}.{next(iter(ranges))}: a range, but tune is off. Try a number, or tune: {{trials: 4}}"
+                f"{where}.{next(iter(ranges))}: a range, but tune is off. Try: a number, or tune: {{trials: 4}}"
             )
         entry = Entry(name, cls.name, fixed, {}, [], "off")
     else:
@@ -118,9 +118,9 @@ def read_range(where: str, cls: type[Method], key: str, value: Any) -> Range:
     kind = numeric_kind(cls, key)
     if kind is None:
         numbers = ", ".join(k for k in cls.model_fields if numeric_kind(cls, k))
-        raise ConfigError(f"{where}: a range, but this field is no number. Numbers of {cls.name}: {numbers}")
+        raise ConfigError(f"{where}: a range, but this field is not a number. Numeric fields of {cls.name}: {numbers}")
     if isinstance(value, list):
-        raise ConfigError(f"{where}: a list. A range has low and high, {EXAMPLE}")
+        raise ConfigError(f"{where}: is a list. A range has low and high, {EXAMPLE}")
     try:
         span = RangeConfig.model_validate(value)
     except ValidationError as error:
@@ -132,9 +132,11 @@ def read_range(where: str, cls: type[Method], key: str, value: Any) -> Range:
             raise ConfigError(f"{where}.{part}: unknown key.{did_you_mean(part, RangeConfig.model_fields)}") from None
         raise ConfigError(f"{where}.{part}: {plain(first)}") from None
     if span.low >= span.high:
-        raise ConfigError(f"{where}: low {span.low:g} is not below high {span.high:g}. A range ascends, {EXAMPLE}")
+        raise ConfigError(
+            f"{where}: low {span.low:g} is not below high {span.high:g}. Try: a low below high, {EXAMPLE}"
+        )
     if span.scale == "log" and span.low <= 0:
-        raise ConfigError(f"{where}: low {span.low:g} on a log scale. Try a low above 0, or scale: linear")
+        raise ConfigError(f"{where}: low {span.low:g} on a log scale. Try: a low above 0, or scale: linear")
     return Range(span.low, span.high, span.scale, kind is int)
 
 
@@ -143,6 +145,6 @@ def check_room(where: str, ranges: dict[str, Range], trials: int) -> None:
     room = math.prod(span.count() for span in ranges.values())
     if room < trials:
         raise ConfigError(
-            f"{where}.{next(iter(ranges))}: its range holds {room:g} values, fewer than tune.trials ({trials}). "
+            f"{where}.{next(iter(ranges))}: its range has {room:g} values, fewer than tune.trials ({trials}). "
             "Try a wider range, or fewer trials"
         )

@@ -28,7 +28,7 @@ TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2}  # relative, of the losses of a row's t
 EXACT = {"fp32": 1e-5, "bf16": 5e-2}  # of two passes of one shape, which round alike
 PROMPTS = (WORTH + 2, WORTH + 7)  # tokens, of which the first WORTH are the same in both
 TARGETS = 5  # tokens
-SLOW = "outputs are written without the cache, which takes longer: with it {} are not what a plain forward pass gives"
+SLOW = "outputs are decoded without the cache, which takes longer: with it {} differ from a plain forward pass"
 
 
 @torch.no_grad()
@@ -39,13 +39,13 @@ def conforming(base: Base) -> tuple[Base, str | None]:
     those of its plain forward pass.
     """
     name, rows = type(base.model).__name__, rows_for(base)
-    with torch.random.fork_rng(), one_line(f"model: {name}: cannot be called as a language model of texts"):
+    with torch.random.fork_rng(), one_line(f"model: {name}: cannot be called as a language model for text"):
         plain = [plain_losses(base, row) for row in rows]
         check_causal(base, rows[0], plain[0])
         batch = batch_of(base, rows)
         if far(base, target_losses(base, base.model, batch), torch.cat(plain)):
             raise SetupError(
-                f"model: {name}: the loss of a batch is not that of its rows alone. It cannot be used here"
+                f"model: {name}: the loss of a batch differs from the loss of its rows one by one, so it cannot be used"
             )
     try:
         with torch.random.fork_rng(), one_line(f"model: {name}: cannot be decoded with its cache"):
@@ -58,7 +58,7 @@ def conforming(base: Base) -> tuple[Base, str | None]:
     with torch.random.fork_rng(), one_line(f"model: {name}: cannot be decoded"):
         still = differs(slow, base.model, rows, plain)
     if still:
-        raise SetupError(f"model: {name}: {still} are not what its plain forward pass gives. It cannot be used here")
+        raise SetupError(f"model: {name}: {still} differ from its plain forward pass, so it cannot be used")
     return slow, SLOW.format(wrong)
 
 
@@ -97,8 +97,8 @@ def check_causal(base: Base, row: Tokens, losses: torch.Tensor) -> None:
     other = replace(row, target=[*row.target[:2], row.prompt[0], row.prompt[1], *row.target[4:]])
     if far(base, plain_losses(base, other)[:2], losses[:2], EXACT):
         raise SetupError(
-            f"model: {type(base.model).__name__}: sees the tokens that come after, so what it learnt would be to copy "
-            "them. Allowed: a causal language model or an encoder-decoder"
+            f"model: {type(base.model).__name__}: sees the tokens that follow, so it would only learn to copy them. "
+            f"Allowed: a causal language model or an encoder-decoder"
         )
 
 

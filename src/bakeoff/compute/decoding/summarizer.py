@@ -63,7 +63,7 @@ class Summarizer:
             if not out_of_memory(error):
                 raise
             raise SetupError(
-                f"generate: no memory is left for {len(prompts)} documents. Try: fewer of them, or a smaller "
+                f"generate: not enough memory for {len(prompts)} documents. Try: fewer of them, or a smaller "
                 "generation.batch_size"
             ) from None
 
@@ -98,7 +98,9 @@ class Summarizer:
             if not isinstance(text, str):
                 raise DataError(f"document {number}: no text in column '{named}'")
             if not encodable(text):
-                raise DataError(f"document {number}: holds half a surrogate pair, no text. Fix its \\u escapes")
+                raise DataError(
+                    f"document {number}: contains half a surrogate pair, which is not text. Fix its \\u escapes"
+                )
         return [str(text) for text in texts]
 
 
@@ -109,8 +111,8 @@ def lengths(folder: Folder, plan: Mapping[str, Any], base: Base) -> tuple[int, i
     if type(longest) is int and type(output) is int and 1 <= output <= longest <= context:
         return longest, output
     raise SetupError(
-        f"{folder.plan_file}: max_tokens {longest!r:.40} and output_tokens {output!r:.40} are no lengths that this "
-        "base can have. Try: bakeoff run again"
+        f"{folder.plan_file}: max_tokens {longest!r:.40} and output_tokens {output!r:.40} are not lengths that this "
+        f"base allows. Try: bakeoff run again"
     )
 
 

@@ -62,7 +62,7 @@ def load_adapter(base: Base, folder: Path, expected: Mapping[str, Any] | None = 
     its method saves of this base.
     """
     method = saved_method(folder, expected or {})
-    with one_line(f"{folder}: {method.name} cannot be put on this base", MEND):
+    with one_line(f"{folder}: {method.name} cannot be applied to this base", MEND):
         return method.load(base.model, folder).to(base.device).requires_grad_(False).eval()
 
 
@@ -71,10 +71,12 @@ def saved_method(folder: Path, expected: Mapping[str, Any]) -> Method:
     try:
         names = sorted(file.name for file in folder.iterdir())
     except OSError as error:
-        raise SetupError(f"{folder}: no adapter can be read there ({error.strerror})") from None
+        raise SetupError(f"{folder}: its adapter cannot be read ({error.strerror})") from None
     pickled = [name for name in names if name.endswith(PICKLED)]
     if pickled:
-        raise SetupError(f"{folder}: holds {pickled[0]}, a pickle, which can run any code when it is read. Remove it")
+        raise SetupError(
+            f"{folder}: contains {pickled[0]}, a pickle, which can run any code when it is read. Remove it"
+        )
     file = folder / MANIFEST
     manifest = read_mapping(file)
     if other := difference(manifest, expected):
@@ -82,7 +84,7 @@ def saved_method(folder: Path, expected: Mapping[str, Any]) -> Method:
     check_base_name(folder / "adapter_config.json", manifest.get("model"))
     name, settings = manifest.get("method"), manifest.get("settings")
     if not isinstance(name, str) or not isinstance(settings, dict):
-        raise refuse(file, "names no method with settings")
+        raise refuse(file, "does not name a method and its settings")
     try:
         return build_method(name, {**settings, "method": name})
     except BakeoffError as error:
@@ -97,7 +99,7 @@ def difference(found: Mapping[str, Any], expected: Mapping[str, Any], of: str = 
             if inner := difference(other, value, f"{of}{key}."):
                 return inner
         elif other != value:
-            return f"{of}{key} is {other!r:.80} here, and {value!r:.80} in the bakeoff's records"
+            return f"{of}{key} is {other!r:.80} here, but {value!r:.80} in the run folder's records"
     return None
 
 
@@ -105,7 +107,7 @@ def check_base_name(config_file: Path, model: Any) -> None:
     """Raise SetupError where PEFT's config names another base than `bakeoff.json`: plain PEFT would load that one."""
     named = read_mapping(config_file).get("base_model_name_or_path") if config_file.exists() else None
     if named and model != "base" and named != model:  # the embedded base has no name but where it is installed
-        raise refuse(config_file, f"names the base {named!r:.80}, but the run was of {model!r:.80}")
+        raise refuse(config_file, f"names the base {named!r:.80}, but the run used {model!r:.80}")
 
 
 def check_base(config: Config, planned: Mapping[str, Any]) -> None:
@@ -124,5 +126,5 @@ def check_base(config: Config, planned: Mapping[str, Any]) -> None:
     what = f"{changed[0]} has changed" if changed else "its config or tokenizer has changed"
     raise SetupError(
         f"model: {config.model}: not the base that the adapter was trained on ({what}, by its SHA-256). "
-        "Try: its files as they were, or bakeoff run again"
+        "Try: restore its files, or bakeoff run again"
     )

@@ -119,7 +119,7 @@ def shape_only(name: str, pin: Pin = LATEST) -> PreTrainedModel:
     architectures = config.architectures or []
     if not config.is_encoder_decoder and any(a.endswith(READS_BOTH_WAYS) for a in architectures):
         raise SetupError(
-            f"model: {name}: {architectures[0]} generates no text. Allowed: a causal language model or an "
+            f"model: {name}: {architectures[0]} does not generate text. Allowed: a causal language model or an "
             "encoder-decoder"
         )
     model = empty_model(name, pin, config)

@@ -53,9 +53,9 @@ def load_tokenizer(name: str, pin: Pin = LATEST) -> Any:
         found = tokenizer("text", add_special_tokens=False)["input_ids"]
         tokenizer.decode(found)
     if not found:
-        raise SetupError(f"model: {name}: has no tokenizer files. Copy them from where the weights came from")
+        raise SetupError(f"model: {name}: its tokenizer files are missing. Copy them from where the weights came from")
     if tokenizer.eos_token_id is None:
-        raise SetupError(f"model: {name}: its tokenizer has no end-of-text token, so outputs could never end")
+        raise SetupError(f"model: {name}: its tokenizer has no end-of-text token, so outputs would never end")
     return tokenizer
 
 
@@ -92,7 +92,7 @@ def read_config(name: str, pin: Pin, folder: Path) -> PreTrainedConfig:
 def check_counts(name: str, file: Path) -> None:
     """Raise SetupError where a config is too large to be one, or counts more of something than any model has."""
     if file.stat().st_size > CONFIG_BYTES:
-        raise SetupError(f"model: {name}: config.json has more than {CONFIG_BYTES // 10**6} MB, so it is none")
+        raise SetupError(f"model: {name}: config.json has more than {CONFIG_BYTES // 10**6} MB, so it is not a config")
     with one_line(f"model: {name}: config.json is not JSON", ALLOWED):
         left: list[tuple[str, Any]] = [("", json.loads(file.read_text(encoding="utf-8")))]
     while left:
@@ -131,7 +131,7 @@ def loading(name: str, pin: Pin, folder: Path | None) -> Iterator[dict[str, Any]
         check_counts(name, folder / "config.json")
     foreign = foreign_code(folder, name) if pin.remote_code and folder else None
     if foreign:
-        raise SetupError(f"trust_remote_code: {name} calls for code of {foreign}, which was not named. Never run")
+        raise SetupError(f"trust_remote_code: {name} needs code from {foreign}, which was not named, so it is not run")
     with one_line(f"model: {name}: cannot be loaded", ALLOWED):
         try:
             yield {"trust_remote_code": pin.remote_code}
@@ -139,8 +139,8 @@ def loading(name: str, pin: Pin, folder: Path | None) -> Iterator[dict[str, Any]
             if "trust_remote_code" not in str(error):
                 raise
             raise SetupError(
-                f"model: {name}: comes with code of its own, which is not run unless you ask for it. "
-                f"Read {folder}/*.py, then try: trust_remote_code: {name}"
+                f"model: {name}: comes with its own code, which runs only if you allow it. Read {folder}/*.py, then "
+                f"try: trust_remote_code: {name}"
             ) from None
 
 
@@ -153,7 +153,7 @@ def counted(name: str, most_tensors: int = MOST_TENSORS) -> Iterator[None]:
         nonlocal made
         made += 1
         if made > most_tensors:
-            raise SetupError(f"model: {name}: config.json asks for more than {most_tensors} tensors. {ALLOWED}")
+            raise SetupError(f"model: {name}: config.json describes more than {most_tensors} tensors. {ALLOWED}")
 
     handle = register_module_parameter_registration_hook(count)
     try:
@@ -187,14 +187,15 @@ def from_weights(name: str, pin: Pin, folder: Path, **how: Any) -> PreTrainedMod
     if found["missing_keys"]:
         missing = sorted(found["missing_keys"])
         raise SetupError(
-            f"model: {name}: its weights lack {len(missing)} of {type(model).__name__}'s tensors ({missing[0]} first), "
+            f"model: {name}: its weights miss {len(missing)} of the tensors of {type(model).__name__} ({missing[0]} "
+            f"first), "
             "which would be random. Try: a checkpoint of a language model"
         )
     if found["mismatched_keys"]:
         key, there, asked = min(found["mismatched_keys"], key=str)
         raise SetupError(
-            f"model: {name}: {key} has the shape {tuple(there)} in its weights, and {tuple(asked)} by config.json. "
-            "Try: the config.json that the weights were saved with"
+            f"model: {name}: {key} has the shape {tuple(there)} in its weights, but {tuple(asked)} by config.json. "
+            f"Try: the config.json that was saved with the weights"
         )
     return model
 

@@ -40,14 +40,14 @@ def only_moved(
     LoRA's first factor is zero until the second one has left zero. `may_rest` says of which this is so at any step.
     """
     if before.keys() != after.keys():
-        return f"tensors appeared or went in training: {shown(before.keys() ^ after.keys())}"
+        return f"tensors were added or removed by training: {shown(before.keys() ^ after.keys())}"
     moved = {name for name in before if before[name] != after[name]}
     complaints = []
     if moved - set(trained):
-        complaints.append(f"not to be trained, yet moved: {shown(moved - set(trained))}")
+        complaints.append(f"should not be trained, but changed: {shown(moved - set(trained))}")
     resting = {name for name in set(trained) - moved if not may_rest(name)}
     if steps > 1 and resting:
-        complaints.append(f"to be trained, yet never moved: {shown(resting)}")
+        complaints.append(f"should be trained, but never changed: {shown(resting)}")
     return "; ".join(complaints) or None
 
 

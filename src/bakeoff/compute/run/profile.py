@@ -126,7 +126,7 @@ def main() -> None:
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
-        found = Probe(error="no memory left")
+        found = Probe(error="out of memory")
     print(json.dumps(asdict(found)))
 
 

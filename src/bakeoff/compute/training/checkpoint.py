@@ -78,12 +78,12 @@ class Keeper:
         start = time.monotonic()
         try:
             if KEPT * size_of(trainer) > self.budget:
-                raise OSError(f"two of {size_of(trainer):,} bytes are more than {self.budget:,}")
+                raise OSError(f"two of {size_of(trainer):,} bytes need more than the {self.budget:,} allowed")
             with trainer.clocks.phase("checkpoint"):
                 save_checkpoint(self.folder, trainer, self.extra())
             self.saved_step = trainer.at.step
         except (OSError, SafetensorError) as error:
-            print(f"no checkpoint of step {trainer.at.step}: {error}", file=sys.stderr)
+            print(f"no checkpoint at step {trainer.at.step}: {error}", file=sys.stderr)
         self.saved_at = time.monotonic()
         self.cost = self.saved_at - start
 
@@ -162,7 +162,7 @@ def load_newest(
             if isinstance(error, RuntimeError) and out_of_memory(error):
                 raise
             reason = error
-        print(f"{file.name}: passed over ({reason})", file=sys.stderr)
+        print(f"{file.name}: not used ({reason})", file=sys.stderr)
     return None
 
 
@@ -205,7 +205,7 @@ def check_tensors(trainer: Trainer, ended: bool, stored: dict[str, Any]) -> None
                 wanted |= {f"optimizer:{key}/{name}": weight for key in ("exp_avg", "exp_avg_sq")}
                 wanted[f"optimizer:step/{name}"] = torch.tensor(0.0)
     if differ := wanted.keys() ^ stored.keys():
-        raise ValueError(f"its tensors are others: {min(differ)}, {len(differ)} in all")
+        raise ValueError(f"its tensors differ: {min(differ)}, {len(differ)} in all")
     for name, tensor in wanted.items():
         there = (stored[name].get_dtype(), tuple(stored[name].get_shape()))
         if there != kind_of(tensor):

@@ -22,7 +22,7 @@ def adapted_shape(base: PreTrainedModel, method: Method) -> nn.Module:
 
     Raises SetupError where the method cannot be put on it, or trains what no text passes.
     """
-    with torch.device("meta"), one_line(f"{method.name}: cannot be put on {type(base).__name__}"):
+    with torch.device("meta"), one_line(f"{method.name}: cannot be applied to {type(base).__name__}"):
         adapted = method.adapt(base, None)
         check_reach(method.name, adapted)
     return adapted
@@ -46,6 +46,6 @@ def check_reach(where: str, adapted: nn.Module) -> None:
     idle = [name for name, weight in trainable(adapted).items() if weight.grad is None]
     if idle:
         raise SetupError(
-            f"{where}: {len(idle)} of its {len(trainable(adapted))} trained tensors are reached by no text of "
+            f"{where}: {len(idle)} of its {len(trainable(adapted))} trained tensors have no effect on any text of "
             f"{kind} ({idle[0]} first). Try: other weights, or another method"
         )
