@@ -130,7 +130,7 @@ CONFIGS = [
     ({"train": "good.jsonl", "train_limit": 0}, {}, "data.train_limit: must be greater than or equal to 1"),
     ({"train": 5}, {}, "data.train: expected text, got 5. Try: quotes around it"),
     ({"train": "validation.jsonl", "shared_documents": "drop"}, {}, "data.train: every document is also in"),
-    ({"source": "docstring"}, {}, "data: unknown source 'docstring'. Did you mean 'docstrings'"),
+    ({"source": "docstring"}, {}, "data.source: unknown source 'docstring'. Did you mean 'docstrings'"),
     ({"source": "./nowhere"}, {}, "data.source: ./nowhere: no such folder"),
     ({"source": "no-one/no-such-data"}, {}, "data.source: no-one/no-such-data: not on this machine"),
     ({"source": "empty", "validation": None, "test": None}, {}, "data.train: .*empty: the folder has no data files"),

@@ -41,7 +41,7 @@ SPOILT = {
     "a tag of a truth": ("name: !!bool maybe", "'maybe' is not a valid bool"),
     "a tag of a date": ("name: !!timestamp today", "'today' is not a valid date"),
     "a tag of nobody's": ("name: !mine x", "could not determine a constructor for the tag '!mine'"),
-    "a number of 5,000 digits": ("name: " + "9" * 5000, "is no int"),
+    "a number of 5,000 digits": ("name: " + "9" * 5000, "is not a valid int"),
     "a number of 5,000 bytes": ("name: 0x" + "f" * 10_000, "a number that is too large"),
     "two megabytes": ("name: " + "a" * 2_000_000, "larger than 1 MiB, so it is not a config"),
 }  # fmt: skip

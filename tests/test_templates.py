@@ -64,7 +64,7 @@ def test_a_template_without_an_end_is_tried_with_one_row_alone(tmp_path):
 
 
 def test_a_template_is_not_computed_while_it_is_compiled(monkeypatch):
-    from bakeoff.config.config import sandbox
+    from bakeoff.config import sandbox
 
     def no_filter(*_):
         raise AssertionError("computed")
