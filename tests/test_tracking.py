@@ -11,9 +11,11 @@ from bakeoff.errors import SetupError
 from bakeoff.interrupts import EndAtOnce
 from bakeoff.progress import trackers
 from bakeoff.progress.trackers import follow, tracked
-from bakeoff.store.event_log import Journal
-from bakeoff.store.events import Metrics, event_of
+from bakeoff.store.event_log import EventLog
+from bakeoff.store.events import Metrics, Start, event_of
 from bakeoff.store.run_folder import Folder
+
+START = Start(done=[], steps={})
 
 REST = {"epoch": 0.1, "seconds": 1.0, "validation/loss": 2.0}
 
@@ -43,10 +45,10 @@ def test_tensorboard_files_hold_curves_and_scores(tiny_config):
 def test_a_tracker_that_fails_is_told_and_ends_nothing(shared, tmp_path):
     folder = Folder(shutil.copytree(shared[1].folder.path, tmp_path / "copied"))
     (folder.path / "tensorboard").write_text("a file where a folder should be")
-    notes, journal = [], Journal(folder.events_file)
+    notes, journal = [], EventLog(folder.events_file)
     (run,) = [run.id for run in folder.runs() if run.entry == "lora"]
-    with tracked(folder, SimpleNamespace(trackers=["tensorboard"]), notes.append), journal.session([], {}):
-        journal.add(Metrics(run=run, step=1, **REST))
+    with tracked(folder, SimpleNamespace(trackers=["tensorboard"]), notes.append), journal.session(START):
+        journal.handle(Metrics(run=run, step=1, **REST))
     assert [note.partition(":")[0] for note in notes] == ["trackers"]
     assert "stopped with NotADirectoryError" in notes[0]
 
@@ -64,14 +66,14 @@ def test_an_interrupt_loses_no_row_at_the_trackers(shared, tmp_path, monkeypatch
 
     monkeypatch.setattr(trackers, "INTERRUPTED_SECONDS", 300.0)
     folder = Folder(shutil.copytree(shared[1].folder.path, tmp_path / "copied"))
-    notes, journal = [], Journal(folder.events_file)
+    notes, journal = [], EventLog(folder.events_file)
     (run,) = [run.id for run in folder.runs() if run.entry == "lora"]
     folder.run(run).metrics_file.unlink()
 
     def interrupted():
-        with tracked(folder, SimpleNamespace(trackers=["tensorboard"]), notes.append), journal.session([], {}):
+        with tracked(folder, SimpleNamespace(trackers=["tensorboard"]), notes.append), journal.session(START):
             for step in (1, 2):
-                journal.add(Metrics(run=run, step=step, **REST))
+                journal.handle(Metrics(run=run, step=step, **REST))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -127,11 +129,11 @@ def test_no_run_stays_running_at_a_tracker(copied, monkeypatch, last, kind, end)
     monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(end_run=Tracker.ends.append))
     (run,) = [run.id for run in copied.runs() if run.entry == "lora"]
     copied.events_file.unlink()
-    journal = Journal(copied.events_file)
-    with journal.session([], {}):
-        journal.add(Metrics(run=run, step=1, **REST))
-        journal.add(event_of({"run": run, **last}))
-    with journal.session([], {}):  # another session's is another follower's
-        journal.add(Metrics(run=run, step=2, **REST))
+    journal = EventLog(copied.events_file)
+    with journal.session(START):
+        journal.handle(Metrics(run=run, step=1, **REST))
+        journal.handle(event_of({"run": run, **last}))
+    with journal.session(START):  # another session's is another follower's
+        journal.handle(Metrics(run=run, step=2, **REST))
     follow(copied, 0, [kind])
     assert Tracker.ends == [end]

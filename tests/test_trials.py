@@ -13,6 +13,7 @@ from bakeoff import api
 from bakeoff.analysis.table import remarks
 from bakeoff.cli.main import main
 from bakeoff.driver import scheduler
+from bakeoff.progress.session import Session
 from bakeoff.store.run_folder import Folder
 from tests.conftest import Inline, inline, write_splits
 
@@ -147,13 +148,13 @@ def test_trials_leave_no_checkpoints_adapters_or_test_scores(tuned):
 def started(monkeypatch):
     """Return a list that fills with the runs that a bakeoff starts: (entry, kind, trial, seed, until)."""
     seen = []
-    start = scheduler.Schedule.start
+    start = scheduler.Scheduler.start
 
     def noted(self, run):
         seen.append((run.entry, run.kind, run.trial, run.seed, run.until))
         return start(self, run)
 
-    monkeypatch.setattr(scheduler.Schedule, "start", noted)
+    monkeypatch.setattr(scheduler.Scheduler, "start", noted)
     return seen
 
 
@@ -161,10 +162,8 @@ def test_a_finished_one_starts_nothing_again(tuned, monkeypatch):
     config, results = tuned
     seen = started(monkeypatch)
     displays = []
-    opened = api.open_display
-    monkeypatch.setattr(
-        api, "open_display", lambda *given, **keys: displays.append(opened(*given, **keys)) or displays[-1]
-    )
+    opened = Session.display
+    monkeypatch.setattr(Session, "display", lambda *given: displays.append(opened(*given)) or displays[-1])
     again = bakeoff.run(config, display="plain")
     assert seen == []
     assert again.document == results.document

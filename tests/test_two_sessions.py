@@ -132,7 +132,7 @@ def test_a_report_beside_a_run_does_not_replace_the_runs_last_one(copied, monkey
 def test_a_report_that_hangs_holds_up_no_run(copied, monkeypatch):
     monkeypatch.setattr(api, "REPORT_SECONDS", 0.05)
     with in_turn(copied.runs_folder, 1.0):
-        assert api.write_results(copied).exists()
+        assert api.write_results(copied)[0].exists()
 
 
 def test_a_session_killed_before_it_wrote_its_config_leaves_the_folder_ones_own(shared, copied, monkeypatch):
@@ -175,7 +175,7 @@ def test_a_trunk_that_another_version_stored_is_not_served(shared, copied, monke
         left.write_bytes(b"left by a killed session")
         copied.environment_file.write_text(json.dumps(copied.environment() | other))
         with monkeypatch.context() as patch:
-            patch.setattr(api, "Journal", end)
+            patch.setattr(api, "EventLog", end)
             with pytest.raises(Ended):
                 bakeoff.run({**config, "output": str(copied.path)}, display="none")
         return left.exists()

@@ -8,11 +8,14 @@ import pytest
 
 from bakeoff.errors import SetupError
 from bakeoff.progress.replay import earlier_events
+from bakeoff.progress.session import plan_hash
 from bakeoff.progress.watch import watch
-from bakeoff.store.event_log import Journal, Reader
-from bakeoff.store.events import Progress, State
+from bakeoff.store.event_log import EventLog, Reader
+from bakeoff.store.events import Progress, Start, State
 from bakeoff.store.lock import locked
 from bakeoff.store.run_folder import Folder
+
+START = Start(done=[], steps={})
 
 
 def wait_for(capsys, text):
@@ -94,14 +97,15 @@ def test_a_session_with_other_entries_that_follows_a_killed_one_is_shown_by_its_
         watching = threading.Thread(target=watch, args=(copied, "json"))
         watching.start()
         wait_for(capsys, runs["last_layers"])
-        plan = copied.plan()  # lora renamed, prompt_tuning removed
+        before, plan = copied.plan(), copied.plan()  # lora renamed, prompt_tuning removed
         plan["runs"] = [row for row in plan["runs"] if row["entry"] != "prompt_tuning"]
         plan["entries"]["renamed"] = plan["entries"].pop("lora")
         plan["runs"] = [{**r, "entry": "renamed"} if r["entry"] == "lora" else r for r in plan["runs"]]
         copied.plan_file.write_text(json.dumps(plan).replace(runs["lora"], "renamed-1"))
         with copied.events_file.open("a") as file:
             # what the killed session wrote last is read beside the new plan
-            file.writelines([lines[killed], *(line.replace(runs["lora"], "renamed-1") for line in lines)])
+            now = [(runs["lora"], "renamed-1"), (plan_hash(before), plan_hash(copied.plan()))]
+            file.writelines([lines[killed], *(line.replace(*now[0]).replace(*now[1]) for line in lines)])
         watching.join(20)  # its end is seen although the lock is still held
     assert not watching.is_alive()
     shown = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
@@ -138,7 +142,7 @@ def test_a_file_is_no_bakeoff_to_look_at(tmp_path):
 
 
 def test_an_interrupt_is_a_line_for_those_who_look_on(copied, capsys):
-    with pytest.raises(KeyboardInterrupt), Journal(copied.events_file).session([], {}):
+    with pytest.raises(KeyboardInterrupt), EventLog(copied.events_file).session(START):
         raise KeyboardInterrupt
     watch(copied, "plain")
     assert capsys.readouterr().err.endswith("interrupted\n")
@@ -146,22 +150,22 @@ def test_an_interrupt_is_a_line_for_those_who_look_on(copied, capsys):
 
 def test_the_journal_holds_everything_but_progress_that_comes_fast(tmp_path):
     now, rest = [100.0], {"steps": 9, "tokens_per_second": 1.0, "seconds_left": 1.0}
-    journal = Journal(tmp_path / "events.jsonl", lambda: now[0])
-    with journal.session(["a"], {"b": 3}):
+    journal = EventLog(tmp_path / "events.jsonl", lambda: now[0])
+    with journal.session(START.model_copy(update={"done": ["a"], "steps": {"b": 3}})):
         for step in range(1, 6):
-            journal.add(Progress(run="b", step=step, **rest))
+            journal.handle(Progress(run="b", step=step, **rest))
             now[0] += 1.0
-        journal.add(State(run="b", state="validating"))
-        journal.add(Progress(run="b", step=6, **rest))
+        journal.handle(State(run="b", state="validating"))
+        journal.handle(Progress(run="b", step=6, **rest))
     reader = Reader(tmp_path / "events.jsonl")
     events = list(reader.new_events())
-    assert events[0].row() == {"time": 100.0, "kind": "start", "done": ["a"], "steps": {"b": 3}, "again": {}}
+    assert events[0] == START.model_copy(update={"time": 100.0, "done": ["a"], "steps": {"b": 3}})
     assert [getattr(event, "step", None) for event in events] == [None, 1, 3, 5, None, 6, None]
     assert list(reader.new_events()) == []
 
 
 def test_a_machine_whose_clock_is_set_back_writes_times_that_go_on(tmp_path, monkeypatch):
-    journal, reader = Journal(tmp_path / "events.jsonl"), Reader(tmp_path / "events.jsonl")
+    journal, reader = EventLog(tmp_path / "events.jsonl"), Reader(tmp_path / "events.jsonl")
     journal.note("before")
     monkeypatch.setattr(time, "time", lambda: 5.0)
     journal.note("after")
@@ -170,7 +174,7 @@ def test_a_machine_whose_clock_is_set_back_writes_times_that_go_on(tmp_path, mon
 
 
 def test_a_line_that_a_crash_tore_is_replaced_by_the_next(tmp_path):
-    journal, reader = Journal(tmp_path / "events.jsonl"), Reader(tmp_path / "events.jsonl")
+    journal, reader = EventLog(tmp_path / "events.jsonl"), Reader(tmp_path / "events.jsonl")
     journal.note("one")
     with journal.file.open("a") as file:
         file.write('{"time": 1.5, "kind": "no')
@@ -204,3 +208,15 @@ def test_a_forecast_takes_nothing_of_a_journal_from_its_first_damage_on(copied):
     lines = copied.events_file.read_bytes().splitlines(keepends=True)
     copied.events_file.write_bytes(b"".join([*lines[:3], b"{\n", *lines[3:]]))
     assert list(earlier_events(copied.events_file)) == whole[:3]
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+def test_lines_of_a_session_whose_plan_was_replaced_are_shown_under_no_other_plan(copied, capsys, replaced):
+    """The next session has written its plan, and the log still ends with the session before."""
+    rows = [json.loads(line) for line in copied.events_file.read_text().splitlines()]
+    plan = plan_hash(copied.plan())
+    assert {row["plan"] for row in rows if row["kind"] == "start"} == {plan}
+    if replaced:
+        copied.events_file.write_text(copied.events_file.read_text().replace(plan, "0000000000"))
+    watch(copied, "plain")
+    assert ("lora: done" in capsys.readouterr().err) != replaced

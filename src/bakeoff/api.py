@@ -10,26 +10,26 @@ from typing import Any
 from bakeoff.analysis.comparison import summarize_together
 from bakeoff.analysis.summary import summarize
 from bakeoff.config.config import Config, dump_config, load_config
+from bakeoff.driver.bus import Bus
 from bakeoff.driver.executor import LocalExecutor
-from bakeoff.driver.plan import Plan, make_plan
+from bakeoff.driver.plan import make_plan
 from bakeoff.driver.probes import run_probes
 from bakeoff.driver.resume import check_free, prepare
-from bakeoff.driver.scheduler import Schedule
+from bakeoff.driver.scheduler import Scheduler
 from bakeoff.driver.trust import check_trusted, wishes
 from bakeoff.errors import BakeoffError, SetupError
 from bakeoff.interrupts import EndAtOnce, stoppable
 from bakeoff.progress.display import Display
 from bakeoff.progress.estimate import expected_costs
-from bakeoff.progress.eta import Forecast
 from bakeoff.progress.open import open_display
-from bakeoff.progress.replay import earlier_events, measured_before
+from bakeoff.progress.session import Session
 from bakeoff.progress.trackers import check_installed, tracked
 from bakeoff.results import Results, load_results
 from bakeoff.store.checksums import sealed
-from bakeoff.store.event_log import Journal
+from bakeoff.store.event_log import EventLog
 from bakeoff.store.files import write_json, write_text
-from bakeoff.store.lock import in_turn, locked
-from bakeoff.store.ownership import begin, discard, is_ours, refuse_links, sweep
+from bakeoff.store.lock import in_turn
+from bakeoff.store.ownership import is_ours, owned, refuse_links
 from bakeoff.store.run_folder import Folder
 from bakeoff.store.scratch import scratch
 from bakeoff.store.signature import signed
@@ -104,11 +104,10 @@ def run(source: Source, overrides: dict[str, Any] | None = None, display: str = 
         config = pinned(config, folder)
         check_free(folder, config)
         with LocalExecutor() as executor:
-            run_all(folder, config, display, executor)
-    return load_results(folder.path)
+            return run_all(folder, config, display, executor)
 
 
-def run_all(folder: Folder, config: Config, display: str, executor: LocalExecutor) -> None:
+def run_all(folder: Folder, config: Config, display: str, executor: LocalExecutor) -> Results:
     """Plan, and carry out every run that is not done, in the folder; leave results and report there."""
     from bakeoff.compute.model.base import load_tokenizer
     from bakeoff.hub import fetch
@@ -124,26 +123,21 @@ def run_all(folder: Folder, config: Config, display: str, executor: LocalExecuto
             folder.clear_trunk()
         notes = [took_over] if took_over else []
         notes += prepare(folder, config, planned)
-        left = {run.id: folder.left(run.id, planned.document) for run in planned.runs if run.kind != "trial"}
-        done = {run_id for run_id, step in left.items() if step == "nothing"}
-        again = {run_id: step for run_id, step in left.items() if step in ("decode", "score")}
-        steps = trial_steps(folder, planned)
-        journal, earlier = Journal(folder.events_file), earlier_events(folder.events_file)
-        rates = measured_before(earlier, planned.runs, planned.document, config.protocol)
-        forecast = Forecast(planned.runs, planned.document, config.protocol, done, steps, rates=rates, again=again)
+        session, log = Session.to_come(folder, planned.document, config.protocol), EventLog(folder.events_file)
         with (
             stoppable() as stop,
-            open_display(display, planned.runs, done, forecast) as screen,
-            reported(folder, screen),
+            session.display(display) as screen,
+            reported(folder, screen) as results,
             tracked(folder, config, screen.note),
-            journal.session(done, steps, again),
+            log.session(session.start()),
         ):
             screen.start = began  # planning is part of the time that it shows
-            schedule = Schedule(folder, planned, screen, journal)
+            bus = Bus(log, screen)
             for line in [*notes, *planned.document["data"]["findings"]]:
-                schedule.note(line)
-            for event in executor.run(folder.path, schedule.runs(), stop):
-                schedule.tell(event)
+                bus.note(line)
+            for event in executor.run(folder.path, Scheduler(folder, planned, bus).runs(), stop):
+                bus.handle(event)
+    return results
 
 
 def pinned(config: Config, folder: Folder) -> Config:
@@ -154,12 +148,6 @@ def pinned(config: Config, folder: Folder) -> Config:
     if config.revision is None and before.get("name") == config.model:
         return config.model_copy(update={"revision": before["revision"]})
     return config.model_copy(update={"revision": commit(config.model, config.revision)})
-
-
-def trial_steps(folder: Folder, planned: Plan) -> dict[str, int]:
-    """Return how many steps each trial has taken that was started before."""
-    trials = [run.id for run in planned.runs if run.kind == "trial"]
-    return {trial: result.steps or 0 for trial in trials if (result := folder.run(trial).result())}
 
 
 @contextmanager
@@ -188,45 +176,33 @@ def writing(path: Path, hint: str = "-s output=FOLDER, another folder") -> Itera
 
 
 @contextmanager
-def owned(folder: Folder) -> Iterator[str | None]:
-    """Within, this process alone is at work in the folder; what came to no plan leaves nothing there."""
-    begin(folder)
-    with locked(folder.lock_file) as took_over:
-        try:
-            begin(folder)  # again, where another process has removed the folder between these lines
-            sweep(folder)
-            yield took_over
-        finally:
-            if not folder.plan_file.exists():
-                discard(folder)
-
-
-@contextmanager
-def reported(folder: Folder, screen: Display) -> Iterator[None]:
-    """Within, runs happen; on the way out, also by a first interrupt, results and report are written of what exists."""
-    at_once = False
+def reported(folder: Folder, screen: Display) -> Iterator[Results]:
+    """Write results and report of what exists on the way out, also by a first interrupt; yield the results to come."""
+    results, at_once = Results(folder, {}), False
     try:
-        yield
+        yield results
     except EndAtOnce:
         at_once = True
         raise
     finally:
         folder.clear_trunk()
         if not at_once:
-            screen.note(f"report: {write_results(folder)}")
+            page, results.document = write_results(folder)
+            screen.note(f"report: {page}")
 
 
-def write_results(folder: Folder) -> Path:
-    """Write results.json, the page, CSV and Markdown from a folder's records; return the page's path.
+def write_results(folder: Folder) -> tuple[Path, dict[str, Any]]:
+    """Write results.json, the page, CSV and Markdown from a folder's records; return the page's path and the results.
 
     A `report` beside a `run` takes turns with it: the one that reads the records last also writes last.
     """
-    from bakeoff.report.writing import write_report
+    from bakeoff.report.writing import write_report_of
 
     folder.runs_folder.mkdir(exist_ok=True)
     with in_turn(folder.runs_folder, REPORT_SECONDS):
-        write_json(folder.results_file, sealed(signed(summarize(folder))))
-        return write_report(folder.path)
+        document = summarize(folder)
+        write_json(folder.results_file, sealed(signed(document)))
+        return write_report_of(folder, document), document
 
 
 def refresh_report(path: str | Path) -> Path:
@@ -237,7 +213,7 @@ def refresh_report(path: str | Path) -> Path:
         raise SetupError(f"{folder.path}: contains a plan, but was not made by bakeoff. Try: a complete run folder")
     refuse_links(folder)
     with writing(folder.path, "a copy of the folder that can be written"):
-        return write_results(folder)
+        return write_results(folder)[0]
 
 
 def compare(paths: Sequence[str | Path], output: str | Path) -> Path:

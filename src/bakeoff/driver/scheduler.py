@@ -8,11 +8,10 @@ import math
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, replace
 
+from bakeoff.driver.bus import Bus
 from bakeoff.driver.plan import Plan, make_trial
 from bakeoff.errors import ConfigError, SetupError
-from bakeoff.progress.display import Display
-from bakeoff.store.event_log import Journal
-from bakeoff.store.events import Event, Failed, RunEvent, State
+from bakeoff.store.events import Failed, State
 from bakeoff.store.files import write_json
 from bakeoff.store.records import Run, RunResult
 from bakeoff.store.run_folder import Folder
@@ -21,26 +20,11 @@ from bakeoff.tuning.labels import setting_text
 from bakeoff.tuning.search import Settings, edges, extension, survivors
 
 
-class Schedule:
+class Scheduler:
     """Yields the runs of a planned bakeoff one by one, each chosen when those before it have ended."""
 
-    def __init__(self, folder: Folder, planned: Plan, screen: Display, journal: Journal):
-        self.folder, self.planned, self.screen, self.journal = folder, planned, screen, journal
-        self.noted: set[str] = set()
-
-    def tell(self, event: Event) -> None:
-        """Pass an event on to the journal and the screen."""
-        if isinstance(event, RunEvent):
-            self.journal.add(event)
-            self.screen.handle(event)
-        elif event.kind == "note" and event.text not in self.noted:  # of the base, so that every run has it
-            self.noted.add(event.text)
-            self.note(event.text)
-
-    def note(self, text: str) -> None:
-        """Pass on a line of news."""
-        self.journal.note(text)
-        self.screen.note(text)
+    def __init__(self, folder: Folder, planned: Plan, bus: Bus):
+        self.folder, self.planned, self.bus = folder, planned, bus
 
     def runs(self) -> Iterator[Run]:
         """Yield every run that is not done yet, its run.json written; look at its record when the next is asked for."""
@@ -103,12 +87,12 @@ class Schedule:
                 self.folder.run(trial.id).remove()
         if further:
             for run in self.reach(further):
-                self.screen.add(further)
+                self.bus.add(further)
                 yield run
             best = self.best([best, further])
         assert best is not None
         chosen = ", ".join(f"{name} {setting_text(value, 3)}" for name, value in entry.chosen(best.settings).items())
-        self.note(f"{entry.name}: chosen by validation loss: {chosen}")
+        self.bus.note(f"{entry.name}: chosen by validation loss: {chosen}")
         return best
 
     def try_again(self, entry: Entry) -> None:
@@ -206,7 +190,7 @@ class Schedule:
             yield self.start(replace(trial, until=rung))
             self.forget(trial)
         if self.result(trial).status == "paused":
-            self.tell(State(run=trial.id, state="stopped"))
+            self.bus.handle(State(run=trial.id, state="stopped"))
 
     def forget(self, run: Run) -> None:
         """Delete a run's checkpoints; should it go on after all, it starts anew."""
@@ -216,4 +200,4 @@ class Schedule:
         """Record final runs that cannot be made."""
         for run in finals:
             self.folder.run(run.id).write_result(RunResult(run, "failed", error=error))
-            self.tell(Failed(run=run.id, error=error))
+            self.bus.handle(Failed(run=run.id, error=error))

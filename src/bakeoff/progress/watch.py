@@ -7,9 +7,9 @@ from contextlib import ExitStack, suppress
 from bakeoff.config.config import load_config
 from bakeoff.errors import SetupError
 from bakeoff.progress.display import Display
-from bakeoff.progress.eta import Forecast
 from bakeoff.progress.open import open_display
-from bakeoff.progress.replay import Replay, earlier_events, measured_before
+from bakeoff.progress.replay import Replay
+from bakeoff.progress.session import Session
 from bakeoff.store.event_log import Reader
 from bakeoff.store.events import Event, Note, Start
 from bakeoff.store.lock import is_locked
@@ -34,7 +34,8 @@ def watch(folder: Folder, kind: str = "auto") -> None:
             if event.kind == "start":
                 stack.close()
                 screen = open_screen(folder, event, kind, clock)
-                stack.enter_context(screen)
+                if screen:
+                    stack.enter_context(screen)
             elif screen is not None:
                 show(folder, screen, event)
             elif event.kind == "note":
@@ -82,15 +83,10 @@ def events_of(folder: Folder, clock: Replay, place: int | None = None) -> Iterat
         events = list(reader.new_events())
 
 
-def open_screen(folder: Folder, start: Start, kind: str, clock: Replay) -> Display:
-    """Return a display of a session by its start line, with the plan that it has made.
-
-    What sessions before it measured counts in its forecast.
-    """
-    protocol, plan, runs = load_config(folder.config_file).protocol, folder.plan(), folder.runs()
-    rates = measured_before(earlier_events(folder.events_file, start), runs, plan, protocol)
-    forecast = Forecast(runs, plan, protocol, start.done, start.steps, clock, rates, start.again)
-    return open_display(kind, runs, start.done, forecast, clock=clock)
+def open_screen(folder: Folder, start: Start, kind: str, clock: Replay) -> Display | None:
+    """Return a display of a session by its start line; None where the next session has its plan already."""
+    session = Session.begun(folder, load_config(folder.config_file).protocol, start)
+    return session.display(kind, start, clock) if session else None
 
 
 def show(folder: Folder, screen: Display, event: Event) -> None:

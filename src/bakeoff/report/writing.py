@@ -22,11 +22,17 @@ def write_report(path: str | Path) -> Path:
     """Write a bakeoff's page, figures, CSV, Markdown and adapters' cards; return the page's path."""
     folder = Folder(path)
     try:
-        results = printable_within(unsealed(read_mapping(folder.results_file)))
+        results = unsealed(read_mapping(folder.results_file))
     except ValueError:
         raise SetupError(
             f"{folder.path}: no results.json, or a damaged one. Try: bakeoff report {folder.path}"
         ) from None
+    return write_report_of(folder, results)
+
+
+def write_report_of(folder: Folder, document: dict[str, Any]) -> Path:
+    """Write all that `write_report` does, of results that are at hand."""
+    results = printable_within(document)
     write_text(folder.csv_file, csv_table(results))
     write_text(folder.markdown_file, f"{markdown_table(results)}\n{results['verdict']['text']}\n")
     write_cards(folder, results)

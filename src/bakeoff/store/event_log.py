@@ -6,14 +6,14 @@ Each session (a bakeoff that goes on has several) begins with a `start` line and
 
 import json
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bakeoff.store.checksums import LARGEST, open_regular
 from bakeoff.store.events import End, Event, Note, RunEvent, Start, event_of
 from bakeoff.store.files import append_jsonl
-from bakeoff.store.records import Step
+from bakeoff.store.records import Run
 
 PROGRESS_SECONDS = 2.0
 
@@ -24,7 +24,7 @@ def even_clock() -> Callable[[], float]:
     return lambda: start + time.monotonic()
 
 
-class Journal:
+class EventLog:
     """Writes a bakeoff's events."""
 
     def __init__(self, file: Path, clock: Callable[[], float] | None = None):
@@ -32,15 +32,9 @@ class Journal:
         self.progress_at: dict[str, float] = {}
 
     @contextmanager
-    def session(
-        self, done: Collection[str], steps: Mapping[str, int], again: Mapping[str, Step] | None = None
-    ) -> Iterator[None]:
-        """Within, runs happen. `done` are ids of runs that need not, `steps` how many each trial has taken before.
-
-        `again` are runs that are trained, and whose outputs are made or scored again.
-        """
-        start = {"done": sorted(done), "steps": dict(steps), "again": dict(again or {})}
-        self.write(Start.model_validate(start))
+    def session(self, start: Start) -> Iterator[None]:
+        """Write a session's start line, and its end line on the way out."""
+        self.write(start)
         try:
             yield
         except KeyboardInterrupt:
@@ -49,7 +43,7 @@ class Journal:
         finally:
             self.write(End())
 
-    def add(self, event: RunEvent) -> None:
+    def handle(self, event: RunEvent) -> None:
         """Write an event, unless it is progress that comes too soon after the last."""
         if event.kind == "progress":
             now = self.clock()
@@ -59,6 +53,9 @@ class Journal:
         else:
             self.progress_at.pop(event.run, None)
         self.write(event)
+
+    def add(self, run: Run) -> None:
+        """Write nothing: who reads an event of a run that was not planned finds it in its folder."""
 
     def note(self, text: str) -> None:
         """Write a line of news."""

@@ -36,13 +36,15 @@ class Line(BaseModel):
 class Start(Line):
     """A session begins. `done` are the runs that need not run, `steps` how many each trial has taken before.
 
-    `again` are the runs that are trained, whose outputs are made (decode) or scored (score) again.
+    `again` are the runs that are trained, whose outputs are made (decode) or scored (score) again. `plan` is a hash by
+    which the session knows its plan.
     """
 
     kind: Literal["start"] = "start"
     done: list[str]
     steps: dict[str, Count]
     again: dict[str, Literal["decode", "score"]] = {}
+    plan: str | None = None
 
 
 class End(Line):

@@ -8,12 +8,13 @@ Folders of versions without a tag are known by their plan and the manifest of th
 import os
 import re
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bakeoff.errors import SetupError
 from bakeoff.store.checksums import read_mapping
 from bakeoff.store.files import write_json
+from bakeoff.store.lock import locked
 from bakeoff.store.run_folder import SPLITS, Folder
 from bakeoff.store.scratch import is_alive
 
@@ -40,6 +41,23 @@ def begin(folder: Folder) -> None:
     folder.path.mkdir(parents=True, exist_ok=True)
     if not is_ours(folder):
         write_json(folder.tag_file, {"made_by": MADE_BY, "stage": "planning", "found": found})
+
+
+@contextmanager
+def owned(folder: Folder) -> Iterator[str | None]:
+    """Keep all other processes from running in the folder; what came to no plan leaves nothing there.
+
+    Yields a line where the last owner ended without notice, else None.
+    """
+    begin(folder)
+    with locked(folder.lock_file) as took_over:
+        try:
+            begin(folder)  # again, where another process has removed the folder between these lines
+            sweep(folder)
+            yield took_over
+        finally:
+            if not folder.plan_file.exists():
+                discard(folder)
 
 
 def claim(folder: Folder, signature: str | None, before: str | None = None) -> None:
