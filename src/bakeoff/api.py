@@ -119,7 +119,7 @@ def run_all(folder: Folder, config: Config, display: str, executor: LocalExecuto
         open_display(display, []).note("reading the docstrings of installed packages")
     with owned(folder) as took_over:
         planned = make_plan(config, tokenizer, folder)
-        if not folder.holds(planned.made_of):
+        if not planned.data.is_current():
             folder.clear_trunk()
         notes = [took_over] if took_over else []
         notes += prepare(folder, config, planned)

@@ -8,17 +8,12 @@ from typing import Any
 from bakeoff import __version__
 from bakeoff.config.config import BASELINES, Config
 from bakeoff.config.sections import ProtocolConfig
-from bakeoff.data.prompt_format import TEMPLATES, Form, make_form
-from bakeoff.data.sources import Splits, content_identity, load_or_count, origin_identity
-from bakeoff.data.tokenizer_checks import Marked, look_at_tokens, marked, whole_lengths
+from bakeoff.data.prepared import PreparedData
+from bakeoff.data.prompt_format import TEMPLATES, make_form
+from bakeoff.data.sources import content_identity, load_or_count, origin_identity
+from bakeoff.data.tokenizer_checks import Marked, look_at_tokens, marked
 from bakeoff.data.tokens import (
-    StoredTokens,
-    encode,
-    load_tokens,
-    longest_output,
-    save_tokens,
     statistics,
-    target_lengths,
 )
 from bakeoff.driver.costs import exact_counts, least_bytes
 from bakeoff.driver.counts import check_ids, context_finding, count, fit_context
@@ -40,11 +35,11 @@ IN_TOKENS = ("version", "template", "target", "model", "data", "max_tokens", "te
 
 @dataclass
 class Plan:
-    """What will be run. `document` is plan.json; `splits` are the examples behind it.
+    """What will be run. `document` is plan.json; `data` are the examples and tokens behind it.
 
     `held_equal` is what every run's id is made from beside its own settings: all that training depends on. What outputs
     and scores depend on beside it stands in the document, as `decoding` and `scoring`. `virtual_tokens` is how many
-    positions of the context are kept free for soft prompts; `made_of` is a hash of what determines examples and tokens.
+    positions of the context are kept free for soft prompts.
     """
 
     config: Config
@@ -53,8 +48,7 @@ class Plan:
     runs: list[Run]
     held_equal: dict[str, Any]
     virtual_tokens: int
-    splits: Splits
-    made_of: str
+    data: PreparedData
 
 
 def make_plan(config: Config, tokenizer: Any = None, folder: Folder | None = None) -> Plan:
@@ -91,8 +85,8 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
     found = marked(splits, form) if form else Marked()
     held_equal |= {"texts": found.marks} if found.marks else {}
     in_tokens = [*(held_equal[key] for key in IN_TOKENS if key in held_equal), config.generation.max_new_tokens]
-    made_of = hash_of([*in_tokens, origin_identity(splits)])
-    tokens, output_tokens = encode_splits(config, splits, form, max_tokens, folder, made_of) if form else ({}, None)
+    data = PreparedData(folder, splits, hash_of([*in_tokens, origin_identity(splits)]))
+    tokens, output_tokens = data.encode(form, max_tokens, config.generation.max_new_tokens) if form else ({}, None)
     if form and output_tokens:
         findings += look_at_tokens(splits, tokens, form, found, output_tokens)
     if tokens:
@@ -112,7 +106,7 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
         "version": __version__,
         "model": model_facts(config, shapes),
         "data": {"source": config.data.source, "identity": identity, "splits": facts, "findings": findings},
-        "made_of": made_of,
+        "made_of": data.made_of,
         "decoding": hash_of(config.generation.model_dump()),
         "scoring": hash_of(scored_by),
         "precision": precision,
@@ -130,7 +124,7 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
         "runs": [asdict(run) for run in runs],
     }
     virtual_tokens = max(m.virtual_tokens for group in methods.values() for m in group)
-    return Plan(config, document, entries, runs, held_equal, virtual_tokens, splits, made_of)
+    return Plan(config, document, entries, runs, held_equal, virtual_tokens, data)
 
 
 def model_facts(config: Config, shapes: dict[str, Any]) -> dict[str, Any]:
@@ -244,28 +238,6 @@ def make_trial(entry: Entry, number: int, point: Settings, seed: int, steps: int
     search = hash_of([entry.name, entry.fixed, entry.ladder, seed, held_equal])
     run = make_run(entry.name, "trial", entry.method, settings, seed, steps, held_equal)
     return replace(run, trial=number, search=search)
-
-
-def encode_splits(
-    config: Config, splits: Splits, form: Form, max_tokens: int, folder: Folder, made_of: str
-) -> tuple[dict[str, StoredTokens], int]:
-    """Write every split's token ids to the folder; return them, and how many tokens an output may have.
-
-    A folder that has them already, made of the same, is only read. Test prompts leave room for the outputs that
-    `generation` asks for. What is trained on leaves room for outputs of the usual length, so that it stays the same
-    where others are asked for.
-    """
-    if not folder.holds(made_of):
-        usual = longest_output(target_lengths(splits["train"], form), form, max_tokens)
-        for split in SPLITS:
-            room = (config.generation.max_new_tokens or usual) if split == "test" else usual
-            save_tokens(folder.tokens_file(split), encode(splits[split], form, max_tokens, room, f"data.{split}"))
-    tokens = {split: load_tokens(folder.tokens_file(split)) for split in SPLITS}
-    output_tokens = config.generation.max_new_tokens
-    if output_tokens is None:
-        lengths = whole_lengths(tokens["train"], splits["train"], form)
-        output_tokens = longest_output(lengths, form, max_tokens)
-    return tokens, output_tokens
 
 
 def make_run(

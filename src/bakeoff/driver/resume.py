@@ -13,10 +13,10 @@ from bakeoff.config.config import Config, dump_config, load_config
 from bakeoff.driver.plan import Plan
 from bakeoff.driver.trust import is_own
 from bakeoff.errors import BakeoffError, SetupError
-from bakeoff.store.checksums import digests, read_whole
-from bakeoff.store.files import write_json, write_jsonl, write_text
-from bakeoff.store.ownership import claim, data_files, refuse_foreign, refuse_links
-from bakeoff.store.run_folder import SPLITS, Folder
+from bakeoff.store.checksums import read_whole
+from bakeoff.store.files import write_json, write_text
+from bakeoff.store.ownership import claim, refuse_foreign, refuse_links
+from bakeoff.store.run_folder import Folder
 from bakeoff.store.signature import signature
 
 # Parts of the config that no result depends on.
@@ -44,12 +44,7 @@ def prepare(folder: Folder, config: Config, planned: Plan) -> list[str]:
     text = dump_config(config)
     before_it = signature(read_whole(folder.config_file)) if is_own(folder) else None
     claim(folder, signature(text.encode()), before_it)
-    if not folder.holds(planned.made_of):
-        folder.made_file.unlink(missing_ok=True)  # until all are written they are no plan's
-        for split in SPLITS:
-            write_jsonl(folder.examples_file(split), (example.row() for example in planned.splits[split]))
-        files = digests(folder.path, data_files(folder))
-        write_json(folder.made_file, {"made_of": planned.made_of, "files": files})
+    planned.data.complete()
     write_text(folder.config_file, text)
     notes += renew_environment(folder)
     write_json(folder.plan_file, planned.document)

@@ -1,0 +1,59 @@
+"""The run folder's data/: examples and their token ids. It is made here and nowhere else.
+
+Tokens are written while a plan is made, which may still be refused. The examples beside them follow when the plan is
+carried out, and last made.json, which says of what all of it was made: until it is there, the data are no plan's.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bakeoff.data.examples import Example
+from bakeoff.data.prompt_format import Form
+from bakeoff.data.sources import Splits
+from bakeoff.data.tokenizer_checks import whole_lengths
+from bakeoff.data.tokens import StoredTokens, encode, load_tokens, longest_output, save_tokens, target_lengths
+from bakeoff.store.checksums import digests
+from bakeoff.store.files import write_json, write_jsonl
+from bakeoff.store.run_folder import SPLITS, Folder
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """The data of one plan in a run folder; `made_of` is a hash of all that determines them."""
+
+    folder: Folder
+    splits: Splits
+    made_of: str
+
+    def is_current(self) -> bool:
+        """Return whether the folder's data are whole and those of this plan."""
+        return self.folder.holds(self.made_of)
+
+    def encode(self, form: Form, max_tokens: int, max_new_tokens: int | None) -> tuple[dict[str, StoredTokens], int]:
+        """Write every split's token ids, unless they are there; return them, and how many tokens an output may have.
+
+        Test prompts leave room for `max_new_tokens`, or for outputs of the usual length where that is None. What is
+        trained on always leaves room for the usual length, so that it stays the same where other outputs are asked for.
+        """
+        train: Sequence[Example] = self.splits["train"]
+        if not self.is_current():
+            usual = longest_output(target_lengths(train, form), form, max_tokens)
+            for split in SPLITS:
+                room = (max_new_tokens or usual) if split == "test" else usual
+                rows = encode(self.splits[split], form, max_tokens, room, f"data.{split}")
+                save_tokens(self.folder.tokens_file(split), rows)
+        tokens = {split: load_tokens(self.folder.tokens_file(split)) for split in SPLITS}
+        if max_new_tokens is None:
+            max_new_tokens = longest_output(whole_lengths(tokens["train"], train, form), form, max_tokens)
+        return tokens, max_new_tokens
+
+    def complete(self) -> None:
+        """Write the examples beside their tokens, and of what both were made."""
+        if self.is_current():
+            return
+        folder = self.folder
+        folder.made_file.unlink(missing_ok=True)
+        for split in SPLITS:
+            write_jsonl(folder.examples_file(split), (example.row() for example in self.splits[split]))
+        files = [file(split) for file in (folder.examples_file, folder.tokens_file) for split in SPLITS]
+        write_json(folder.made_file, {"made_of": self.made_of, "files": digests(folder.path, files)})
