@@ -126,7 +126,10 @@ def test_a_method_that_moves_the_base_is_told_everywhere(copied, monkeypatch, ca
     assert "lora: check only_intended_moved failed: should not be trained, but changed: " in capsys.readouterr().err
     page = refresh_report(copied.path).read_text()
     assert "failed 3 of its checks (below)" in page
-    assert "Failed for lora: the trained weights moved, and bit for bit nothing else did. Here: should not" in page
+    assert (
+        "Failed for lora: training changed the weights that it should, and no bit of any other. Here: should not"
+        in page
+    )
     document = json.loads(copied.results_file.read_text())
     assert document["status"] == "done"
     assert any(line.startswith("lora: check only_intended_moved failed") for line in failures(document))

@@ -71,8 +71,10 @@ def test_what_does_not_fit_is_named():
     assert (killed["seconds"], killed["too_large"]) == (None, ["lora"])
     lines = forecast_lines({**document(), "forecast": killed})
     assert lines[1] == "lora: out of memory"
-    assert lines[2].startswith("does not fit into 1,000 B: lora. Try a smaller protocol.batch_size")
-    assert forecast_lines({**document(), "memory_bytes": 800})[-1].startswith("does not fit into 800 B: lora.")
+    assert lines[2].startswith("needs more than the 1,000 B of memory: lora. Try: a smaller protocol.batch_size")
+    assert forecast_lines({**document(), "memory_bytes": 800})[-1].startswith(
+        "needs more than the 800 B of memory: lora."
+    )
     assert len(forecast_lines(document())) == 2
 
 
@@ -93,6 +95,6 @@ def test_a_plan_says_what_it_knows(tiny_config, tmp_path):
     shown = CliRunner().invoke(main, ["plan", str(tmp_path / "c.yaml")]).stdout
     assert "an epoch trains on " in shown
     assert "of their tokens); documents " in shown
-    assert "weights and optimizer alone take: prompt_tuning " in shown
+    assert "memory of weights and optimizer alone: prompt_tuning " in shown
     assert bars([0, 1, 100, 50]) == " \u2581\u2588\u2584"
     assert [duration(s) for s in (3.2, 600, 9000)] == ["3 s", "10 min", "2.5 h"]

@@ -163,8 +163,8 @@ def test_what_changed_and_what_is_done_again_is_said(again, tiny_config):
     rows = map(json.loads, Folder(tiny_config["output"]).events_file.read_text().splitlines())
     notes = [row["text"] for row in rows if row["kind"] == "note" and row["text"].startswith("changed since")]
     assert [note.partition(".")[0] for note in notes] == [
-        "changed since last time: metrics",
-        "changed since last time: generation",
+        "changed since the last session: metrics",
+        "changed since the last session: generation",
     ]
-    assert "whose stored outputs are scored again: 7" in notes[0]
-    assert "whose outputs are made again, without training: 7" in notes[1]
+    assert "whose outputs are scored again: 7" in notes[0]
+    assert "whose outputs are decoded again, without training: 7" in notes[1]

@@ -40,12 +40,12 @@ def test_what_a_change_does_not_touch_is_kept_and_what_is_taken_back_is_there_ag
     wider = bakeoff.run(more, {"protocol.seeds": 2}, display="plain")
     assert [run[:2] for run in seen] == [("lora", "entry"), ("top", "entry"), ("top", "entry")]
     said = capsys.readouterr().err
-    assert "changed since last time: protocol.seeds, entries.top.method, " in said
-    assert "stay in the comparison: 3\n" in said
+    assert "changed since the last session: protocol.seeds, entries.top.method, " in said
+    assert "are still used: 3\n" in said
     assert wider.entries["lora"]["runs"][0] == first.entries["lora"]["runs"][0]
     seen.clear()
     other = bakeoff.run(config, {"protocol.epochs": 2}, display="plain")
-    assert "stay in the comparison: 0; that leave it: 6, which stay on disk" in capsys.readouterr().err
+    assert "are still used: 0; that are no longer used: 6 (they stay on disk" in capsys.readouterr().err
     assert [run[0] for run in seen] == ["base", "lead-1", "lora"]
     assert list(other.entries) == ["lora"]
     assert other.entries["lora"]["steps"] == 2 * first.entries["lora"]["steps"]
@@ -61,7 +61,7 @@ def test_changed_data_base_and_settings_are_noticed_and_named(config, tiny_model
     content = file.read_text()
     file.write_text("".join(content.splitlines(keepends=True)[1:]))
     second = bakeoff.run(config, display="plain")
-    assert "changed since last time: the data" in capsys.readouterr().err
+    assert "changed since the last session: the data" in capsys.readouterr().err
     assert not set(first.entries["lora"]["runs"]) & set(second.entries["lora"]["runs"])
     assert len(Folder(config["output"]).examples_file("train").read_text().splitlines()) == 23
     file.write_text(content)
@@ -70,10 +70,10 @@ def test_changed_data_base_and_settings_are_noticed_and_named(config, tiny_model
     words = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps(words | {"layer_norm_epsilon": 1e-4}))
     bakeoff.run({**config, "model": str(base)}, display="plain")
-    assert "changed since last time: the data, the base, model" in capsys.readouterr().err
+    assert "changed since the last session: the data, the base, model" in capsys.readouterr().err
     monkeypatch.setattr("bakeoff.driver.plan.__version__", "99")
     bakeoff.run({**config, "model": str(base)}, display="plain")
-    assert "changed since last time: bakeoff's version" in capsys.readouterr().err
+    assert "changed since the last session: bakeoff's version" in capsys.readouterr().err
 
 
 def test_other_groups_and_ids_change_the_verdict_and_repeat_no_run(config, tmp_path, monkeypatch):
@@ -112,7 +112,7 @@ def test_another_machine_is_told_and_kept_in_the_record(config, capsys):
     file = first.folder.environment_file
     file.write_text(json.dumps(first.folder.environment() | {"torch": "1.0"}))
     again = bakeoff.run(config, display="plain")
-    assert "the machine is another than before: torch 1.0 -> " in capsys.readouterr().err
+    assert "the machine has changed: torch 1.0 -> " in capsys.readouterr().err
     assert again.document["environment"]["changes"].startswith("torch 1.0 -> ")
     assert again.entries["lora"]["metrics"] == first.entries["lora"]["metrics"]
 

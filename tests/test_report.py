@@ -151,7 +151,7 @@ def test_training_that_never_improved_is_said_everywhere(copied):
     result.best_step = 0
     copied.run(run.id).write_result(result)
     text, _ = page_of(copied)
-    remark = "lora: training never improved on its start; try a lower learning_rate"
+    remark = "lora: training never improved on the start; try a lower learning_rate"
     assert remark in text
     assert remark in copied.markdown_file.read_text().replace("\\", "")
     assert f"not better: {remark}" in remarks(json.loads(copied.results_file.read_text()))
@@ -162,7 +162,7 @@ def test_a_bakeoff_without_any_result_has_a_page(copied):
     text, _ = page_of(copied)
     assert "No entry has finished" in text
     assert 'class="drawing"' not in text
-    assert "None yet: no run has generated." in text
+    assert "No run has written outputs yet." in text
 
 
 def test_texts_of_users_are_shown_and_never_read_as_markup(copied):
@@ -188,7 +188,7 @@ def test_rows_of_one_source_document_are_one_piece_of_evidence(copied):
     write_jsonl(copied.examples_file("test"), [{**r, "document": "the same"} for r in rows])
     text, _ = page_of(copied)
     results = json.loads(copied.results_file.read_text())
-    assert "One test document tells no entry from another" in text
+    assert "One test document cannot tell entries apart" in text
     assert "low" not in results["entries"]["lora"]["metrics"]["test/rougeL"]
     assert results["verdict"]["pairs"][0]["p_holm"] is None
 

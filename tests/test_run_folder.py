@@ -265,7 +265,7 @@ def test_a_page_over_several_bakeoffs_replaces_no_file_of_a_users(shared, copied
     api.compare(folders, page)
     api.compare(folders, page)
     page.write_text("mine")
-    with pytest.raises(SetupError, match="was changed since a report wrote it"):
+    with pytest.raises(SetupError, match="was edited since bakeoff wrote it"):
         api.compare(folders, page)
     assert page.read_text() == "mine"
     page.unlink()
@@ -273,7 +273,7 @@ def test_a_page_over_several_bakeoffs_replaces_no_file_of_a_users(shared, copied
     names = read_mapping(figures / MANIFEST)["files"]
     write_json(figures / MANIFEST, {"files": names[1:]})
     (figures / names[0]).write_text("mine")
-    with pytest.raises(SetupError, match="is there already, and no report wrote it"):
+    with pytest.raises(SetupError, match="exists, and bakeoff did not write it"):
         api.compare(folders, page)
     assert (figures / names[0]).read_text() == "mine"
 

@@ -93,7 +93,7 @@ def test_a_folder_of_the_users_is_no_place_for_figures(two, tmp_path):
     (tmp_path / "notes.html").write_text("mine")
     done = CliRunner().invoke(main, [*command[:-1], str(tmp_path / "notes.html")])
     assert done.exit_code == 2
-    assert "notes.html: is there already, and no report wrote it" in done.output
+    assert "notes.html: exists, and bakeoff did not write it" in done.output
     assert (tmp_path / "notes.html").read_text() == "mine"
 
 

@@ -231,7 +231,7 @@ def test_the_report_shows_the_sweep_the_choice_and_the_seeds(tuned):
     page = results.folder.report_file.read_text()
     assert "Learning-rate sweep" in page
     assert "lora: validation loss by learning_rate" in page
-    assert "one step further was better and was taken" in page
+    assert "one step further was better and was chosen" in page
     assert "without trials (fixed)" in page
     csv = results.folder.csv_file.read_text().splitlines()
     head = csv[0].split(",")
@@ -253,7 +253,7 @@ def test_the_command_line_tells_of_trials(tuned, tmp_path):
     assert "4 trials for each tuned entry, 21 steps together" in plan
     assert "3e-05 to 0.003" in plan
     shown = CliRunner().invoke(main, ["show", str(results.folder.path)]).output
-    assert "lora: on the edge of its search: learning_rate was the highest of the 4 tried" in shown
+    assert "lora: the best trial was at the edge of the search: learning_rate was the highest of the 4 tried" in shown
     assert results.entries["lora"]["converged"] is not None
     early = results.entries | {"top": results.entries["top"] | {"converged": False}}
     assert any(line.startswith("not converged: top: ") for line in remarks(results.document | {"entries": early}))

@@ -66,7 +66,7 @@ def test_a_tie_is_named_with_its_interval_and_the_rest_are_behind(tie):
     assert f"c is behind {first} by " in verdict["text"]
     assert "lead-1" not in verdict["text"]
     assert "d (failed)" in verdict["text"]
-    assert "one seed: not over seeds" in verdict["text"]
+    assert "one seed per entry, so not over seeds" in verdict["text"]
     assert not any(claim in verdict["headline"] for claim in CLAIMS)
 
 
@@ -107,10 +107,10 @@ def test_a_clear_winner_is_best_with_the_gap_to_the_next():
     assert verdict["headline"].endswith(" above b.")
     assert "behind" not in verdict["text"]
     assert verdict["tied_with_best"] == []
-    assert "Intervals are 95 % over 200 test documents and seeds." in verdict["text"]
+    assert "Intervals are 95 % confidence intervals over 200 test documents and seeds." in verdict["text"]
     assert verdict["covers"] == "documents and seeds"
     two = judge({n: row_of() for n in "ab"}, {name: scores[:2] for name, scores in rouge.items()})
-    assert "and two seeds (too few to know their spread: take three)." in two["text"]
+    assert "and two seeds (two are too few to know their spread; use three)." in two["text"]
 
 
 def test_what_only_one_pair_alone_would_show_is_a_tie_and_said_to_be():
@@ -139,7 +139,7 @@ def test_a_lone_tie_whose_own_interval_leaves_out_zero_says_why_it_is_one():
     assert pair["low"] > 0
     assert 0.05 < pair["p_holm"] == pytest.approx(2 * pair["p"])
     assert verdict["headline"].startswith("a and b are tied on ROUGE-L (difference 0.4, 95 % interval 0.0 to 0.8; ")
-    assert verdict["headline"].endswith("not shown after correction for all pairs).")
+    assert verdict["headline"].endswith("not significant after correction for all pairs).")
 
 
 def test_a_tie_with_the_third_entry_shows_that_pairs_difference():
@@ -164,7 +164,7 @@ def test_loss_is_judged_beside_rouge():
     verdict = judge({n: row_of() for n in "ab"}, rouge, losses)
     loss = verdict["pairs"][0]["loss"]
     assert loss["different"]
-    assert "On test loss b is below a by 0.2" in verdict["text"]
+    assert "The test loss of b is lower than that of a by 0.2" in verdict["text"]
     assert "tied on ROUGE-L" in verdict["headline"]
 
 
@@ -186,7 +186,7 @@ def test_nothing_finished_one_document_and_equal_entries():
     with pytest.raises(SetupError, match="no entry has finished"):
         recommendation({"verdict": empty, "entries": {}}, "size")
     single = judge({n: row_of() for n in "ab"}, {"a": numpy.array([0.5]), "b": numpy.array([0.1])})
-    assert single["headline"] == "One test document tells no entry from another: nothing can be concluded."
+    assert single["headline"] == "One test document cannot tell entries apart, so nothing can be concluded."
     assert single["tied_with_best"] == ["b"]
     assert single["pairs"][0]["p"] is None
     assert "not known" in str(difference_rows(single))

@@ -13,8 +13,8 @@ from bakeoff.errors import listed, printable
 
 NOT_MEASURED = "not measured"
 NO_SUCH_THING = "\N{EN DASH}"
-NOT_CONVERGED = "at the end loss still fell at over half the pace of the whole training, so longer training may help"
-NOT_BETTER = "training never improved on its start; try a lower learning_rate"
+NOT_CONVERGED = "at the end the loss was still falling at more than half its average rate, so longer training may help"
+NOT_BETTER = "training never improved on the start; try a lower learning_rate"
 Row = dict[str, Any]
 
 
@@ -86,34 +86,41 @@ def rate(value: float) -> str:
     return f"{value:.2g}"
 
 
-TEST_LOSS = Column("metrics/test/loss", "test loss", fixed(3), "nats per target token over the whole test split", "min")
+TEST_LOSS = Column(
+    "metrics/test/loss", "test loss", fixed(3), "nats per target token, over the whole test split", "min"
+)
 OTHERS = (
     Column(
         "metrics/validation/overfitting",
         "over-fitting",
         signed,
-        "validation loss minus the loss on as many training examples, at the kept checkpoint, dropout off",
+        "validation loss minus the loss on as many training examples, at the kept checkpoint, without dropout",
     ),
     Column(
         "metrics/neutral/forgetting",
         "forgetting",
         signed,
-        "what the adapter adds to the loss on neutral English prose, nats a token, without template",
+        "how much the adapter raises the loss on neutral English prose, in nats per token, without template",
         "min",
     ),
     Column("trainable_parameters", "trainable", fixed(0), "parameters that training changes", "min"),
-    Column("trainable_percent", "%", fixed(4), "trainable share of all parameters, adapter included", "min"),
-    Column("costs/adapter_bytes", "adapter", size, "safetensors on disk", "min"),
-    Column("costs/train_seconds", "train s", fixed(1), "seconds of optimizer steps, nothing else", "min"),
-    Column("costs/tokens_per_second", "tokens/s", fixed(0), "real tokens in training, padding not counted", "max"),
-    Column("costs/peak_bytes", "peak memory", size, "of the run's own process while training", "min"),
-    Column("learning_rate", "learning rate", rate, "AdamW's peak rate", None),
-    Column("tuning/label", "tuning", str, "tuned: chosen by trials; fixed: given in the config; off: nothing is tuned"),
+    Column(
+        "trainable_percent", "%", fixed(4), "share of all parameters, adapter included, that training changes", "min"
+    ),
+    Column("costs/adapter_bytes", "adapter", size, "size of the adapter's safetensors files", "min"),
+    Column("costs/train_seconds", "train s", fixed(1), "seconds of optimizer steps only", "min"),
+    Column("costs/tokens_per_second", "tokens/s", fixed(0), "tokens per second of training, without padding", "max"),
+    Column("costs/peak_bytes", "peak memory", size, "peak memory of the run's own process while training", "min"),
+    Column("learning_rate", "learning rate", rate, "peak learning rate of AdamW", None),
+    Column(
+        "tuning/label", "tuning", str, "tuned: chosen by trials; fixed: given in the config; off: no entry is tuned"
+    ),
     Column(
         "costs/tuning_seconds",
         "tuning s",
         fixed(1),
-        "seconds of the trials' optimizer steps; the chosen trial's are in train s too, as its first seed's",
+        "seconds of the trials' optimizer steps; those of the chosen trial are also in train s, as the run of the "
+        "first seed",
     ),
     Column("seeds", "seeds", fixed(0), "finished runs of the entry", None),
 )
@@ -123,7 +130,7 @@ SHOWN_FROM = {
     "costs/peak_bytes": 80, "trainable_percent": 120, "costs/tokens_per_second": 120,
     "metrics/validation/overfitting": 185, "metrics/neutral/forgetting": 185,
 }  # fmt: skip
-SCORES_FROM = (80, 100)  # likewise for the first scores beside the one that entries are ranked by
+SCORES_FROM = (80, 100)  # the same for the first scores after the one that entries are ranked by
 WIDE = 150
 
 
@@ -201,12 +208,12 @@ def edge_note(name: str, row: Row) -> str | None:
         return None
     sides = " and ".join(f"{field} was the {side}est" for field, side in found["edge"].items())
     after = {
-        "better": "one step further was better and was taken, so the best may lie still further",
+        "better": "one step further was better and was chosen, so the best value may be even further",
         "worse": "one step further was worse",
         "failed": "one step further failed",
-        "no room": "its bounds leave no room for a step further",
+        "no room": "its range ends there",
     }.get(found["extended"], "one step further has not run")
-    return f"{name}: on the edge of its search: {sides} of the {len(row['ladder'])} tried; {after}"
+    return f"{name}: the best trial was at the edge of the search: {sides} of the {len(row['ladder'])} tried; {after}"
 
 
 def remarks(results: dict[str, Any]) -> list[str]:

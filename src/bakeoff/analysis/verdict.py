@@ -12,9 +12,9 @@ COSTS = {"memory": "peak_bytes", "size": "adapter_bytes", "time": "train_seconds
 PREFERENCES = ("quality", *COSTS)
 COVERED = {
     "documents and seeds": "and seeds",
-    "documents and two seeds": "and two seeds (too few to know their spread: take three)",
-    "documents and some seeds": "and seeds (those of an entry with one are taken to vary as the others' do)",
-    "documents": "(one seed: not over seeds)",
+    "documents and two seeds": "and two seeds (two are too few to know their spread; use three)",
+    "documents and some seeds": "and seeds (an entry with one seed is assumed to vary as the others do)",
+    "documents": "(one seed per entry, so not over seeds)",
 }
 CEILING = "oracle"  # a baseline that reads the reference: no entry is asked to beat it
 Estimates = Mapping[tuple[str, str], Estimate]
@@ -63,7 +63,7 @@ class Yardstick:
         text += "" if span is None else f", 95 % interval {self.shown(span[0])} to {self.shown(span[1])}"
         # A pair's own interval may leave out zero where all pairs together do not allow the claim.
         alone = span is not None and not span[0] <= 0 <= span[1]
-        return f"{text}; not shown after correction for all pairs" if alone and not pair["different"] else text
+        return f"{text}; not significant after correction for all pairs" if alone and not pair["different"] else text
 
 
 def make_verdict(rows: Rows, estimates: Estimates, by: Yardstick) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def headline(verdict: dict[str, Any], estimates: Estimates, by: Yardstick) -> st
         span = score.interval()
         return f"{best} is the only finished entry: {by.heading} {by.shown(score.value)}{by.in_brackets(span)}."
     if verdict["documents"] < 2:
-        return f"One test {by.unit[:-1]} tells no entry from another: nothing can be concluded."
+        return f"One test {by.unit[:-1]} cannot tell entries apart, so nothing can be concluded."
     if not tied:
         lead = f"{by.gap(pairs[0])} above {pairs[0]['second']}"
         return f"{best} is best on {by.heading}: {by.shown(score.value)}, {lead}."
@@ -180,17 +180,20 @@ def details(verdict: dict[str, Any], rows: Rows, by: Yardstick) -> list[str]:
         loss = pair["loss"]
         if pair["second"] in tied and loss and loss["different"]:
             lower, higher = (best, pair["second"]) if loss["difference"] < 0 else (pair["second"], best)
-            parts.append(f"On test loss {lower} is below {higher} by {abs(loss['difference']):.3f}.")
+            parts.append(f"The test loss of {lower} is lower than that of {higher} by {abs(loss['difference']):.3f}.")
     parts += unbeaten(verdict["baseline_pairs"])
     if verdict["documents"] < 2 or not verdict["pairs"]:
         return parts
     if verdict["detectable_gap"] is not None:
         gap = by.points(verdict["detectable_gap"])
-        parts.append(f"A gap of {gap} between two entries would be found in 80 of 100 such bakeoffs.")
+        parts.append(f"With this test set a true gap of {gap} is detected with 80 % power.")
     count = len(verdict["pairs"])
     seeds = COVERED[verdict["covers"]]
-    corrected = f"; ties are judged over {count} pairs together (Holm)" if count > 1 else ""
-    return [*parts, f"Intervals are 95 % over {verdict['documents']:,} test {by.unit} {seeds}{corrected}."]
+    corrected = f"; ties are judged with Holm's correction for {count} pairs" if count > 1 else ""
+    return [
+        *parts,
+        f"Intervals are 95 % confidence intervals over {verdict['documents']:,} test {by.unit} {seeds}{corrected}.",
+    ]
 
 
 def unbeaten(pairs: Sequence[Pair]) -> list[str]:
@@ -220,7 +223,7 @@ def cheaper(names: Sequence[str], rows: Rows) -> list[str]:
         return []
     small, large = min(known, key=lambda n: known[n]), max(known, key=lambda n: known[n])
     ratio = known[large] / known[small]
-    return [f"Of these {small} stores {ratio:.1f}x less than {large}."] if ratio >= 1.05 else []
+    return [f"Of these, the adapter of {small} is {ratio:.1f}x smaller than that of {large}."] if ratio >= 1.05 else []
 
 
 def recommendations(names: Sequence[str], rows: Rows) -> dict[str, str | None]:

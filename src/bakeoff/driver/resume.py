@@ -58,17 +58,17 @@ def identities(plan: dict[str, Any]) -> list[Any]:
 
 def change_note(folder: Folder, config: Config, before: dict[str, Any], planned: Plan) -> str:
     """Return in a line what has changed since the last plan, and what becomes of the runs that were finished."""
-    what = ", ".join(changes(folder, config, before, planned)) or "what is planned"
+    what = ", ".join(changes(folder, config, before, planned)) or "the plan"
     left = Counter(folder.left(run.id, planned.document) for run in planned.runs if run.kind != "trial")
     stay = {run.id for run in planned.runs}
     others = sum(folder.whole(row["id"], before) for row in before["runs"] if row["id"] not in stay)
-    line = f"changed since last time: {what}. Finished runs that stay in the comparison: {left['nothing']}"
+    line = f"changed since the last session: {what}. Finished runs that are still used: {left['nothing']}"
     if left["score"]:
-        line += f"; whose stored outputs are scored again: {left['score']}"
+        line += f"; whose outputs are scored again: {left['score']}"
     if left["decode"]:
-        line += f"; whose outputs are made again, without training: {left['decode']}"
+        line += f"; whose outputs are decoded again, without training: {left['decode']}"
     if others:
-        line += f"; that leave it: {others}, which stay on disk and return when the change is taken back"
+        line += f"; that are no longer used: {others} (they stay on disk, and are used again if the change is undone)"
     return line
 
 
@@ -120,4 +120,4 @@ def renew_environment(folder: Folder) -> list[str]:
         earlier = [before["changes"]] if before.get("changes") else []
         now["changes"] = "; ".join([*earlier, *changed])
     write_json(folder.environment_file, now)
-    return [f"the machine is another than before: {'; '.join(changed)}. Finished runs are kept"] if changed else []
+    return [f"the machine has changed: {'; '.join(changed)}. Finished runs are kept"] if changed else []

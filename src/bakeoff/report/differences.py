@@ -41,12 +41,12 @@ def recommendation(results: dict[str, Any], preference: str) -> str:
     """Return in a sentence which entry a preference asks for, among those tied with the best."""
     verdict = results["verdict"]
     if verdict["best"] is None:
-        raise SetupError(f"--prefer {preference}: no entry has finished. Try: bakeoff run again, or see its report")
+        raise SetupError(f"--prefer {preference}: no entry has finished. Try: bakeoff run again, or read its report")
     among = [verdict["best"], *verdict["tied_with_best"]]
     named = WORDS[preference][0]
     name, why = choice(results, preference)
     if name is None:
-        return f"Preferring {named}: not measured for all of {', '.join(among)}."
+        return f"Preferring {named}: unknown, as it was not measured for all of {', '.join(among)}."
     return f"Preferring {named}: {name} ({why}; {rivals(verdict)})."
 
 

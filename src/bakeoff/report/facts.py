@@ -8,14 +8,14 @@ from bakeoff.report.plan import split_line
 Pairs = list[tuple[str, str]]
 CHECKS = {
     "loss_finite": "every loss is a finite number",
-    "only_intended_moved": "the trained weights moved, and bit for bit nothing else did",
-    "step0_equals_base": "before the first step a method that starts as the base has exactly its loss",
+    "only_intended_moved": "training changed the weights that it should, and no bit of any other",
+    "step0_equals_base": "before the first step a method that starts as the base has exactly the loss of the base",
     "step0_beats_unigram": "before the first step the validation loss is below the entropy of the target tokens",
-    "reloads_to_same_loss": "the saved adapter on a fresh base gives the same loss",
+    "reloads_to_same_loss": "the saved adapter, loaded onto a fresh base, gives the same loss",
 }
 LABELS = {
-    "fixed": "Not equal: these entries ran at the settings given, without trials",
-    "off": "Not equal: tuning was off, and each entry ran at one learning rate of its own",
+    "fixed": "Not equal: these entries ran at the settings in the config, without trials",
+    "off": "Not equal: tuning was off, so each entry ran at its own fixed learning rate",
 }
 
 
@@ -49,19 +49,19 @@ def held_equal(results: dict[str, Any]) -> Pairs:
     differing = set(results.get("not_held_equal", ()))
     clipping = f"clipped at norm {protocol['clip_norm']:g}" if protocol["clip_norm"] else "not clipped"
     chosen = " (auto: what the hardware multiplies natively)" if protocol["precision"] == "auto" else ""
-    precision = f"{results['precision']} frozen weights and products{chosen}, fp32 trained weights"
+    precision = f"{results['precision']} for frozen weights and matrix products{chosen}, fp32 for trained weights"
     size = generation["batch_size"]
-    side_by_side = f", batches of {counted(size, 'document')}" if size else ", as many side by side as fit"
+    side_by_side = f", batches of {counted(size, 'document')}" if size else ", as many documents together as fit"
     side_by_side = "" if "generation.batch_size" in differing else side_by_side
     outputs = f"at most {counted(results['output_tokens'], 'token')}{side_by_side}"
     epochs = counted(protocol["epochs"], "epoch")
     waited = counted(protocol["patience"] or 0, "validation")
-    patience = f"; the run ends after {waited} without a new one" if protocol["patience"] else ""
+    patience = f"; a run ends after {waited} without a new best" if protocol["patience"] else ""
     seeds = range(protocol["seed"], protocol["seed"] + protocol["seeds"])
     return [
-        ("examples and order", "the same, in the same batches, for each seed"),
+        ("examples and order", "for each seed the same examples in the same batches"),
         ("template", results["template"]),
-        ("length", f"at most {results['max_tokens']} tokens; documents are cut at their end, summaries never"),
+        ("length", f"at most {results['max_tokens']} tokens; a long document is cut at its end, a summary never"),
         ("training", f"{epochs}, batches of {protocol['batch_size']}, loss on summary tokens only"),
         ("optimizer", f"AdamW on fp32 weights, weight decay {protocol['weight_decay']:g}, gradients {clipping}"),
         ("schedule", f"{protocol['schedule']} after a warm-up over {protocol['warmup_share']:.0%} of the steps"),
@@ -76,11 +76,12 @@ def held_equal(results: dict[str, Any]) -> Pairs:
 def tuning_rule(tune: dict[str, Any] | None) -> str:
     """Return the rule by which settings were chosen."""
     if tune is None:
-        return "off: the settings given"
-    halving = "; after 1/4 and 1/2 of the steps the worse half stops" if tune["halving"] else ""
+        return "off: the settings in the config"
+    halving = "; the worse half stops after 1/4 and after 1/2 of the steps" if tune["halving"] else ""
     return (
         f"{counted(tune['trials'], 'trial')} for each tuned entry, with the first seed, from its own range{halving}; "
-        "the lowest validation loss is chosen; one trial more where that lies on the edge of what was tried"
+        "the trial with the lowest validation loss is chosen; if it is at the edge of what was tried, one more trial "
+        "follows"
     )
 
 
@@ -107,11 +108,13 @@ def baseline_lines(results: dict[str, Any]) -> list[str]:
                 "first blank line"
             )
             share = row["metrics"].get("test/cut_documents", {"mean": 0})["mean"]
-            text += f"; {share:.1%} of documents cut further for it" if share else ""
+            text += f"; {share:.1%} of documents were cut further to make room for them" if share else ""
         elif kind == "lead":
             text = f"the first {count} sentences of the document" if count != "1" else "the document's first sentence"
         else:
-            ceiling = "the document's sentences closest to the reference, chosen greedily by it: a ceiling for extracts"
+            ceiling = (
+                "the document's sentences closest to the reference, chosen greedily with it: a ceiling for extracts"
+            )
             text = {"base": "the untouched base, with the same template", "oracle": ceiling}[name]
         lines.append(f"{name}: {text}.")
     return lines

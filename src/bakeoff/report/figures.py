@@ -68,12 +68,12 @@ def check_own(page: Path, folder: Path) -> None:
     if (folder / MANIFEST).exists():
         written = read_mapping(folder / MANIFEST).get("page")
         if written and page.exists() and digest(page) != written:
-            raise SetupError(f"{page}: was changed since a report wrote it. Try: another name after -o")
+            raise SetupError(f"{page}: was edited since bakeoff wrote it. Try: another name after -o")
         return
     if page.exists():
-        raise SetupError(f"{page}: is there already, and no report wrote it. Try: another name after -o")
+        raise SetupError(f"{page}: exists, and bakeoff did not write it. Try: another name after -o")
     if folder.exists() and any(folder.iterdir()):
-        raise SetupError(f"{folder}: holds other files, and the page's figures go there. Try: another name after -o")
+        raise SetupError(f"{folder}: contains other files, but the page's figures go there. Try: another name after -o")
 
 
 def note_page(page: Path, folder: Path) -> None:
@@ -92,9 +92,9 @@ def write_figures(folder: Path, figures: list[Figure], own: bool = True) -> None
     before = before if isinstance(before, list) else []
     for name in files:
         if not re.fullmatch(r"\w[\w.-]*", name):
-            raise SetupError(f"{folder}: {name!r:.80} is no figure's name. Try: bakeoff run again")
+            raise SetupError(f"{folder}: {name!r:.80} is not the name of a figure. Try: bakeoff run again")
         if not own and name not in before and (folder / name).exists():
-            raise SetupError(f"{folder / name}: is there already, and no report wrote it. Try: another name after -o")
+            raise SetupError(f"{folder / name}: exists, and bakeoff did not write it. Try: another name after -o")
     for name in set(map(str, before)) - files.keys():
         if re.fullmatch(r"[^/]+\.(svg|csv)", name):  # the manifest may have come from elsewhere
             (folder / name).unlink(missing_ok=True)

@@ -41,8 +41,8 @@ def plan_lines(plan: dict[str, Any]) -> list[str]:
     if tuned:
         trials, steps = tuned[0]["trials"], tuned[0]["trial_steps"]
         lines.append(
-            f"{counted(trials, 'trial')} for each tuned entry, {counted(steps, 'step')} together; the chosen one is "
-            "its first seed's run. A choice on the edge of its range has one trial more, of "
+            f"{counted(trials, 'trial')} for each tuned entry, {counted(steps, 'step')} together; the chosen trial "
+            f"becomes the run of the first seed. If it is at the edge of its range, one more trial follows, of "
             f"{counted(tuned[0]['steps'], 'step')}"
         )
     lines += [f"{name} not run: {reason}" for name, reason in plan["not_run"].items()]
@@ -82,13 +82,15 @@ def forecast_lines(plan: dict[str, Any]) -> list[str]:
     too_large = [n for n, row in plan["entries"].items() if row["least_bytes"] > memory]
     if not found:
         least = listed([f"{name} {size(row['least_bytes'])}" for name, row in plan["entries"].items()])
-        lines.append(f"weights and optimizer alone take: {least}. Try --probe for seconds and whole memory")
+        lines.append(
+            f"memory of weights and optimizer alone: {least}. Try: --probe, which measures time and peak memory"
+        )
         return lines + no_room(too_large, memory)
     for name, row in found["entries"].items():
         probed = row["error"] or f"about {duration(row['seconds'])}, {size(row['peak_bytes'])} at the peak"
         lines.append(f"{name}: {probed}")
     if found["seconds"] is not None:
-        lines.append(f"entries together: about {duration(found['seconds'])}; baselines and the trunk cache not counted")
+        lines.append(f"all entries: about {duration(found['seconds'])}, without baselines and the trunk cache")
     return lines + no_room([n for n in plan["entries"] if n in {*too_large, *found["too_large"]}], memory)
 
 
@@ -97,7 +99,8 @@ def no_room(names: list[str], memory: int) -> list[str]:
     if not names:
         return []
     return [
-        f"does not fit into {size(memory)}: {listed(names)}. Try a smaller protocol.batch_size or max_tokens, "
+        f"needs more than the {size(memory)} of memory: {listed(names)}. Try: a smaller protocol.batch_size or "
+        f"max_tokens, "
         "protocol.gradient_checkpointing: true, or a smaller base"
     ]
 

@@ -172,11 +172,11 @@ METRICS = {
         signature=lambda several: rouge_score.signature(several, unicode=True),
     ),
     "exact_match": exact_match(
-        "exact_match", "share of outputs that are a reference, but for white space around them", str.strip,
+        "exact_match", "share of outputs that equal a reference, apart from white space around them", str.strip,
         signature=lambda several: "exact match: all but outer white space counts, any reference", rule="exact",
     ),
     "exact_match_squad": exact_match(
-        "exact_match_squad", "share of outputs that are a reference, by SQuAD's rule", plain_words,
+        "exact_match_squad", "share of outputs that equal a reference, by SQuAD's rule", plain_words,
         signature=lambda several: "exact match: SQuAD's rule (no case, punctuation, articles), any reference",
         unseen=meaning, blind=SQUAD.format("exact_match"),
     ),
