@@ -242,7 +242,7 @@ def test_the_report_shows_the_sweep_the_choice_and_the_seeds(tuned):
     assert rows["lora"]["seeds"] == "2"
     assert float(rows["lora"]["tuning_seconds"]) > 0
     assert rows["fixed"]["tuning_seconds"] == ""
-    assert "on the edge of its search" in results.folder.markdown_file.read_text()
+    assert "the best trial was at the edge of the search" in results.folder.markdown_file.read_text()
 
 
 def test_the_command_line_tells_of_trials(tuned, tmp_path):
