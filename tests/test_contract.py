@@ -5,16 +5,21 @@ runs that eighth of the cells. Without it, it is all methods on two families, an
 """
 
 import os
+import re
+from functools import cache
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
 import torch
 
+from bakeoff.errors import SetupError
 from bakeoff.methods import method, method_names, register
 from bakeoff.methods.last_layers import LastLayers
 from bakeoff.methods.soft_prompts import PromptTuning
 from bakeoff.testing import CHECKS, FAMILIES, check_method
 
+PAGE = Path(__file__).parent.parent / "docs/matrix.md"
 WHOLE = ("gpt2", "t5")
 CHOSEN = os.environ.get("BAKEOFF_CELLS")
 
@@ -29,10 +34,45 @@ def cells():
     return [(m, f) for m, f, part in everything if f in WHOLE or part == 0]
 
 
+@cache
+def refusals():
+    """For each method and family None where the page says yes, else the reason that the page gives."""
+    page = PAGE.read_text().partition("## Further architectures")[0]
+    head, *rows = (line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| "))
+    reasons = {
+        (name, family): f"{name}: {reason}"
+        for name, families, reason in re.findall(r"^- (\S+), not with ([^:]+): (.+)$", page, re.MULTILINE)
+        for family in families.split(", ")
+    }
+    answers = {(row[0], family): answer for row in rows for family, answer in zip(head[1:], row[1:], strict=True)}
+    assert set(answers.values()) == {"yes", "no"}
+    assert {cell for cell, answer in answers.items() if answer == "no"} == set(reasons)
+    return {cell: reasons.get(cell) for cell in answers}
+
+
 @pytest.mark.parametrize(("name", "family"), cells())
 def test_every_method_keeps_the_contract(name, family):
-    refusal = check_method(name, family)
-    assert refusal is None or (refusal.startswith(f"{name}: ") and "\n" not in refusal)
+    assert check_method(name, family) == refusals()[name, family]
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_a_method_refuses_the_families_that_the_page_says_and_no_other(name):
+    assert {f: check_method(name, f, checks=()) for f in FAMILIES} == {f: refusals()[name, f] for f in FAMILIES}
+
+
+class RefusesAll(PromptTuning):
+    def adapt(self, model, tokenizer):
+        raise SetupError(f"{type(model).__name__} is not for me")
+
+
+def test_a_method_that_begins_to_refuse_everything_is_found(monkeypatch):
+    monkeypatch.setattr(method, "_REGISTER", {**method._REGISTER})
+    monkeypatch.delitem(method._REGISTER, "prompt_tuning")
+    register("prompt_tuning")(RefusesAll)
+    with pytest.raises(AssertionError):
+        test_every_method_keeps_the_contract("prompt_tuning", "gpt2")
+    with pytest.raises(AssertionError):
+        test_a_method_refuses_the_families_that_the_page_says_and_no_other("prompt_tuning")
 
 
 class MovesMore(LastLayers):

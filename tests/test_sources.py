@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 
+import datasets
 import pytest
 
 from bakeoff.config.config import load_config
@@ -150,7 +151,6 @@ def test_a_folder_holds_its_splits_by_name(tmp_path):
 
 
 def test_a_dataset_saved_to_a_disk_is_a_folder(tmp_path):
-    datasets = pytest.importorskip("datasets")
     made = {s: datasets.Dataset.from_list(make_rows(6 + i, i)) for i, s in enumerate(SPLITS)}
     datasets.disable_progress_bars()
     datasets.DatasetDict(made).save_to_disk(tmp_path / "saved")
@@ -234,7 +234,6 @@ def test_splits_of_another_language_or_length_are_found(tmp_path):
 
 
 def test_a_dataset_of_the_hub_has_splits_by_its_own_names(tmp_path_factory, monkeypatch):
-    datasets = pytest.importorskip("datasets")
     from bakeoff.data.hub_dataset import HubDataset
 
     folder = tmp_path_factory.mktemp("corpus")  # whose name, unlike this test's, is that of no split
