@@ -12,6 +12,7 @@ from bakeoff.scoring.forgetting import PASSAGE_TOKENS, PASSAGES, add_forgetting,
 def test_passages_are_prose_and_the_same_each_time():
     texts = passages()
     assert len(texts) == PASSAGES
+    passages.cache_clear()
     assert texts == passages()
     assert len(set(texts)) == PASSAGES
     assert all(text.endswith(".") and "::=" not in text and 60 <= len(text.split()) <= 150 for text in texts)
@@ -61,7 +62,9 @@ def test_an_untouched_adapter_forgets_nothing_and_a_moved_one_changes_the_loss(n
 
 def test_without_the_module_nothing_is_measured(monkeypatch, base):
     monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
+    passages.cache_clear()
     assert neutral_rows(base.tokenizer, 48) == []
+    passages.cache_clear()
 
 
 def test_forgetting_is_adapted_minus_base():

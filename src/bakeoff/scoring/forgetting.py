@@ -7,6 +7,7 @@ another minor version has a few others.
 import hashlib
 import re
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from bakeoff.data.tokens import Tokens
@@ -17,14 +18,15 @@ LETTER_SHARE = 0.9  # of a passage's characters without white space: grammar and
 PASSAGE_TOKENS = 128
 
 
-def passages() -> list[str]:
+@cache
+def passages() -> tuple[str, ...]:
     """Return up to PASSAGES paragraphs, those that hash lowest; none where this Python has no `pydoc_data`."""
     try:
         from pydoc_data.topics import topics
     except ImportError:
-        return []
+        return ()
     found = {text for page in topics.values() for text in prose(page)}
-    return sorted(found, key=lambda text: hashlib.sha256(text.encode()).digest())[:PASSAGES]
+    return tuple(sorted(found, key=lambda text: hashlib.sha256(text.encode()).digest())[:PASSAGES])
 
 
 def prose(page: str) -> Iterator[str]:
@@ -44,7 +46,7 @@ def neutral_rows(tokenizer: Any, max_tokens: int, encoder_decoder: bool = False)
     A loss over them is the language-model loss in nats a token. A soft prompt stands before each of them too: with
     it the adapted model is what it is. An encoder-decoder reads a passage's first half and is asked for the second.
     """
-    texts = passages()
+    texts = list(passages())
     ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
     longest = min(PASSAGE_TOKENS, max_tokens)
     rows = [row[:longest] for row in ids if len(row) > 1]

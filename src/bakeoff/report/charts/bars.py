@@ -42,9 +42,9 @@ def cost_bar(results: dict[str, Any], column: Column) -> Figure | None:
     tips = [{**row, "tip": f"{row['entry']}: {row['shown']}"} for row in rows]
     base = data("costs").encode(x=x, y=y)
     bars = base.mark_bar(height=13, cornerRadiusEnd=2, opacity=1).encode(
-        color=colors(list(results["entries"])), description="tip:N"
+        color=colors(list(results["entries"])), description=alt.Description("tip:N")
     )
-    text = base.mark_text(align="left", dx=5, fontSize=11, color=INK, aria=False).encode(text="shown:N")
+    text = base.mark_text(align="left", dx=5, fontSize=11, color=INK, aria=False).encode(text=alt.Text("shown:N"))
     drawn = draw(
         alt.layer(bars, text).properties(width=WIDTH, height=alt.Step(ROW), title=heading(title)),
         {"costs": tips},

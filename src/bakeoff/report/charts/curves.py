@@ -92,11 +92,11 @@ def chart(rows: list[Point], number: int, span: list[float], epochs: int, title:
     marked = [{**r, "tip": tip(r)} for r in validated]
     layers = [
         data("lines").mark_line(strokeWidth=2, aria=False).encode(
-            x=x, y=y, color=colour, detail="run:N", strokeDash=dashes()
+            x=x, y=y, color=colour, detail=alt.Detail("run:N"), strokeDash=dashes()
         ),
-        data("dots").mark_point(filled=True, size=26, opacity=1).encode(x=x, y=y, color=colour, description="tip:N"),
+        data("dots").mark_point(filled=True, size=26, opacity=1).encode(x=x, y=y, color=colour, description=alt.Description("tip:N")),
         data("rings").mark_point(size=120, strokeWidth=2, filled=False, color=INK).encode(
-            x=x, y=y, description="tip:N"
+            x=x, y=y, description=alt.Description("tip:N")
         ),
     ]  # fmt: skip
     drawn = {"lines": lines, "dots": marked if few else [], "rings": [r for r in marked if r["kept"]]}

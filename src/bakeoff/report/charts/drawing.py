@@ -130,7 +130,8 @@ def shapes(names: list[str]) -> alt.Shape:
 def data(name: str) -> alt.Chart:
     """Return a chart over the rows that `draw` is given under this name.
 
-    Rows stay out of the chart, because Altair copies and checks all that is in it at every step.
+    Rows stay out of the chart, because Altair copies and checks all that is in it at every step. Give `encode` channels
+    as objects: for a channel that is a text, Altair hashes its whole schema.
     """
     return alt.Chart(alt.NamedData(name))
 

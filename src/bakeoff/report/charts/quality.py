@@ -130,17 +130,21 @@ def chart(
     layers = [
         rules.mark_rule(strokeDash=[4, 4], color=SOFT, aria=False),
         rules.mark_text(align="right", dx=-4, dy=-6, fontSize=11, color=SOFT, aria=False).encode(
-            text="names:N", x=alt.value(WIDTH)
+            text=alt.Text("names:N"), x=alt.value(WIDTH)
         ),
-        data("front").mark_line(color=INK, opacity=0.3, strokeWidth=1.5, aria=False).encode(x=x, y=y, order="order:Q"),
+        data("front")
+        .mark_line(color=INK, opacity=0.3, strokeWidth=1.5, aria=False)
+        .encode(x=x, y=y, order=alt.Order("order:Q")),
         base.mark_rule(strokeWidth=1.5, opacity=0.6, aria=False).encode(
-            y=alt.Y("low:Q", title=quality.title), y2="high:Q"
+            y=alt.Y("low:Q", title=quality.title), y2=alt.Y2("high:Q")
         ),
-        base.mark_point(filled=True, size=130, opacity=1).encode(shape=shapes(names), description="tip:N"),
+        base.mark_point(filled=True, size=130, opacity=1).encode(
+            shape=shapes(names), description=alt.Description("tip:N")
+        ),
         # Names are ink, to be read; the outline of no width is how a rule on an entry's colour finds them.
         texts.mark_text(
             dx=alt.ExprRef("datum.dx"), dy=alt.ExprRef("datum.dy"), fontSize=12, fill=INK, strokeWidth=0, aria=False
-        ).encode(text="entry:N", stroke=alt.Stroke("entry:N", scale=colors(names)["scale"], legend=None)),
+        ).encode(text=alt.Text("entry:N"), stroke=alt.Stroke("entry:N", scale=colors(names)["scale"], legend=None)),
     ]
     lines = together(levels, span, quality)
     names_at = placed(points, lines, domain, span, quality, cost)

@@ -96,11 +96,11 @@ def chart(points: list[Point], field: str, log: bool, number: int, title: alt.Ti
             color=colour, opacity=0.35, strokeWidth=1.5, aria=False
         ).encode(x=x, y=y),
         data("stopped").mark_point(filled=False, size=80, strokeWidth=2, color=colour).encode(
-            x=x, y=y, description="tip:N"
+            x=x, y=y, description=alt.Description("tip:N")
         ),
-        data("ended").mark_point(filled=True, size=80, opacity=1, color=colour).encode(x=x, y=y, description="tip:N"),
+        data("ended").mark_point(filled=True, size=80, opacity=1, color=colour).encode(x=x, y=y, description=alt.Description("tip:N")),
         data("chosen").mark_point(filled=False, size=260, strokeWidth=2, color=INK).encode(
-            x=x, y=y, description="tip:N"
+            x=x, y=y, description=alt.Description("tip:N")
         ),
     ]  # fmt: skip
     return draw(alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, title=title), rows)
