@@ -33,6 +33,25 @@ def _own_state(tmp_path_factory):
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _in_process():
+    """Let bakeoffs run in this process: starting another, which loads the libraries anew, takes seconds."""
+    from bakeoff import api
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(api, "LocalExecutor", Inline)
+        yield
+
+
+@pytest.fixture
+def processes(monkeypatch):
+    """Let bakeoffs start processes for their runs, as they do for a user."""
+    from bakeoff import api
+    from bakeoff.driver.executor import LocalExecutor
+
+    monkeypatch.setattr(api, "LocalExecutor", LocalExecutor)
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory):
     """A seeded random GPT-2 of two blocks in a folder, with a word-level tokenizer."""
@@ -169,11 +188,3 @@ class Inline:
 
     def __exit__(self, *_):
         pass
-
-
-@pytest.fixture
-def in_process(monkeypatch):
-    """Let bakeoffs run in this process, which starts faster."""
-    from bakeoff import api
-
-    monkeypatch.setattr(api, "LocalExecutor", Inline)

@@ -212,7 +212,7 @@ def test_a_damaged_or_hostile_adapter_is_refused_in_one_line(name, adapters, tmp
     assert evaluate_loss(fresh, loaded, ROWS, len(ROWS)) == losses[name]
 
 
-def test_an_adapter_half_written_on_a_full_disk_is_never_taken_for_whole(tiny_config, in_process, monkeypatch):
+def test_an_adapter_half_written_on_a_full_disk_is_never_taken_for_whole(tiny_config, monkeypatch):
     tiny_config |= {"entries": {"last_layers": {}}, "baselines": ["base"]}
 
     def full(method, adapted, folder):

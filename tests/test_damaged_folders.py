@@ -18,11 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bakeoff
-from bakeoff import api
 from bakeoff.cli.main import main
 from bakeoff.store.checksums import SEAL, sealed
 from bakeoff.store.run_folder import SPLITS
-from tests.conftest import Inline, make_rows, many, write_splits
+from tests.conftest import make_rows, many, write_splits
 from tests.test_formats import write
 
 VALUES = [
@@ -68,9 +67,7 @@ def finished(tmp_path_factory, tiny_model):
         "protocol": {"epochs": 2, "max_tokens": 48, "seeds": 1},
         "output": str(tmp / "out"),
     }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "LocalExecutor", Inline)
-        return bakeoff.run(config, display="none").folder
+    return bakeoff.run(config, display="none").folder
 
 
 def places(value, path=()):
@@ -185,7 +182,7 @@ QUICK = {"show": 60, "watch": 30, "live": 10, "plan": 8, "report": 8, "compare":
 
 
 @pytest.mark.parametrize(("command", "quick"), QUICK.items())
-def test_a_damaged_run_folder_is_one_line(finished, in_process, command, quick):
+def test_a_damaged_run_folder_is_one_line(finished, command, quick):
     """Whatever is damaged, and however: documented exit codes, nothing outside changed, no endless wait."""
 
     @many(quick)
@@ -202,7 +199,7 @@ def contents(folder, but):
 
 
 @pytest.mark.parametrize(("command", "quick"), [("plan", 30), ("run", 3)])
-def test_damaged_data_or_a_damaged_config_is_one_line(tmp_path, tiny_model, in_process, command, quick):
+def test_damaged_data_or_a_damaged_config_is_one_line(tmp_path, tiny_model, command, quick):
     """A bakeoff of which any input is damaged runs, or is refused in one line; no input is changed, no folder left."""
     inputs = {f"{split}{suffix}": make_rows(count, count)
               for split, count in (("train", 20), ("validation", 6), ("test", 6))

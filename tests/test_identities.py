@@ -5,10 +5,8 @@ import json
 import pytest
 
 import bakeoff
-from bakeoff import api
 from bakeoff.compute.run import evaluate, worker
 from bakeoff.store.run_folder import Folder
-from tests.conftest import Inline
 
 FUNCTION = "def length(output, references):\n    return float(len(output))\n"
 
@@ -23,7 +21,6 @@ def again(tiny_config, monkeypatch):
         trained.append((work.run.entry, work.run.kind))
         return train(work, method)
 
-    monkeypatch.setattr(api, "LocalExecutor", Inline)
     monkeypatch.setattr(worker, "train", training)
 
     def run(**changes):

@@ -7,18 +7,16 @@ import shutil
 import pytest
 
 import bakeoff
-from bakeoff import api
 from bakeoff.errors import SetupError
 from bakeoff.store import lock
 from bakeoff.store.run_folder import Folder
-from tests.conftest import Inline, make_rows, write_rows
+from tests.conftest import make_rows, write_rows
 from tests.test_trials import started
 
 
 @pytest.fixture
-def config(tiny_model, tmp_path, monkeypatch):
+def config(tiny_model, tmp_path):
     """A bakeoff of one entry, in this process."""
-    monkeypatch.setattr(api, "LocalExecutor", Inline)
     sizes = {"train": 24, "validation": 4, "test": 6}
     return {
         "name": "tiny",

@@ -28,9 +28,7 @@ def undisturbed(tmp_path_factory, tiny_model):
         "protocol": {"epochs": 2, "max_tokens": 48, "seeds": 2, "evaluate_every": 1},
         "output": str(tmp / "out"),
     }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "LocalExecutor", Inline)
-        return config, bakeoff.run(config, display="none").folder
+    return config, bakeoff.run(config, display="none").folder
 
 
 def records(folder):
@@ -87,7 +85,6 @@ def test_a_trial_that_went_on_in_the_place_of_a_killed_one_leaves_the_record_it_
     further = [run for run in folder.trials("lora") if records(folder)[run.id] != records(whole).get(run.id)]
     assert len(further) > 1  # not only the killed one
     assert disturbed.entries["lora"]["settings"] != whole.run(finals_of(whole)[0]).run().settings
-    monkeypatch.setattr(api, "LocalExecutor", Inline)
     again = bakeoff.run({**config, "output": str(folder.path)}, display="none")
     assert records(folder) == records(whole)
     tuning = [json.loads(f.results_file.read_text())["entries"]["lora"]["tuning"] for f in (folder, whole)]
@@ -118,6 +115,5 @@ def test_a_final_run_that_was_begun_at_other_settings_starts_anew(undisturbed, t
             bakeoff.run({**config, "output": str(folder.path)}, display="none")
     assert [*folder.run(final).checkpoints.glob("*.safetensors")]
     assert folder.run(final).run().settings != whole.run(final).run().settings
-    monkeypatch.setattr(api, "LocalExecutor", Inline)
     bakeoff.run({**config, "output": str(folder.path)}, display="none")
     assert records(folder)[final] == records(whole)[final]

@@ -14,7 +14,6 @@ import pytest
 from click.testing import CliRunner
 
 import bakeoff
-from bakeoff import api
 from bakeoff.cli.main import main
 from bakeoff.config.config import RESERVED, load_config
 from bakeoff.data.examples import Example
@@ -27,7 +26,6 @@ from bakeoff.store.event_log import Reader
 from bakeoff.store.events import State
 from bakeoff.store.records import Run
 from bakeoff.store.run_folder import Folder
-from tests.conftest import Inline
 
 TEST = [Example("1", "document", "summary")]
 
@@ -142,7 +140,7 @@ def test_a_copy_that_a_function_makes_of_the_run_ends():
     assert os.getpid() == pid
 
 
-def test_plan_and_run_of_a_metric_that_exits(tiny_config, tmp_path, in_process):
+def test_plan_and_run_of_a_metric_that_exits(tiny_config, tmp_path):
     (tmp_path / "own.py").write_text(
         "import sys\ndef f(output, references):\n    sys.exit(0) if not output else 0\n    return 1\n"
     )
@@ -246,10 +244,9 @@ def test_a_metric_that_never_ends_is_named_when_its_run_is_ended(tmp_path):
     assert Folder(tmp_path).run("base-1").result().cause == "stalled"
 
 
-def test_a_run_tells_of_each_function_before_it_scores(tmp_path, shared, monkeypatch):
+def test_a_run_tells_of_each_function_before_it_scores(tmp_path, shared):
     (tmp_path / "own.py").write_text("def share(output, references):\n    return len(output)\n")
     own = f"{tmp_path}/own.py:share"
-    monkeypatch.setattr(api, "LocalExecutor", Inline)
     changes = {"metrics": ["rouge", own], "entries": ["last_layers"], "output": str(tmp_path / "out")}
     results = bakeoff.run({**shared[0], **changes, "baselines": ["base", "lead-1"]}, display="none")
     events = Reader(results.folder.events_file).new_events()

@@ -72,7 +72,7 @@ def test_curves_hold_every_validation_and_the_best_is_kept(shared):
         assert row["metrics"]["validation/loss"]["mean"] == best["validation/loss"]
 
 
-def test_the_same_config_gives_the_same_losses(shared, tmp_path):
+def test_the_same_config_gives_the_same_losses_in_processes_of_their_own(shared, tmp_path, processes):
     config, results = shared
     again = bakeoff.run(
         {**config, "output": str(tmp_path / "again"), "entries": {"lora": config["entries"]["lora"]}}, display="none"
@@ -120,7 +120,7 @@ def children(pid: int) -> list[int]:
     return [int(c) for f in Path(f"/proc/{pid}/task").glob("*/children") for c in f.read_text().split()]
 
 
-def test_a_killed_run_is_a_row_and_is_run_again(tiny_config):
+def test_a_killed_run_is_a_row_and_is_run_again(tiny_config, processes):
     folder = Folder(tiny_config["output"])
 
     def kill_first_training() -> None:

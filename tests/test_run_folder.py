@@ -131,7 +131,7 @@ LAYOUT = [".lock", ".bakeoff", "config.yaml", "plan.json", "environment.json", "
     ),
     planned=st.booleans(),
 )
-def test_a_users_files_survive_every_command_byte_for_byte(tiny_config, in_process, files, planned):
+def test_a_users_files_survive_every_command_byte_for_byte(tiny_config, files, planned):
     """Whatever they are called, in a folder that no bakeoff made: also where the plan then fails."""
     with TemporaryDirectory() as there:
         for name, text in files.items():
@@ -152,7 +152,7 @@ def content(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_users_files_in_a_run_folder_stay(shared, copied, in_process):
+def test_a_users_files_in_a_run_folder_stay(shared, copied):
     """Beside bakeoff's own, in any of its folders: nothing but names of the layout is ever removed."""
     config, results = shared
     run = copied.run(results.entries["lora"]["runs"][0])
@@ -174,7 +174,7 @@ def test_a_users_files_in_a_run_folder_stay(shared, copied, in_process):
 
 
 @pytest.mark.parametrize("name", ["figures", "runs", "data", "trunk", "events.jsonl", "results.csv", "ADAPTER", "log"])
-def test_nothing_is_written_through_a_link_in_a_run_folder(shared, copied, in_process, tmp_path, name):
+def test_nothing_is_written_through_a_link_in_a_run_folder(shared, copied, tmp_path, name):
     config, results = shared
     run = copied.run(results.entries["lora"]["runs"][0])
     path = {"ADAPTER": run.adapter, "log": run.log_file}.get(name, copied.path / name)

@@ -4,7 +4,7 @@ import bakeoff
 from tests.test_trials import started
 
 
-def test_failed_trials_rank_last_and_are_told(tiny_config, in_process):
+def test_failed_trials_rank_last_and_are_told(tiny_config):
     tiny_config["entries"] = {"wild": {"method": "last_layers", "learning_rate": {"low": 1e-3, "high": 1e37}}}
     results = bakeoff.run(tiny_config, {"protocol.clip_norm": None, "tune.trials": 4}, display="none")
     row = results.entries["wild"]
@@ -19,7 +19,7 @@ def test_failed_trials_rank_last_and_are_told(tiny_config, in_process):
     assert "Edge:" in page
 
 
-def test_where_every_trial_fails_the_entry_has_failed_and_is_tried_again(tiny_config, in_process, monkeypatch):
+def test_where_every_trial_fails_the_entry_has_failed_and_is_tried_again(tiny_config, monkeypatch):
     tiny_config["entries"] = {
         "wild": {"method": "last_layers", "learning_rate": {"low": 1e30, "high": 1e32}},
         "lora": {"r": 2, "learning_rate": 0.01},
@@ -35,7 +35,7 @@ def test_where_every_trial_fails_the_entry_has_failed_and_is_tried_again(tiny_co
     assert [run[:3] for run in seen] == [("wild", "trial", 1), ("wild", "trial", 2)]
 
 
-def test_several_fields_are_searched_together_and_whole_numbers_stay_whole(tiny_config, in_process):
+def test_several_fields_are_searched_together_and_whole_numbers_stay_whole(tiny_config):
     tiny_config["entries"] = {
         "lora": {"r": {"low": 1, "high": 8}, "lora_dropout": {"low": 0, "high": 0.5, "scale": "linear"}}
     }
@@ -49,7 +49,7 @@ def test_several_fields_are_searched_together_and_whole_numbers_stay_whole(tiny_
     assert plan["trainable_parameters"] * chosen == largest * results.entries["lora"]["trainable_parameters"]
 
 
-def test_a_soft_prompt_is_not_extended_past_the_room_kept_for_it(tiny_config, in_process):
+def test_a_soft_prompt_is_not_extended_past_the_room_kept_for_it(tiny_config):
     tiny_config["entries"] = {"prompt_tuning": {"num_virtual_tokens": {"low": 1, "high": 12}, "learning_rate": 0.05}}
     plan = bakeoff.plan(tiny_config, {"tune.trials": 2, "protocol.max_tokens": 60})
     longest = max(point["num_virtual_tokens"] for point in plan["entries"]["prompt_tuning"]["ladder"])

@@ -24,7 +24,7 @@ from bakeoff.driver.trust import is_own
 from bakeoff.errors import BakeoffError, SetupError
 from bakeoff.hub import fetch
 from bakeoff.store.run_folder import Folder
-from tests.conftest import Inline, write_rows
+from tests.conftest import write_rows
 from tests.test_imports import modules
 
 READS_CODE = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "code"}
@@ -155,7 +155,6 @@ def test_ids_and_texts_in_data_make_no_files(tiny_config, tmp_path, monkeypatch)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setattr(api, "LocalExecutor", Inline)
     rows = [json.loads(line) for line in Path(tiny_config["data"]["test"]).read_text().splitlines()]
     hostile = "<script>alert(1)</script> {{ 7*7 }} ../../../../ran"
     rows = [
@@ -209,7 +208,7 @@ def test_the_working_folder_is_not_imported_from(tiny_config, tmp_path):
     assert not [name for name, text in texts.items() if "sys.executable" in text and 'sys.executable, "-I"' not in text]
 
 
-def test_a_run_folder_from_elsewhere_asks_before_it_runs_code(shared, copied, in_process, tmp_path):
+def test_a_run_folder_from_elsewhere_asks_before_it_runs_code(shared, copied, tmp_path):
     """What its config.yaml names beyond reading is one line until --trust; show, report and watch never do it."""
     _, results = shared
     ran, function = tmp_path / "ran", tmp_path / "own.py"

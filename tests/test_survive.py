@@ -21,6 +21,7 @@ from bakeoff.compute.run import process
 from bakeoff.compute.run.process import limit
 from bakeoff.compute.run.worker import explained
 from bakeoff.config.config import Config
+from bakeoff.driver.executor import LocalExecutor
 from bakeoff.errors import SetupError
 from bakeoff.interrupts import stoppable
 from bakeoff.store.run_folder import Folder
@@ -46,9 +47,7 @@ def undisturbed(tmp_path_factory, tiny_model):
         "protocol": {"epochs": 15, "max_tokens": 48, "seeds": 1},
         "output": str(folder / "out"),
     }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "LocalExecutor", Inline)
-        return config, bakeoff.run(config, display="none")
+    return config, bakeoff.run(config, display="none")
 
 
 @pytest.fixture
@@ -86,7 +85,7 @@ def process_of_run(driver):
     return next((run for process in children(driver) for run in children(process)), None)
 
 
-def test_hanging_and_crashing_runs_are_records_and_the_same_command_mends_all(config, undisturbed):
+def test_hanging_and_crashing_runs_are_records_and_the_same_command_mends_all(config, undisturbed, monkeypatch):
     signals = {"lora": signal.SIGSTOP, "top": signal.SIGSEGV}
     chosen = random.Random(1)
 
@@ -98,7 +97,9 @@ def test_hanging_and_crashing_runs_are_records_and_the_same_command_mends_all(co
 
     thread = threading.Thread(target=disturb)
     thread.start()
-    results = bakeoff.run(config, {"safety.stall_seconds": 15}, display="none")
+    with monkeypatch.context() as patch:
+        patch.setattr(api, "LocalExecutor", LocalExecutor)
+        results = bakeoff.run(config, {"safety.stall_seconds": 15}, display="none")
     thread.join()
     errors = {name: row["error"] for name, row in results.entries.items()}
     assert errors["lora"].startswith("no progress for 15 seconds (safety.stall_seconds)")
@@ -111,7 +112,7 @@ def test_hanging_and_crashing_runs_are_records_and_the_same_command_mends_all(co
     assert_same(again, undisturbed[1])
 
 
-def test_a_killed_driver_and_one_that_is_asked_to_stop_lose_nothing(config, undisturbed, tmp_path, monkeypatch):
+def test_a_killed_driver_and_one_that_is_asked_to_stop_lose_nothing(config, undisturbed, tmp_path):
     file = tmp_path / "c.yaml"
     file.write_text(yaml.safe_dump(config, sort_keys=False))
     output = Folder(config["output"])
@@ -133,7 +134,6 @@ def test_a_killed_driver_and_one_that_is_asked_to_stop_lose_nothing(config, undi
     left = bakeoff.load_results(output.path)  # top may have come to its end before it was asked
     assert [left.entries[name]["status"] for name in ("lora", "small")] == ["done", "unfinished"]
     assert re.search(r"Not in this comparison: .*small \(unfinished\)", left.verdict)
-    monkeypatch.setattr(api, "LocalExecutor", Inline)
     assert_same(bakeoff.run(config, display="none"), undisturbed[1])
 
 
@@ -209,12 +209,9 @@ def disk(tmp_path):
     subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
-def test_a_full_disk_and_a_read_only_one_are_told_and_what_is_there_is_gone_on_with(
-    config, undisturbed, disk, monkeypatch
-):
+def test_a_full_disk_and_a_read_only_one_are_told_and_what_is_there_is_gone_on_with(config, undisturbed, disk):
     place, mount = disk
     config["output"] = str(place / "out")
-    monkeypatch.setattr(api, "LocalExecutor", Inline)
     with pytest.raises(SetupError, match="No space left on device. Try: -s output=FOLDER, another folder"):
         bakeoff.run(config, display="none")
     mount("-o", "remount,ro")

@@ -113,7 +113,7 @@ def test_every_run_validates_at_the_same_steps(tuned):
             assert [p["step"] for p in results.folder.run(run_id).curve()] == [0, 3, 5, 10]
 
 
-def test_adopting_the_chosen_trial_is_training_anew(tuned, tmp_path, in_process):
+def test_adopting_the_chosen_trial_is_training_anew(tuned, tmp_path):
     """The first seed's run continues a trial; a bakeoff with the chosen rate given trains it in one piece."""
     config, results = tuned
     for name in ("lora", "top"):

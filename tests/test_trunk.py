@@ -127,7 +127,7 @@ def test_a_trunk_of_another_base_is_noticed(base, tiny_model, tmp_path):
         open_trunk(other, top_only(other), ROWS, tmp_path / "train", None, 4)
 
 
-def test_a_method_that_changes_the_base_has_no_trunk(tiny_config, in_process, monkeypatch):
+def test_a_method_that_changes_the_base_has_no_trunk(tiny_config, monkeypatch):
     import bakeoff
     from bakeoff.methods.last_layers import LastLayers
 

@@ -16,7 +16,6 @@ from bakeoff.progress.watch import watch
 from bakeoff.store.lock import in_turn, locked
 from bakeoff.store.ownership import data_files
 from bakeoff.store.run_folder import Folder
-from tests.conftest import Inline
 from tests.test_watching import wait_for
 
 
@@ -44,7 +43,6 @@ def test_examples_of_another_session_are_never_taken_for_the_plans(shared, copie
     file = tmp_path / "test.jsonl"
     rows = [json.loads(line) for line in copied.examples_file("test").read_text().splitlines()]
     file.write_text("".join(json.dumps({"document": "ba be", "summary": row["summary"]}) + "\n" for row in rows))
-    monkeypatch.setattr(api, "LocalExecutor", Inline)
 
     other = {**config, "output": str(copied.path), "data": {**config["data"], "test": str(file)}}
     with monkeypatch.context() as patch:
@@ -81,9 +79,8 @@ def test_a_folder_that_is_moved_ends_a_watch(copied, tmp_path, capsys):
     assert not watching.is_alive()
 
 
-def test_other_trials_of_an_older_search_change_no_record_of_the_new_one(tiny_config, tmp_path, monkeypatch):
+def test_other_trials_of_an_older_search_change_no_record_of_the_new_one(tiny_config, tmp_path):
     """A point that both searches try went to the end in the older one, and stops early in the new one."""
-    monkeypatch.setattr(api, "LocalExecutor", Inline)
     searched = {
         "lora_dropout": {"low": 0.0, "high": 0.5, "scale": "linear"},
         "learning_rate": {"low": 1e-5, "high": 0.1},
@@ -138,7 +135,6 @@ def test_a_report_that_hangs_holds_up_no_run(copied, monkeypatch):
 def test_a_session_killed_before_it_wrote_its_config_leaves_the_folder_ones_own(shared, copied, monkeypatch):
     config, _ = shared
     assert is_own(copied)
-    monkeypatch.setattr(api, "LocalExecutor", Inline)
     other = {**config, "output": str(copied.path), "protocol": {**config["protocol"], "seeds": 2}}
     for seeds in (2, 3):  # twice in a row
         other["protocol"]["seeds"] = seeds
@@ -167,7 +163,6 @@ def test_what_an_older_version_left_before_it_had_a_plan_is_refused_by_its_name(
 
 def test_a_trunk_that_another_version_stored_is_not_served(shared, copied, monkeypatch):
     config, _ = shared
-    monkeypatch.setattr(api, "LocalExecutor", Inline)
     left = copied.trunk / "train-1-fp32.bin"
 
     def resumed(**other):

@@ -142,7 +142,7 @@ def test_ids_change_for_texts_that_were_read_otherwise_and_for_no_others(tiny_co
     assert not {run.id for run in other.runs} & {run.id for run in ordinary.runs}
 
 
-def test_an_indent_is_learnt_scored_and_generated(tmp_path, monkeypatch, in_process):
+def test_an_indent_is_learnt_scored_and_generated(tmp_path, monkeypatch):
     rows = [{**row, "summary": f"    {row['summary']}"} for row in make_rows(12, 3)]
     (tmp_path / "own.py").write_text("def same(output, references):\n    return float(output in references)\n")
     data = {s: str(write_rows(tmp_path / f"{s}.jsonl", rows)) for s in ("train", "validation", "test")}

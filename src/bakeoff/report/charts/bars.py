@@ -5,7 +5,7 @@ from typing import Any
 import altair as alt
 
 from bakeoff.analysis.table import Column, columns
-from bakeoff.report.charts.drawing import INK, Figure, colors, data, draw, heading
+from bakeoff.report.charts.drawing import INK, TIP, Figure, colors, data, draw, heading
 
 WIDTH, ROW = 190, 24
 SHOWN = (
@@ -42,12 +42,8 @@ def cost_bar(results: dict[str, Any], column: Column) -> Figure | None:
     tips = [{**row, "tip": f"{row['entry']}: {row['shown']}"} for row in rows]
     base = data("costs").encode(x=x, y=y)
     bars = base.mark_bar(height=13, cornerRadiusEnd=2, opacity=1).encode(
-        color=colors(list(results["entries"])), description=alt.Description("tip:N")
+        color=colors(list(results["entries"])), description=TIP
     )
     text = base.mark_text(align="left", dx=5, fontSize=11, color=INK, aria=False).encode(text=alt.Text("shown:N"))
-    drawn = draw(
-        alt.layer(bars, text).properties(width=WIDTH, height=alt.Step(ROW), title=heading(title)),
-        {"costs": tips},
-        names,
-    )
+    drawn = draw([bars, text], {"costs": tips}, (WIDTH, {"step": ROW}), heading(title), names)
     return Figure(f"cost-{name}", title, label, drawn, [{k: row[k] for k in ("entry", "value")} for row in rows])

@@ -8,7 +8,7 @@ import altair as alt
 
 from bakeoff.analysis.table import counted
 from bakeoff.errors import listed
-from bakeoff.report.charts.drawing import INK, Figure, Point, data, draw, heading, hue
+from bakeoff.report.charts.drawing import INK, TIP, Figure, Point, data, draw, heading, hue
 
 WIDTH, HEIGHT = 270, 190
 DOTTED = 30  # validations of a run up to which each has a dot to point at
@@ -82,7 +82,7 @@ def chart(rows: list[Point], number: int, span: list[float], epochs: int, title:
     ticks = list(range(0, epochs + 1, math.ceil(epochs / 6) or 1))
     y = alt.Y("loss:Q", title="nats per target token", scale=alt.Scale(domain=span, clamp=True, nice=False))
     x = alt.X("epoch:Q", title="epoch", axis=alt.Axis(values=ticks, format="d"), scale=alt.Scale(domain=[0, epochs]))
-    colour = alt.value(hue(number))
+    colour = alt.ColorValue(hue(number))
     lines = [
         {"run": r["run"], "epoch": r["epoch"], "split": split, "loss": r[split]}
         for split in SPLITS for r in rows if r[split] is not None
@@ -94,13 +94,13 @@ def chart(rows: list[Point], number: int, span: list[float], epochs: int, title:
         data("lines").mark_line(strokeWidth=2, aria=False).encode(
             x=x, y=y, color=colour, detail=alt.Detail("run:N"), strokeDash=dashes()
         ),
-        data("dots").mark_point(filled=True, size=26, opacity=1).encode(x=x, y=y, color=colour, description=alt.Description("tip:N")),
+        data("dots").mark_point(filled=True, size=26, opacity=1).encode(x=x, y=y, color=colour, description=TIP),
         data("rings").mark_point(size=120, strokeWidth=2, filled=False, color=INK).encode(
-            x=x, y=y, description=alt.Description("tip:N")
+            x=x, y=y, description=TIP
         ),
     ]  # fmt: skip
     drawn = {"lines": lines, "dots": marked if few else [], "rings": [r for r in marked if r["kept"]]}
-    return draw(alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, title=title), drawn)
+    return draw(layers, drawn, (WIDTH, HEIGHT), title)
 
 
 def tip(row: Point) -> str:

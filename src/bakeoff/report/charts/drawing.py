@@ -18,6 +18,7 @@ from bakeoff.analysis.table import csv_safe
 from bakeoff.errors import printable
 
 Point = dict[str, Any]
+TIP = alt.Description("tip:N")  # what a mark says where it is pointed at
 INK = "currentColor"
 SOFT = "var(--soft)"
 # Okabe and Ito's hues and three more, dark enough for a white page, light enough for a dark one. Tests hold the first
@@ -130,8 +131,8 @@ def shapes(names: list[str]) -> alt.Shape:
 def data(name: str) -> alt.Chart:
     """Return a chart over the rows that `draw` is given under this name.
 
-    Rows stay out of the chart, because Altair copies and checks all that is in it at every step. Give `encode` channels
-    as objects: for a channel that is a text, Altair hashes its whole schema.
+    Rows stay out of it, because Altair copies and checks all that is in a chart at every step. A channel is an object:
+    for one that is a string, Altair hashes its whole schema.
     """
     return alt.Chart(alt.NamedData(name))
 
@@ -147,14 +148,30 @@ def heading(title: str, note: str = "", bad: bool = False) -> alt.TitleParams:
     return alt.TitleParams(title, color=INK, anchor="start", frame="group", aria=False, fontSize=13, offset=8, **below)
 
 
-def draw(chart: Any, rows: dict[str, list[Point]], names: Sequence[str] = ()) -> str:
-    """Return the chart over `rows` as a lean SVG element without background; its figure in the page has the label.
+def draw(
+    layers: Sequence[alt.Chart],
+    rows: dict[str, list[Point]],
+    size: tuple[int, int | dict[str, int]],
+    title: alt.TitleParams | None = None,
+    names: Sequence[str] = (),
+) -> str:
+    """Return a chart of `layers` over `rows` as a lean SVG element without background; the page's figure has the label.
 
-    `names` stand left of the axis: a reader's font may be wider than the one that Vega measured them with.
+    `size` is its width and its height, or the height of each row as {"step": pixels}. `names` are those left of the
+    axis: a reader's font may be wider than the one that Vega measured them with.
     """
     room = {"left": 5 + max([1.2 * len(name) for name in names], default=0), "right": 14, "top": 5, "bottom": 5}
-    # `configure` would copy the whole chart for each of them.
-    spec = chart.to_dict(validate=False) | {"datasets": rows, "config": CONFIG | {"padding": room}}
+    # Altair's own way to layer, size and configure charts copies all of them at each step.
+    spec = {
+        "$schema": alt.SCHEMA_URL,
+        "layer": [layer.to_dict(validate=False, context={"top_level": False}) for layer in layers],
+        "width": size[0],
+        "height": size[1],
+        "datasets": rows,
+        "config": CONFIG | {"padding": room},
+    }
+    if title is not None:
+        spec["title"] = title.to_dict(validate=False)
     return lean(vl_convert.vegalite_to_svg(shown(spec)))
 
 

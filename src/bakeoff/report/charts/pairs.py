@@ -5,7 +5,7 @@ from typing import Any
 
 import altair as alt
 
-from bakeoff.report.charts.drawing import INK, SOFT, Figure, Point, data, draw
+from bakeoff.report.charts.drawing import INK, SOFT, TIP, Figure, Point, data, draw
 
 WIDTH, ROW = 340, 24
 ROWS = 60  # of a figure at most
@@ -76,13 +76,13 @@ def chart(rows: list[Point], axis: str) -> str:
     }
     layers: list[Any] = [data("zero").mark_rule(color=INK, opacity=0.7, aria=False).encode(x=alt.X("at:Q"))]
     for said, fill, colour in (("different", INK, INK), ("tied", "var(--paper)", SOFT)):
-        part = data(said).encode(y=y, description=alt.Description("tip:N"))
+        part = data(said).encode(y=y, description=TIP)
         layers.append(part.mark_rule(strokeWidth=2, color=colour).encode(x=alt.X("low:Q"), x2=alt.X2("high:Q")))
         point = part.mark_point(filled=True, size=70, opacity=1, strokeWidth=2, stroke=colour, fill=fill)
         layers.append(point.encode(x=x))
         layers.append(
             part.mark_text(align="left", dx=8, fontSize=11, color=colour, aria=False).encode(
-                text=alt.Text("said:N"), x=alt.value(WIDTH), description=alt.Undefined
+                text=alt.Text("said:N"), x=alt.XValue(WIDTH), description=alt.Undefined
             )
         )
-    return draw(alt.layer(*layers).properties(width=WIDTH, height=alt.Step(ROW)), parts, names)
+    return draw(layers, parts, (WIDTH, {"step": ROW}), names=names)

@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 
 from bakeoff.analysis.table import TEST_LOSS, Column, columns
-from bakeoff.report.charts.drawing import INK, SOFT, Figure, Point, colors, data, draw, safe_name, shapes
+from bakeoff.report.charts.drawing import INK, SOFT, TIP, Figure, Point, colors, data, draw, safe_name, shapes
 from bakeoff.report.charts.labels import LETTER, LINE, place
 
 WIDTH, HEIGHT = 520, 330
@@ -130,7 +130,7 @@ def chart(
     layers = [
         rules.mark_rule(strokeDash=[4, 4], color=SOFT, aria=False),
         rules.mark_text(align="right", dx=-4, dy=-6, fontSize=11, color=SOFT, aria=False).encode(
-            text=alt.Text("names:N"), x=alt.value(WIDTH)
+            text=alt.Text("names:N"), x=alt.XValue(WIDTH)
         ),
         data("front")
         .mark_line(color=INK, opacity=0.3, strokeWidth=1.5, aria=False)
@@ -138,9 +138,7 @@ def chart(
         base.mark_rule(strokeWidth=1.5, opacity=0.6, aria=False).encode(
             y=alt.Y("low:Q", title=quality.title), y2=alt.Y2("high:Q")
         ),
-        base.mark_point(filled=True, size=130, opacity=1).encode(
-            shape=shapes(names), description=alt.Description("tip:N")
-        ),
+        base.mark_point(filled=True, size=130, opacity=1).encode(shape=shapes(names), description=TIP),
         # Names are ink, to be read; the outline of no width is how a rule on an entry's colour finds them.
         texts.mark_text(
             dx=alt.ExprRef("datum.dx"), dy=alt.ExprRef("datum.dy"), fontSize=12, fill=INK, strokeWidth=0, aria=False
@@ -149,7 +147,7 @@ def chart(
     lines = together(levels, span, quality)
     names_at = placed(points, lines, domain, span, quality, cost)
     rows = {"points": points, "levels": lines, "front": front, "names": names_at}
-    return draw(alt.layer(*layers).properties(width=WIDTH, height=HEIGHT), rows)
+    return draw(layers, rows, (WIDTH, HEIGHT))
 
 
 def placed(

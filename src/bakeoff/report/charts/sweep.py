@@ -6,7 +6,7 @@ from typing import Any
 import altair as alt
 
 from bakeoff.analysis.table import counted, edge_note
-from bakeoff.report.charts.drawing import INK, Figure, Point, data, draw, heading, hue, safe_name
+from bakeoff.report.charts.drawing import INK, TIP, Figure, Point, data, draw, heading, hue, safe_name
 from bakeoff.tuning.labels import setting_text
 
 WIDTH, HEIGHT = 270, 190
@@ -96,11 +96,11 @@ def chart(points: list[Point], field: str, log: bool, number: int, title: alt.Ti
             color=colour, opacity=0.35, strokeWidth=1.5, aria=False
         ).encode(x=x, y=y),
         data("stopped").mark_point(filled=False, size=80, strokeWidth=2, color=colour).encode(
-            x=x, y=y, description=alt.Description("tip:N")
+            x=x, y=y, description=TIP
         ),
-        data("ended").mark_point(filled=True, size=80, opacity=1, color=colour).encode(x=x, y=y, description=alt.Description("tip:N")),
+        data("ended").mark_point(filled=True, size=80, opacity=1, color=colour).encode(x=x, y=y, description=TIP),
         data("chosen").mark_point(filled=False, size=260, strokeWidth=2, color=INK).encode(
-            x=x, y=y, description=alt.Description("tip:N")
+            x=x, y=y, description=TIP
         ),
     ]  # fmt: skip
-    return draw(alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, title=title), rows)
+    return draw(layers, rows, (WIDTH, HEIGHT), title)
