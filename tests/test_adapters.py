@@ -197,7 +197,7 @@ def test_a_damaged_or_hostile_adapter_is_refused_in_one_line(name, adapters, tmp
         place = tmp_path / kind
         shutil.copytree(folder / name, place)
         damage(place)
-        start = time.monotonic()
+        start = time.process_time()
         try:
             load_adapter(again(base), place)
             text = "loaded"
@@ -206,7 +206,7 @@ def test_a_damaged_or_hostile_adapter_is_refused_in_one_line(name, adapters, tmp
         assert "\n" not in text, kind
         assert str(place) in text, kind
         assert len(text) < 1000, kind
-        assert time.monotonic() - start < 5, kind
+        assert time.process_time() - start < 5, kind
     fresh = load_base(str(tiny_model), "fp32")
     loaded = load_adapter(fresh, folder / name)
     assert evaluate_loss(fresh, loaded, ROWS, len(ROWS)) == losses[name]

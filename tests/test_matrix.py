@@ -87,17 +87,17 @@ def test_a_sample_of_architectures_is_as_the_page_says(kind):
 
 
 @pytest.mark.parametrize(
-    ("work", "note"),
+    ("work", "seconds", "note"),
     [
-        (lambda *_: time.sleep(60), "takes more than 3 s"),
-        (lambda *_: os._exit(7), "its process ended with status 7"),
-        (lambda *_: torch.ones(2**30), "takes more than 2 GiB of memory"),
+        (lambda *_: time.sleep(600), 3, "takes more than 3 s"),
+        (lambda *_: os._exit(7), 300, "its process ended with status 7"),
+        (lambda *_: torch.ones(2**30), 300, "takes more than 2 GiB of memory"),
     ],
 )
-def test_an_architecture_that_hangs_or_ends_its_process_is_a_row(monkeypatch, work, note):
+def test_an_architecture_that_hangs_or_ends_its_process_is_a_row(monkeypatch, work, seconds, note):
     monkeypatch.setattr("bakeoff.testing.architectures.architecture_row", work)
     threads = torch.get_num_threads()
-    row = isolated_row("llama", None, seconds=3, memory=2 * 2**30)
+    row = isolated_row("llama", None, seconds=seconds, memory=2 * 2**30)
     assert row == {"model": None, "note": note}
     assert f"- llama: {note}" in architectures_page({"llama": row}).splitlines()
     assert torch.get_num_threads() == threads

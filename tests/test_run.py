@@ -208,10 +208,13 @@ def test_nothing_outlives_a_killed_driver_and_the_bakeoff_goes_on(tiny_config, t
     config = tmp_path / "c.yaml"
     config.write_text(yaml.safe_dump(tiny_config))
     driver = subprocess.Popen([sys.executable, "-m", "bakeoff", "run", str(config), "--display", "none"])
-    deadline = time.monotonic() + 240
-    while not list(Path(tiny_config["output"]).glob("runs/lora-*/metrics.jsonl")) and time.monotonic() < deadline:
+    family, deadline = [], time.monotonic() + 240
+    while time.monotonic() < deadline:  # a run may be just over
+        begun = list(Path(tiny_config["output"]).glob("runs/lora-*/metrics.jsonl"))
+        family = [run for server in children(driver.pid) for run in [server, *children(server)]]
+        if begun and len(family) == 2:
+            break
         time.sleep(0.005)
-    family = [run for server in children(driver.pid) for run in [server, *children(server)]]
     assert len(family) == 2
     driver.kill()
     driver.wait()

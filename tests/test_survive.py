@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import random
 import re
 import signal
 import subprocess
@@ -69,7 +68,7 @@ def assert_same(results, expected):
     assert not list(results.folder.path.rglob("checkpoints"))
 
 
-def wait_for(found, seconds=60):
+def wait_for(found, seconds=240):
     until = time.monotonic() + seconds
     while not (value := found()) and time.monotonic() < until:
         time.sleep(0.005)
@@ -87,12 +86,10 @@ def process_of_run(driver):
 
 def test_hanging_and_crashing_runs_are_records_and_the_same_command_mends_all(config, undisturbed, monkeypatch):
     signals = {"lora": signal.SIGSTOP, "top": signal.SIGSEGV}
-    chosen = random.Random(1)
 
     def disturb():
         for entry, number in signals.items():
             wait_for(lambda entry=entry: checkpoints(config, entry))
-            time.sleep(chosen.uniform(0, 0.3))
             os.kill(process_of_run(os.getpid()), number)
 
     thread = threading.Thread(target=disturb)
@@ -124,7 +121,7 @@ def test_a_killed_driver_and_one_that_is_asked_to_stop_lose_nothing(config, undi
     driver = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: checkpoints(config, "top"))
     driver.send_signal(signal.SIGTERM)
-    _, said = driver.communicate(timeout=60)
+    _, said = driver.communicate(timeout=240)
     assert driver.returncode == 130
     assert "top: stopping" in said
     assert "resumes after process" in said
