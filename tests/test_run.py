@@ -79,6 +79,9 @@ def test_the_same_config_gives_the_same_losses_in_processes_of_their_own(shared,
     )
     assert again.entries["lora"]["metrics"] == results.entries["lora"]["metrics"]
     assert again.entries["lora"]["runs"] == results.entries["lora"]["runs"]
+    (run,) = again.entries["lora"]["runs"]
+    files = {file.name for file in again.folder.run(run).path.iterdir() if file.is_file()}
+    assert files == {"run.json", "result.json", "metrics.jsonl", "predictions.jsonl", "log.txt"}
 
 
 def test_results_print_make_a_frame_and_load_the_winner(shared):

@@ -23,6 +23,7 @@ from bakeoff.config.config import Config
 from bakeoff.driver.executor import LocalExecutor
 from bakeoff.errors import SetupError
 from bakeoff.interrupts import stoppable
+from bakeoff.store.records import Run
 from bakeoff.store.run_folder import Folder
 from tests.conftest import Inline, inline, write_splits
 from tests.test_run import children
@@ -76,6 +77,18 @@ def wait_for(found, seconds=240):
     return value
 
 
+class Ready(LocalExecutor):
+    """An executor whose server has loaded its libraries: on a busy machine that takes longer than a run may be silent.
+
+    It is asked for a run of no bakeoff, and that has ended.
+    """
+
+    def __init__(self, folder):
+        super().__init__()
+        self.server.ask(Folder(folder), Run("none", "none", "entry", "lora", {}, 0))
+        wait_for(lambda: "exit" in (self.server.hear() or {}))
+
+
 def checkpoints(config, entry):
     return list(Path(config["output"]).glob(f"runs/{entry}-*/checkpoints/*.safetensors"))
 
@@ -84,7 +97,9 @@ def process_of_run(driver):
     return next((run for process in children(driver) for run in children(process)), None)
 
 
-def test_hanging_and_crashing_runs_are_records_and_the_same_command_mends_all(config, undisturbed, monkeypatch):
+def test_hanging_and_crashing_runs_are_records_and_the_same_command_mends_all(
+    config, undisturbed, tmp_path, monkeypatch
+):
     signals = {"lora": signal.SIGSTOP, "top": signal.SIGSEGV}
 
     def disturb():
@@ -95,7 +110,7 @@ def test_hanging_and_crashing_runs_are_records_and_the_same_command_mends_all(co
     thread = threading.Thread(target=disturb)
     thread.start()
     with monkeypatch.context() as patch:
-        patch.setattr(api, "LocalExecutor", LocalExecutor)
+        patch.setattr(api, "LocalExecutor", lambda: Ready(tmp_path / "none"))
         results = bakeoff.run(config, {"safety.stall_seconds": 15}, display="none")
     thread.join()
     errors = {name: row["error"] for name, row in results.entries.items()}

@@ -141,7 +141,7 @@ def test_trials_leave_no_checkpoints_adapters_or_test_scores(tuned):
     for name in ("lora", "top"):
         for trial in results.folder.trials(name):
             files = {file.name for file in results.folder.run(trial.id).path.iterdir()}
-            assert files == {"run.json", "result.json", "metrics.jsonl", "log.txt"}
+            assert files == {"run.json", "result.json", "metrics.jsonl"}
             assert not [m for m in results.folder.run(trial.id).result().metrics if m.startswith("test/")]
 
 
