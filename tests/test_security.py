@@ -25,7 +25,7 @@ from bakeoff.errors import BakeoffError, SetupError
 from bakeoff.hub import fetch
 from bakeoff.store.run_folder import Folder
 from tests.conftest import write_rows
-from tests.test_imports import modules
+from tests.test_imports import SOURCE, modules
 
 READS_CODE = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "code"}
 CALLS = {"torch.load", "numpy.load", "yaml.unsafe_load", "yaml.full_load", "eval", "exec", "os.system", "os.popen"}
@@ -43,7 +43,7 @@ class Bomb:
 
 
 def test_no_module_can_read_a_pickle_or_run_text_and_only_the_hubs_knows_a_network():
-    for name, path in modules().items():
+    for name, path in modules(SOURCE).items():
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree):
             found = [a.name for a in node.names] if isinstance(node, ast.Import) else []
@@ -204,7 +204,7 @@ def test_the_working_folder_is_not_imported_from(tiny_config, tmp_path):
         assert not ran.exists(), (command, ran.read_text())
         assert done.returncode == 0, done.stderr
     # the working folder was searched, but for what nothing else has: python -P is what every process starts with
-    texts = {name: file.read_text() for name, file in modules().items() if name != "children"}
+    texts = {name: file.read_text() for name, file in modules(SOURCE).items() if name != "child_process"}
     assert not [name for name, text in texts.items() if "sys.executable" in text and 'sys.executable, "-I"' not in text]
 
 
