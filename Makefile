@@ -17,7 +17,7 @@ demo: install
 	$(BIN)/bakeoff demo
 
 test: check browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 # Chromium for the report's test, where it is missing and can be installed; without it that test says why it is skipped.
 browser:

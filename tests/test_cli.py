@@ -108,7 +108,7 @@ def test_a_model_folder_that_is_none(config_file, tmp_path):
     assert "not a model folder" in result.stderr
 
 
-def test_the_studys_counts_without_weights_or_network(monkeypatch):
+def test_the_studys_counts_without_weights_or_network():
     result = call("plan", ROOT / "recipes/study.yaml", "--json")
     assert result.exit_code == 0, result.output
     entries = json.loads(result.stdout)["entries"]
@@ -163,7 +163,8 @@ def test_one_of_a_thing_is_not_several(config_file, tiny_config):
     assert "test: 1 example, 0.0% of documents cut" in call("plan", config_file).stdout
 
 
-def test_a_script_without_a_main_guard_can_call_run(config_file, tmp_path):
+def test_a_script_without_a_main_guard_can_call_run(config_file, tiny_config, tmp_path):
+    config_file.write_text(yaml.safe_dump({**tiny_config, "entries": {"lora": {"r": 2}}, "baselines": ["base"]}))
     script = tmp_path / "script.py"
     script.write_text(f"import bakeoff\nprint('started')\nbakeoff.run({str(config_file)!r}, display='none')\n")
     out = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout
