@@ -108,9 +108,9 @@ def page(folder: Folder, document: dict[str, Any], table: list[dict[str, Any]]) 
 
 bakeoff grew out of a study of three methods that gave each the same learning rate, 5e-5, and one seed. Here are the
 same three methods (soft prompts of 6 virtual tokens, the last block with the head, LoRA of rank 128 on the attention's
-input) twice: at that shared rate, and each with {trials} trials over its own range. Three seeds each. The base is the
-embedded one, the task the docstrings' ({splits["train"]:,} training, {splits["validation"]} validation and
-{splits["test"]} test examples, {steps} steps). All below was written by `bakeoff run recipes/study-embedded.yaml` and
+input) twice: at that shared rate, and with {trials} trials per method over its own range. Each has three seeds. The base is
+the embedded one, the task is that of the docstrings ({splits["train"]:,} training, {splits["validation"]} validation and
+{splits["test"]} test examples, {steps} steps). Everything below was written by `bakeoff run recipes/study-embedded.yaml` and
 `python tools/study_page.py bakeoffs/study-embedded`, on {where["date"][:10]} ({where["cores"]} cores,
 {where["processor"]}, {plan["precision"]}, no GPU). Other work ran on the machine, so times are left out.
 

@@ -1,4 +1,4 @@
-"""A method of its own for bakeoff: how likely each word is gets trained, and nothing else."""
+"""A method of its own for bakeoff: only how likely each word of the vocabulary is gets trained."""
 
 from typing import ClassVar
 
@@ -11,14 +11,14 @@ from bakeoff.methods.base_weights import BaseWeights
 
 @register("head_bias")
 class HeadBias(BaseWeights):
-    """Head bias: a number is trained for each word of the vocabulary and added to its logit."""
+    """Head bias: one trained number per word of the vocabulary is added to its logit."""
 
     search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-3, 1e-1)}
 
-    learning_rate: float = Field(1e-2, gt=0, description="AdamW's peak learning rate")
+    learning_rate: float = Field(1e-2, gt=0, description="peak learning rate of AdamW")
 
     def chosen(self, model):
-        """Return the weights to be trained: the numbers, put on the output head, where they start at zero."""
+        """Add the numbers to the output head, starting at zero, and return them as the weights to train."""
         import torch
 
         head = model.get_output_embeddings()

@@ -83,7 +83,7 @@ class Cell:
 
 
 def trains_what_it_means_to(cell: Cell) -> None:
-    """Gradients reach all that is to be trained and nothing else; all of that moves, and nothing else does."""
+    """Gradients reach exactly the weights to train, and training changes exactly those."""
     trained = cell.trained
     differ = cell.reached ^ set(trained.weights)
     assert not differ, f"gradients and trained weights differ in {shown(differ)}"
@@ -93,7 +93,7 @@ def trains_what_it_means_to(cell: Cell) -> None:
 
 
 def leaves_the_base(cell: Cell) -> None:
-    """Each base weight that is not trained in its place is what it was to the bit, where the method keeps its base."""
+    """If the method keeps its base, every base weight that is not trained in place keeps every bit."""
     if not cell.method.keeps_base:
         return
     there = set(fingerprints(cell.trained.adapted).values())
@@ -109,7 +109,7 @@ def lowers_the_loss(cell: Cell) -> None:
 
 
 def starts_as_it_says(cell: Cell) -> None:
-    """Before the first step the loss is the base's, bit for bit, where `starts_as_base` says so."""
+    """If `starts_as_base` is set, the loss before the first step is that of the base, bit for bit."""
     if not cell.method.starts_as_base:
         return
     base = family_base(cell.family)
@@ -119,7 +119,7 @@ def starts_as_it_says(cell: Cell) -> None:
 
 
 def counts_as_planned(cell: Cell) -> None:
-    """A plan, which sees shapes only, counts the parameters that a run has."""
+    """A plan, which sees shapes only, counts as many parameters as a run has."""
     with torch.device("meta"):
         planned = count_parameters(cell.method.adapt(family_shape(cell.family), None))
     counted = count_parameters(cell.trained.adapted)
@@ -127,7 +127,8 @@ def counts_as_planned(cell: Cell) -> None:
 
 
 def loads_as_it_was_saved(cell: Cell) -> None:
-    """What was saved gives the same losses on a fresh base; loaded by plain PEFT too, where it is in PEFT's format."""
+    """The saved adapter gives the same losses on a fresh base, also when plain PEFT loads it, if it is in PEFT's "
+    "format."""
     base, adapted = cell.trained.base, cell.trained.adapted
     losses = evaluate_loss(base, adapted, ROWS, len(ROWS))
     with TemporaryDirectory(prefix="bakeoff-") as temporary:
@@ -158,7 +159,7 @@ def plain_loss(base: Base, adapted: nn.Module, row: Tokens) -> tuple[float, int]
 
 
 def goes_on_as_if_never_stopped(cell: Cell) -> None:
-    """A training that stops halfway and goes on in a fresh model from its checkpoint ends with the same bits."""
+    """Training that stops halfway and resumes from its checkpoint in a fresh model ends with the same bits."""
     with TemporaryDirectory(prefix="bakeoff-") as temporary:
         stopped = cell.trainer()
         stopped.train(ROWS, ROWS, STEPS // 2)
@@ -171,7 +172,7 @@ def goes_on_as_if_never_stopped(cell: Cell) -> None:
 
 
 def ignores_batch_mates(cell: Cell) -> None:
-    """Losses and outputs of an example are the same alone as in a batch with longer and shorter ones."""
+    """An example has the same loss and output alone as in a batch with longer and shorter ones."""
     base, adapted = cell.trained.base, cell.trained.adapted
     together, alone = (evaluate_loss(base, adapted, ROWS, size) for size in (len(ROWS), 1))
     assert_close(together, alone, "in a batch")
