@@ -107,12 +107,13 @@ def page(folder: Folder, document: dict[str, Any], table: list[dict[str, Any]]) 
     return f"""# The study, done properly
 
 bakeoff grew out of a study of three methods that gave each the same learning rate, 5e-5, and one seed. Here are the
-same three methods (soft prompts of 6 virtual tokens, the last block with the head, LoRA of rank 128 on the attention's
-input) twice: at that shared rate, and with {trials} trials per method over its own range. Each has three seeds. The base is
-the embedded one, the task is that of the docstrings ({splits["train"]:,} training, {splits["validation"]} validation and
-{splits["test"]} test examples, {steps} steps). Everything below was written by `bakeoff run recipes/study-embedded.yaml` and
-`python tools/study_page.py bakeoffs/study-embedded`, on {where["date"][:10]} ({where["cores"]} cores,
-{where["processor"]}, {plan["precision"]}, no GPU). Other work ran on the machine, so times are left out.
+same three methods (soft prompts of 6 virtual tokens, the last block with the head, LoRA of rank 128 on the
+attention's input) twice: at that shared rate, and with {trials} trials per method over its own range. Each has
+three seeds. The base is the embedded one, the task is that of the docstrings ({splits["train"]:,} training,
+{splits["validation"]} validation and {splits["test"]} test examples, {steps} steps). Everything below was written
+by `bakeoff run recipes/study-embedded.yaml` and `python tools/study_page.py bakeoffs/study-embedded`, on
+{where["date"][:10]} ({where["cores"]} cores, {where["processor"]}, {plan["precision"]}, no GPU). Other work ran on
+the machine, so times are left out.
 
 ![test loss and ROUGE-L of three methods at one shared rate and at their own](study.svg)
 

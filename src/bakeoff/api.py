@@ -1,4 +1,4 @@
-"""The Python API: run, plan, load_results, and what they return. The command line is a thin skin over these."""
+"""The Python API: run, plan, load_results, and what they return. The command line calls these."""
 
 import re
 import time

@@ -1,7 +1,7 @@
-"""How processes of our own are started: nothing that lies in the working folder is imported in a library's place.
+"""Starts child processes of bakeoff so that they import no module from the working folder.
 
-`python -m` alone puts the working folder first on the path, so that a random.py or peft.py there, a user's or a
-downloaded one, would be imported as if it were the real module.
+`python -m` alone puts the working folder first on the path. A random.py or peft.py there, of a user or downloaded,
+would be imported instead of the real module.
 """
 
 import ctypes

@@ -1,4 +1,4 @@
-"""Errors that a user can mend. Each message is one line: where, what, what is allowed, what to try."""
+"""Errors that a user can fix. Each message is one line: where, what, what is allowed, what to try."""
 
 import difflib
 import unicodedata

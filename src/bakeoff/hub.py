@@ -1,6 +1,6 @@
-"""Where a base model's files come from - the package, a folder, the hub - and what they are by their content.
+"""Finds the files of a base model (in the package, a folder, or the hub), and identifies them by their content.
 
-A hub model's files are read from its folder in the cache, at one commit: nothing above asks the hub for anything.
+The files of a hub model are read from its folder in the cache, at one commit. Nothing else asks the hub.
 """
 
 import hashlib

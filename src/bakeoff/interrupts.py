@@ -1,4 +1,4 @@
-"""Being asked to stop: the first Ctrl-C, or a SIGTERM, lets a bakeoff save what it has; the second ends it at once."""
+"""Stopping: the first Ctrl-C, or a SIGTERM, lets a bakeoff save its work; a second one ends it at once."""
 
 import signal
 import threading

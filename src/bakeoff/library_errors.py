@@ -1,7 +1,7 @@
-"""The border to libraries that read what others made (models, tokenizers, adapters): what goes wrong there is one line.
+"""Turns errors of libraries that read foreign files (models, tokenizers, adapters) into one line.
 
-Nobody can list what a damaged file makes foreign code raise, so that one place catches all of it. It is not for our own
-code: a mistake there should be seen as one.
+Nobody can list what a damaged file makes foreign code raise, so this module catches everything. It must not be used for
+bakeoff's own code, whose mistakes should be visible.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Results as Python objects: a table to print, a frame, and the winner ready to use."""
+"""Results as Python objects: a table to print, a data frame, and the winner ready to use."""
 
 import math
 from contextlib import suppress

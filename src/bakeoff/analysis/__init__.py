@@ -1,1 +1,1 @@
-"""The records of all runs become statistics, a verdict and results.json."""
+"""Statistics over the records of all runs: the verdict and results.json."""

@@ -1,4 +1,4 @@
-"""Several bakeoffs as one comparison over the same test documents, where their protocols allow it."""
+"""Compares several bakeoffs over the same test documents, if their protocols allow it."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
-"""Whether training had come to rest at its end: one rule for every entry, from validation losses and the schedule.
+"""Whether training had converged: one rule for every entry, from validation losses and the schedule.
 
-A learning rate that falls to 0 makes almost every last validation the best one, so that alone tells nothing. What
-tells is the loss that each unit of learning rate still took off in the last stretch, against the whole training.
+If the learning rate falls to 0, almost every last validation is the best one, so its place says nothing. What counts is
+how much the loss still fell per unit of learning rate in the last stretch, compared with the whole training.
 """
 
 from collections.abc import Sequence

@@ -1,10 +1,11 @@
-"""What scores allow one to say: intervals, p values and detectable gaps over test documents and seeds. No torch.
+"""Intervals, p values and detectable gaps of scores, over test documents and seeds. Does not import torch.
 
-An entry's score is the mean over its seeds of a ratio of sums over documents. Its uncertainty has two sources, which
-are crossed: every seed is scored on every document. Documents are resampled (bootstrap), all rows of one document
-together and the same draws for all entries. Seeds are too few for that: three have ten different resamples, whose
-variance is a third too small. So the variance that seeds add is estimated and drawn from, and every draw is widened as
-the t distribution is, by how little so few seeds tell of that variance. Calibrated by benchmarks/verdict.py.
+The score of an entry is the mean over its seeds of a ratio of sums over documents. Its uncertainty has two sources,
+which are crossed: every seed is scored on every document. Documents are resampled (bootstrap): all rows of one document
+together, with the same draws for all entries. Seeds are too few to resample: three seeds have ten different resamples,
+whose variance is a third too small. So the variance that seeds add is estimated and noise of this variance is drawn.
+Each draw is then widened as in a t distribution, because so few seeds estimate that variance badly. Calibrated by
+benchmarks/verdict.py.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Results: the records of a bakeoff's runs become results.json. Every view (terminal, report, CSV) reads that."""
+"""Results: turns the records of a bakeoff's runs into results.json, which every view (terminal, report, CSV) reads."""
 
 from typing import Any
 

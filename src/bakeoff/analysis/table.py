@@ -1,4 +1,4 @@
-"""The table of results. One definition of its columns serves the terminal, Markdown, CSV and the page."""
+"""The table of results. Terminal, Markdown, CSV and the page share one definition of its columns."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""What an entry's trials showed, from their records: validation losses, the choice, its edge, what the search cost."""
+"""The trials of an entry, from their records: validation losses, the choice, whether it is at an edge, and costs."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""The verdict: one or two plain sentences that the statistics support, and nothing more."""
+"""The verdict: a few plain sentences, none of which says more than the statistics support."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

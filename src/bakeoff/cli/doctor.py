@@ -1,4 +1,4 @@
-"""What `bakeoff doctor` finds: environment, checks with advice, and how a tiny bakeoff of each family goes here."""
+"""What `bakeoff doctor` reports: environment, checks with advice, and a tiny bakeoff of each family."""
 
 import json
 import os

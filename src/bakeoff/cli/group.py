@@ -1,4 +1,4 @@
-"""What all commands have in common: shared options, and how errors and interrupts end a command."""
+"""What all commands share: options, and how a command ends after errors and interrupts."""
 
 import signal
 import sys

@@ -1,4 +1,4 @@
-"""What `bakeoff init` writes: a config for someone's data files, with guessed columns and every option explained."""
+"""What `bakeoff init` writes: a config for data files, with guessed columns and every option explained."""
 
 import os
 import textwrap

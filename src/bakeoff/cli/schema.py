@@ -1,4 +1,4 @@
-"""The JSON Schema of a config, for editors: every section, every method's fields, and the short forms as well."""
+"""The JSON Schema of a config, for editors: every section, the fields of every method, and the short forms."""
 
 import json
 from typing import Any

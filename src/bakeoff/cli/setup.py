@@ -1,4 +1,4 @@
-"""The commands that a person begins with: init, schema, doctor. Like the command line, they parse, call and print."""
+"""The first commands that a person uses: init, schema, doctor. They parse, call and print."""
 
 import json
 import sys

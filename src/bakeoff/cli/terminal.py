@@ -1,4 +1,4 @@
-"""What the command line prints: text that a terminal cannot obey, on streams that are there."""
+"""Output of the command line: printable text without control characters, and standard streams that always exist."""
 
 import io
 import os

@@ -1,1 +1,1 @@
-"""The half that needs a device: torch, transformers and PEFT are imported here and nowhere else."""
+"""The part that needs a device. Only here are torch, transformers and PEFT imported."""

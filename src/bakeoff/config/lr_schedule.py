@@ -1,4 +1,4 @@
-"""The learning rate's course over the steps: one for every method."""
+"""The learning rate at each step, the same for every method."""
 
 import math
 

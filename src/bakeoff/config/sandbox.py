@@ -1,7 +1,7 @@
-"""Jinja as templates have it here: nothing is called, nothing is computed before a row is there, every step is counted.
+"""Jinja for templates, restricted: no calls, nothing computed before a row is given, and every step counted.
 
-A template may come from elsewhere. So each value that one makes is charged by its size to its row's account, which has
-an end: loops in loops, texts that double and filters that make much of little all end there, whatever they are made of.
+A template may come from elsewhere. So each value that it makes is charged, by its size, to the limited account of its
+row. Nested loops, texts that double, and filters that make much of little all reach this limit.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

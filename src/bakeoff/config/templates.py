@@ -1,8 +1,8 @@
-"""Jinja templates over a row's columns: what stands around a document, and what a target is made of.
+"""Jinja templates over the columns of a row: the prompt around a document, and the target.
 
-A template comes from the user's own config, but a config may come from elsewhere: so it calls nothing, loops over
-nothing but what a row holds, and what it computes has an end (`sandbox.py`). The document itself is not rendered: its
-place is kept, because the document alone may be cut.
+A template is in the user's own config, but a config may come from elsewhere. So a template calls nothing, loops only
+over values of the row, and its computation is limited (`sandbox.py`). The document itself is not rendered, only its
+place is kept, because only the document may be cut.
 """
 
 from collections.abc import Mapping

@@ -1,1 +1,1 @@
-"""A file becomes examples, and examples become token ids."""
+"""Turns files into examples, and examples into token ids."""

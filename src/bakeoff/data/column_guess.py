@@ -1,4 +1,4 @@
-"""Which columns of somebody's file hold document and summary, and which file is which split: by name and look."""
+"""Guesses which columns of a file are document and summary, and which file is which split, by names and lengths."""
 
 import re
 from collections.abc import Mapping, Sequence

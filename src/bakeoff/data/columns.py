@@ -1,4 +1,4 @@
-"""What a row's columns mean: its document, its target and references, an id, a group, and what the template takes."""
+"""The meaning of a row's columns: document, target, references, id, group, and the columns of the template."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence

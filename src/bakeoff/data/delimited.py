@@ -1,4 +1,4 @@
-"""CSV and TSV files row by row, with the line of whatever cannot be read. Nothing is held but a row."""
+"""Reads CSV and TSV files row by row, and names the line of each row that it cannot read. Keeps one row in memory."""
 
 import csv
 from collections import Counter

@@ -1,7 +1,7 @@
-"""How a CSV or TSV file is written: what parts its columns, where its header is, whether its quotes are marks or text.
+"""How a CSV or TSV file is written: its delimiter, where its header is, and whether quotes are marks or text.
 
-`csv.Sniffer` finds delimiters as well, but takes half a minute over 60 KB made for that, and blanks in texts for blanks
-between fields; it knows neither titles above a header nor quotes that are text.
+`csv.Sniffer` finds delimiters, too, but can take half a minute for 60 KB that are made for it, and takes blanks in
+texts for blanks between fields. It does not know titles above a header, or quotes that are text.
 """
 
 import csv

@@ -1,8 +1,8 @@
 """The docstring task: write the summary line of a Python docstring from its body.
 
-PEP 257 asks every docstring for a one-line summary, a blank line and a description, so each installed
-library is a summarization corpus that can be read without a network. This module reads source files as
-text: it never imports the packages it reads, and knows nothing of tokens, models or splits of other data.
+PEP 257 asks every docstring for a one-line summary, a blank line and a description, so each installed library is a
+summarization corpus that needs no network. This module reads source files as text and never imports them. It does not
+know tokens, models, or splits of other data.
 """
 
 import ast

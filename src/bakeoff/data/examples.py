@@ -1,4 +1,4 @@
-"""Examples: what every data source yields and everything else reads."""
+"""Examples: every data source yields them, and everything else reads them."""
 
 import hashlib
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What is odd about the examples of a bakeoff, in a line each, found before anything runs. No text is held."""
+"""Problems of a bakeoff's examples, one line each, found before anything runs. Keeps no text in memory."""
 
 import math
 from array import array

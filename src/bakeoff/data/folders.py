@@ -1,4 +1,4 @@
-"""Which files of a folder are which split, by their names: files side by side, shards, a clone of a hub's dataset."""
+"""Which files of a folder are which split, by their names: single files, shards, a clone of a hub dataset."""
 
 import re
 from collections.abc import Iterable

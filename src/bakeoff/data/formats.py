@@ -1,4 +1,4 @@
-"""Any data file as rows: which reader a file's name and first bytes ask for."""
+"""Reads any data file as rows: chooses the reader by the file's name and first bytes."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import islice

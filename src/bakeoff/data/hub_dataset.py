@@ -1,4 +1,4 @@
-"""Datasets of the hub, which the `datasets` library downloads and reads."""
+"""Datasets of the hub, downloaded and read with the `datasets` library."""
 
 from collections.abc import Collection, Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""Which language a text is in, as far as its script and its commonest words tell: enough to see that splits differ."""
+"""Guesses the language of a text by its script and most common words: enough to see that splits differ."""
 
 import re
 from collections import Counter

@@ -1,6 +1,6 @@
-"""Text files row by row: JSONL and JSON, with the line of whatever cannot be read. Nothing is held but a row.
+"""Reads JSONL and JSON files row by row, and names the line of each row that it cannot read. Keeps one row in memory.
 
-The standard library reads them, because only then does every complaint name its line, and a text stays a text.
+It uses the standard library, because then every error names its line, and every text stays unchanged.
 """
 
 import codecs

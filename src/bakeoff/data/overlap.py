@@ -1,9 +1,9 @@
-"""Documents that stand in two splits, word for word or nearly so.
+"""Finds documents that are in two splits, word for word or nearly so.
 
-The evaluation splits are small and are indexed; training documents stream past. A document's shingles are its runs of
-10 characters as hashes, its sketch the lowest of them: two documents share about as large a part of their sketches as
-of their shingles (bottom-k MinHash; Broder 1997, "On the resemblance and containment of documents"). What the sketches
-bring up is then compared shingle by shingle, so chance brings up nothing.
+The evaluation splits are small and are indexed; the training documents are streamed. The shingles of a document are its
+runs of 10 characters, hashed; its sketch is the lowest of them. Two documents share about as large a part of their
+sketches as of their shingles (bottom-k MinHash; Broder 1997, "On the resemblance and containment of documents").
+Candidates from the sketches are then compared shingle by shingle, so chance finds nothing.
 """
 
 from collections import Counter

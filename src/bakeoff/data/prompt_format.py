@@ -1,10 +1,10 @@
-"""The form of an example: the fixed ids around a document and around a summary, as base and family want them.
+"""The form of an example: the fixed ids around a document and a summary, as base and family need them.
 
-What a tokenizer adds by itself tells what its base was trained with: a Llama's text begins with <s>, a T5's ends with
-</s>, a BART's has both. A causal base reads on from the prompt, so nothing that would end a text stands there.
+What a tokenizer adds by itself shows how its base was trained: a Llama text begins with <s>, a T5 text ends with </s>,
+a BART text has both. A causal base continues the prompt, so a token that ends a text is not added to it.
 
-A special token that is written out in data is text like any other: it never becomes the token. One that stands in the
-config's own template is meant, and does.
+A special token that is written out in data is text: it never becomes the token. In the config's own template it is
+intended, and becomes the token.
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""Data sources: a config's `data` section becomes examples, or one line that says which row cannot be used."""
+"""Data sources: turns the `data` section of a config into examples, or into one line that names the unusable row."""
 
 import hashlib
 from collections.abc import Callable, Sequence

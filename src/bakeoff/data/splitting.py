@@ -1,4 +1,4 @@
-"""Which examples are in which split: a share for a split that has no file of its own, and samples under a limit."""
+"""Which examples are in which split: shares for splits without a file, and samples for limits."""
 
 from collections.abc import Sequence
 

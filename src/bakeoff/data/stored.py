@@ -1,8 +1,8 @@
-"""Examples that stay on disk. One pass checks every row and keeps where its example stands; texts are read when asked
-for. A JSONL file of the user's is read where it is; rows of any other format are copied to a temporary file, which has
-no name: it goes with the process at the latest, however that ends.
+"""Examples that stay on disk. One pass checks every row and stores where its example is; texts are read on demand.
 
-A row costs some 30 bytes of memory, whatever its length. This module knows nothing of splits.
+A user's JSONL file is read in place. Rows of other formats are copied to a temporary file without a name, which
+disappears with the process, however that ends. A row needs about 30 bytes of memory, whatever its length. This module
+does not know splits.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Parquet and Arrow files row by row. Columns that nobody asked for are never read."""
+"""Reads Parquet and Arrow files row by row, and only the columns that are needed."""
 
 from collections.abc import Collection, Iterator
 from pathlib import Path

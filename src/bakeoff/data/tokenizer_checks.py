@@ -1,4 +1,4 @@
-"""What a base's tokenizer makes of the texts: what it cannot write, what comes back as another text, what was cut."""
+"""Checks the base's tokenizer on the texts: which it cannot write, which change, and which were cut."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,7 @@
-"""Examples as token ids: template, truncation of documents, and what was cut.
+"""Examples as token ids: the template, and the cutting of documents.
 
-Every entry of a bakeoff sees exactly these tokens. Documents are cut so that the summary and its end-of-text token fit,
-and the share of cut documents is part of the record. A summary that leaves no room for any document is cut itself.
+Every entry of a bakeoff sees exactly these tokens. Documents are cut so that the summary and its end-of-text token fit;
+the record has the share of cut documents. A summary that leaves no room for a document is cut itself.
 """
 
 import os

@@ -1,1 +1,1 @@
-"""Plan the runs, decide what runs next, start their processes, and resume."""
+"""Plans the runs, decides what runs next, starts their processes, and resumes."""

@@ -1,4 +1,4 @@
-"""What a plan says of costs before anything is measured: counts that are exact, and the least memory."""
+"""What a plan knows about costs before any measurement: exact counts, and the least memory."""
 
 from collections.abc import Mapping
 from typing import Any

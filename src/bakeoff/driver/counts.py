@@ -1,4 +1,4 @@
-"""What shapes alone tell of a base and its entries: exact counts of parameters, and how long an example may be."""
+"""What shapes alone say about a base and its entries: exact parameter counts, and the longest possible example."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""The environment block of a record: versions and hardware, nothing that names a person or a path."""
+"""The environment block of a record: versions and hardware, but no person and no path."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""Runs on this machine, each in a process of its own, one at a time."""
+"""Runs on this machine, one at a time, each in its own process."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The plan: a config becomes a list of runs with ids, exact parameter counts and the data's facts."""
+"""The plan: turns a config into a list of runs with ids, exact parameter counts and facts about the data."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Probes of a plan's entries, one after the other, each in a process of its own."""
+"""Probes the entries of a plan one after the other, each in its own process."""
 
 import json
 import subprocess

@@ -1,8 +1,8 @@
-"""Whether a run folder holds this bakeoff, and what has changed since it was at work there last.
+"""Whether a run folder belongs to this bakeoff, and what has changed since the last session.
 
-A run's id holds all that determines its result, so results of another config, data, base or version are never mixed
-in: what a change touches has other ids and is run, what it does not is kept. Runs of before stay on disk, and are
-those of the bakeoff again when the change is taken back.
+The id of a run has everything that determines its result, so results of another config, data, base or version are never
+mixed in. Runs that a change affects get other ids and are run; the others are kept. Earlier runs stay on disk, and are
+used again if the change is undone.
 """
 
 import re

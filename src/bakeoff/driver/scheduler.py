@@ -1,7 +1,7 @@
-"""What runs next: baselines, then for every entry its trials rung by rung, the extension, and the final runs.
+"""What runs next: baselines, then the trials of every entry rung by rung, the extension, and the final runs.
 
-Nothing is remembered beside the records: each decision is made from them, so a bakeoff that was interrupted anywhere
-goes on with the decisions that it would have made.
+Each decision is made from the records alone, so a bakeoff that was interrupted anywhere resumes with the decisions that
+it would have made.
 """
 
 import math

@@ -1,7 +1,7 @@
-"""What a run folder asks for beyond being read: given to one's own, asked of the person for one from elsewhere.
+"""What a run folder's config may use: everything if it is the user's own, else only what the user allows.
 
-A config that a person names is theirs. A run folder's own config is, where this user ran the bakeoff: then the folder's
-tag holds a signature of the config by a key that never leaves this user's home.
+A config that a person names is their own. The config in a run folder is their own if they ran the bakeoff: the tag of
+the folder then has a signature of the config, made with a key that never leaves their home.
 """
 
 from pathlib import Path

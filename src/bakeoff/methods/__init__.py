@@ -1,6 +1,6 @@
-"""Methods: one family a file. Importing this package registers every file of it, and installed packages' methods.
+"""Methods, one family per file. Importing this package registers every file in it, and methods of installed packages.
 
-Another package adds its own by an entry point of the group `bakeoff.methods` that names the method's module.
+Another package adds a method with an entry point in the group `bakeoff.methods` that names the method's module.
 """
 
 from importlib import import_module

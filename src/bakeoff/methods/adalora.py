@@ -1,4 +1,4 @@
-"""AdaLoRA: ranks move in training to the weights that need them."""
+"""AdaLoRA: during training, ranks move to the weights that need them."""
 
 from typing import TYPE_CHECKING, Any, ClassVar
 

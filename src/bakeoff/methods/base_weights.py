@@ -1,6 +1,6 @@
-"""Methods that train weights of the base itself: what is common to them. PEFT has no format for these.
+"""What methods that train weights of the base itself have in common. PEFT has no format for these.
 
-Tensors are frozen and saved here; a method only says which of them it trains.
+This module freezes and saves tensors; a method only says which of them it trains.
 """
 
 import json

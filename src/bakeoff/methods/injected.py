@@ -1,4 +1,4 @@
-"""Methods that PEFT puts into chosen weight matrices of the model: what is common to them."""
+"""What methods that PEFT adds to weight matrices of the model have in common."""
 
 import json
 import re

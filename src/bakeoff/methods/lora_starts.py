@@ -1,4 +1,4 @@
-"""LoRA from a better start than a random one: from the weights themselves, or from what goes into them."""
+"""LoRA with a better start than random numbers: from the weights themselves, or from their inputs."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Updates of full rank from few numbers: products of small matrices, element by element or as blocks."""
+"""Full-rank updates with few parameters: products of small matrices, elementwise or Kronecker."""
 
 from typing import ClassVar
 

@@ -1,4 +1,4 @@
-"""Models on the meta device, which has shapes and no values."""
+"""Models on the meta device, which has shapes but no values."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

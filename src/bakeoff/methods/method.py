@@ -1,7 +1,7 @@
-"""What a method is, and the register of them.
+"""The base class of methods, and their register.
 
-A method is one frozen class: its fields are hyper-parameters in PEFT's spelling, `adapt` puts it on a model, and
-that is all the training loop ever asks of it. Nothing here imports torch, so that configs are checked without it.
+A method is one frozen class: its fields are hyper-parameters with PEFT's names, and `adapt` adds it to a model. The
+training loop needs nothing else. This module does not import torch, so that configs are checked without it.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Updates whose matrices are shared or drawn once at random, so that little is trained of each."""
+"""Updates with shared or random matrices, of which only a few numbers are trained."""
 
 from typing import Any, ClassVar
 

@@ -1,4 +1,4 @@
-"""What `bakeoff methods` shows: made from the classes themselves, so that it cannot drift from them."""
+"""What `bakeoff methods` shows, made from the classes themselves, so that it is always up to date."""
 
 from typing import Any
 

@@ -1,7 +1,7 @@
-"""What is read of a saved adapter: exactly the tensors that its method saves, and nothing that its files ask for.
+"""Reads a saved adapter: exactly the tensors that its method saves, and nothing else that its files may name.
 
-An adapter may come from anywhere and be damaged anyhow. So the model is built from the method's own settings; of the
-files only numbers are taken, once their names, shapes and kinds are known to be those that `save` writes.
+An adapter may come from anywhere, and be damaged in any way. So the model is built from the method's own settings. Only
+numbers are taken from the files, after their names, shapes and types were found to be those that `save` writes.
 """
 
 import json

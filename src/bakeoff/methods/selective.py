@@ -1,4 +1,4 @@
-"""Methods that train one kind of small weight all over the model."""
+"""Methods that train one kind of small weight in the whole model."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar

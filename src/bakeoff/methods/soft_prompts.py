@@ -1,4 +1,4 @@
-"""Soft prompts: trained vectors that stand before the text as if they were embedded words."""
+"""Soft prompts: trained vectors before the text, used like embedded words."""
 
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Literal

@@ -1,4 +1,4 @@
-"""Training of a few tokens' embeddings."""
+"""Trains the embeddings of a few tokens."""
 
 from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar

@@ -1,1 +1,1 @@
-"""What is seen while runs are running: displays, time left, trackers."""
+"""What is shown while a bakeoff is running: displays, time left, trackers."""

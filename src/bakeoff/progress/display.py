@@ -1,4 +1,4 @@
-"""What every display has in common, and how numbers and times are shown in it."""
+"""What every display has in common, and how it shows numbers and times."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""What a plan will take: the amounts of work that it knows, times what a probe measured of each entry."""
+"""How long a plan will take: its amounts of work, multiplied with what a probe measured for each entry."""
 
 from collections import Counter
 from collections.abc import Mapping

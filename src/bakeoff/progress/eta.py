@@ -1,8 +1,8 @@
-"""How long the rest of a bakeoff takes: amounts of work that the plan knows, times what each has taken so far.
+"""How long the rest of a bakeoff takes: amounts of work from the plan, multiplied with measured times.
 
 A run passes through phases, which are the states that it reports. Training is counted in steps, generation in
-documents, every other phase in visits; where a run reads prompts for the loss and for decoding at once, reading them
-is a phase of documents too.
+documents, and every other phase in visits. If a run reads prompts for the loss and for decoding at once, this is a
+phase counted in documents, too.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""The live table: a row a run, redrawn in place."""
+"""The live table: one row per run, redrawn in place."""
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence

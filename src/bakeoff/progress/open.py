@@ -1,4 +1,4 @@
-"""Which display a person gets."""
+"""Chooses the display."""
 
 import os
 import time

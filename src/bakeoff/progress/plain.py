@@ -1,4 +1,4 @@
-"""Plain lines for logs and pipes, JSON lines for machines, or nothing. On standard error."""
+"""Plain lines for logs and pipes, JSON lines for programs, or nothing. On standard error."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""What a bakeoff's earlier sessions tell of the time that it takes: their part of the journal, read once more."""
+"""Measures how long work took in a bakeoff's earlier sessions, by reading their part of the event log again."""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence

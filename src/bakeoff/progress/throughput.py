@@ -1,4 +1,4 @@
-"""How long a step, a document or a visit to a phase takes, by what was measured so far."""
+"""How long a step, a document or a visit to a phase takes, by the measurements so far."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence

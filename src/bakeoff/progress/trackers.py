@@ -1,7 +1,7 @@
-"""Experiment trackers: what runs write into the event log is passed on, by `python -m bakeoff.progress.trackers`.
+"""Experiment trackers: `python -m bakeoff.progress.trackers` passes on what runs write into the event log.
 
-accelerate's trackers do the talking to TensorBoard, MLflow, Weights & Biases and trackio. They have a process of their
-own, so that a tracker that is slow, or loses its network, neither delays a run nor ends a bakeoff.
+accelerate's trackers talk to TensorBoard, MLflow, Weights & Biases and trackio. They have their own process, so that a
+tracker that is slow, or without a network, does not delay a run or end a bakeoff.
 """
 
 import os

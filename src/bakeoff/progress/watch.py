@@ -1,4 +1,4 @@
-"""Looking on while another process runs a bakeoff: its journal, read into a display. Nothing is written."""
+"""Shows a bakeoff that another process runs, by reading its event log. Writes nothing."""
 
 import time
 from collections.abc import Iterator

@@ -1,6 +1,6 @@
-"""Model cards: the README.md beside every saved adapter, by the hub's conventions, from the record.
+"""Model cards: the README.md beside every saved adapter, made from the record by the hub's conventions.
 
-The last line of a card is its own hash: one that was edited since is known by it, and left as it is.
+The last line of a card is a hash of the card, so that an edited card is recognised and not replaced.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Results in a notebook: the verdict, a table and two charts. Colours stand in each element: notebooks drop styles."""
+"""Results in a notebook: the verdict, a table and two charts. Each element has its colours: notebooks drop styles."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The HTML page: one file that opens from disk and loads nothing; its script only adds comforts."""
+"""The HTML page: one file that opens from disk and loads nothing. Its script only adds conveniences."""
 
 import base64
 import re

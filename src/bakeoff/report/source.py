@@ -1,4 +1,4 @@
-"""What a page is made from: results, and where the records behind them lie."""
+"""What a page is made from: results, and the place of their records."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

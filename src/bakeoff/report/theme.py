@@ -1,4 +1,4 @@
-"""The page's colours as CSS: light and dark, an entry a variable, and the rules that hide an entry or an axis."""
+"""The page's colours as CSS: light and dark, one variable per entry, and the rules that hide an entry or an axis."""
 
 from bakeoff.report.charts.drawing import DARK, LIGHT, palette
 from bakeoff.report.figures import Axes

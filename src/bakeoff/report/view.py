@@ -1,4 +1,4 @@
-"""Which entries of a large bakeoff the figures and examples show: as many as a reader can tell apart."""
+"""Which entries of a large bakeoff the figures and examples show: as many as a reader can distinguish."""
 
 from typing import Any
 

@@ -1,6 +1,7 @@
-"""The report: results.json and the runs' records become one HTML page, figures, a CSV and a Markdown table.
+"""Writes the report: one HTML page, figures, a CSV and a Markdown table, from results.json and the runs' records.
 
-It loads the chart library, which takes as long as all else of bakeoff together: for those who write a report alone.
+It imports the chart library, which takes as long as everything else in bakeoff together, so only commands that write a
+report import it.
 """
 
 from collections.abc import Sequence

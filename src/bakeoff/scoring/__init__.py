@@ -1,1 +1,1 @@
-"""One output and its references become scores; the baselines that every entry is compared with."""
+"""Scores of outputs against references, and the baselines that every entry is compared with."""

@@ -1,7 +1,7 @@
-"""Baselines: what every table compares its entries with. The untouched base, the same with training examples before
-the document, the document's first sentences, and the best extract that greedy choice finds.
+"""Baselines, which every table compares its entries with: the untouched base, the base with training examples before
+the document, the document's first sentences, and the best extract that a greedy choice finds.
 
-Plain texts and token ids: nothing here knows a model.
+They are plain texts and token ids: this module does not know models.
 """
 
 from collections import Counter

@@ -1,8 +1,8 @@
-"""Metrics that are Python functions of the user's: `module:function`, or `file.py:function`.
+"""Metrics that are Python functions of the user: `module:function`, or `file.py:function`.
 
-The module is imported because the config's `metrics` names it, and for nothing else: no other key of a config, and no
-data, can name code. It is somebody else's code, and may do anything: a plan tries it in a process of its own (`tried`),
-and a run, which is a process of its own, calls it through `call`, where whatever it raises becomes a MetricError.
+The module is imported only because the config's `metrics` names it: no other key of a config, and no data, can name
+code. It is foreign code and may do anything. So a plan tries it in a separate process (`tried`), and a run, which has
+its own process, calls it through `call`, which turns whatever it raises into a MetricError.
 """
 
 import functools

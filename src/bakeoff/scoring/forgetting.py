@@ -1,4 +1,4 @@
-"""Neutral text: English prose that no task here trains on, to see what an adapter makes the base forget.
+"""Neutral text: English prose that no task trains on, to measure what an adapter makes the base forget.
 
 The passages are paragraphs of Python's own language reference, which comes with every Python as `pydoc_data.topics`;
 another minor version has a few others.

@@ -1,4 +1,4 @@
-"""How long outputs and references are: a method that writes longer gains recall, so lengths stand beside ROUGE."""
+"""Lengths of outputs and references: a method that writes longer gains recall, so lengths are shown beside ROUGE."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,10 +1,10 @@
-"""Metrics by name: what outputs are scored with beside the loss. Every score is of one output, higher is better, and
-most are from 0 to 1, so that points are hundredths.
+"""Metrics by name, which score outputs beside the loss. Every score is of one output, higher is better, and most are
+from 0 to 1, so that points are hundredths.
 
-BLEU and chrF are sacrebleu's of each sentence, since intervals need a score a document; the corpus' own, which papers
-report, stand beside them. Exact match and token F1 keep all that a text says; by SQuAD's rule, under which case,
-punctuation and articles do not count (Rajpurkar et al. 2016), they are exact_match_squad and token_f1_squad. Of several
-references the best counts.
+BLEU and chrF are computed with sacrebleu per sentence, since intervals need one score per document; the corpus scores,
+which papers report, are shown beside them. Exact match and token F1 keep all that a text says. By SQuAD's rule, which
+ignores case, punctuation and articles (Rajpurkar et al. 2016), they are exact_match_squad and token_f1_squad. With
+several references the best counts.
 """
 
 import re

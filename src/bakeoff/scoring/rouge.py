@@ -1,6 +1,6 @@
-"""ROUGE by Google's `rouge-score`, with its stemmer: the scores that papers report, and nothing of our own.
+"""ROUGE by Google's `rouge-score`, with its stemmer: the scores that papers report, unchanged.
 
-Its words are of a to z and 0 to 9 alone; `rouge_unicode` is the same scorer over the words of any script.
+Its words have only a to z and 0 to 9; `rouge_unicode` is the same scorer over the words of any script.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Sentences: what lead-k and the oracle copy out of a document."""
+"""Splits documents into sentences, for lead-k and the oracle."""
 
 import re
 

@@ -1,5 +1,5 @@
-"""The words of a text in any script: letters as Unicode has them, signs of scripts without spaces one by one, numbers
-with sign and point, operators.
+"""The words of a text in any script: Unicode letters, characters of scripts without spaces one by one, numbers with
+sign and point, operators.
 """
 
 from unicodedata import normalize

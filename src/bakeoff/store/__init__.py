@@ -1,1 +1,1 @@
-"""What lies on disk: the run folder's layout and documents, and whether files are whole."""
+"""Everything on disk: the layout and documents of a run folder, and whether files are complete."""

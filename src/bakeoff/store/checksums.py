@@ -1,4 +1,4 @@
-"""Whether files are what was written: checksums, and writes that are on the disk when they are said to be."""
+"""Checksums that show whether files are as they were written, and writes that are really on disk when they return."""
 
 import errno
 import hashlib

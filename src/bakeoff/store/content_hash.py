@@ -1,4 +1,4 @@
-"""What files hold, by SHA-256: each is read once, and again only where its size or its time of change is another."""
+"""SHA-256 of files. A file is read once, and again only if its size or time of change differs."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,7 @@
-"""events.jsonl: what happened in a bakeoff, a line an event with its time. Written while runs go on, read by `watch`.
+"""events.jsonl: what happens in a bakeoff, one event per line with its time. `watch` reads it meanwhile.
 
-Each session (a bakeoff that goes on has several) begins with a `start` line and, unless it was killed, ends with an
-`end` line. Progress is written every PROGRESS_SECONDS at most; nothing else is left out.
+Each session (a bakeoff that was resumed has several) begins with a `start` line and, unless it was killed, ends with an
+`end` line. Progress is written at most every PROGRESS_SECONDS; everything else is written.
 """
 
 import json

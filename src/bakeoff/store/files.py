@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and JSON in them."""
+"""Writes files completely or not at all, and JSON in them."""
 
 import errno
 import json

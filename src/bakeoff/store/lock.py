@@ -1,8 +1,8 @@
-"""One process a run folder: a lock that names its owner, and that no dead owner holds.
+"""One process per run folder: a lock that names its owner, and that a dead owner does not keep.
 
-The kernel's file lock ends with its process. It is on the folder itself, which nobody removes by mistake, and on the
-file in it, which says who the owner is and which network disks pass on to other machines. Where they do not, the owner
-also touches the file again and again: a lock of another machine is watched before it is taken over.
+The kernel's file lock ends with its process. It is on the folder itself, which nobody removes by mistake, and on a file
+in it, which names the owner and which network disks pass on to other machines. Where they do not, the owner also
+touches the file regularly: the lock of another machine is watched before it is taken over.
 """
 
 import fcntl

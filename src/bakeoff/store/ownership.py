@@ -1,8 +1,8 @@
-"""Whose a folder and its files are: what bakeoff did not write it neither replaces nor removes.
+"""Who owns a folder and its files: bakeoff does not replace or remove files that it did not write.
 
-A run folder is known by its tag, which is written into an empty folder before anything else. While a plan is made only
-its tokens are bakeoff's; from then on all names of the layout are (`records.Folder`), and no other name ever is.
-Folders of versions without a tag are known by their plan and the manifest of their tokens.
+A run folder is marked by its tag, which is written into an empty folder first. While a plan is made, bakeoff owns only
+its tokens; from then on it owns all names of the layout (`run_folder.Folder`), and no other name. Folders of versions
+without a tag are recognised by their plan and the manifest of their tokens.
 """
 
 import os

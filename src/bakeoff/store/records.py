@@ -1,4 +1,4 @@
-"""What a bakeoff records: runs and results, as plain data. Workers write them; all else reads them."""
+"""What a bakeoff records: runs and results, as plain data. Workers write them; everything else reads them."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal

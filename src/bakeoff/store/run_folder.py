@@ -1,4 +1,4 @@
-"""The layout of the run folder: which file is where, read whole or said to be damaged."""
+"""The layout of the run folder: where each file is, and reading it complete or reporting it as damaged."""
 
 import hashlib
 import json

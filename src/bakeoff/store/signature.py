@@ -1,4 +1,4 @@
-"""What this user wrote is known by a signature, whose key never leaves the user's home."""
+"""Signatures that recognise what this user wrote. Their key never leaves the user's home."""
 
 import hashlib
 import hmac

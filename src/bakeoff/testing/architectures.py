@@ -1,6 +1,6 @@
-"""Every architecture that transformers has for text, made tiny, and what bakeoff can do with it: tried, never listed.
+"""Tests what bakeoff can do with every text architecture of transformers, made tiny.
 
-Each is tried in a process of its own, which may hang, crash or take too much memory: then the page says so.
+Each is tested in its own process, which may hang, crash or need too much memory; the page then says so.
 """
 
 import os

@@ -1,6 +1,6 @@
-"""The contract: what a method must do on every family of models that it takes.
+"""The contract: what a method must do on every family of models that it supports.
 
-It is for methods of other packages as much as for those that come with bakeoff.
+It is for methods of other packages as well as for those that come with bakeoff.
 """
 
 from collections.abc import Callable, Iterable, Mapping

@@ -1,6 +1,6 @@
-"""Tiny seeded random models of every family that bakeoff knows, made in milliseconds from transformers' own classes.
+"""Tiny seeded random models of every family that bakeoff knows, made in milliseconds with transformers' own classes.
 
-What is said of a family anywhere (the capability matrix, the contract, the tests) is tried with these.
+Whatever is said about a family (in the capability matrix, the contract, the tests) is tested with these.
 """
 
 from copy import deepcopy

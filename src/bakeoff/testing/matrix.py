@@ -1,4 +1,4 @@
-"""Which method works with which family, found out by trying: never a list that somebody keeps."""
+"""Which method works with which family, found by testing."""
 
 from collections.abc import Sequence
 from importlib.metadata import version

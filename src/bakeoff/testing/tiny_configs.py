@@ -1,7 +1,7 @@
-"""Any architecture of transformers, made tiny: its own config with all that is large made small.
+"""Tiny configs of any architecture of transformers: its own config with all large numbers made small.
 
-Fields are known by the patterns of their names. What fits together is found by trying: sizes once and twice as small,
-and counts that a config leaves open once open and once given, until there is a model that can be called.
+Fields are recognised by patterns of their names. Sizes that fit together are found by trying: the first sizes, then
+half of them; counts that a config leaves open stay open, then are given, until a model can be called.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""Entries: from an entry's fields in the config to its method, or to the ranges and the ladder of its trials."""
+"""Entries: turns the fields of an entry in the config into its method, or into the ranges and values of its trials."""
 
 import math
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""What runs and their settings are called where a person reads of them."""
+"""Names of runs and of their settings, for people."""
 
 from collections.abc import Sequence
 from typing import Any

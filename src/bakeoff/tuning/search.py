@@ -1,7 +1,7 @@
-"""Equal tuning budgets: which settings are tried, which trials go on, which one is chosen.
+"""Equal tuning budgets: which settings are tried, which trials continue, and which one is chosen.
 
-Pure functions over numbers. Every entry gets the same number of trials, drawn up front from its own ranges, and all
-follow one rule of halving, selection and extension (protocol rule 2). Nothing here knows a run or a file.
+Pure functions over numbers. Every entry gets the same number of trials, drawn in advance from its own ranges, and all
+entries follow one rule of halving, selection and extension (protocol rule 2). This module knows no run and no file.
 """
 
 import itertools

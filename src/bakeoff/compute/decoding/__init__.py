@@ -1,1 +1,1 @@
-"""Greedy decoding, and a trained adapter ready to use."""
+"""Greedy decoding, and trained adapters ready to use."""

@@ -1,4 +1,4 @@
-"""A batch of texts in the middle of greedy decoding, for each family of models: what comes next, token by token."""
+"""The state of a batch during greedy decoding, for each family of models: the next token, one at a time."""
 
 from collections.abc import Sequence
 

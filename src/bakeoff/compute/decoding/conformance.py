@@ -1,7 +1,7 @@
-"""Whether a base computes here what its own plain forward pass computes: tried on two short rows, whatever base it is.
+"""Checks that a base computes here what its own plain forward pass computes, on two short rows.
 
-Losses and decoding call a model in ways that are right for the architectures that are tested, and an argument that a
-model does not know can vanish without a word. The plain pass - a row alone, whole, nothing kept - is the reference.
+Losses and decoding call a model in ways that are right for tested architectures, but another model may silently ignore
+an argument. The reference is the plain forward pass: one whole row alone, without a cache.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Greedy decoding, written out: the same for every method, and never touched by a model's own generation config."""
+"""Greedy decoding: the same for every method, and independent of a model's own generation config."""
 
 import time
 from collections.abc import Callable, Sequence

@@ -1,6 +1,6 @@
-"""The folder of an adapter: written when a run has trained, read back as something that anyone may have put there.
+"""The folder of an adapter: written after training, and read with the care that files from anywhere need.
 
-Beside what the method saves it holds `bakeoff.json`: method, settings, base and template.
+Beside what the method saves it contains `bakeoff.json`: method, settings, base and template.
 """
 
 from collections.abc import Iterator, Mapping

@@ -1,6 +1,6 @@
-"""The base model: where it comes from, what it weighs, how it is adapted.
+"""The base model: loading it, its size, and adapting it.
 
-Knows nothing of data sets, losses or optimizers.
+This module does not know data sets, losses or optimizers.
 """
 
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""Clocks and peaks: what a run costs. Each phase has a clock and a peak of its own."""
+"""Clocks and memory peaks of a run, per phase."""
 
 import os
 import resource

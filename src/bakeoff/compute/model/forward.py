@@ -1,8 +1,8 @@
-"""How an adapted model is called: token ids in, the loss of chosen target tokens out, for both model families.
+"""Calls an adapted model: token ids in, the losses of chosen target tokens out, for both model families.
 
-One call signature serves every method. Its virtual tokens (if it has any) stand right before the text: the prompt of a
-causal model, the encoder's input of an encoder-decoder. The head sees target positions only. Knows nothing of data
-sets and optimizers.
+One call signature serves every method. Virtual tokens, if the method has any, are directly before the text: before the
+prompt of a causal model, before the encoder's input of an encoder-decoder. The head sees target positions only. This
+module does not know data sets or optimizers.
 """
 
 from collections.abc import Callable, Iterator

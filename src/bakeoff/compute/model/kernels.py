@@ -1,4 +1,4 @@
-"""Faster forms of a base's parts that compute the same: put in when it is loaded, known to nothing else."""
+"""Faster implementations of parts of a base, with the same results. They are installed when the base is loaded."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Keys and values of decoded tokens in buffers that are made once: transformers' own cache is copied at every token."""
+"""Keys and values of decoded tokens in preallocated buffers: transformers' own cache is copied at every token."""
 
 from collections.abc import Sequence
 from typing import Any

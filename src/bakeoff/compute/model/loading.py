@@ -1,7 +1,7 @@
-"""What transformers makes of a model's folder: its config, its tokenizer and its class; never more than a folder has.
+"""Loads the config, tokenizer and class of a model folder with transformers, within limits.
 
-A config is a stranger's. It can ask for 10^9 layers in a few bytes, so that its numbers are looked at before anything
-is built by them, and what is built is counted.
+A config may come from a stranger. A few bytes can ask for 10^9 layers, so its numbers are checked before anything is
+built, and the tensors that are built are counted.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What all prompts begin with (few-shot's examples, a template's instruction) is read once, not once for each row."""
+"""Reads the common start of all prompts (few-shot examples, a template's instruction) once, not once per row."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace

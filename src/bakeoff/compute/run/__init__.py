@@ -1,1 +1,1 @@
-"""One run from start to result, in a process of its own."""
+"""One run from start to result, in its own process."""

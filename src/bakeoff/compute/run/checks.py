@@ -1,4 +1,4 @@
-"""Checks on every run (protocol rule 11). Each returns None where it passes, else what is wrong in a few words."""
+"""Checks on every run (protocol rule 11). Each returns None if it passes, else a few words on what is wrong."""
 
 import hashlib
 import math

@@ -1,4 +1,4 @@
-"""What every run has at hand: its folder, config, tokens, clocks and record, and what it says while it works."""
+"""What every run needs: its folder, config, tokens, clocks and record, and a way to report progress."""
 
 import math
 import time

@@ -1,4 +1,4 @@
-"""What is measured of a trained run and of a baseline: the test split, read once, and two looks beside it."""
+"""Measures a trained run or a baseline: the test split, read once, and over-fitting and forgetting."""
 
 from array import array
 from collections.abc import Sequence

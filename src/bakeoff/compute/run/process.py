@@ -1,9 +1,10 @@
-"""The fork server: imports the heavy libraries once, then forks a fresh process for every run.
+"""The fork server: imports the heavy libraries once, then forks a new process for every run.
 
-`python -P -m bakeoff.compute.run.process [PLACE...]` reads {"folder", "run"} lines on standard input; at the PLACEs it
-looks for modules too (a user's metric), after all others. It answers with {"started": pid}; the run's process writes
-its events as JSON lines on standard output; when it has ended, the server adds {"exit": status}. It is a program of
-its own and not `multiprocessing`, whose children import the user's main script again and talk in pickles.
+`python -P -m bakeoff.compute.run.process [PLACE...]` reads {"folder", "run"} lines from standard input. It searches the
+PLACEs for modules, too (for a user's metric), after all other places. It answers with {"started": pid}. The process of
+the run writes its events as JSON lines to standard output; when it has ended, the server adds {"exit": status}. It is a
+program of its own and does not use `multiprocessing`, whose children import the user's main script again and use
+pickles.
 """
 
 import json

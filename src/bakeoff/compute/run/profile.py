@@ -1,8 +1,8 @@
-"""A probe: what an entry's steps, reading and decoding cost on this device, measured on the longest examples.
+"""A probe: measures an entry's steps, reading and decoding on this device, with the longest examples.
 
-`python -m bakeoff.compute.run.profile FOLDER` reads {"entry", "method", "settings"} on standard input and prints what
-it measured as JSON. The folder holds a config and tokens, as a plan leaves them. It is a process of its own so that
-its peak is its own, and so that a probe that does not fit ends nothing else.
+`python -m bakeoff.compute.run.profile FOLDER` reads {"entry", "method", "settings"} from standard input and prints its
+measurements as JSON. The folder has a config and tokens, as a plan writes them. The probe has its own process so that
+its memory peak is its own, and so that running out of memory ends nothing else.
 """
 
 import json

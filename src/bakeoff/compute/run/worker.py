@@ -1,7 +1,7 @@
-"""One run from start to result: the only function an executor ever calls.
+"""One run from start to result: the only function that an executor calls.
 
-A run reads its bakeoff's folder, works in a process of its own and leaves a record, whatever happens. This is the
-one place that catches every exception, because here it becomes a record.
+A run reads its bakeoff's folder, has its own process, and writes a record whatever happens. Only this module catches
+every exception, to put it into the record.
 """
 
 import sys

@@ -1,9 +1,9 @@
-"""Checkpoints: a training that stopped goes on as if it never had, bit for bit, in another process.
+"""Checkpoints: an interrupted training resumes in another process as if it had never stopped, bit for bit.
 
-One safetensors file holds it all: trained weights, the best ones so far, the optimizer's state, what the method has
-gathered, the random generators' states, and counters, clocks and curve as JSON in its header. Its name holds its step
-and the SHA-256 of its content, so that one rename makes it whole and whatever damages it is noticed. Batches need
-nothing stored: they follow from seed and epoch.
+One safetensors file has everything: trained weights, the best weights so far, the optimizer's state, the method's own
+state, the states of the random generators, and, as JSON in its header, counters, clocks and curve. Its name has its
+step and the SHA-256 of its content. So one rename completes it, and any damage is noticed. Batches need not be stored:
+they follow from seed and epoch.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""How much is multiplied in a forward pass of the base and in a training step of a method, counted from shapes.
+"""Counts, from shapes, the multiplications of a forward pass of the base and of a training step of a method.
 
-A product takes one multiplication a weight and token; its gradient by the input takes as many, and so does that by the
-weight. Attention's own products, few in short texts, are left out.
+A product needs one multiplication per weight and token; its gradient by the input needs as many, and so does its
+gradient by the weight. Attention's own products, which are few in short texts, are not counted.
 """
 
 from collections.abc import Collection, Iterable

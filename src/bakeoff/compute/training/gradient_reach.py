@@ -1,4 +1,4 @@
-"""What of an adapted model a text's loss has gradients for, told from shapes alone: a plan asks before a run."""
+"""Finds, from shapes alone, which trained tensors the loss of a text has gradients for, so that a plan can refuse."""
 
 from types import SimpleNamespace
 

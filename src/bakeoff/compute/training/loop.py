@@ -1,4 +1,4 @@
-"""The training loop: one, for every method. A method's part in it are its rate factors and two hooks."""
+"""The training loop, the same for every method. A method only adds learning-rate factors and two hooks."""
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence

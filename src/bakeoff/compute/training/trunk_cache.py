@@ -1,9 +1,9 @@
-"""The trunk cache: what the frozen blocks below the lowest trainable one say of each example, computed once.
+"""The trunk cache: the outputs of the frozen blocks below the lowest trained block, computed once per example.
 
-Those blocks' outputs never change while an entry trains, so every epoch, seed and entry with the same cut reads them
-from one file instead. An encoder-decoder's trunk is its whole encoder: blocks of a decoder pass each other more than
-their output. The file belongs to a bakeoff's folder, where base, examples and template are fixed; its name holds what
-may still differ: split, cut and precision.
+These outputs never change while an entry trains, so every epoch, seed and entry with the same cut reads them from one
+file. The trunk of an encoder-decoder is its whole encoder, because blocks of a decoder pass each other more than their
+output. The file is in the folder of one bakeoff, in which base, examples and template are fixed. Its name has what can
+differ within it: split, cut and precision.
 """
 
 import fcntl

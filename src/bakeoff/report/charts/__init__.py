@@ -1,1 +1,1 @@
-"""The report's figures: drawn by Vega-Lite as SVG when the report is written, so that the page needs no script."""
+"""The figures of the report, drawn as SVG by Vega-Lite when the report is written, so the page needs no script."""

@@ -1,4 +1,4 @@
-"""What each entry costs, as bars from zero: one figure a cost."""
+"""What each entry costs, as bars from zero: one figure per cost."""
 
 from typing import Any
 

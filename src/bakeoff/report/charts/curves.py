@@ -1,4 +1,4 @@
-"""Train and validation loss of every run, a panel an entry over the same axes, the kept checkpoints ringed."""
+"""Train and validation loss of every run: one panel per entry with the same axes, and rings at kept checkpoints."""
 
 import math
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
-"""What all charts share: colours, shapes, the drawing itself, and a figure's files.
+"""What all charts share: colours, shapes, the drawing, and the files of a figure.
 
-Colours are CSS variables of the page, so one drawing serves light and dark, and a rule on one variable hides an entry.
-Each entry also has a shape of its own, and a label beside it: colour alone says nothing.
+Colours are CSS variables of the page, so one drawing serves light and dark mode, and one rule on a variable hides an
+entry. Each entry also has its own shape and a label, so that nothing depends on colour alone.
 """
 
 import csv

@@ -1,4 +1,4 @@
-"""Where names stand beside points, so that they neither cover each other nor the points."""
+"""Places names beside points so that they cover neither each other nor the points."""
 
 from collections.abc import Sequence
 

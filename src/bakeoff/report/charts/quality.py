@@ -1,4 +1,4 @@
-"""Quality against cost: a point an entry with its interval, the Pareto line, baselines as levels."""
+"""Quality against cost: one point per entry with its interval, the Pareto line, and baselines as dashed lines."""
 
 import math
 from collections.abc import Sequence

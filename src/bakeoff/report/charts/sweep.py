@@ -1,4 +1,4 @@
-"""An entry's trials: lowest validation loss against a searched field, with the budget and edge flags."""
+"""The trials of an entry: lowest validation loss against a searched field, with budget and edge marks."""
 
 from collections.abc import Sequence
 from typing import Any
