@@ -37,14 +37,15 @@ PLAN = {
     "rungs": [],
     "data": {
         "splits": {
-            split: {"examples": 20, "prompt_tokens_mean": 30.0, "target_tokens_mean": 10.0}
-            for split in ("train", "validation", "test")
+            split: {"examples": examples, "prompt_tokens_mean": 30.0, "target_tokens_mean": 10.0}
+            for split, examples in (("train", 20), ("validation", 4), ("test", 20))
         }
     },
     "model": {"forward_products": {"prompt": 100, "target": 100, "example": 0}},
     "entries": {
         "lora": {
-            "step_products": {"prompt": 200, "target": 200, "example": 0},
+            # A step of two examples multiplies 2.5 times as much as a validation.
+            "step_products": {"prompt": 500, "target": 500, "example": 0},
             "trunk_products": {"prompt": 0, "target": 0, "example": 0},
         }
     },
@@ -209,6 +210,8 @@ def test_what_is_left_stands_in_rows_and_totals():
     for state, seconds in (("training", 0), ("validating", 4), ("training", 0)):
         live.handle(event_with("lora-0", "state", {"state": state}))
         clock.now += seconds
+        if state == "validating":
+            live.handle(event_with("lora-0", "metrics", {"step": 0, "epoch": 0.0}))
     for step in range(1, 11):
         clock.now += 10.0
         live.handle(event_with("lora-0", "progress", {"step": step, "steps": 10, "train/loss": 2.0}))
@@ -216,6 +219,8 @@ def test_what_is_left_stands_in_rows_and_totals():
     for state, seconds in (("validating", 4), ("training", 0), ("saving", 1), ("loading", 2), ("testing", 4)):
         live.handle(event_with("lora-0", "state", {"state": state}))
         clock.now += seconds
+        if state == "validating":
+            live.handle(event_with("lora-0", "metrics", {"step": 10, "epoch": 1.0}))
     live.handle(event_with("lora-0", "state", {"state": "generating"}))
     clock.now += 10.0
     live.handle(event_with("lora-0", "progress", {"examples": 10, "examples_total": 20}))

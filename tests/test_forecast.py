@@ -11,16 +11,17 @@ Times are from the first run on; storing a trunk was a part of loading then.
 """
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from bakeoff.config.sections import ProtocolConfig
-from bakeoff.progress.eta import Forecast
+from bakeoff.progress.eta import Forecast, measured_before
 from bakeoff.progress.live import LiveDisplay
 from bakeoff.progress.plain import JsonDisplay, PlainDisplay
-from bakeoff.progress.replay import earlier_events, measured_before
+from bakeoff.store.event_log import earlier_events
 from bakeoff.store.events import Note, event_of
 from bakeoff.store.records import Run
 
@@ -47,6 +48,11 @@ def stream(name):
     head, *rows = map(json.loads, (STREAMS / f"{name}.jsonl").read_text().splitlines())
     rows = [{**(REST["step"] if "step" in row else {}), **REST.get(row["kind"], {}), **row} for row in rows]
     return head, [Run(**run) for run in head["runs"]], ProtocolConfig(**head["protocol"]), rows
+
+
+def seconds_of(rates, runs):
+    """Return the seconds that were measured of all entries and baselines."""
+    return sum(seconds for (group, _), seconds in rates.seconds.items() if group in {run.entry for run in runs})
 
 
 def forecasts(name):
@@ -91,7 +97,7 @@ def test_time_between_sessions_counts_for_nothing():
     night = [{**row, "time": row["time"] + 50_000} for row in rows]
     sessions = [*rows[:killed], {"kind": "start", "time": night[0]["time"] - 1}, *night[:-1]]
     rates = measured_before(events(*sessions), runs, head["plan"], protocol)
-    assert sum(rates.seconds.values()) < 2 * rows[-1]["time"]
+    assert seconds_of(rates, runs) < 2 * rows[-1]["time"]
 
 
 def test_a_clock_that_was_set_back_gives_no_negative_seconds():
@@ -101,7 +107,7 @@ def test_a_clock_that_was_set_back_gives_no_negative_seconds():
     within = measured_before(events(*before, *after), runs, head["plan"], protocol)
     assert min(within.seconds.values()) >= 0
     between = measured_before(events(*before, start, *after), runs, head["plan"], protocol)
-    assert sum(between.seconds.values()) > 0.9 * rows[-1]["time"]  # each session by its own clock
+    assert seconds_of(between, runs) > 0.9 * rows[-1]["time"]  # each session by its own clock
 
 
 def test_a_damaged_journal_tells_up_to_its_damage(tmp_path):
@@ -129,7 +135,7 @@ def test_until_an_entry_has_trained_the_time_left_says_what_it_is_estimated_from
             machine.show(event_of(row))
             for line in [*capsys.readouterr().err.splitlines(), live.totals()]:
                 if "for all" in line or "bakeoff_seconds_left" in line or " left, " in line:
-                    said[forecast.rates.trained()].append(line)
+                    said[any(forecast.rates.units[run.entry, "training"] for run in runs)].append(line)
     assert len(said[False]) > 10
     assert all(basis in line for line in said[False])
     assert len(said[True]) > 100
@@ -141,3 +147,67 @@ def test_what_an_earlier_session_trained_counts():
     rates = measured_before(events({"kind": "start", "time": 0.0}, *rows[:-1]), runs, head["plan"], protocol)
     assert Forecast(runs, head["plan"], protocol, rates=rates).basis() is None
     assert Forecast(runs, head["plan"], protocol, [run.id for run in runs]).basis() is None  # nothing is left to train
+
+
+def played(forecast, now, run, *rows):
+    """Let the forecast take events of a run, given as seconds and what happens after them."""
+    for seconds, kind, values in rows:
+        now[0] += seconds
+        forecast.take(*events({"run": run, "kind": kind, **({"state": values} if kind == "state" else values)}))
+
+
+def step(number, kind="progress"):
+    rest = {"steps": 80, **REST["step"]} if kind == "progress" else {}
+    return kind, {"step": number, **rest}
+
+
+def test_steps_before_an_interrupt_are_done_but_say_nothing_of_the_speed():
+    head, runs, protocol, _ = stream("fixed")
+    now, lora = [0.0], runs[-1]
+    forecast = Forecast(runs, head["plan"], protocol, [run.id for run in runs[:-1]], clock=lambda: now[0])
+    resumed = [(1, "state", "loading"), (0, *step(0, "metrics")), (1, "state", "training"), (3, *step(31))]
+    played(forecast, now, lora.id, *resumed)
+    assert math.isnan(forecast.rates.rate("lora", "training"))
+    played(forecast, now, lora.id, (2, *step(32)))
+    whole = forecast.rates.training["lora"]
+    assert forecast.rates.rate("lora", "training") * forecast.rates.step["lora"] == pytest.approx(2.0)
+    assert forecast.work["lora", lora.id]["training"] == pytest.approx(
+        whole - forecast.rates.multiplications("lora", 32, False)
+    )
+
+
+def test_a_training_that_patience_has_ended_leaves_no_steps():
+    head, runs, protocol, rows = stream("fixed")
+    now, lora = [0.0], runs[-1]
+    rates = measured_before(events({"kind": "start", "time": 0.0}, *rows[:-1]), runs, head["plan"], protocol)
+    forecast = Forecast(runs, head["plan"], protocol, [run.id for run in runs[:-1]], clock=lambda: now[0], rates=rates)
+    played(forecast, now, lora.id, (0, "state", "loading"), (1, "state", "training"), (3, *step(40)))
+    before = forecast.left_of(lora.id)
+    played(forecast, now, lora.id, (0, "state", "saving"))
+    assert forecast.left_of(lora.id) < 0.5 * before
+
+
+def test_a_trial_is_left_until_its_next_rung_and_one_that_stops_takes_no_more():
+    head, runs, protocol, rows = stream("tuned")
+    now, trial = [0.0], next(run for run in runs if run.kind == "trial")
+    rates = measured_before(events({"kind": "start", "time": 0.0}, *rows[:-1]), runs, head["plan"], protocol)
+    forecast = Forecast(runs, head["plan"], protocol, steps={trial.id: 6}, clock=lambda: now[0], rates=rates)
+    played(forecast, now, trial.id, (0, "state", "loading"), (0, *step(6, "metrics")), (0, "state", "training"))
+    steps = forecast.rates.step[trial.entry] * forecast.rates.rate(trial.entry, "training")
+    assert 6 * steps < forecast.left_of(trial.id) < 9 * steps  # to step 12, with a validation
+    played(forecast, now, trial.id, (2, "state", "paused"))
+    left = forecast.left()
+    played(forecast, now, trial.id, (2, "state", "stopped"))
+    assert forecast.left() == left
+    assert forecast.left_of(trial.id) is None
+
+
+def main():
+    """Print the largest errors of the forecast of each recording after its first tenth."""
+    for name in sorted(file.stem for file in STREAMS.iterdir()):
+        later = [100 * (total - 1) for share, total in forecasts(name) if share >= 0.1]
+        print(f"{name}: {min(later):+.1f} % to {max(later):+.1f} %")
+
+
+if __name__ == "__main__":
+    main()

@@ -97,5 +97,5 @@ def test_names_and_forecast_look_at_every_run_a_few_times_however_many_there_are
     assert names["e29-trial3"] == "e29 trial 4: learning_rate 3"
     assert names["e29-entry1"] == "e29 seed 1"
     forecast = Forecast(runs, plan, protocol)
-    assert len(forecast.of_entry) == 30
+    assert len({entry for entry, _ in forecast.work}) == 30
     assert runs.looks <= 10 * len(runs)

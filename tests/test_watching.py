@@ -7,10 +7,9 @@ import time
 import pytest
 
 from bakeoff.errors import SetupError
-from bakeoff.progress.replay import earlier_events
 from bakeoff.progress.session import plan_hash
 from bakeoff.progress.watch import watch
-from bakeoff.store.event_log import EventLog, Reader
+from bakeoff.store.event_log import EventLog, Reader, earlier_events
 from bakeoff.store.events import Progress, Start, State
 from bakeoff.store.lock import locked
 from bakeoff.store.run_folder import Folder

@@ -20,9 +20,9 @@ from bakeoff.driver.trust import check_trusted, wishes
 from bakeoff.errors import BakeoffError, SetupError
 from bakeoff.interrupts import EndAtOnce, stoppable
 from bakeoff.progress.display import Display
-from bakeoff.progress.estimate import expected_costs
 from bakeoff.progress.open import open_display
 from bakeoff.progress.session import Session
+from bakeoff.progress.throughput import expected_costs
 from bakeoff.progress.trackers import check_installed, tracked
 from bakeoff.results import Results, load_results
 from bakeoff.store.checksums import sealed

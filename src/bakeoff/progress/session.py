@@ -9,9 +9,9 @@ from typing import Any
 
 from bakeoff.config.sections import ProtocolConfig
 from bakeoff.progress.display import Display
-from bakeoff.progress.eta import Forecast
+from bakeoff.progress.eta import Forecast, measured_before
 from bakeoff.progress.open import open_display
-from bakeoff.progress.replay import earlier_events, measured_before
+from bakeoff.store.event_log import earlier_events
 from bakeoff.store.events import Start
 from bakeoff.store.records import Run, Step
 from bakeoff.store.run_folder import Folder

@@ -1,103 +1,130 @@
-"""How long a step, a document or a visit to a phase takes, by the measurements so far."""
+"""The work that is left in a plan (the content of plan.json), and the seconds per unit of it, measured or probed.
 
-from collections import defaultdict
+Phases are the states that a run reports. Training with its validations is one phase, counted in multiplications;
+generation is counted in documents, and every other phase in visits.
+"""
+
+import math
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from bakeoff.config.sections import ProtocolConfig
-from bakeoff.store.records import Run
+from bakeoff.store.records import Run, Step
 
-# What a multiplication takes in a training step, beside one in the base's test: before any entry has trained.
-TRAINING_PACE = 1.2
-ENOUGH = {"training": 5, "validating": 2}  # before a rate counts: the first ones are slow
-
-Group = tuple[str, str]
+NEUTRAL_TOKENS = 1200  # of the neutral text that is read along with the test split
+Plan = Mapping[str, Any]
+Units = defaultdict[str, float]  # by phase; below 0 where more was done than was planned
 
 
-@dataclass
-class Sums:
-    """What was measured of a phase: its amount, the same times what a unit multiplies, and the seconds it took."""
+def planned_work(
+    runs: Sequence[Run], plan: Plan, seed: int, training: Mapping[str, float], to_do: Mapping[str, Step]
+) -> defaultdict[tuple[str, str], Units]:
+    """Return what is left, by entry and run, or "trial" for all its trials together.
 
-    amount: float = 0.0
-    weighted: float = 0.0
-    seconds: float = 0.0
+    `training` has the units of each entry's training, `to_do` the first step to do of runs that are not new.
+    """
+    work: defaultdict[tuple[str, str], Units] = defaultdict(lambda: defaultdict(float))
+    trials = Counter(run.entry for run in runs if run.kind == "trial")
+    for entry, count in trials.items():
+        facts = plan["entries"][entry]
+        # Of points without an order the best is one of the two on the edge with probability 2 / count.
+        extension = 1 - (1 - min(1.0, 2 / count)) ** len(facts["search"]) if count > 1 else 0.0
+        visits = (2 * count - 1 if plan["rungs"] else count) + extension  # half of them stop at each rung
+        trained = training[entry] * (facts["trial_steps"] / facts["steps"] + extension)
+        work[entry, "trial"].update(loading=visits, saving=visits, training=trained)
+    for run in runs:
+        step = to_do.get(run.id, "train")
+        if run.kind != "trial" and step in ("train", "decode") and not run.entry.startswith(("lead-", "oracle")):
+            documents = plan["data"]["splits"]["test"]["examples"]
+            work[run.entry, run.id].update(loading=1, testing=1, generating=documents)
+        if run.kind == "entry" and step == "train":
+            adopts = trials[run.entry] and run.seed == seed
+            work[run.entry, run.id].update(saving=1, training=0 if adopts else training[run.entry])
+        elif run.kind == "entry":  # the choice among its trials is made
+            work[run.entry, "trial"].clear()
+    return work
+
+
+def validated_steps(steps: int, plan: Plan, protocol: ProtocolConfig) -> set[int]:
+    """Return the steps after which a training is validated."""
+    epochs = range(0, steps + 1, max(1, steps // protocol.epochs))
+    return {*epochs, *range(0, steps + 1, protocol.evaluate_every or steps + 1), *plan["rungs"]}
 
 
 class Rates:
-    """Seconds by entry and phase, with the amounts that took them. `plan` is plan.json's content.
+    """Seconds per unit: an entry's own, else those of its method, else of all entries, else of the base."""
 
-    A phase's rate is the entry's own, else that of entries of the same method, else of all entries, else it follows
-    from the pace at which the base read the test split. Other entries' rates count by what their steps multiply.
+    def __init__(self, runs: Sequence[Run], plan: Plan, protocol: ProtocolConfig):
+        entries, splits = {run.entry: run for run in runs if run.kind != "baseline"}, plan["data"]["splits"]
+        self.groups = {name: (name, f"method {run.method}", "all entries") for name, run in entries.items()}
+        lengths = {"prompt": splits["train"]["prompt_tokens_mean"], "target": splits["train"]["target_tokens_mean"]}
+        counts = {name: plan["entries"][name]["step_products"] for name in entries}
+        counts["base"] = plan["model"]["forward_products"]
+        example = {name: sum(lengths[part] * count[part] for part in lengths) + count["example"]
+                   for name, count in counts.items()}  # fmt: skip
+        self.step = {name: protocol.batch_size * example[name] for name in entries}
+        self.validation = splits["validation"]["examples"] * example["base"]
+        steps = max((run.steps or 0 for run in runs), default=0)
+        self.validated = validated_steps(steps, plan, protocol)
+        self.training = {name: self.multiplications(name, steps) for name in entries}
+        self.token = example["base"] / sum(lengths.values())
+        self.pace = math.nan  # seconds of a multiplication while the base reads
+        self.units = defaultdict[tuple[str, str], float](float)  # by group and phase
+        self.seconds = defaultdict[tuple[str, str], float](float)
+
+    def multiplications(self, entry: str, steps: float, validated: bool = True) -> float:
+        """Return those of the first steps of a training, with the validation after them or without."""
+        return steps * self.step[entry] + self.validation * sum(step < steps + validated for step in self.validated)
+
+    def add(self, entry: str, phase: str, units: float, seconds: float) -> None:
+        """Note what units of a phase took."""
+        for group in self.groups.get(entry, (entry,)):
+            self.units[group, phase] += units
+            self.seconds[group, phase] += seconds
+
+    def rate(self, entry: str, phase: str) -> float:
+        """Return the seconds of a unit; NaN while nothing is known about it."""
+        for group in (*self.groups.get(entry, (entry,)), "base"):
+            if units := self.units.get((group, phase)):
+                return self.seconds[group, phase] / units
+        return {"saving": 0.0, "training": self.pace}.get(phase, math.nan)
+
+
+def expected_costs(plan: Plan, protocol: ProtocolConfig, probes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return seconds and peak bytes of each entry's runs, its trials among them, and the seconds of all entries.
+
+    An extension of the trials is counted as far as one is likely; baselines, saving and the trunk cache are not.
     """
+    entries: dict[str, dict[str, Any]] = {}
+    work = planned_work([Run(**run) for run in plan["runs"]], plan, protocol.seed, dict.fromkeys(probes, 1.0), {})
+    for name, found in probes.items():
+        entries[name] = {"error": found.get("error"), "seconds": None, "peak_bytes": None}
+        if not found.get("error"):
+            rates = probed_rates(plan, found, validated_steps(plan["entries"][name]["steps"], plan, protocol))
+            left = [units for (entry, _), units in work.items() if entry == name]
+            seconds = sum(units[phase] * rate for units in left for phase, rate in rates.items())
+            entries[name] |= {"seconds": seconds, "peak_bytes": found["peak_bytes"]}
+    known = [row["seconds"] for row in entries.values()]
+    too_large = [n for n, row in entries.items() if row["error"] or row["peak_bytes"] > plan["memory_bytes"]]
+    return {"entries": entries, "seconds": None if None in known else sum(known), "too_large": too_large}
 
-    def __init__(self, runs: Sequence[Run], plan: Mapping[str, Any], protocol: ProtocolConfig):
-        self.plan, self.protocol = plan, protocol
-        self.methods = {run.entry: run.method for run in runs if run.kind != "baseline"}
-        self.seconds: defaultdict[tuple[str, str], float] = defaultdict(float)
-        self.amounts: defaultdict[tuple[str, str], float] = defaultdict(float)
-        # By what an entry belongs to and phase: the amounts, what they multiply, and their seconds, all summed up.
-        self.sums: defaultdict[tuple[Group, str], Sums] = defaultdict(Sums)
-        self.pace: float | None = None  # seconds a token that the base reads
 
-    def add(self, entry: str, phase: str, amount: float, seconds: float) -> None:
-        """Note what an amount of a phase took."""
-        self.amounts[entry, phase] += amount
-        self.seconds[entry, phase] += seconds
-        weighted = amount * self.weight(entry, phase) if amount else 0.0
-        for group in self.groups(entry) if entry in self.methods else [("entry", entry)]:
-            sums = self.sums[group, phase]
-            sums.amount, sums.weighted, sums.seconds = (
-                sums.amount + amount, sums.weighted + weighted, sums.seconds + seconds
-            )  # fmt: skip
+def probed_rates(plan: Plan, found: Mapping[str, Any], validated: set[int]) -> dict[str, float]:
+    """Return the seconds of a unit of each phase, of training of the whole, at the probed longest examples' pace.
 
-    def groups(self, entry: str) -> list[Group]:
-        """Return what an entry belongs to, from the nearest on: itself, the entries of its method, all entries."""
-        return [("entry", entry), ("method", self.methods.get(entry, "")), ("all", "")]
-
-    def trained(self) -> bool:
-        """Return whether an entry has trained long enough to tell of others; else the base's reading must."""
-        return self.sums[("all", ""), "training"].amount >= ENOUGH["training"]
-
-    def rate(self, entry: str, phase: str) -> float | None:
-        """Return the seconds that one step, document or visit of an entry takes; None where nothing tells yet."""
-        for group in self.groups(entry):
-            sums = self.sums.get((group, phase))
-            if sums and sums.amount >= ENOUGH.get(phase, 1):
-                return self.weight(entry, phase) * sums.seconds / sums.weighted
-        if phase in ("training", "validating", "storing trunk"):
-            pace = self.product_seconds()
-            factor = TRAINING_PACE if phase == "training" else 1.0
-            return None if pace is None else factor * pace * self.weight(entry, phase)
-        if phase == "saving":
-            return 0.0
-        known = "base", "loading" if phase == "reloading" else phase
-        return self.seconds[known] / self.amounts[known] if self.amounts[known] else None
-
-    def weight(self, entry: str, phase: str) -> float:
-        """Return how many multiplications a unit of a phase takes; 1 where they do not tell what it costs."""
-        if phase not in ("training", "validating", "storing trunk"):
-            return 1.0
-        facts = self.plan["entries"][entry]
-        if phase == "training":
-            return self.products("train", facts["step_products"]) * self.protocol.batch_size / self.examples("train")
-        stored = self.products("validation", facts["trunk_products"])
-        if phase == "validating":
-            return self.products("validation", self.plan["model"]["forward_products"]) - stored
-        return stored + self.products("train", facts["trunk_products"])
-
-    def products(self, split: str, each: Mapping[str, int]) -> float:
-        """Return the multiplications of a pass over a split, given those of its tokens and examples."""
-        rows = self.plan["data"]["splits"][split]
-        mean = rows["prompt_tokens_mean"] * each["prompt"] + rows["target_tokens_mean"] * each["target"]
-        return self.examples(split) * (mean + each["example"])
-
-    def product_seconds(self) -> float | None:
-        """Return the seconds of a multiplication at the pace at which the base reads."""
-        rows, products = self.plan["data"]["splits"]["test"], self.plan["model"]["forward_products"]
-        tokens = self.examples("test") * (rows["prompt_tokens_mean"] + rows["target_tokens_mean"])
-        return None if self.pace is None else self.pace * tokens / self.products("test", products)
-
-    def examples(self, split: str) -> int:
-        """Return how many examples a split has."""
-        return int(self.plan["data"]["splits"][split]["examples"])
+    A test reads neutral text along, and as many training examples as there are for validation. Outputs are taken to be
+    as long as they may; reading a prompt gives their first token.
+    """
+    counts, test = plan["counts"], plan["data"]["splits"]["test"]
+    trained = found["step_seconds"] / found["tokens"] * counts["train_tokens"] * plan["epochs"]
+    read = found["evaluation_seconds"] / found["evaluated_tokens"]
+    prefilled = 0.0 if found["reads_targets"] else found["prefill_seconds"] / found["prefill_tokens"]
+    written = found["generation_seconds"] / found["generated_tokens"]
+    tested = counts["test_tokens"] + counts["validation_tokens"] + NEUTRAL_TOKENS
+    return {
+        "loading": found["setup_seconds"] + found["start_seconds"],
+        "training": trained + read * counts["validation_tokens"] * len(validated),
+        "testing": found["setup_seconds"] + read * tested,  # the saved adapter is loaded for it
+        "generating": prefilled * test["prompt_tokens_mean"] + written * (plan["output_tokens"] - 1),
+    }

@@ -18,8 +18,8 @@ from bakeoff.child_process import command
 from bakeoff.config.config import Config
 from bakeoff.errors import SetupError
 from bakeoff.interrupts import EndAtOnce
-from bakeoff.progress.replay import Replay
 from bakeoff.progress.watch import events_of
+from bakeoff.store.event_log import EventClock
 from bakeoff.store.events import Metrics, RunEvent
 from bakeoff.store.files import opened
 from bakeoff.store.records import Run
@@ -161,7 +161,7 @@ def follow(folder: Folder, place: int, kinds: Sequence[str]) -> None:
 
     PartialState(cpu=True)  # else accelerate's trackers would take a GPU for themselves
     trackers, sessions = Trackers(kinds, folder), 0
-    for event in events_of(folder, Replay(), place):
+    for event in events_of(folder, EventClock(), place):
         sessions += event.kind == "start"
         if sessions > 1:  # this one was killed, and the next has trackers of its own
             break

@@ -8,9 +8,8 @@ from bakeoff.config.config import load_config
 from bakeoff.errors import SetupError
 from bakeoff.progress.display import Display
 from bakeoff.progress.open import open_display
-from bakeoff.progress.replay import Replay
 from bakeoff.progress.session import Session
-from bakeoff.store.event_log import Reader
+from bakeoff.store.event_log import EventClock, Reader
 from bakeoff.store.events import Event, Note, Start
 from bakeoff.store.lock import is_locked
 from bakeoff.store.run_folder import Folder
@@ -27,7 +26,7 @@ def watch(folder: Folder, kind: str = "auto") -> None:
     folder.plan()
     if not folder.events_file.exists():
         raise SetupError(f"{folder.path}: no bakeoff has run here yet (no events.jsonl). Try: bakeoff run")
-    clock = Replay()
+    clock = EventClock()
     with ExitStack() as stack:
         screen: Display | None = None
         for event in events_of(folder, clock):
@@ -56,7 +55,7 @@ def wait_for_session(folder: Folder, kind: str) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def events_of(folder: Folder, clock: Replay, place: int | None = None) -> Iterator[Event]:
+def events_of(folder: Folder, clock: EventClock, place: int | None = None) -> Iterator[Event]:
     """Yield the journal's events as they come, until nobody writes any more, and a note where some cannot be read.
 
     They begin at byte `place`, or where the last session did.
@@ -83,7 +82,7 @@ def events_of(folder: Folder, clock: Replay, place: int | None = None) -> Iterat
         events = list(reader.new_events())
 
 
-def open_screen(folder: Folder, start: Start, kind: str, clock: Replay) -> Display | None:
+def open_screen(folder: Folder, start: Start, kind: str, clock: EventClock) -> Display | None:
     """Return a display of a session by its start line; None where the next session has its plan already."""
     session = Session.begun(folder, load_config(folder.config_file).protocol, start)
     return session.display(kind, start, clock) if session else None

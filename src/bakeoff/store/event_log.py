@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from bakeoff.errors import SetupError
 from bakeoff.store.checksums import LARGEST, open_regular
 from bakeoff.store.events import End, Event, Note, RunEvent, Start, event_of
 from bakeoff.store.files import append_jsonl
@@ -22,6 +23,18 @@ def even_clock() -> Callable[[], float]:
     """Return a clock of seconds since 1970 that goes evenly from now on, though the machine's is set meanwhile."""
     start = time.time() - time.monotonic()
     return lambda: start + time.monotonic()
+
+
+class EventClock:
+    """A clock at the event that is being read, and at the machine's time after the last. It is never set back."""
+
+    at: float | None = None
+    latest = 0.0
+
+    def __call__(self) -> float:
+        """Return seconds since 1970."""
+        self.latest = max(self.latest, time.time() if self.at is None else self.at)
+        return self.latest
 
 
 class EventLog:
@@ -90,3 +103,13 @@ class Reader:
                     yield event
                 else:
                     self.unreadable += line.endswith(b"\n")  # a line longer than LARGEST comes in parts
+
+
+def earlier_events(file: Path, start: Start | None = None) -> Iterator[Event]:
+    """Yield a journal's events before the session that begins with `start`, or all, but none after damage."""
+    reader = Reader(file)
+    with suppress(SetupError):  # no display is worth stopping a bakeoff for
+        for event in reader.new_events():
+            if event == start or reader.unreadable:
+                return
+            yield event
