@@ -110,7 +110,7 @@ class Laboratory:
         self.folder = Folder(shutil.copytree(source, path))
         self.results = {run.id: self.folder.run(run.id).result() for run in self.folder.runs()}
         self.predictions = {i: self.folder.run(i).predictions() for i in self.results}
-        plan = self.folder.plan()
+        plan = self.folder.plan().row()
         self.runs = []
         for run in self.folder.runs():
             again = [replace(run, id=f"{run.id}-2", seed=run.seed + 1)] if run.kind == "entry" else []

@@ -15,6 +15,7 @@ from bakeoff.driver.costs import exact_counts, least_bytes
 from bakeoff.progress.throughput import NEUTRAL_TOKENS, expected_costs
 from bakeoff.report.plan import bars, duration, forecast_lines
 from bakeoff.store.records import Run
+from tests.conftest import plan_with
 
 MEASURED = {
     "error": None, "setup_seconds": 1.0, "start_seconds": 0.0, "step_seconds": 0.5, "tokens": 100,
@@ -33,18 +34,20 @@ def test_counts_are_of_the_tokens_that_are_read_and_written():
     assert least_bytes(100, 10, "bf16") == 90 * 2 + 10 * 16
 
 
-def document(trials=0):
+def document(trials=0, **more):
     runs = [Run(f"lora-{seed}", "lora", "entry", "lora", {}, seed, 10) for seed in range(3)]
-    runs += [Run(f"lora-t{i}", "lora", "trial", "lora", {}, 0, 10, trial=i) for i in range(trials)]
+    point = {"learning_rate": 1, "r": 1}
+    runs += [Run(f"lora-t{i}", "lora", "trial", "lora", point, 0, 10, i, "s") for i in range(trials)]
     row = {"trials": trials, "steps": 10, "trial_steps": 25 if trials else 0, "least_bytes": 900}
     row["trunk_products"] = {"prompt": 0, "target": 0, "example": 0}
-    row["search"] = {"learning_rate": {}, "r": {}} if trials else {}
+    span = {"low": 1, "high": 2, "scale": "log"}
+    row["search"] = {"learning_rate": span, "r": span} if trials else {}
     counts = {"train_tokens": 1000, "validation_tokens": 100, "test_tokens": 200, "output_tokens": 50,
               "longest_batch_tokens": 100}  # fmt: skip
     splits = {"test": {"examples": 10, "prompt_tokens_mean": 15.0}}
-    return {"counts": counts, "epochs": 2, "entries": {"lora": row}, "runs": [asdict(run) for run in runs],
+    return plan_with({"counts": counts, "epochs": 2, "entries": {"lora": row}, "runs": [asdict(run) for run in runs],
             "memory_bytes": 1000, "data": {"splits": splits}, "output_tokens": 5,
-            "rungs": [3, 5] if trials else []}  # fmt: skip
+            "rungs": [3, 5] if trials else [], **more})  # fmt: skip
 
 
 def test_an_estimate_is_measured_seconds_times_the_amounts_of_work():
@@ -52,29 +55,27 @@ def test_an_estimate_is_measured_seconds_times_the_amounts_of_work():
     tested = 0.2 / 100 * (200 + 100 + NEUTRAL_TOKENS) + 10 * (0.3 / 60 * 15 + 1.0 / 50 * 4)
     every_other = ProtocolConfig(epochs=2, evaluate_every=2)  # validations at 0, 2, 4, 5, 6, 8, 10
     found = expected_costs(document(), every_other, {"lora": MEASURED})
-    assert found["seconds"] == pytest.approx(3 * (2 * 1.0 + 10 * step + 7 * validation + tested))
-    assert found["too_large"] == []
+    assert found.seconds == pytest.approx(3 * (2 * 1.0 + 10 * step + 7 * validation + tested))
+    assert found.too_large == []
     once = expected_costs(document(), every_other, {"lora": {**MEASURED, "reads_targets": True}})
-    assert once["seconds"] == pytest.approx(found["seconds"] - 3 * 10 * 0.3 / 60 * 15)
+    assert once.seconds == pytest.approx(found.seconds - 3 * 10 * 0.3 / 60 * 15)
     tuned = expected_costs(document(trials=4), every_other, {"lora": MEASURED})
     # Four trials take 25 steps with 2.5 trainings' 8 validations in 4 + 2 + 1 set-ups; a step further is 0.75 likely
     # with two fields. The first seed's run goes on from one of them.
     trials = (2.5 + 0.75) * (10 * step + 8 * validation) + (7 + 0.75) * 1.0
     finals = 3 * (2 * 1.0 + tested) + 2 * (10 * step + 8 * validation)
-    assert tuned["seconds"] == pytest.approx(trials + finals)
+    assert tuned.seconds == pytest.approx(trials + finals)
 
 
 def test_what_does_not_fit_is_named():
     large = expected_costs(document(), ProtocolConfig(epochs=2), {"lora": {**MEASURED, "peak_bytes": 1200}})
-    assert large["too_large"] == ["lora"]
+    assert large.too_large == ["lora"]
     killed = expected_costs(document(), ProtocolConfig(epochs=2), {"lora": {**MEASURED, "error": "out of memory"}})
-    assert (killed["seconds"], killed["too_large"]) == (None, ["lora"])
-    lines = forecast_lines({**document(), "forecast": killed})
+    assert (killed.seconds, killed.too_large) == (None, ["lora"])
+    lines = forecast_lines(document(forecast=killed))
     assert lines[1] == "lora: out of memory"
     assert lines[2].startswith("needs more than the 1,000 B of memory: lora. Try: a smaller protocol.batch_size")
-    assert forecast_lines({**document(), "memory_bytes": 800})[-1].startswith(
-        "needs more than the 800 B of memory: lora."
-    )
+    assert forecast_lines(document(memory_bytes=800))[-1].startswith("needs more than the 800 B of memory: lora.")
     assert len(forecast_lines(document())) == 2
 
 

@@ -14,6 +14,7 @@ from bakeoff.progress.plain import JsonDisplay, NoDisplay, PlainDisplay
 from bakeoff.store.events import event_of
 from bakeoff.store.records import Run
 from bakeoff.tuning.labels import run_names
+from tests.conftest import plan_with
 
 
 def run_of(entry, kind="entry", seed=0):
@@ -53,7 +54,7 @@ PLAN = {
 
 
 def forecast(runs, clock):
-    return Forecast(runs, PLAN, ProtocolConfig(epochs=1, batch_size=2), clock=clock)
+    return Forecast(runs, plan_with(PLAN), ProtocolConfig(epochs=1, batch_size=2), clock=clock)
 
 
 def live_display(runs, done, target, clock, ahead=None):

@@ -24,6 +24,7 @@ from bakeoff.progress.plain import JsonDisplay, PlainDisplay
 from bakeoff.store.event_log import earlier_events
 from bakeoff.store.events import Note, event_of
 from bakeoff.store.records import Run
+from tests.conftest import plan_with
 
 STREAMS = Path(__file__).parent / "streams"
 
@@ -46,6 +47,7 @@ def events(*rows):
 def stream(name):
     """Return a recording's head, runs, protocol and rows."""
     head, *rows = map(json.loads, (STREAMS / f"{name}.jsonl").read_text().splitlines())
+    head["plan"] = plan_with(head["plan"])
     rows = [{**(REST["step"] if "step" in row else {}), **REST.get(row["kind"], {}), **row} for row in rows]
     return head, [Run(**run) for run in head["runs"]], ProtocolConfig(**head["protocol"]), rows
 

@@ -123,7 +123,7 @@ def test_folders_that_are_no_bakeoffs(shared, tmp_path):
      {"output_tokens": 10**9}, {"output_tokens": -5}],
 )  # fmt: skip
 def test_lengths_that_the_base_cannot_have_are_refused(copied, fields):
-    copied.plan_file.write_text(json.dumps(copied.plan() | fields))
+    copied.plan_file.write_text(json.dumps(copied.plan().row() | fields))
     line = refused(copied.path, DOCUMENT, *LORA)
     shaped = fields in ({"max_tokens": 10**9}, {"output_tokens": 10**9})  # else the plan itself is refused
     assert ("are not lengths that this base allows" if shaped else "plan.json: damaged") in line

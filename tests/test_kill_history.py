@@ -74,7 +74,7 @@ def test_a_trial_that_went_on_in_the_place_of_a_killed_one_leaves_the_record_it_
     """The chosen trial's process is killed on its way to each rung; the others then go further than they should."""
     config, whole = undisturbed
     folder = Folder(tmp_path / "out")
-    survivor, limit = best_of_ladder(whole), [*whole.plan()["rungs"], None][rung]
+    survivor, limit = best_of_ladder(whole), [*whole.plan().rungs, None][rung]
 
     def condemned(run):
         return run.id == survivor and run.until == limit

@@ -78,8 +78,8 @@ def test_any_name_heading_and_note_goes_through_every_view(shared, name, heading
     assert quiet(shown)
     assert re.sub(r"\s", "", printable(heading)) in re.sub(r"\s", "", shown)
     plan = shared[1].folder.plan()
-    plan["entries"] = {name: next(iter(plan["entries"].values()))}
-    assert quiet(printed(plan_table(plan)) + "".join(map(printable, plan_lines(plan | {"not_run": {name: note}}))))
+    plan = plan.model_copy(update={"entries": {name: plan.entries["lora"]}, "not_run": {name: note}})
+    assert quiet(printed(plan_table(plan)) + "".join(map(printable, plan_lines(plan))))
     assert quiet(str(Results(shared[1].folder, results)))
     source = Source.of([shared[1].folder], results)
     clean = source.results
@@ -104,7 +104,7 @@ def test_a_control_character_does_not_end_the_process_inside_the_chart_library(c
 
 
 def test_markup_in_a_strangers_folder_is_shown_by_show(copied):
-    plan = copied.plan()
+    plan = copied.plan().row()
     next(m for m in plan["metrics"] if m["name"] == plan["primary"])["heading"] = "[/nothing]\x1b[31m"
     write_json(copied.plan_file, plan)
     shown = CliRunner().invoke(main, ["show", str(copied.path)])

@@ -1,7 +1,7 @@
 """Records: each is read as often as it must be, and one of another shape is none."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import pytest
@@ -41,9 +41,9 @@ def start(folder, row, **changed):
 def test_a_search_of_many_runs_is_read_once(searched, monkeypatch):
     """Results of E entries by R runs took E x R readings and two plans an entry: minutes of 2,000 runs."""
     plan, plans, read = searched.plan(), [], []
-    for row in plan["runs"]:
-        if row["kind"] == "trial":
-            start(searched, row)
+    for run in plan.runs:
+        if run.kind == "trial":
+            start(searched, asdict(run))
     monkeypatch.setattr(Folder, "plan", lambda self: plans.append(1) or plan)
     run = RunFolder.run
     monkeypatch.setattr(RunFolder, "run", lambda self: read.append(self.path.name) or run(self))
@@ -55,7 +55,7 @@ def test_a_search_of_many_runs_is_read_once(searched, monkeypatch):
 
 def test_a_further_trial_counts_with_what_was_searched_alone(searched):
     """A run.json without the searched field ended show and report in a KeyError."""
-    row = next(row for row in searched.plan()["runs"] if row["kind"] == "trial")
+    row = next(row for row in searched.plan().row()["runs"] if row["kind"] == "trial")
     start(searched, row, id="lora-t3", trial=3, settings={"r": 4})
     assert [run.id for run in searched.trials("lora")] == ["lora-t1", "lora-t2"]
     start(searched, row, id="lora-t3", trial=3, settings=row["settings"] | {"learning_rate": 0.1})
@@ -65,7 +65,7 @@ def test_a_further_trial_counts_with_what_was_searched_alone(searched):
 
 
 def test_a_final_run_without_the_searched_field_has_chosen_nothing(searched):
-    row = next(row for row in searched.plan()["runs"] if row["entry"] == "lora" and row["kind"] == "entry")
+    row = next(row for row in searched.plan().row()["runs"] if row["entry"] == "lora" and row["kind"] == "entry")
     assert chosen_settings(searched, [row["id"]], ["learning_rate"]) == {"learning_rate": 0.01}
     start(searched, row, settings={})
     assert chosen_settings(searched, [row["id"]], ["learning_rate"]) is None

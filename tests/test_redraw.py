@@ -86,8 +86,8 @@ class Counted(list):
 
 def test_names_and_forecast_look_at_every_run_a_few_times_however_many_there_are():
     head, _, protocol, _ = stream("tuned")
-    facts = next(facts for facts in head["plan"]["entries"].values() if facts["search"])
-    plan = {**head["plan"], "entries": {f"e{i}": facts for i in range(30)}}
+    facts = next(facts for facts in head["plan"].entries.values() if facts.search)
+    plan = head["plan"].model_copy(update={"entries": {f"e{i}": facts for i in range(30)}})
     runs = Counted(
         Run(f"e{i}-{kind}{n}", f"e{i}", kind, "lora", {"learning_rate": n}, n, 10, n + 1 if kind == "trial" else None)
         for i, (kind, count) in itertools.product(range(30), (("trial", 4), ("entry", 2)))

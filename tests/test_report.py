@@ -171,7 +171,7 @@ def test_texts_of_users_are_shown_and_never_read_as_markup(copied):
     run = copied.run(next(r.id for r in copied.runs() if r.entry == "lora"))
     write_jsonl(run.predictions_file, [{**row, "output": HOSTILE} for row in run.predictions()])
     run.write_result(run.result())
-    plan = copied.plan()
+    plan = copied.plan().row()
     next(m for m in plan["metrics"] if m["name"] == plan["primary"])["heading"] = HOSTILE
     write_json(copied.plan_file, plan)
     text, page = page_of(copied)

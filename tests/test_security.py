@@ -128,7 +128,7 @@ def test_a_run_folder_from_elsewhere_names_no_run_outside_of_it(shared, tmp_path
     _, results = shared
     folder = Folder(tmp_path / "copy")
     shutil.copytree(results.folder.path, folder.path)
-    plan = folder.plan()
+    plan = folder.plan().row()
     plan["runs"][-1]["id"] = "../../../victim"
     folder.plan_file.write_text(json.dumps(plan))
     with pytest.raises(SetupError, match=r"damaged \(runs\.\d+\.id: "):

@@ -94,7 +94,7 @@ def test_halving_stops_those_that_were_worse_then(tuned):
 def test_the_plan_holds_the_ladder_before_anything_runs(tuned):
     config, results = tuned
     plan = bakeoff.plan(config)
-    assert json.loads(json.dumps(plan)) == results.folder.plan()
+    assert json.loads(json.dumps(plan)) == json.loads(results.folder.plan_file.read_text())
     lora = plan["entries"]["lora"]
     assert (lora["trials"], lora["tuning"], lora["learning_rate"]) == (TRIALS, "tuned", None)
     assert lora["search"] == {"learning_rate": {"low": 3e-5, "high": 3e-3, "scale": "log"}}

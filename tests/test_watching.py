@@ -96,7 +96,7 @@ def test_a_session_with_other_entries_that_follows_a_killed_one_is_shown_by_its_
         watching = threading.Thread(target=watch, args=(copied, "json"))
         watching.start()
         wait_for(capsys, runs["last_layers"])
-        before, plan = copied.plan(), copied.plan()  # lora renamed, prompt_tuning removed
+        before, plan = copied.plan(), copied.plan().row()  # lora renamed, prompt_tuning removed
         plan["runs"] = [row for row in plan["runs"] if row["entry"] != "prompt_tuning"]
         plan["entries"]["renamed"] = plan["entries"].pop("lora")
         plan["runs"] = [{**r, "entry": "renamed"} if r["entry"] == "lora" else r for r in plan["runs"]]

@@ -59,11 +59,11 @@ def panel(table: list[dict[str, Any]], metric: str, base: float) -> alt.LayerCha
 def curves(folder: Folder, document: dict[str, Any]) -> alt.FacetChart:
     """Return the validation loss over the steps of every final run, a panel a method."""
     points = []
-    for run in folder.plan()["runs"]:
-        if run["kind"] == "entry":
-            method, condition = run["entry"].rsplit("_", 1)
-            facts = {"method": METHODS[method], "condition": CONDITIONS[condition], "run": run["id"]}
-            curve = folder.run(run["id"]).curve()
+    for run in folder.plan().runs:
+        if run.kind == "entry":
+            method, condition = run.entry.rsplit("_", 1)
+            facts = {"method": METHODS[method], "condition": CONDITIONS[condition], "run": run.id}
+            curve = folder.run(run.id).curve()
             points += [{**facts, "step": row["step"], "loss": row["validation/loss"]} for row in curve]
     return (
         alt.Chart(alt.Data(values=points))
@@ -96,14 +96,14 @@ def ranking(table: list[dict[str, Any]], condition: str, metric: str) -> str:
 def page(folder: Folder, document: dict[str, Any], table: list[dict[str, Any]]) -> str:
     """Return the page."""
     where, plan = folder.environment(), folder.plan()
-    splits = {name: split["examples"] for name, split in plan["data"]["splits"].items()}
-    steps = next(iter(plan["entries"].values()))["steps"]
+    splits = {name: split.examples for name, split in plan.data.splits.named()}
+    steps = next(iter(plan.entries.values())).steps
     chosen = ", ".join(f"{r['method']} {r['rate']:.2g}" for r in table if r["condition"] == CONDITIONS["tuned"])
     rankings = "\n".join(
         f"| {heading} | {ranking(table, 'shared', metric)} | {ranking(table, 'tuned', metric)} |"
         for metric, heading in (("test/loss", "test loss"), ("test/rougeL", "ROUGE-L"))
     )
-    trials = plan["entries"]["lora_tuned"]["trials"]
+    trials = plan.entries["lora_tuned"].trials
     return f"""# The study, done properly
 
 bakeoff grew out of a study of three methods that gave each the same learning rate, 5e-5, and one seed. Here are the
@@ -112,7 +112,7 @@ attention's input) twice: at that shared rate, and with {trials} trials per meth
 three seeds. The base is the embedded one, the task is that of the docstrings ({splits["train"]:,} training,
 {splits["validation"]} validation and {splits["test"]} test examples, {steps} steps). Everything below was written
 by `bakeoff run recipes/study-embedded.yaml` and `python tools/study_page.py bakeoffs/study-embedded`, on
-{where["date"][:10]} ({where["cores"]} cores, {where["processor"]}, {plan["precision"]}, no GPU). Other work ran on
+{where["date"][:10]} ({where["cores"]} cores, {where["processor"]}, {plan.precision}, no GPU). Other work ran on
 the machine, so times are left out.
 
 ![test loss and ROUGE-L of three methods at one shared rate and at their own](study.svg)

@@ -78,7 +78,7 @@ def plan(
         config = pinned(config, Folder(config.folder))
         tokenizer = tokenizer_here(config.model, config.pin)
         if not probe:
-            return make_plan(config, tokenizer).document
+            return make_plan(config, tokenizer).document.row()
         if tokenizer is None:
             raise SetupError(f"--probe: {config.model} is not on this machine. Try: bakeoff run, which downloads it")
         with scratch() as temporary:
@@ -86,7 +86,8 @@ def plan(
             planned = make_plan(config, tokenizer, folder)
             write_text(folder.config_file, dump_config(config))
             probes = run_probes(folder, planned.entries)
-            return planned.document | {"forecast": expected_costs(planned.document, config.protocol, probes)}
+            forecast = expected_costs(planned.document, config.protocol, probes)
+            return planned.document.model_copy(update={"forecast": forecast}).row()
 
 
 def run(source: Source, overrides: dict[str, Any] | None = None, display: str = "auto", trust: bool = False) -> Results:
@@ -133,7 +134,7 @@ def run_all(folder: Folder, config: Config, display: str, executor: LocalExecuto
         ):
             screen.start = began  # planning is part of the time that it shows
             bus = Bus(log, screen)
-            for line in [*notes, *planned.document["data"]["findings"]]:
+            for line in [*notes, *planned.document.data.findings]:
                 bus.note(line)
             for event in executor.run(folder.path, Scheduler(folder, planned, bus).runs(), stop):
                 bus.handle(event)
@@ -144,9 +145,9 @@ def pinned(config: Config, folder: Folder) -> Config:
     """Return the config with the commit that its hub model stands at; a bakeoff that goes on keeps its own."""
     from bakeoff.hub import commit
 
-    before = folder.last_plan().get("model", {})
-    if config.revision is None and before.get("name") == config.model:
-        return config.model_copy(update={"revision": before["revision"]})
+    before = folder.last_plan()
+    if config.revision is None and before and before.model.name == config.model:
+        return config.model_copy(update={"revision": before.model.revision})
     return config.model_copy(update={"revision": commit(config.model, config.revision)})
 
 

@@ -10,6 +10,7 @@ from bakeoff.analysis.verdict import make_verdict
 from bakeoff.config.config import load_config
 from bakeoff.errors import SetupError
 from bakeoff.scoring.forgetting import add_forgetting
+from bakeoff.store.plan_document import PlanDocument
 from bakeoff.store.records import Run
 from bakeoff.store.run_folder import Folder
 
@@ -36,9 +37,8 @@ def summarize_together(folders: Sequence[Folder], documents: Sequence[Document])
         refuse_other(folders[0], documents[0], folder, document)
     names, plans = new_names(folders, documents), [folder.plan() for folder in folders]
     rows: dict[str, dict[str, Any]] = {}
-    runs: dict[str, tuple[Folder, Document, list[Run]]] = {}
+    runs: dict[str, tuple[Folder, PlanDocument, list[Run]]] = {}
     for place, (folder, plan, document, renamed) in enumerate(zip(folders, plans, documents, names, strict=True)):
-        planned = [Run(**row) for row in plan["runs"]]
         for name, row in (document["entries"] | document["baselines"]).items():
             known = rows.get(renamed[name])
             if known is None or (known["status"] != "done" and row["status"] == "done"):  # a baseline is one in all
@@ -46,7 +46,7 @@ def summarize_together(folders: Sequence[Folder], documents: Sequence[Document])
                     "metrics": dict(row["metrics"]),
                     "place": place,
                 }  # in whose folder its runs lie
-                runs[renamed[name]] = folder, plan, [run for run in planned if run.id in row["runs"]]
+                runs[renamed[name]] = folder, plan, [run for run in plan.runs if run.id in row["runs"]]
     add_forgetting(rows)
     config = load_config(folders[0].config_file)
     scores = {

@@ -12,6 +12,7 @@ from bakeoff.config.config import Config, load_config
 from bakeoff.errors import SetupError
 from bakeoff.scoring.forgetting import add_forgetting
 from bakeoff.scoring.metrics import value_of
+from bakeoff.store.plan_document import PlanDocument
 from bakeoff.store.records import Run, RunResult
 from bakeoff.store.run_folder import SCHEMA, Folder
 
@@ -23,9 +24,9 @@ def summarize(folder: Folder) -> dict[str, Any]:
     """
     plan = folder.plan()
     config = load_config(folder.config_file)
-    if plan.get("made_of") not in (None, folder.made().get("made_of")):
+    if plan.made_of not in (None, folder.made().get("made_of")):
         raise SetupError(f"{folder.path}: its examples are not those of its plan yet. Try: bakeoff run again")
-    runs = [Run(**row) for row in plan["runs"] if row["kind"] != "trial"]
+    runs = [run for run in plan.runs if run.kind != "trial"]
     results = {run.id: folder.result(run.id, plan) for run in runs}
     groups: dict[str, list[Run]] = {}
     for run in runs:
@@ -37,27 +38,28 @@ def summarize(folder: Folder) -> dict[str, Any]:
     rows = {name: entry_row(folder, config, group, results, by_name[name]) for name, group in groups.items()}
     for name, row in rows.items():
         add_tuning(folder, plan, name, row)
-        row |= {k: v for k, v in plan["entries"].get(name, {}).items() if k not in row or row[k] is None}
-    rows |= {name: not_run_row(name, reason) for name, reason in plan["not_run"].items()}
+        planned = plan.entries[name].row() if name in plan.entries else {}
+        row |= {k: v for k, v in planned.items() if k not in row or row[k] is None}
+    rows |= {name: not_run_row(name, reason) for name, reason in plan.not_run.items()}
     add_forgetting(rows)
     compared = {name: row for name, row in rows.items() if row["status"] != "not run"}
     statuses = {row["status"] for row in compared.values()}
     return {
         "schema": SCHEMA,
-        "name": plan["name"],
+        "name": plan.name,
         "status": statuses.pop() if statuses in ({"done"}, {"failed"}) else "incomplete",
-        "model": plan["model"],
-        "data": plan["data"],
-        "precision": plan["precision"],
-        "max_tokens": plan["max_tokens"],
-        "output_tokens": plan["output_tokens"],
+        "model": plan.model.row(),
+        "data": plan.data.row(),
+        "precision": plan.precision,
+        "max_tokens": plan.max_tokens,
+        "output_tokens": plan.output_tokens,
         "protocol": config.protocol.model_dump(),
         "tune": config.tune.model_dump() if config.tune else None,
         "generation": config.generation.model_dump(),
-        "template": plan["template"],
-        "metrics": plan["metrics"],
-        "primary": plan["primary"],
-        "score_signature": plan["score_signature"],
+        "template": plan.template,
+        "metrics": [metric.row() for metric in plan.metrics],
+        "primary": plan.primary,
+        "score_signature": plan.score_signature,
         "entries": {n: r for n, r in rows.items() if r["kind"] == "entry"},
         # In the config's order; a session that ended between writing config and plan may have named others.
         "baselines": {n: rows[n] for n in (*config.baselines, *rows) if n in rows and rows[n]["kind"] == "baseline"},
@@ -67,7 +69,7 @@ def summarize(folder: Folder) -> dict[str, Any]:
     }
 
 
-def read_clusters(folder: Folder, plan: dict[str, Any], config: Config) -> list[str]:
+def read_clusters(folder: Folder, plan: PlanDocument, config: Config) -> list[str]:
     """Return what each test example is drawn together with in a bootstrap: its group, or its document.
 
     Rows with the same source text are one cluster: they are no independent evidence. The docstring task's groups
@@ -75,17 +77,15 @@ def read_clusters(folder: Folder, plan: dict[str, Any], config: Config) -> list[
     """
     key = "group" if config.data.group else "document"
     clusters = [row[key].strip() for row in folder.examples("test")]
-    if len(clusters) != plan["data"]["splits"]["test"]["examples"]:
+    if len(clusters) != plan.data.splits.test.examples:
         raise SetupError(f"{folder.examples_file('test')}: not as many rows as planned. Try: bakeoff run again")
     return clusters
 
 
-def yardstick(plan: dict[str, Any], config: Config) -> Yardstick:
+def yardstick(plan: PlanDocument, config: Config) -> Yardstick:
     """Return what entries are ranked by."""
-    measure = next(m for m in plan["metrics"] if m["name"] == plan["primary"])
-    return Yardstick(
-        measure["name"], measure["heading"], measure["bounded"], "groups" if config.data.group else "documents"
-    )
+    measure = plan.ranked_by
+    return Yardstick(measure.name, measure.heading, measure.bounded, "groups" if config.data.group else "documents")
 
 
 def entry_row(
@@ -146,7 +146,7 @@ def metrics(done: list[RunResult], estimates: dict[str, Estimate]) -> dict[str, 
 
 
 def read_scores(
-    folder: Folder, plan: dict[str, Any], group: list[Run], results: dict[str, RunResult | None]
+    folder: Folder, plan: PlanDocument, group: list[Run], results: dict[str, RunResult | None]
 ) -> dict[str, Scores]:
     """Return the scores of each test example under each of an entry's finished seeds, by metric.
 
@@ -156,7 +156,7 @@ def read_scores(
     for files in done:
         files.check()
     tables = [files.predictions() for files in done]
-    planned = plan["data"]["splits"]["test"]["examples"]
+    planned = plan.data.splits.test.examples
     for files, rows in zip(done, tables, strict=True):
         if len(rows) != planned or any(row.keys() != tables[0][0].keys() for row in rows):
             raise SetupError(f"{files.predictions_file}: not as many rows as planned. Try: bakeoff run again")
@@ -164,8 +164,7 @@ def read_scores(
         return {}
     seeded = group[0].kind == "entry"
     ones = numpy.ones(len(tables[0]))
-    measures = plan["metrics"]
-    bounds = {m["name"]: (0, 1) if m["bounded"] else (-numpy.inf, numpy.inf) for m in measures}
+    bounds = {m.name: (0, 1) if m.bounded else (-numpy.inf, numpy.inf) for m in plan.metrics}
     bounds |= {f"{name}_max": span for name, span in bounds.items()}
     found = {
         f"test/{name}": Scores(

@@ -5,21 +5,22 @@ from typing import Any
 
 from bakeoff.errors import SetupError
 from bakeoff.store.documents import is_number
+from bakeoff.store.plan_document import EntryFacts, PlanDocument
 from bakeoff.store.records import Run, RunResult
 from bakeoff.store.run_folder import Folder
 from bakeoff.tuning.search import edges
 
 
-def add_tuning(folder: Folder, plan: dict[str, Any], name: str, row: dict[str, Any]) -> None:
+def add_tuning(folder: Folder, plan: PlanDocument, name: str, row: dict[str, Any]) -> None:
     """Put `tuning` into a results row, None for a baseline, and what the trials cost beside the row's other costs."""
-    planned = plan["entries"].get(name)
+    planned = plan.entries.get(name)
     row["tuning"] = None
     if planned:
         row["tuning"] = tuning(folder, folder.trials(name, plan), planned, row["runs"])
         row["costs"]["tuning_seconds"] = row["tuning"]["seconds"]
 
 
-def tuning(folder: Folder, trials: Sequence[Run], planned: dict[str, Any], finals: list[str]) -> dict[str, Any]:
+def tuning(folder: Folder, trials: Sequence[Run], planned: EntryFacts, finals: list[str]) -> dict[str, Any]:
     """Return label, chosen, edge, extended, trials and seconds of one entry, whose `trials` are those started too.
 
     `chosen` are the searched fields' values once a final run was started. `edge` says for which fields the best of
@@ -27,15 +28,15 @@ def tuning(folder: Folder, trials: Sequence[Run], planned: dict[str, Any], final
     failed, or "no room" where the field's bounds leave none. `seconds` are of the trials' optimizer steps; those of
     the chosen trial are also its seed's final run's.
     """
-    fields = list(planned["search"])
+    fields = list(planned.search)
     results = {run.id: folder.run(run.id).result() for run in trials}
     chosen = chosen_settings(folder, finals, fields)
     rows = [trial_row(run, results[run.id], fields, chosen is not None) for run in trials]
-    ladder = [row for row in rows if row["trial"] <= planned["trials"]]
-    further = [row for row in rows if row["trial"] > planned["trials"]]
+    ladder = [row for row in rows if row["trial"] <= planned.trials]
+    further = [row for row in rows if row["trial"] > planned.trials]
     ended = [row for row in ladder if row["status"] == "done"]
     best = min(ended, key=lambda row: row["validation_loss"], default=None)
-    edge = edges(planned["ladder"], best["settings"]) if best and chosen else {}
+    edge = edges(planned.ladder, best["settings"]) if best and chosen else {}
     extended = None
     if edge:
         extended = further[0]["status"] if further else "no room"
@@ -44,7 +45,7 @@ def tuning(folder: Folder, trials: Sequence[Run], planned: dict[str, Any], final
             extended = "better" if further[0]["validation_loss"] < best["validation_loss"] else "worse"
     seconds = [r.costs.get("train_seconds") or 0.0 for r in results.values() if r]
     return {
-        "label": planned["tuning"],
+        "label": planned.tuning,
         "chosen": chosen,
         "edge": edge,
         "extended": extended,

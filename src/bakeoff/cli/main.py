@@ -104,10 +104,11 @@ def plan(file: Path, settings: tuple[str, ...], probe: bool, trust: bool, as_jso
         click.echo(json.dumps(document, indent=1))
         return
     from bakeoff.report.plan import plan_lines, plan_table
+    from bakeoff.store.plan_document import PlanDocument
 
-    console = open_console()
-    console.print(plan_table(document))
-    for line in plan_lines(document):
+    console, made = open_console(), PlanDocument.model_validate(document)
+    console.print(plan_table(made))
+    for line in plan_lines(made):
         say_line(console, line)
 
 

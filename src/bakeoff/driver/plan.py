@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bakeoff import __version__
@@ -21,6 +21,7 @@ from bakeoff.errors import ConfigError
 from bakeoff.methods import INSTALLED, method_class
 from bakeoff.scoring.baselines import settle
 from bakeoff.scoring.metrics import blind_spots, rules, scoring
+from bakeoff.store.plan_document import PlanDocument
 from bakeoff.store.records import Run
 from bakeoff.store.run_folder import SCHEMA, SPLITS, Folder
 from bakeoff.store.scratch import scratch
@@ -43,7 +44,7 @@ class Plan:
     """
 
     config: Config
-    document: dict[str, Any]
+    document: PlanDocument
     entries: dict[str, Entry]
     runs: list[Run]
     held_equal: dict[str, Any]
@@ -100,7 +101,7 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
     facts = {s: statistics(lengths[s]) if lengths else {"examples": len(splits[s])} for s in SPLITS}
     precision = held_equal["precision"]
     runs = make_runs(config.protocol, baselines, entries, steps, held_equal)
-    document = {
+    document = PlanDocument.model_validate({
         "schema": SCHEMA,
         "name": config.name,
         "version": __version__,
@@ -121,8 +122,8 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
         "counts": exact_counts(lengths, config.protocol, output_tokens) if output_tokens else None,
         "entries": {n: entry_plan(e, config, steps, shapes["entries"][n], precision) for n, e in entries.items()},
         "not_run": not_run,
-        "runs": [asdict(run) for run in runs],
-    }
+        "runs": runs,
+    })  # fmt: skip
     virtual_tokens = max(m.virtual_tokens for group in methods.values() for m in group)
     return Plan(config, document, entries, runs, held_equal, virtual_tokens, data)
 

@@ -16,6 +16,7 @@ from bakeoff.errors import BakeoffError, SetupError
 from bakeoff.store.checksums import read_whole
 from bakeoff.store.files import write_json, write_text
 from bakeoff.store.ownership import claim, refuse_foreign, refuse_links
+from bakeoff.store.plan_document import PlanDocument
 from bakeoff.store.run_folder import Folder
 from bakeoff.store.signature import signature
 
@@ -31,9 +32,11 @@ def check_free(folder: Folder, config: Config) -> None:
         raise SetupError(f"{folder.path}: is a file, expected a folder. Try: another name, or -s output=FOLDER")
     refuse_foreign(folder)
     refuse_links(folder)
-    name = folder.last_plan().get("name", config.name)
-    if name != config.name:
-        raise SetupError(f"{folder.path}: contains another bakeoff, '{name}'. Try: -s output=FOLDER, another folder")
+    plan = folder.last_plan()
+    if plan and plan.name != config.name:
+        raise SetupError(
+            f"{folder.path}: contains another bakeoff, '{plan.name}'. Try: -s output=FOLDER, another folder"
+        )
 
 
 def prepare(folder: Folder, config: Config, planned: Plan) -> list[str]:
@@ -47,21 +50,21 @@ def prepare(folder: Folder, config: Config, planned: Plan) -> list[str]:
     planned.data.complete()
     write_text(folder.config_file, text)
     notes += renew_environment(folder)
-    write_json(folder.plan_file, planned.document)
+    write_json(folder.plan_file, planned.document.row())
     return notes
 
 
-def identities(plan: dict[str, Any]) -> list[Any]:
+def identities(plan: PlanDocument) -> list[Any]:
     """Return what of a plan says which trainings, outputs and scores are the same."""
-    return [[run["id"] for run in plan["runs"]], plan.get("decoding"), plan.get("scoring")]
+    return [[run.id for run in plan.runs], plan.decoding, plan.scoring]
 
 
-def change_note(folder: Folder, config: Config, before: dict[str, Any], planned: Plan) -> str:
+def change_note(folder: Folder, config: Config, before: PlanDocument, planned: Plan) -> str:
     """Return in a line what has changed since the last plan, and what becomes of the runs that were finished."""
     what = ", ".join(changes(folder, config, before, planned)) or "the plan"
     left = Counter(folder.left(run.id, planned.document) for run in planned.runs if run.kind != "trial")
     stay = {run.id for run in planned.runs}
-    others = sum(folder.whole(row["id"], before) for row in before["runs"] if row["id"] not in stay)
+    others = sum(folder.whole(run.id, before) for run in before.runs if run.id not in stay)
     line = f"changed since the last session: {what}. Finished runs that are still used: {left['nothing']}"
     if left["score"]:
         line += f"; whose outputs are scored again: {left['score']}"
@@ -72,16 +75,16 @@ def change_note(folder: Folder, config: Config, before: dict[str, Any], planned:
     return line
 
 
-def changes(folder: Folder, config: Config, before: dict[str, Any], planned: Plan) -> list[str]:
+def changes(folder: Folder, config: Config, before: PlanDocument, planned: Plan) -> list[str]:
     """Return the names of what differs from the last plan: data and base by their content, the version, config keys."""
     now = planned.document
     found = [
         label
         for label, one, other in (
-            ("the data", before["data"].get("identity"), now["data"]["identity"]),
-            ("the base", before["model"].get("identity"), now["model"]["identity"]),
-            ("bakeoff's version", before.get("version"), now["version"]),
-            ("the precision", before.get("precision"), now["precision"]),
+            ("the data", before.data.identity, now.data.identity),
+            ("the base", before.model.identity, now.model.identity),
+            ("bakeoff's version", before.version, now.version),
+            ("the precision", before.precision, now.precision),
         )
         if one != other
     ]

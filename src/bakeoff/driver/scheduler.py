@@ -61,7 +61,7 @@ class Scheduler:
         """
         self.try_again(entry)
         living, stopped = list(trials), list[tuple[int, float, Run]]()
-        for rung in self.planned.document["rungs"]:
+        for rung in self.planned.document.rungs:
             if len(living) > 1:
                 for trial in living:
                     yield from self.reach(trial, rung)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from itertools import chain
 
 from bakeoff.config.sections import ProtocolConfig
-from bakeoff.progress.throughput import Plan, Rates, planned_work
+from bakeoff.progress.throughput import Rates, planned_work
 from bakeoff.store.event_log import EventClock
 from bakeoff.store.events import Event, RunEvent, Start
+from bakeoff.store.plan_document import PlanDocument
 from bakeoff.store.records import Run, Step
 
 
@@ -26,16 +27,16 @@ class Running:
 class Forecast:
     """Takes every event and says how long a run, or all that is left, will take.
 
-    `plan` is plan.json's content; `done` are runs that are not repeated, `steps` how many each trial took before,
+    `done` are runs that are not repeated, `steps` how many each trial took before,
     `rates` what earlier sessions have measured, and `again` trained runs whose outputs are made or scored again.
     """
 
     def __init__(
-        self, runs: Sequence[Run], plan: Plan, protocol: ProtocolConfig, done: Collection[str] = (),
+        self, runs: Sequence[Run], plan: PlanDocument, protocol: ProtocolConfig, done: Collection[str] = (),
         steps: Mapping[str, int] | None = None, clock: Callable[[], float] = time.monotonic,
         rates: Rates | None = None, again: Mapping[str, Step] | None = None,
     ):  # fmt: skip
-        self.runs, self.rungs, self.clock = {run.id: run for run in runs}, plan["rungs"], clock
+        self.runs, self.rungs, self.clock = {run.id: run for run in runs}, plan.rungs, clock
         self.rates = rates or Rates(runs, plan, protocol)
         to_do: dict[str, Step] = {**dict.fromkeys(done, "nothing"), **(again or {})}
         self.work = planned_work(runs, plan, protocol.seed, self.rates.training, to_do)
@@ -122,7 +123,9 @@ class Forecast:
         return "estimated from the speed of the untouched base: no entry has trained long enough yet"
 
 
-def measured_before(events: Iterable[Event], runs: Sequence[Run], plan: Plan, protocol: ProtocolConfig) -> Rates:
+def measured_before(
+    events: Iterable[Event], runs: Sequence[Run], plan: PlanDocument, protocol: ProtocolConfig
+) -> Rates:
     """Return the rates of the sessions in `events`. Each has a clock of its own; runs of other plans are left out."""
     rates = Rates(runs, plan, protocol)
     for event in chain([Start(done=[], steps={})], events):

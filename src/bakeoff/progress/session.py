@@ -5,7 +5,6 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from bakeoff.config.sections import ProtocolConfig
 from bakeoff.progress.display import Display
@@ -13,7 +12,8 @@ from bakeoff.progress.eta import Forecast, measured_before
 from bakeoff.progress.open import open_display
 from bakeoff.store.event_log import earlier_events
 from bakeoff.store.events import Start
-from bakeoff.store.records import Run, Step
+from bakeoff.store.plan_document import PlanDocument
+from bakeoff.store.records import Step
 from bakeoff.store.run_folder import Folder
 
 
@@ -26,18 +26,17 @@ class Session:
     """
 
     folder: Folder
-    plan: Mapping[str, Any]
+    plan: PlanDocument
     protocol: ProtocolConfig
     done: Sequence[str]
     steps: Mapping[str, int]
     again: Mapping[str, Step] = field(default_factory=dict)
 
     @classmethod
-    def to_come(cls, folder: Folder, plan: Mapping[str, Any], protocol: ProtocolConfig) -> "Session":
+    def to_come(cls, folder: Folder, plan: PlanDocument, protocol: ProtocolConfig) -> "Session":
         """Return the next session of a folder with this plan, by the records that are there."""
-        runs = [Run(**row) for row in plan["runs"]]
-        left = {run.id: folder.left(run.id, plan) for run in runs if run.kind != "trial"}
-        tried = {run.id: folder.run(run.id).result() for run in runs if run.kind == "trial"}
+        left = {run.id: folder.left(run.id, plan) for run in plan.runs if run.kind != "trial"}
+        tried = {run.id: folder.run(run.id).result() for run in plan.runs if run.kind == "trial"}
         done = sorted(run_id for run_id, step in left.items() if step == "nothing")
         again = {run_id: step for run_id, step in left.items() if step in ("decode", "score")}
         steps = {run_id: result.steps or 0 for run_id, result in tried.items() if result}
@@ -51,10 +50,6 @@ class Session:
             return None
         return cls(folder, plan, protocol, start.done, start.steps, start.again)
 
-    def runs(self) -> list[Run]:
-        """Return the planned runs in order."""
-        return [Run(**row) for row in self.plan["runs"]]
-
     def start(self) -> Start:
         """Return the event that it begins with."""
         facts = {"done": list(self.done), "steps": dict(self.steps), "again": dict(self.again)}
@@ -65,13 +60,13 @@ class Session:
 
         `start` is its line in the event log, None where it is not there yet; `clock` gives seconds.
         """
-        clock, runs = clock or time.monotonic, self.runs()
+        clock, runs = clock or time.monotonic, self.plan.runs
         rates = measured_before(earlier_events(self.folder.events_file, start), runs, self.plan, self.protocol)
         forecast = Forecast(runs, self.plan, self.protocol, self.done, self.steps, clock, rates, self.again)
         return open_display(kind, runs, self.done, forecast, clock=clock)
 
 
-def plan_hash(plan: Mapping[str, Any]) -> str:
+def plan_hash(plan: PlanDocument) -> str:
     """Return a hash by which a session knows its plan: of its runs, and of how outputs are made and scored."""
-    content = [[run["id"] for run in plan["runs"]], plan.get("decoding"), plan.get("scoring")]
+    content = [[run.id for run in plan.runs], plan.decoding, plan.scoring]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:10]

@@ -1,4 +1,4 @@
-"""The work that is left in a plan (the content of plan.json), and the seconds per unit of it, measured or probed.
+"""The work that is left in a plan, and the seconds per unit of it, measured or probed.
 
 Phases are the states that a run reports. Training with its validations is one phase, counted in multiplications;
 generation is counted in documents, and every other phase in visits.
@@ -10,15 +10,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bakeoff.config.sections import ProtocolConfig
+from bakeoff.store.plan_document import EntryForecast, PlanDocument, PlanForecast
 from bakeoff.store.records import Run, Step
 
 NEUTRAL_TOKENS = 1200  # of the neutral text that is read along with the test split
-Plan = Mapping[str, Any]
 Units = defaultdict[str, float]  # by phase; below 0 where more was done than was planned
 
 
 def planned_work(
-    runs: Sequence[Run], plan: Plan, seed: int, training: Mapping[str, float], to_do: Mapping[str, Step]
+    runs: Sequence[Run], plan: PlanDocument, seed: int, training: Mapping[str, float], to_do: Mapping[str, Step]
 ) -> defaultdict[tuple[str, str], Units]:
     """Return what is left, by entry and run, or "trial" for all its trials together.
 
@@ -27,16 +27,16 @@ def planned_work(
     work: defaultdict[tuple[str, str], Units] = defaultdict(lambda: defaultdict(float))
     trials = Counter(run.entry for run in runs if run.kind == "trial")
     for entry, count in trials.items():
-        facts = plan["entries"][entry]
+        facts = plan.entries[entry]
         # Of points without an order the best is one of the two on the edge with probability 2 / count.
-        extension = 1 - (1 - min(1.0, 2 / count)) ** len(facts["search"]) if count > 1 else 0.0
-        visits = (2 * count - 1 if plan["rungs"] else count) + extension  # half of them stop at each rung
-        trained = training[entry] * (facts["trial_steps"] / facts["steps"] + extension)
+        extension = 1 - (1 - min(1.0, 2 / count)) ** len(facts.search) if count > 1 else 0.0
+        visits = (2 * count - 1 if plan.rungs else count) + extension  # half of them stop at each rung
+        trained = training[entry] * (facts.trial_steps / facts.steps + extension)
         work[entry, "trial"].update(loading=visits, saving=visits, training=trained)
     for run in runs:
         step = to_do.get(run.id, "train")
         if run.kind != "trial" and step in ("train", "decode") and not run.entry.startswith(("lead-", "oracle")):
-            documents = plan["data"]["splits"]["test"]["examples"]
+            documents = plan.data.splits.test.examples
             work[run.entry, run.id].update(loading=1, testing=1, generating=documents)
         if run.kind == "entry" and step == "train":
             adopts = trials[run.entry] and run.seed == seed
@@ -46,29 +46,28 @@ def planned_work(
     return work
 
 
-def validated_steps(steps: int, plan: Plan, protocol: ProtocolConfig) -> set[int]:
+def validated_steps(steps: int, plan: PlanDocument, protocol: ProtocolConfig) -> set[int]:
     """Return the steps after which a training is validated."""
     epochs = range(0, steps + 1, max(1, steps // protocol.epochs))
-    return {*epochs, *range(0, steps + 1, protocol.evaluate_every or steps + 1), *plan["rungs"]}
+    return {*epochs, *range(0, steps + 1, protocol.evaluate_every or steps + 1), *plan.rungs}
 
 
 class Rates:
     """Seconds per unit: an entry's own, else those of its method, else of all entries, else of the base."""
 
-    def __init__(self, runs: Sequence[Run], plan: Plan, protocol: ProtocolConfig):
-        entries, splits = {run.entry: run for run in runs if run.kind != "baseline"}, plan["data"]["splits"]
+    def __init__(self, runs: Sequence[Run], plan: PlanDocument, protocol: ProtocolConfig):
+        entries, splits = {run.entry: run for run in runs if run.kind != "baseline"}, plan.data.splits
         self.groups = {name: (name, f"method {run.method}", "all entries") for name, run in entries.items()}
-        lengths = {"prompt": splits["train"]["prompt_tokens_mean"], "target": splits["train"]["target_tokens_mean"]}
-        counts = {name: plan["entries"][name]["step_products"] for name in entries}
-        counts["base"] = plan["model"]["forward_products"]
-        example = {name: sum(lengths[part] * count[part] for part in lengths) + count["example"]
-                   for name, count in counts.items()}  # fmt: skip
+        prompt, target = splits.train.prompt_tokens_mean, splits.train.target_tokens_mean
+        counts = {name: plan.entries[name].step_products for name in entries}
+        counts["base"] = plan.model.forward_products
+        example = {n: prompt * each.prompt + target * each.target + each.example for n, each in counts.items()}
         self.step = {name: protocol.batch_size * example[name] for name in entries}
-        self.validation = splits["validation"]["examples"] * example["base"]
+        self.validation = splits.validation.examples * example["base"]
         steps = max((run.steps or 0 for run in runs), default=0)
         self.validated = validated_steps(steps, plan, protocol)
         self.training = {name: self.multiplications(name, steps) for name in entries}
-        self.token = example["base"] / sum(lengths.values())
+        self.token = example["base"] / (prompt + target)
         self.pace = math.nan  # seconds of a multiplication while the base reads
         self.units = defaultdict[tuple[str, str], float](float)  # by group and phase
         self.seconds = defaultdict[tuple[str, str], float](float)
@@ -91,40 +90,46 @@ class Rates:
         return {"saving": 0.0, "training": self.pace}.get(phase, math.nan)
 
 
-def expected_costs(plan: Plan, protocol: ProtocolConfig, probes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def expected_costs(
+    plan: PlanDocument, protocol: ProtocolConfig, probes: Mapping[str, Mapping[str, Any]]
+) -> PlanForecast:
     """Return seconds and peak bytes of each entry's runs, its trials among them, and the seconds of all entries.
 
     An extension of the trials is counted as far as one is likely; baselines, saving and the trunk cache are not.
     """
-    entries: dict[str, dict[str, Any]] = {}
-    work = planned_work([Run(**run) for run in plan["runs"]], plan, protocol.seed, dict.fromkeys(probes, 1.0), {})
+    entries: dict[str, EntryForecast] = {}
+    work = planned_work(plan.runs, plan, protocol.seed, dict.fromkeys(probes, 1.0), {})
     for name, found in probes.items():
-        entries[name] = {"error": found.get("error"), "seconds": None, "peak_bytes": None}
-        if not found.get("error"):
-            rates = probed_rates(plan, found, validated_steps(plan["entries"][name]["steps"], plan, protocol))
+        if found.get("error"):
+            entries[name] = EntryForecast(error=found["error"], seconds=None, peak_bytes=None)
+        else:
+            rates = probed_rates(plan, found, validated_steps(plan.entries[name].steps, plan, protocol))
             left = [units for (entry, _), units in work.items() if entry == name]
             seconds = sum(units[phase] * rate for units in left for phase, rate in rates.items())
-            entries[name] |= {"seconds": seconds, "peak_bytes": found["peak_bytes"]}
-    known = [row["seconds"] for row in entries.values()]
-    too_large = [n for n, row in entries.items() if row["error"] or row["peak_bytes"] > plan["memory_bytes"]]
-    return {"entries": entries, "seconds": None if None in known else sum(known), "too_large": too_large}
+            entries[name] = EntryForecast(error=None, seconds=seconds, peak_bytes=found["peak_bytes"])
+    known = [row.seconds for row in entries.values() if row.seconds is not None]
+    too_large = [n for n, row in entries.items() if row.error or (row.peak_bytes or 0) > plan.memory_bytes]
+    whole = sum(known) if len(known) == len(entries) else None
+    return PlanForecast(entries=entries, seconds=whole, too_large=too_large)
 
 
-def probed_rates(plan: Plan, found: Mapping[str, Any], validated: set[int]) -> dict[str, float]:
+def probed_rates(plan: PlanDocument, found: Mapping[str, Any], validated: set[int]) -> dict[str, float]:
     """Return the seconds of a unit of each phase, of training of the whole, at the probed longest examples' pace.
 
     A test reads neutral text along, and as many training examples as there are for validation. Outputs are taken to be
     as long as they may; reading a prompt gives their first token.
     """
-    counts, test = plan["counts"], plan["data"]["splits"]["test"]
-    trained = found["step_seconds"] / found["tokens"] * counts["train_tokens"] * plan["epochs"]
+    counts, longest_output = plan.counts, plan.output_tokens
+    assert counts is not None  # what is probed has tokens
+    assert longest_output is not None
+    trained = found["step_seconds"] / found["tokens"] * counts.train_tokens * plan.epochs
     read = found["evaluation_seconds"] / found["evaluated_tokens"]
     prefilled = 0.0 if found["reads_targets"] else found["prefill_seconds"] / found["prefill_tokens"]
     written = found["generation_seconds"] / found["generated_tokens"]
-    tested = counts["test_tokens"] + counts["validation_tokens"] + NEUTRAL_TOKENS
+    tested = counts.test_tokens + counts.validation_tokens + NEUTRAL_TOKENS
     return {
         "loading": found["setup_seconds"] + found["start_seconds"],
-        "training": trained + read * counts["validation_tokens"] * len(validated),
+        "training": trained + read * counts.validation_tokens * len(validated),
         "testing": found["setup_seconds"] + read * tested,  # the saved adapter is loaded for it
-        "generating": prefilled * test["prompt_tokens_mean"] + written * (plan["output_tokens"] - 1),
+        "generating": prefilled * plan.data.splits.test.prompt_tokens_mean + written * (longest_output - 1),
     }

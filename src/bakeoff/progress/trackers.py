@@ -81,7 +81,7 @@ class Trackers:
 
     def __init__(self, kinds: Sequence[str], folder: Folder):
         self.kinds, self.folder = kinds, folder
-        self.project = folder.plan()["name"]
+        self.project = folder.plan().name
         self.open: dict[str, list[Any]] = {}
         self.met: set[str] = set()  # runs of which something was logged
         self.mlflow_runs: dict[str, str] = {}  # so that a trial goes on in the run that it paused in

@@ -4,6 +4,7 @@ from typing import Any
 
 from bakeoff.analysis.table import counted, rows_of, size
 from bakeoff.report.plan import split_line
+from bakeoff.store.plan_document import SplitFacts
 
 Pairs = list[tuple[str, str]]
 CHECKS = {
@@ -93,7 +94,7 @@ def data_facts(results: dict[str, Any]) -> Pairs:
         mean = ""
         if "cut_documents" in facts:
             mean = f"; mean {facts['prompt_tokens_mean']:.0f} tokens in, {facts['target_tokens_mean']:.0f} out"
-        pairs.append((split, split_line(facts) + mean))
+        pairs.append((split, split_line(SplitFacts.model_validate(facts)) + mean))
     return pairs
 
 

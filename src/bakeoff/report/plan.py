@@ -1,65 +1,64 @@
 """The plan as `bakeoff plan` prints it."""
 
 import math
-from typing import Any
 
 from rich.table import Table
 
 from bakeoff.analysis.table import NO_SUCH_THING, cell, counted, rate, size
 from bakeoff.errors import listed
+from bakeoff.store.plan_document import EntryFacts, PlanDocument, SplitFacts
 from bakeoff.tuning.labels import setting_text
 
 BARS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
 
 
-def plan_table(plan: dict[str, Any]) -> Table:
+def plan_table(plan: PlanDocument) -> Table:
     """Return a plan's entries for a terminal."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("entry")
     for heading in ("method", "trainable", "of", "%", "steps", "tuning", "trials", "searched or fixed rate"):
         table.add_column(heading, justify="right")
-    for name, row in plan["entries"].items():
-        counts = (f"{row['trainable_parameters']:,}", f"{row['total_parameters']:,}", f"{row['trainable_percent']:.4f}")
-        tuning = (row["tuning"], str(row["trials"] or NO_SUCH_THING), searched(row))
-        table.add_row(*map(cell, (name, row["method"], *counts, f"{row['steps']:,}", *tuning)))
+    for name, row in plan.entries.items():
+        counts = (f"{row.trainable_parameters:,}", f"{row.total_parameters:,}", f"{row.trainable_percent:.4f}")
+        tuning = (row.tuning, str(row.trials or NO_SUCH_THING), searched(row))
+        table.add_row(*map(cell, (name, row.method, *counts, f"{row.steps:,}", *tuning)))
     return table
 
 
-def searched(row: dict[str, Any]) -> str:
+def searched(row: EntryFacts) -> str:
     """Return the ranges that a planned entry's trials are drawn from, or its learning rate where that is fixed."""
     ranges = [
-        f"{name} {setting_text(span['low'], 3)} to {setting_text(span['high'], 3)}"
-        for name, span in row["search"].items()
+        f"{name} {setting_text(span.low, 3)} to {setting_text(span.high, 3)}" for name, span in row.search.items()
     ]
-    return ", ".join([*ranges, *([] if row["learning_rate"] is None else [rate(row["learning_rate"])])])
+    return ", ".join([*ranges, *([] if row.learning_rate is None else [rate(row.learning_rate)])])
 
 
-def plan_lines(plan: dict[str, Any]) -> list[str]:
+def plan_lines(plan: PlanDocument) -> list[str]:
     """Return what else a plan tells: how many runs, the splits with their cut documents, and findings."""
-    lines = [f"{counted(len(plan['runs']), 'run')}, {counted(total_steps(plan), 'optimizer step')} in all"]
-    tuned = [row for row in plan["entries"].values() if row["trials"]]
+    lines = [f"{counted(len(plan.runs), 'run')}, {counted(total_steps(plan), 'optimizer step')} in all"]
+    tuned = [row for row in plan.entries.values() if row.trials]
     if tuned:
-        trials, steps = tuned[0]["trials"], tuned[0]["trial_steps"]
+        trials, steps = tuned[0].trials, tuned[0].trial_steps
         lines.append(
             f"{counted(trials, 'trial')} for each tuned entry, {counted(steps, 'step')} together; the chosen trial "
             f"becomes the run of the first seed. If it is at the edge of its range, one more trial follows, of "
-            f"{counted(tuned[0]['steps'], 'step')}"
+            f"{counted(tuned[0].steps, 'step')}"
         )
-    lines += [f"{name} not run: {reason}" for name, reason in plan["not_run"].items()]
-    lines += [f"{split}: {split_line(facts)}" for split, facts in plan["data"]["splits"].items()]
-    return [*lines, *forecast_lines(plan), *plan["data"]["findings"]]
+    lines += [f"{name} not run: {reason}" for name, reason in plan.not_run.items()]
+    lines += [f"{split}: {split_line(facts)}" for split, facts in plan.data.splits.named()]
+    return [*lines, *forecast_lines(plan), *plan.data.findings]
 
 
-def split_line(facts: dict[str, Any]) -> str:
+def split_line(facts: SplitFacts) -> str:
     """Return what is known of a split's lengths in a line."""
-    text = counted(facts["examples"], "example")
-    if "cut_documents" not in facts:
+    text = counted(facts.examples, "example")
+    if facts.cut_documents is None or facts.cut_tokens is None:
         return text
-    text += f", {facts['cut_documents']:.1%} of documents cut ({facts['cut_tokens']:.1%} of their tokens)"
-    for what in ("document", "target"):
-        lengths = facts[f"{what}_lengths"]
-        spread = f"median {lengths['median']:,.0f}, 99 % up to {lengths['p99']:,}, longest {lengths['longest']:,}"
-        text += f"; {what}s {bars(lengths['counts'])} {spread} tokens"
+    text += f", {facts.cut_documents:.1%} of documents cut ({facts.cut_tokens:.1%} of their tokens)"
+    for what, lengths in (("document", facts.document_lengths), ("target", facts.target_lengths)):
+        if lengths:
+            spread = f"median {lengths.median:,.0f}, 99 % up to {lengths.p99:,}, longest {lengths.longest:,}"
+            text += f"; {what}s {bars(lengths.counts)} {spread} tokens"
     return text
 
 
@@ -68,33 +67,33 @@ def bars(counts: list[int]) -> str:
     return "".join(" " if not n else BARS[max(0, math.ceil(n * len(BARS) / max(counts)) - 1)] for n in counts)
 
 
-def forecast_lines(plan: dict[str, Any]) -> list[str]:
+def forecast_lines(plan: PlanDocument) -> list[str]:
     """Return what a plan knows of costs: exact counts, and where it has probed, how long and how much memory."""
     lines = []
-    if plan["counts"]:
-        counts = plan["counts"]
+    if plan.counts:
+        counts = plan.counts
         lines.append(
-            f"an epoch trains on {counts['train_tokens']:,} tokens, its longest batch has "
-            f"{counts['longest_batch_tokens']:,}; each run reads {counts['test_tokens']:,} test tokens and writes up "
-            f"to {counts['output_tokens']:,}"
+            f"an epoch trains on {counts.train_tokens:,} tokens, its longest batch has "
+            f"{counts.longest_batch_tokens:,}; each run reads {counts.test_tokens:,} test tokens and writes up "
+            f"to {counts.output_tokens:,}"
         )
-    found, memory = plan.get("forecast"), plan["memory_bytes"]
-    too_large = [n for n, row in plan["entries"].items() if row["least_bytes"] > memory]
+    found, memory = plan.forecast, plan.memory_bytes
+    too_large = [n for n, row in plan.entries.items() if row.least_bytes > memory]
     if not found:
-        least = listed([f"{name} {size(row['least_bytes'])}" for name, row in plan["entries"].items()])
+        least = listed([f"{name} {size(row.least_bytes)}" for name, row in plan.entries.items()])
         lines.append(
             f"memory of weights and optimizer alone: {least}. Try: --probe, which measures time and peak memory"
         )
         return lines + no_room(too_large, memory)
-    for name, row in found["entries"].items():
-        probed = row["error"] or f"about {duration(row['seconds'])}, {size(row['peak_bytes'])} at the peak"
+    for name, row in found.entries.items():
+        probed = row.error or f"about {duration(row.seconds or 0)}, {size(row.peak_bytes or 0)} at the peak"
         lines.append(f"{name}: {probed}")
-    if found["seconds"] is not None:
-        lines.append(f"all entries: about {duration(found['seconds'])}, without baselines and the trunk cache")
-    return lines + no_room([n for n in plan["entries"] if n in {*too_large, *found["too_large"]}], memory)
+    if found.seconds is not None:
+        lines.append(f"all entries: about {duration(found.seconds)}, without baselines and the trunk cache")
+    return lines + no_room([n for n in plan.entries if n in {*too_large, *found.too_large}], memory)
 
 
-def no_room(names: list[str], memory: int) -> list[str]:
+def no_room(names: list[str], memory: float) -> list[str]:
     """Return a line that names the entries that do not fit, or none."""
     if not names:
         return []
@@ -112,7 +111,7 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def total_steps(plan: dict[str, Any]) -> int:
+def total_steps(plan: PlanDocument) -> int:
     """Return the optimizer steps of all runs without extensions; a tuned entry's first seed adopts its trial's."""
-    finals = sum(run["steps"] for run in plan["runs"] if run["kind"] == "entry")
-    return finals + sum(row["trial_steps"] - row["steps"] for row in plan["entries"].values() if row["trials"])
+    finals = sum(run.steps or 0 for run in plan.runs if run.kind == "entry")
+    return finals + sum(row.trial_steps - row.steps for row in plan.entries.values() if row.trials)

@@ -13,6 +13,8 @@ from typing_extensions import TypedDict
 
 Count = Annotated[int, Field(ge=0, le=2**62)]
 Number = Annotated[float, Field(ge=-1e300, le=1e300, allow_inf_nan=False)]
+Whole = Annotated[int, Field(ge=-(2**62), le=2**62)]
+Figure = Whole | Number  # a whole number stays one
 LARGEST_SCORE = 1e30  # of one example; degrees of freedom are made of fourth powers
 Score = Annotated[float, Field(ge=-LARGEST_SCORE, le=LARGEST_SCORE, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)]
@@ -54,113 +56,6 @@ class ResultRow(TypedDict):
     files: dict[Text, Text]
     decoding: NotRequired[Text | None]
     scoring: NotRequired[Text | None]
-
-
-class Products(TypedDict):
-    """Multiplications of a step, by what they grow with."""
-
-    prompt: Number
-    target: Number
-    example: Number
-
-
-class Span(TypedDict):
-    """The range of a searched field."""
-
-    low: Number
-    high: Number
-    scale: Literal["log", "linear"]
-
-
-class EntryRow(TypedDict):
-    """What a plan says of one entry."""
-
-    method: Text
-    steps: Count
-    tuning: Text
-    trials: Count
-    trial_steps: Count
-    search: dict[Annotated[str, Field(pattern=r"^[A-Za-z_]\w{0,99}$")], Span]
-    ladder: list[dict[Text, Number]]
-    learning_rate: Number | None
-    least_bytes: Number
-    trainable_parameters: Count
-    total_parameters: Annotated[int, Field(ge=1, le=2**62)]
-    trainable_percent: Number
-    step_products: Products
-    trunk_products: Products
-
-
-class ModelRow(TypedDict):
-    """What a plan says of the base."""
-
-    name: Text
-    revision: Text | None
-    identity: Text | None
-    context: Count | None
-    total_parameters: Annotated[int, Field(ge=1, le=2**62)]
-    forward_products: Products
-
-
-class SplitRow(TypedDict):
-    """What a plan says of one split."""
-
-    examples: Annotated[int, Field(ge=1, le=2**62)]
-    prompt_tokens_mean: NotRequired[Number]
-    target_tokens_mean: NotRequired[Number]
-    cut_documents: NotRequired[Number]
-    cut_tokens: NotRequired[Number]
-
-
-class Splits(TypedDict):
-    """The three splits."""
-
-    train: SplitRow
-    validation: SplitRow
-    test: SplitRow
-
-
-class DataRow(TypedDict):
-    """What a plan says of the data."""
-
-    source: Text
-    identity: Text
-    splits: Splits
-    findings: list[Text]
-
-
-class MetricRow(TypedDict):
-    """One score's name and how it is shown."""
-
-    name: Annotated[str, Field(min_length=1, max_length=1000)]
-    heading: Text
-    bounded: bool
-
-
-class PlanRow(TypedDict):
-    """plan.json."""
-
-    schema: NotRequired[Literal[2]]
-    name: Name
-    version: Text
-    model: ModelRow
-    data: DataRow
-    decoding: NotRequired[Text]
-    scoring: NotRequired[Text]
-    precision: Literal["fp32", "bf16"]
-    template: Text
-    metrics: Annotated[list[MetricRow], Field(min_length=1)]
-    primary: Text
-    score_signature: Text
-    max_tokens: Annotated[int, Field(ge=1, le=2**62)]
-    output_tokens: Annotated[int, Field(ge=1, le=2**62)]
-    rungs: list[Count]
-    epochs: Annotated[int, Field(ge=1, le=2**31)]
-    memory_bytes: Annotated[Number, Field(ge=1)]
-    counts: dict[Text, Count] | None
-    entries: Annotated[dict[Name, EntryRow], Field(min_length=1)]
-    not_run: dict[Text, Text]
-    runs: list[RunRow]
 
 
 class CurveRow(TypedDict):
@@ -224,10 +119,15 @@ def fault(kind: Any, document: Any) -> str | None:
     try:
         adapter(kind).validate_python(document, strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        place = ".".join(map(str, first["loc"]))[:100]
-        return f"{place}: {first['msg'][:1].lower()}{first['msg'][1:100]}" if place else first["msg"]
+        return words(error)
     return None
+
+
+def words(error: ValidationError) -> str:
+    """Return in words what is wrong first."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    place, message = ".".join(map(str, first["loc"]))[:100], first["msg"].removeprefix("Value error, ")
+    return f"{place}: {message[:1].lower()}{message[1:100]}" if place else message
 
 
 def whole(kind: Any, document: dict[str, Any]) -> dict[str, Any]:
@@ -266,30 +166,6 @@ def result_fault(row: Mapping[str, Any]) -> str | None:
         return "check_notes: none of a check that failed"
     trained = wrong is None and row["run"]["kind"] != "baseline" and row["status"] != "failed"
     return "metrics: no validation/loss" if trained and "validation/loss" not in row["metrics"] else wrong
-
-
-def plan_fault(plan: Mapping[str, Any]) -> str | None:
-    """Return what is wrong with a plan, whose runs are of its entries and its primary score one of its metrics."""
-    wrong = fault(PlanRow, plan)
-    if wrong:
-        return wrong
-    names = [metric["name"] for metric in plan["metrics"]]
-    if plan["primary"] not in names or len(set(names)) < len(names):
-        return "primary: none of the metrics"
-    if len({run["id"] for run in plan["runs"]}) < len(plan["runs"]):
-        return "runs: one stands there twice"
-    kinds = {run["entry"]: run["kind"] == "baseline" for run in plan["runs"]}
-    for i, run in enumerate(plan["runs"]):
-        mixed = (run["kind"] == "baseline") != kinds[run["entry"]]
-        if mixed or (run["kind"] == "baseline") == (run["entry"] in plan["entries"]):
-            return f"runs.{i}.entry: not as planned"
-        searched = plan["entries"][run["entry"]]["search"] if run["kind"] == "trial" else ()
-        if run_fault(run) or not all(is_number(run["settings"].get(name)) for name in searched):
-            return f"runs.{i}.settings: not as searched"
-    ladders = [(row["search"].keys(), point.keys()) for row in plan["entries"].values() for point in row["ladder"]]
-    if any(fields != values for fields, values in ladders):
-        return "entries: a ladder of other fields than are searched"
-    return None
 
 
 def is_number(value: Any) -> bool:

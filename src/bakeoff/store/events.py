@@ -4,10 +4,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
-from bakeoff.store.documents import Count, Name, Number
+from bakeoff.store.documents import Count, Figure, Name, Whole
 
-Whole = Annotated[int, Field(ge=-(2**62), le=2**62)]
-Figure = Whole | Number
 Measured = Whole | float | None  # a loss may be no number
 Positive = Annotated[Figure, Field(gt=0)]
 

@@ -7,13 +7,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bakeoff import __version__
 from bakeoff.errors import SetupError
 from bakeoff.store.checksums import damaged, digest, digests, fault_of, read_mapping, sealed, unsealed
 from bakeoff.store.files import read_jsonl, remove_named, write_json
 from bakeoff.store.records import Run, RunResult, Step
+
+if TYPE_CHECKING:
+    from bakeoff.store.plan_document import PlanDocument
 
 SPLITS = ("train", "validation", "test")
 CHECKPOINT = r"\d{9}-[0-9a-f]{64}\.safetensors|\.\d+\.tmp"  # names of a run's checkpoints, and of one not finished
@@ -39,6 +42,13 @@ def refuse_newer(file: Path, document: Mapping[str, Any]) -> None:
             f"{file}: made by bakeoff {maker} in a newer form (schema {schema!s:.20}) than this bakeoff {__version__} "
             f"reads (schema {SCHEMA}). Try: pip install 'bakeoff>={maker}', or -s output=FOLDER, another folder"
         )
+
+
+def read_plan(row: dict[str, Any]) -> "PlanDocument":
+    """Return the plan in the content of plan.json; raise ValueError where that is damaged."""
+    from bakeoff.store.plan_document import stored_plan
+
+    return stored_plan(row)
 
 
 def read_result(file: Path) -> RunResult | None:
@@ -91,16 +101,16 @@ class RunFolder:
                 return record
         return None
 
-    def left(self, plan: Mapping[str, Any]) -> Step:
+    def left(self, plan: "PlanDocument") -> Step:
         """Return what is left to do of this run, a baseline or an entry's final one, to be as `plan` has it."""
         record = self.finished()
         if record is None:
             return "train"
         if self.damaged_training(record):
             return "train"
-        if record.decoding != plan.get("decoding") or damaged(self.path, record.files):
+        if record.decoding != plan.decoding or damaged(self.path, record.files):
             return "decode"
-        if record.scoring != plan.get("scoring") or not self.done():
+        if record.scoring != plan.scoring or not self.done():
             return "score"
         return "nothing"
 
@@ -186,22 +196,22 @@ class Folder:
         """Delete the trunk cache."""
         remove_named(self.trunk, TRUNK)
 
-    def left(self, run_id: str, plan: Mapping[str, Any]) -> Step:
+    def left(self, run_id: str, plan: "PlanDocument") -> Step:
         """Return what is left to do of a planned run that is no trial."""
         try:
             return self.run(run_id).left(plan)
         except SetupError:  # may not be read
             return "train"
 
-    def whole(self, run_id: str, plan: Mapping[str, Any]) -> bool:
+    def whole(self, run_id: str, plan: "PlanDocument") -> bool:
         """Return whether a run is done as planned, and all that it left is still there as it was written."""
         return self.left(run_id, plan) == "nothing"
 
-    def result(self, run_id: str, plan: Mapping[str, Any]) -> RunResult | None:
+    def result(self, run_id: str, plan: "PlanDocument") -> RunResult | None:
         """Return a run's record, None where it has none yet that is of the plan's outputs and scores."""
         result = self.run(run_id).result()
         if result and result.status == "done":
-            as_planned = (result.decoding, result.scoring) == (plan.get("decoding"), plan.get("scoring"))
+            as_planned = (result.decoding, result.scoring) == (plan.decoding, plan.scoring)
             return result if as_planned else None
         return result
 
@@ -217,33 +227,35 @@ class Folder:
         """Yield a split's examples as rows."""
         return read_jsonl(self.examples_file(split), torn=False, fault=documents().example_fault)
 
-    def plan(self) -> dict[str, Any]:
+    def plan(self) -> "PlanDocument":
         """Return plan.json; raise SetupError where this is no bakeoff's folder, or it is damaged."""
         plan = read_mapping(self.plan_file)
         if not plan.keys() >= PLAN_KEYS:
             fault = "not a run folder of bakeoff (plan.json is missing)" if self.path.exists() else "no such folder"
             raise SetupError(f"{self.path}: {fault}. Try: ls bakeoffs")
         refuse_newer(self.plan_file, plan)
-        if wrong := documents().plan_fault(plan):
-            raise SetupError(f"{self.plan_file}: damaged ({wrong}). Try: bakeoff run again")
-        return plan
+        try:
+            return read_plan(plan)
+        except ValueError as error:
+            raise SetupError(f"{self.plan_file}: damaged ({error}). Try: bakeoff run again") from None
 
-    def last_plan(self) -> dict[str, Any]:
-        """Return plan.json, or an empty mapping where there is none that can be read, or it is another program's.
+    def last_plan(self) -> "PlanDocument | None":
+        """Return plan.json, or None where there is none that can be read, or it is another program's.
 
         Raises SetupError where a later bakeoff made it, which is not to be taken for a damaged one.
         """
         plan = read_mapping(self.plan_file)
-        if not plan.keys() >= PLAN_KEYS:
-            return {}
-        refuse_newer(self.plan_file, plan)
-        return {} if documents().plan_fault(plan) else plan
+        if plan.keys() >= PLAN_KEYS:
+            refuse_newer(self.plan_file, plan)
+            with suppress(ValueError):  # damaged
+                return read_plan(plan)
+        return None
 
     def planned(self) -> bool:
         """Return whether a bakeoff has made its plan here; a damaged one counts beside its tokens' manifest."""
         plan = read_mapping(self.plan_file)
         damaged_plan = self.plan_file.exists() and (not plan or plan.keys() >= PLAN_KEYS)
-        return bool(self.last_plan()) or (damaged_plan and bool(self.made()))
+        return self.last_plan() is not None or (damaged_plan and bool(self.made()))
 
     def made(self) -> dict[str, Any]:
         """Return data/made.json, or an empty mapping where there is none that can be read."""
@@ -260,16 +272,16 @@ class Folder:
 
     def runs(self) -> list[Run]:
         """Return the planned runs in order."""
-        return [Run(**row) for row in self.plan()["runs"]]
+        return self.plan().runs
 
-    def trials(self, entry: str, plan: Mapping[str, Any] | None = None) -> list[Run]:
+    def trials(self, entry: str, plan: "PlanDocument | None" = None) -> list[Run]:
         """Return an entry's trials in order: the planned ones, and the extension where one was started.
 
         `plan` is this folder's, where it was read already.
         """
         plan = plan or self.plan()
-        runs = [Run(**row) for row in plan["runs"] if row["kind"] == "trial" and row["entry"] == entry]
-        fields = plan["entries"][entry]["search"] if runs else ()
+        runs = [run for run in plan.runs if run.kind == "trial" and run.entry == entry]
+        fields = plan.entries[entry].search if runs else ()
         known, searches = {run.id for run in runs}, {run.search for run in runs}
         for file in sorted(self.path.glob(f"runs/{entry}-*/run.json")):  # an id begins with its entry's name
             if file.parent.name not in known:

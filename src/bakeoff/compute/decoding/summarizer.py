@@ -19,6 +19,7 @@ from bakeoff.data.prompt_format import make_form
 from bakeoff.data.tokenizer_checks import INDENT
 from bakeoff.data.tokens import Tokens, encode
 from bakeoff.errors import DataError, SetupError
+from bakeoff.store.plan_document import BaseFacts, PlanDocument
 from bakeoff.store.records import Run
 from bakeoff.store.run_folder import Folder
 
@@ -34,16 +35,15 @@ class Summarizer:
     def __init__(self, folder: Folder, adapter: Path, run: Run):
         self.config = load_config(folder.config_file)
         plan = folder.plan()
-        planned = plan["model"] if isinstance(plan["model"], dict) else {}
-        check_base(self.config, planned)
+        check_base(self.config, plan.model)
         base, self.note = conforming(load_base(self.config.model, self.config.protocol.precision, self.config.pin))
-        self.model = load_adapter(base, adapter, made_by(run, self.config, planned))
+        self.model = load_adapter(base, adapter, made_by(run, self.config, plan.model))
         self.base = for_decoding(base, self.model, self.config.generation.precision)
         self.form = make_form(base.tokenizer, self.config.template, base.decoder_start is not None)
         data = self.config.data
         self.columns = columns_of(data.document, data.summary, prompt_template(self.form.template))
         self.max_tokens, self.output_tokens = lengths(folder, plan, base)
-        self.indented: bool = INDENT in plan.get("texts", ())
+        self.indented = INDENT in plan.texts
 
     def generate(self, documents: Sequence[Document]) -> list[str]:
         """Return the greedy output for each document, a text or a row of columns; a blank one has an empty output."""
@@ -104,11 +104,11 @@ class Summarizer:
         return [str(text) for text in texts]
 
 
-def lengths(folder: Folder, plan: Mapping[str, Any], base: Base) -> tuple[int, int]:
+def lengths(folder: Folder, plan: PlanDocument, base: Base) -> tuple[int, int]:
     """Return how many tokens a document with its output, and an output, may have; raise SetupError where none can."""
-    longest, output = plan.get("max_tokens"), plan.get("output_tokens")
+    longest, output = plan.max_tokens, plan.output_tokens
     context = getattr(base.model.config.get_text_config(decoder=True), "max_position_embeddings", None) or math.inf
-    if type(longest) is int and type(output) is int and 1 <= output <= longest <= context:
+    if output is not None and output <= longest <= context:
         return longest, output
     raise SetupError(
         f"{folder.plan_file}: max_tokens {longest!r:.40} and output_tokens {output!r:.40} are not lengths that this "
@@ -116,7 +116,7 @@ def lengths(folder: Folder, plan: Mapping[str, Any], base: Base) -> tuple[int, i
     )
 
 
-def made_by(run: Run, config: Config, planned: Mapping[str, Any]) -> dict[str, Any]:
+def made_by(run: Run, config: Config, planned: BaseFacts) -> dict[str, Any]:
     """Return what the adapter of a run must say of itself."""
-    of_base = {"model_identity": planned["identity"]} if planned.get("identity") else {}
+    of_base = {"model_identity": planned.identity} if planned.identity else {}
     return {"method": run.method, "settings": run.settings, "template": config.template, **of_base}

@@ -18,6 +18,7 @@ from bakeoff.library_errors import one_line
 from bakeoff.methods import Method, build_method
 from bakeoff.methods.saved import MEND, read_mapping, refuse
 from bakeoff.store.files import detach, give_rights, write_json
+from bakeoff.store.plan_document import BaseFacts
 
 MANIFEST = "bakeoff.json"
 
@@ -110,18 +111,18 @@ def check_base_name(config_file: Path, model: Any) -> None:
         raise refuse(config_file, f"names the base {named!r:.80}, but the run used {model!r:.80}")
 
 
-def check_base(config: Config, planned: Mapping[str, Any]) -> None:
+def check_base(config: Config, planned: BaseFacts) -> None:
     """Raise SetupError where the base's files are not those of the bakeoff; `planned` is what its plan says of them.
 
     Sizes and times tell, where they are as they were; else the content does, which takes a second a gigabyte.
     """
     model_folder(config.model, config.pin, ask_hub=False)  # raises where it is not there any more
-    known = planned.get("identity")
-    if known is None or planned.get("files") == base_marks(config.model, config.pin):
+    known = planned.identity
+    if known is None or planned.files == base_marks(config.model, config.pin):
         return
     if base_identity(config.model, config.pin) == known:
         return
-    now, weights = base_hashes(config.model, config.pin), planned.get("weights") or {}
+    now, weights = base_hashes(config.model, config.pin), planned.weights
     changed = sorted(name for name, mark in weights.items() if now.get(name) != mark)
     what = f"{changed[0]} has changed" if changed else "its config or tokenizer has changed"
     raise SetupError(

@@ -39,11 +39,11 @@ class Work:
         self.files: RunFolder = folder.run(run.id)
         self.config: Config = load_config(folder.config_file)
         self.plan = folder.plan()
-        model = self.plan["model"]
         files = base_files(self.config.model, self.config.pin)
-        remember(files, model.get("files") or {}, model.get("weights") or {})
-        self.output_tokens: int = self.plan["output_tokens"]
-        self.indented: bool = INDENT in self.plan.get("texts", ())  # a plan that was made before has none
+        remember(files, self.plan.model.files, self.plan.model.weights)
+        assert self.plan.output_tokens is not None  # a stored plan has it
+        self.output_tokens = self.plan.output_tokens
+        self.indented = INDENT in self.plan.texts
         self.tokens: dict[str, Sequence[Tokens]] = {s: load_tokens(folder.tokens_file(s)) for s in SPLITS}
         self.test_file = folder.examples_file("test")
         self.few_shot = run.kind == "baseline" and run.entry.startswith(FEW_SHOT)
@@ -51,7 +51,7 @@ class Work:
         self.clocks, self.told_at = Clocks(), time.monotonic()
         self.record = RunResult(run, "done")
         if run.kind != "trial":
-            self.record.decoding, self.record.scoring = self.plan.get("decoding"), self.plan.get("scoring")
+            self.record.decoding, self.record.scoring = self.plan.decoding, self.plan.scoring
         self.cached: bool | None = None  # whether the base's cache can be used, once it is known
 
     @cached_property

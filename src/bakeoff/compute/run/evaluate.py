@@ -82,7 +82,7 @@ def look_beside(work: Work, base: Base, adapted: nn.Module) -> None:
     metrics, train = work.record.metrics, work.tokens["train"]
     batch = 2 * work.config.protocol.batch_size
     with work.clocks.phase("evaluation"):
-        neutral = neutral_rows(base.tokenizer, work.plan["max_tokens"], base.decoder_start is not None)
+        neutral = neutral_rows(base.tokenizer, work.plan.max_tokens, base.decoder_start is not None)
         if neutral:
             metrics["neutral/loss"] = mean_loss(evaluate_loss(base, adapted, neutral, batch))
         if work.run.kind == "entry":

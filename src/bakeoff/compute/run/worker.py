@@ -60,12 +60,11 @@ def execute(path: Path, run_id: str, emit: Emit, asked: Callable[[], bool] = boo
             result.check("loss_finite", reason)
     files.write_result(result)
     if result.status == "done":
-        plan = folder.plan()
-        ranked = next(m for m in plan["metrics"] if m["name"] == plan["primary"])
+        ranked = folder.plan().ranked_by
         emit(
             Done(
                 run=run_id, metrics={**result.metrics}, costs={**result.costs}, check_notes=result.check_notes,
-                ranked=Ranked(name=ranked["name"], heading=ranked["heading"]),
+                ranked=Ranked(name=ranked.name, heading=ranked.heading),
             )
         )  # fmt: skip
     elif result.status == "paused":
@@ -137,7 +136,7 @@ def baseline(work: Work) -> RunResult:
     shots = [work.tokens["train"][i] for i in work.run.settings["examples"]]
     form = make_form(base.tokenizer, work.config.template, base.decoder_start is not None)
     between = work.run.settings.get("separator", BLANK_LINE)
-    rows = few_shot_rows(whole, shots, form, work.plan["model"]["context"], work.output_tokens, between)
+    rows = few_shot_rows(whole, shots, form, work.plan.model.context, work.output_tokens, between)
     work.tokens["test"] = rows
     work.record.metrics["test/cut_documents"] = cut_share(rows, whole, len(shots_ids(shots, form, between)))
     return evaluate(work, base, base.model)
@@ -161,7 +160,7 @@ def train(work: Work, method: Method) -> float | None:
     if base_loss is not None:
         record.check("step0_equals_base", equals_base(base_loss, work.probe(base, adapted)))
     work.count(adapted)
-    trainer = Trainer(base, adapted, method, work.config.protocol, work.run.seed, work.report, rungs=work.plan["rungs"])
+    trainer = Trainer(base, adapted, method, work.config.protocol, work.run.seed, work.report, rungs=work.plan.rungs)
     with work.clocks.phase("setup"):
         carried = go_on(work, trainer)
     keeper = keep(work, trainer, carried)
