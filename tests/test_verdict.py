@@ -62,7 +62,7 @@ def test_a_tie_is_named_with_its_interval_and_the_rest_are_behind(tie):
     assert pair["low"] < 0 < pair["high"]
     assert verdict["headline"].startswith(f"{first} and {second} are tied on ROUGE-L (difference ")
     assert f"95 % interval {100 * pair['low']:.1f} to {100 * pair['high']:.1f}" in verdict["headline"]
-    assert "b stores 100.0x less than a" in verdict["text"]
+    assert "the adapter of b is 100.0x smaller than that of a" in verdict["text"]
     assert f"c is behind {first} by " in verdict["text"]
     assert "lead-1" not in verdict["text"]
     assert "d (failed)" in verdict["text"]

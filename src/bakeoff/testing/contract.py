@@ -127,8 +127,7 @@ def counts_as_planned(cell: Cell) -> None:
 
 
 def loads_as_it_was_saved(cell: Cell) -> None:
-    """The saved adapter gives the same losses on a fresh base, also when plain PEFT loads it, if it is in PEFT's "
-    "format."""
+    """The saved adapter gives the same losses on a fresh base; if in PEFT's format, also when plain PEFT loads it."""
     base, adapted = cell.trained.base, cell.trained.adapted
     losses = evaluate_loss(base, adapted, ROWS, len(ROWS))
     with TemporaryDirectory(prefix="bakeoff-") as temporary:
