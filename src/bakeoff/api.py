@@ -39,9 +39,9 @@ Source = str | Path | dict[str, Any]
 
 
 def read_config(source: Source, overrides: dict[str, Any] | None, trust: bool = False) -> Config:
-    """Return the config; one that stands in its own run folder goes on there, from wherever it was started.
+    """Return the config. A config in its own run folder resumes there, whatever the working folder is.
 
-    Raises SetupError where that folder is from elsewhere and its config runs code, unless `trust`.
+    Raises SetupError if that folder is from elsewhere and its config runs code, unless `trust` is set.
     """
     config = load_config(source, overrides)
     if not isinstance(source, dict) and Path(source).name == Folder("").config_file.name:
@@ -66,8 +66,8 @@ def plan(
 ) -> dict[str, Any]:
     """Return what would run: runs, steps, exact parameter counts. Reads the data, writes nothing.
 
-    With `probe` each entry takes some steps on its longest batch, in a process of its own, and the plan has a
-    `forecast` of seconds and memory.
+    With `probe`, each entry takes some steps on its longest batch in its own process, and the plan has a `forecast` of
+    seconds and memory.
     """
     config = read_config(source, overrides, trust)
     from bakeoff.compute.model.loading import (
@@ -93,10 +93,10 @@ def plan(
 def run(source: Source, overrides: dict[str, Any] | None = None, display: str = "auto", trust: bool = False) -> Results:
     """Run a bakeoff from a YAML file or a mapping and return its results; a finished run is not repeated.
 
-    `trust` lets the config in a run folder from elsewhere run what it names: a model's code, functions, trackers.
-    `overrides` are dotted keys, {"protocol.epochs": 1}. Raises BakeoffError for what the user can mend. An
-    interrupt (Ctrl-C, or SIGTERM) lets the current run save itself, writes the report of what exists and is raised as
-    KeyboardInterrupt; a second one ends everything at once.
+    `trust` allows the config of a run folder from elsewhere to run what it names: a model's code, functions, trackers.
+    `overrides` are dotted keys, {"protocol.epochs": 1}. Raises BakeoffError for errors that the user can fix. An
+    interrupt (Ctrl-C or SIGTERM) lets the current run save a checkpoint, writes a report of the finished runs and is
+    raised as KeyboardInterrupt; a second one ends everything at once.
     """
     config = read_config(source, overrides, trust)
     folder = Folder(config.folder)
@@ -109,7 +109,7 @@ def run(source: Source, overrides: dict[str, Any] | None = None, display: str = 
 
 
 def run_all(folder: Folder, config: Config, display: str, executor: LocalExecutor) -> Results:
-    """Plan, and carry out every run that is not done, in the folder; leave results and report there."""
+    """Plan, carry out every run that is not done, and write results and report into the folder."""
     from bakeoff.compute.model.base import load_tokenizer
     from bakeoff.hub import fetch
 
@@ -142,7 +142,7 @@ def run_all(folder: Folder, config: Config, display: str, executor: LocalExecuto
 
 
 def pinned(config: Config, folder: Folder) -> Config:
-    """Return the config with the commit that its hub model stands at; a bakeoff that goes on keeps its own."""
+    """Return the config with the commit of its hub model; a bakeoff that resumes keeps its commit."""
     from bakeoff.hub import commit
 
     before = folder.last_plan()
@@ -153,7 +153,7 @@ def pinned(config: Config, folder: Folder) -> Config:
 
 @contextmanager
 def named(source: Source) -> Iterator[None]:
-    """Within, an error that begins with a key of the config names the file too."""
+    """Add the config's file to an error that begins with a key of the config."""
     try:
         yield
     except BakeoffError as error:
@@ -165,7 +165,7 @@ def named(source: Source) -> Iterator[None]:
 
 @contextmanager
 def writing(path: Path, hint: str = "-s output=FOLDER, another folder") -> Iterator[None]:
-    """Within, what the system refuses (no permission, a full disk) is a SetupError of one line with this hint."""
+    """Turn errors of the system (no permission, a full disk) into a one-line SetupError with this hint."""
     try:
         yield
     except BrokenPipeError:
@@ -178,7 +178,8 @@ def writing(path: Path, hint: str = "-s output=FOLDER, another folder") -> Itera
 
 @contextmanager
 def reported(folder: Folder, screen: Display) -> Iterator[Results]:
-    """Write results and report of what exists on the way out, also by a first interrupt; yield the results to come."""
+    """Write results and report of the finished runs at the end, also after a first interrupt; yield the results to "
+    "come."""
     results, at_once = Results(folder, {}), False
     try:
         yield results
@@ -195,7 +196,7 @@ def reported(folder: Folder, screen: Display) -> Iterator[Results]:
 def write_results(folder: Folder) -> tuple[Path, dict[str, Any]]:
     """Write results.json, the page, CSV and Markdown from a folder's records; return the page's path and the results.
 
-    A `report` beside a `run` takes turns with it: the one that reads the records last also writes last.
+    A `report` and a `run` take turns: the one that reads the records last also writes last.
     """
     from bakeoff.report.writing import write_report_of
 
@@ -207,7 +208,8 @@ def write_results(folder: Folder) -> tuple[Path, dict[str, Any]]:
 
 
 def refresh_report(path: str | Path) -> Path:
-    """Do the same for a bakeoff that does not run; raise SetupError where its folder is none, or cannot be written."""
+    """Write the report of a bakeoff that is not running; raise SetupError if it is not a run folder, or not "
+    "writable."""
     folder = Folder(path)
     folder.plan()
     if not is_ours(folder):
@@ -218,9 +220,9 @@ def refresh_report(path: str | Path) -> Path:
 
 
 def compare(paths: Sequence[str | Path], output: str | Path) -> Path:
-    """Write one page over the entries of one bakeoff, or of several, to the file `output`; return its path.
+    """Write one page about the entries of one or several bakeoffs to the file `output`; return its path.
 
-    Raises SetupError where their protocols do not allow it, or where `output` would replace a bakeoff's own page.
+    Raises SetupError if their protocols do not allow it, or if `output` would replace a bakeoff's own page.
     """
     from bakeoff.report.writing import write_comparison
 

@@ -22,10 +22,10 @@ KINDS = GOT | {bool: "true or false", int: "a number", float: "a number", str: "
 
 
 class BakeoffError(Exception):
-    """Something the user can mend; the command line prints it without a traceback and exits with 2.
+    """An error that the user can fix; the command line prints it without a traceback and exits with 2.
 
-    Its text is one line whatever names and values stand in it: what no terminal shows is written as an escape, and the
-    middle of one that nobody would read is left out.
+    Its text is one line, whatever names and values are in it: unprintable characters are escaped, and the middle of a
+    very long text is left out.
     """
 
     def __str__(self) -> str:
@@ -42,7 +42,7 @@ class DataError(BakeoffError):
 
 
 class SetupError(BakeoffError):
-    """The model, the run folder or the environment is not as needed."""
+    """The model, the run folder or the environment cannot be used."""
 
 
 LINES = "\n\t"  # what a text of several lines keeps; a file has "\r" before its line breaks, too
@@ -50,10 +50,10 @@ JOINERS = "\u200c\u200d"  # shown nowhere, and letters and emoji need them
 
 
 def printable(text: Any, keep: str = "") -> str:
-    """Return a text that a terminal shows and does not obey: other characters than those of `keep` are escapes.
+    """Return a text that a terminal shows and does not obey, with escapes for all unprintable characters but `keep`.
 
-    Escapes stand for control characters, halves of a character, and what turns the direction of writing; spaces of
-    every width stay. All that bakeoff prints of names, errors and outputs goes through here.
+    Control characters, halves of a character, and marks of the direction of writing become escapes; spaces of every
+    width stay. Every name, error and output that bakeoff prints passes through here.
     """
     if (whole := str(text)).isprintable():
         return whole
@@ -64,7 +64,7 @@ def printable(text: Any, keep: str = "") -> str:
 
 
 def printable_within(value: Any) -> Any:
-    """Return JSON's values with every text in them, keys too, made printable; line breaks and tabs stay."""
+    """Return JSON values with every text in them, also keys, made printable; line breaks and tabs stay."""
     if isinstance(value, str):
         return printable(value, f"{LINES}\r")
     if isinstance(value, dict):
@@ -73,20 +73,20 @@ def printable_within(value: Any) -> Any:
 
 
 def listed(names: Sequence[Any], most: int = 20) -> str:
-    """Return names with commas between them; of many the first, and how many more there are."""
+    """Return names separated by commas; of many names the first ones, and how many more there are."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(short if len(short := str(name)) <= 80 else f"{short[:77]}..." for name in names[:most]) + more
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return " Did you mean 'x'?" where a known word is close, else the known words, of many the first."""
+    """Return " Did you mean 'x'?" if a known word is close, else the known words (of many the first)."""
     names = sorted(known)
     close = difflib.get_close_matches(word[:200], names, n=1)
     return f" Did you mean '{close[0]}'?" if close else f" Allowed: {listed(names)}."
 
 
 def plain(complaint: Mapping[str, Any]) -> str:
-    """Return one of pydantic's complaints in plain words: what was expected, and what there was instead."""
+    """Return an error of pydantic in plain words: what was expected, and what was given."""
     value = complaint["input"]
     got = GOT.get(type(value)) or f"{value!r:.60}"
     if complaint["type"] in EXPECTED:
@@ -104,11 +104,11 @@ def kind_of(value: Any) -> str:
 
 
 def no_utf8(error: UnicodeDecodeError) -> str:
-    """Return in words that a text is not UTF-8."""
+    """Return a message that a text is not UTF-8."""
     cure = "Try: iconv -f CP1252 -t UTF-8 OLD > NEW, with the file's own encoding for CP1252"
     return f"not UTF-8 text ({error.reason}). {cure}"
 
 
 def in_line(name: Any) -> str:
-    """Return a name as it stands, or quoted where it would break the line."""
+    """Return a name unchanged, or quoted if it would break the line."""
     return str(name) if str(name).isprintable() else repr(name)

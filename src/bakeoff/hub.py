@@ -87,7 +87,7 @@ def reachable() -> bool:
 
 @contextmanager
 def offline_unless_reachable() -> Iterator[None]:
-    """Within, the hub client is in offline mode where the hub does not answer: it would try again for half a minute."""
+    """Put the hub client into offline mode if the hub does not answer; else it would retry for half a minute."""
     before = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = not reachable()
     try:
@@ -148,7 +148,7 @@ def snapshot(name: str, pin: Pin, files: tuple[str, ...] | None = None, local_fi
 
 @contextmanager
 def progress() -> Iterator[None]:
-    """Within, downloads draw their bars on a terminal only."""
+    """Let downloads draw progress bars on a terminal only."""
     shown = not are_progress_bars_disabled()
     if shown and not sys.stderr.isatty():
         disable_progress_bars()
@@ -161,7 +161,7 @@ def progress() -> Iterator[None]:
 
 @contextmanager
 def explained(name: str, revision: str | None) -> Iterator[None]:
-    """Within, turn the hub client's errors into one line."""
+    """Turn errors of the hub client into one line."""
     try:
         yield
     except (HTTPError, EntryNotFoundError, HFValidationError, OSError, RuntimeError) as error:

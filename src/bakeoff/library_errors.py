@@ -19,9 +19,9 @@ NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
 
 @contextmanager
 def one_line(where: str, hint: str = "") -> Iterator[None]:
-    """Within, whatever a library raises is a SetupError: where, what it said, and a hint.
+    """Turn whatever a library raises into a SetupError: where, its message, and a hint.
 
-    Memory that ran out stays what it is: it tells of the machine, not of what was read.
+    Running out of memory stays as it is: its cause is the machine, not the file.
     """
     try:
         yield
@@ -41,9 +41,9 @@ class HangsError(BaseException):
 
 @contextmanager
 def contained(seconds: float) -> Iterator[None]:
-    """Within, code that ends this process by `os._exit` raises SystemExit, and after so many seconds HangsError.
+    """Raise SystemExit if code ends this process with `os._exit`, and HangsError after so many seconds.
 
-    The latter in the main thread alone, where a signal can interrupt it; code in C is beyond both.
+    HangsError is raised in the main thread only, where a signal can interrupt it. Code in C escapes both.
     """
     process, leave = os.getpid(), os._exit
 

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def load_results(path: str | Path) -> "Results":
-    """Return the results in a bakeoff's folder; raise SetupError where it is none.
+    """Return the results in a run folder; raise SetupError if it is not a run folder.
 
-    What this user's bakeoff wrote is taken as it stands. Anything else is made again from the records, whose shapes
-    are checked: of another user, another version or another hand it may have any.
+    A results.json that this user's bakeoff wrote is used as it is. Any other is made again from the records, whose
+    shapes are checked, because another user, version or program may have written it.
     """
     folder = Folder(path)
     with suppress(ValueError):  # changed since, or not written here
@@ -33,20 +33,20 @@ def load_results(path: str | Path) -> "Results":
 
 
 class Results:
-    """What a bakeoff found. `document` is results.json; printing it gives the table."""
+    """The results of a bakeoff. `document` is results.json; printing this object gives the table."""
 
     def __init__(self, folder: Folder, document: dict[str, Any]):
         self.folder = folder
         self.document = document
 
     def __repr__(self) -> str:
-        """Return where the results are, how far they have come, and the best entry."""
+        """Return the place of the results, how complete they are, and the best entry."""
         best = self.document["verdict"]["best"]
         facts = [self.document["status"], f"entries {listed([*self.entries])}", *([f"best {best}"] if best else [])]
         return f"<Results of {self.folder.path}: {'; '.join(facts)}>"
 
     def __str__(self) -> str:
-        """Return the table, with bars between its columns, and the verdict."""
+        """Return the table in Markdown, and the verdict."""
         from bakeoff.analysis.table import markdown_table
 
         return f"{markdown_table(self.document, escape=printable)}\n{printable(self.verdict)}\n"
@@ -68,7 +68,7 @@ class Results:
         return self.document["verdict"]["text"]
 
     def to_pandas(self) -> "pandas.DataFrame":
-        """Return a frame with a row an entry or baseline; metrics' means, lows and highs are columns."""
+        """Return a data frame with one row per entry or baseline; means, lows and highs of metrics are columns."""
         try:
             import pandas
         except ImportError:
@@ -90,9 +90,9 @@ class Results:
         return EntryResult(self.folder, name, self.entries[name])
 
     def best(self) -> "EntryResult":
-        """Return the entry with the lowest validation loss among those tied with the best, never chosen on test.
+        """Return the entry with the lowest validation loss among those tied with the best.
 
-        Where that was not measured, it is the one that the verdict names first.
+        It is never chosen on test data. If the validation loss was not measured, it is the first in the verdict.
         """
         verdict = self.document["verdict"]
         name = verdict["recommendations"]["quality"] or verdict["best"]
@@ -109,7 +109,7 @@ class EntryResult:
 
     @property
     def adapter(self) -> Path:
-        """The saved adapter's folder: of the seed with the lowest validation loss, never chosen on test."""
+        """The folder of the saved adapter of the seed with the lowest validation loss, never chosen on test data."""
         files = self.folder.run(self.best_run().id)
         if not files.adapter.is_dir():
             raise SetupError(
@@ -123,7 +123,7 @@ class EntryResult:
         return files.adapter
 
     def best_run(self) -> Run:
-        """Return the finished run with the lowest validation loss; raise SetupError where none has finished."""
+        """Return the finished run with the lowest validation loss; raise SetupError if none has finished."""
         files = [self.folder.run(run_id) for run_id in self.row["runs"]]
         done = [r for f in files if (r := f.finished()) and r.run.kind == "entry"]
         if not done:
@@ -134,7 +134,7 @@ class EntryResult:
         return min(done, key=lambda r: r.metrics.get("validation/loss", math.inf)).run
 
     def predictions(self) -> list[dict[str, Any]]:
-        """Return the rows of the entry's first finished run beside their references."""
+        """Return the outputs of the entry's first finished run, with their references."""
         examples, plan = self.folder.examples("test"), self.folder.plan()
         whole = (self.folder.run(i) for i in self.row["runs"] if self.folder.whole(i, plan))
         rows = next((files.predictions() for files in whole), None)
@@ -143,9 +143,9 @@ class EntryResult:
         return [{**example, **row} for example, row in zip(examples, rows, strict=True)]
 
     def load(self, trust: bool = False) -> Any:
-        """Return an `inference.Summarizer`: the base with this adapter, ready to generate.
+        """Return a `Summarizer`: the base with this adapter, ready to generate.
 
-        Raises SetupError where the folder is from elsewhere and names code or a folder as its model, unless `trust`.
+        Raises SetupError if the folder is from elsewhere and names code or a folder as its model, unless `trust` is set.
         """
         from bakeoff.compute.decoding.summarizer import Summarizer
         from bakeoff.config.config import load_config

@@ -114,7 +114,7 @@ def hub() -> Check:
 
 
 def family(name: str) -> Check:
-    """Return how a bakeoff of one step with a tiny model of a family went on this device."""
+    """Return whether a bakeoff of one step, with a tiny model of a family, works on this device."""
     from bakeoff import api
 
     begun = time.monotonic()

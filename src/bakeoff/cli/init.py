@@ -44,9 +44,9 @@ OneLine.add_representer(
 
 
 def draft(files: Sequence[Path], output: Path, model: str = "base") -> Draft:
-    """Return a config for data files (none: the docstring task) that is to stand in `output`.
+    """Return a config for data files, to be written to `output`; without files, for the docstring task.
 
-    Raises ConfigError or DataError where the files do not tell which is which, or cannot be read.
+    Raises ConfigError or DataError if the splits are unclear, or a file cannot be read.
     """
     if not files:
         data, guess = (

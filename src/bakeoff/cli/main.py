@@ -255,7 +255,7 @@ def read_documents() -> list[str]:
 
 
 def read_rows() -> list[dict[str, Any]]:
-    """Return the rows of JSONL on standard input; raise BakeoffError where one is none."""
+    """Return the rows of JSONL on standard input; raise BakeoffError if one is not a row."""
     from bakeoff.data.lines import json_row
 
     lines = enumerate("\f".join(read_documents()).split("\n"), start=1)

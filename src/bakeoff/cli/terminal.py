@@ -48,11 +48,11 @@ def say_line(console: "Console", text: str, style: str = "") -> None:
 
 @contextmanager
 def streams() -> Iterator[None]:
-    """Within, the standard streams are there to be written to; where output cannot be, the process says so and ends.
+    """Make sure that the standard streams exist; if output cannot be written, report it and end the process.
 
-    A reader that has closed its end of the pipe ends it with 141 and no word, a full disk or a closed standard output
-    with 2. A closed stream's place is taken: else the next file that is opened would get its number, and what a child
-    process prints would land in it.
+    It ends with 141 and no message if the reader has closed the pipe, with 2 if the disk is full or standard output is
+    closed. A closed stream is replaced: else the next opened file would get its number, and output of child processes
+    would go into that file.
     """
     gone = [name for name in ("stdin", "stdout", "stderr") if getattr(sys, name) is None]
     for name in gone:

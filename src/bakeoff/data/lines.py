@@ -50,7 +50,7 @@ class Row(NamedTuple):
 
 @contextmanager
 def opened(files: Sequence[Path]) -> Iterator[list[BinaryIO]]:
-    """Within, the files are open; raise DataError where one cannot be read."""
+    """Open the files; raise DataError if one cannot be read."""
     path = files[0]
     try:
         with ExitStack() as stack:

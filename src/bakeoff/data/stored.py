@@ -46,7 +46,7 @@ class Store:
 
     @contextmanager
     def reading(self) -> Iterator[Callable[[int], bytes]]:
-        """Within, the content at a place can be read."""
+        """Open the content for reading at any place."""
         if self.copy is not None:
             descriptor = self.copy.fileno()
             yield lambda place: os.pread(

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def masks_without_values() -> Iterator[None]:
-    """Within, transformers makes its masks as in tracing, where it does not look whether a simpler one would do."""
+    """Let transformers make its masks as in tracing, when it does not check whether a simpler mask would do."""
     from transformers import masking_utils
 
     looked = masking_utils.is_tracing

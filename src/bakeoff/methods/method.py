@@ -109,9 +109,9 @@ class Method(Section, ABC):
 
 @contextmanager
 def quiet_peft() -> Iterator[None]:
-    """Within, PEFT 0.21 may do without a word what it or transformers 5.23 warns of.
+    """Silence warnings of PEFT 0.21 and transformers 5.23 that do not matter here.
 
-    It asks for a property by its old name, and does not know normalisations as layers, though it copies them well.
+    PEFT uses the old name of a property, and does not know normalisations as layers, though it copies them well.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Unsupported layer type", category=UserWarning)

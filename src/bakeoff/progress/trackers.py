@@ -40,7 +40,7 @@ def check_installed(config: Config) -> None:
 
 @contextmanager
 def tracked(folder: Folder, config: Config, note: Callable[[str], None]) -> Iterator[None]:
-    """Within, a process of its own passes on what the journal gains; what it complains of is in trackers.log."""
+    """Run a process that passes on new lines of the event log; its errors are in trackers.log."""
     if not config.trackers:
         yield
         return

@@ -30,7 +30,7 @@ class AnyScript:
 
 @contextmanager
 def a_home() -> Iterator[None]:
-    """Within, there is a home: NLTK, which rouge-score imports, looks for one, and a user id may have none."""
+    """Provide a home folder: NLTK, which rouge-score imports, needs one, and a user id may have none."""
     if os.path.expanduser("~/") != "~/":  # noqa: PTH111  # pathlib's raises where there is none
         yield
         return

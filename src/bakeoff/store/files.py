@@ -60,9 +60,9 @@ def detach(path: Path) -> None:
 
 @contextmanager
 def replacing(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
-    """Within, write what replaces `path`: a reader, or a crash, sees the old or the new file and never a part.
+    """Open a file that replaces `path` at the end: readers and crashes see the old or the new file, never a part.
 
-    Where the block raises, the old file stays.
+    If the block raises, the old file stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")

@@ -29,10 +29,10 @@ RETRY_SECONDS = 0.02
 
 @contextmanager
 def locked(file: Path) -> Iterator[str | None]:
-    """Within, this process owns the folder of the lock `file`; both are made where they are missing.
+    """Own the folder of the lock `file`; both are made if they are missing.
 
-    Yields a line where the last owner died without leaving it, else None. Raises SetupError, which names the owner,
-    where another process runs here.
+    Yields a line if the last owner died without releasing it, else None. Raises SetupError, which names the owner, if
+    another process runs here.
     """
     with ExitStack() as stack:
         lock = taken(file, stack)
@@ -70,7 +70,7 @@ def taken(file: Path, stack: ExitStack) -> int:
 
 @contextmanager
 def in_turn(folder: Path, patience: float) -> Iterator[None]:
-    """Within, no other process writes what is written in turns here; one that hangs is waited for so many seconds."""
+    """Wait for a turn to write what processes write here in turns; wait for a hanging one so many seconds."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     until = time.monotonic() + patience
     try:

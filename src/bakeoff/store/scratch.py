@@ -18,7 +18,7 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 @contextmanager
 def room(what: str) -> Iterator[None]:
-    """Within, a temporary file that its disk refuses is a SetupError which names that disk."""
+    """Turn a full disk of temporary files into a SetupError that names the disk."""
     try:
         yield
     except FileNotFoundError:  # tempfile's own: no folder can be written
@@ -32,9 +32,9 @@ def room(what: str) -> Iterator[None]:
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """Within, there is a temporary folder; raise SetupError where its disk is full.
+    """Make a temporary folder; raise SetupError if its disk is full.
 
-    What processes that were killed left in theirs is removed first.
+    First remove the temporary folders of processes that were killed.
     """
     prefix = f"bakeoff-{os.getpid()}-"
     with room("a temporary folder"), TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder:

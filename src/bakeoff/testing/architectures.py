@@ -124,7 +124,7 @@ def architecture_row(kind: str, factory: Any) -> Row:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Within, what a tiny model makes libraries warn of is not shown."""
+    """Hide warnings that libraries give about tiny models."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

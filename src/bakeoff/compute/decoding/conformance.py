@@ -162,7 +162,7 @@ def differ_together(
 
 @contextmanager
 def last_logits(base: Base, rows: int) -> Iterator[list[torch.Tensor]]:
-    """Within, yields the logits (rows, vocabulary) of the last places that each call of the model gave."""
+    """Collect the logits (rows, vocabulary) of the last positions from each call of the model; yield the list."""
     seen: list[torch.Tensor] = []
 
     def see(_module: object, _inputs: object, outputs: Any) -> None:

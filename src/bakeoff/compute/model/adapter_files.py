@@ -44,7 +44,7 @@ def save_adapter(folder: Path, adapted: nn.Module, method: Method, config: Confi
 
 @contextmanager
 def card_kept(card: Path) -> Iterator[None]:
-    """Within, PEFT may write a card, which is empty but for names; afterwards that of an earlier training is back."""
+    """Let PEFT write its card, which has only names, then restore the card of an earlier training."""
     # Empty where there was none; there already after a crash, which left PEFT's card.
     aside = card.with_name(f".{card.name}")
     if not aside.exists():

@@ -84,9 +84,9 @@ def positions(inputs: dict[str, torch.Tensor]) -> int:
 
 @contextmanager
 def head_input(model: PreTrainedModel, replace: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
-    """Within, the output head is given `replace` of its input (batch, seq, width).
+    """Give the output head `replace` of its input (batch, seq, width).
 
-    Whatever the model does to logits afterwards (scaling, soft-capping) it still does.
+    The model still does what it does to logits afterwards (scaling, soft-capping).
     """
 
     def hook(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
@@ -100,7 +100,7 @@ def head_input(model: PreTrainedModel, replace: Callable[[torch.Tensor], torch.T
 
 
 def only_rows(model: PreTrainedModel, rows: torch.Tensor) -> AbstractContextManager[None]:
-    """Within, the head sees only the hidden states at `rows` of the flattened (batch x seq) positions.
+    """Give the head only the hidden states at `rows` of the flattened (batch x seq) positions.
 
     The head is the widest product of a small model, and only target positions need it: logits come out as
     (rows, vocabulary).

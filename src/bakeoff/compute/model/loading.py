@@ -123,9 +123,9 @@ def foreign_code(folder: Path, name: str) -> str | None:
 
 @contextmanager
 def loading(name: str, pin: Pin, folder: Path | None) -> Iterator[dict[str, Any]]:
-    """Within, transformers' errors become one line; yields what every call of it needs.
+    """Turn errors of transformers into one line; yield the arguments that every call of it needs.
 
-    Code that comes with a model runs where the config names that model, and never another repository's.
+    Code that comes with a model runs only if the config names that model; code of other repositories never runs.
     """
     if folder and (folder / "config.json").exists():  # a tokenizer's class looks into it too
         check_counts(name, folder / "config.json")
@@ -146,7 +146,7 @@ def loading(name: str, pin: Pin, folder: Path | None) -> Iterator[dict[str, Any]
 
 @contextmanager
 def counted(name: str, most_tensors: int = MOST_TENSORS) -> Iterator[None]:
-    """Within, a model that is built has no more than so many tensors; raises SetupError in the middle of one."""
+    """Limit the number of tensors of a model while it is built; raise SetupError if there are more."""
     made = 0
 
     def count(*_: Any) -> None:
@@ -248,7 +248,7 @@ def check_tokenizer(name: str, tokenizer: Any, model: nn.Module) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Within, transformers draws no bar, for which neither a log nor the display has room, nor reports what we tell."""
+    """Silence transformers: it draws no progress bars, and does not report what bakeoff reports itself."""
     shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()

@@ -150,7 +150,7 @@ def by_example(losses: torch.Tensor, counts: Sequence[int]) -> Losses:
 
 @contextmanager
 def evaluating(adapted: nn.Module) -> Iterator[None]:
-    """Within, dropout is off; afterwards every module is in the mode it was in."""
+    """Switch dropout off, and afterwards put every module back into its mode."""
     modes = {module: module.training for module in adapted.modules()}
     adapted.eval()
     try:

@@ -72,7 +72,7 @@ class Trunk:
 
     @contextmanager
     def serving(self, members: Sequence[int]) -> Iterator[None]:
-        """Within, the trunk's first block returns the members' stored outputs and the others pass them on."""
+        """Let the trunk's first block return the stored outputs of `members`, and the other blocks pass them on."""
         stored: Any = self.read(members)
         if self.kind is not torch.Tensor:
             stored = (stored,) if self.kind is tuple else self.kind(last_hidden_state=stored)
