@@ -145,7 +145,7 @@ class EntryResult:
     def load(self, trust: bool = False) -> Any:
         """Return a `Summarizer`: the base with this adapter, ready to generate.
 
-        Raises SetupError if the folder is from elsewhere and names code or a folder as its model, unless `trust` is set.
+        Raises SetupError if the folder is from elsewhere and names a model folder or code, unless `trust` is set.
         """
         from bakeoff.compute.decoding.summarizer import Summarizer
         from bakeoff.config.config import load_config

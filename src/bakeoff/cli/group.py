@@ -15,15 +15,16 @@ OVERRIDES = click.option(
     "settings",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Override a value of the config, for example -s protocol.epochs=1. VALUE is YAML, or else text.",
+    help="Override a value of the config, for example -s protocol.epochs=1. VALUE is read as YAML, or as text if it is "
+    "not YAML.",
 )
 DISPLAY = click.option(
     "--display", type=click.Choice(["auto", "live", "plain", "json", "none"]), default="auto", show_default=True,
-    help="How to show progress, on standard error.",
+    help="How to show progress on standard error: a live table, plain lines, JSON lines or nothing.",
 )  # fmt: skip
 TRUST = click.option(
     "--trust", is_flag=True,
-    help="Trust a run folder from elsewhere: use the model folder, and run the code, that its config names.",
+    help="Allow the config of a run folder from elsewhere to use the model folder, and run the code, that it names.",
 )  # fmt: skip
 RESUME = "interrupted. Run the same command again to resume"
 ENDED = {"run": RESUME, "demo": RESUME, "watch": "stopped watching; the bakeoff keeps running"}

@@ -60,7 +60,10 @@ def print_results(document: dict[str, Any]) -> None:
 @OVERRIDES
 @DISPLAY
 def demo(full: bool, settings: tuple[str, ...], display: str) -> None:
-    """Run a whole bakeoff offline: three methods, the embedded base, the docstring task."""
+    """Run the demo.
+
+    It compares three methods on the docstring task, with the small base model that comes with bakeoff, offline.
+    """
     from bakeoff.store.files import ASSETS
 
     run_and_show(ASSETS / f"{'demo_full' if full else 'demo'}.yaml", settings, display)
@@ -72,7 +75,10 @@ def demo(full: bool, settings: tuple[str, ...], display: str) -> None:
 @DISPLAY
 @TRUST
 def run(file: Path, settings: tuple[str, ...], display: str, trust: bool) -> None:
-    """Run the bakeoff described in FILE. After an interruption, run the same command again to resume."""
+    """Run the bakeoff that FILE describes.
+
+    Ctrl-C interrupts it. Run the same command again to resume.
+    """
     run_and_show(file, settings, display, trust)
 
 
@@ -80,7 +86,10 @@ def run(file: Path, settings: tuple[str, ...], display: str, trust: bool) -> Non
 @click.argument("folder", type=click.Path(path_type=Path))
 @DISPLAY
 def watch(folder: Path, display: str) -> None:
-    """Show the progress of a bakeoff that another process runs in FOLDER, until it ends. Writes nothing."""
+    """Show the progress of a running bakeoff.
+
+    Another process runs it in the run folder FOLDER. This command only reads, and ends with the bakeoff.
+    """
     from bakeoff.progress.watch import watch
     from bakeoff.store.run_folder import Folder
 
@@ -96,7 +105,10 @@ def watch(folder: Path, display: str) -> None:
 @TRUST
 @AS_JSON
 def plan(file: Path, settings: tuple[str, ...], probe: bool, trust: bool, as_json: bool) -> None:
-    """Show what FILE would run: runs, steps, exact parameter counts, problems of the data. Writes nothing."""
+    """Show what FILE would run.
+
+    Shows runs, steps, exact parameter counts, and problems of the data. Writes nothing.
+    """
     from bakeoff.api import plan as make
 
     document = make(file, parse(settings), probe, trust)
@@ -117,13 +129,13 @@ def plan(file: Path, settings: tuple[str, ...], probe: bool, trust: bool, as_jso
 @click.option(
     "--prefer",
     type=click.Choice(["quality", "memory", "size", "time"]),
-    help="Also recommend one of the entries tied with the best, by this.",
+    help="Also recommend an entry by this criterion, among those tied with the best.",
 )
 @AS_JSON
 def show(folder: Path, prefer: str | None, as_json: bool) -> None:
-    """Print the table and the verdict of the bakeoff in FOLDER.
+    """Print the table and the verdict.
 
-    With --json the recommendation of --prefer is under the key `preferred`.
+    FOLDER is the run folder of a bakeoff. With --json the recommendation of --prefer is under the key `preferred`.
     """
     from bakeoff.results import load_results
 
@@ -151,9 +163,10 @@ def show(folder: Path, prefer: str | None, as_json: bool) -> None:
     "comparison.html]",
 )  # fmt: skip
 def report(folders: tuple[Path, ...], output: Path | None) -> None:
-    """Write the HTML page, figures, CSV and Markdown of the bakeoff in FOLDER again; with -o only a page elsewhere.
+    """Write the report again, or compare bakeoffs.
 
-    With several folders: write one page that compares all their entries, if their settings are equal.
+    Writes the HTML page, figures, CSV and Markdown of the bakeoff in the run folder FOLDER; with -o only a page
+    elsewhere. With several folders, writes one page that compares all their entries, if their settings are equal.
     """
     from bakeoff.api import compare, refresh_report
 
@@ -178,7 +191,10 @@ def report(folders: tuple[Path, ...], output: Path | None) -> None:
 )
 @AS_JSON
 def methods(name: str | None, matrix: bool, architectures: bool, keep: Path | None, as_json: bool) -> None:
-    """List the methods, or show the fields, defaults, search range and paper of one."""
+    """List the methods, or show one.
+
+    With NAME, shows the fields, defaults, search range and paper of that method.
+    """
     if architectures:
         from bakeoff.testing.architectures import architecture_rows, architectures_page
         from bakeoff.testing.architectures import architectures as known
@@ -213,9 +229,10 @@ def methods(name: str | None, matrix: bool, architectures: bool, keep: Path | No
 @TRUST
 @AS_JSON
 def generate(folder: Path, entry: str | None, rows: bool, trust: bool, as_json: bool) -> None:
-    """Read documents from standard input, separated by form feeds, and print an adapter's output for each.
+    """Write outputs with a trained adapter.
 
-    Outputs are separated by form feeds, too; the output of a blank document is empty.
+    Reads documents from standard input, separated by form feeds, and prints the output of an adapter in the run folder
+    FOLDER for each, separated by form feeds, too. The output of a blank document is empty.
     """
     from bakeoff.results import load_results
 

@@ -13,13 +13,21 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 @click.command()
 @click.argument("files", nargs=-1, metavar="[FILE]...", type=click.Path(path_type=Path))
-@click.option("-o", "--output", default="bakeoff.yaml", show_default=True, type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    default="bakeoff.yaml",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Config file to write.",
+)
 @click.option("-m", "--model", default="base", show_default=True, help="Base model: a hub id, a model folder, or base.")
 def init(files: tuple[Path, ...], output: Path, model: str) -> None:
-    """Write a config for data FILEs: their columns are guessed, and every option is explained.
+    """Write a config for data FILEs.
 
-    A single file is split by bakeoff; several files are told apart by train, validation and test in their names.
-    Without a file the config uses the task of the demo. Existing files are never overwritten.
+    It guesses the columns, and explains every option. A single file is split by bakeoff; several files are told apart
+    by train, validation and test in their names. Without a file the config uses the task of the demo. Existing files
+    are never overwritten.
     """
     from bakeoff.cli.init import draft, write_new
     from bakeoff.cli.schema import SCHEMA_FILE, json_schema
@@ -42,7 +50,10 @@ def init(files: tuple[Path, ...], output: Path, model: str) -> None:
     help="File to write; editors need one.  [default: standard output]",
 )
 def schema(output: Path | None) -> None:
-    """Print the JSON Schema of the config, with which editors complete, explain and check it as you type."""
+    """Print the JSON Schema of the config.
+
+    With it, editors complete, explain and check a config as you type.
+    """
     from bakeoff.cli.init import write_new
     from bakeoff.cli.schema import json_schema
 
@@ -56,7 +67,11 @@ def schema(output: Path | None) -> None:
 @click.command()
 @AS_JSON
 def doctor(as_json: bool) -> None:
-    """Check this machine: print its environment for bug reports, find problems, and run a tiny bakeoff per family."""
+    """Check this machine.
+
+    Prints the environment (for bug reports) and problems with advice, and runs a tiny bakeoff per model family. Exits
+    with 1 if something will not work.
+    """
     from bakeoff.cli.doctor import examine
 
     found = examine()
