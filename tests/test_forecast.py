@@ -204,6 +204,19 @@ def test_a_trial_is_left_until_its_next_rung_and_one_that_stops_takes_no_more():
     assert forecast.left_of(trial.id) is None
 
 
+def test_a_damaged_plan_ends_no_display():
+    _, runs, protocol, rows = stream("tuned")
+    plan = json.loads((STREAMS / "tuned.jsonl").read_text().splitlines()[0])["plan"]
+    for entry in plan["entries"].values():
+        entry["steps"] = 0
+    plan["data"]["splits"]["train"] = {"examples": 1}
+    plan["model"]["forward_products"] = {"prompt": 0, "target": 0, "example": 0}
+    forecast = Forecast(runs, plan_with(plan), protocol, clock=lambda: 0.0)
+    for event in events(*rows[:40]):
+        forecast.take(event)
+    assert forecast.left() == 0.0  # by a clock that stands still
+
+
 def main():
     """Print the largest errors of the forecast of each recording after its first tenth."""
     for name in sorted(file.stem for file in STREAMS.iterdir()):

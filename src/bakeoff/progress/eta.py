@@ -27,8 +27,8 @@ class Running:
 class Forecast:
     """Takes every event and says how long a run, or all that is left, will take.
 
-    `done` are runs that are not repeated, `steps` how many each trial took before,
-    `rates` what earlier sessions have measured, and `again` trained runs whose outputs are made or scored again.
+    `done` are runs that are not repeated, `steps` how many each trial took before, `rates` what earlier sessions have
+    measured, and `again` trained runs whose outputs are made or scored again.
     """
 
     def __init__(
@@ -43,10 +43,9 @@ class Forecast:
         self.left_by_run = {run.id: self.work[run.entry, "trial" if run.kind == "trial" else run.id] for run in runs}
         self.trained = defaultdict[str, float](float)  # multiplications of each run
         self.running: dict[str, Running] = {}
-        for run_id in (steps or {}).keys() & self.runs:
-            run = self.runs[run_id]
-            self.trained[run_id] = self.rates.multiplications(run.entry, (steps or {})[run_id])
-            self.left_by_run[run.id]["training"] -= self.trained[run_id]
+        for run in [run for run in runs if steps and run.id in steps]:
+            self.trained[run.id] = self.rates.multiplications(run.entry, (steps or {})[run.id])
+            self.left_by_run[run.id]["training"] -= self.trained[run.id]
 
     def add(self, run: Run) -> None:
         """Take in an extension: the entry's other trials have ended, and this one is all that is left of them."""
@@ -82,7 +81,7 @@ class Forecast:
         """Return how much of its phase a run has done since the last event; None where this one does not say."""
         if event.kind == "progress" and event.examples is not None and event.examples_total:
             if run.entry == "base" and event.read_tokens and event.read_seconds:
-                self.rates.pace = event.read_seconds / event.read_tokens / self.rates.token
+                self.rates.pace = event.read_seconds / event.read_tokens * self.rates.tokens
             return self.left_by_run[run.id]["generating"] - (event.examples_total - event.examples)
         if event.kind == "progress" or event.kind == "metrics":
             if event.step is None or phase != "training":
@@ -114,7 +113,7 @@ class Forecast:
         """Return how long the work of entries takes, less what runs have spent on it; None while unknown."""
         parts = (n * self.rates.rate(entry, phase) for entry, left in work for phase, n in left.items() if n > 0)
         seconds = sum(parts) - sum(self.clock() - one.since for one in running)
-        return None if math.isnan(seconds) else max(0.0, seconds)
+        return max(0.0, seconds) if math.isfinite(seconds) else None
 
     def basis(self) -> str | None:
         """Return what the forecast is estimated from, in words, until an entry has trained; then None."""

@@ -30,14 +30,14 @@ def planned_work(
         facts = plan.entries[entry]
         # Of points without an order the best is one of the two on the edge with probability 2 / count.
         extension = 1 - (1 - min(1.0, 2 / count)) ** len(facts.search) if count > 1 else 0.0
-        visits = (2 * count - 1 if plan.rungs else count) + extension  # half of them stop at each rung
-        trained = training[entry] * (facts.trial_steps / facts.steps + extension)
+        rungs = range(len(plan.rungs) + 1 if count > 1 else 1)
+        visits = sum(math.ceil(count / 2**rung) for rung in rungs) + extension  # half of them stop at each rung
+        trained = training[entry] * (facts.trial_steps / max(1, facts.steps) + extension)
         work[entry, "trial"].update(loading=visits, saving=visits, training=trained)
     for run in runs:
         step = to_do.get(run.id, "train")
         if run.kind != "trial" and step in ("train", "decode") and not run.entry.startswith(("lead-", "oracle")):
-            documents = plan.data.splits.test.examples
-            work[run.entry, run.id].update(loading=1, testing=1, generating=documents)
+            work[run.entry, run.id].update(loading=1, testing=1, generating=plan.data.splits.test.examples)
         if run.kind == "entry" and step == "train":
             adopts = trials[run.entry] and run.seed == seed
             work[run.entry, run.id].update(saving=1, training=0 if adopts else training[run.entry])
@@ -67,7 +67,7 @@ class Rates:
         steps = max((run.steps or 0 for run in runs), default=0)
         self.validated = validated_steps(steps, plan, protocol)
         self.training = {name: self.multiplications(name, steps) for name in entries}
-        self.token = example["base"] / (prompt + target)
+        self.tokens = (prompt + target) / (example["base"] or math.nan)  # that the base reads per multiplication
         self.pace = math.nan  # seconds of a multiplication while the base reads
         self.units = defaultdict[tuple[str, str], float](float)  # by group and phase
         self.seconds = defaultdict[tuple[str, str], float](float)
@@ -98,7 +98,7 @@ def expected_costs(
     An extension of the trials is counted as far as one is likely; baselines, saving and the trunk cache are not.
     """
     entries: dict[str, EntryForecast] = {}
-    work = planned_work(plan.runs, plan, protocol.seed, dict.fromkeys(probes, 1.0), {})
+    work = planned_work(plan.runs, plan, protocol.seed, dict.fromkeys(plan.entries, 1.0), {})
     for name, found in probes.items():
         if found.get("error"):
             entries[name] = EntryForecast(error=found["error"], seconds=None, peak_bytes=None)
@@ -114,10 +114,10 @@ def expected_costs(
 
 
 def probed_rates(plan: PlanDocument, found: Mapping[str, Any], validated: set[int]) -> dict[str, float]:
-    """Return the seconds of a unit of each phase, of training of the whole, at the probed longest examples' pace.
+    """Return the seconds of a unit of each phase, of a whole training, at the pace of the longest examples.
 
-    A test reads neutral text along, and as many training examples as there are for validation. Outputs are taken to be
-    as long as they may; reading a prompt gives their first token.
+    A test also reads neutral text, and as many training examples as there are for validation. Outputs are assumed to
+    have their full length; reading a prompt gives their first token.
     """
     counts, longest_output = plan.counts, plan.output_tokens
     assert counts is not None  # what is probed has tokens
