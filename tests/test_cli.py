@@ -141,7 +141,7 @@ def test_plan_writes_nothing(config_file, tiny_config):
         ("entries.last_layers.blocks=3", "entries.last_layers: blocks: 3 is more than the model's 2"),
         ("entries.lora.target_modules=[q_proj]", "no weight is called 'q_proj'. This model has: c_attn, "),
         ("entries.lora.r=0", "entries.lora.r: "),
-        ("entries.prompt_tuning.num_virtual_tokens=60", "60 leaves 4 of the model's 64 positions"),
+        ("entries.prompt_tuning.num_virtual_tokens=60", "60 virtual tokens leave 4 of the model's 64 positions"),
         ("entries.loha={}", "entries.loha: target_modules all-linear: "),
         (
             "entries.lora.target_modules=*.c_attn",

@@ -165,7 +165,7 @@ def test_another_template_or_other_settings_than_the_runs_are_refused(copied, sh
     assert "settings.lora_alpha is 1 here, but 32.0 in the run folder's records" in line
     set_config(copied, "template: null", "template: 'x {{ document }} y'")
     line = refused(copied.path, DOCUMENT, "--entry", "prompt_tuning", "--trust")
-    assert "template is None here, and 'x {{ document }} y'" in line
+    assert "template is None here, but 'x {{ document }} y'" in line
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from pyarrow import parquet
 from safetensors.numpy import load, save
 
 from bakeoff import hub
-from bakeoff.cli.main import doctor
+from bakeoff.cli import doctor
 from bakeoff.compute.model.base import load_base, load_tokenizer, shape_only
 from bakeoff.config.sections import Pin
 from bakeoff.data.hub_dataset import HubDataset

@@ -63,14 +63,14 @@ def test_numbers_of_any_library_are_scores_and_nothing_else_is(value, number):
 HOSTILE = {
     "raise Own('mine')": "Own for output 1: mine",
     "raise Own": "Own for output 1$",
-    "return Text()": "gave Text for output 1",
+    "return Text()": "returned Text for output 1",
     "raise SystemExit(0)": "SystemExit for output 1",
     "sys.exit(0)": "SystemExit for output 1",
     "raise GeneratorExit": "GeneratorExit for output 1",
-    "return 1e200": "gave 1e.200 for output 1. Expected a finite number, at most 1e.30",
-    "return 10 ** 5000": "gave int for output 1. Expected a finite number",
-    "return float('inf')": "gave inf for output 1",
-    "return [0.5]": "gave list for output 1",
+    "return 1e200": "returned 1e.200 for output 1. Expected a finite number, at most 1e.30",
+    "return 10 ** 5000": "returned int for output 1. Expected a finite number",
+    "return float('inf')": "returned inf for output 1",
+    "return [0.5]": "returned list for output 1",
     "import numpy; return numpy.zeros(3)": "ValueError for output 1",
 }
 ENDING = {

@@ -197,7 +197,7 @@ def test_a_method_of_this_process_alone_is_refused(tiny_config):
     bakeoff.register("mine")(type("Mine", (Lora,), {}))
     try:
         tiny_config["entries"] = ["mine"]
-        with pytest.raises(bakeoff.BakeoffError, match="entry point of the group bakeoff.methods"):
+        with pytest.raises(bakeoff.BakeoffError, match="entry point in the group bakeoff.methods"):
             bakeoff.plan(tiny_config)
     finally:
         del method._REGISTER["mine"]

@@ -222,8 +222,8 @@ def test_a_run_folder_from_elsewhere_asks_before_it_runs_code(shared, copied, tm
     text = copied.config_file.read_bytes()
     assert CliRunner().invoke(main, ["generate", str(copied.path)], input="ba be").exit_code == 0  # as it was made here
     for wish, message in (
-        ({"metrics": [f"{function}:score"]}, f"asks for the model in {words['model']}, the function "),
-        ({"trust_remote_code": words["model"]}, "asks for the code of the model "),
+        ({"metrics": [f"{function}:score"]}, f"uses the model in {words['model']}, the function "),
+        ({"trust_remote_code": words["model"]}, "uses the code of the model "),
         ({"trackers": ["tensorboard"]}, "the tracker tensorboard. Try: read it, then add --trust"),
     ):
         for command in ("run", "plan"):
@@ -235,7 +235,7 @@ def test_a_run_folder_from_elsewhere_asks_before_it_runs_code(shared, copied, tm
     assert not ran.exists()
     refused = ask("generate", copied.path, metrics=[f"{function}:score"])
     assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
-    assert f"asks for the model in {words['model']}. Try: read it, then add --trust" in refused.stderr
+    assert f"uses the model in {words['model']}. Try: read it, then add --trust" in refused.stderr
     assert ask("generate", copied.path, "--trust", metrics=[f"{function}:score"]).exit_code == 0
     assert not ran.exists()  # generating scores nothing
     assert ask("plan", copied.config_file, "--trust", metrics=[f"{function}:score"]).exit_code == 0

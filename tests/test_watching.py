@@ -191,7 +191,7 @@ def test_damaged_lines_of_the_journal_are_passed_over_with_one_note(copied, caps
     copied.events_file.write_bytes(b"".join(lines))
     watch(copied, kind)
     said = capsys.readouterr().err
-    assert said.count(f"{copied.events_file}: 2 damaged lines passed over") == 1
+    assert said.count(f"{copied.events_file}: 2 damaged lines ignored") == 1
     assert f"lora: done{' ' * 2}test loss" in said or '"kind": "done"' in said
 
 
@@ -199,7 +199,7 @@ def test_a_journal_with_no_readable_line_is_one_note(copied, capsys):
     copied.events_file.write_bytes(b"\0\n")
     watch(copied, "plain")
     (line,) = capsys.readouterr().err.splitlines()
-    assert "events.jsonl: 1 damaged line passed over" in line
+    assert "events.jsonl: 1 damaged line ignored" in line
 
 
 def test_a_forecast_takes_nothing_of_a_journal_from_its_first_damage_on(copied):
