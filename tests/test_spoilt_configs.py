@@ -68,7 +68,7 @@ SPOILT = {
     "an entry of two names": ("entries: [lora, lora]", "entries: two entries have the same name"),
     "an entry that is a number": ("entries: {lora: 8}", "entries: lora: expected fields"),
     "an entry with a path for a name": ("entries: {../lora: {method: lora}}", "entries"),
-    "an entry named as a baseline": ("entries: {oracle: {method: lora}}", "entries.oracle: this is the name of a baseline"),
+    "an entry named as a baseline": ("entries: {oracle: {method: lora}}", "entries.oracle: this is the name of"),
     "a method that is a list": ("entries: {lora: {method: [lora]}}", "entries.lora: unknown method"),
     "an unknown field": ("entries: {lora: {rank: 8}}", "entries.lora: 'rank' is not a field of lora"),
     "a rank of zero": ("entries: {lora: {r: 0}}", "entries.lora.r: "),

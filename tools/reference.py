@@ -27,8 +27,8 @@ def pages() -> dict[str, str]:
 def cli_page() -> str:
     """Return the page of commands: usage, help and options of each."""
     codes = (
-        "Exit codes: 0 all done, 1 some run failed, 2 usage, config or unwritable output, 130 interrupted, "
-        "141 no reader."
+        "Exit codes: 0 all runs are done, 1 a run failed, 2 wrong usage or config, or output that cannot be written, "
+        "130 interrupted, 141 the output was closed by its reader."
     )
     parts = [MADE, "# Commands", f"{codes} Results go to standard output, progress to standard error."]
     for name, command in sorted(main.commands.items()):

@@ -47,7 +47,7 @@ def init(files: tuple[Path, ...], output: Path, model: str) -> None:
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="File to write; editors need one.  [default: standard output]",
+    help="File to write, as editors need one.  [default: standard output]",
 )
 def schema(output: Path | None) -> None:
     """Print the JSON Schema of the config.

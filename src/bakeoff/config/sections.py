@@ -177,8 +177,8 @@ class ProtocolConfig(Section):
         512,
         ge=16,
         le=10_000_000,
-        description="most tokens of template, document and summary together; a document that is too long is cut at its "
-        "end",
+        description="maximum tokens of template, document and summary together; a document that is too long is cut at "
+        "its end",
     )
     warmup_share: float = Field(
         0.06, ge=0, le=1, description="share of the steps during which the learning rate rises to its peak"
@@ -188,7 +188,9 @@ class ProtocolConfig(Section):
     )
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay of AdamW")
     clip_norm: float | None = Field(
-        1.0, gt=0, description="largest norm of the gradient; a larger one is scaled down to it; null: no clipping"
+        1.0,
+        gt=0,
+        description="maximum norm of the gradient, to which larger gradients are scaled down; null: no clipping",
     )
     evaluate_every: int | None = Field(None, ge=1, description="steps between validations; null: once per epoch")
     trunk_cache: Literal["auto", "off"] | ByteSize = Field(
@@ -224,7 +226,7 @@ class TuneConfig(Section):
     """How settings are searched: every entry gets the same number of trials, drawn from its own ranges."""
 
     trials: int = Field(
-        4, ge=1, le=1000, description="trials per entry, each with other settings and with the first seed"
+        4, ge=1, le=1000, description="trials per entry, each with different settings and the first seed"
     )
     halving: bool = Field(
         True,
@@ -251,7 +253,7 @@ class SafetyConfig(Section):
         description="end a run that makes no progress for this many seconds, as failed, and start the next one",
     )
     memory_limit: ByteSize | None = Field(
-        None, description="most memory that the process of a run may take (8GB), on Linux; null: no limit"
+        None, description="maximum memory of a run's process (8GB), on Linux; null: no limit"
     )
 
 
@@ -261,8 +263,9 @@ class GenerationConfig(Section):
     max_new_tokens: int | None = Field(
         None,
         ge=1,
-        description="most tokens per output; null: the 99th percentile of the training summaries' lengths, or half of "
-        "the tokens beside the template where that leaves no room for a document",
+        description="maximum tokens per output; null: the 99th percentile of the training summaries' lengths, or half "
+        "of "
+        "the tokens beside the template if that leaves no room for a document",
     )
     batch_size: int | None = Field(
         None, ge=1, le=100_000,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @register("last_layers")
 class LastLayers(BaseWeights):
-    """Last layers: the top blocks and an output head of their own are trained, all below is frozen.
+    """Last layers: the top blocks and an untied output head are trained, everything below is frozen.
 
     A tied head is untied by a copy, so that the input embedding stays frozen (Howard and Ruder 2018 train from
     the top down in the same spirit).

@@ -35,7 +35,7 @@ class RankStabilizedLora(Lora):
 
 @register("dora")
 class Dora(Lora):
-    """DoRA: LoRA changes the direction of each weight's columns, trained scales their length (Liu et al. 2024)."""
+    """DoRA: LoRA for the direction of each weight's columns, a trained scale for their length (Liu et al. 2024)."""
 
     paper: ClassVar[str] = "https://arxiv.org/abs/2402.09353"
     fixed: ClassVar[dict[str, Any]] = {"use_dora": True}

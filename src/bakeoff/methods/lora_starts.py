@@ -133,7 +133,12 @@ class Eva(Lora):
 
     paper: ClassVar[str] = "https://arxiv.org/abs/2410.07170"
 
-    tau: float = Field(0.99, gt=0, lt=1, description="cosine between two passes at which directions have settled")
+    tau: float = Field(
+        0.99,
+        gt=0,
+        lt=1,
+        description="directions count as settled when their cosine between two passes reaches this value",
+    )
 
     def adapt(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> "nn.Module":
         """Return a PeftModel; raise SetupError where a weight has fewer inputs than the rank has directions."""

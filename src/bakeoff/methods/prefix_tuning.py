@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @register("prefix_tuning")
 class PrefixTuning(SoftPrompt):
-    """Prefix tuning: keys and values before the text's own are trained in every block (Li and Liang 2021).
+    """Prefix tuning: trained keys and values are added before those of the text in every block (Li and Liang 2021).
 
     They start as those that the model itself computes for words. An encoder-decoder has them in its decoder's
     self-attention.

@@ -40,7 +40,7 @@ class RandLora(Injected):
 
 @register("vblora")
 class VBLora(Injected):
-    """VB-LoRA: factors are mixtures of vectors of one trained bank for all weights (Li et al. 2024)."""
+    """VB-LoRA: factors are mixed from the vectors of one trained bank, shared by all weights (Li et al. 2024)."""
 
     paper: ClassVar[str] = "https://arxiv.org/abs/2405.15179"
     search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-3, 1e-1)}

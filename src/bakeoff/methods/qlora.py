@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @register("qlora")
 class Qlora(Lora):
-    """QLoRA: LoRA over a base whose matrices are kept in four bits (Dettmers et al. 2023).
+    """QLoRA: LoRA over a base whose matrices are stored in four bits (Dettmers et al. 2023).
 
     The base is loaded whole and then put into four bits, so a run's start needs more memory than its peak in training.
     """

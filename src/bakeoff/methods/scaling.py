@@ -18,7 +18,7 @@ SAME_BLOCKS = {"pegasus": "bart", "granite": "llama"}  # architectures that PEFT
 
 @register("ia3")
 class IA3(Injected):
-    """IA3: keys, values and the feed-forward part's inside are scaled by trained vectors (Liu et al. 2022)."""
+    """IA3: trained vectors scale keys, values and the inner activations of the feed-forward part (Liu et al. 2022)."""
 
     paper: ClassVar[str] = "https://arxiv.org/abs/2205.05638"
     search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-3, 1e-1)}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @register("bias")
 class Bias(BaseWeights):
-    """Bias only (BitFit): every bias is trained, those of normalisations among them (Ben Zaken et al. 2022)."""
+    """Bias only (BitFit): every bias is trained, also those of normalisations (Ben Zaken et al. 2022)."""
 
     paper: ClassVar[str] = "https://arxiv.org/abs/2106.10199"
     search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-4, 1e-1)}

@@ -119,7 +119,7 @@ def sizes_beyond_peft(model: "PreTrainedModel") -> dict[str, int]:
 
 @register("prompt_tuning")
 class PromptTuning(SoftPrompt):
-    """Prompt tuning: virtual tokens' embeddings are trained, the model is frozen (Lester et al. 2021)."""
+    """Prompt tuning: the embeddings of virtual tokens are trained, the model is frozen (Lester et al. 2021)."""
 
     paper: ClassVar[str] = "https://arxiv.org/abs/2104.08691"
     search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-3, 1.0)}
@@ -147,7 +147,7 @@ class PromptTuning(SoftPrompt):
 
 @register("p_tuning")
 class PTuning(SoftPrompt):
-    """P-tuning: virtual tokens come out of a small trained network, the prompt encoder (Liu et al. 2021).
+    """P-tuning: a small trained network, the prompt encoder, makes the virtual tokens (Liu et al. 2021).
 
     What is saved, in PEFT's format, is the prompt that came out in the end: it serves, and needs no encoder. A
     training that stopped goes on from its checkpoint, which holds the encoder.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @register("trainable_tokens")
 class TrainableTokens(Injected):
-    """Trainable tokens: the embeddings of chosen tokens are trained, in a tied head too (PEFT, 2025)."""
+    """Trainable tokens: the embeddings of chosen tokens are trained, also in a tied head (PEFT, 2025)."""
 
     paper: ClassVar[str] = "https://huggingface.co/docs/peft/package_reference/trainable_tokens"
     search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-3, 1.0)}
