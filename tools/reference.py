@@ -1,15 +1,21 @@
 """Write docs/reference from the code: `python tools/reference.py`. A test holds the pages equal to what this gives."""
 
+import json
 from pathlib import Path
 from typing import Any, get_args
 
 import click
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
 
 from bakeoff.cli.main import main
 from bakeoff.config.config import Config
 from bakeoff.methods.reference import method_document
+from bakeoff.store.documents import PredictionRow, ResultRow
+from bakeoff.store.events import EVENTS, Event
+from bakeoff.store.plan_document import PlanDocument
+from bakeoff.store.results_document import ResultsDocument
+from bakeoff.store.run_folder import SCHEMA
 
 FOLDER = Path(__file__).parent.parent / "docs/reference"
 TYPES = {
@@ -18,10 +24,19 @@ TYPES = {
 }  # fmt: skip
 MADE = "<!-- made by tools/reference.py: change the code, then run it -->"
 
+DOCUMENTS: dict[str, tuple[Any, str]] = {
+    "plan.json": (PlanDocument, "what runs, and what is known of it before"),
+    "results.json": (ResultsDocument, "what was found; `bakeoff show --json` gives it too"),
+    "events.jsonl": (EVENTS, "what happens, one event per line, while runs are carried out"),
+    "result.json": (ResultRow, "the record of one run, in its folder"),
+    "predictions.jsonl": (PredictionRow, "the outputs of one run, one test example per line, with its scores"),
+}
+
 
 def pages() -> dict[str, str]:
     """Return the text of each page by its file's name."""
-    return {"cli.md": cli_page(), "config.md": config_page(), "methods.md": methods_page()}
+    made = {"cli.md": cli_page(), "config.md": config_page(), "methods.md": methods_page(), "folder.md": folder_page()}
+    return made | {schema_file(name): schema_text(kind) for name, (kind, _) in DOCUMENTS.items()}
 
 
 def cli_page() -> str:
@@ -117,6 +132,35 @@ def methods_page() -> str:
             rows.append((f"`{field}`", given, facts["type"], f"{facts['description'] or ''}.{searched}"))
         parts += table(("field", "default", "type", "meaning"), rows)
     return "\n\n".join(parts) + "\n"
+
+
+def folder_page() -> str:
+    """Return the page of the documents in a run folder: the schema of each, and the keys of those at the top."""
+    parts = [
+        MADE,
+        "# Documents in a run folder",
+        "The JSON Schema of each document that bakeoff leaves. Keys that a schema does not name may be there too. "
+        f"`plan.json` and `results.json` have `schema: {SCHEMA}`; a folder with a higher number was made by a newer "
+        "bakeoff, and this one refuses it.",
+    ]
+    rows = [(f"`{n}`", words_, f"[schema]({schema_file(n)})") for n, (_, words_) in DOCUMENTS.items()]
+    parts += table(("file", "content", "JSON Schema"), rows)
+    told = "Each line of `events.jsonl` has `time` (seconds since 1970) and `kind`; those of a run have `run` too."
+    kinds = [(f"`{event.model_fields['kind'].default}`", event.__doc__ or "") for event in get_args(Event)]
+    parts += ["## Events", told, *table(("kind", "meaning"), kinds)]
+    return "\n\n".join(parts) + "\n"
+
+
+def schema_file(name: str) -> str:
+    """Return the name of the file with a document's schema."""
+    return f"{name.partition('.')[0]}.schema.json"
+
+
+def schema_text(kind: Any) -> str:
+    """Return a document's JSON Schema as text."""
+    adapter = kind if isinstance(kind, TypeAdapter) else TypeAdapter(kind)
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **adapter.json_schema()}
+    return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
 
 
 def table(heading: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:

@@ -30,6 +30,7 @@ from bakeoff.store.event_log import EventLog
 from bakeoff.store.files import write_json, write_text
 from bakeoff.store.lock import in_turn
 from bakeoff.store.ownership import is_ours, owned, refuse_links
+from bakeoff.store.results_document import ResultsDocument
 from bakeoff.store.run_folder import Folder
 from bakeoff.store.scratch import scratch
 from bakeoff.store.signature import signed
@@ -178,9 +179,12 @@ def writing(path: Path, hint: str = "-s output=FOLDER, another folder") -> Itera
 
 @contextmanager
 def reported(folder: Folder, screen: Display) -> Iterator[Results]:
-    """Write results and report of the finished runs at the end, also after a first interrupt; yield the results to "
-    "come."""
-    results, at_once = Results(folder, {}), False
+    """Write results and report of the finished runs at the end, also after a first interrupt.
+
+    Yields the results to come.
+    """
+    nothing: Any = {}
+    results, at_once = Results(folder, nothing), False
     try:
         yield results
     except EndAtOnce:
@@ -193,7 +197,7 @@ def reported(folder: Folder, screen: Display) -> Iterator[Results]:
             screen.note(f"report: {page}")
 
 
-def write_results(folder: Folder) -> tuple[Path, dict[str, Any]]:
+def write_results(folder: Folder) -> tuple[Path, ResultsDocument]:
     """Write results.json, the page, CSV and Markdown from a folder's records; return the page's path and the results.
 
     A `report` and a `run` take turns: the one that reads the records last also writes last.

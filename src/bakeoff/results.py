@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bakeoff.errors import SetupError, did_you_mean, listed, printable
 from bakeoff.store.checksums import fault_of, read_mapping, unsealed
 from bakeoff.store.records import Run
+from bakeoff.store.results_document import ResultsDocument, ResultsRow
 from bakeoff.store.run_folder import SCHEMA, Folder
 from bakeoff.store.signature import unsigned
 
@@ -23,7 +24,7 @@ def load_results(path: str | Path) -> "Results":
     """
     folder = Folder(path)
     with suppress(ValueError):  # changed since, or not written here
-        written = unsigned(unsealed(read_mapping(folder.results_file)))
+        written: Any = unsigned(unsealed(read_mapping(folder.results_file)))
         if written.get("schema") == SCHEMA and written.get("records") == folder.mark():
             return Results(folder, written)  # and the plan is what it was then
     folder.plan()
@@ -35,7 +36,7 @@ def load_results(path: str | Path) -> "Results":
 class Results:
     """The results of a bakeoff. `document` is results.json; printing this object gives the table."""
 
-    def __init__(self, folder: Folder, document: dict[str, Any]):
+    def __init__(self, folder: Folder, document: ResultsDocument):
         self.folder = folder
         self.document = document
 
@@ -58,7 +59,7 @@ class Results:
         return notebook_html(self.document)
 
     @property
-    def entries(self) -> dict[str, dict[str, Any]]:
+    def entries(self) -> dict[str, ResultsRow]:
         """The entries' rows by name."""
         return self.document["entries"]
 
@@ -104,7 +105,7 @@ class Results:
 class EntryResult:
     """One entry of a finished bakeoff."""
 
-    def __init__(self, folder: Folder, name: str, row: dict[str, Any]):
+    def __init__(self, folder: Folder, name: str, row: ResultsRow):
         self.folder, self.name, self.row = folder, name, row
 
     @property

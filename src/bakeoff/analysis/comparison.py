@@ -1,7 +1,7 @@
 """Compares several bakeoffs over the same test documents, if their protocols allow it."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bakeoff.analysis.statistics import Resamples, estimate
@@ -12,9 +12,10 @@ from bakeoff.errors import SetupError
 from bakeoff.scoring.forgetting import add_forgetting
 from bakeoff.store.plan_document import PlanDocument
 from bakeoff.store.records import Run
+from bakeoff.store.results_document import ResultsDocument, ResultsRow
 from bakeoff.store.run_folder import Folder
 
-Document = dict[str, Any]
+Document = ResultsDocument
 # Seeds are not paired over entries, and intervals know how many each entry has; where trunks lie and how many documents
 # are decoded side by side changes results by rounding alone. `max_tokens` is what virtual tokens leave of
 # protocol.max_tokens, and counts. All else must be equal.
@@ -36,7 +37,7 @@ def summarize_together(folders: Sequence[Folder], documents: Sequence[Document])
     for folder, document in zip(folders[1:], documents[1:], strict=True):
         refuse_other(folders[0], documents[0], folder, document)
     names, plans = new_names(folders, documents), [folder.plan() for folder in folders]
-    rows: dict[str, dict[str, Any]] = {}
+    rows: dict[str, ResultsRow] = {}
     runs: dict[str, tuple[Folder, PlanDocument, list[Run]]] = {}
     for place, (folder, plan, document, renamed) in enumerate(zip(folders, plans, documents, names, strict=True)):
         for name, row in (document["entries"] | document["baselines"]).items():
@@ -89,9 +90,10 @@ def refuse_other(first: Folder, one: Document, second: Folder, other: Document) 
 def facts(document: Document) -> dict[str, Any]:
     """Return what a bakeoff held equal, under dotted keys."""
     found: dict[str, Any] = {}
+    values: Mapping[str, Any] = document
     for key in HELD_EQUAL:
         section, _, name = key.partition(".")
-        value = document[section][name] if name else document[section]
+        value = values[section][name] if name else values[section]
         found |= {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
     return {key: value for key, value in found.items() if key not in MAY_DIFFER}
 
@@ -138,8 +140,8 @@ def notes(folders: Sequence[Folder], documents: Sequence[Document]) -> list[str]
 
 def not_held_equal(documents: Sequence[Document]) -> dict[str, list[Any]]:
     """Return the settings in which bakeoffs of one comparison differ, with their values."""
-    found = {}
+    found, sections = {}, list[Mapping[str, Any]](documents)
     for setting in MAY_DIFFER:
         section, _, key = setting.partition(".")
-        found[setting] = list(dict.fromkeys(document[section][key] for document in documents))
+        found[setting] = list(dict.fromkeys(document[section][key] for document in sections))
     return {setting: values for setting, values in found.items() if len(values) > 1}

@@ -14,15 +14,17 @@ from bakeoff.scoring.forgetting import add_forgetting
 from bakeoff.scoring.metrics import value_of
 from bakeoff.store.plan_document import PlanDocument
 from bakeoff.store.records import Run, RunResult
+from bakeoff.store.results_document import ResultsDocument
 from bakeoff.store.run_folder import SCHEMA, Folder
 
 
-def summarize(folder: Folder) -> dict[str, Any]:
+def summarize(folder: Folder) -> ResultsDocument:
     """Return the content of results.json from whatever runs have finished so far.
 
     Scores are means over seeds; intervals are 95 % over source documents and seeds, as `statistics` has them.
     """
     plan = folder.plan()
+    assert plan.output_tokens is not None  # a stored plan has it
     config = load_config(folder.config_file)
     if plan.made_of not in (None, folder.made().get("made_of")):
         raise SetupError(f"{folder.path}: its examples are not those of its plan yet. Try: bakeoff run again")
@@ -35,7 +37,9 @@ def summarize(folder: Folder) -> dict[str, Any]:
     resamples = Resamples(read_clusters(folder, plan, config))
     estimates = estimate({(n, metric): s for n, table in scores.items() for metric, s in table.items()}, resamples)
     by_name = {n: {metric: estimates[n, metric] for metric in table} for n, table in scores.items()}
-    rows = {name: entry_row(folder, config, group, results, by_name[name]) for name, group in groups.items()}
+    rows: dict[str, Any] = {
+        name: entry_row(folder, config, group, results, by_name[name]) for name, group in groups.items()
+    }
     for name, row in rows.items():
         add_tuning(folder, plan, name, row)
         planned = plan.entries[name].row() if name in plan.entries else {}

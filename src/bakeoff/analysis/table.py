@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from bakeoff.errors import listed, printable
+from bakeoff.store.results_document import ResultsDocument, ResultsRow
 
 NOT_MEASURED = "not measured"
 NO_SUCH_THING = "\N{EN DASH}"
 NOT_CONVERGED = "at the end the loss was still falling at more than half its average rate, so longer training may help"
 NOT_BETTER = "training never improved on the start; try a lower learning_rate"
-Row = dict[str, Any]
+Row = ResultsRow
 
 
 @dataclass(frozen=True)
@@ -32,23 +33,22 @@ class Column:
         """Return the row's raw value, a metric's mean, or None where it was not measured."""
         section, _, name = self.key.partition("/")
         if section == "metrics":
-            return row["metrics"].get(name, {}).get("mean")
-        if section == "tuning":
-            return (row["tuning"] or {}).get(name)
-        return row["costs"].get(name) if section == "costs" else row.get(self.key)
+            score = row["metrics"].get(name)
+            return score["mean"] if score else None
+        parts: Mapping[str, Any] = {"costs": row["costs"], "tuning": row["tuning"] or {}}.get(section, row)
+        return parts.get(name or self.key)
 
     def interval(self, row: Row) -> tuple[float, float] | None:
         """Return a metric's 95 % interval where there is one."""
-        metric = row["metrics"].get(self.key.removeprefix("metrics/"), {})
-        return (metric["low"], metric["high"]) if "low" in metric else None
+        score = row["metrics"].get(self.key.removeprefix("metrics/"))
+        return (score["low"], score["high"]) if score and "low" in score else None
 
     def text(self, row: Row) -> str:
         """Return the value as shown; a dash where a baseline has no such thing."""
         value = self.value(row)
         if value is None:
-            none = row["kind"] == "baseline" or (
-                self.key == "costs/tuning_seconds" and row["tuning"]["label"] != "tuned"
-            )
+            tuned = row["tuning"] is not None and row["tuning"]["label"] == "tuned"
+            none = row["kind"] == "baseline" or (self.key == "costs/tuning_seconds" and not tuned)
             return NO_SUCH_THING if none else NOT_MEASURED
         return self.form(value)
 
@@ -134,7 +134,7 @@ SCORES_FROM = (80, 100)  # the same for the first scores after the one that entr
 WIDE = 150
 
 
-def columns(results: dict[str, Any]) -> list[Column]:
+def columns(results: ResultsDocument) -> list[Column]:
     """Return the table's columns: test loss, the scores that the config names, costs."""
     scores = [
         Column(f"metrics/test/{m['name']}", m["heading"], fixed(3), m["explanation"], "max") for m in results["metrics"]
@@ -142,7 +142,7 @@ def columns(results: dict[str, Any]) -> list[Column]:
     return [TEST_LOSS, *scores, *OTHERS]
 
 
-def shown_columns(results: dict[str, Any], width: int) -> list[Column]:
+def shown_columns(results: ResultsDocument, width: int) -> list[Column]:
     """Return the columns for a terminal `width` columns wide."""
     ranked = f"metrics/test/{results['primary']}"
     beside = [f"metrics/test/{m['name']}" for m in results["metrics"] if m["name"] != results["primary"]]
@@ -150,12 +150,12 @@ def shown_columns(results: dict[str, Any], width: int) -> list[Column]:
     return [column for column in columns(results) if width >= needed.get(column.key, WIDE)]
 
 
-def rows_of(results: dict[str, Any]) -> dict[str, Row]:
+def rows_of(results: ResultsDocument) -> dict[str, Row]:
     """Return entries first, then baselines, by name."""
     return results["entries"] | results["baselines"]
 
 
-def standing(name: str, results: dict[str, Any]) -> str:
+def standing(name: str, results: ResultsDocument) -> str:
     """Return "best", "first of a tie", "tied with the best" or nothing: the verdict in a word."""
     verdict = results["verdict"]
     if name == verdict["best"]:
@@ -169,7 +169,7 @@ def is_best(column: Column, row: Row, best: dict[str, Any]) -> bool:
     return row["kind"] == "entry" and value is not None and value == best.get(column.key)
 
 
-def best_values(results: dict[str, Any]) -> dict[str, Any]:
+def best_values(results: ResultsDocument) -> dict[str, Any]:
     """Return each column's best value over the finished entries."""
     done = [row for row in results["entries"].values() if row["status"] == "done"]
     found = {}
@@ -187,7 +187,7 @@ def failure(row: Row) -> str | None:
     return f"{row['status']}: {row['error']}" if row["error"] else str(row["status"])
 
 
-def failures(results: dict[str, Any]) -> list[str]:
+def failures(results: ResultsDocument) -> list[str]:
     """Return a line for each row that has no results, with why, and for each check that a row failed."""
     rows = rows_of(results)
     lines = [f"{name} {reason}" for name, row in rows.items() if (reason := failure(row))]
@@ -212,11 +212,11 @@ def edge_note(name: str, row: Row) -> str | None:
         "worse": "one step further was worse",
         "failed": "one step further failed",
         "no room": "its range ends there",
-    }.get(found["extended"], "one step further has not run")
+    }.get(found["extended"] or "", "one step further has not run")
     return f"{name}: the best trial was at the edge of the search: {sides} of the {len(row['ladder'])} tried; {after}"
 
 
-def remarks(results: dict[str, Any]) -> list[str]:
+def remarks(results: ResultsDocument) -> list[str]:
     """Return a line for each entry on the edge of its search, one for those not converged, one for those not better."""
     entries = results["entries"]
     lines = [note for name, row in entries.items() if (note := edge_note(name, row))]
@@ -229,7 +229,7 @@ def remarks(results: dict[str, Any]) -> list[str]:
     return lines
 
 
-def text_table(results: dict[str, Any], width: int = 160) -> Table:
+def text_table(results: ResultsDocument, width: int = 160) -> Table:
     """Return the table for a terminal `width` columns wide; a narrow one leaves out what the page has anyway."""
     shown = shown_columns(results, width)
     table = Table(title=cell(results["name"]), title_justify="left", box=None, pad_edge=False, header_style="bold")
@@ -257,7 +257,7 @@ def escape_markdown(text: str) -> str:
     return f"\\{shown}" if shown.startswith("#") else shown
 
 
-def markdown_table(results: dict[str, Any], escape: Callable[[str], str] = escape_markdown) -> str:
+def markdown_table(results: ResultsDocument, escape: Callable[[str], str] = escape_markdown) -> str:
     """Return the table in Markdown, with lines for failures and failed checks and the scores' signature below it.
 
     A row that failed says so once, and holds what is known all the same.
@@ -276,7 +276,7 @@ def markdown_table(results: dict[str, Any], escape: Callable[[str], str] = escap
     return "\n".join(lines) + "\n\n" + "\n\n".join(escape(note) for note in notes) + "\n"
 
 
-def csv_table(results: dict[str, Any]) -> str:
+def csv_table(results: ResultsDocument) -> str:
     """Return the table as CSV with raw numbers; a metric with an interval has /low and /high columns."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -286,7 +286,8 @@ def csv_table(results: dict[str, Any]) -> str:
     spans = [f"{m}{end}" for m in metrics for end in ("", "/low", "/high")]
     writer.writerow(["entry", "kind", "status", "error", *spans, *(c.key.removeprefix("costs/") for c in others)])
     for name, row in rows_of(results).items():
-        values = [row["metrics"].get(m, {}).get(end) for m in metrics for end in ("mean", "low", "high")]
+        known: Mapping[str, Mapping[str, Any]] = row["metrics"]
+        values = [known.get(m, {}).get(end) for m in metrics for end in ("mean", "low", "high")]
         cells = [name, row["kind"], row["status"], row["error"], *values, *(c.value(row) for c in others)]
         writer.writerow(["" if cell is None else csv_safe(cell) for cell in cells])
     return out.getvalue()

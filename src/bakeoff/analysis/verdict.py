@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any
 
 from bakeoff.analysis.statistics import LEVEL, Estimate, SeedSpread, coverage, holm, pooled, with_floor
+from bakeoff.store.results_document import Difference, Pair, ResultsRow, Verdict
 
 LOSS = "test/loss"
 COSTS = {"memory": "peak_bytes", "size": "adapter_bytes", "time": "train_seconds"}
@@ -18,8 +18,7 @@ COVERED = {
 }
 CEILING = "oracle"  # a baseline that reads the reference: no entry is asked to beat it
 Estimates = Mapping[tuple[str, str], Estimate]
-Rows = dict[str, dict[str, Any]]
-Pair = dict[str, Any]
+Rows = Mapping[str, ResultsRow]
 
 
 @dataclass(frozen=True)
@@ -53,12 +52,12 @@ class Yardstick:
 
     def gap(self, pair: Pair) -> str:
         """Return a difference with its interval."""
-        span = None if pair["low"] is None else (pair["low"], pair["high"])
+        span = interval_of(pair)
         return f"{self.points(pair['difference'])}{self.in_brackets(span)}"
 
     def inner_gap(self, pair: Pair) -> str:
         """Return a difference with its interval, to stand in brackets itself."""
-        span = None if pair["low"] is None else (pair["low"], pair["high"])
+        span = interval_of(pair)
         text = self.shown(pair["difference"])
         text += "" if span is None else f", 95 % interval {self.shown(span[0])} to {self.shown(span[1])}"
         # A pair's own interval may leave out zero where all pairs together do not allow the claim.
@@ -66,7 +65,13 @@ class Yardstick:
         return f"{text}; not significant after correction for all pairs" if alone and not pair["different"] else text
 
 
-def make_verdict(rows: Rows, estimates: Estimates, by: Yardstick) -> dict[str, Any]:
+def interval_of(pair: Difference) -> tuple[float, float] | None:
+    """Return a difference's 95 % interval; None where it has none."""
+    low, high = pair["low"], pair["high"]
+    return None if low is None or high is None else (low, high)
+
+
+def make_verdict(rows: Rows, estimates: Estimates, by: Yardstick) -> Verdict:
     """Return the verdict from every row's facts and from estimates by (name, metric); entries are ranked `by` one.
 
     Keys: headline, text, metric, heading, bounded, unit, best, tied_with_best, pairs (every two entries, the higher
@@ -84,7 +89,7 @@ def make_verdict(rows: Rows, estimates: Estimates, by: Yardstick) -> dict[str, A
     shown = [estimates[n, by.metric] for n in entries]
     documents = shown[0].clusters if shown else 0
     gaps = sorted(pair["detectable"] for pair in pairs if pair["detectable"] is not None)
-    verdict: dict[str, Any] = {
+    verdict: Verdict = {
         "headline": "",
         "text": "",
         "metric": by.metric,
@@ -117,18 +122,18 @@ def compare(names: Sequence[tuple[str, str]], estimates: Estimates, metric: str)
     return [{"first": a, "second": b, **pair, "loss": losses.get((a, b))} for (a, b), pair in found]
 
 
-def judged(names: Sequence[tuple[str, str]], estimates: Estimates, metric: str) -> list[Pair]:
+def judged(names: Sequence[tuple[str, str]], estimates: Estimates, metric: str) -> list[Difference]:
     """Return the paired differences on one metric; Holm's adjustment and the seeds' floor are over all these pairs."""
     compared = dict.fromkeys(name for pair in names for name in pair)
     pool = pooled([spread for name in compared for spread in estimates[name, metric].spreads])
     pairs = [difference(estimates[a, metric] - estimates[b, metric], pool, len(names)) for a, b in names]
     known = [pair for pair in pairs if pair["p"] is not None]
-    for pair, adjusted in zip(known, holm([pair["p"] for pair in known]), strict=True):
+    for pair, adjusted in zip(known, holm([p for pair in known if (p := pair["p"]) is not None]), strict=True):
         pair |= {"p_holm": adjusted, "different": adjusted < 1 - LEVEL}
     return pairs
 
 
-def difference(gap: Estimate, pool: SeedSpread, comparisons: int) -> Pair:
+def difference(gap: Estimate, pool: SeedSpread, comparisons: int) -> Difference:
     """Return one paired difference, its seeds no calmer than the pool; None for what one document cannot tell."""
     floored = replace(gap, spreads=with_floor(gap.spreads, pool))
     low, high = floored.interval() or (None, None)
@@ -144,7 +149,7 @@ def difference(gap: Estimate, pool: SeedSpread, comparisons: int) -> Pair:
     }
 
 
-def headline(verdict: dict[str, Any], estimates: Estimates, by: Yardstick) -> str:
+def headline(verdict: Verdict, estimates: Estimates, by: Yardstick) -> str:
     """Return the first sentence: which entry is ahead, or which are tied."""
     best, tied, pairs = verdict["best"], verdict["tied_with_best"], verdict["pairs"]
     if best is None:
@@ -166,7 +171,7 @@ def headline(verdict: dict[str, Any], estimates: Estimates, by: Yardstick) -> st
     return f"{listed([best, *tied])} are tied on {by.heading} ({differences})."
 
 
-def details(verdict: dict[str, Any], rows: Rows, by: Yardstick) -> list[str]:
+def details(verdict: Verdict, rows: Rows, by: Yardstick) -> list[str]:
     """Return the sentences after the first: costs of a tie, who is behind, loss, baselines, what it rests on."""
     best, tied = verdict["best"], verdict["tied_with_best"]
     if best is None:
@@ -233,11 +238,15 @@ def recommendations(names: Sequence[str], rows: Rows) -> dict[str, str | None]:
     shortest training. None where that was not measured of all of them.
     """
     facts = {p: {n: rows[n]["costs"].get(cost) for n in names} for p, cost in COSTS.items()}
-    quality = {n: rows[n].get("metrics", {}).get("validation/loss", {}).get("mean") for n in names}
-    return {
-        preference: None if not values or None in values.values() else min(values, key=lambda n: values[n])
-        for preference, values in {"quality": quality, **facts}.items()
-    }
+    losses = {n: rows[n]["metrics"].get("validation/loss") if "metrics" in rows[n] else None for n in names}
+    quality = {n: loss["mean"] if loss else None for n, loss in losses.items()}
+    return {preference: lowest(values) for preference, values in {"quality": quality, **facts}.items()}
+
+
+def lowest(values: Mapping[str, float | None]) -> str | None:
+    """Return the name with the lowest value; None where one is not known, or there is none."""
+    known = {name: value for name, value in values.items() if value is not None}
+    return min(known, key=lambda name: known[name]) if known and len(known) == len(values) else None
 
 
 def listed(names: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from bakeoff.cli.group import DISPLAY, OVERRIDES, TRUST, Commands
 from bakeoff.cli.setup import AS_JSON, doctor, init, schema
 from bakeoff.cli.terminal import open_console, say, say_line, whisper
 from bakeoff.errors import LINES, BakeoffError, no_utf8, printable
+from bakeoff.store.results_document import ResultsDocument
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -42,7 +43,7 @@ def run_and_show(source: Path, settings: tuple[str, ...], display: str, trust: b
         sys.exit(1)
 
 
-def print_results(document: dict[str, Any]) -> None:
+def print_results(document: ResultsDocument) -> None:
     """Print the table and the verdict."""
     from bakeoff.analysis.table import failures, remarks, text_table
 
@@ -140,15 +141,15 @@ def show(folder: Path, prefer: str | None, as_json: bool) -> None:
     from bakeoff.results import load_results
 
     document = load_results(folder).document
-    text = None
+    text, shown = None, dict[str, Any](document)
     if prefer:
         from bakeoff.report.differences import recommendation
 
         text = recommendation(document, prefer)
         entry = document["verdict"]["recommendations"][prefer]
-        document = document | {"preferred": {"for": prefer, "entry": entry, "text": text}}
+        shown["preferred"] = {"for": prefer, "entry": entry, "text": text}
     if as_json:
-        click.echo(json.dumps(document, indent=1))
+        click.echo(json.dumps(shown, indent=1))
         return
     print_results(document)
     if text:

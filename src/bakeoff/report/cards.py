@@ -14,6 +14,7 @@ from bakeoff.methods import method_class, method_names
 from bakeoff.store.checksums import read_mapping, read_whole
 from bakeoff.store.files import write_text
 from bakeoff.store.records import RunResult
+from bakeoff.store.results_document import ResultsDocument
 from bakeoff.store.run_folder import Folder, RunFolder
 
 DIGITS = 3
@@ -38,7 +39,7 @@ print(summarizer.generate(["A long document ..."]))
 AS_WRITTEN = "<!-- Written by bakeoff. Once edited, this card is never written again. sha256 {} -->\n"
 
 
-def write_cards(folder: Folder, results: dict[str, Any]) -> list[Path]:
+def write_cards(folder: Folder, results: ResultsDocument) -> list[Path]:
     """Write the card of every saved adapter of a bakeoff whose run is done, but none that was edited; return which."""
     written = []
     for name, row in results["entries"].items():
@@ -72,7 +73,7 @@ def edited(file: Path) -> bool:
     return signed(text.rpartition("\n<!-- ")[0]) != text
 
 
-def card(results: dict[str, Any], name: str, files: RunFolder, record: RunResult) -> str:
+def card(results: ResultsDocument, name: str, files: RunFolder, record: RunResult) -> str:
     """Return the card of one run's adapter: front matter, then Markdown."""
     peft = read_mapping(files.adapter / "adapter_config.json")  # none where it is in a format of ours
     parts = [
@@ -93,7 +94,7 @@ def card(results: dict[str, Any], name: str, files: RunFolder, record: RunResult
     return "\n\n".join([*parts, *(["\n".join(notes)] if notes else [])]) + "\n"
 
 
-def front_matter(results: dict[str, Any], name: str, record: RunResult, peft: bool) -> str:
+def front_matter(results: ResultsDocument, name: str, record: RunResult, peft: bool) -> str:
     """Return the card's YAML, in which the hub finds base, library, tags and scores."""
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -119,7 +120,7 @@ def front_matter(results: dict[str, Any], name: str, record: RunResult, peft: bo
     return data.to_yaml()
 
 
-def measured(results: dict[str, Any], record: RunResult) -> dict[str, str]:
+def measured(results: ResultsDocument, record: RunResult) -> dict[str, str]:
     """Return the headings of what was measured of a run on the test split, by metric."""
     headings = {"test/loss": "test loss"} | {f"test/{m['name']}": m["heading"] for m in results["metrics"]}
     return {metric: heading for metric, heading in headings.items() if metric in record.metrics}
@@ -132,13 +133,13 @@ def hub_metric(metric: str) -> str:
     return next((word for start, word in known.items() if name.startswith(start)), name.removesuffix("_corpus"))
 
 
-def on_hub(results: dict[str, Any]) -> bool:
+def on_hub(results: ResultsDocument) -> bool:
     """Return whether the base has a name that means the same elsewhere: neither the embedded one nor a folder."""
     name = results["model"]["name"]
     return name != "base" and not Path(name).is_absolute()
 
 
-def base_name(results: dict[str, Any]) -> str:
+def base_name(results: ResultsDocument) -> str:
     """Return the base's name as a card has it."""
     name = results["model"]["name"]
     return "bakeoff's embedded base" if name == "base" else published(name)
@@ -155,15 +156,19 @@ def run_folder(files: RunFolder) -> str:
     return f"bakeoffs/{name}" if above == "bakeoffs" else f"path/of/{name}"
 
 
-def scores(results: dict[str, Any], name: str, record: RunResult) -> str:
+def scores(results: ResultsDocument, name: str, record: RunResult) -> str:
     """Return the table of this adapter's test scores, its entry's over all seeds, and the untouched base's."""
-    entry, base = results["entries"][name], results["baselines"].get("base", {"metrics": {}})
+    entry = results["entries"][name]["metrics"]
+    base = results["baselines"]["base"]["metrics"] if "base" in results["baselines"] else {}
     lines = ["| test split | this adapter | entry, mean of seeds (95 %) | base |", "|---|---:|---:|---:|"]
     for metric, heading in measured(results, record).items():
-        row = entry["metrics"].get(metric, {})
-        span = f" ({row['low']:.{DIGITS}f} to {row['high']:.{DIGITS}f})" if "low" in row else ""
-        untouched = base["metrics"].get(metric, {}).get("mean")
-        cells = (shown(record.metrics[metric]), f"{shown(row.get('mean'))}{span}", shown(untouched))
+        mean, untouched = entry.get(metric), base.get(metric)
+        span = f" ({mean['low']:.{DIGITS}f} to {mean['high']:.{DIGITS}f})" if mean and "low" in mean else ""
+        cells = (
+            shown(record.metrics[metric]),
+            f"{shown(mean and mean['mean'])}{span}",
+            shown(untouched and untouched["mean"]),
+        )
         lines.append(f"| {escape_markdown(heading)} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + f"\n\n{escape_markdown(results['score_signature'])}"
 
@@ -178,7 +183,7 @@ def plain_base(method: str) -> bool:
     return method not in method_names() or method_class(method).keeps_base
 
 
-def usage(results: dict[str, Any], name: str, files: RunFolder, peft: dict[str, Any]) -> str:
+def usage(results: ResultsDocument, name: str, files: RunFolder, peft: dict[str, Any]) -> str:
     """Return the code that loads the adapter; `peft` is its configuration, empty where PEFT alone cannot."""
     own = WITH_BAKEOFF.format(folder=json.dumps(run_folder(files)), entry=name)
     if not peft:
@@ -188,7 +193,7 @@ def usage(results: dict[str, Any], name: str, files: RunFolder, peft: dict[str, 
     return f"{WITH_PEFT.format(family=family, base=base)}\n\nOr as in the bakeoff's own evaluation:\n\n{own}"
 
 
-def facts(results: dict[str, Any], record: RunResult) -> str:
+def facts(results: ResultsDocument, record: RunResult) -> str:
     """Return settings, data, costs and environment as a list."""
     environment, protocol = results["environment"], results["protocol"]
     settings = ", ".join(f"{key} {value}" for key, value in record.run.settings.items())

@@ -5,6 +5,7 @@ from typing import Any
 from bakeoff.analysis.table import size
 from bakeoff.analysis.verdict import COSTS, PREFERENCES
 from bakeoff.errors import SetupError
+from bakeoff.store.results_document import Difference, ResultsDocument, Verdict
 
 NOT_KNOWN = "not known"
 WORDS = {
@@ -15,7 +16,7 @@ WORDS = {
 }
 
 
-def difference_rows(verdict: dict[str, Any]) -> list[dict[str, Any]]:
+def difference_rows(verdict: Verdict) -> list[dict[str, Any]]:
     """Return a row a pair, baselines last: names, then on the score that ranks and on loss what the difference says."""
     rows = []
     for pair in [*verdict["pairs"], *verdict["baseline_pairs"]]:
@@ -24,11 +25,12 @@ def difference_rows(verdict: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def cell(pair: dict[str, Any] | None, scale: float, digits: int) -> list[dict[str, Any]]:
+def cell(pair: Difference | None, scale: float, digits: int) -> list[dict[str, Any]]:
     """Return the cells of one metric's difference: value with interval, adjusted p value, what follows."""
     if pair is None:
         return [{"text": "\N{EN DASH}", "interval": "", "value": ""}] * 3
-    value, low, high = (None if pair[k] is None else scale * pair[k] for k in ("difference", "low", "high"))
+    value = scale * pair["difference"]
+    low, high = (None if end is None else scale * end for end in (pair["low"], pair["high"]))
     span = NOT_KNOWN if low is None or high is None else f"{low:.{digits}f} to {high:.{digits}f}"
     p = pair["p_holm"]
     shown = NOT_KNOWN if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
@@ -37,7 +39,7 @@ def cell(pair: dict[str, Any] | None, scale: float, digits: int) -> list[dict[st
     return [{"text": text, "interval": interval, "value": raw} for text, interval, raw in texts]
 
 
-def recommendation(results: dict[str, Any], preference: str) -> str:
+def recommendation(results: ResultsDocument, preference: str) -> str:
     """Return in a sentence which entry a preference asks for, among those tied with the best."""
     verdict = results["verdict"]
     if verdict["best"] is None:
@@ -50,13 +52,13 @@ def recommendation(results: dict[str, Any], preference: str) -> str:
     return f"Preferring {named}: {name} ({why}; {rivals(verdict)})."
 
 
-def rivals(verdict: dict[str, Any]) -> str:
+def rivals(verdict: Verdict) -> str:
     """Return among which entries a preference chooses."""
     count = 1 + len(verdict["tied_with_best"])
     return f"of the {count} entries tied on {verdict['heading']}" if count > 1 else "the only entry in the top group"
 
 
-def choice(results: dict[str, Any], preference: str) -> tuple[str | None, str]:
+def choice(results: ResultsDocument, preference: str) -> tuple[str | None, str]:
     """Return the entry that a preference asks for and why; None where that was not measured for all in question."""
     name = results["verdict"]["recommendations"][preference]
     if name is None:
@@ -66,7 +68,7 @@ def choice(results: dict[str, Any], preference: str) -> tuple[str | None, str]:
     return name, WORDS[preference][1](value)
 
 
-def choices(results: dict[str, Any]) -> list[dict[str, str | None]]:
+def choices(results: ResultsDocument) -> list[dict[str, str | None]]:
     """Return every preference with its entry and the reason, for the page's cards."""
     found = {word: choice(results, word) for word in PREFERENCES}
     among = rivals(results["verdict"])

@@ -5,6 +5,7 @@ from typing import Any
 from bakeoff.analysis.table import counted, rows_of, size
 from bakeoff.report.plan import split_line
 from bakeoff.store.plan_document import SplitFacts
+from bakeoff.store.results_document import ResultsDocument
 
 Pairs = list[tuple[str, str]]
 CHECKS = {
@@ -20,9 +21,12 @@ LABELS = {
 }
 
 
-def sections(results: dict[str, Any]) -> list[dict[str, Any]]:
+def sections(results: ResultsDocument) -> list[dict[str, Any]]:
     """Return the sections as title, note, pairs of name and value, and points."""
-    untuned = {label: [n for n, r in results["entries"].items() if r["tuning"]["label"] == label] for label in LABELS}
+    untuned = {
+        label: [n for n, r in results["entries"].items() if (t := r["tuning"]) and t["label"] == label]
+        for label in LABELS
+    }
     note = " ".join(f"{text} ({', '.join(untuned[label])})." for label, text in LABELS.items() if untuned[label])
     return [
         section("What was held equal", note, held_equal(results)),
@@ -44,7 +48,7 @@ def point(text: str, bad: bool = False) -> dict[str, Any]:
     return {"text": text, "bad": bad}
 
 
-def held_equal(results: dict[str, Any]) -> Pairs:
+def held_equal(results: ResultsDocument) -> Pairs:
     """Return what every entry shared, of several bakeoffs too."""
     protocol, generation = results["protocol"], results["generation"]
     differing = set(results.get("not_held_equal", ()))
@@ -86,7 +90,7 @@ def tuning_rule(tune: dict[str, Any] | None) -> str:
     )
 
 
-def data_facts(results: dict[str, Any]) -> Pairs:
+def data_facts(results: ResultsDocument) -> Pairs:
     """Return counts, lengths and cut documents of each split, and the content's hash."""
     data = results["data"]
     pairs = [("source", data["source"]), ("content hash", data["identity"])]
@@ -98,7 +102,7 @@ def data_facts(results: dict[str, Any]) -> Pairs:
     return pairs
 
 
-def baseline_lines(results: dict[str, Any]) -> list[str]:
+def baseline_lines(results: ResultsDocument) -> list[str]:
     """Return a line on what each baseline is."""
     lines = []
     for name, row in results["baselines"].items():
@@ -121,7 +125,7 @@ def baseline_lines(results: dict[str, Any]) -> list[str]:
     return lines
 
 
-def check_points(results: dict[str, Any]) -> list[dict[str, Any]]:
+def check_points(results: ResultsDocument) -> list[dict[str, Any]]:
     """Return failures first, then every check with the rows it holds for."""
     rows = rows_of(results)
     points = [
@@ -139,7 +143,7 @@ def check_points(results: dict[str, Any]) -> list[dict[str, Any]]:
     return points or [point("No run has finished yet.")]
 
 
-def environment_facts(results: dict[str, Any]) -> Pairs:
+def environment_facts(results: ResultsDocument) -> Pairs:
     """Return the environment block; bytes in a readable unit, all values where several bakeoffs differ."""
     return [
         (name.removesuffix("_bytes").replace("_", " "), environment_value(name, value))

@@ -3,7 +3,6 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bakeoff.errors import SetupError
 from bakeoff.report.charts.bars import cost_bars
@@ -15,6 +14,7 @@ from bakeoff.report.charts.sweep import sweeps
 from bakeoff.report.source import Source
 from bakeoff.store.checksums import digest, read_mapping
 from bakeoff.store.files import write_json, write_text
+from bakeoff.store.results_document import ResultsDocument
 
 MANIFEST = ".figures.json"  # names the files that a report wrote: nothing else in their folder is ever removed
 
@@ -55,7 +55,7 @@ def draw_figures(source: Source) -> Figures:
     )
 
 
-def draw_axes(results: dict[str, Any]) -> Axes:
+def draw_axes(results: ResultsDocument) -> Axes:
     """Return quality against cost for every quality and every cost."""
     ys, xs = qualities(results), costs(results)
     figures = {(y.name, x.name): f for y in ys for x in xs if (f := quality_cost(results, y, x))}

@@ -1,7 +1,6 @@
 """Results in a notebook: the verdict, a table and two charts. Each element has its colours: notebooks drop styles."""
 
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
@@ -11,11 +10,12 @@ from bakeoff.errors import printable_within
 from bakeoff.report.charts.drawing import LIGHT, on_any
 from bakeoff.report.charts.pairs import pair_figures
 from bakeoff.report.charts.quality import costs, qualities, quality_cost
+from bakeoff.store.results_document import ResultsDocument
 
 WIDTH = 110  # of a terminal that shows the same columns
 
 
-def notebook_html(results: dict[str, Any]) -> str:
+def notebook_html(results: ResultsDocument) -> str:
     """Return a fragment of HTML for results.json's content; it needs no style sheet, script or network."""
     results = printable_within(results)
     columns = shown_columns(results, WIDTH)

@@ -29,6 +29,7 @@ from bakeoff.report.figures import Figures
 from bakeoff.report.source import Source
 from bakeoff.report.theme import colours, switches
 from bakeoff.report.view import view_note
+from bakeoff.store.results_document import ResultsDocument
 
 HERE = Path(__file__).parent
 # The shapes of charts/drawing.py for the swatches beside names, in a box from -6 to 6.
@@ -100,7 +101,7 @@ def page_template() -> Template:
     return environment.get_template("page.html.j2")
 
 
-def trunk_times(results: dict[str, Any]) -> str:
+def trunk_times(results: ResultsDocument) -> str:
     """Return how long each entry's frozen blocks took to be computed once, of those that kept them."""
     seconds = {name: row["costs"].get("trunk_seconds") or 0.0 for name, row in results["entries"].items()}
     return listed([f"{name} {value:.1f} s" for name, value in seconds.items() if value > 0.05])
@@ -111,14 +112,14 @@ def unbroken(text: str) -> Markup:
     return Markup(re.sub(r"ROUGE-\w+", r'<span class="unbroken">\g<0></span>', str(escape(text))))
 
 
-def compared(results: dict[str, Any], names: list[str]) -> list[str]:
+def compared(results: ResultsDocument, names: list[str]) -> list[str]:
     """Return the two rows that are compared first: the best entry and the next one, or whatever has outputs."""
     verdict = results["verdict"]
     ranked = [verdict["best"], *(p["second"] for p in verdict["pairs"] if p["first"] == verdict["best"])]
     return [name for name in dict.fromkeys([*ranked, *names]) if name in names][:2] + [""] * 2
 
 
-def setting(results: dict[str, Any]) -> str:
+def setting(results: ResultsDocument) -> str:
     """Return in a line what was compared on what."""
     splits = results["data"]["splits"]
     counts = ", ".join(f"{facts['examples']:,} {split}" for split, facts in splits.items())
@@ -136,7 +137,7 @@ def setting(results: dict[str, Any]) -> str:
     )
 
 
-def table_rows(results: dict[str, Any]) -> list[dict[str, Any]]:
+def table_rows(results: ResultsDocument) -> list[dict[str, Any]]:
     """Return the table's rows as text, the best value of each column marked."""
     best = best_values(results)
     rows = []

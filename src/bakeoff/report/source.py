@@ -8,6 +8,7 @@ from bakeoff.errors import printable, printable_within
 from bakeoff.report.charts.drawing import Point
 from bakeoff.report.view import in_view
 from bakeoff.store.checksums import read_whole
+from bakeoff.store.results_document import ResultsDocument, ResultsRow
 from bakeoff.store.run_folder import Folder, RunFolder
 
 
@@ -18,12 +19,12 @@ class Source:
     `config` is the YAML that runs it again.
     """
 
-    results: dict[str, Any]
+    results: ResultsDocument
     folders: Sequence[Folder]
     config: str
 
     @classmethod
-    def of(cls, folders: Sequence[Folder], results: dict[str, Any]) -> "Source":
+    def of(cls, folders: Sequence[Folder], results: ResultsDocument) -> "Source":
         """Return the source of a bakeoff, or of several whose results are one document."""
         configs = [read_whole(folder.config_file).decode(errors="replace") for folder in folders]
         if len(folders) > 1:
@@ -38,11 +39,11 @@ class Source:
         """Yield the test examples."""
         return map(printable_within, self.folders[0].examples("test"))
 
-    def files(self, row: dict[str, Any]) -> list[RunFolder]:
+    def files(self, row: ResultsRow) -> list[RunFolder]:
         """Return where a row's runs lie, those that never started among them; `place` says in whose folder."""
         return [self.folders[row.get("place", 0)].run(run) for run in row["runs"]]
 
-    def predictions(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+    def predictions(self, row: ResultsRow) -> list[dict[str, Any]]:
         """Return the predictions of a row's first finished run; an empty list where none has finished."""
         folder = self.folders[row.get("place", 0)]
         plan = folder.plan()

@@ -1,13 +1,12 @@
 """Which entries of a large bakeoff the figures and examples show: as many as a reader can distinguish."""
 
-from typing import Any
-
 from bakeoff.report.charts.quality import costs, pareto, point, qualities
+from bakeoff.store.results_document import ResultsDocument
 
 MOST = 24  # entries in figures and examples; the table has all
 
 
-def in_view(results: dict[str, Any]) -> dict[str, Any]:
+def in_view(results: ResultsDocument) -> ResultsDocument:
     """Return the results with no more than MOST entries, and the pairs of these, for figures and examples.
 
     First come the best one and those recommended, then those that no other beats on the score that ranks and a cost,
@@ -35,7 +34,7 @@ def in_view(results: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def view_note(view: dict[str, Any], heading: str) -> str:
+def view_note(view: ResultsDocument, heading: str) -> str:
     """Return in a sentence which entries are left out of figures and examples, or nothing where none is."""
     if "of_entries" not in view:
         return ""

@@ -16,6 +16,7 @@ from bakeoff.report.page import render
 from bakeoff.report.source import Source
 from bakeoff.store.checksums import read_mapping, unsealed
 from bakeoff.store.files import write_text
+from bakeoff.store.results_document import ResultsDocument
 from bakeoff.store.run_folder import Folder
 
 
@@ -23,7 +24,7 @@ def write_report(path: str | Path) -> Path:
     """Write a bakeoff's page, figures, CSV, Markdown and adapters' cards; return the page's path."""
     folder = Folder(path)
     try:
-        results = unsealed(read_mapping(folder.results_file))
+        results: Any = unsealed(read_mapping(folder.results_file))
     except ValueError:
         raise SetupError(
             f"{folder.path}: no results.json, or a damaged one. Try: bakeoff report {folder.path}"
@@ -31,7 +32,7 @@ def write_report(path: str | Path) -> Path:
     return write_report_of(folder, results)
 
 
-def write_report_of(folder: Folder, document: dict[str, Any]) -> Path:
+def write_report_of(folder: Folder, document: ResultsDocument) -> Path:
     """Write all that `write_report` does, of results that are at hand."""
     results = printable_within(document)
     write_text(folder.csv_file, csv_table(results))
@@ -44,7 +45,7 @@ def write_report_of(folder: Folder, document: dict[str, Any]) -> Path:
     return folder.report_file
 
 
-def write_comparison(folders: Sequence[Folder], results: dict[str, Any], page: Path) -> Path:
+def write_comparison(folders: Sequence[Folder], results: ResultsDocument, page: Path) -> Path:
     """Write the page of a bakeoff, or of several whose results are one document, elsewhere, its figures beside it.
 
     Raises SetupError where the page's file or the figures' folder is something else's.

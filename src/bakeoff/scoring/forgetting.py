@@ -6,11 +6,12 @@ another minor version has a few others.
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
 from bakeoff.data.tokens import Tokens
+from bakeoff.store.results_document import ResultsRow
 
 PASSAGES = 12
 WORDS = (60, 150)
@@ -54,12 +55,12 @@ def neutral_rows(tokenizer: Any, max_tokens: int, encoder_decoder: bool = False)
     return [Tokens(row[:n], row[n:]) for row, n in zip(rows, read, strict=True)]
 
 
-def add_forgetting(rows: dict[str, dict[str, Any]]) -> None:
+def add_forgetting(rows: Mapping[str, ResultsRow]) -> None:
     """Add to each entry's metrics what its adapter does to the loss on neutral text: adapted minus base.
 
     Nats a token, above 0 where the model got worse. Nothing is added where either loss was not measured.
     """
-    base = rows.get("base", {}).get("metrics", {}).get("neutral/loss")
+    base = rows["base"]["metrics"].get("neutral/loss") if "base" in rows else None
     for row in rows.values():
         if base and row["kind"] == "entry" and "neutral/loss" in row["metrics"]:
             row["metrics"]["neutral/forgetting"] = {"mean": row["metrics"]["neutral/loss"]["mean"] - base["mean"]}

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,7 @@ def read_mapping(file: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def sealed(document: dict[str, Any]) -> dict[str, Any]:
+def sealed(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return a JSON document with its own SHA-256 in it."""
     return {SEAL: _mark(document), **document}
 
@@ -130,5 +130,5 @@ def unsealed(document: dict[str, Any]) -> dict[str, Any]:
     return content
 
 
-def _mark(document: dict[str, Any]) -> str:
+def _mark(document: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()

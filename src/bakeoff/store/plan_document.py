@@ -101,7 +101,9 @@ class MetricFacts(Document):
 
     name: Annotated[str, Field(min_length=1, max_length=1000)]
     heading: Text
+    explanation: Text = ""
     bounded: bool
+    corpus: bool = False
 
 
 class TokenCounts(Document):

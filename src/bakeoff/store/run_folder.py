@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from bakeoff import __version__
 from bakeoff.errors import SetupError
@@ -22,7 +22,7 @@ SPLITS = ("train", "validation", "test")
 CHECKPOINT = r"\d{9}-[0-9a-f]{64}\.safetensors|\.\d+\.tmp"  # names of a run's checkpoints, and of one not finished
 TRUNK = r"(train|validation)-(encoder|\d+)-(fp32|bf16)\.(bin|tmp)|\.lock"
 # The form of plan.json and results.json. A plan without a number is of the form before it, which is read as well.
-SCHEMA = 2
+SCHEMA: Final = 2
 PLAN_KEYS = {"name", "model", "data", "entries", "runs"}  # by which a bakeoff's plan is told from another program's
 
 

@@ -5,6 +5,7 @@ import hmac
 import json
 import os
 import secrets
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ def signature(content: bytes) -> str | None:
     return None
 
 
-def signed(document: dict[str, Any]) -> dict[str, Any]:
+def signed(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return a JSON document with its signature in it."""
     return {SIGNATURE: signature(canonical(document)), **document}
 
@@ -41,7 +42,7 @@ def is_signed(content: bytes, said: Any) -> bool:
     return ours is not None and hmac.compare_digest(ascii(said), ascii(ours))
 
 
-def canonical(document: dict[str, Any]) -> bytes:
+def canonical(document: Mapping[str, Any]) -> bytes:
     """Return a JSON document as the bytes that are signed, which can be no config's."""
     return b"\0" + json.dumps(document, sort_keys=True).encode()
 

@@ -1,11 +1,10 @@
 """What each entry costs, as bars from zero: one figure per cost."""
 
-from typing import Any
-
 import altair as alt
 
 from bakeoff.analysis.table import Column, columns
 from bakeoff.report.charts.drawing import INK, TIP, Figure, colors, data, draw, heading
+from bakeoff.store.results_document import ResultsDocument
 
 WIDTH, ROW = 190, 24
 SHOWN = (
@@ -19,12 +18,12 @@ TITLES = {
 }  # fmt: skip
 
 
-def cost_bars(results: dict[str, Any]) -> list[Figure]:
+def cost_bars(results: ResultsDocument) -> list[Figure]:
     """Return a figure for each cost that any entry has."""
     return [f for key in SHOWN if (f := cost_bar(results, next(c for c in columns(results) if c.key == key)))]
 
 
-def cost_bar(results: dict[str, Any], column: Column) -> Figure | None:
+def cost_bar(results: ResultsDocument, column: Column) -> Figure | None:
     """Return one cost's figure, or None where it was measured for no entry."""
     names = [n for n, row in results["entries"].items() if row["status"] == "done"]
     values = {n: column.value(results["entries"][n]) for n in names}

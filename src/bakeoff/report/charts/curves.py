@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import altair as alt
 
 from bakeoff.analysis.table import counted
 from bakeoff.errors import listed
 from bakeoff.report.charts.drawing import INK, TIP, Figure, Point, data, draw, heading, hue
+from bakeoff.store.results_document import ResultsDocument, ResultsRow
 
 WIDTH, HEIGHT = 270, 190
 DOTTED = 30  # validations of a run up to which each has a dot to point at
@@ -17,7 +17,7 @@ SPLITS = ("train", "validation")
 DRAWN = 80  # points of a line at most; the figure's file has them all
 
 
-def curves(rows: Sequence[Point], results: dict[str, Any]) -> list[Figure]:
+def curves(rows: Sequence[Point], results: ResultsDocument) -> list[Figure]:
     """Return a figure for each entry that has validated.
 
     `rows` hold entry, run, step, epoch, train and validation (losses, None where not measured) and kept, which is true
@@ -50,7 +50,7 @@ def curves(rows: Sequence[Point], results: dict[str, Any]) -> list[Figure]:
     return figures
 
 
-def remark(row: dict[str, Any], lowest: float, runs: int) -> tuple[str, bool]:
+def remark(row: ResultsRow, lowest: float, runs: int) -> tuple[str, bool]:
     """Return what a curve's shape means for its entry, and whether that is bad."""
     if row["improved"] is False:
         return "training never improved on its start", True

@@ -6,13 +6,14 @@ from typing import Any
 import altair as alt
 
 from bakeoff.report.charts.drawing import INK, SOFT, TIP, Figure, Point, data, draw
+from bakeoff.store.results_document import Pair, Verdict
 
 WIDTH, ROW = 340, 24
 ROWS = 60  # of a figure at most
 BRIEF = 15  # rows up to which all pairs are one figure; more are given for the best entry first
 
 
-def pair_figures(verdict: dict[str, Any]) -> list[Figure]:
+def pair_figures(verdict: Verdict) -> list[Figure]:
     """Return the figures of differences on the score that ranks: entries with each other, then with the baselines.
 
     Of many entries the best one's pairs stand by themselves, and all pairs follow.
@@ -29,7 +30,7 @@ def pair_figures(verdict: dict[str, Any]) -> list[Figure]:
     ]  # fmt: skip
 
 
-def readable(pairs: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+def readable(pairs: Sequence[Pair]) -> Sequence[Pair]:
     """Return no more than ROWS pairs: those of the highest entries, each with all that it is compared with."""
     firsts = list(dict.fromkeys(pair["first"] for pair in pairs))
     kept = set(firsts)
@@ -38,7 +39,7 @@ def readable(pairs: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
     return [pair for pair in pairs if pair["first"] in kept]
 
 
-def figure(name: str, title: str, pairs: Sequence[dict[str, Any]], verdict: dict[str, Any], count: int) -> Figure:
+def figure(name: str, title: str, pairs: Sequence[Pair], verdict: Verdict, count: int) -> Figure:
     """Return one figure of the pairs whose interval is known; of `count` pairs they may be the first."""
     rows = [pair_row(p, verdict["bounded"]) for p in pairs if p["low"] is not None]
     measure = verdict["heading"]
@@ -52,10 +53,12 @@ def figure(name: str, title: str, pairs: Sequence[dict[str, Any]], verdict: dict
     return Figure(f"differences-{name}", title, label, chart(rows, axis), shown, notes=notes)
 
 
-def pair_row(pair: dict[str, Any], bounded: bool) -> Point:
+def pair_row(pair: Pair, bounded: bool) -> Point:
     """Return one pair's difference as a row; a score from 0 to 1 is told in points (hundredths)."""
     name = f"{pair['first']} \N{MINUS SIGN} {pair['second']}"
-    value, low, high = ((100 if bounded else 1) * pair[k] for k in ("difference", "low", "high"))
+    assert pair["low"] is not None  # others have no place in the figure
+    assert pair["high"] is not None
+    value, low, high = ((100 if bounded else 1) * end for end in (pair["difference"], pair["low"], pair["high"]))
     form = (lambda v: f"{v:.1f}") if bounded else (lambda v: f"{v:.3g}")
     said = "different" if pair["different"] else "tied"
     tip = f"{name}: {form(value)}{' points' if bounded else ''} (95 % {form(low)} to {form(high)}), {said}"

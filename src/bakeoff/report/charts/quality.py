@@ -3,13 +3,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import altair as alt
 
 from bakeoff.analysis.table import TEST_LOSS, Column, columns
 from bakeoff.report.charts.drawing import INK, SOFT, TIP, Figure, Point, colors, data, draw, safe_name, shapes
 from bakeoff.report.charts.labels import LETTER, LINE, place
+from bakeoff.store.results_document import ResultsDocument, ResultsRow
 
 WIDTH, HEIGHT = 520, 330
 SCORES = 3  # axes of quality beside test loss
@@ -29,7 +29,7 @@ class Axis:
     log: bool = False
 
 
-def qualities(results: dict[str, Any]) -> list[Axis]:
+def qualities(results: ResultsDocument) -> list[Axis]:
     """Return the axes of quality: the score that ranks, the first others, test loss."""
     scores = sorted(results["metrics"], key=lambda m: m["name"] != results["primary"])[:SCORES]
     by_key = {column.key: column for column in columns(results)}
@@ -41,7 +41,7 @@ def qualities(results: dict[str, Any]) -> list[Axis]:
     return [*axes, Axis(TEST_LOSS, "loss", TEST_LOSS.heading, lower=True)]
 
 
-def costs(results: dict[str, Any]) -> list[Axis]:
+def costs(results: ResultsDocument) -> list[Axis]:
     """Return the axes of cost."""
     by_key = {column.key: column for column in columns(results)}
     return [
@@ -52,7 +52,7 @@ def costs(results: dict[str, Any]) -> list[Axis]:
     ]
 
 
-def quality_cost(results: dict[str, Any], quality: Axis, cost: Axis) -> Figure | None:
+def quality_cost(results: ResultsDocument, quality: Axis, cost: Axis) -> Figure | None:
     """Return one figure; None where no finished entry has both. A cost of 0 has no place on a log axis."""
     names = list(results["entries"])
     points = [p for n, row in results["entries"].items() if (p := point(n, row, quality, cost))]
@@ -82,7 +82,7 @@ def quality_cost(results: dict[str, Any], quality: Axis, cost: Axis) -> Figure |
     )
 
 
-def point(name: str, row: dict[str, Any], quality: Axis, cost: Axis) -> Point | None:
+def point(name: str, row: ResultsRow, quality: Axis, cost: Axis) -> Point | None:
     """Return one entry's point, or None where either figure is missing."""
     score, value = quality.column.value(row), cost.column.value(row)
     if row["status"] != "done" or score is None or value is None or (cost.log and value <= 0):

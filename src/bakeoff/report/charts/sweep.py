@@ -7,25 +7,32 @@ import altair as alt
 
 from bakeoff.analysis.table import counted, edge_note
 from bakeoff.report.charts.drawing import INK, TIP, Figure, Point, data, draw, heading, hue, safe_name
+from bakeoff.store.results_document import ResultsDocument, TrialRow, Tuning
 from bakeoff.tuning.labels import setting_text
 
 WIDTH, HEIGHT = 270, 190
 FAILURES = 4  # failed trials that are told one by one
 
 
-def sweeps(results: dict[str, Any]) -> list[Figure]:
+def sweeps(results: ResultsDocument) -> list[Figure]:
     """Return a figure for each searched field of each entry that has chosen."""
     figures = []
     for number, (name, row) in enumerate(results["entries"].items()):
-        for place, (field, span) in enumerate(row["search"].items() if row["tuning"]["chosen"] else (), start=1):
-            points = [trial_point(t, field, row["tuning"]["chosen"]) for t in row["tuning"]["trials"]]
+        tuned = row["tuning"]
+        chosen = tuned["chosen"] if tuned else None
+        if tuned is None or chosen is None:
+            continue
+        for place, (field, span) in enumerate(row["search"].items(), start=1):
+            points = [trial_point(t, field, chosen) for t in tuned["trials"]]
             shown = [p for p in points if p["loss"] is not None and p["status"] != "failed"]
             if not shown:
                 continue
-            failed = failures(name, field, [t for t in row["tuning"]["trials"] if t["status"] == "failed"])
+            failed = failures(name, field, [t for t in tuned["trials"] if t["status"] == "failed"])
             edge = edge_note(name, row)
             label = f"{name}: validation loss by {field}: " + "; ".join(p["tip"] for p in shown)
-            title = heading(name, budget(row) + (f" · edge: {edge_word(row, field)}" if edge else ""), bad=bool(edge))
+            title = heading(
+                name, budget(tuned) + (f" · edge: {edge_word(tuned, field)}" if edge else ""), bad=bool(edge)
+            )
             svg = chart(shown, field, span["scale"] == "log", number, title)
             rows = [{k: p[k] for k in ("trial", "value", "loss", "steps", "status", "chosen")} for p in points]
             notes = failed + ((f"Edge: {edge}.",) if edge else ())
@@ -43,7 +50,7 @@ def sweeps(results: dict[str, Any]) -> list[Figure]:
     return figures
 
 
-def trial_point(trial: dict[str, Any], field: str, chosen: dict[str, Any]) -> Point:
+def trial_point(trial: TrialRow, field: str, chosen: dict[str, Any]) -> Point:
     """Return one trial as a point."""
     value, loss, is_chosen = trial["settings"][field], trial["validation_loss"], trial["settings"] == chosen
     said = "chosen" if is_chosen else trial["status"]
@@ -57,22 +64,22 @@ def trial_point(trial: dict[str, Any], field: str, chosen: dict[str, Any]) -> Po
             "chosen": is_chosen, "tip": tip}  # fmt: skip
 
 
-def failures(name: str, field: str, failed: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+def failures(name: str, field: str, failed: Sequence[TrialRow]) -> tuple[str, ...]:
     """Return a line for each of the first failed trials, and for how many others."""
     lines = [f"Failed trial of {name} at {setting_text(t['settings'][field])}: {t['error']}" for t in failed[:FAILURES]]
     more = len(failed) - FAILURES
     return (*lines, f"And {counted(more, 'failed trial')} more.") if more > 0 else tuple(lines)
 
 
-def budget(row: dict[str, Any]) -> str:
+def budget(tuned: Tuning) -> str:
     """Return how many trials an entry had, and how many steps they took together."""
-    trials = row["tuning"]["trials"]
+    trials = tuned["trials"]
     return f"{counted(len(trials), 'trial')}, {counted(sum(t['steps'] or 0 for t in trials), 'step')}"
 
 
-def edge_word(row: dict[str, Any], field: str) -> str:
+def edge_word(tuned: Tuning, field: str) -> str:
     """Return which end of what was tried an entry's best trial lay on; for another field, that it was that one."""
-    edges = row["tuning"]["edge"]
+    edges = tuned["edge"]
     return f"{edges[field]}est tried" if field in edges else " and ".join(edges)
 
 

@@ -1,0 +1,149 @@
+"""results.json as typed dictionaries: what `bakeoff report`, the page and `Results.document` are made of."""
+
+from typing import Any, Literal, NotRequired, TypeAlias
+
+from typing_extensions import TypedDict
+
+Interval: TypeAlias = float | None  # an end of a 95 % interval; null where there can be none
+
+
+class Score(TypedDict):
+    """A figure over the seeds of an entry, with its 95 % interval where it has one."""
+
+    mean: float
+    low: NotRequired[float]
+    high: NotRequired[float]
+
+
+class Difference(TypedDict):
+    """A paired difference, first - second. `p_holm` is adjusted over all pairs, and `different` follows from it.
+
+    `detectable` is the smallest gap that would be found in 80 of 100 such bakeoffs, `covers` what the interval is over.
+    """
+
+    difference: float
+    low: Interval
+    high: Interval
+    p: float | None
+    p_holm: float | None
+    different: bool
+    detectable: float | None
+    covers: str
+
+
+class Pair(Difference):
+    """Two entries, or an entry and a baseline, compared on the score that ranks and on test loss."""
+
+    first: str
+    second: str
+    loss: Difference | None
+
+
+class Verdict(TypedDict):
+    """What the statistics support. `recommendations` names an entry for each preference."""
+
+    headline: str
+    text: str
+    metric: str
+    heading: str
+    bounded: bool
+    unit: str
+    best: str | None
+    tied_with_best: list[str]
+    pairs: list[Pair]
+    baseline_pairs: list[Pair]
+    detectable_gap: float | None
+    covers: str
+    documents: int
+    recommendations: dict[str, str | None]
+
+
+class TrialRow(TypedDict):
+    """One trial of an entry. `settings` are the searched fields alone."""
+
+    trial: int | None
+    run: str
+    settings: dict[str, Any]
+    validation_loss: float | None
+    steps: int | None
+    status: Literal["done", "stopped", "failed", "paused", "waiting"]
+    error: str | None
+
+
+class Tuning(TypedDict):
+    """How an entry's settings were chosen. `edge` says for which fields the best trial was at the end of its range.
+
+    `extended` says how the one trial past that edge did: better, worse, failed, or "no room".
+    """
+
+    label: str
+    chosen: dict[str, Any] | None
+    edge: dict[str, str]
+    extended: str | None
+    trials: list[TrialRow]
+    seconds: float | None
+
+
+class ResultsRow(TypedDict):
+    """An entry or a baseline. What the plan says of an entry is in its row too; `place` is its bakeoff's in several."""
+
+    kind: Literal["entry", "baseline"]
+    method: str
+    settings: dict[str, Any]
+    status: Literal["done", "failed", "unfinished", "not run"]
+    error: str | None
+    seeds: int
+    runs: list[str]
+    metrics: dict[str, Score]
+    costs: dict[str, float | None]
+    checks: dict[str, bool]
+    check_notes: dict[str, str]
+    converged: bool | None
+    improved: bool | None
+    trainable_parameters: int | None
+    total_parameters: int | None
+    learning_rate: float | None
+    steps: int | None
+    best_step: int | None
+    tuning: Tuning | None
+    trials: NotRequired[int]
+    trial_steps: NotRequired[int]
+    search: NotRequired[dict[str, Any]]
+    ladder: NotRequired[list[dict[str, float]]]
+    least_bytes: NotRequired[float]
+    trainable_percent: NotRequired[float]
+    step_products: NotRequired[dict[str, float]]
+    trunk_products: NotRequired[dict[str, float]]
+    place: NotRequired[int]
+
+
+class ResultsDocument(TypedDict):
+    """results.json, without its checksum and signature. Model, data and metrics are those of plan.json.
+
+    `records` is a hash of all that it was made from. `notes` and `not_held_equal` are there where several bakeoffs are
+    compared, `of_entries` where a view leaves entries out.
+    """
+
+    schema: Literal[2]
+    name: str
+    status: Literal["done", "failed", "incomplete"]
+    model: dict[str, Any]
+    data: dict[str, Any]
+    precision: str
+    max_tokens: int
+    output_tokens: int
+    protocol: dict[str, Any]
+    tune: dict[str, Any] | None
+    generation: dict[str, Any]
+    template: str
+    metrics: list[dict[str, Any]]
+    primary: str
+    score_signature: str
+    entries: dict[str, ResultsRow]
+    baselines: dict[str, ResultsRow]
+    verdict: Verdict
+    environment: dict[str, Any]
+    records: str
+    notes: NotRequired[list[str]]
+    not_held_equal: NotRequired[list[str]]
+    of_entries: NotRequired[int]
