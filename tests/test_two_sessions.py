@@ -9,6 +9,7 @@ import yaml
 
 import bakeoff
 from bakeoff import api
+from bakeoff.analysis import summary
 from bakeoff.driver import resume
 from bakeoff.driver.trust import is_own
 from bakeoff.errors import SetupError
@@ -97,7 +98,7 @@ def test_other_trials_of_an_older_search_change_no_record_of_the_new_one(tiny_co
 
 def test_a_report_beside_a_run_does_not_replace_the_runs_last_one(copied, monkeypatch):
     """It read the records before the last run ended, and would write after it: each writes what it read alone."""
-    summarized, order = api.summarize, []
+    summarized, order = summary.summarize, []
     reading, may_go_on = threading.Event(), threading.Event()
 
     def slow(folder):
@@ -111,7 +112,7 @@ def test_a_report_beside_a_run_does_not_replace_the_runs_last_one(copied, monkey
     def write(folder, document):
         order.append("written")
 
-    monkeypatch.setattr(api, "summarize", slow)
+    monkeypatch.setattr(summary, "summarize", slow)
     monkeypatch.setattr(api, "write_json", write)
     first = threading.Thread(target=api.refresh_report, args=(copied.path,))
     first.start()

@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bakeoff.analysis.comparison import summarize_together
-from bakeoff.analysis.summary import summarize
 from bakeoff.config.config import Config, dump_config, load_config
 from bakeoff.driver.bus import Bus
 from bakeoff.driver.executor import LocalExecutor
@@ -202,6 +200,7 @@ def write_results(folder: Folder) -> tuple[Path, ResultsDocument]:
 
     A `report` and a `run` take turns: the one that reads the records last also writes last.
     """
+    from bakeoff.analysis.summary import summarize
     from bakeoff.report.writing import write_report_of
 
     folder.runs_folder.mkdir(exist_ok=True)
@@ -228,6 +227,7 @@ def compare(paths: Sequence[str | Path], output: str | Path) -> Path:
 
     Raises SetupError if their protocols do not allow it, or if `output` would replace a bakeoff's own page.
     """
+    from bakeoff.analysis.comparison import summarize_together
     from bakeoff.report.writing import write_comparison
 
     folders = [Folder(path) for path in paths]

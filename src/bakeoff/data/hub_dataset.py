@@ -7,7 +7,6 @@ from bakeoff.data.folders import SPLITS
 from bakeoff.data.lines import Row
 from bakeoff.data.tables import BATCH, python_rows
 from bakeoff.errors import DataError
-from bakeoff.hub import offline_unless_reachable
 
 
 class AbsentError(DataError):
@@ -37,6 +36,8 @@ class HubDataset:
         import datasets
         from datasets.exceptions import DatasetsError
         from huggingface_hub.errors import HfHubHTTPError
+
+        from bakeoff.hub import offline_unless_reachable
 
         datasets.disable_progress_bars()
         try:

@@ -11,56 +11,21 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
-
-from sacrebleu.metrics import BLEU, CHRF
 
 from bakeoff.config.config import is_function
 from bakeoff.data.examples import Example
 from bakeoff.errors import ConfigError, did_you_mean
 from bakeoff.scoring import rouge as rouge_score
 from bakeoff.scoring.custom import call, label_of, load_function, tried
+from bakeoff.scoring.metric import Measure, Metric, References, Rows, Score
+from bakeoff.scoring.sacrebleu_metrics import bleu, character_f, sacrebleu_metric
 from bakeoff.scoring.words import meaning, only_latin, tokens, unparted
 
-Score = float | dict[str, float]  # a number, or precision, recall and F as p, r and f
 LOOKED_AT = 2000  # references in which metrics' blind spots are looked for
 UNSEEN = 0.02  # a share of them that is told
-Rows = Sequence[Mapping[str, Score]]
-References = Sequence[Sequence[str]]
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A column of scores: its name in the records, its heading, and what it is; `bounded`: from 0 to 1.
-
-    One of the `corpus` is no mean over outputs: it has no interval, and entries are not ranked by it.
-    """
-
-    name: str
-    heading: str
-    explanation: str
-    bounded: bool = True
-    corpus: bool = False
-
-
-@dataclass(frozen=True)
-class Metric:
-    """What one name in the config's `metrics` stands for. Entries are ranked by `primary`, one of `measures`.
-
-    `rule` changes whenever the same outputs get other scores: runs' ids hold it. `unseen` is the share of a reference
-    that the metric does not see, `blind` what that is and what to try instead.
-    """
-
-    measures: tuple[Measure, ...]
-    primary: str
-    score: Callable[[Sequence[str], References], Rows]
-    corpus: Callable[[Sequence[str], References], dict[str, float]] = lambda outputs, references: {}
-    signature: Callable[[bool], str] = lambda several: ""
-    rule: str = ""
-    unseen: Callable[[str], float] = lambda text: 0.0
-    blind: str = ""
 
 
 def plain_words(text: str) -> list[str]:
@@ -101,50 +66,6 @@ def _overlap(output: list[str], reference: list[str]) -> dict[str, float]:
     return {"p": p, "r": r, "f": 2 * p * r / (p + r) if common else 0.0}
 
 
-def sacrebleu_metric(name: str, heading: str, explanation: str, make: Callable[[bool], Any], **about: Any) -> Metric:
-    """Return one of sacrebleu's metrics; `make` gives its scorer, for sentences (True) or for a corpus."""
-
-    def score(outputs: Sequence[str], references: References) -> Rows:
-        scorer = make(True)
-        pairs = zip(outputs, references, strict=True)
-        return [{name: scorer.sentence_score(output, list(texts)).score / 100} for output, texts in pairs]
-
-    def corpus(outputs: Sequence[str], references: References) -> dict[str, float]:
-        return {f"{name}_corpus": make(False).corpus_score(list(outputs), streams(references)).score / 100}
-
-    def signature(several: bool) -> str:
-        scorer = make(False)
-        scorer.corpus_score(["a"], [["a"]])
-        return f"sacrebleu {name} | {scorer.get_signature()}"
-
-    one = Measure(name, heading, f"{explanation}, a mean over outputs")
-    whole = Measure(f"{name}_corpus", f"{heading} (corpus)", f"{explanation}, of all outputs together", corpus=True)
-    return Metric((one, whole), name, score, corpus, signature, **about)
-
-
-def bleu(tokenizer: str = "13a") -> Metric:
-    """Return BLEU with one of sacrebleu's tokenizers; a ConfigError is raised where that one is not installed."""
-
-    def make(sentence: bool) -> Any:
-        try:
-            return BLEU(effective_order=sentence, tokenize=tokenizer)
-        except (ImportError, RuntimeError) as error:  # MeCab's, which are packages of their own
-            extra = tokenizer.partition("-")[0]
-            reason = str(error).strip().splitlines()[0]
-            raise ConfigError(
-                f"metrics: {name}: {reason:.100}. Try: pip install 'sacrebleu[{extra}]', or bleu_char"
-            ) from None
-
-    name = "bleu" if tokenizer == "13a" else f"bleu_{tokenizer.replace('-', '_')}"
-    heading = "BLEU" if tokenizer == "13a" else f"BLEU ({tokenizer})"
-    blind = {
-        "unseen": unparted,
-        "blind": "it reads text without spaces as one word. Try bleu_zh, bleu_ja_mecab or bleu_char, by language, "
-        "or chrf",
-    }
-    return sacrebleu_metric(name, heading, "n-gram precision", make, **(blind if tokenizer in ("13a", "intl") else {}))
-
-
 def rouge_measures(suffix: str = "", heading: str = "") -> tuple[Measure, ...]:
     """Return ROUGE's columns."""
     return (
@@ -153,12 +74,6 @@ def rouge_measures(suffix: str = "", heading: str = "") -> tuple[Measure, ...]:
         Measure(f"rougeL{suffix}", f"ROUGE-L{heading}", "F measure, longest common subsequence"),
         Measure(f"rougeLsum{suffix}", f"ROUGE-Lsum{heading}", "ROUGE-L over sentences on lines of their own"),
     )
-
-
-def streams(references: References) -> list[list[str | None]]:
-    """Return references as sacrebleu wants a corpus': a list of every output's first, of every second, and so on."""
-    longest = max(len(texts) for texts in references)
-    return [[texts[i] if i < len(texts) else None for texts in references] for i in range(longest)]
 
 
 SQUAD = "it drops signs, points and operators: '-3.5' is '35' to it. Try {}"
@@ -190,7 +105,7 @@ METRICS = {
         signature=lambda several: "token F1: SQuAD's rule (no case, punctuation, articles), the best reference",
         unseen=lambda text: max(unparted(text), meaning(text)), blind=SQUAD.format("token_f1"),
     ),
-    "chrf": sacrebleu_metric("chrf", "chrF", "F measure of character n-grams", lambda sentence: CHRF()),
+    "chrf": sacrebleu_metric("chrf", "chrF", "F measure of character n-grams", character_f),
     "bleu": bleu(),
     **{f"bleu_{name.replace('-', '_')}": bleu(name) for name in ("zh", "ja-mecab", "ko-mecab", "intl", "char")},
 }  # fmt: skip

@@ -1,0 +1,40 @@
+"""What a metric is: its columns, how outputs are scored, and what it does not see."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+Score = float | dict[str, float]  # a number, or precision, recall and F as p, r and f
+Rows = Sequence[Mapping[str, Score]]
+References = Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A column of scores: its name in the records, its heading, and what it is; `bounded`: from 0 to 1.
+
+    One of the `corpus` is no mean over outputs: it has no interval, and entries are not ranked by it.
+    """
+
+    name: str
+    heading: str
+    explanation: str
+    bounded: bool = True
+    corpus: bool = False
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What one name in the config's `metrics` stands for. Entries are ranked by `primary`, one of `measures`.
+
+    `rule` changes whenever the same outputs get other scores: runs' ids hold it. `unseen` is the share of a reference
+    that the metric does not see, `blind` what that is and what to try instead.
+    """
+
+    measures: tuple[Measure, ...]
+    primary: str
+    score: Callable[[Sequence[str], References], Rows]
+    corpus: Callable[[Sequence[str], References], dict[str, float]] = lambda outputs, references: {}
+    signature: Callable[[bool], str] = lambda several: ""
+    rule: str = ""
+    unseen: Callable[[str], float] = lambda text: 0.0
+    blind: str = ""
