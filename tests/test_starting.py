@@ -9,7 +9,8 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from bakeoff.cli.main import doctor, main
+from bakeoff.cli import doctor
+from bakeoff.cli.main import main
 from bakeoff.cli.schema import json_schema
 from bakeoff.config.config import Config, load_config
 from bakeoff.config.sections import Section
