@@ -100,6 +100,7 @@ def again(folder: Folder, entry: str):
     """Run an entry again, in this process; return its record and the events it gave."""
     events = []
     run = next(r for r in folder.runs() if r.entry == entry)
+    folder.run(run.id).forget_results()
     return execute(folder.path, run.id, events.append), events
 
 

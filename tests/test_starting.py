@@ -202,7 +202,7 @@ def test_doctor_says_what_is_wrong(monkeypatch):
     found = {check["name"]: check for check in json.loads(out.stdout)["checks"]}
     assert out.exit_code == 1
     assert found["packages"]["status"] == "problem"
-    assert re.match(r"click [\d.]+, needed <1; no-such none, needed >=2\. Try", found["packages"]["text"])
+    assert re.match(r"click [\d.]+ \(needs <1\); no-such none \(needs >=2\)\. Try", found["packages"]["text"])
     assert found["hub"]["text"].startswith("HF_HUB_OFFLINE is set")
     monkeypatch.setattr(doctor.os, "access", lambda *arguments: False)
     assert "problem  disk: cannot be written: here" in call("doctor").stdout
@@ -210,4 +210,5 @@ def test_doctor_says_what_is_wrong(monkeypatch):
 
 def test_doctor_tries_a_bakeoff_of_a_family():
     check = doctor.family("encoder-decoder")
-    assert (check.status, check.text.partition(" in ")[0]) == ("ok", "a tiny bakeoff took")
+    assert check.status == "ok"
+    assert re.match(r"a tiny bakeoff took [\d.]+ s: train, validate, save, load, decode, score", check.text)
