@@ -85,7 +85,7 @@ class Ready(LocalExecutor):
 
     def __init__(self, folder):
         super().__init__()
-        self.server.ask(Folder(folder), Run("none", "none", "entry", "lora", {}, 0))
+        self.server.ask(folder, Run("none", "none", "entry", "lora", {}, 0))
         wait_for(lambda: "exit" in (self.server.hear() or {}))
 
 
