@@ -77,7 +77,7 @@ SPOILT = {
     "a range upside down": ("entries: {lora: {r: {low: 8, high: 2}}}", "entries.lora.r: low 8 is not below high 2"),
     "a range as a list": (
         "entries: {lora: {r: [4, 64]}}",
-        "entries.lora.r: a list. A range has low and high, as in {low: ",
+        "entries.lora.r: is a list. A range has low and high, as in {low: ",
     ),
     "a range with a slip of the pen": (
         "entries: {lora: {r: {low: 4, hihg: 8}}}",
