@@ -17,7 +17,7 @@ RESTING_PACE = 0.5
 
 
 def converged(curves: Sequence[Sequence[dict[str, Any]]], protocol: ProtocolConfig, steps: int) -> bool | None:
-    """Return whether the pace at the end of an entry's runs, over its seeds, is a resting one; None if nothing tells.
+    """Return whether an entry's runs had converged at their end, averaged over seeds; None if it is unknown.
 
     `curves` are the rows of each run's metrics.jsonl, `steps` what a run takes at most.
     """

@@ -80,7 +80,7 @@ class Resamples:
 
 @dataclass(frozen=True)
 class SeedSpread:
-    """What an entry's seeds tell: the variance `between` them of the entry's mean, `freedom` degrees of it (0: one
+    """What an entry's seeds show: the variance `between` them of the entry's mean, `freedom` degrees of it (0: one
     seed), and the part of it, `within`, that comes from seeds meeting documents and is in the document draws already.
     """
 
@@ -104,7 +104,7 @@ class Estimate:
     """A score, or a difference of scores, with its uncertainty.
 
     `draws` are its deviations over resampled documents, (resamples,); `spreads` one SeedSpread for each seeded entry in
-    it. Where there is one source document nothing can be said: then intervals and p values are None.
+    it. With one source document nothing can be said: intervals and p values are None.
     """
 
     value: float
@@ -180,9 +180,9 @@ class Estimate:
     def p_value(self) -> float | None:
         """Return the two-sided p value of zero, twice the smaller share of draws beyond it; None for one document.
 
-        Where that share is below TAIL, draws are too few to tell it, and their number would bound it: 2 of 10,001 is
-        more than Holm allows the first of 253 pairs. From the outermost TAIL of the draws on p therefore falls as the
-        t distribution's own tail does, with the variance and degrees of freedom that the draws have.
+        If that share is below TAIL, draws are too few to estimate it, and their number would limit it: 2 of 10,001 is
+        more than Holm allows for the first of 253 pairs. Beyond the outermost TAIL of the draws, p therefore falls like
+        the tail of the t distribution, with the variance and degrees of freedom that the draws have.
         """
         if self.distribution is None:
             return None
@@ -197,10 +197,10 @@ class Estimate:
         return float(2 * (few + 1) / (count + 1) * ends[0] / ends[1])
 
     def detectable(self, comparisons: int = 1) -> float | None:
-        """Return the smallest true value that is told from zero in 80 of 100 such bakeoffs, after correction.
+        """Return the smallest true value that is detected with 80 % power, after correction.
 
-        The correction is Bonferroni's over so many comparisons, which is Holm's first and hardest step. None where
-        there is no spread to reckon with.
+        The correction is Bonferroni's for so many comparisons, which is Holm's first and hardest step. None if there
+        is no spread.
         """
         if self.clusters < 2 or self.variance == 0:
             return None
@@ -247,7 +247,7 @@ def seed_spread(scores: Scores, resamples: Resamples) -> SeedSpread:
 
 
 def pooled(spreads: Sequence[SeedSpread]) -> SeedSpread:
-    """Return what all entries' seeds tell together: the spread of one seed's mean, weighted by degrees of freedom."""
+    """Return what all entries' seeds show together: the spread of one seed's mean, weighted by degrees of freedom."""
     freedom = sum(s.freedom for s in spreads)
     if not freedom:
         return SeedSpread(0.0, 0.0, 0)

@@ -185,7 +185,7 @@ def read_scores(
 
 
 def averages(rows: list[dict[str, Any]]) -> dict[str, float | None]:
-    """Return the mean of every key over rows; None where a row lacks it or did not measure it."""
+    """Return the mean of every key over rows; None if it is missing or not measured in a row."""
     keys = dict.fromkeys(key for row in rows for key in row)
     columns: dict[str, list[Any]] = {key: [row.get(key) for row in rows] for key in keys}
     return {key: None if None in column else float(numpy.mean(column)) for key, column in columns.items()}

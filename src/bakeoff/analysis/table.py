@@ -164,7 +164,7 @@ def standing(name: str, results: ResultsDocument) -> str:
 
 
 def is_best(column: Column, row: Row, best: dict[str, Any]) -> bool:
-    """Return whether a row is an entry with its column's best value; what was not measured is none."""
+    """Return whether a row is an entry with its column's best value; a value that was not measured is not the best."""
     value = column.value(row)
     return row["kind"] == "entry" and value is not None and value == best.get(column.key)
 
@@ -195,7 +195,7 @@ def failures(results: ResultsDocument) -> list[str]:
 
 
 def failed_checks(row: Row) -> list[str]:
-    """Return a line for each check that a row's runs failed; a failed run has told its reason already."""
+    """Return a line for each check that a row's runs failed; the reason of a failed run is shown elsewhere."""
     if row["status"] == "failed":
         return []
     return [f"check {name} failed: {note}" for name, note in row["check_notes"].items()]

@@ -23,7 +23,7 @@ Rows = Mapping[str, ResultsRow]
 
 @dataclass(frozen=True)
 class Yardstick:
-    """The score that entries are ranked by; a `bounded` one, from 0 to 1, is told in points (hundredths).
+    """The score that entries are ranked by; a `bounded` one, from 0 to 1, is shown in points (hundredths).
 
     `unit` is what is resampled: documents, or groups of them.
     """
@@ -39,7 +39,7 @@ class Yardstick:
         return f"test/{self.name}"
 
     def shown(self, value: float) -> str:
-        """Return a score or difference as a verdict tells it."""
+        """Return a score or difference as a verdict shows it."""
         return f"{round(100 * value, 1) + 0.0:.1f}" if self.bounded else f"{value + 0.0:.3g}"
 
     def points(self, value: float) -> str:
@@ -47,7 +47,7 @@ class Yardstick:
         return f"{self.shown(value)} points" if self.bounded else self.shown(value)
 
     def in_brackets(self, span: tuple[float, float] | None) -> str:
-        """Return a 95 % interval to stand after its value, or nothing."""
+        """Return a 95 % interval to follow its value, or nothing."""
         return "" if span is None else f" (95 % interval {self.shown(span[0])} to {self.shown(span[1])})"
 
     def gap(self, pair: Pair) -> str:
@@ -56,7 +56,7 @@ class Yardstick:
         return f"{self.points(pair['difference'])}{self.in_brackets(span)}"
 
     def inner_gap(self, pair: Pair) -> str:
-        """Return a difference with its interval, to stand in brackets itself."""
+        """Return a difference with its interval, without brackets of its own."""
         span = interval_of(pair)
         text = self.shown(pair["difference"])
         text += "" if span is None else f", 95 % interval {self.shown(span[0])} to {self.shown(span[1])}"
@@ -76,7 +76,7 @@ def make_verdict(rows: Rows, estimates: Estimates, by: Yardstick) -> Verdict:
 
     Keys: headline, text, metric, heading, bounded, unit, best, tied_with_best, pairs (every two entries, the higher
     score first, with the same for test loss under `loss`), baseline_pairs, detectable_gap, covers, documents (how many,
-    or how many groups), recommendations. An entry is tied with the best where the pair's Holm-adjusted p value is 0.05
+    or how many groups), recommendations. An entry is tied with the best if the pair's Holm-adjusted p value is 0.05
     or more.
     """
     entries = [n for n, row in rows.items() if row["kind"] == "entry" and row["status"] == "done"]
@@ -134,7 +134,7 @@ def judged(names: Sequence[tuple[str, str]], estimates: Estimates, metric: str) 
 
 
 def difference(gap: Estimate, pool: SeedSpread, comparisons: int) -> Difference:
-    """Return one paired difference, its seeds no calmer than the pool; None for what one document cannot tell."""
+    """Return one paired difference, whose seed variance is at least the pooled one; None for one document."""
     floored = replace(gap, spreads=with_floor(gap.spreads, pool))
     low, high = floored.interval() or (None, None)
     return {

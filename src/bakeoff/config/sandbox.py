@@ -57,7 +57,7 @@ def each(value: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Return a text, number or date; raise TemplateError for what would stand in the text as Python writes it."""
+    """Return a text, number or date; raise TemplateError for values that have no text of their own."""
     from jinja2 import Undefined
 
     if isinstance(value, str | int | float | Decimal | date | time | Undefined):

@@ -48,9 +48,9 @@ class RowTemplate:
         return self.names <= {DOCUMENT} and not self.keys
 
     def text(self, values: Mapping[str, Any], **own: str) -> str:
-        """Return the text for a row, in which `own` names stand for other texts than columns.
+        """Return the text for a row, in which `own` names are texts that are not columns.
 
-        Raises TemplateError where the row has not what the template takes, or no text in it.
+        Raises TemplateError if a column of the template is missing in the row, or is not text.
         """
         from jinja2 import TemplateError as JinjaError
         from jinja2 import UndefinedError
@@ -94,7 +94,7 @@ def no_column(name: str, names: tuple[str, ...]) -> str:
 
 @lru_cache(maxsize=32)
 def prompt_template(source: str) -> RowTemplate:
-    """Return the template of a prompt; raise TemplateError where {{ document }} does not stand in it once, bare."""
+    """Return the template of a prompt; raise TemplateError unless it has {{ document }} once, without filter."""
     template = RowTemplate(source)
     if places_of_document(source) != (1, 1):
         raise TemplateError(
@@ -142,7 +142,7 @@ def compiled(source: str) -> tuple[frozenset[str], frozenset[str], Any]:
 
 
 def of_row(tree: Any) -> tuple[frozenset[str], bool]:
-    """Return the columns in row["..."], for names that are none in Jinja, and whether row stands alone as well."""
+    """Return the columns in row["..."], for names that Jinja does not allow, and whether row is also used alone."""
     from jinja2 import nodes
 
     keys = [n.attr for n in tree.find_all(nodes.Getattr) if is_row(n.node)]

@@ -24,7 +24,7 @@ OPENED = re.compile(rb'"[^"]*(?:""[^"]*)*')
 
 
 class Dialect(NamedTuple):
-    """How a file is written. `skipped` rows stand above the header; `quoted` says that double quotes are marks."""
+    """How a file is written. `skipped` rows are above the header; `quoted` says that double quotes are marks."""
 
     delimiter: str
     skipped: int = 0
@@ -33,7 +33,7 @@ class Dialect(NamedTuple):
 
     @property
     def format(self) -> dict[str, Any]:
-        """What the csv module's reader is told."""
+        """The options for the csv module's reader."""
         quoting = csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE
         return {"delimiter": self.delimiter, "skipinitialspace": self.blanks, "quoting": quoting}
 
@@ -57,7 +57,7 @@ def fit_of(lines: list[str], delimiter: str) -> tuple[tuple[float, int, int], Di
     """Return how well a delimiter fits, and the dialect with it; None where it parts no row into named columns.
 
     It fits the better the more rows have as many fields as the header with no quote cut off from its other, and the
-    fewer stand above the header: without those, any late row with the delimiter in a text would be a header that fits.
+    fewer are above the header: without those, any late row with the delimiter in a text would be a header that fits.
     """
     rows = parsed(lines, delimiter)
     blanks = any(re.match(' +"', cell) for row in rows for cell in row)
@@ -82,7 +82,7 @@ def parsed(lines: Iterable[str], delimiter: str, blanks: bool = False) -> list[l
 
 
 def quotes_are_marks(stream: BinaryIO, skipped: int) -> bool:
-    """Return whether double quotes in a file with tabs stand around fields, as in a CSV, or are texts' own.
+    """Return whether double quotes in a file with tabs enclose fields, as in a CSV, or belong to the texts.
 
     They are marks where every name in the header has them, where a quote within them is written twice, where they hold
     a row together that would not be one without, around all of a column, and around all that has a comma, as Excel

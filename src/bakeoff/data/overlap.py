@@ -132,7 +132,7 @@ class Index:
 
 
 class Overlap:
-    """Which documents stand in two splits. `train` (examples,) are the training examples that the others hold too."""
+    """Which documents are in two splits. `train` (examples,) are the training examples that the others hold too."""
 
     def __init__(self, splits: Mapping[str, Sequence[Example]]):
         self.train = numpy.zeros(len(splits["train"]), bool)

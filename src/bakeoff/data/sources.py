@@ -68,7 +68,7 @@ def load_or_count(
 ) -> tuple[Splits, list[str], bool]:
     """Return examples, findings, and whether they were read: for a plan, a hub dataset that is not here is counted.
 
-    Its limits say how many empty examples stand for each split. Raises AbsentError where they are not all given.
+    Each split then has as many empty examples as its limit. Raises AbsentError if a limit is missing.
     """
     try:
         return *load_examples(config, template, target), True
@@ -81,7 +81,7 @@ def load_or_count(
 
 
 def apart(splits: Splits, drop: bool) -> list[str]:
-    """Return findings about documents that stand in two splits; with `drop`, those of train leave it."""
+    """Return findings about documents in two splits; with `drop`, remove them from train."""
     shared = Overlap(splits)
     findings = shared.findings(drop)
     if drop and shared.train.any():

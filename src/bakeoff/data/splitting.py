@@ -15,8 +15,8 @@ TEXTS = 2**64
 def split_off(examples: StoredExamples, shares: dict[str, float], group: str | None) -> dict[str, StoredExamples]:
     """Return the examples in parts: `train` and, for each name in `shares`, about that share of them.
 
-    Where an example goes says the hash of its group, or of its document where there are no groups: so neither stands in
-    two parts, and another order, or some examples more, moves none. Raises DataError where a part has no examples.
+    The hash of an example's group, or of its document if there are no groups, decides where it goes. So no group or
+    document is in two parts, and another order, or more examples, moves none. Raises DataError if a part is empty.
     """
     keys = (f"split\0{e.group if group else e.document.strip()}" for e in examples)
     places = numpy.fromiter((mark_of(key) for key in keys), numpy.uint64, len(examples)) / TEXTS

@@ -15,7 +15,7 @@ NO_VALUE = (ArithmeticError, ValueError, LookupError, TypeError)
 def table_rows(path: Path, columns: Collection[str] | None = None) -> Iterator[Row]:
     """Yield the rows of a Parquet or Arrow file with these columns, or with all that Python has values for.
 
-    Raises DataError where the file is damaged, or a column that is asked for stands twice or has no such values.
+    Raises DataError if the file is damaged, or if a needed column appears twice or has no such values.
     """
     import pyarrow
 

@@ -53,9 +53,9 @@ class LocalExecutor:
     def run(self, path: Path, runs: Iterable[Run], stop: Callable[[], bool] = bool) -> Iterator[Event]:
         """Carry out `runs` of the bakeoff in folder `path` and yield their events.
 
-        A process that dies without a word, or is silent for `safety.stall_seconds`, leaves a failed record that says
-        so, and the next run starts. Once `stop` is true the run at work saves and KeyboardInterrupt is raised. Closing
-        the iterator ends everything.
+        If a process dies silently, or makes no progress for `safety.stall_seconds`, a failed record says so, and the
+        next run starts. Once `stop` is true, the current run writes a checkpoint and KeyboardInterrupt is raised.
+        Closing the iterator ends everything.
         """
         stall = load_config(Folder(path).config_file).safety.stall_seconds
         try:
@@ -104,7 +104,7 @@ class RunServer:
             return None
 
     def close(self) -> None:
-        """End the server and the run at work; do nothing where that has happened: its number may be another's now."""
+        """End the server and the current run; do nothing if that has happened: their process ids may be others' now."""
         assert self.process.stdin is not None
         if self.process.stdin.closed:
             return
@@ -116,7 +116,7 @@ class RunServer:
 
 
 class Attempt:
-    """One run at work in a process of its own."""
+    """One running run, in its own process."""
 
     def __init__(self, server: RunServer, folder: Folder, run: Run):
         self.server, self.folder, self.run = server, folder, run

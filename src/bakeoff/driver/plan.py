@@ -39,7 +39,7 @@ class Plan:
     """What will be run. `document` is plan.json; `data` are the examples and tokens behind it.
 
     `held_equal` is what every run's id is made from beside its own settings: all that training depends on. What outputs
-    and scores depend on beside it stands in the document, as `decoding` and `scoring`. `virtual_tokens` is how many
+    and scores depend on besides is in the document, as `decoding` and `scoring`. `virtual_tokens` is how many
     positions of the context are kept free for soft prompts.
     """
 
@@ -212,10 +212,10 @@ def make_runs(
     protocol: ProtocolConfig, baselines: dict[str, Settings], entries: dict[str, Entry], steps: int,
     held_equal: dict[str, Any],
 ) -> list[Run]:  # fmt: skip
-    """Return the baselines' runs, then every entry's trials and its final runs, one a seed.
+    """Return the baselines' runs, then every entry's trials and its final runs, one per seed.
 
-    The settings of a tuned entry's final runs are not known yet: their ids come from its search, and what is chosen
-    stands in run.json.
+    The settings of a tuned entry's final runs are not known yet: their ids come from its search, and the chosen
+    settings are in run.json.
     """
     seeds = range(protocol.seed, protocol.seed + protocol.seeds)
     runs = [make_run(n, "baseline", n, given, protocol.seed, 0, held_equal) for n, given in baselines.items()]

@@ -193,7 +193,7 @@ class Scheduler:
             self.bus.handle(State(run=trial.id, state="stopped"))
 
     def forget(self, run: Run) -> None:
-        """Delete a run's checkpoints; should it go on after all, it starts anew."""
+        """Delete a run's checkpoints; if it is run again, it starts from the beginning."""
         self.folder.run(run.id).forget_checkpoints()
 
     def fail(self, finals: Sequence[Run], error: str) -> None:

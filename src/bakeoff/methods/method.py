@@ -81,7 +81,7 @@ class Method(Section, ABC):
         return False
 
     def state(self, adapted: "nn.Module") -> "dict[str, torch.Tensor]":
-        """Return what `after_step` has gathered beside the trained weights: a stopped training goes on with it."""
+        """Return what `after_step` has gathered besides the trained weights, so that a stopped training can resume."""
         return {}
 
     def restore(self, adapted: "nn.Module", state: "dict[str, torch.Tensor]") -> None:

@@ -32,7 +32,7 @@ class PrefixTuning(SoftPrompt):
     learning_rate: float = Field(1e-2, gt=0, description="peak learning rate of AdamW")
 
     def config(self, model: "PreTrainedModel") -> "PeftConfig":
-        """Return PEFT's config with the shape of the model's keys, which is looked up in the model at work."""
+        """Return PEFT's config with the shape of the model's keys, which is found by running the model."""
         import torch
         from peft import PrefixTuningConfig
 

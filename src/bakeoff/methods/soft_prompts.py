@@ -149,8 +149,8 @@ class PromptTuning(SoftPrompt):
 class PTuning(SoftPrompt):
     """P-tuning: a small trained network, the prompt encoder, makes the virtual tokens (Liu et al. 2021).
 
-    What is saved, in PEFT's format, is the prompt that came out in the end: it serves, and needs no encoder. A
-    training that stopped goes on from its checkpoint, which holds the encoder.
+    The final prompt is saved in PEFT's format, which needs no encoder. A training that stopped resumes from its
+    checkpoint, which has the encoder.
     """
 
     paper: ClassVar[str] = "https://arxiv.org/abs/2103.10385"

@@ -91,7 +91,7 @@ def roughly(seconds: float) -> str:
 
 
 class TableDisplay(Display):
-    """The table as it stands: a row a run, failures and totals below it. `console` gives its size."""
+    """The current table: one row per run, failures and totals below it. `console` gives its size."""
 
     def __init__(
         self, runs: Sequence[Run], done: Collection[str], forecast: Forecast | None, clock: Clock, console: Console
@@ -115,7 +115,7 @@ class TableDisplay(Display):
             self.note(f"{self.names[event.run]}: check {check} failed: {note}")
 
     def render(self) -> RenderableType:
-        """Return the table, the failures and the totals as they stand now."""
+        """Return the current table, failures and totals."""
         with self.lock:
             return self.table()
 
@@ -153,7 +153,7 @@ class TableDisplay(Display):
             yield Text(f"and {len(failed) - room} more failed", style="red")
 
     def visible(self, room: int) -> list[Row]:
-        """Return the rows that fit, in plan order: at work, next, ended (the latest first), and then all others."""
+        """Return the rows that fit, in plan order: running, next, ended (the latest first), and then all others."""
         following = [row for row in self.rows.values() if row.state == "waiting"][:NEXT]
         ranked = sorted(self.rows.values(), key=lambda r: (0 if r in following else ORDER.get(r.state, 0), -r.ended))
         chosen = {row.run.id for row in ranked[: max(3, room)]}
@@ -186,7 +186,7 @@ class TableDisplay(Display):
         }
 
     def time_of(self, row: Row) -> str:
-        """Return how long a run took, or what is left of one at work."""
+        """Return how long a run took, or the time left of a running one."""
         if row.seconds is not None:
             return clock_time(row.seconds)
         left = self.forecast.left_of(row.run.id) if self.forecast and row.state not in ORDER else None

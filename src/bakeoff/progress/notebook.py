@@ -45,7 +45,7 @@ class NotebookDisplay(TableDisplay):
         self.draw()
 
     def draw(self) -> None:
-        """Publish notes and table as they stand."""
+        """Publish the current notes and table."""
         self.drawn = time.monotonic()
         console = Console(
             file=StringIO(), width=self.console.width, height=self.console.height, record=True, force_jupyter=False

@@ -77,7 +77,7 @@ def drain(follower: subprocess.Popen[bytes], log: Path, patience: float, note: C
 
 
 class Trackers:
-    """The trackers of one bakeoff: one of each kind for every run that is at work."""
+    """The trackers of one bakeoff: one of each kind for every running run."""
 
     def __init__(self, kinds: Sequence[str], folder: Folder):
         self.kinds, self.folder = kinds, folder
@@ -153,7 +153,7 @@ class Trackers:
 
 
 def follow(folder: Folder, place: int, kinds: Sequence[str]) -> None:
-    """Pass on what stands in the journal from byte `place` on, until the session that begins there ends.
+    """Pass on the event log from byte `place` on, until the session that begins there ends.
 
     What it leaves open was interrupted.
     """

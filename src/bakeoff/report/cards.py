@@ -151,7 +151,7 @@ def published(name: str) -> str:
 
 
 def run_folder(files: RunFolder) -> str:
-    """Return the path of a run's bakeoff as a card has it: where it is not the usual one, only its name is told."""
+    """Return the path of a run's bakeoff as a card has it: if it is not the usual one, only its name is given."""
     *_, above, name = files.path.resolve().parent.parent.parts
     return f"bakeoffs/{name}" if above == "bakeoffs" else f"path/of/{name}"
 
@@ -179,7 +179,7 @@ def shown(value: float | None) -> str:
 
 
 def plain_base(method: str) -> bool:
-    """Return whether a method's adapters stand on the base as it is loaded, and not on one in four bits."""
+    """Return whether a method's adapters belong to the base as it is loaded, not to one in four bits."""
     return method not in method_names() or method_class(method).keeps_base
 
 

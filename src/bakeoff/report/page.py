@@ -93,7 +93,7 @@ def render(source: Source, figures: Figures, beside: str) -> str:
 
 
 def page_template() -> Template:
-    """Return the page's template; what stands in it is escaped."""
+    """Return the page's template, which escapes its values."""
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, undefined=StrictUndefined
     )

@@ -40,11 +40,11 @@ def settle(
     config: Config, splits: Mapping[str, Sequence[Example]], tokens: Mapping[str, Sequence[Tokens]],
     form: Form | None, context: int | None, output_tokens: int | None,
 ) -> tuple[dict[str, Settings], dict[str, str]]:  # fmt: skip
-    """Return the settings of each baseline that is to be run, and of the others why they are not.
+    """Return the settings of each baseline to run, and the reasons why the others are not run.
 
-    Few-shot's settings are the places of its examples in the training split and, where it is no blank line, what stands
-    between them; without tokens they stay open. Those of an extract say where its sentences or words are not the plain
-    rule's, which was once the only one.
+    Few-shot's settings are the places of its examples in the training split and, if it is not a blank line, the
+    separator between them; without tokens they stay open. Those of an extract say where its sentences or words are not
+    the plain rule's, which was once the only one.
     """
     train, extracts = splits["train"], extract_settings(splits["test"])
     run: dict[str, Settings] = {}
@@ -96,7 +96,7 @@ def choose_shots(count: int, examples: Sequence[Example], rows: Sequence[Tokens]
 
 
 def separator(train: Sequence[Example]) -> str:
-    """Return what stands between few-shot's examples, and ends its outputs: a blank line, or a line of signs where
+    """Return the separator between few-shot examples, which also ends outputs: a blank line, or a line of signs where
     targets hold blank lines themselves.
     """
     tried = [BLANK_LINE, *(f"\n\n{'#' * count}\n\n" for count in range(3, 40))]
@@ -156,7 +156,7 @@ def cut_share(rows: Sequence[Tokens], whole: Sequence[Tokens], prefix: int) -> f
 
 
 def first_answer(output: str, between: str = BLANK_LINE, indented: bool = False) -> str:
-    """Return a few-shot output up to what stands between examples: there the base begins a next one of its own."""
+    """Return a few-shot output up to the separator, where the base begins another example."""
     return plain(plain(output, indented).lstrip("\n").partition(between)[0], indented)
 
 
@@ -164,7 +164,7 @@ def oracle(document: str, reference: str) -> str:
     """Return the extract that greedy choice finds best: a ceiling for extraction, since it reads the reference.
 
     Sentence by sentence, the one that raises the sum of ROUGE-1, ROUGE-2 and ROUGE-L F most is taken, the earlier of
-    equals, until none raises it (the procedure of Nallapati et al. 2017, section 3). Sentences stand in the
+    equals, until none raises it (the procedure of Nallapati et al. 2017, section 3). Sentences are in the
     document's order; the text is empty where none shares a word with the reference. Words are rouge-score's, or of any
     script where it sees little of the reference.
     """

@@ -31,7 +31,7 @@ def passages() -> tuple[str, ...]:
 
 
 def prose(page: str) -> Iterator[str]:
-    """Yield the paragraphs of WORDS words that stand at the margin, are whole sentences and mostly letters."""
+    """Yield the paragraphs of WORDS words that are not indented, are whole sentences and mostly letters."""
     for block in re.split(r"\n\s*\n", page):
         text = " ".join(block.split())
         letters = sum(c.isalpha() for c in text)
@@ -44,8 +44,8 @@ def prose(page: str) -> Iterator[str]:
 def neutral_rows(tokenizer: Any, max_tokens: int, encoder_decoder: bool = False) -> list[Tokens]:
     """Return the passages as rows without template: after the first token, every token is a target.
 
-    A loss over them is the language-model loss in nats a token. A soft prompt stands before each of them too: with
-    it the adapted model is what it is. An encoder-decoder reads a passage's first half and is asked for the second.
+    A loss over them is the language-model loss in nats per token. A soft prompt precedes each of them, too: it is part
+    of the adapted model. An encoder-decoder reads a passage's first half and is asked for the second.
     """
     texts = list(passages())
     ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []

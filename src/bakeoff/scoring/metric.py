@@ -24,7 +24,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Metric:
-    """What one name in the config's `metrics` stands for. Entries are ranked by `primary`, one of `measures`.
+    """What one name in the config's `metrics` means. Entries are ranked by `primary`, one of `measures`.
 
     `rule` changes whenever the same outputs get other scores: runs' ids hold it. `unseen` is the share of a reference
     that the metric does not see, `blind` what that is and what to try instead.

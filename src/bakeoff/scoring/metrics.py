@@ -132,7 +132,7 @@ def score_outputs(
 ) -> tuple[Rows, dict[str, float]]:
     """Return each output's scores by all the metrics named, and scores of the corpus as a whole.
 
-    `begins` is told of each metric before it scores.
+    `begins` is called with each metric before it scores.
     """
     tables = []
     for name in names:

@@ -35,7 +35,7 @@ def sentences(text: str) -> list[str]:
 
 
 def goes_on(sentence: str, rest: str) -> bool:
-    """Return whether a point is of an abbreviation, and the sentence goes on after it."""
+    """Return whether a point ends an abbreviation, so that the sentence continues."""
     last = BEFORE.search(sentence.rsplit(maxsplit=1)[-1])
     if last is None:
         return False

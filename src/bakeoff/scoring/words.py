@@ -37,7 +37,7 @@ def only_latin(text: str) -> float:
 
 
 def unparted(text: str) -> float:
-    """Return the share of a text's letters and digits that stand in scripts without spaces between words."""
+    """Return the share of a text's letters and digits in scripts without spaces between words."""
     return 0.0 if text.isascii() else _share(SPACELESS, text)
 
 

@@ -107,7 +107,7 @@ def refuse_links(folder: Folder) -> None:
 
 
 def layout(folder: Folder) -> Iterator[Path]:
-    """Yield all that stands at a name of the layout, and below its folders."""
+    """Yield everything at a name of the layout, and below its folders."""
     yield from (folder.path / name for name in TRACKERS)
     for place in vars(folder).values():
         if place != folder.path:

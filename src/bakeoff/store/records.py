@@ -16,7 +16,7 @@ class Run:
 
     A trial is one of an entry's `search` (a hash of it and of all that is held equal), counted from 1; `until` is the
     step that it goes to for now, None for the end. `adopts` is the trial of the same settings and seed whose
-    checkpoint the run goes on from. `steps` are at most.
+    checkpoint the run continues. `steps` is the maximum.
     """
 
     id: str

@@ -50,7 +50,7 @@ def canonical(document: Mapping[str, Any]) -> bytes:
 def key() -> bytes:
     """Return this user's key, made when it is first asked for; raise OSError where there is no place for one.
 
-    A relative path would be one of the folder that one stands in, where somebody else may have put a key.
+    A relative path would be in the working folder, where somebody else may have put a key.
     """
     file = Path(os.environ.get("XDG_STATE_HOME") or at_home("~/.local/state")) / "bakeoff/key"
     if not file.is_absolute():

@@ -92,7 +92,8 @@ def rungs(steps: int, halving: bool) -> list[int]:
 
 
 def survivors(losses: Sequence[float | None]) -> list[int]:
-    """Return which trials go on, in their order: the better half, rounded up, by validation loss; None has failed."""
+    """Return which trials continue, in their order: the better half, rounded up, by validation loss; None means "
+    "failed."""
     alive = [i for i, loss in enumerate(losses) if loss is not None]
     best = sorted(alive, key=lambda i: losses[i])  # type: ignore[arg-type, return-value]
     return sorted(best[: math.ceil(len(losses) / 2)])

@@ -22,7 +22,7 @@ class Causal:
     """A batch of a causal model in the middle of decoding.
 
     Prompts are read as in training: padded on the right, after the method's virtual tokens, and a part at a time. What
-    was read is then moved to the right end of one cache, so that each row's newest token stands in the last column.
+    was read is then moved to the right end of one cache, so that each row's newest token is in the last column.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Causal:
     def read(self) -> torch.Tensor:
         """Read the prompts and return the likeliest first id of each row, (batch,); on the way, targets' losses.
 
-        A target stands behind its prompt, as in training, and what the cache holds of it is left behind.
+        A target follows its prompt, as in training; the part of the cache that belongs to it is dropped.
         """
         prompts, before = [len(text.prompt) for text in self.texts], self.past.get_seq_length() if self.past else 0
         widths = [len(text) - 1 for text in self.texts]  # the last target token predicts nothing

@@ -45,8 +45,8 @@ def generate(
 ) -> list[list[int]]:
     """Return the greedy continuation of each prompt, in the given order, without its end-of-text token.
 
-    Prompts are sorted by length; what all begin with is read once. Rows that have ended leave the batch. The outputs
-    do not depend on batch mates, so that a batch is halved where memory runs out; without a `batch_size` it is as
+    Prompts are sorted by length; their common start is read once. Finished rows leave the batch. An output does not
+    depend on the others in its batch, so a batch is halved if memory runs out; without a `batch_size` it is as
     large as CACHE_BYTES allow. `told` hears how many are done.
     """
     return read_and_generate(base, adapted, prompts, None, max_new_tokens, batch_size, told)[0]

@@ -112,9 +112,9 @@ def check_base_name(config_file: Path, model: Any) -> None:
 
 
 def check_base(config: Config, planned: BaseFacts) -> None:
-    """Raise SetupError where the base's files are not those of the bakeoff; `planned` is what its plan says of them.
+    """Raise SetupError if the base's files are not those of the bakeoff; `planned` is what its plan says about them.
 
-    Sizes and times tell, where they are as they were; else the content does, which takes a second a gigabyte.
+    Unchanged sizes and times are enough; else the content is compared, which takes a second per gigabyte.
     """
     model_folder(config.model, config.pin, ask_hub=False)  # raises where it is not there any more
     known = planned.identity

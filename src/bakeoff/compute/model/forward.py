@@ -39,7 +39,7 @@ def prompt_config(adapted: nn.Module) -> Any:
 
 
 def soft_prompt_config(adapted: nn.Module) -> Any:
-    """Return PEFT's config of a method whose virtual tokens stand before the text, or None for any other."""
+    """Return PEFT's config of a method with virtual tokens before the text, or None for any other."""
     config = prompt_config(adapted)
     return None if config is None or config.peft_type == "PREFIX_TUNING" else config
 
@@ -67,8 +67,8 @@ def prefix(adapted: nn.Module, rows: int) -> Cache | None:
 def text_inputs(adapted: nn.Module, ids: torch.Tensor) -> dict[str, torch.Tensor]:
     """Return the model's inputs for right-padded token ids (batch, seq): the ids, or embeddings.
 
-    Embeddings (batch, virtual + seq, width) are given only where virtual tokens stand before the text, since some
-    architectures scale what they look up by themselves and not what they are given.
+    Embeddings (batch, virtual + seq, width) are given only if there are virtual tokens before the text, since some
+    architectures scale what they look up themselves, but not what they are given.
     """
     prompt = soft_prompt(adapted)
     if prompt is None:
@@ -180,8 +180,8 @@ def losses_in_parts(model: PreTrainedModel, hidden: torch.Tensor, targets: torch
 def logits_of(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
     """Return the logits of hidden states (rows, width) by the model's own head and what follows it.
 
-    The model is called for one token whose hidden state is exchanged: what stands between a head and its logits is
-    written out in every architecture's own forward and can be had in no other way.
+    The model is called for one token whose hidden state is exchanged: the computation between a head and its
+    logits is written in each architecture's own forward, and not available in another way.
     """
     token = torch.zeros(1, 1, dtype=torch.long, device=hidden.device)
     inputs = {"input_ids": token} | ({"decoder_input_ids": token} if model.config.is_encoder_decoder else {})

@@ -29,9 +29,9 @@ class Beginning:
 
 @torch.no_grad()
 def read_beginning(base: Base, adapted: nn.Module, prompts: Iterable[Sequence[int]]) -> Beginning | None:
-    """Return what all prompts begin with; None where that is too little, or the model cannot go on from it.
+    """Return the common start of all prompts; None if it is too short, or the model cannot continue from it.
 
-    Virtual tokens stand before a text and are read with it, as in training: methods that have them share nothing.
+    Virtual tokens are read together with the text that follows, as in training: methods that have them share nothing.
     """
     model = inner(adapted)
     if not base.cached or base.decoder_start is not None:

@@ -36,8 +36,9 @@ def only_moved(
 ) -> str | None:
     """Complain of a tensor that moved though it is not among the `trained`, and of a trained one that did not.
 
-    `steps` are those up to the kept checkpoint. Before the second a weight may rightly stand still: the gradient of
-    LoRA's first factor is zero until the second one has left zero. `may_rest` says of which this is so at any step.
+    `steps` are those up to the kept checkpoint. Before the second, a weight may be unchanged for a good reason: the
+    gradient of LoRA's first factor is zero until the second one has left zero. `may_rest` says of which this is so at
+    any step.
     """
     if before.keys() != after.keys():
         return f"tensors were added or removed by training: {shown(before.keys() ^ after.keys())}"

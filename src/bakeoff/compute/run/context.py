@@ -32,7 +32,7 @@ LIFE_SECONDS = 5.0
 
 
 class Work:
-    """One run at work."""
+    """A running run."""
 
     def __init__(self, folder: Folder, run: Run, emit: Emit, asked: Callable[[], bool]):
         self.folder, self.run, self.emit, self.asked = folder, run, emit, asked
@@ -88,7 +88,7 @@ class Work:
         return base
 
     def show_life(self, *_: Any) -> None:
-        """Tell once in a while that the run is at work, where it has nothing else to tell: a long validation, say."""
+        """Report from time to time that the run is alive, if it has nothing else to report, as in a long validation."""
         if time.monotonic() - self.told_at >= LIFE_SECONDS:
             self.told_at = time.monotonic()
             self.emit(Progress(run=self.run.id))

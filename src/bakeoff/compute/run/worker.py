@@ -37,8 +37,8 @@ from bakeoff.store.run_folder import Folder
 def execute(path: Path, run_id: str, emit: Emit, asked: Callable[[], bool] = bool) -> RunResult:
     """Carry out one run of the bakeoff in folder `path`, write its record and return it; never raises an Exception.
 
-    What to run stands in its run.json. A run with a checkpoint goes on from there. Where `asked` says that the run
-    shall stop, its training saves itself and Stopped is raised, which is no Exception; there is no record then.
+    Its run.json says what to run. A run with a checkpoint resumes from it. If `asked` says that the run shall stop,
+    its training writes a checkpoint and Stopped is raised, which is not an Exception; then there is no record.
     """
     folder = Folder(path)
     files = folder.run(run_id)

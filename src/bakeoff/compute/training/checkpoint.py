@@ -72,7 +72,7 @@ class Keeper:
             raise Stopped
 
     def save(self, trainer: Trainer) -> None:
-        """Write a checkpoint of this step, once. What the disk refuses is told in the log, and the run goes on."""
+        """Write a checkpoint of this step, once. If the disk refuses, the log says so, and the run continues."""
         if trainer.at.step == self.saved_step:
             return
         start = time.monotonic()
@@ -108,9 +108,9 @@ def checkpoint_files(folder: Path) -> list[Path]:
 
 
 def save_checkpoint(folder: Path, trainer: Trainer, extra: dict[str, Any]) -> None:
-    """Write where `trainer` stands, and `extra` (plain data) with it; a crash leaves the new file whole or not at all.
+    """Write the state of `trainer` and `extra` (plain data); after a crash the new file is complete or absent.
 
-    The last one before it stays. A training that has ended leaves its best weights only: nothing goes on from it.
+    The checkpoint before it stays. A finished training leaves only its best weights: it is not resumed.
     """
     tensors = {f"best/{name}": tensor for name, tensor in trainer.best.items()}
     if not trainer.at.ended:
@@ -144,7 +144,7 @@ def save_checkpoint(folder: Path, trainer: Trainer, extra: dict[str, Any]) -> No
 def load_newest(
     folder: Path, trainer: Trainer, accepts: Callable[[dict[str, Any]], bool] = lambda extra: True
 ) -> dict[str, Any] | None:
-    """Put a fresh trainer where the newest checkpoint stood that it can go on from, and return its `extra`.
+    """Put a fresh trainer into the state of the newest checkpoint that it can resume from, and return its `extra`.
 
     One that is damaged, of another training (`accepts` is asked of its `extra`) or of another device or version is
     passed over, which the log says. None where none is left: the training begins anew.

@@ -31,7 +31,7 @@ def adapted_shape(base: PreTrainedModel, method: Method) -> nn.Module:
 def check_reach(where: str, adapted: nn.Module) -> None:
     """Raise SetupError where an adapted model on the meta device cannot be called, or trains what no text passes.
 
-    Some architectures look into values, which the meta device has none of: those tell nothing here, and are tried when
+    Some architectures use values, which the meta device does not have. They cannot be checked here, and are tried when
     a run loads them.
     """
     base = Base(inner(adapted), SimpleNamespace(eos_token_id=0), torch.device("meta"), "fp32")

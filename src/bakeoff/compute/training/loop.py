@@ -42,7 +42,7 @@ class Trained:
 
 @dataclass
 class Progress:
-    """How far training has come: all of it that is not a tensor, so that it can stop and go on."""
+    """The state of training except for tensors, so that it can stop and resume."""
 
     step: int = 0
     tokens: int = 0
@@ -99,7 +99,7 @@ class Trainer:
         self.best: dict[str, torch.Tensor] = {}  # weights; empty before the first validation
 
     def train(self, train: Sequence[Tokens], validation: Sequence[Tokens], until: int | None = None) -> Trained:
-        """Train to the end, or until after step `until`, one of the rungs; called again, go on from there.
+        """Train to the end, or until after step `until`, one of the rungs; called again, continue from there.
 
         At the end, which is the last step or what `protocol.patience` says, the model holds its best weights.
         """

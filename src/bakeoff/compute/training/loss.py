@@ -47,7 +47,7 @@ def part_tokens(base: Base, above_trunk: bool = False) -> int | None:
 
 
 def model_inputs(adapted: nn.Module, batch: Batch, past: RoomyCache | None = None) -> dict[str, Any]:
-    """Return the arguments of the model's call for a right-padded batch, which goes on from `past` if it is given.
+    """Return the arguments of the model's call for a right-padded batch, which continues `past` if it is given.
 
     A causal model never looks ahead and needs no mask; an encoder does wherever a row is padded.
     """

@@ -44,7 +44,7 @@ CONFIG = {
 class Figure:
     """One figure: `name` for its files, `title`, `label` (what it shows, for those who cannot see it), SVG, data.
 
-    `entry` is the number of the one entry it is about, `notes` are lines to stand below it. `drawn` are the rows that
+    `entry` is the number of the one entry it is about, `notes` are lines below it. `drawn` are the rows that
     the page holds where it cannot hold all.
     """
 
@@ -109,7 +109,7 @@ def on_any(svg: str) -> str:
 
 
 def coloured(svg: str, colours: dict[str, str]) -> str:
-    """Return the SVG with `colours`, and with entries' colours, in place of what stands for them."""
+    """Return the SVG with `colours`, and with entries' colours, in place of their placeholders."""
     svg = re.sub(r"var\(--entry-(\d+)\)", lambda m: LIGHT[int(m[1]) % len(LIGHT)], svg)
     for name, colour in {**colours, "var(--bad)": "#b3261e"}.items():
         svg = svg.replace(name, colour)

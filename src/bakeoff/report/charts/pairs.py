@@ -16,7 +16,7 @@ BRIEF = 15  # rows up to which all pairs are one figure; more are given for the 
 def pair_figures(verdict: Verdict) -> list[Figure]:
     """Return the figures of differences on the score that ranks: entries with each other, then with the baselines.
 
-    Of many entries the best one's pairs stand by themselves, and all pairs follow.
+    With many entries the pairs of the best one have their own figure, and all pairs follow.
     """
     pairs, levels = verdict["pairs"], verdict["baseline_pairs"]
     groups = [("pairs", "Entries with each other", pairs), ("baselines", "Entries with the baselines", levels)]
@@ -54,7 +54,7 @@ def figure(name: str, title: str, pairs: Sequence[Pair], verdict: Verdict, count
 
 
 def pair_row(pair: Pair, bounded: bool) -> Point:
-    """Return one pair's difference as a row; a score from 0 to 1 is told in points (hundredths)."""
+    """Return one pair's difference as a row; a score from 0 to 1 is in points (hundredths)."""
     name = f"{pair['first']} \N{MINUS SIGN} {pair['second']}"
     assert pair["low"] is not None  # others have no place in the figure
     assert pair["high"] is not None

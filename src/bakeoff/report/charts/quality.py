@@ -153,7 +153,7 @@ def chart(
 def placed(
     points: list[Point], levels: list[Point], domain: list[float], span: list[float], quality: Axis, cost: Axis
 ) -> list[Point]:
-    """Return the points whose names have room, with where these stand."""
+    """Return the points whose names have room, with the places of the names."""
     on_axis = math.log10 if cost.log else float
     left, right = (on_axis(v) for v in domain)
     places = [(WIDTH * (on_axis(p["x"]) - left) / (right - left), height(p["quality"], span, quality)) for p in points]
@@ -166,13 +166,13 @@ def placed(
 
 
 def height(value: float, span: list[float], quality: Axis) -> float:
-    """Return how far below the top a value of quality stands, in pixels."""
+    """Return how far below the top a value of quality is, in pixels."""
     bottom, top = span[::-1] if quality.lower else span
     return HEIGHT * (1 - (value - bottom) / (top - bottom))
 
 
 def together(levels: list[Point], span: list[float], quality: Axis) -> list[Point]:
-    """Return the levels with `names` to show: those of levels too close for a line each stand on the uppermost."""
+    """Return the levels with `names` to show: those of levels too close for a line each are on the uppermost."""
 
     def at(level: Point) -> float:
         return height(level["quality"], span, quality)
