@@ -211,8 +211,7 @@ def write_results(folder: Folder) -> tuple[Path, ResultsDocument]:
 
 
 def refresh_report(path: str | Path) -> Path:
-    """Write the report of a bakeoff that is not running; raise SetupError if it is not a run folder, or not "
-    "writable."""
+    """Write the report of a bakeoff that is not running; raise SetupError if it cannot be written."""
     folder = Folder(path)
     folder.plan()
     if not is_ours(folder):

@@ -92,8 +92,7 @@ def rungs(steps: int, halving: bool) -> list[int]:
 
 
 def survivors(losses: Sequence[float | None]) -> list[int]:
-    """Return which trials continue, in their order: the better half, rounded up, by validation loss; None means "
-    "failed."""
+    """Return which trials continue, in their order: the better half, rounded up, by validation loss (None: failed)."""
     alive = [i for i, loss in enumerate(losses) if loss is not None]
     best = sorted(alive, key=lambda i: losses[i])  # type: ignore[arg-type, return-value]
     return sorted(best[: math.ceil(len(losses) / 2)])
