@@ -131,7 +131,7 @@ def test_a_run_folder_from_elsewhere_names_no_run_outside_of_it(shared, tmp_path
     plan = folder.plan().row()
     plan["runs"][-1]["id"] = "../../../victim"
     folder.plan_file.write_text(json.dumps(plan))
-    with pytest.raises(SetupError, match=r"damaged \(runs\.\d+\.id: "):
+    with pytest.raises(SetupError, match=r"damaged \(runs\.\d+: id: "):
         bakeoff.load_results(folder.path)
     (tmp_path / "own.py").write_text(f"from pathlib import Path\nPath({str(tmp_path / 'ran')!r}).touch()\n")
     words = yaml.safe_load(results.folder.config_file.read_text()) | {"metrics": ["rouge", f"{tmp_path}/own.py:run"]}
