@@ -168,7 +168,7 @@ def test_a_baseline_without_room_is_a_row_and_no_failure(tiny_config):
     assert (row["status"], row["metrics"]) == ("not run", {})
     assert row["error"].startswith("the context of 64 tokens is too short: 9 examples take")
     assert "few-shot-9" not in results.verdict
-    assert "few-shot-9,baseline,not run,the context of 64" in results.folder.csv_file.read_text()
+    assert 'few-shot-9,baseline,not run,"the context of 64 tokens is too short' in results.folder.csv_file.read_text()
     for file in (results.folder.report_file, results.folder.markdown_file):
         assert "not run: the context of 64 tokens is too short" in file.read_text()
     assert list(results.document["baselines"]) == ["base", "few-shot-9", "lead-2"]
