@@ -114,6 +114,13 @@ def test_a_tsv_with_quoting_is_read_as_written(tmp_path_factory, data, writer, s
     ]
 
 
+@pytest.mark.parametrize("last", ["\na", "\n\n", "b\na b\n\nc"])
+def test_a_line_break_in_the_last_field_of_a_tsv_ends_no_row(tmp_path, last):
+    rows = [{"document": "a", "summary": "b", "x": last}, {"document": "c", "summary": "d", "x": "e"}]
+    text = f'document\tsummary\tx\na\tb\t"{last}"\nc\td\te\n'
+    assert rows_of(tmp_path / "a.tsv", text) == rows
+
+
 @pytest.mark.parametrize("end", ["\n", ""])
 def test_a_blank_before_the_quote_that_ends_a_field_is_none_before_one_that_begins_it(tmp_path, end):
     text = f'document\tsummary\tnote\na\t \t" ""\t "{end}'

@@ -88,7 +88,7 @@ def quotes_are_marks(stream: BinaryIO, skipped: int) -> bool:
     a row together that would not be one without, around all of a column, and around all that has a comma, as Excel
     writes it. Where text follows the second of two, they are none.
     """
-    width, bare, around = 0, False, False
+    width, bare, around, open_end = 0, False, False, False
     rows = (line.rstrip(b"\r\n").split(b"\t") for line in lines_of(stream) if line.strip())
     columns: set[int] = set()  # between quotes up to here
     for number, cells in enumerate(rows):
@@ -99,6 +99,10 @@ def quotes_are_marks(stream: BinaryIO, skipped: int) -> bool:
                 return True
         elif number > skipped:
             columns &= whole
+        if open_end and len(cells) != width and cells[0].endswith(b'"'):
+            return True  # the end of a field that began at the end of a row
+        inside = open_end and b'"' not in cells[0]
+        open_end = inside or (cells[-1].startswith(b'"') and len(cells) - 1 not in whole)
         for i, cell in enumerate(cells):
             if i in whole:
                 if b'""' in cell[1:-1]:
