@@ -1,14 +1,37 @@
 """Three identities of a run: what it trains, what its outputs are made by, what scores them. Each is redone alone."""
 
 import json
+import shutil
 
 import pytest
 
 import bakeoff
 from bakeoff.compute.run import evaluate, worker
 from bakeoff.store.run_folder import Folder
+from tests.conftest import write_splits
 
 FUNCTION = "def length(output, references):\n    return float(len(output))\n"
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_model, tmp_path_factory):
+    """The config of a finished bakeoff of three entries."""
+    folder = tmp_path_factory.mktemp("finished")
+    config = {
+        "name": "tiny", "model": str(tiny_model), "data": write_splits(folder),
+        "entries": {"prompt_tuning": {"num_virtual_tokens": 4}, "last_layers": {},
+                    "lora": {"r": 4, "lora_alpha": 8, "target_modules": ["c_attn"]}},
+        "tune": None, "protocol": {"epochs": 2, "max_tokens": 48, "seeds": 1}, "output": str(folder / "out"),
+    }  # fmt: skip
+    bakeoff.run(config, display="none")
+    return config
+
+
+@pytest.fixture
+def tiny_config(finished, tmp_path):
+    """Its config in a copy of its folder."""
+    shutil.copytree(finished["output"], tmp_path / "out")
+    return {**finished, "output": str(tmp_path / "out")}
 
 
 @pytest.fixture
