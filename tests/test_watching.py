@@ -107,7 +107,7 @@ def test_a_session_with_other_entries_that_follows_a_killed_one_is_shown_by_its_
             file.writelines([lines[killed], *(line.replace(*now[0]).replace(*now[1]) for line in lines)])
         watching.join(20)  # its end is seen although the lock is still held
     assert not watching.is_alive()
-    shown = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    shown = [json.loads(line) for line in capsys.readouterr().err.splitlines() if line]
     start = next(i for i, row in enumerate(shown) if row["kind"] == "start")
     assert {row["run"] for row in shown[start:] if row["kind"] == "done"} == {
         *(run for entry, run in runs.items() if entry not in ("lora", "prompt_tuning")),
