@@ -117,9 +117,9 @@ def damaged_checkpoint(kind: str) -> Callable[[Path, Path], Outcome]:
         newest.write_bytes(DAMAGE[kind](newest.read_bytes()))
         process = start(config, output)
         log = before.parent.parent / "log.txt"
-        wait_for(lambda: "damaged, passed over" in log.read_text(), process)
+        wait_for(lambda: "not used (damaged)" in log.read_text(), process)
         damaged, taken = (int(file.name.partition("-")[0]) for file in (newest, before))
-        outcome.note = f"that of step {damaged} passed over, that of step {taken} taken"
+        outcome.note = f"that of step {damaged} not used, that of step {taken} taken"
         process.communicate(timeout=LONGEST_WAIT)
         end_of(outcome, config, folder, output)
         return outcome

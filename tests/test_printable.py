@@ -96,6 +96,13 @@ def test_any_name_heading_and_note_goes_through_every_view(shared, name, heading
     assert quiet(bars.file)
 
 
+def test_a_long_name_of_characters_beyond_16_bits_is_drawn(shared):
+    """Vega cuts a label that is too long, and may do so between the two halves of one."""
+    results = Source.of([], renamed(shared[1].document, "\U0001f600" * 60, "heading", "note")).results
+    bars = cost_bar(results, next(c for c in columns(results) if c.key == "trainable_parameters"))
+    ElementTree.fromstring(bars.file)
+
+
 def test_a_control_character_does_not_end_the_process_inside_the_chart_library(copied):
     results = renamed(json.loads(copied.results_file.read_text()), "a\x1b[2Jb\x00", "h\x07\x1b]0;x\x07", "n\x1b")
     figure = cost_bar(results, next(c for c in columns(results) if c.key == "trainable_parameters"))

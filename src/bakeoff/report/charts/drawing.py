@@ -27,6 +27,7 @@ LIGHT = ("#0068ad", "#d55e00", "#0a8f4f", "#c85fa5", "#6b4e00", "#33393f", "#5aa
 DARK = ("#56b4e9", "#ff8c42", "#2fd0a5", "#e39ac6", "#f0e442", "#d3d9df", "#3f7fd6", "#d0697f")
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right")
 FINE = re.compile(r"-?\d+\.\d{2,}(e-\d+)?")
+BEYOND_16_BITS = re.compile("[\U00010000-\U0010ffff]")  # Vega cuts a long label between the halves of one, and fails
 FONT = "system-ui, sans-serif"
 
 CONFIG = {
@@ -178,7 +179,7 @@ def draw(
 def shown(value: Any) -> Any:
     """Return a chart's values with every text printable: at a control character the chart library ends the process."""
     if isinstance(value, str):
-        return printable(value)
+        return BEYOND_16_BITS.sub("\ufffd", printable(value))
     if isinstance(value, dict):
         return {key: shown(inner) for key, inner in value.items()}
     return [shown(inner) for inner in value] if isinstance(value, list | tuple) else value
