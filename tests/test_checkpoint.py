@@ -11,7 +11,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from bakeoff.compute.model.base import adapt, load_base, trainable
-from bakeoff.compute.training.checkpoint import Keeper, Stopped, checkpoint_files, load_newest, save_checkpoint
+from bakeoff.compute.training.checkpoint import (
+    CheckpointWriter,
+    Stopped,
+    checkpoint_files,
+    load_newest,
+    save_checkpoint,
+)
 from bakeoff.compute.training.loop import Trainer
 from bakeoff.config.sections import ProtocolConfig, SafetyConfig
 from bakeoff.data.tokens import Tokens
@@ -99,7 +105,7 @@ def test_an_ended_training_keeps_its_best_weights_only(tiny_model, tmp_path):
 
 
 def keeper(folder, asked=bool, **safety):
-    return Keeper(folder, SafetyConfig(**safety), dict, asked)
+    return CheckpointWriter(folder, SafetyConfig(**safety), dict, asked)
 
 
 def test_a_checkpoint_follows_every_validation_and_the_last_two_are_kept(tiny_model, tmp_path):

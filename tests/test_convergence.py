@@ -3,7 +3,7 @@
 import pytest
 
 from bakeoff.analysis.convergence import converged, pace
-from bakeoff.config.lr_schedule import rate_factor
+from bakeoff.config.lr_schedule import lr_multiplier
 from bakeoff.config.sections import ProtocolConfig
 
 LINEAR = ProtocolConfig(epochs=4, warmup_share=0)
@@ -20,7 +20,7 @@ def test_a_curve_that_is_gone_tells_nothing():
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
 def test_loss_that_falls_with_the_learning_rate_has_a_pace_of_one(schedule):
     protocol = ProtocolConfig(epochs=4, warmup_share=0.06, schedule=schedule)
-    spent = [sum(rate_factor(s, 100, protocol) for s in range(end)) for end in range(0, 101, 25)]
+    spent = [sum(lr_multiplier(s, 100, protocol) for s in range(end)) for end in range(0, 101, 25)]
     assert pace(curve(*(4 - part / 100 for part in spent)), protocol, 100) == pytest.approx(1)
 
 
@@ -33,7 +33,9 @@ def test_a_last_validation_that_is_the_best_is_no_want_of_convergence():
 
 
 def test_the_stretch_begins_with_the_validation_before_it_and_losses_are_the_lowest_so_far():
-    share = sum(rate_factor(s, 90, LINEAR) for s in range(60, 90)) / sum(rate_factor(s, 90, LINEAR) for s in range(90))
+    share = sum(lr_multiplier(s, 90, LINEAR) for s in range(60, 90)) / sum(
+        lr_multiplier(s, 90, LINEAR) for s in range(90)
+    )
     assert pace(curve(4, 3, 3.4, 2.9, every=30), LINEAR, 90) == pytest.approx(0.1 / 1.1 / share)
     assert pace(curve(4, 3, 3.4, 3.2, every=30), LINEAR, 90) == 0
 

@@ -99,7 +99,7 @@ def make_model(end: int) -> GPT2LMHeadModel:
     return GPT2LMHeadModel(config)
 
 
-def rate_factor(step: int, steps: int) -> float:
+def lr_multiplier(step: int, steps: int) -> float:
     """Return the learning rate's multiplier: warm-up, constant, linear decay to zero."""
     return min(1.0, (step + 1) / WARMUP_STEPS, (steps - step) / (DECAY_SHARE * steps))
 
@@ -177,7 +177,7 @@ def train(work: Path, tokens: int) -> dict:
     clock = saved_at = time.perf_counter()
     for step in range(start, steps):
         for optimizer, rate in zip(optimizers, (MUON_RATE, ADAM_RATE), strict=True):
-            optimizer.param_groups[0]["lr"] = rate * rate_factor(step, steps)
+            optimizer.param_groups[0]["lr"] = rate * lr_multiplier(step, steps)
         loss = train_loss(model, batch(train_stream, step, sequence_length(step, steps)))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(others, 1.0)

@@ -137,7 +137,7 @@ class EntryResult:
     def predictions(self) -> list[dict[str, Any]]:
         """Return the outputs of the entry's first finished run, with their references."""
         examples, plan = self.folder.examples("test"), self.folder.plan()
-        whole = (self.folder.run(i) for i in self.row["runs"] if self.folder.whole(i, plan))
+        whole = (self.folder.run(i) for i in self.row["runs"] if self.folder.is_complete(i, plan))
         rows = next((files.predictions() for files in whole), None)
         if rows is None:
             raise SetupError(f"{self.folder.path}: entry '{self.name}' has no finished run")

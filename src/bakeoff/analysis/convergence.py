@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from bakeoff.config.lr_schedule import rate_factor
+from bakeoff.config.lr_schedule import lr_multiplier
 from bakeoff.config.sections import ProtocolConfig
 
 STRETCH = 0.25  # of the steps: as short as still holds a validation where there are three or four
@@ -42,5 +42,5 @@ def pace(curve: Sequence[dict[str, Any]], protocol: ProtocolConfig, steps: int) 
     lowest_before, lowest = min(loss for _, loss in before), min(loss for _, loss in losses)
     if since == 0 or lowest == first:
         return None
-    spent = [rate_factor(step, steps, protocol) for step in range(end)]
+    spent = [lr_multiplier(step, steps, protocol) for step in range(end)]
     return (lowest_before - lowest) / (first - lowest) * sum(spent) / sum(spent[since:])

@@ -5,7 +5,7 @@ import math
 from bakeoff.config.sections import ProtocolConfig
 
 
-def rate_factor(step: int, steps: int, protocol: ProtocolConfig) -> float:
+def lr_multiplier(step: int, steps: int, protocol: ProtocolConfig) -> float:
     """Return the learning rate's multiplier in step `step` (from 0): a linear warm-up, then the schedule towards 0."""
     warmup = round(protocol.warmup_share * steps)
     if step < warmup:

@@ -244,7 +244,7 @@ def make_trial(entry: Entry, number: int, point: Settings, seed: int, steps: int
 def make_run(
     entry: str, kind: Any, method: str, settings: dict[str, Any], seed: int, steps: int, held_equal: dict[str, Any]
 ) -> Run:
-    """Return a run whose id holds a hash of all that determines its result."""
+    """Return a run whose id holds a hash of all that determines its training."""
     mark = hash_of([kind, method, settings, seed, held_equal])
     return Run(f"{entry}-{mark}", entry, kind, method, settings, seed, steps)
 

@@ -1,8 +1,9 @@
 """Whether a run folder belongs to this bakeoff, and what has changed since the last session.
 
-The id of a run has everything that determines its result, so results of another config, data, base or version are never
-mixed in. Runs that a change affects get other ids and are run; the others are kept. Earlier runs stay on disk, and are
-used again if the change is undone.
+The id of a run has everything that determines its training, so results of another config, data, base or version are
+never mixed in. Runs that a change affects get other ids and are run; the others are kept, and are only decoded or
+scored again where their outputs or metrics changed (`RunFolder.left_to_do`). Earlier runs stay on disk, and are used
+again if the change is undone.
 """
 
 import re
@@ -62,9 +63,9 @@ def identities(plan: PlanDocument) -> list[Any]:
 def change_note(folder: Folder, config: Config, before: PlanDocument, planned: Plan) -> str:
     """Return in a line what has changed since the last plan, and what becomes of the runs that were finished."""
     what = ", ".join(changes(folder, config, before, planned)) or "the plan"
-    left = Counter(folder.left(run.id, planned.document) for run in planned.runs if run.kind != "trial")
+    left = Counter(folder.left_to_do(run.id, planned.document) for run in planned.runs if run.kind != "trial")
     stay = {run.id for run in planned.runs}
-    others = sum(folder.whole(run.id, before) for run in before.runs if run.id not in stay)
+    others = sum(folder.is_complete(run.id, before) for run in before.runs if run.id not in stay)
     line = f"changed since the last session: {what}. Finished runs that are still used: {left['nothing']}"
     if left["score"]:
         line += f"; whose outputs are scored again: {left['score']}"

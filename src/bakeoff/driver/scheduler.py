@@ -154,7 +154,7 @@ class Scheduler:
     def unless_done(self, run: Run) -> Iterator[Run]:
         """Yield a run unless it is done, with these settings, and its record whole."""
         result = self.folder.run(run.id).finished()
-        whole = self.folder.whole(run.id, self.planned.document)
+        whole = self.folder.is_complete(run.id, self.planned.document)
         if result is None or not whole or result.run.settings != run.settings:
             yield self.start(run)
             result = self.folder.run(run.id).result()

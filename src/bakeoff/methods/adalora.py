@@ -61,7 +61,7 @@ class AdaLora(Injected):
         schedule.tinit, schedule.tfinal = int(self.tinit_share * steps), int(self.tfinal_share * steps)
         adapted.base_model.update_and_allocate(step)  # type: ignore[operator, union-attr]
 
-    def may_rest(self, name: str) -> bool:
+    def may_stay_unchanged(self, name: str) -> bool:
         """Return whether a weight may end as it started: singular values do where all ranks of a matrix are cut."""
         return "lora_E" in name
 

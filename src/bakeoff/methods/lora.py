@@ -54,6 +54,6 @@ class LoraPlus(Lora):
         16, ge=1, description="learning rate of the second factor divided by that of the first"
     )
 
-    def rate_factor(self, name: str) -> float:
+    def lr_scale(self, name: str) -> float:
         """Return the ratio for the second factor."""
         return self.loraplus_lr_ratio if "lora_B" in name else 1.0

@@ -66,7 +66,7 @@ class Method(Section, ABC):
         It is called once, before anything is trained or measured. Most methods need nothing.
         """
 
-    def rate_factor(self, name: str) -> float:
+    def lr_scale(self, name: str) -> float:
         """Return what the learning rate is multiplied by for the trained weight of this name."""
         return 1.0
 
@@ -76,7 +76,7 @@ class Method(Section, ABC):
     def after_step(self, adapted: "nn.Module", step: int, steps: int) -> None:
         """Do what the method needs after optimizer step `step` of `steps` (from 1); gradients are still there."""
 
-    def may_rest(self, name: str) -> bool:
+    def may_stay_unchanged(self, name: str) -> bool:
         """Return whether the trained weight of this name may rightly end as it started; every run checks the others."""
         return False
 

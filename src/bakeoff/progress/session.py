@@ -35,7 +35,7 @@ class Session:
     @classmethod
     def to_come(cls, folder: Folder, plan: PlanDocument, protocol: ProtocolConfig) -> "Session":
         """Return the next session of a folder with this plan, by the records that are there."""
-        left = {run.id: folder.left(run.id, plan) for run in plan.runs if run.kind != "trial"}
+        left = {run.id: folder.left_to_do(run.id, plan) for run in plan.runs if run.kind != "trial"}
         tried = {run.id: folder.run(run.id).result() for run in plan.runs if run.kind == "trial"}
         done = sorted(run_id for run_id, step in left.items() if step == "nothing")
         again = {run_id: step for run_id, step in left.items() if step in ("decode", "score")}

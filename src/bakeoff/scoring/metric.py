@@ -26,8 +26,8 @@ class Measure:
 class Metric:
     """What one name in the config's `metrics` means. Entries are ranked by `primary`, one of `measures`.
 
-    `rule` changes whenever the same outputs get other scores: runs' ids hold it. `unseen` is the share of a reference
-    that the metric does not see, `blind` what that is and what to try instead.
+    `rule` changes whenever the same outputs get other scores: the plan's scoring identity holds it. `unseen` is the
+    share of a reference that the metric does not see, `blind` what that is and what to try instead.
     """
 
     measures: tuple[Measure, ...]

@@ -183,7 +183,7 @@ def scoring(names: Sequence[str], primary: str | None, test: Sequence[Example]) 
 
 
 def rules(names: Sequence[str], test: Sequence[Example]) -> list[tuple[str, str]]:
-    """Return what runs' ids hold of the metrics: names, and what their scores depend on beside outputs.
+    """Return what the scoring identity holds of the metrics: names, and what scores depend on beside outputs.
 
     Each is tried on a reference before; a BakeoffError is raised where that fails. A function's code counts, and not in
     which folder it lies.

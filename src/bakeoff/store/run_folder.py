@@ -101,7 +101,7 @@ class RunFolder:
                 return record
         return None
 
-    def left(self, plan: "PlanDocument") -> Step:
+    def left_to_do(self, plan: "PlanDocument") -> Step:
         """Return what is left to do of this run, a baseline or an entry's final one, to be as `plan` has it."""
         record = self.finished()
         if record is None:
@@ -196,16 +196,16 @@ class Folder:
         """Delete the trunk cache."""
         remove_named(self.trunk, TRUNK)
 
-    def left(self, run_id: str, plan: "PlanDocument") -> Step:
+    def left_to_do(self, run_id: str, plan: "PlanDocument") -> Step:
         """Return what is left to do of a planned run that is no trial."""
         try:
-            return self.run(run_id).left(plan)
+            return self.run(run_id).left_to_do(plan)
         except SetupError:  # may not be read
             return "train"
 
-    def whole(self, run_id: str, plan: "PlanDocument") -> bool:
+    def is_complete(self, run_id: str, plan: "PlanDocument") -> bool:
         """Return whether a run is done as planned, and all that it left is still there as it was written."""
-        return self.left(run_id, plan) == "nothing"
+        return self.left_to_do(run_id, plan) == "nothing"
 
     def result(self, run_id: str, plan: "PlanDocument") -> RunResult | None:
         """Return a run's record, None where it has none yet that is of the plan's outputs and scores."""

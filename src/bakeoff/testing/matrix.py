@@ -78,5 +78,5 @@ def probe(name: str, family: str) -> str | None:
         return f"fails: {error}"
     if counted != planned:
         return f"fails: {counted} parameters (trained, in all), {planned} planned"
-    complaint = only_moved(before, fingerprints(adapted), trained, STEPS, method.may_rest)
+    complaint = only_moved(before, fingerprints(adapted), trained, STEPS, method.may_stay_unchanged)
     return f"fails: {complaint}" if complaint else None

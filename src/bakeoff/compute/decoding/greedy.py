@@ -28,7 +28,7 @@ class Reading:
     seconds: float = 0.0
 
 
-Told = Callable[[int, Reading], None]
+OnProgress = Callable[[int, Reading], None]
 
 
 def silent(done: int, reading: Reading) -> None:
@@ -41,15 +41,15 @@ def generate(
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
     batch_size: int | None = None,
-    told: Told = silent,
+    on_progress: OnProgress = silent,
 ) -> list[list[int]]:
     """Return the greedy continuation of each prompt, in the given order, without its end-of-text token.
 
     Prompts are sorted by length; their common start is read once. Finished rows leave the batch. An output does not
     depend on the others in its batch, so a batch is halved if memory runs out; without a `batch_size` it is as
-    large as CACHE_BYTES allow. `told` hears how many are done.
+    large as CACHE_BYTES allow. `on_progress` hears how many are done.
     """
-    return read_and_generate(base, adapted, prompts, None, max_new_tokens, batch_size, told)[0]
+    return read_and_generate(base, adapted, prompts, None, max_new_tokens, batch_size, on_progress)[0]
 
 
 def reads_targets(base: Base, precision: str) -> bool:
@@ -71,12 +71,12 @@ def read_and_generate(
     targets: Sequence[Sequence[int]] | None,
     max_new_tokens: int,
     batch_size: int | None = None,
-    told: Told = silent,
+    on_progress: OnProgress = silent,
 ) -> tuple[list[list[int]], Losses]:
     """Do what `generate` does; where there are `targets`, also return each one's loss, as `evaluate_loss` does.
 
     A prompt is then read once for both, its target behind it, which the cache forgets again. Only where
-    `reads_targets` says so. `told` hears how many are done, and what was read of them and their targets.
+    `reads_targets` says so. `on_progress` hears how many are done, and what was read of them and their targets.
     """
     adapted.eval()
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
@@ -104,7 +104,7 @@ def read_and_generate(
             if targets:
                 losses[i] = found[place]
         done += len(members)
-        told(done, reading)
+        on_progress(done, reading)
     return outputs, losses
 
 

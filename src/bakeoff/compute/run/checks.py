@@ -32,13 +32,13 @@ def only_moved(
     after: Mapping[str, bytes],
     trained: Collection[str],
     steps: int,
-    may_rest: Callable[[str], bool] = lambda name: False,
+    may_stay_unchanged: Callable[[str], bool] = lambda name: False,
 ) -> str | None:
     """Complain of a tensor that moved though it is not among the `trained`, and of a trained one that did not.
 
     `steps` are those up to the kept checkpoint. Before the second, a weight may be unchanged for a good reason: the
-    gradient of LoRA's first factor is zero until the second one has left zero. `may_rest` says of which this is so at
-    any step.
+    gradient of LoRA's first factor is zero until the second one has left zero. `may_stay_unchanged` says of
+    which this is so at any step.
     """
     if before.keys() != after.keys():
         return f"tensors were added or removed by training: {shown(before.keys() ^ after.keys())}"
@@ -46,7 +46,7 @@ def only_moved(
     complaints = []
     if moved - set(trained):
         complaints.append(f"should not be trained, but changed: {shown(moved - set(trained))}")
-    resting = {name for name in set(trained) - moved if not may_rest(name)}
+    resting = {name for name in set(trained) - moved if not may_stay_unchanged(name)}
     if steps > 1 and resting:
         complaints.append(f"should be trained, but never changed: {shown(resting)}")
     return "; ".join(complaints) or None

@@ -20,7 +20,7 @@ from bakeoff.compute.model.device import out_of_memory, peak_bytes, reset_peak
 from bakeoff.compute.run.checks import beats_unigram, equals_base, fingerprints, only_moved, same_when_loaded
 from bakeoff.compute.run.context import Emit, Work
 from bakeoff.compute.run.evaluate import evaluate, score
-from bakeoff.compute.training.checkpoint import Keeper, checkpoint_files, load_newest
+from bakeoff.compute.training.checkpoint import CheckpointWriter, checkpoint_files, load_newest
 from bakeoff.compute.training.loop import DivergedError, Trainer
 from bakeoff.compute.training.loss import start
 from bakeoff.compute.training.trunk_cache import serve_trunks, stores_trunk
@@ -43,7 +43,7 @@ def execute(path: Path, run_id: str, emit: Emit, asked: Callable[[], bool] = boo
     folder = Folder(path)
     files = folder.run(run_id)
     run = files.run()
-    left = "train" if run.kind == "trial" else folder.left(run_id, folder.plan())
+    left = "train" if run.kind == "trial" else folder.left_to_do(run_id, folder.plan())
     if left == "train":
         files.forget_results()
         if not checkpoint_files(files.checkpoints):
@@ -170,7 +170,7 @@ def train(work: Work, method: Method) -> float | None:
             trainer.serve |= serve_trunks(base, adapted, work.tokens, work.trunk_folder, work.config.protocol, tell)
     take_steps(work, trainer, keeper)
     record.learning_rate = method.learning_rate
-    complaint = only_moved(before, fingerprints(adapted), to_train, record.best_step or 0, method.may_rest)
+    complaint = only_moved(before, fingerprints(adapted), to_train, record.best_step or 0, method.may_stay_unchanged)
     record.check("only_intended_moved", complaint)
     first = work.files.curve()[0]["validation/loss"]
     record.check("step0_beats_unigram", beats_unigram(first, work.tokens["validation"]))
@@ -188,7 +188,7 @@ def train(work: Work, method: Method) -> float | None:
     return work.probe(base, adapted)
 
 
-def keep(work: Work, trainer: Trainer, carried: dict[str, Any]) -> Keeper:
+def keep(work: Work, trainer: Trainer, carried: dict[str, Any]) -> CheckpointWriter:
     """Let the trainer keep checkpoints, and return what writes them; `carried` comes from the one it goes on from."""
     first = trainer.at.step
 
@@ -209,12 +209,12 @@ def keep(work: Work, trainer: Trainer, carried: dict[str, Any]) -> Keeper:
             work.state("saving")
         return work.asked()
 
-    keeper = Keeper(work.files.checkpoints, work.config.safety, extra, asked, first if carried else None)
+    keeper = CheckpointWriter(work.files.checkpoints, work.config.safety, extra, asked, first if carried else None)
     trainer.keep = keeper.after_step
     return keeper
 
 
-def take_steps(work: Work, trainer: Trainer, keeper: Keeper) -> None:
+def take_steps(work: Work, trainer: Trainer, keeper: CheckpointWriter) -> None:
     """Train as far as the run goes for now, and note losses, costs and the peak since the first step."""
     record = work.record
     reset_peak()

@@ -38,7 +38,7 @@ class Stopped(BaseException):
     """The run was asked to stop; its checkpoint is written."""
 
 
-class Keeper:
+class CheckpointWriter:
     """Writes a run's checkpoints when they are due: after each validation, and every so many seconds.
 
     `extra` returns plain data to keep with them; `asked` tells whether the run was asked to stop; `saved_step` is the

@@ -13,7 +13,7 @@ from bakeoff.compute.model.device import Clocks, out_of_memory
 from bakeoff.compute.training.batches import epoch_batches, parts
 from bakeoff.compute.training.loss import Serve, batch_of, evaluate_loss, mean_loss, part_tokens, target_losses, whole
 from bakeoff.compute.training.trunk_cache import find_trunk
-from bakeoff.config.lr_schedule import rate_factor
+from bakeoff.config.lr_schedule import lr_multiplier
 from bakeoff.config.sections import ProtocolConfig
 from bakeoff.data.tokens import Tokens, lengths_of
 from bakeoff.errors import BakeoffError
@@ -84,7 +84,7 @@ class Trainer:
         self.weights = trainable(adapted)
         groups: dict[float, list[nn.Parameter]] = {}
         for name, weight in self.weights.items():
-            groups.setdefault(method.rate_factor(name), []).append(weight)
+            groups.setdefault(method.lr_scale(name), []).append(weight)
         self.optimizer = torch.optim.AdamW(
             [{"params": weights, "factor": factor} for factor, weights in groups.items()],
             lr=method.learning_rate, weight_decay=protocol.weight_decay, fused=True,
@@ -145,7 +145,7 @@ class Trainer:
 
     def _step(self, train: Sequence[Tokens], members: Sequence[int], step: int, steps: int) -> float:
         """Take one optimizer step and return the batch's summed loss."""
-        rate = self.method.learning_rate * rate_factor(step, steps, self.protocol)
+        rate = self.method.learning_rate * lr_multiplier(step, steps, self.protocol)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
         loss = self._backward(train, members)
