@@ -1,14 +1,18 @@
 """Three identities of a run: what it trains, what its outputs are made by, what scores them. Each is redone alone."""
 
+import errno
 import json
 import shutil
 
 import pytest
 
 import bakeoff
+from bakeoff import api
 from bakeoff.compute.run import evaluate, worker
+from bakeoff.errors import SetupError
+from bakeoff.store import checksums
 from bakeoff.store.run_folder import Folder
-from tests.conftest import write_splits
+from tests.conftest import Inline, write_splits
 
 FUNCTION = "def length(output, references):\n    return float(len(output))\n"
 
@@ -164,6 +168,87 @@ def test_what_is_not_scored_as_planned_yet_is_shown_as_unfinished(again, tiny_co
     document = bakeoff.load_results(tiny_config["output"]).document
     assert document["status"] == "incomplete"
     assert {row["status"] for row in document["entries"].values()} != {"done"}
+
+
+def test_a_file_that_cannot_be_read_for_now_loses_no_training(again, tiny_config, monkeypatch):
+    again()
+    whole = checksums.digest
+
+    def denied(path):
+        if path.suffix == ".safetensors" and "lora" in str(path):
+            raise PermissionError(errno.EACCES, "denied", str(path))
+        return whole(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checksums, "digest", denied)
+        refused, trained = again(metrics=["chrf"])
+    assert trained == []
+    assert "cannot be read (Permission denied)" in refused.entries["lora"]["error"]
+    after, trained = again(metrics=["chrf"])
+    assert trained == []
+    assert after.document["status"] == "done"
+
+
+def test_a_torn_run_file_loses_no_training(again, tiny_config):
+    again()
+    folder = Folder(tiny_config["output"])
+    for run in folder.runs():
+        folder.run(run.id).run_file.write_text("{")
+    after, trained = again(metrics=["chrf"])
+    assert trained == []
+    assert after.document["status"] == "done"
+
+
+def test_trials_that_all_fail_later_lose_no_final_training(again, tiny_config, monkeypatch):
+    tuned = {"tune": {"trials": 2}, "entries": {"lora": {"r": 2}}}
+    again(**tuned)
+    folder = Folder(tiny_config["output"])
+    trials = [run.id for run in folder.runs() if run.kind == "trial"]
+    for trial in trials:
+        folder.run(trial).remove()
+
+    def fail(work, method):
+        raise SetupError("no memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "train", fail)
+        failed, _ = again(**tuned)
+    assert "every trial failed" in failed.entries["lora"]["error"]
+    after, trained = again(**tuned)
+    assert {kind for _, kind in trained} == {"trial"}
+    assert after.document["status"] == "done"
+
+
+def test_a_run_whose_process_dies_at_once_has_no_record_of_before(again, tiny_config, monkeypatch):
+    again()
+    seen = []
+
+    def died(path, runs, _):
+        for run in runs:
+            seen.append(Folder(path).run(run.id).result())
+            raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(api, "LocalExecutor", lambda: Inline(died))
+    with pytest.raises(KeyboardInterrupt):
+        again(metrics=["chrf"])
+    assert seen == [None]
+
+
+def test_a_card_is_of_the_planned_scores_alone(again, tiny_config, monkeypatch):
+    again()
+    cards = Folder(tiny_config["output"]).path.glob("runs/*/adapter/README.md")
+    before = {card: card.read_text() for card in cards}
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(api, "LocalExecutor", lambda: Inline(stopped))
+    with pytest.raises(KeyboardInterrupt):
+        again(metrics=["chrf"])
+    assert before
+    assert all(card.read_text() == text for card, text in before.items())
 
 
 def test_damaged_predictions_are_made_again_by_the_adapter(again, tiny_config):

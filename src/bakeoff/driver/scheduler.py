@@ -166,14 +166,21 @@ class Scheduler:
 
         A final run that was begun at other settings, which the search chose while a trial had failed, starts anew.
         """
+        files = self.folder.run(run.id)
+        record = files.finished()
         try:
-            begun = self.folder.run(run.id).run()
+            begun = record.run if record else files.run()
         except SetupError:  # damaged, or not there
             begun = None
         if begun is None or begun.settings != run.settings:
             self.forget(run)
-            self.folder.run(run.id).forget_results()
-        write_json(self.folder.run(run.id).run_file, asdict(run))
+            files.forget_results()
+        # A process that dies before its first line leaves no record, rather than the one of before.
+        if run.kind == "trial":
+            files.result_file.unlink(missing_ok=True)
+        else:
+            files.set_aside()
+        write_json(files.run_file, asdict(run))
         return run
 
     def stop(self, trial: Run, rung: int) -> Iterator[Run]:
@@ -199,5 +206,6 @@ class Scheduler:
     def fail(self, finals: Sequence[Run], error: str) -> None:
         """Record final runs that cannot be made."""
         for run in finals:
+            self.folder.run(run.id).set_aside()
             self.folder.run(run.id).write_result(RunResult(run, "failed", error=error))
             self.bus.handle(Failed(run=run.id, error=error))

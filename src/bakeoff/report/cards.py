@@ -41,11 +41,11 @@ AS_WRITTEN = "<!-- Written by bakeoff. Once edited, this card is never written a
 
 def write_cards(folder: Folder, results: ResultsDocument) -> list[Path]:
     """Write the card of every saved adapter of a bakeoff whose run is done, but none that was edited; return which."""
-    written = []
+    written, plan = [], folder.plan()
     for name, row in results["entries"].items():
         for run_id in row["runs"]:
             files = folder.run(run_id)
-            record = files.result()
+            record = folder.result(run_id, plan)
             if (
                 record
                 and record.status == "done"

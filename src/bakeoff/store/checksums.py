@@ -13,6 +13,8 @@ from typing import Any
 from bakeoff.errors import SetupError
 
 SEAL = "sha256"
+# What the system says of a file that may be whole.
+UNREADABLE = {errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT}
 LARGEST = 64 * 2**20  # bytes of a document that is read as a whole, or of one line of another
 
 
@@ -70,15 +72,25 @@ def digests(folder: Path, files: Iterable[Path]) -> dict[str, str]:
 
 
 def damaged(folder: Path, expected: dict[str, str]) -> Path | None:
-    """Return the first file below `folder` that is missing or not what its SHA-256 says; None where all are whole."""
+    """Return the first file below `folder` that is missing or not what its SHA-256 says; None where all are whole.
+
+    Raises SetupError where a file may be whole and cannot be read now: it must not be taken for damaged and made again.
+    """
     for name, stated in expected.items():
         path = folder / name
         try:
             if digest(path) != stated:
                 return path
-        except OSError:
+        except OSError as error:
+            if error.errno in UNREADABLE:
+                raise SetupError(unreadable(path, error)) from None
             return path
     return None
+
+
+def unreadable(file: Path, error: OSError) -> str:
+    """Return the line about a file that is there and cannot be read."""
+    return f"{file}: cannot be read ({os.strerror(error.errno or 0)}). Try: as a user who may read it, or again"
 
 
 def fault_of(file: Path) -> str:

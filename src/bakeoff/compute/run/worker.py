@@ -43,18 +43,19 @@ def execute(path: Path, run_id: str, emit: Emit, asked: Callable[[], bool] = boo
     folder = Folder(path)
     files = folder.run(run_id)
     run = files.run()
-    left = "train" if run.kind == "trial" else folder.left_to_do(run_id, folder.plan())
-    if left == "train":
-        files.forget_results()
-        if not checkpoint_files(files.checkpoints):
-            files.metrics_file.unlink(missing_ok=True)
-    files.set_aside()
     try:
+        left = "train" if run.kind == "trial" else files.left_to_do(folder.plan())
+        if left == "train":
+            files.forget_results()
+            if not checkpoint_files(files.checkpoints):
+                files.metrics_file.unlink(missing_ok=True)
+        files.set_aside()
         work = Work(folder, run, emit, asked)
         result = result_of(work) if left == "train" else again(work, left)
     except Exception as error:
         traceback.print_exc(file=sys.stderr)
         reason, cause = explained(error)
+        files.set_aside()
         result = RunResult(run, "failed", error=reason, cause=cause)
         if cause == "diverged":
             result.check("loss_finite", reason)
@@ -120,7 +121,9 @@ def again(work: Work, left: Step) -> RunResult:
         return baseline(work)
     work.record = record
     base = work.load()
-    return evaluate(work, base, load_adapter(base, work.files.adapter))
+    result = evaluate(work, base, load_adapter(base, work.files.adapter))
+    result.costs["evaluation_seconds"] = before.costs.get("evaluation_seconds")  # with those of training's validations
+    return result
 
 
 def baseline(work: Work) -> RunResult:
