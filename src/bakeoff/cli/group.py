@@ -24,7 +24,8 @@ DISPLAY = click.option(
 )  # fmt: skip
 TRUST = click.option(
     "--trust", is_flag=True,
-    help="Allow the config of a run folder from elsewhere to use the model folder, and run the code, that it names.",
+    help="Only for a run folder from elsewhere: allow the model folder, code and trackers that its config names. "
+    "Without --trust the command lists what it would use, and stops.",
 )  # fmt: skip
 RESUME = "interrupted. Run the same command again to resume"
 ENDED = {"run": RESUME, "demo": RESUME, "watch": "stopped watching; the bakeoff keeps running"}

@@ -78,7 +78,8 @@ def demo(full: bool, settings: tuple[str, ...], display: str) -> None:
 def run(file: Path, settings: tuple[str, ...], display: str, trust: bool) -> None:
     """Run the bakeoff that FILE describes.
 
-    Ctrl-C interrupts it. Run the same command again to resume.
+    FILE is a config. Results go to the run folder, bakeoffs/NAME if the config has `name: NAME`. Ctrl-C interrupts the
+    bakeoff. Run the same command again to resume; finished runs are not repeated.
     """
     run_and_show(file, settings, display, trust)
 
@@ -101,14 +102,17 @@ def watch(folder: Path, display: str) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @OVERRIDES
 @click.option(
-    "--probe", is_flag=True, help="Also measure the time and memory that each entry takes on its longest batch."
+    "--probe",
+    is_flag=True,
+    help="Also start short measurements: the time and memory that each entry takes on its longest batch.",
 )
 @TRUST
 @AS_JSON
 def plan(file: Path, settings: tuple[str, ...], probe: bool, trust: bool, as_json: bool) -> None:
     """Show what FILE would run.
 
-    Shows runs, steps, exact parameter counts, and problems of the data. Writes nothing.
+    FILE is a config. Shows runs, steps, exact parameter counts, and problems of the data. Starts no run, and writes
+    nothing.
     """
     from bakeoff.api import plan as make
 
@@ -130,7 +134,8 @@ def plan(file: Path, settings: tuple[str, ...], probe: bool, trust: bool, as_jso
 @click.option(
     "--prefer",
     type=click.Choice(["quality", "memory", "size", "time"]),
-    help="Also recommend an entry by this criterion, among those tied with the best.",
+    help="Also recommend one of the entries tied with the best: by memory, size or time the cheapest, by quality the "
+    "one with the lowest validation loss.",
 )
 @AS_JSON
 def show(folder: Path, prefer: str | None, as_json: bool) -> None:
@@ -183,7 +188,10 @@ def report(folders: tuple[Path, ...], output: Path | None) -> None:
     "--architectures", is_flag=True, help="Test every architecture of transformers with a tiny model; takes minutes."
 )
 @click.option(
-    "--keep", type=click.Path(path_type=Path), help="With --architectures: store results in FILE, and resume from it."
+    "--keep",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="With --architectures: store results in FILE, and resume from it.",
 )
 @click.option(
     "--matrix",
@@ -222,7 +230,8 @@ def methods(name: str | None, matrix: bool, architectures: bool, keep: Path | No
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option(
     "--entry",
-    help="Entry whose adapter is used.  [default: the lowest validation loss among the entries tied with the best]",
+    help="Entry whose adapter is used.  [default: the one with the lowest validation loss among those tied with the "
+    "best]",
 )
 @click.option(
     "--rows", is_flag=True, help="Read JSONL from standard input: rows with the columns that the template uses."
@@ -230,10 +239,12 @@ def methods(name: str | None, matrix: bool, architectures: bool, keep: Path | No
 @TRUST
 @AS_JSON
 def generate(folder: Path, entry: str | None, rows: bool, trust: bool, as_json: bool) -> None:
-    """Write outputs with a trained adapter.
+    r"""Write outputs with a trained adapter.
 
-    Reads documents from standard input, separated by form feeds, and prints the output of an adapter in the run folder
-    FOLDER for each, separated by form feeds, too. The output of a blank document is empty.
+    FOLDER is the run folder of a bakeoff. The command reads documents from standard input, and prints an output for
+    each. Form feeds separate the documents, and also the outputs. The output of a blank document is empty.
+
+    For example: printf 'one\ftwo' | bakeoff generate FOLDER
     """
     from bakeoff.results import load_results
 

@@ -26,8 +26,9 @@ def init(files: tuple[Path, ...], output: Path, model: str) -> None:
     """Write a config for data FILEs.
 
     It guesses the columns, and explains every option. A single file is split by bakeoff; several files are told apart
-    by train, validation and test in their names. Without a file the config uses the task of the demo. Existing files
-    are never overwritten.
+    by train, validation and test in their names. Without a file the config uses the task of the demo. The JSON Schema
+    of the config is written beside it, for editors. If the config file exists, the command stops and changes nothing;
+    a schema file that exists is kept.
     """
     from bakeoff.cli.init import draft, write_new
     from bakeoff.cli.schema import SCHEMA_FILE, json_schema
