@@ -14,6 +14,7 @@ from bakeoff.config.config import Config, dump_config, load_config
 from bakeoff.driver.plan import Plan
 from bakeoff.driver.trust import is_own
 from bakeoff.errors import BakeoffError, SetupError
+from bakeoff.progress.session import plan_hash
 from bakeoff.store.checksums import read_whole
 from bakeoff.store.files import write_json, write_text
 from bakeoff.store.ownership import claim, refuse_foreign, refuse_links
@@ -43,7 +44,7 @@ def check_free(folder: Folder, config: Config) -> None:
 def prepare(folder: Folder, config: Config, planned: Plan) -> list[str]:
     """Write config, plan, environment and, beside their tokens, examples; return what has changed, a line each."""
     before, notes = folder.last_plan(), []
-    if before and identities(before) != identities(planned.document):
+    if before and plan_hash(before) != plan_hash(planned.document):
         notes.append(change_note(folder, config, before, planned))
     text = dump_config(config)
     before_it = signature(read_whole(folder.config_file)) if is_own(folder) else None
@@ -53,11 +54,6 @@ def prepare(folder: Folder, config: Config, planned: Plan) -> list[str]:
     notes += renew_environment(folder)
     write_json(folder.plan_file, planned.document.row())
     return notes
-
-
-def identities(plan: PlanDocument) -> list[Any]:
-    """Return what of a plan says which trainings, outputs and scores are the same."""
-    return [[run.id for run in plan.runs], plan.decoding, plan.scoring]
 
 
 def change_note(folder: Folder, config: Config, before: PlanDocument, planned: Plan) -> str:

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from bakeoff.errors import printable, printable_within
 from bakeoff.report.charts.drawing import Point
 from bakeoff.report.view import in_view
 from bakeoff.store.checksums import read_whole
+from bakeoff.store.plan_document import PlanDocument
 from bakeoff.store.results_document import ResultsDocument, ResultsRow
 from bakeoff.store.run_folder import Folder, RunFolder
 
@@ -43,10 +45,14 @@ class Source:
         """Return where a row's runs lie, those that never started among them; `place` says in whose folder."""
         return [self.folders[row.get("place", 0)].run(run) for run in row["runs"]]
 
+    @cached_property
+    def plans(self) -> list[PlanDocument]:
+        """The plan of each folder, read once for all rows."""
+        return [folder.plan() for folder in self.folders]
+
     def predictions(self, row: ResultsRow) -> list[dict[str, Any]]:
         """Return the predictions of a row's first finished run; an empty list where none has finished."""
-        folder = self.folders[row.get("place", 0)]
-        plan = folder.plan()
+        folder, plan = self.folders[row.get("place", 0)], self.plans[row.get("place", 0)]
         done = (folder.run(run) for run in row["runs"] if (r := folder.result(run, plan)) and r.status == "done")
         return printable_within(next((files.predictions() for files in done), []))
 

@@ -108,7 +108,8 @@ class RunFolder:
             return "train"
         if self.damaged_training(record):
             return "train"
-        if record.decoding != plan.decoding or damaged(self.path, record.files):
+        outputs = {name: mark for name, mark in record.files.items() if name == self.predictions_file.name}
+        if record.decoding != plan.decoding or damaged(self.path, outputs):
             return "decode"
         if record.scoring != plan.scoring or not self.done():
             return "score"
