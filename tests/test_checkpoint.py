@@ -104,8 +104,8 @@ def test_an_ended_training_keeps_its_best_weights_only(tiny_model, tmp_path):
         assert set(stored.keys()) == {f"best/{name}" for name in trainer.weights}
 
 
-def keeper(folder, asked=bool, **safety):
-    return CheckpointWriter(folder, SafetyConfig(**safety), dict, asked)
+def keeper(folder, stop_requested=bool, **safety):
+    return CheckpointWriter(folder, SafetyConfig(**safety), dict, stop_requested)
 
 
 def test_a_checkpoint_follows_every_validation_and_the_last_two_are_kept(tiny_model, tmp_path):

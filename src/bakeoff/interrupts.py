@@ -15,19 +15,19 @@ class EndAtOnce(KeyboardInterrupt):
 def stoppable() -> Iterator[Callable[[], bool]]:
     """Yield whether this process was asked to stop; a second request raises EndAtOnce where it comes.
 
-    Signals reach the main thread alone: in another one nothing is ever asked.
+    Signals reach the main thread alone: in another one nothing is ever stop_requested.
     """
-    asked = threading.Event()
+    stop_requested = threading.Event()
 
     def handle(*_: Any) -> None:
-        if asked.is_set():
+        if stop_requested.is_set():
             raise EndAtOnce
-        asked.set()
+        stop_requested.set()
 
     signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
     before = {number: signal.signal(number, handle) for number in signals}
     try:
-        yield asked.is_set
+        yield stop_requested.is_set
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -123,7 +123,7 @@ class Attempt:
         self.process: int | None = None
         self.state = self.metric = ""
         self.stepped_at = self.longest_step = 0.0  # in seconds, with what comes between it and the next
-        self.stalled = self.asked = False
+        self.stalled = self.stop_requested = False
 
     def events(self, stall_seconds: float, stop: Callable[[], bool]) -> Iterator[Event]:
         """Start the run and yield its events; where its process leaves no record, make one and yield that."""
@@ -143,7 +143,7 @@ class Attempt:
             if isinstance(event, RunEvent):
                 self.hear(event)
             if stop():
-                begins = not self.asked
+                begins = not self.stop_requested
                 if begins:
                     yield State(run=self.run.id, state="stopping")
                     self.ask_to_stop()
@@ -156,7 +156,7 @@ class Attempt:
             elif message:
                 self.process = message.get("started", self.process)
                 status = message.get("exit", self.status_of_server(message))
-        if not self.asked and self.folder.run(self.run.id).result() is None:
+        if not self.stop_requested and self.folder.run(self.run.id).result() is None:
             yield self.ended(status, stall_seconds)
 
     def hear(self, event: RunEvent) -> None:
@@ -170,7 +170,7 @@ class Attempt:
 
     def ask_to_stop(self) -> None:
         """Ask the run to save and end."""
-        self.asked = True
+        self.stop_requested = True
         if self.process is not None:
             with suppress(ProcessLookupError):
                 os.kill(self.process, signal.SIGTERM)

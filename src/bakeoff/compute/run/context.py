@@ -34,8 +34,8 @@ LIFE_SECONDS = 5.0
 class Work:
     """A running run."""
 
-    def __init__(self, folder: Folder, run: Run, emit: Emit, asked: Callable[[], bool]):
-        self.folder, self.run, self.emit, self.asked = folder, run, emit, asked
+    def __init__(self, folder: Folder, run: Run, emit: Emit, stop_requested: Callable[[], bool]):
+        self.folder, self.run, self.emit, self.stop_requested = folder, run, emit, stop_requested
         self.files: RunFolder = folder.run(run.id)
         self.config: Config = load_config(folder.config_file)
         self.plan = folder.plan()

@@ -54,8 +54,8 @@ def serve(requests: TextIO, events: TextIO) -> None:
 
 def run(folder: Path, run_id: str, events: TextIO) -> int:
     """Carry out one run with its own log file as standard output and error; return the exit status."""
-    asked = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    stop_requested = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop_requested.set())
     print(json.dumps({"started": os.getpid()}), file=events, flush=True)
     log_file = Folder(folder).run(run_id).log_file
     log_file.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def run(folder: Path, run_id: str, events: TextIO) -> int:
         print(json.dumps({"event": event.row()}), file=events, flush=True)
 
     try:
-        result = execute(folder, run_id, emit, asked.is_set)
+        result = execute(folder, run_id, emit, stop_requested.is_set)
     except Stopped:
         return STOPPED
     finally:

@@ -34,11 +34,11 @@ from bakeoff.store.records import Cause, RunResult, Step
 from bakeoff.store.run_folder import Folder
 
 
-def execute(path: Path, run_id: str, emit: Emit, asked: Callable[[], bool] = bool) -> RunResult:
+def execute(path: Path, run_id: str, emit: Emit, stop_requested: Callable[[], bool] = bool) -> RunResult:
     """Carry out one run of the bakeoff in folder `path`, write its record and return it; never raises an Exception.
 
-    Its run.json says what to run. A run with a checkpoint resumes from it. If `asked` says that the run shall stop,
-    its training writes a checkpoint and Stopped is raised, which is not an Exception; then there is no record.
+    Its run.json says what to run. A run with a checkpoint resumes from it. If `stop_requested` says that the run shall
+    stop, its training writes a checkpoint and Stopped is raised, which is not an Exception; then there is no record.
     """
     folder = Folder(path)
     files = folder.run(run_id)
@@ -50,7 +50,7 @@ def execute(path: Path, run_id: str, emit: Emit, asked: Callable[[], bool] = boo
             if not checkpoint_files(files.checkpoints):
                 files.metrics_file.unlink(missing_ok=True)
         files.set_aside()
-        work = Work(folder, run, emit, asked)
+        work = Work(folder, run, emit, stop_requested)
         result = result_of(work) if left == "train" else again(work, left)
     except Exception as error:
         traceback.print_exc(file=sys.stderr)
@@ -207,12 +207,14 @@ def keep(work: Work, trainer: Trainer, carried: dict[str, Any]) -> CheckpointWri
             "check_notes": carried.get("check_notes", {}) | work.record.check_notes,
         }
 
-    def asked() -> bool:
-        if work.asked():  # the driver waits for a checkpoint that it knows to be under way
+    def stop_requested() -> bool:
+        if work.stop_requested():  # the driver waits for a checkpoint that it knows to be under way
             work.state("saving")
-        return work.asked()
+        return work.stop_requested()
 
-    keeper = CheckpointWriter(work.files.checkpoints, work.config.safety, extra, asked, first if carried else None)
+    keeper = CheckpointWriter(
+        work.files.checkpoints, work.config.safety, extra, stop_requested, first if carried else None
+    )
     trainer.keep = keeper.after_step
     return keeper
 

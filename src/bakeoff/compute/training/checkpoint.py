@@ -41,8 +41,8 @@ class Stopped(BaseException):
 class CheckpointWriter:
     """Writes a run's checkpoints when they are due: after each validation, and every so many seconds.
 
-    `extra` returns plain data to keep with them; `asked` tells whether the run was asked to stop; `saved_step` is the
-    step that is on the disk already.
+    `extra` returns plain data to keep with them; `stop_requested` says whether the run was asked to stop; `saved_step`
+    is the step that is on the disk already.
     """
 
     def __init__(
@@ -50,10 +50,10 @@ class CheckpointWriter:
         folder: Path,
         safety: SafetyConfig,
         extra: Callable[[], dict[str, Any]],
-        asked: Callable[[], bool],
+        stop_requested: Callable[[], bool],
         saved_step: int | None = None,
     ):
-        self.folder, self.extra, self.asked = folder, extra, asked
+        self.folder, self.extra, self.stop_requested = folder, extra, stop_requested
         self.seconds, self.budget = safety.checkpoint_seconds, budget_of(folder, safety)
         self.saved_at, self.cost, self.saved_step = time.monotonic(), 0.0, saved_step
 
@@ -64,11 +64,11 @@ class CheckpointWriter:
         """
         if trainer.at.ended:
             return
-        age, asked = time.monotonic() - self.saved_at, self.asked()
+        age, stopping = time.monotonic() - self.saved_at, self.stop_requested()
         rested = self.cost < LARGE_SECONDS or age >= self.cost / TIME_SHARE
-        if asked or (rested and (validated or age >= self.seconds)):
+        if stopping or (rested and (validated or age >= self.seconds)):
             self.save(trainer)
-        if asked:
+        if stopping:
             raise Stopped
 
     def save(self, trainer: Trainer) -> None:
