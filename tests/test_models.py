@@ -18,7 +18,7 @@ from bakeoff.compute.model.base import load_base, shape_only
 from bakeoff.compute.model.loading import check_counts
 from bakeoff.config.sections import LATEST, Pin
 from bakeoff.errors import BakeoffError, SetupError
-from bakeoff.hub import base_files, base_hashes, base_identity, base_marks
+from bakeoff.hub import base_files, base_hashes, base_identity, base_stamps
 from bakeoff.methods import build_method
 from bakeoff.store.content_hash import file_hashes, remember
 from tests.conftest import many, write_rows
@@ -137,19 +137,19 @@ def test_a_config_beside_one_is_none_of_the_models(tiny_model, tmp_path, monkeyp
 def test_a_run_does_not_hash_the_base_that_the_plan_hashed(tiny_model, tmp_path, monkeypatch):
     folder = shutil.copytree(tiny_model, tmp_path / "model")
     name, pin = str(folder), Pin()
-    identity, hashes, marks = base_identity(name, pin), base_hashes(name, pin), base_marks(name, pin)
+    identity, hashes, stamps = base_identity(name, pin), base_hashes(name, pin), base_stamps(name, pin)
     read = []
     plain = hashlib.file_digest
     monkeypatch.setattr("bakeoff.store.content_hash._KNOWN", {})
     monkeypatch.setattr(hashlib, "file_digest", lambda s, kind: read.append(s.name) or plain(s, kind))
     weights = {n: h for n, h in hashes.items() if n.endswith(".safetensors")}
-    remember(base_files(name, pin), marks, weights)
+    remember(base_files(name, pin), stamps, weights)
     assert base_identity(name, pin) == identity
     assert read
     assert not any(n.endswith(".safetensors") for n in read)
     content = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # of the same size
-    remember(base_files(name, pin), marks, weights)
+    remember(base_files(name, pin), stamps, weights)
     assert base_identity(name, pin) != identity  # a change of content is still seen
     assert file_hashes(base_files(name, pin))["model.safetensors"] != hashes["model.safetensors"]
 

@@ -42,12 +42,12 @@ def test_a_folder_of_before_the_number_gives_the_same_results(copied):
     whole = bakeoff.load_results(copied.path).document
     change(copied.plan_file, schema=None)
     assert copied.plan().schema_version is None
-    assert bakeoff.load_results(copied.path).document == whole | {"records": copied.mark()}
+    assert bakeoff.load_results(copied.path).document == whole | {"records": copied.content_hash()}
 
 
 def test_results_in_another_form_are_made_again_from_the_records(copied):
     whole = bakeoff.load_results(copied.path).document
-    copied.results_file.write_text(json.dumps(sealed(signed({"records": copied.mark(), "entries": []}))))
+    copied.results_file.write_text(json.dumps(sealed(signed({"records": copied.content_hash(), "entries": []}))))
     assert bakeoff.load_results(copied.path).document == whole
 
 

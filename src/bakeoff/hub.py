@@ -283,7 +283,7 @@ def base_hashes(name: str, pin: Pin = LATEST) -> dict[str, str]:
     return file_hashes(base_files(name, pin))
 
 
-def base_marks(name: str, pin: Pin = LATEST) -> dict[str, list[int]]:
+def base_stamps(name: str, pin: Pin = LATEST) -> dict[str, list[int]]:
     """Return size and time of each of the base's files by name: where they are the same, so is the content."""
     return {Path(path).name: [size, time] for path, size, time in base_files(name, pin)}
 

@@ -25,7 +25,7 @@ def load_results(path: str | Path) -> "Results":
     folder = Folder(path)
     with suppress(ValueError):  # changed since, or not written here
         written: Any = unsigned(unsealed(read_mapping(folder.results_file)))
-        if written.get("schema") == SCHEMA and written.get("records") == folder.mark():
+        if written.get("schema") == SCHEMA and written.get("records") == folder.content_hash():
             return Results(folder, written)  # and the plan is what it was then
     folder.plan()
     from bakeoff.analysis.summary import summarize  # loads what computes intervals

@@ -69,7 +69,7 @@ def summarize(folder: Folder) -> ResultsDocument:
         "baselines": {n: rows[n] for n in (*config.baselines, *rows) if n in rows and rows[n]["kind"] == "baseline"},
         "verdict": make_verdict(compared, estimates, yardstick(plan, config)),
         "environment": folder.environment(),
-        "records": folder.mark(),
+        "records": folder.content_hash(),
     }
 
 

@@ -145,10 +145,10 @@ def read_docstrings() -> dict[str, list[Example]]:
                     pair = split_summary(docstring)
                     if pair is None:
                         continue
-                    marks = {fingerprint(pair[0]), fingerprint(pair[1])}
-                    if seen.isdisjoint(marks):
+                    hashes = {fingerprint(pair[0]), fingerprint(pair[1])}
+                    if seen.isdisjoint(hashes):
                         rows.append(Example(id=place, document=pair[0], summary=pair[1], group=name))
-                    seen |= marks
+                    seen |= hashes
     return splits
 
 

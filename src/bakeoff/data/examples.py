@@ -34,17 +34,17 @@ class Example:
         return row | ({"around": list(self.around)} if self.around else {})
 
     @property
-    def mark(self) -> int:
+    def content_hash(self) -> int:
         """The first 64 bits of a hash of the texts: which examples a limit takes, and whether a row has changed."""
         texts = "\0".join((self.document, *(self.references or (self.summary,)), *(self.around or ())))
-        return mark_of(texts)
+        return hash_of_text(texts)
 
     @property
     def origin(self) -> int:
         """The first 64 bits of a hash of id and group, which no training depends on."""
-        return mark_of(f"{self.id}\0{self.group}")
+        return hash_of_text(f"{self.id}\0{self.group}")
 
 
-def mark_of(text: str) -> int:
+def hash_of_text(text: str) -> int:
     """Return the first 64 bits of a text's hash."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")

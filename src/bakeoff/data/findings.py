@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bakeoff.data.examples import Example
 from bakeoff.data.languages import OTHER, language_of
 from bakeoff.data.overlap import of
-from bakeoff.data.splitting import marks_of
+from bakeoff.data.splitting import content_hashes
 from bakeoff.store.run_folder import SPLITS
 
 GUESSED = 2000  # documents of a split whose language is guessed, evenly spaced
@@ -39,7 +39,7 @@ class Look:
             self.longer += len(summary) > len(document)
             if i % every == 0:
                 languages[language_of(document)] += 1
-        self.repeated = self.rows - len(numpy.unique(marks_of(examples)))
+        self.repeated = self.rows - len(numpy.unique(content_hashes(examples)))
         self.one_id = self.rows - len(numpy.unique(ids))
         self.lengths = {"documents": numpy.array(documents), "summaries": numpy.array(summaries)}
         self.languages, self.guessed = languages, sum(languages.values())

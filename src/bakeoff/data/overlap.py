@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy
 from numpy.typing import NDArray
 
-from bakeoff.data.examples import Example, mark_of
+from bakeoff.data.examples import Example, hash_of_text
 
 SHINGLE = 10  # characters
 SKETCH = 32  # hashes
@@ -80,14 +80,14 @@ def likeness(first: Hashes, second: Hashes) -> float:
 
 
 class Index:
-    """The documents of a split by their marks and by their sketches."""
+    """The documents of a split by their hashes and by their sketches."""
 
     def __init__(self, examples: Sequence[Example]):
         self.examples = examples
-        self.same: dict[int, list[int]] = {}  # places by mark
+        self.same: dict[int, list[int]] = {}  # places by hash
         sketches = []
         for i, example in enumerate(examples):
-            self.same.setdefault(mark_of(example.document.strip()), []).append(i)
+            self.same.setdefault(hash_of_text(example.document.strip()), []).append(i)
             sketches.append(shingles(example.document)[:SKETCH])
         owners = numpy.repeat(numpy.arange(len(sketches)), [len(s) for s in sketches])
         hashes = numpy.concatenate(sketches)
@@ -153,12 +153,12 @@ class Overlap:
         """Note which of the index' documents a block's are the same as, or like; return the places of those."""
         met = set()
         for i, example in enumerate(block):
-            places = index.same.get(mark_of(example.document.strip()))
+            places = index.same.get(hash_of_text(example.document.strip()))
             if places:
                 self.same[pair][places] = True
                 met.add(i)
         for i, places in index.alike([example.document for example in block]).items():
-            exact = index.same.get(mark_of(block[i].document.strip()), [])
+            exact = index.same.get(hash_of_text(block[i].document.strip()), [])
             near = [place for place in places if place not in exact]
             self.alike[pair][near] = True
             if near:

@@ -17,7 +17,7 @@ from bakeoff.data.findings import few_groups, look_through
 from bakeoff.data.folders import split_in_folder, splits_in
 from bakeoff.data.hub_dataset import AbsentError, HubDataset
 from bakeoff.data.overlap import Overlap, of
-from bakeoff.data.splitting import limited, marks_of, origins_of, split_off, take
+from bakeoff.data.splitting import content_hashes, limited, origins_of, split_off, take
 from bakeoff.data.stored import Refusals, StoredExamples, store_files, store_rows
 from bakeoff.errors import ConfigError, DataError
 from bakeoff.store.paths import is_folder
@@ -183,7 +183,7 @@ def file_split(config: DataConfig, split: str, columns: Columns) -> Read | None:
 
 def content_identity(splits: Splits) -> str:
     """Return a hash of every example's texts of every split, in order."""
-    return _identity(splits, marks_of)
+    return _identity(splits, content_hashes)
 
 
 def origin_identity(splits: Splits) -> str:
@@ -191,8 +191,8 @@ def origin_identity(splits: Splits) -> str:
     return _identity(splits, origins_of)
 
 
-def _identity(splits: Splits, marks: Callable[[Sequence[Example]], NDArray[numpy.uint64]]) -> str:
+def _identity(splits: Splits, hashes: Callable[[Sequence[Example]], NDArray[numpy.uint64]]) -> str:
     digest = hashlib.sha256()
     for split in SPLITS:
-        digest.update(split.encode() + marks(splits[split]).astype(">u8").tobytes())
+        digest.update(split.encode() + hashes(splits[split]).astype(">u8").tobytes())
     return digest.hexdigest()[:16]

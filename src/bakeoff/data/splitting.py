@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy
 from numpy.typing import NDArray
 
-from bakeoff.data.examples import Example, mark_of
+from bakeoff.data.examples import Example, hash_of_text
 from bakeoff.data.stored import StoredExamples
 from bakeoff.errors import DataError
 
@@ -19,7 +19,7 @@ def split_off(examples: StoredExamples, shares: dict[str, float], group: str | N
     document is in two parts, and another order, or more examples, moves none. Raises DataError if a part is empty.
     """
     keys = (f"split\0{e.group if group else e.document.strip()}" for e in examples)
-    places = numpy.fromiter((mark_of(key) for key in keys), numpy.uint64, len(examples)) / TEXTS
+    places = numpy.fromiter((hash_of_text(key) for key in keys), numpy.uint64, len(examples)) / TEXTS
     parts, low = {}, 0.0
     for name, share in shares.items():
         inside = (places >= low) & (places < low + share)
@@ -41,14 +41,14 @@ def limited(examples: Sequence[Example], limit: int | None) -> Sequence[Example]
     """Return at most `limit` examples in their order: those whose contents hash lowest."""
     if limit is None or limit >= len(examples):
         return examples
-    return take(examples, numpy.sort(numpy.argsort(marks_of(examples), kind="stable")[:limit]))
+    return take(examples, numpy.sort(numpy.argsort(content_hashes(examples), kind="stable")[:limit]))
 
 
-def marks_of(examples: Sequence[Example]) -> NDArray[numpy.uint64]:
-    """Return every example's mark, (examples,)."""
+def content_hashes(examples: Sequence[Example]) -> NDArray[numpy.uint64]:
+    """Return every example's content hash, (examples,)."""
     if isinstance(examples, StoredExamples):
-        return examples.marks
-    return numpy.fromiter((e.mark for e in examples), numpy.uint64, len(examples))
+        return examples.content_hashes
+    return numpy.fromiter((e.content_hash for e in examples), numpy.uint64, len(examples))
 
 
 def origins_of(examples: Sequence[Example]) -> NDArray[numpy.uint64]:

@@ -66,7 +66,7 @@ class StoredExamples(Sequence[Example]):
     """Examples that are read from their file whenever they are asked for.
 
     `places` (rows,) int64 are bytes from the file's start, `numbers` (rows,) the line numbers in the user's file,
-    `marks` and `origins` (rows,) the examples' own. Reading raises DataError where a row is not what it was.
+    `content_hashes` and `origins` (rows,) the examples' own. Reading raises DataError where a row is not what it was.
     """
 
     def __init__(
@@ -74,18 +74,19 @@ class StoredExamples(Sequence[Example]):
         store: Store,
         places: NDArray[numpy.int64],
         numbers: NDArray[numpy.int32],
-        marks: NDArray[numpy.uint64],
+        content_hashes: NDArray[numpy.uint64],
         origins: NDArray[numpy.uint64],
     ):
-        self.store, self.places, self.numbers, self.marks, self.origins = store, places, numbers, marks, origins
+        self.store, self.places, self.numbers = store, places, numbers
+        self.content_hashes, self.origins = content_hashes, origins
 
     def take(self, chosen: Any) -> "StoredExamples":
         """Return some of the examples: `chosen` is a slice, or an array of indices or of truth values."""
-        facts = (self.places, self.numbers, self.marks, self.origins)
+        facts = (self.places, self.numbers, self.content_hashes, self.origins)
         return StoredExamples(self.store, *(values[chosen] for values in facts))
 
     def __len__(self) -> int:
-        return len(self.marks)
+        return len(self.content_hashes)
 
     @overload
     def __getitem__(self, index: int) -> Example: ...
@@ -102,16 +103,16 @@ class StoredExamples(Sequence[Example]):
         with self.store.reading() as read:
             for start in range(0, len(self), BLOCK):
                 part = slice(start, start + BLOCK)
-                facts = (values[part].tolist() for values in (self.places, self.numbers, self.marks))
-                for place, number, mark in zip(*facts, strict=True):
-                    yield self._checked(number, read(place), mark)
+                facts = (values[part].tolist() for values in (self.places, self.numbers, self.content_hashes))
+                for place, number, content_hash in zip(*facts, strict=True):
+                    yield self._checked(number, read(place), content_hash)
 
-    def _checked(self, number: int, content: bytes, mark: int) -> Example:
+    def _checked(self, number: int, content: bytes, content_hash: int) -> Example:
         try:
             example = self.store.example(number, content)
         except DataError:
             example = None
-        if example is None or example.mark != mark:
+        if example is None or example.content_hash != content_hash:
             where = f"{self.store.name}:{number}"
             raise DataError(
                 f"{where}: changed while it was in use. Try: bakeoff run again, without changing data files"
@@ -193,7 +194,7 @@ def discard(copy: BinaryIO) -> None:
 
 
 def _index(store: Store, rows: Iterable[tuple[Row, Row | None]], columns: Columns) -> tuple[StoredExamples, Refusals]:
-    places, numbers, marks, origins, refusals = array("q"), array("i"), array("Q"), array("Q"), Refusals()
+    places, numbers, content_hashes, origins, refusals = array("q"), array("i"), array("Q"), array("Q"), Refusals()
     end = 0  # of the copy
     for row, beside in rows:
         refusals.rows += 1
@@ -204,7 +205,7 @@ def _index(store: Store, rows: Iterable[tuple[Row, Row | None]], columns: Column
             continue
         places.append(end if store.copy else row.place)
         numbers.append(row.number)
-        marks.append(example.mark)
+        content_hashes.append(example.content_hash)
         origins.append(example.origin)
         if store.copy:
             content = json.dumps(example.row()).encode()
@@ -213,7 +214,7 @@ def _index(store: Store, rows: Iterable[tuple[Row, Row | None]], columns: Column
         store,
         numpy.frombuffer(places, numpy.int64),
         numpy.frombuffer(numbers, numpy.int32),
-        numpy.frombuffer(marks, numpy.uint64),
+        numpy.frombuffer(content_hashes, numpy.uint64),
         numpy.frombuffer(origins, numpy.uint64),
     )
     return examples, refusals

@@ -50,14 +50,14 @@ def marked(splits: Mapping[str, Sequence[Example]], form: Form) -> Marked:
 
 
 def look_at_tokens(
-    splits: Mapping[str, Sequence[Example]], tokens: Mapping[str, StoredTokens], form: Form, found: Marked,
+    splits: Mapping[str, Sequence[Example]], tokens: Mapping[str, StoredTokens], form: Form, marked_texts: Marked,
     output_tokens: int,
 ) -> list[str]:  # fmt: skip
     """Return findings; raise DataError where the tokenizer cannot write most of a split's targets."""
     lines = [
         f"data: {count:,} rows hold '{token}' in their texts, which is read as these characters, not as the special "
         f"token"
-        for token, count in found.special.items()
+        for token, count in marked_texts.special.items()
     ]
     for split in SPLITS:
         where, rows = f"data.{split}", tokens[split]

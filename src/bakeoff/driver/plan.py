@@ -83,13 +83,13 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
     steps = config.protocol.epochs * -(-len(splits["train"]) // config.protocol.batch_size)
     identity = content_identity(splits)
     held_equal = held_equal_by(config, shapes, steps) | {"data": identity, "max_tokens": max_tokens}
-    found = marked(splits, form) if form else Marked()
-    held_equal |= {"texts": found.marks} if found.marks else {}
+    marked_texts = marked(splits, form) if form else Marked()
+    held_equal |= {"texts": marked_texts.marks} if marked_texts.marks else {}
     in_tokens = [*(held_equal[key] for key in IN_TOKENS if key in held_equal), config.generation.max_new_tokens]
     data = PreparedData(folder, splits, hash_of([*in_tokens, origin_identity(splits)]))
     tokens, output_tokens = data.encode(form, max_tokens, config.generation.max_new_tokens) if form else ({}, None)
     if form and output_tokens:
-        findings += look_at_tokens(splits, tokens, form, found, output_tokens)
+        findings += look_at_tokens(splits, tokens, form, marked_texts, output_tokens)
     if tokens:
         check_ids(config.model, tokenizer, shapes["embedded_ids"], tokens)
     if not tokenizer:
@@ -115,7 +115,7 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
         **scored,
         "max_tokens": max_tokens,
         "output_tokens": output_tokens,
-        "texts": found.marks,
+        "texts": marked_texts.marks,
         "rungs": held_equal["rungs"],
         "epochs": config.protocol.epochs,
         "memory_bytes": device_bytes(),
@@ -130,14 +130,14 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
 
 def model_facts(config: Config, shapes: dict[str, Any]) -> dict[str, Any]:
     """Return what the plan says of the base."""
-    from bakeoff.hub import base_hashes, base_identity, base_marks
+    from bakeoff.hub import base_hashes, base_identity, base_stamps
 
     return {
         "name": config.model,
         "revision": config.revision,
         "identity": base_identity(config.model, config.pin),
         "weights": {n: h for n, h in base_hashes(config.model, config.pin).items() if n.endswith(".safetensors")},
-        "files": base_marks(config.model, config.pin),
+        "files": base_stamps(config.model, config.pin),
         "context": shapes["context"],
         **shapes["model"],
     }
@@ -245,8 +245,8 @@ def make_run(
     entry: str, kind: Any, method: str, settings: dict[str, Any], seed: int, steps: int, held_equal: dict[str, Any]
 ) -> Run:
     """Return a run whose id holds a hash of all that determines its training."""
-    mark = hash_of([kind, method, settings, seed, held_equal])
-    return Run(f"{entry}-{mark}", entry, kind, method, settings, seed, steps)
+    content_hash = hash_of([kind, method, settings, seed, held_equal])
+    return Run(f"{entry}-{content_hash}", entry, kind, method, settings, seed, steps)
 
 
 def hash_of(content: Any) -> str:

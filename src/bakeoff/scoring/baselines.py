@@ -16,7 +16,7 @@ import numpy
 from bakeoff.config.config import Config
 from bakeoff.data.examples import Example
 from bakeoff.data.prompt_format import Form, plain, plain_ids
-from bakeoff.data.splitting import marks_of
+from bakeoff.data.splitting import content_hashes
 from bakeoff.data.tokens import Tokens, lengths_of
 from bakeoff.errors import BakeoffError
 from bakeoff.scoring.rouge import sentences_at_marks, stemming
@@ -92,7 +92,7 @@ def choose_shots(count: int, examples: Sequence[Example], rows: Sequence[Tokens]
     short = numpy.flatnonzero(lengths <= numpy.median(lengths))
     if len(short) < count:
         raise NoRoomError(f"the shorter half of the training split has {len(short)} examples, not {count}")
-    return short[numpy.argsort(marks_of(examples)[short], kind="stable")[:count]].tolist()
+    return short[numpy.argsort(content_hashes(examples)[short], kind="stable")[:count]].tolist()
 
 
 def separator(train: Sequence[Example]) -> str:

@@ -50,7 +50,7 @@ def load_function(name: str) -> Callable[..., Any]:
     except (KeyboardInterrupt, MemoryError):
         raise
     except BaseException as error:  # of somebody else's module, which may raise anything, SystemExit too
-        raise ConfigError(f"metrics: {name}: cannot be imported ({told(error)})") from None
+        raise ConfigError(f"metrics: {name}: cannot be imported ({error_text(error)})") from None
     if not callable(found):
         raise ConfigError(f"metrics: {name}: no function '{function}' in {module}")
     return found
@@ -81,7 +81,7 @@ def call(name: str, function: Callable[..., Any], number: int, output: str, refe
         raise
     except BaseException as error:  # of somebody else's function, which may raise anything, SystemExit too
         if os.getpid() == process:
-            kind, _, text = told(error).partition(": ")
+            kind, _, text = error_text(error).partition(": ")
             raise MetricError(f"metrics: {name}: {kind} for output {number}{text and f': {text}'}") from None
     if os.getpid() != process:
         os._exit(1)  # a copy of this process, which the function made: there is one run
@@ -106,7 +106,7 @@ def number_of(value: Any) -> float | None:
     return number if abs(number) <= LARGEST_SCORE else None
 
 
-def told(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """Return an error's kind and text, on a line."""
     text = traceback.format_exception_only(error)[-1].strip()
     kind, _, rest = text.partition(": ")

@@ -20,12 +20,12 @@ def file_hashes(files: Iterable[Stamped]) -> dict[str, str]:
     return hashes
 
 
-def remember(files: Iterable[Stamped], marks: Mapping[str, Sequence[int]], hashes: Mapping[str, str]) -> None:
-    """Take earlier `hashes` of files by name, for those whose size and time are still their `marks` of then.
+def remember(files: Iterable[Stamped], stamps: Mapping[str, Sequence[int]], hashes: Mapping[str, str]) -> None:
+    """Take earlier `hashes` of files by name, for those whose size and time are still their `stamps` of then.
 
     Runs of a large base would otherwise hash it again, each a second a gigabyte.
     """
     for file in files:
         name = Path(file[0]).name
-        if name in hashes and list(marks.get(name, ())) == list(file[1:]):
+        if name in hashes and list(stamps.get(name, ())) == list(file[1:]):
             _KNOWN[file] = hashes[name]

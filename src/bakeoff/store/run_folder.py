@@ -108,7 +108,7 @@ class RunFolder:
             return "train"
         if self.damaged_training(record):
             return "train"
-        outputs = {name: mark for name, mark in record.files.items() if name == self.predictions_file.name}
+        outputs = {name: checksum for name, checksum in record.files.items() if name == self.predictions_file.name}
         if record.decoding != plan.decoding or damaged(self.path, outputs):
             return "decode"
         if record.scoring != plan.scoring or not self.done():
@@ -117,7 +117,7 @@ class RunFolder:
 
     def damaged_training(self, record: RunResult) -> Path | None:
         """Return a file of what a finished run has trained that is damaged or missing, None where all are whole."""
-        trained = {name: mark for name, mark in record.files.items() if name != self.predictions_file.name}
+        trained = {name: checksum for name, checksum in record.files.items() if name != self.predictions_file.name}
         return damaged(self.path, trained)
 
     def set_aside(self) -> None:
@@ -293,7 +293,7 @@ class Folder:
                         runs.append(started)
         return runs
 
-    def mark(self) -> str:
+    def content_hash(self) -> str:
         """Return a hash of all that results.json is made from; what the config says is in the plan and the examples."""
         files = [self.plan_file, self.made_file, self.environment_file, *self.path.glob("runs/*/result.json")]
         named = sorted((file.relative_to(self.path).as_posix(), digest(file)) for file in files if file.exists())

@@ -55,14 +55,16 @@ def architectures() -> list[tuple[str, Any]]:
     return sorted(both.items())
 
 
-def architecture_rows(kinds: Mapping[str, Any], keep: Path | None, told: Callable[[str], None]) -> dict[str, Row]:
-    """Return each architecture's row; `told` is called with each. Rows that `keep` has are not tested again."""
+def architecture_rows(
+    kinds: Mapping[str, Any], keep: Path | None, on_progress: Callable[[str], None]
+) -> dict[str, Row]:
+    """Return each architecture's row; `on_progress` is called with each. Rows that `keep` has are not tested again."""
     rows: dict[str, Row] = {}
     if keep is not None and keep.exists():
         rows = {line["kind"]: line["row"] for line in read_jsonl(keep) if line["kind"] in kinds}
     for number, (kind, factory) in enumerate(kinds.items(), 1):
         if kind not in rows:
-            told(f"{number} of {len(kinds)}: {kind}")
+            on_progress(f"{number} of {len(kinds)}: {kind}")
             rows[kind] = isolated_row(kind, factory)
             if keep is not None:
                 append_jsonl(keep, {"kind": kind, "row": rows[kind]})

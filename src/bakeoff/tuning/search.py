@@ -87,8 +87,8 @@ def _even(span: Range, trials: int) -> list[float]:
 
 def rungs(steps: int, halving: bool) -> list[int]:
     """Return after which steps every run validates and the worse half of the trials stops."""
-    marks = {math.ceil(share * steps) for share in RUNGS} if halving else set()
-    return sorted(mark for mark in marks if mark < steps)
+    steps_of_rungs = {math.ceil(share * steps) for share in RUNGS} if halving else set()
+    return sorted(step for step in steps_of_rungs if step < steps)
 
 
 def survivors(losses: Sequence[float | None]) -> list[int]:
@@ -101,9 +101,9 @@ def survivors(losses: Sequence[float | None]) -> list[int]:
 def budget(trials: int, steps: int, halving: bool) -> int:
     """Return how many optimizer steps an entry's trials take where none fails and no extension is needed."""
     total = start = 0
-    for mark in [*rungs(steps, halving), steps]:
-        total += trials * (mark - start)
-        trials, start = math.ceil(trials / 2), mark
+    for end in [*rungs(steps, halving), steps]:
+        total += trials * (end - start)
+        trials, start = math.ceil(trials / 2), end
     return total
 
 

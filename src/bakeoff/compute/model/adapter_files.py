@@ -13,7 +13,7 @@ from torch import nn
 from bakeoff.compute.model.base import Base
 from bakeoff.config.config import Config
 from bakeoff.errors import BakeoffError, SetupError
-from bakeoff.hub import PICKLED, base_hashes, base_identity, base_marks, model_folder
+from bakeoff.hub import PICKLED, base_hashes, base_identity, base_stamps, model_folder
 from bakeoff.library_errors import one_line
 from bakeoff.methods import Method, build_method
 from bakeoff.methods.saved import MEND, read_mapping, refuse
@@ -118,12 +118,12 @@ def check_base(config: Config, planned: BaseFacts) -> None:
     """
     model_folder(config.model, config.pin, ask_hub=False)  # raises where it is not there any more
     known = planned.identity
-    if known is None or planned.files == base_marks(config.model, config.pin):
+    if known is None or planned.files == base_stamps(config.model, config.pin):
         return
     if base_identity(config.model, config.pin) == known:
         return
     now, weights = base_hashes(config.model, config.pin), planned.weights
-    changed = sorted(name for name, mark in weights.items() if now.get(name) != mark)
+    changed = sorted(name for name, checksum in weights.items() if now.get(name) != checksum)
     what = f"{changed[0]} has changed" if changed else "its config or tokenizer has changed"
     raise SetupError(
         f"model: {config.model}: not the base that the adapter was trained on ({what}, by its SHA-256). "

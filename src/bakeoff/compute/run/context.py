@@ -48,7 +48,7 @@ class Work:
         self.test_file = folder.examples_file("test")
         self.few_shot = run.kind == "baseline" and run.entry.startswith(FEW_SHOT)
         self.trunk_folder = folder.trunk
-        self.clocks, self.told_at = Clocks(), time.monotonic()
+        self.clocks, self.shown_at = Clocks(), time.monotonic()
         self.record = RunResult(run, "done")
         if run.kind != "trial":
             self.record.decoding, self.record.scoring = self.plan.decoding, self.plan.scoring
@@ -89,8 +89,8 @@ class Work:
 
     def show_life(self, *_: Any) -> None:
         """Report from time to time that the run is alive, if it has nothing else to report, as in a long validation."""
-        if time.monotonic() - self.told_at >= LIFE_SECONDS:
-            self.told_at = time.monotonic()
+        if time.monotonic() - self.shown_at >= LIFE_SECONDS:
+            self.shown_at = time.monotonic()
             self.emit(Progress(run=self.run.id))
 
     def count(self, adapted: nn.Module) -> None:
