@@ -55,21 +55,22 @@ def race_both(folder: Path) -> dict[str, Any]:
     subprocess.run(bakeoff, check=True, stdout=subprocess.DEVNULL)
     ours = time.perf_counter() - start
 
-    ladders = {
-        name: entry["ladder"] for name, entry in json.loads((folder / "whole/plan.json").read_text())["entries"].items()
+    points = {
+        name: entry["trial_points"]
+        for name, entry in json.loads((folder / "whole/plan.json").read_text())["entries"].items()
     }
     start = time.perf_counter()
-    for name, ladder in ladders.items():
-        for settings in ladder:
+    for name, tried in points.items():
+        for settings in tried:
             script(name, settings["learning_rate"], 0, folder, [])
         for seed in range(SEEDS):
-            script(name, ladder[len(ladder) // 2]["learning_rate"], seed, folder, ["test"])
+            script(name, tried[len(tried) // 2]["learning_rate"], seed, folder, ["test"])
     theirs = time.perf_counter() - start
     return {
         "bakeoff_seconds": ours,
         "scripts_seconds": theirs,
         "ratio": theirs / ours,
-        "scripts": len(ladders) * (TRIALS + SEEDS),
+        "scripts": len(points) * (TRIALS + SEEDS),
     }
 
 

@@ -182,15 +182,16 @@ def plan_with(facts):
     from bakeoff.store.plan_document import PlanDocument
 
     none = {"prompt": 0, "target": 0, "example": 0}
-    entry = {"method": "lora", "steps": 10, "tuning": "off", "trials": 0, "trial_steps": 0, "search": {}, "ladder": [],
-             "learning_rate": None, "least_bytes": 1, "trainable_parameters": 1, "total_parameters": 1,
-             "trainable_percent": 100.0, "step_products": none, "trunk_products": none}  # fmt: skip
+    entry = {"method": "lora", "steps": 10, "tuning": "off", "trials": 0, "trial_steps": 0, "search": {},
+             "trial_points": [], "learning_rate": None, "least_bytes": 1, "trainable_parameters": 1,
+             "total_parameters": 1, "trainable_percent": 100.0, "step_products": none,
+             "trunk_products": none}  # fmt: skip
     model = {"name": "base", "revision": None, "identity": None, "context": 64, "total_parameters": 1,
              "forward_products": none, **facts.get("model", {})}  # fmt: skip
     splits = {split: {"examples": 1} for split in ("train", "validation", "test")}
     data = {"source": "", "identity": "", "findings": [], "splits": splits | facts["data"]["splits"]}
     whole = {
-        "name": "planned", "version": "0", "precision": "fp32", "template": "", "primary": "rougeL",
+        "schema": 3, "name": "planned", "version": "0", "precision": "fp32", "template": "", "primary": "rougeL",
         "metrics": [{"name": "rougeL", "heading": "ROUGE-L", "bounded": True}], "score_signature": "", "max_tokens": 48,
         "output_tokens": 8, "rungs": [], "epochs": 1, "memory_bytes": 2**30, "counts": None, "not_run": {}, "runs": [],
     }  # fmt: skip

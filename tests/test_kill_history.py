@@ -57,7 +57,7 @@ def killing(condemned):
     return lambda: Inline(carry_out)
 
 
-def best_of_ladder(folder):
+def best_trial(folder):
     """Return the planned trial that came to the end."""
     (trial,) = [run.id for run in folder.runs() if run.kind == "trial" and folder.run(run.id).done()]
     return trial
@@ -74,7 +74,7 @@ def test_a_trial_that_went_on_in_the_place_of_a_killed_one_leaves_the_record_it_
     """The chosen trial's process is killed on its way to each rung; the others then go further than they should."""
     config, whole = undisturbed
     folder = Folder(tmp_path / "out")
-    survivor, limit = best_of_ladder(whole), [*whole.plan().rungs, None][rung]
+    survivor, limit = best_trial(whole), [*whole.plan().rungs, None][rung]
 
     def condemned(run):
         return run.id == survivor and run.until == limit
@@ -96,7 +96,7 @@ def test_a_final_run_that_was_begun_at_other_settings_starts_anew(undisturbed, t
     """Its checkpoint is of settings that are chosen no more; its id, which comes from the search, is the same."""
     config, whole = undisturbed
     folder = Folder(tmp_path / "out")
-    final, survivor = finals_of(whole)[1], best_of_ladder(whole)
+    final, survivor = finals_of(whole)[1], best_trial(whole)
 
     def stopped_in_the_final_run(path, runs, _):
         for run in runs:

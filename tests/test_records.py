@@ -22,11 +22,11 @@ def searched(copied):
     plan = json.loads(copied.plan_file.read_text())
     final = next(run for run in plan["runs"] if run["entry"] == "lora")
     span = {"low": 1e-4, "high": 1e-1, "scale": "log"}
-    ladder = [{"learning_rate": 0.001}, {"learning_rate": 0.01}]
-    plan["entries"]["lora"] |= {"search": {"learning_rate": span}, "ladder": ladder, "trials": 2}
+    points = [{"learning_rate": 0.001}, {"learning_rate": 0.01}]
+    plan["entries"]["lora"] |= {"search": {"learning_rate": span}, "trial_points": points, "trials": 2}
     plan["runs"] += [
         {**final, "id": f"lora-t{i}", "kind": "trial", "trial": i, "search": "s", "settings": final["settings"] | point}
-        for i, point in enumerate(ladder, 1)
+        for i, point in enumerate(points, 1)
     ]
     write_json(copied.plan_file, plan)
     return copied

@@ -45,14 +45,14 @@ def test_several_fields_are_searched_together_and_whole_numbers_stay_whole(tiny_
     assert all(isinstance(t["settings"]["r"], int) for t in trials)
     assert {t["steps"] for t in trials} == {5}
     plan = bakeoff.plan(tiny_config, {"tune.trials": 3})["entries"]["lora"]
-    largest, chosen = (max(t["r"] for t in plan["ladder"]), results.entries["lora"]["tuning"]["chosen"]["r"])
+    largest, chosen = (max(t["r"] for t in plan["trial_points"]), results.entries["lora"]["tuning"]["chosen"]["r"])
     assert plan["trainable_parameters"] * chosen == largest * results.entries["lora"]["trainable_parameters"]
 
 
 def test_a_soft_prompt_is_not_extended_past_the_room_kept_for_it(tiny_config):
     tiny_config["entries"] = {"prompt_tuning": {"num_virtual_tokens": {"low": 1, "high": 12}, "learning_rate": 0.05}}
     plan = bakeoff.plan(tiny_config, {"tune.trials": 2, "protocol.max_tokens": 60})
-    longest = max(point["num_virtual_tokens"] for point in plan["entries"]["prompt_tuning"]["ladder"])
+    longest = max(point["num_virtual_tokens"] for point in plan["entries"]["prompt_tuning"]["trial_points"])
     assert plan["max_tokens"] == min(60, 64 - longest)
     results = bakeoff.run(tiny_config, {"tune.trials": 2, "protocol.max_tokens": 60}, display="none")
     found = results.entries["prompt_tuning"]["tuning"]

@@ -46,9 +46,9 @@ def test_every_entry_has_the_same_budget_and_its_best_trial_is_chosen(tuned):
     assert results.document["status"] == "done"
     for name in ("lora", "top"):
         found = results.entries[name]["tuning"]
-        ladder = found["trials"][:TRIALS]
-        assert sorted(t["steps"] for t in ladder) == [3, 3, 5, 10]
-        assert sorted(t["status"] for t in ladder) == ["done", "stopped", "stopped", "stopped"]
+        planned = found["trials"][:TRIALS]
+        assert sorted(t["steps"] for t in planned) == [3, 3, 5, 10]
+        assert sorted(t["status"] for t in planned) == ["done", "stopped", "stopped", "stopped"]
         ended = [t for t in found["trials"] if t["status"] == "done"]
         best = min(ended, key=lambda t: t["validation_loss"])
         assert best["validation_loss"] == min(t["validation_loss"] for t in found["trials"])
@@ -91,14 +91,14 @@ def test_halving_stops_those_that_were_worse_then(tuned):
             assert max(at[i] for i in further) <= min(at[i] for i in at if i not in further)
 
 
-def test_the_plan_holds_the_ladder_before_anything_runs(tuned):
+def test_the_plan_holds_all_trials_before_anything_runs(tuned):
     config, results = tuned
     plan = bakeoff.plan(config)
     assert json.loads(json.dumps(plan)) == json.loads(results.folder.plan_file.read_text())
     lora = plan["entries"]["lora"]
     assert (lora["trials"], lora["tuning"], lora["learning_rate"]) == (TRIALS, "tuned", None)
     assert lora["search"] == {"learning_rate": {"low": 3e-5, "high": 3e-3, "scale": "log"}}
-    assert lora["ladder"] == [t["settings"] for t in results.entries["lora"]["tuning"]["trials"][:TRIALS]]
+    assert lora["trial_points"] == [t["settings"] for t in results.entries["lora"]["tuning"]["trials"][:TRIALS]]
     assert lora["trial_steps"] == 3 * 4 + 2 * 2 + 5
     kinds = [(run["entry"], run["kind"]) for run in plan["runs"]]
     assert [kinds.count((n, "trial")) for n in plan["entries"]] == [TRIALS, TRIALS, 0]

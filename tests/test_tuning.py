@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from bakeoff.config.config import load_config
 from bakeoff.errors import ConfigError
 from bakeoff.tuning.entries import read_entries
-from bakeoff.tuning.search import Range, budget, edges, extension, ladder, rungs, survivors
+from bakeoff.tuning.search import Range, budget, edges, extension, rungs, survivors, trial_points
 
 RATE = Range(1e-5, 1e-1)
 
 
 @given(st.floats(1e-8, 1.0), st.floats(1.01, 1e6), st.integers(1, 20))
 def test_one_field_is_tried_at_even_points_in_the_middle_of_their_bins(low, ratio, trials):
-    points = [p["learning_rate"] for p in ladder({"learning_rate": Range(low, low * ratio)}, trials, 0)]
+    points = [p["learning_rate"] for p in trial_points({"learning_rate": Range(low, low * ratio)}, trials, 0)]
     edge = ratio ** (0.5 / trials)
     assert points[0] == pytest.approx(low * edge)
     assert points[-1] == pytest.approx(low * ratio / edge)
@@ -27,13 +27,13 @@ def test_one_field_is_tried_at_even_points_in_the_middle_of_their_bins(low, rati
 
 
 def test_a_linear_scale_is_even_too():
-    assert [p["x"] for p in ladder({"x": Range(-1, 1, "linear")}, 4, 0)] == [-0.75, -0.25, 0.25, 0.75]
+    assert [p["x"] for p in trial_points({"x": Range(-1, 1, "linear")}, 4, 0)] == [-0.75, -0.25, 0.25, 0.75]
 
 
 @given(st.integers(1, 50), st.integers(0, 60), st.integers(1, 12), st.sampled_from(["log", "linear"]))
 def test_whole_numbers_are_all_different_and_within(low, width, trials, scale):
     span = Range(low, low + width + trials, scale, integer=True)
-    points = [p["r"] for p in ladder({"r": span}, trials, 0)]
+    points = [p["r"] for p in trial_points({"r": span}, trials, 0)]
     assert len(set(points)) == trials
     assert points == sorted(points)
     assert all(isinstance(p, int) and low <= p <= low + width + trials for p in points)
@@ -41,10 +41,10 @@ def test_whole_numbers_are_all_different_and_within(low, width, trials, scale):
 
 def test_several_fields_fill_their_ranges_and_follow_the_seed():
     ranges = {"learning_rate": RATE, "r": Range(1, 64, "log", integer=True), "p": Range(0, 1, "linear")}
-    points = ladder(ranges, 64, 3)
-    assert points == ladder(ranges, 64, 3)
-    assert points != ladder(ranges, 64, 4)
-    assert points[:8] == ladder(ranges, 8, 3)
+    points = trial_points(ranges, 64, 3)
+    assert points == trial_points(ranges, 64, 3)
+    assert points != trial_points(ranges, 64, 4)
+    assert points[:8] == trial_points(ranges, 8, 3)
     assert all(1e-5 <= p["learning_rate"] <= 1e-1 and 1 <= p["r"] <= 64 and 0 <= p["p"] <= 1 for p in points)
     for share in (0.25, 0.5, 0.75):  # a low-discrepancy sequence: every quarter gets its part
         for below in (
@@ -53,7 +53,7 @@ def test_several_fields_fill_their_ranges_and_follow_the_seed():
         ):
             assert abs(below - 64 * share) <= 5
     few = {"a": Range(1, 3, "linear", integer=True), "b": Range(1, 2, "linear", integer=True)}
-    assert len({(p["a"], p["b"]) for p in ladder(few, 6, 0)}) == 6
+    assert len({(p["a"], p["b"]) for p in trial_points(few, 6, 0)}) == 6
 
 
 def test_the_better_half_goes_on_and_failed_trials_never_do():
@@ -83,7 +83,7 @@ def test_edges_of_what_was_tried():
 
 
 def test_an_extension_is_one_step_on_and_keeps_within_bounds():
-    points = ladder({"lr": RATE}, 4, 0)
+    points = trial_points({"lr": RATE}, 4, 0)
     further = extension({"lr": RATE}, points[-1], {"lr": "high"}, 4, lambda _: True)
     assert further["lr"] / points[-1]["lr"] == pytest.approx(points[1]["lr"] / points[0]["lr"])
     assert extension({"lr": RATE}, points[0], {"lr": "low"}, 4, lambda _: True)["lr"] == pytest.approx(10**-5.5)
@@ -108,9 +108,9 @@ def entry(fields, **rest):
 def test_what_is_searched_what_is_fixed_and_what_is_off():
     own = entry({})
     assert (own.label, own.ranges) == ("tuned", {"learning_rate": Range(3e-5, 3e-3)})
-    assert len(own.ladder) == len(own.methods()) == 4
+    assert len(own.trial_points) == len(own.methods()) == 4
     given_rate = entry({"learning_rate": "1e-4"})
-    assert (given_rate.label, given_rate.ladder) == ("fixed", [])
+    assert (given_rate.label, given_rate.trial_points) == ("fixed", [])
     assert given_rate.methods()[0].learning_rate == 1e-4
     both = entry({"learning_rate": {"low": "1e-5", "high": 1e-2}, "r": {"low": 2, "high": 16}}, tune={"trials": 5})
     assert both.ranges == {"learning_rate": Range(1e-5, 1e-2), "r": Range(2, 16, "log", integer=True)}
@@ -119,7 +119,7 @@ def test_what_is_searched_what_is_fixed_and_what_is_off():
     assert list(rank_only.ranges) == ["r"]
     for off in (False, "off", None):
         without = entry({}, tune=off)
-        assert (without.label, without.ladder) == ("off", [])
+        assert (without.label, without.trial_points) == ("off", [])
         assert without.methods()[0].learning_rate == 1e-3
 
 
@@ -173,7 +173,7 @@ def test_the_demos_differ_in_their_budget_alone():
     assets = Path(bakeoff.__file__).parent / "assets"
     quick, full = (load_config(assets / f"{name}.yaml") for name in ("demo", "demo_full"))
     assert {entry.label for entry in read_entries(quick).values()} == {"off"}
-    assert {len(entry.ladder) for entry in read_entries(full).values()} == {4}
+    assert {len(entry.trial_points) for entry in read_entries(full).values()} == {4}
     assert (quick.protocol.seeds, full.protocol.seeds) == (1, 3)
     assert quick.protocol.model_copy(update={"seeds": 3}) == full.protocol
     assert (quick.data, quick.template, quick.model) == (full.data, full.template, full.model)

@@ -138,7 +138,7 @@ def test_ids_change_for_texts_that_were_read_otherwise_and_for_no_others(tiny_co
     monkeypatch.setattr("bakeoff.driver.plan.marked", lambda *_: Marked(1))
     other = make_plan(config, load_tokenizer(config.model))
     assert other.document.texts == ["indent"]
-    assert other.data.made_of != ordinary.data.made_of
+    assert other.data.data_fingerprint != ordinary.data.data_fingerprint
     assert not {run.id for run in other.runs} & {run.id for run in ordinary.runs}
 
 

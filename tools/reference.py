@@ -140,8 +140,8 @@ def folder_page() -> str:
         MADE,
         "# Documents in a run folder",
         "The JSON Schema of each document that bakeoff leaves. Keys that a schema does not name may be there too. "
-        f"`plan.json` and `results.json` have `schema: {SCHEMA}`; a folder with a higher number was made by a newer "
-        "bakeoff, and this one refuses it.",
+        f"`plan.json` and `results.json` have `schema: {SCHEMA}`; a folder with another number was made by another "
+        "version of bakeoff, and this one refuses it.",
     ]
     rows = [(f"`{n}`", words_, f"[schema]({schema_file(n)})") for n, (_, words_) in DOCUMENTS.items()]
     parts += table(("file", "content", "JSON Schema"), rows)

@@ -26,7 +26,7 @@ def summarize(folder: Folder) -> ResultsDocument:
     plan = folder.plan()
     assert plan.output_tokens is not None  # a stored plan has it
     config = load_config(folder.config_file)
-    if plan.made_of not in (None, folder.made().get("made_of")):
+    if plan.data_fingerprint not in (None, folder.made().get("data_fingerprint")):
         raise SetupError(f"{folder.path}: its examples are not those of its plan yet. Try: bakeoff run again")
     runs = [run for run in plan.runs if run.kind != "trial"]
     results = {run.id: folder.result(run.id, plan) for run in runs}

@@ -213,7 +213,8 @@ def edge_note(name: str, row: Row) -> str | None:
         "failed": "one step further failed",
         "no room": "its range ends there",
     }.get(found["extended"] or "", "one step further has not run")
-    return f"{name}: the best trial was at the edge of the search: {sides} of the {len(row['ladder'])} tried; {after}"
+    tried = len(row["trial_points"])
+    return f"{name}: the best trial was at the edge of the search: {sides} of the {tried} tried; {after}"
 
 
 def remarks(results: ResultsDocument) -> list[str]:

@@ -24,19 +24,19 @@ def tuning(folder: Folder, trials: Sequence[Run], planned: EntryFacts, finals: l
     """Return label, chosen, edge, extended, trials and seconds of one entry, whose `trials` are those started too.
 
     `chosen` are the searched fields' values once a final run was started. `edge` says for which fields the best of
-    the ladder was its lowest or highest value. `extended` says how the one trial past that edge did: better, worse,
-    failed, or "no room" where the field's bounds leave none. `seconds` are of the trials' optimizer steps; those of
-    the chosen trial are also its seed's final run's.
+    the planned trials had the lowest or highest value. `extended` says how the one trial past that edge did: better,
+    worse, failed, or "no room" where the field's bounds leave none. `seconds` are of the trials' optimizer steps;
+    those of the chosen trial are also its seed's final run's.
     """
     fields = list(planned.search)
     results = {run.id: folder.run(run.id).result() for run in trials}
     chosen = chosen_settings(folder, finals, fields)
     rows = [trial_row(run, results[run.id], fields, chosen is not None) for run in trials]
-    ladder = [row for row in rows if row["trial"] <= planned.trials]
+    planned_rows = [row for row in rows if row["trial"] <= planned.trials]
     further = [row for row in rows if row["trial"] > planned.trials]
-    ended = [row for row in ladder if row["status"] == "done"]
+    ended = [row for row in planned_rows if row["status"] == "done"]
     best = min(ended, key=lambda row: row["validation_loss"], default=None)
-    edge = edges(planned.ladder, best["settings"]) if best and chosen else {}
+    edge = edges(planned.trial_points, best["settings"]) if best and chosen else {}
     extended = None
     if edge:
         extended = further[0]["status"] if further else "no room"

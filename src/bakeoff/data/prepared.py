@@ -19,15 +19,15 @@ from bakeoff.store.run_folder import SPLITS, Folder
 
 @dataclass(frozen=True)
 class PreparedData:
-    """The data of one plan in a run folder; `made_of` is a hash of all that determines them."""
+    """The data of one plan in a run folder; `data_fingerprint` is a hash of all that determines them."""
 
     folder: Folder
     splits: Splits
-    made_of: str
+    data_fingerprint: str
 
     def is_current(self) -> bool:
         """Return whether the folder's data are whole and those of this plan."""
-        return self.folder.holds(self.made_of)
+        return self.folder.holds(self.data_fingerprint)
 
     def encode(self, form: Form, max_tokens: int, max_new_tokens: int | None) -> tuple[dict[str, StoredTokens], int]:
         """Write every split's token ids, unless they are there; return them, and how many tokens an output may have.
@@ -56,4 +56,4 @@ class PreparedData:
         for split in SPLITS:
             write_jsonl(folder.examples_file(split), (example.row() for example in self.splits[split]))
         files = [file(split) for file in (folder.examples_file, folder.tokens_file) for split in SPLITS]
-        write_json(folder.made_file, {"made_of": self.made_of, "files": digests(folder.path, files)})
+        write_json(folder.made_file, {"data_fingerprint": self.data_fingerprint, "files": digests(folder.path, files)})

@@ -107,7 +107,7 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
         "version": __version__,
         "model": model_facts(config, shapes),
         "data": {"source": config.data.source, "identity": identity, "splits": facts, "findings": findings},
-        "made_of": data.made_of,
+        "data_fingerprint": data.data_fingerprint,
         "decoding": hash_of(config.generation.model_dump()),
         "scoring": hash_of(scored_by),
         "precision": precision,
@@ -193,7 +193,7 @@ def entry_plan(entry: Entry, config: Config, steps: int, counts: dict[str, Any],
     `trial_steps` are those of all its trials, where none fails and no extension is needed; the chosen trial is the
     first seed's run too. `learning_rate` is None where it is searched.
     """
-    trials = len(entry.ladder)
+    trials = len(entry.trial_points)
     return {
         "method": entry.method,
         "steps": steps,
@@ -201,7 +201,7 @@ def entry_plan(entry: Entry, config: Config, steps: int, counts: dict[str, Any],
         "trials": trials,
         "trial_steps": budget(trials, steps, config.tune.halving) if config.tune and trials else 0,
         "search": {k: {"low": r.low, "high": r.high, "scale": r.scale} for k, r in entry.ranges.items()},
-        "ladder": entry.ladder,
+        "trial_points": entry.trial_points,
         "learning_rate": None if "learning_rate" in entry.ranges else entry.methods()[0].learning_rate,
         "least_bytes": least_bytes(counts["total_parameters"], counts["trainable_parameters"], precision),
         **counts,
@@ -220,11 +220,12 @@ def make_runs(
     seeds = range(protocol.seed, protocol.seed + protocol.seeds)
     runs = [make_run(n, "baseline", n, given, protocol.seed, 0, held_equal) for n, given in baselines.items()]
     for name, entry in entries.items():
-        if entry.ladder:
+        if entry.trial_points:
             runs += [
-                make_trial(entry, i, point, protocol.seed, steps, held_equal) for i, point in enumerate(entry.ladder, 1)
+                make_trial(entry, i, point, protocol.seed, steps, held_equal)
+                for i, point in enumerate(entry.trial_points, 1)
             ]
-            search = {"fixed": entry.fixed, "ladder": entry.ladder}
+            search = {"fixed": entry.fixed, "ladder": entry.trial_points}  # its hash is in ids
             finals = [make_run(name, "entry", entry.method, search, s, steps, held_equal) for s in seeds]
             runs += [replace(final, settings={}) for final in finals]
         else:
@@ -236,7 +237,7 @@ def make_runs(
 def make_trial(entry: Entry, number: int, point: Settings, seed: int, steps: int, held_equal: dict[str, Any]) -> Run:
     """Return the run that tries one point of an entry's search."""
     settings = entry.build(point).model_dump(mode="json")
-    search = hash_of([entry.name, entry.fixed, entry.ladder, seed, held_equal])
+    search = hash_of([entry.name, entry.fixed, entry.trial_points, seed, held_equal])
     run = make_run(entry.name, "trial", entry.method, settings, seed, steps, held_equal)
     return replace(run, trial=number, search=search)
 

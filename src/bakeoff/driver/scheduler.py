@@ -33,7 +33,7 @@ class Scheduler:
                 yield from self.unless_done(run)
         for entry in self.planned.entries.values():
             finals = [run for run in self.planned.runs if run.entry == entry.name and run.kind == "entry"]
-            yield from self.tuned(entry, finals) if entry.ladder else self.fixed(finals)
+            yield from self.tuned(entry, finals) if entry.trial_points else self.fixed(finals)
 
     def fixed(self, finals: Sequence[Run]) -> Iterator[Run]:
         """Yield the runs of an entry whose settings are known."""
@@ -112,8 +112,8 @@ class Scheduler:
             except ConfigError:
                 return False
 
-        chosen, count = entry.chosen(best.settings), len(entry.ladder)
-        point = extension(entry.ranges, chosen, edges(entry.ladder, chosen), count, allowed)
+        chosen, count = entry.chosen(best.settings), len(entry.trial_points)
+        point = extension(entry.ranges, chosen, edges(entry.trial_points, chosen), count, allowed)
         if point is None:
             return None
         return make_trial(entry, count + 1, point, best.seed, best.steps or 0, self.planned.held_equal)

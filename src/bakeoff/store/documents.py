@@ -95,7 +95,7 @@ class ExampleRow(TypedDict):
 class MadeRow(TypedDict):
     """data/made.json."""
 
-    made_of: Text
+    data_fingerprint: Text
     files: dict[Text, Text]
 
 

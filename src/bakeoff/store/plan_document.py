@@ -125,7 +125,7 @@ class Span(Document):
 
 
 class EntryFacts(Document):
-    """One entry. `learning_rate` is null where it is searched; `ladder` are the settings of its trials."""
+    """One entry. `learning_rate` is null where it is searched; `trial_points` are the settings of its trials."""
 
     method: Text
     steps: Count
@@ -133,7 +133,7 @@ class EntryFacts(Document):
     trials: Count
     trial_steps: Count
     search: dict[Annotated[str, Field(pattern=r"^[A-Za-z_]\w{0,99}$")], Span]
-    ladder: list[dict[Text, Figure]]
+    trial_points: list[dict[Text, Figure]]
     learning_rate: Figure | None
     least_bytes: Figure
     trainable_parameters: Count
@@ -175,12 +175,12 @@ class PlanDocument(Document):
     `forecast` is there in one that was probed.
     """
 
-    schema_version: Literal[2] | None = Field(None, alias="schema")
+    schema_version: Literal[3] = Field(alias="schema")
     name: Name
     version: Text
     model: BaseFacts
     data: DataFacts
-    made_of: Text | None = None
+    data_fingerprint: Text | None = None
     decoding: Text | None = None
     scoring: Text | None = None
     precision: Literal["fp32", "bf16"]
@@ -226,9 +226,9 @@ class PlanDocument(Document):
             searched = self.entries[run.entry].search if run.kind == "trial" else ()
             if not all(is_number(run.settings.get(name)) for name in searched):
                 raise ValueError(f"runs.{i}.settings: not as searched")
-        ladders = [(row.search.keys(), point.keys()) for row in self.entries.values() for point in row.ladder]
-        if any(searched != values for searched, values in ladders):
-            raise ValueError("entries: a ladder of other fields than are searched")
+        points = [(row.search.keys(), point.keys()) for row in self.entries.values() for point in row.trial_points]
+        if any(searched != values for searched, values in points):
+            raise ValueError("entries: trials of other fields than are searched")
         return self
 
 

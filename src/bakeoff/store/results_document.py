@@ -109,7 +109,7 @@ class ResultsRow(TypedDict):
     trials: NotRequired[int]
     trial_steps: NotRequired[int]
     search: NotRequired[dict[str, Any]]
-    ladder: NotRequired[list[dict[str, float]]]
+    trial_points: NotRequired[list[dict[str, float]]]
     least_bytes: NotRequired[float]
     trainable_percent: NotRequired[float]
     step_products: NotRequired[dict[str, float]]
@@ -124,7 +124,7 @@ class ResultsDocument(TypedDict):
     compared, `of_entries` where a view leaves entries out.
     """
 
-    schema: Literal[2]
+    schema: Literal[3]
     name: str
     status: Literal["done", "failed", "incomplete"]
     model: dict[str, Any]

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 SPLITS = ("train", "validation", "test")
 CHECKPOINT = r"\d{9}-[0-9a-f]{64}\.safetensors|\.\d+\.tmp"  # names of a run's checkpoints, and of one not finished
 TRUNK = r"(train|validation)-(encoder|\d+)-(fp32|bf16)\.(bin|tmp)|\.lock"
-# The form of plan.json and results.json. A plan without a number is of the form before it, which is read as well.
-SCHEMA: Final = 2
+SCHEMA: Final = 3  # the form of plan.json and results.json
 PLAN_KEYS = {"name", "model", "data", "entries", "runs"}  # by which a bakeoff's plan is told from another program's
 
 
@@ -33,15 +32,17 @@ def documents() -> Any:
     return documents
 
 
-def refuse_newer(file: Path, document: Mapping[str, Any]) -> None:
-    """Raise SetupError where a later bakeoff made a document, in a form that this one does not know."""
-    schema = document.get("schema")
-    if isinstance(schema, int) and schema > SCHEMA:
-        maker = f"{document.get('version')!s:.40}"
-        raise SetupError(
-            f"{file}: made by bakeoff {maker} in a newer form (schema {schema!s:.20}) than this bakeoff {__version__} "
-            f"reads (schema {SCHEMA}). Try: pip install 'bakeoff>={maker}', or -s output=FOLDER, another folder"
-        )
+def refuse_other_form(file: Path, document: Mapping[str, Any]) -> None:
+    """Raise SetupError where another version made a document, in a form that this one does not know."""
+    schema = document.get("schema", 1)  # the first form had no number
+    if schema == SCHEMA or not isinstance(schema, int):  # what is damaged is refused where it is read
+        return
+    maker = f"{document.get('version')!s:.40}"
+    age, cure = ("a newer", f"pip install 'bakeoff>={maker}', or ") if schema > SCHEMA else ("an older", "")
+    raise SetupError(
+        f"{file}: made by bakeoff {maker} in {age} form (schema {schema!s:.20}) than this bakeoff {__version__} reads "
+        f"(schema {SCHEMA}). Try: {cure}-s output=FOLDER, another folder"
+    )
 
 
 def read_plan(row: dict[str, Any]) -> "PlanDocument":
@@ -234,7 +235,7 @@ class Folder:
         if not plan.keys() >= PLAN_KEYS:
             fault = "not a run folder of bakeoff (plan.json is missing)" if self.path.exists() else "no such folder"
             raise SetupError(f"{self.path}: {fault}. Try: ls bakeoffs")
-        refuse_newer(self.plan_file, plan)
+        refuse_other_form(self.plan_file, plan)
         try:
             return read_plan(plan)
         except ValueError as error:
@@ -243,11 +244,11 @@ class Folder:
     def last_plan(self) -> "PlanDocument | None":
         """Return plan.json, or None where there is none that can be read, or it is another program's.
 
-        Raises SetupError where a later bakeoff made it, which is not to be taken for a damaged one.
+        Raises SetupError where another version made it, in another form: it is not to be taken for a damaged one.
         """
         plan = read_mapping(self.plan_file)
         if plan.keys() >= PLAN_KEYS:
-            refuse_newer(self.plan_file, plan)
+            refuse_other_form(self.plan_file, plan)
             with suppress(ValueError):  # damaged
                 return read_plan(plan)
         return None
@@ -266,10 +267,10 @@ class Folder:
         """Return environment.json, or an empty mapping where there is none."""
         return documents().whole(documents().EnvironmentRow, read_mapping(self.environment_file))
 
-    def holds(self, made_of: str) -> bool:
+    def holds(self, data_fingerprint: str) -> bool:
         """Return whether the examples and tokens of all splits are there, whole, and made of this."""
         made = self.made()
-        return made.get("made_of") == made_of and damaged(self.path, made["files"]) is None
+        return made.get("data_fingerprint") == data_fingerprint and damaged(self.path, made["files"]) is None
 
     def runs(self) -> list[Run]:
         """Return the planned runs in order."""

@@ -10,7 +10,7 @@ from bakeoff.config.config import Config
 from bakeoff.config.sections import Section, TuneConfig, kinds_of
 from bakeoff.errors import ConfigError, did_you_mean, plain
 from bakeoff.methods import Method, build_method, method_class
-from bakeoff.tuning.search import Range, Settings, ladder
+from bakeoff.tuning.search import Range, Settings, trial_points
 
 EXAMPLE = "as in {low: 1e-5, high: 1e-2}"
 
@@ -27,15 +27,16 @@ class RangeConfig(Section):
 class Entry:
     """A method with its hyper-parameters, and what of them is searched.
 
-    `fixed` are the given fields that differ from the default, in one spelling, `ranges` the searched ones, `ladder` the
-    settings of the trials. `label` is tuned, fixed (nothing to search) or off (tuning is off for the whole bakeoff).
+    `fixed` are the given fields that differ from the default, in one spelling, `ranges` the searched ones,
+    `trial_points` the settings of the trials. `label` is tuned, fixed (nothing to search) or off (tuning is off for the
+    whole bakeoff).
     """
 
     name: str
     method: str
     fixed: Settings
     ranges: dict[str, Range]
-    ladder: list[Settings]
+    trial_points: list[Settings]
     label: Literal["tuned", "fixed", "off"]
 
     def build(self, searched: Settings | None = None) -> Method:
@@ -43,8 +44,8 @@ class Entry:
         return build_method(self.name, {"method": self.method, **self.fixed, **(searched or {})})
 
     def methods(self) -> list[Method]:
-        """Return the method at every point of the ladder, or the one that is fixed."""
-        return [self.build(point) for point in self.ladder] or [self.build()]
+        """Return the method at each of the trial points, or the one that is fixed."""
+        return [self.build(point) for point in self.trial_points] or [self.build()]
 
     def chosen(self, settings: Settings) -> Settings:
         """Return the searched fields' part of a run's settings."""
@@ -84,7 +85,7 @@ def read_entry(name: str, fields: dict[str, Any], tune: TuneConfig | None, seed:
         for end in (0, 1):
             entry.build({key: span.at(end) for key, span in ranges.items()})
         if ranges:
-            entry = replace(entry, ladder=ladder(ranges, trials, seed))
+            entry = replace(entry, trial_points=trial_points(ranges, trials, seed))
     methods = entry.methods()
     return replace(entry, fixed=essential(methods[0], fixed))
 

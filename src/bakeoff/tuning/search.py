@@ -51,7 +51,7 @@ class Range:
         return math.floor(self.high) - math.ceil(self.low) + 1 if self.integer else math.inf
 
 
-def ladder(ranges: Mapping[str, Range], trials: int, seed: int) -> list[Settings]:
+def trial_points(ranges: Mapping[str, Range], trials: int, seed: int) -> list[Settings]:
     """Return the settings to try, all different: known before anything runs, the same for the same arguments.
 
     One field: even points on its scale, each in the middle of its bin, ascending. Several: a scrambled Halton
