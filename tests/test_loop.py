@@ -62,6 +62,18 @@ def test_parts_that_stay_in_the_cache_change_no_number(tiny_model, monkeypatch):
         torch.testing.assert_close(same[name], weight, rtol=1e-3, atol=1e-5)
 
 
+def test_the_rate_that_the_optimizer_is_built_with_is_the_one_that_it_steps_with(tiny_model, monkeypatch):
+    plain = torch.optim.AdamW
+    _, usual = trained(tiny_model)
+    monkeypatch.setattr(torch.optim, "AdamW", lambda groups, lr, **rest: plain(groups, lr=2 * lr, **rest))
+    _, handed = trained(tiny_model)
+    monkeypatch.setattr(torch.optim, "AdamW", plain)
+    monkeypatch.setitem(METHOD, "learning_rate", 2 * build_method("x", METHOD).learning_rate)
+    _, twice = trained(tiny_model)
+    assert all(torch.equal(handed[name], weight) for name, weight in twice.items())
+    assert not all(torch.equal(handed[name], weight) for name, weight in usual.items())
+
+
 def test_other_errors_and_single_examples_are_not_tried_again(tiny_model, monkeypatch):
     calls = []
 

@@ -86,7 +86,7 @@ class Trainer:
         for name, weight in self.weights.items():
             groups.setdefault(method.lr_scale(name), []).append(weight)
         self.optimizer = torch.optim.AdamW(
-            [{"params": weights, "factor": factor} for factor, weights in groups.items()],
+            [{"params": weights, "lr_scale": scale} for scale, weights in groups.items()],
             lr=method.learning_rate, weight_decay=protocol.weight_decay, fused=True,
         )  # fmt: skip
         self.rungs = rungs
@@ -145,9 +145,9 @@ class Trainer:
 
     def _step(self, train: Sequence[Tokens], members: Sequence[int], step: int, steps: int) -> float:
         """Take one optimizer step and return the batch's summed loss."""
-        rate = self.method.learning_rate * lr_multiplier(step, steps, self.protocol)
+        rate = self.optimizer.defaults["lr"] * lr_multiplier(step, steps, self.protocol)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["factor"]
+            group["lr"] = rate * group["lr_scale"]
         loss = self._backward(train, members)
         self.method.before_step(self.adapted)
         if self.protocol.clip_norm is not None:
