@@ -11,7 +11,8 @@ from bakeoff.progress.live import LiveDisplay, roughly
 from bakeoff.progress.notebook import NotebookDisplay
 from bakeoff.progress.open import open_display
 from bakeoff.progress.plain import JsonDisplay, NoDisplay, PlainDisplay
-from bakeoff.store.events import event_of
+from bakeoff.progress.throughput import Rates
+from bakeoff.store.events import Start, event_of
 from bakeoff.store.records import Run
 from bakeoff.tuning.labels import run_names
 from tests.conftest import plan_with
@@ -54,7 +55,8 @@ PLAN = {
 
 
 def forecast(runs, clock):
-    return Forecast(runs, plan_with(PLAN), ProtocolConfig(epochs=1, batch_size=2), clock=clock)
+    plan = plan_with(PLAN).model_copy(update={"runs": runs})
+    return Forecast(Rates(plan, ProtocolConfig(epochs=1, batch_size=2)), Start(done=[], steps={}), clock)
 
 
 def live_display(runs, done, target, clock, ahead=None):
@@ -121,7 +123,7 @@ def test_plain_lines_tell_documents_and_what_is_left_of_the_run_and_of_all(capsy
     runs, clock = [run_of("lora"), run_of("lora", seed=1)], Clock()
     told = forecast(runs, clock)
     with PlainDisplay(runs, [], told, clock) as display:
-        for state, seconds in (("training", 0), ("validating", 4), ("training", 0)):
+        for state, seconds in (("loading", 0), ("training", 0), ("validating", 4), ("training", 0)):
             display.handle(event_with("lora-0", "state", {"state": state}))
             clock.now += seconds
         for step in range(1, 11):
@@ -208,7 +210,7 @@ def test_failures_take_a_third_of_the_screen_at_most():
 def test_what_is_left_stands_in_rows_and_totals():
     runs, clock = [run_of("lora"), run_of("lora", seed=1)], Clock()
     live = live_display(runs, [], console(), clock, forecast(runs, clock))
-    for state, seconds in (("training", 0), ("validating", 4), ("training", 0)):
+    for state, seconds in (("loading", 0), ("training", 0), ("validating", 4), ("training", 0)):
         live.handle(event_with("lora-0", "state", {"state": state}))
         clock.now += seconds
         if state == "validating":

@@ -7,7 +7,8 @@ fixed.jsonl: `bakeoff demo -s data.train_limit=320 -s data.validation_limit=40 -
 reading was recorded as an event of its own, and stands in the progress that tells it now.
 tuned.jsonl: `bakeoff demo --full -s data.train_limit=96 -s data.validation_limit=24 -s data.test_limit=24
 -s protocol.seeds=2 -s protocol.evaluate_every=6`. Both on 2026-11-24, one core of an AMD EPYC with AVX2.
-Times are from the first run on; storing a trunk was a part of loading then.
+Times are from the first run on; storing a trunk was a part of loading then, so that it counts twice here, also as
+multiplications.
 """
 
 import json
@@ -21,12 +22,14 @@ from bakeoff.config.sections import ProtocolConfig
 from bakeoff.progress.eta import Forecast, measured_before
 from bakeoff.progress.live import LiveDisplay
 from bakeoff.progress.plain import JsonDisplay, PlainDisplay
+from bakeoff.progress.throughput import Rates
 from bakeoff.store.event_log import earlier_events
-from bakeoff.store.events import Note, event_of
+from bakeoff.store.events import Note, Start, event_of
 from bakeoff.store.records import Run
 from tests.conftest import plan_with
 
 STREAMS = Path(__file__).parent / "streams"
+READING = ("base", "training")
 
 
 # A recording has what the forecast needs; the rest of an event is the same in each.
@@ -45,24 +48,33 @@ def events(*rows):
 
 
 def stream(name):
-    """Return a recording's head, runs, protocol and rows."""
+    """Return a recording's plan, protocol, rows and the trials that are added."""
     head, *rows = map(json.loads, (STREAMS / f"{name}.jsonl").read_text().splitlines())
-    head["plan"] = plan_with(head["plan"])
+    runs = [Run(**run) for run in head["runs"]]
+    for name, entry in head["plan"]["entries"].items():
+        its = [run for run in runs if run.entry == name]
+        entry |= {"method": its[0].method, "trials": sum(run.kind == "trial" for run in its)}
+    plan = plan_with(head["plan"]).model_copy(update={"runs": runs})
     rows = [{**(REST["step"] if "step" in row else {}), **REST.get(row["kind"], {}), **row} for row in rows]
-    return head, [Run(**run) for run in head["runs"]], ProtocolConfig(**head["protocol"]), rows
+    return plan, ProtocolConfig(**head["protocol"]), rows, [Run(**run) for run in head["added"]]
 
 
-def seconds_of(rates, runs):
-    """Return the seconds that were measured of all entries and baselines."""
-    return sum(seconds for (group, _), seconds in rates.seconds.items() if group in {run.entry for run in runs})
+def forecast_of(rates, done=(), clock=lambda: 0.0, **start):
+    """Return the forecast of a session with these rates, in which some runs are done already."""
+    return Forecast(rates, Start(**{"done": [run.id for run in done], "steps": {}, **start}), clock)
+
+
+def seconds_of(rates):
+    """Return the seconds that were measured of all entries and baselines, but not of the base's reading beside."""
+    known = {run.entry for run in rates.plan.runs}
+    return sum(s for (group, phase), s in rates.seconds.items() if group in known and (group, phase) != READING)
 
 
 def forecasts(name):
     """Yield the elapsed time and the forecast of the whole, in shares of what it took, at and between all events."""
-    head, runs, protocol, rows = stream(name)
-    now = [0.0]
-    later = {run["id"]: Run(**run) for run in head["added"]}
-    forecast = Forecast(runs, head["plan"], protocol, clock=lambda: now[0])
+    plan, protocol, rows, added = stream(name)
+    now, later = [0.0], {run.id: run for run in added}
+    forecast = forecast_of(Rates(plan, protocol), clock=lambda: now[0])
     whole = rows[-1]["time"]
     for row, following in zip(rows, [*rows[1:], rows[-1]], strict=True):
         now[0] = row["time"]
@@ -85,31 +97,31 @@ def test_after_the_first_tenth_the_forecast_is_within_a_quarter(name):
 
 
 def test_a_bakeoff_that_goes_on_is_forecast_by_what_its_earlier_session_measured():
-    head, runs, protocol, rows = stream("fixed")
-    last = next(i for i, row in enumerate(rows) if row.get("run") == runs[-1].id)
-    rates = measured_before(events({"kind": "start", "time": 0.0}, *rows[:last]), runs, head["plan"], protocol)
-    forecast = Forecast(runs, head["plan"], protocol, [run.id for run in runs[:-1]], rates=rates)
+    plan, protocol, rows, _ = stream("fixed")
+    last = next(i for i, row in enumerate(rows) if row.get("run") == plan.runs[-1].id)
+    rates = measured_before(events({"kind": "start", "time": 0.0}, *rows[:last]), plan, protocol)
+    forecast = forecast_of(rates, plan.runs[:-1])
     assert forecast.left() == pytest.approx(rows[-1]["time"] - rows[last]["time"], rel=0.25)
-    assert Forecast(runs, head["plan"], protocol, [run.id for run in runs[:-1]]).left() is None
+    assert forecast_of(Rates(plan, protocol), plan.runs[:-1]).left() is None
 
 
 def test_time_between_sessions_counts_for_nothing():
-    head, runs, protocol, rows = stream("fixed")
+    plan, protocol, rows, _ = stream("fixed")
     killed = next(i for i, row in enumerate(rows) if row.get("state") == "training") + 3
     night = [{**row, "time": row["time"] + 50_000} for row in rows]
     sessions = [*rows[:killed], {"kind": "start", "time": night[0]["time"] - 1}, *night[:-1]]
-    rates = measured_before(events(*sessions), runs, head["plan"], protocol)
-    assert seconds_of(rates, runs) < 2 * rows[-1]["time"]
+    rates = measured_before(events(*sessions), plan, protocol)
+    assert seconds_of(rates) < 2 * rows[-1]["time"]
 
 
 def test_a_clock_that_was_set_back_gives_no_negative_seconds():
-    head, runs, protocol, rows = stream("fixed")
+    plan, protocol, rows, _ = stream("fixed")
     start, half = {"kind": "start", "time": 0.0}, len(rows) // 2
     before, after = [{**row, "time": row["time"] + 50_000} for row in (start, *rows[:half])], rows[half:-1]
-    within = measured_before(events(*before, *after), runs, head["plan"], protocol)
+    within = measured_before(events(*before, *after), plan, protocol)
     assert min(within.seconds.values()) >= 0
-    between = measured_before(events(*before, start, *after), runs, head["plan"], protocol)
-    assert seconds_of(between, runs) > 0.9 * rows[-1]["time"]  # each session by its own clock
+    between = measured_before(events(*before, start, *after), plan, protocol)
+    assert seconds_of(between) > 0.9 * rows[-1]["time"]  # each session by its own clock
 
 
 def test_a_damaged_journal_tells_up_to_its_damage(tmp_path):
@@ -121,12 +133,12 @@ def test_a_damaged_journal_tells_up_to_its_damage(tmp_path):
 
 
 def test_until_an_entry_has_trained_the_time_left_says_what_it_is_estimated_from(capsys):
-    head, runs, protocol, rows = stream("documents")
+    plan, protocol, rows, _ = stream("documents")
     now = [0.0]
-    forecast = Forecast(runs, head["plan"], protocol, clock=lambda: now[0])
+    forecast = forecast_of(Rates(plan, protocol), clock=lambda: now[0])
     basis = "estimated from the speed of the untouched base: no entry has trained long enough yet"
-    shown = [kind(runs, [], forecast, lambda: now[0]) for kind in (PlainDisplay, JsonDisplay)]
-    live = LiveDisplay(runs, [], forecast, lambda: now[0], Console(width=160))
+    shown = [kind(plan.runs, [], forecast, lambda: now[0]) for kind in (PlainDisplay, JsonDisplay)]
+    live = LiveDisplay(plan.runs, [], forecast, lambda: now[0], Console(width=160))
     said = {True: [], False: []}
     with shown[0] as plain, shown[1] as machine:
         for row in rows[:-1]:
@@ -137,7 +149,7 @@ def test_until_an_entry_has_trained_the_time_left_says_what_it_is_estimated_from
             machine.show(event_of(row))
             for line in [*capsys.readouterr().err.splitlines(), live.totals()]:
                 if "for all" in line or "bakeoff_seconds_left" in line or " left, " in line:
-                    said[any(forecast.rates.units[run.entry, "training"] for run in runs)].append(line)
+                    said[any(forecast.rates.units[name, "training"] for name in plan.entries)].append(line)
     assert len(said[False]) > 10
     assert all(basis in line for line in said[False])
     assert len(said[True]) > 100
@@ -145,10 +157,10 @@ def test_until_an_entry_has_trained_the_time_left_says_what_it_is_estimated_from
 
 
 def test_what_an_earlier_session_trained_counts():
-    head, runs, protocol, rows = stream("fixed")
-    rates = measured_before(events({"kind": "start", "time": 0.0}, *rows[:-1]), runs, head["plan"], protocol)
-    assert Forecast(runs, head["plan"], protocol, rates=rates).basis() is None
-    assert Forecast(runs, head["plan"], protocol, [run.id for run in runs]).basis() is None  # nothing is left to train
+    plan, protocol, rows, _ = stream("fixed")
+    rates = measured_before(events({"kind": "start", "time": 0.0}, *rows[:-1]), plan, protocol)
+    assert forecast_of(rates).basis() is None
+    assert forecast_of(Rates(plan, protocol), plan.runs).basis() is None  # nothing is left to train
 
 
 def played(forecast, now, run, *rows):
@@ -164,9 +176,9 @@ def step(number, kind="progress"):
 
 
 def test_steps_before_an_interrupt_are_done_but_say_nothing_of_the_speed():
-    head, runs, protocol, _ = stream("fixed")
-    now, lora = [0.0], runs[-1]
-    forecast = Forecast(runs, head["plan"], protocol, [run.id for run in runs[:-1]], clock=lambda: now[0])
+    plan, protocol, *_ = stream("fixed")
+    now, lora = [0.0], plan.runs[-1]
+    forecast = forecast_of(Rates(plan, protocol), plan.runs[:-1], lambda: now[0])
     resumed = [(1, "state", "loading"), (0, *step(0, "metrics")), (1, "state", "training"), (3, *step(31))]
     played(forecast, now, lora.id, *resumed)
     assert math.isnan(forecast.rates.rate("lora", "training"))
@@ -179,10 +191,10 @@ def test_steps_before_an_interrupt_are_done_but_say_nothing_of_the_speed():
 
 
 def test_a_training_that_patience_has_ended_leaves_no_steps():
-    head, runs, protocol, rows = stream("fixed")
-    now, lora = [0.0], runs[-1]
-    rates = measured_before(events({"kind": "start", "time": 0.0}, *rows[:-1]), runs, head["plan"], protocol)
-    forecast = Forecast(runs, head["plan"], protocol, [run.id for run in runs[:-1]], clock=lambda: now[0], rates=rates)
+    plan, protocol, rows, _ = stream("fixed")
+    now, lora = [0.0], plan.runs[-1]
+    rates = measured_before(events({"kind": "start", "time": 0.0}, *rows[:-1]), plan, protocol)
+    forecast = forecast_of(rates, plan.runs[:-1], lambda: now[0])
     played(forecast, now, lora.id, (0, "state", "loading"), (1, "state", "training"), (3, *step(40)))
     before = forecast.left_of(lora.id)
     played(forecast, now, lora.id, (0, "state", "saving"))
@@ -190,10 +202,10 @@ def test_a_training_that_patience_has_ended_leaves_no_steps():
 
 
 def test_a_trial_is_left_until_its_next_rung_and_one_that_stops_takes_no_more():
-    head, runs, protocol, rows = stream("tuned")
-    now, trial = [0.0], next(run for run in runs if run.kind == "trial")
-    rates = measured_before(events({"kind": "start", "time": 0.0}, *rows[:-1]), runs, head["plan"], protocol)
-    forecast = Forecast(runs, head["plan"], protocol, steps={trial.id: 6}, clock=lambda: now[0], rates=rates)
+    plan, protocol, rows, _ = stream("tuned")
+    now, trial = [0.0], next(run for run in plan.runs if run.kind == "trial")
+    rates = measured_before(events({"kind": "start", "time": 0.0}, *rows[:-1]), plan, protocol)
+    forecast = forecast_of(rates, clock=lambda: now[0], steps={trial.id: 6})
     played(forecast, now, trial.id, (0, "state", "loading"), (0, *step(6, "metrics")), (0, "state", "training"))
     steps = forecast.rates.step[trial.entry] * forecast.rates.rate(trial.entry, "training")
     assert 6 * steps < forecast.left_of(trial.id) < 9 * steps  # to step 12, with a validation
@@ -204,14 +216,56 @@ def test_a_trial_is_left_until_its_next_rung_and_one_that_stops_takes_no_more():
     assert forecast.left_of(trial.id) is None
 
 
+def test_a_trunk_is_counted_until_the_training_that_stores_it_begins_and_not_for_others_that_read_it():
+    plan, protocol, rows, _ = stream("documents")
+    rates = measured_before(events(*rows[:-1]), plan, protocol)
+    now, last_layers = [0.0], plan.runs[-2]
+    one, last = [forecast_of(rates, plan.runs[:end], lambda: now[0]).left() for end in (-2, -1)]
+    rates.trunk["lora"] = rates.trunk["last_layers"]  # as if both cut at the same block
+    forecast = forecast_of(rates, plan.runs[:-2], lambda: now[0])
+    stored = rates.trunk["last_layers"] * rates.rate("last_layers", "training")
+    assert stored > 4.0
+    assert forecast.left() == one
+    assert forecast_of(rates, plan.runs[:-1]).left() > last + 4.0  # where lora has to store it
+    played(forecast, now, last_layers.id, (0, "state", "loading"), (1, "state", "storing trunk"))
+    before = forecast.left()
+    played(forecast, now, last_layers.id, (3, "state", "storing trunk"))
+    assert forecast.left() == pytest.approx(before - 3)  # of the other split
+    played(forecast, now, last_layers.id, (1, "state", "training"))
+    assert forecast.left() == pytest.approx(before - stored)
+
+
+def test_runs_that_are_only_scored_again_take_what_the_first_of_them_took_and_load_nothing():
+    plan, protocol, *_ = stream("documents")
+    now, scored, rates = [0.0], plan.runs[-3:], Rates(plan, protocol)
+    forecast = forecast_of(rates, plan.runs[:-3], lambda: now[0], again={run.id: "score" for run in scored})
+    assert forecast.left() == 0.0
+    played(forecast, now, scored[0].id, (0, "state", "scoring"), (0.5, "state", "scoring"), (1.5, "done", {}))
+    assert forecast.left() == pytest.approx(4.0)
+    assert math.isnan(rates.rate("lora", "loading"))
+    played(forecast, now, scored[1].id, (7, "state", "scoring"))
+    assert forecast.left_of(scored[1].id) == pytest.approx(2.0)
+
+
+def test_runs_that_are_only_decoded_again_train_nothing():
+    plan, protocol, rows, _ = stream("documents")
+    rates, decoded = measured_before(events(*rows[:-1]), plan, protocol), plan.runs[-3:]
+    forecast = forecast_of(rates, plan.runs[:-3], again={run.id: "decode" for run in decoded})
+    parts = {"loading": 1, "testing": 1, "generating": 300}
+    expected = sum(n * rates.rate(run.entry, phase) for run in decoded for phase, n in parts.items())
+    assert forecast.left() == pytest.approx(expected)
+    assert forecast.basis() is None
+
+
 def test_a_damaged_plan_ends_no_display():
-    _, runs, protocol, rows = stream("tuned")
+    planned, protocol, rows, _ = stream("tuned")
     plan = json.loads((STREAMS / "tuned.jsonl").read_text().splitlines()[0])["plan"]
     for entry in plan["entries"].values():
         entry["steps"] = 0
     plan["data"]["splits"]["train"] = {"examples": 1}
     plan["model"]["forward_products"] = {"prompt": 0, "target": 0, "example": 0}
-    forecast = Forecast(runs, plan_with(plan), protocol, clock=lambda: 0.0)
+    plan = plan_with(plan).model_copy(update={"runs": planned.runs})
+    forecast = forecast_of(Rates(plan, protocol))
     for event in events(*rows[:40]):
         forecast.take(event)
     assert forecast.left() == 0.0  # by a clock that stands still

@@ -9,7 +9,8 @@ from rich.console import Console
 
 from bakeoff.progress.eta import Forecast
 from bakeoff.progress.live import LiveDisplay
-from bakeoff.store.events import event_of
+from bakeoff.progress.throughput import Rates
+from bakeoff.store.events import Start, event_of
 from bakeoff.store.records import Run
 from bakeoff.tuning.labels import run_names
 from tests.test_forecast import stream
@@ -32,15 +33,17 @@ class Changing(Forecast):
 
 
 def test_redraws_and_events_do_not_disturb_each_other():
-    head, runs, protocol, rows = stream("tuned")
-    later = {run["id"]: Run(**run) for run in head["added"]}
+    plan, protocol, rows, added = stream("tuned")
+    later = {run.id: run for run in added}
     now, errors, ended = [0.0], [], threading.Event()
 
     def clock():
         return now[0]
 
     console = Console(file=io.StringIO(), force_terminal=True, width=160, height=30)
-    display = LiveDisplay(runs, [], Changing(runs, head["plan"], protocol, clock=clock), clock, console)
+    display = LiveDisplay(
+        plan.runs, [], Changing(Rates(plan, protocol), Start(done=[], steps={}), clock), clock, console
+    )
 
     def redraw():
         try:
@@ -85,9 +88,8 @@ class Counted(list):
 
 
 def test_names_and_forecast_look_at_every_run_a_few_times_however_many_there_are():
-    head, _, protocol, _ = stream("tuned")
-    facts = next(facts for facts in head["plan"].entries.values() if facts.search)
-    plan = head["plan"].model_copy(update={"entries": {f"e{i}": facts for i in range(30)}})
+    plan, protocol, *_ = stream("tuned")
+    facts = next(facts for facts in plan.entries.values() if facts.search)
     runs = Counted(
         Run(f"e{i}-{kind}{n}", f"e{i}", kind, "lora", {"learning_rate": n}, n, 10, n + 1 if kind == "trial" else None)
         for i, (kind, count) in itertools.product(range(30), (("trial", 4), ("entry", 2)))
@@ -96,6 +98,7 @@ def test_names_and_forecast_look_at_every_run_a_few_times_however_many_there_are
     names = run_names(runs)
     assert names["e29-trial3"] == "e29 trial 4: learning_rate 3"
     assert names["e29-entry1"] == "e29 seed 1"
-    forecast = Forecast(runs, plan, protocol)
+    plan = plan.model_copy(update={"runs": runs, "entries": {f"e{i}": facts for i in range(30)}})
+    forecast = Forecast(Rates(plan, protocol), Start(done=[], steps={}), lambda: 0.0)
     assert len({entry for entry, _ in forecast.work}) == 30
     assert runs.looks <= 10 * len(runs)

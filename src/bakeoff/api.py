@@ -129,7 +129,7 @@ def run_all(folder: Folder, config: Config, display: str, executor: LocalExecuto
             session.display(display) as screen,
             reported(folder, screen) as results,
             tracked(folder, config, screen.note),
-            log.session(session.start()),
+            log.session(session.start),
         ):
             screen.start = began  # planning is part of the time that it shows
             bus = Bus(log, screen)

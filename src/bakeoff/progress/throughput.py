@@ -1,12 +1,12 @@
 """The work that is left in a plan, and the seconds per unit of it, measured or probed.
 
-Phases are the states that a run reports. Training with its validations is one phase, counted in multiplications;
-generation is counted in documents, and every other phase in visits.
+Phases are the states that a run reports. Training with its validations is one phase, counted in multiplications, as is
+storing a trunk before it; generation is counted in documents, and every other phase in visits.
 """
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 from bakeoff.config.sections import ProtocolConfig
@@ -14,67 +14,64 @@ from bakeoff.store.plan_document import EntryForecast, PlanDocument, PlanForecas
 from bakeoff.store.records import Run, Step
 
 NEUTRAL_TOKENS = 1200  # of the neutral text that is read along with the test split
+Probe = Mapping[str, Any]  # what `compute.run.profile` measures
 Units = defaultdict[str, float]  # by phase; below 0 where more was done than was planned
 
 
-def planned_work(
-    runs: Sequence[Run], plan: PlanDocument, seed: int, training: Mapping[str, float], to_do: Mapping[str, Step]
-) -> defaultdict[tuple[str, str], Units]:
-    """Return what is left, by entry and run, or "trial" for all its trials together.
-
-    `training` has the units of each entry's training, `to_do` the first step to do of runs that are not new.
-    """
-    work: defaultdict[tuple[str, str], Units] = defaultdict(lambda: defaultdict(float))
-    trials = Counter(run.entry for run in runs if run.kind == "trial")
-    for entry, count in trials.items():
-        facts = plan.entries[entry]
-        # Of points without an order the best is one of the two on the edge with probability 2 / count.
-        extension = 1 - (1 - min(1.0, 2 / count)) ** len(facts.search) if count > 1 else 0.0
-        rungs = range(len(plan.rungs) + 1 if count > 1 else 1)
-        visits = sum(math.ceil(count / 2**rung) for rung in rungs) + extension  # half of them stop at each rung
-        trained = training[entry] * (facts.trial_steps / max(1, facts.steps) + extension)
-        work[entry, "trial"].update(loading=visits, saving=visits, training=trained)
-    for run in runs:
-        step = to_do.get(run.id, "train")
-        if run.kind != "trial" and step in ("train", "decode") and not run.entry.startswith(("lead-", "oracle")):
-            work[run.entry, run.id].update(loading=1, testing=1, generating=plan.data.splits.test.examples)
-        if run.kind == "entry" and step == "train":
-            adopts = trials[run.entry] and run.seed == seed
-            work[run.entry, run.id].update(saving=1, training=0 if adopts else training[run.entry])
-        elif run.kind == "entry":  # the choice among its trials is made
-            work[run.entry, "trial"].clear()
-    return work
-
-
-def validated_steps(steps: int, plan: PlanDocument, protocol: ProtocolConfig) -> set[int]:
-    """Return the steps after which a training is validated."""
-    epochs = range(0, steps + 1, max(1, steps // protocol.epochs))
-    return {*epochs, *range(0, steps + 1, protocol.evaluate_every or steps + 1), *plan.rungs}
+def part_of(run: Run) -> tuple[str, str]:
+    """Return what a run's work is counted under: its entry, and its id, or "trial" for all trials together."""
+    return run.entry, "trial" if run.kind == "trial" else run.id
 
 
 class Rates:
-    """Seconds per unit: an entry's own, else those of its method, else of all entries, else of the base."""
+    """A plan's units of work, and the seconds of one: an entry's own, else its method's, all entries' or the base's."""
 
-    def __init__(self, runs: Sequence[Run], plan: PlanDocument, protocol: ProtocolConfig):
-        entries, splits = {run.entry: run for run in runs if run.kind != "baseline"}, plan.data.splits
-        self.groups = {name: (name, f"method {run.method}", "all entries") for name, run in entries.items()}
-        prompt, target = splits.train.prompt_tokens_mean, splits.train.target_tokens_mean
-        counts = {name: plan.entries[name].step_products for name in entries}
-        counts["base"] = plan.model.forward_products
-        example = {n: prompt * each.prompt + target * each.target + each.example for n, each in counts.items()}
-        self.step = {name: protocol.batch_size * example[name] for name in entries}
-        self.validation = splits.validation.examples * example["base"]
-        steps = max((run.steps or 0 for run in runs), default=0)
-        self.validated = validated_steps(steps, plan, protocol)
-        self.training = {name: self.multiplications(name, steps) for name in entries}
-        self.tokens = (prompt + target) / (example["base"] or math.nan)  # that the base reads per multiplication
-        self.pace = math.nan  # seconds of a multiplication while the base reads
+    def __init__(self, plan: PlanDocument, protocol: ProtocolConfig):
+        self.plan, self.seed = plan, protocol.seed
+        train, validation = plan.data.splits.train, plan.data.splits.validation
+        tokens = train.prompt_tokens_mean, train.target_tokens_mean
+        read, base = train.examples + validation.examples, plan.model.forward_products.per_example(*tokens)
+        self.groups = {name: (name, f"method {entry.method}", "all entries") for name, entry in plan.entries.items()}
+        self.step = {n: protocol.batch_size * e.step_products.per_example(*tokens) for n, e in plan.entries.items()}
+        self.trunk = {n: read * entry.trunk_products.per_example(*tokens) for n, entry in plan.entries.items()}
+        self.validation, self.per_token = validation.examples * base, base / (sum(tokens) or math.nan)
+        steps = max(entry.steps for entry in plan.entries.values())
+        epochs = range(0, steps + 1, max(1, steps // protocol.epochs))
+        self.validated = {*epochs, *range(0, steps + 1, protocol.evaluate_every or steps + 1), *plan.rungs}
+        self.training = {name: self.multiplications(name, steps) for name in plan.entries}
         self.units = defaultdict[tuple[str, str], float](float)  # by group and phase
         self.seconds = defaultdict[tuple[str, str], float](float)
 
     def multiplications(self, entry: str, steps: float, validated: bool = True) -> float:
         """Return those of the first steps of a training, with the validation after them or without."""
         return steps * self.step[entry] + self.validation * sum(step < steps + validated for step in self.validated)
+
+    def planned(self, to_do: Mapping[str, Step]) -> defaultdict[tuple[str, str], Units]:
+        """Return the work that is left, by `part_of` runs; `to_do` has the first step of those that are not new."""
+        work: defaultdict[tuple[str, str], Units] = defaultdict(lambda: defaultdict(float))
+        for entry, facts in self.plan.entries.items():
+            count = facts.trials
+            # Of points without an order the best is one of the two on the edge with probability 2 / count.
+            extension = 1 - (1 - min(1.0, 2 / count)) ** len(facts.search) if count > 1 else 0.0
+            rungs = range(len(self.plan.rungs) + 1 if count > 1 else 1)
+            visits = sum(math.ceil(count / 2**rung) for rung in rungs) + extension  # half of them stop at each rung
+            trained = self.training[entry] * (facts.trial_steps / max(1, facts.steps) + extension)
+            work[entry, "trial"].update(loading=visits, saving=visits, training=trained)
+        trunks = {size: size for size in self.trunk.values()}  # of one size there is one, which is stored once
+        for run in self.plan.runs:
+            step, left = to_do.get(run.id, "train"), work[part_of(run)]
+            if step == "score":
+                left["scoring"] = 1
+            elif step != "nothing" and run.kind != "trial" and not run.entry.startswith(("lead-", "oracle")):
+                left.update(loading=1, testing=1, generating=self.plan.data.splits.test.examples)
+            if run.kind == "entry" and step == "train":
+                adopts = self.plan.entries[run.entry].trials and run.seed == self.seed
+                left.update(saving=1, training=0 if adopts else self.training[run.entry])
+            elif run.kind == "entry":  # the choice among its trials is made
+                work[run.entry, "trial"].clear()
+            if run.kind != "baseline" and step == "train":
+                left["trunk"] += trunks.pop(self.trunk[run.entry], 0.0)
+        return work
 
     def add(self, entry: str, phase: str, units: float, seconds: float) -> None:
         """Note what units of a phase took."""
@@ -84,52 +81,48 @@ class Rates:
 
     def rate(self, entry: str, phase: str) -> float:
         """Return the seconds of a unit; NaN while nothing is known about it."""
+        phase = "training" if phase == "trunk" else phase
         for group in (*self.groups.get(entry, (entry,)), "base"):
             if units := self.units.get((group, phase)):
                 return self.seconds[group, phase] / units
-        return {"saving": 0.0, "training": self.pace}.get(phase, math.nan)
+        return 0.0 if phase in ("saving", "scoring") else math.nan
 
 
-def expected_costs(
-    plan: PlanDocument, protocol: ProtocolConfig, probes: Mapping[str, Mapping[str, Any]]
-) -> PlanForecast:
+def expected_costs(plan: PlanDocument, protocol: ProtocolConfig, probes: Mapping[str, Probe]) -> PlanForecast:
     """Return seconds and peak bytes of each entry's runs, its trials among them, and the seconds of all entries.
 
     An extension of the trials is counted as far as one is likely; baselines, saving and the trunk cache are not.
     """
-    entries: dict[str, EntryForecast] = {}
-    work = planned_work(plan.runs, plan, protocol.seed, dict.fromkeys(plan.entries, 1.0), {})
-    for name, found in probes.items():
-        if found.get("error"):
-            entries[name] = EntryForecast(error=found["error"], seconds=None, peak_bytes=None)
+    rates, entries = Rates(plan, protocol), dict[str, EntryForecast]()
+    work = rates.planned({})
+    for name, probe in probes.items():
+        if probe.get("error"):
+            entries[name] = EntryForecast(error=probe["error"], seconds=None, peak_bytes=None)
         else:
-            rates = probed_rates(plan, found, validated_steps(plan.entries[name].steps, plan, protocol))
+            probed = probed_rates(plan, probe, rates.training[name], len(rates.validated))
             left = [units for (entry, _), units in work.items() if entry == name]
-            seconds = sum(units[phase] * rate for units in left for phase, rate in rates.items())
-            entries[name] = EntryForecast(error=None, seconds=seconds, peak_bytes=found["peak_bytes"])
+            seconds = sum(units[phase] * rate for units in left for phase, rate in probed.items())
+            entries[name] = EntryForecast(error=None, seconds=seconds, peak_bytes=probe["peak_bytes"])
     known = [row.seconds for row in entries.values() if row.seconds is not None]
     too_large = [n for n, row in entries.items() if row.error or (row.peak_bytes or 0) > plan.memory_bytes]
-    whole = sum(known) if len(known) == len(entries) else None
-    return PlanForecast(entries=entries, seconds=whole, too_large=too_large)
+    return PlanForecast(entries=entries, seconds=sum(known) if len(known) == len(probes) else None, too_large=too_large)
 
 
-def probed_rates(plan: PlanDocument, found: Mapping[str, Any], validated: set[int]) -> dict[str, float]:
-    """Return the seconds of a unit of each phase, of a whole training, at the pace of the longest examples.
+def probed_rates(plan: PlanDocument, probe: Probe, training: float, validations: int) -> dict[str, float]:
+    """Return the seconds of a unit of each phase, of `training` units in all, at the pace of the longest examples.
 
-    A test also reads neutral text, and as many training examples as there are for validation. Outputs are assumed to
-    have their full length; reading a prompt gives their first token.
+    A test loads the adapter, and reads neutral text and as many training examples as there are for validation too.
+    Outputs are assumed to have their full length; reading a prompt gives their first token.
     """
-    counts, longest_output = plan.counts, plan.output_tokens
+    counts, test = plan.counts, plan.data.splits.test
     assert counts is not None  # what is probed has tokens
-    assert longest_output is not None
-    trained = found["step_seconds"] / found["tokens"] * counts.train_tokens * plan.epochs
-    read = found["evaluation_seconds"] / found["evaluated_tokens"]
-    prefilled = 0.0 if found["reads_targets"] else found["prefill_seconds"] / found["prefill_tokens"]
-    written = found["generation_seconds"] / found["generated_tokens"]
-    tested = counts.test_tokens + counts.validation_tokens + NEUTRAL_TOKENS
+    trained = probe["step_seconds"] / probe["tokens"] * counts.train_tokens * plan.epochs
+    read = probe["evaluation_seconds"] / probe["evaluated_tokens"]
+    prefilled = 0.0 if probe["reads_targets"] else probe["prefill_seconds"] / probe["prefill_tokens"]
+    written = probe["generation_seconds"] / probe["generated_tokens"]
     return {
-        "loading": found["setup_seconds"] + found["start_seconds"],
-        "training": trained + read * counts.validation_tokens * len(validated),
-        "testing": found["setup_seconds"] + read * tested,  # the saved adapter is loaded for it
-        "generating": prefilled * plan.data.splits.test.prompt_tokens_mean + written * (longest_output - 1),
+        "loading": probe["setup_seconds"] + probe["start_seconds"],
+        "training": (trained + read * counts.validation_tokens * validations) / training,
+        "testing": probe["setup_seconds"] + read * (counts.test_tokens + counts.validation_tokens + NEUTRAL_TOKENS),
+        "generating": prefilled * test.prompt_tokens_mean + written * (counts.output_tokens / test.examples - 1),
     }

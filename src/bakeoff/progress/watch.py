@@ -85,7 +85,7 @@ def events_of(folder: Folder, clock: EventClock, place: int | None = None) -> It
 def open_screen(folder: Folder, start: Start, kind: str, clock: EventClock) -> Display | None:
     """Return a display of a session by its start line; None where the next session has its plan already."""
     session = Session.begun(folder, load_config(folder.config_file).protocol, start)
-    return session.display(kind, start, clock) if session else None
+    return session.display(kind, clock) if session else None
 
 
 def show(folder: Folder, screen: Display, event: Event) -> None:

@@ -30,6 +30,10 @@ class Products(Document):
     target: Figure
     example: Figure
 
+    def per_example(self, prompt_tokens: float, target_tokens: float) -> float:
+        """Return those of an example with so many tokens."""
+        return prompt_tokens * self.prompt + target_tokens * self.target + self.example
+
     def any(self) -> bool:
         """Return whether there are any."""
         return any((self.prompt, self.target, self.example))
