@@ -89,13 +89,13 @@ def refuse_other(first: Folder, one: Document, second: Folder, other: Document) 
 
 def facts(document: Document) -> dict[str, Any]:
     """Return what a bakeoff held equal, under dotted keys."""
-    found: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
     values: Mapping[str, Any] = document
     for key in HELD_EQUAL:
         section, _, name = key.partition(".")
         value = values[section][name] if name else values[section]
-        found |= {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
-    return {key: value for key, value in found.items() if key not in MAY_DIFFER}
+        facts |= {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
+    return {key: value for key, value in facts.items() if key not in MAY_DIFFER}
 
 
 def labels(folders: Sequence[Folder], documents: Sequence[Document]) -> list[str]:
@@ -140,8 +140,8 @@ def notes(folders: Sequence[Folder], documents: Sequence[Document]) -> list[str]
 
 def not_held_equal(documents: Sequence[Document]) -> dict[str, list[Any]]:
     """Return the settings in which bakeoffs of one comparison differ, with their values."""
-    found, sections = {}, list[Mapping[str, Any]](documents)
+    by_setting, sections = {}, list[Mapping[str, Any]](documents)
     for setting in MAY_DIFFER:
         section, _, key = setting.partition(".")
-        found[setting] = list(dict.fromkeys(document[section][key] for document in sections))
-    return {setting: values for setting, values in found.items() if len(values) > 1}
+        by_setting[setting] = list(dict.fromkeys(document[section][key] for document in sections))
+    return {setting: values for setting, values in by_setting.items() if len(values) > 1}

@@ -67,15 +67,15 @@ class Resamples:
         The draws are made again at every call and some rows at a time, so that memory does not grow with documents.
         """
         generator = numpy.random.default_rng(self.seed)
-        count, found = self.clusters, numpy.empty((self.resamples, values.shape[1]))
+        count, draws = self.clusters, numpy.empty((self.resamples, values.shape[1]))
         rows = max(1, CHUNK // count)
         for start in range(0, self.resamples, rows):
-            part = found[start : start + rows]
+            part = draws[start : start + rows]
             drawn = generator.integers(0, count, (len(part), count))
             drawn += count * numpy.arange(len(part))[:, None]
             drawn_counts = numpy.bincount(drawn.ravel(), minlength=drawn.size)
             part[:] = drawn_counts.reshape(drawn.shape).astype(float) @ values
-        return found
+        return draws
 
 
 @dataclass(frozen=True)
@@ -223,13 +223,13 @@ def estimate(table: Mapping[Key, Scores], resamples: Resamples) -> dict[Key, Est
         return {}
     columns = [resamples.totals(numpy.stack([s.numerators.mean(axis=0), s.denominators])) for s in table.values()]
     sums = resamples.sums(numpy.concatenate(columns).T)
-    found = {}
+    estimates = {}
     for index, (key, scores) in enumerate(table.items()):
         value = float(scores.numerators.mean(axis=0).sum() / scores.denominators.sum())
         draws = sums[:, 2 * index] / sums[:, 2 * index + 1] - value
         spreads = (seed_spread(scores, resamples),) if scores.seeded else ()
-        found[key] = Estimate(value, draws, resamples.clusters, spreads, scores.bounds, resamples.seed)
-    return found
+        estimates[key] = Estimate(value, draws, resamples.clusters, spreads, scores.bounds, resamples.seed)
+    return estimates
 
 
 def seed_spread(scores: Scores, resamples: Resamples) -> SeedSpread:

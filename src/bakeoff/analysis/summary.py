@@ -170,7 +170,7 @@ def read_scores(
     ones = numpy.ones(len(tables[0]))
     bounds = {m.name: (0, 1) if m.bounded else (-numpy.inf, numpy.inf) for m in plan.metrics}
     bounds |= {f"{name}_max": span for name, span in bounds.items()}
-    found = {
+    scores = {
         f"test/{name}": Scores(
             numpy.array([[value_of(row[name]) for row in rows] for rows in tables]), ones, seeded, span
         )
@@ -180,8 +180,8 @@ def read_scores(
     if "loss" in tables[0][0]:
         losses = numpy.array([[row["loss"] for row in rows] for rows in tables])
         tokens = numpy.array([row["tokens"] for row in tables[0]], dtype=float)
-        found[LOSS] = Scores(losses, tokens, seeded, (0, numpy.inf))
-    return found
+        scores[LOSS] = Scores(losses, tokens, seeded, (0, numpy.inf))
+    return scores
 
 
 def averages(rows: list[dict[str, Any]]) -> dict[str, float | None]:

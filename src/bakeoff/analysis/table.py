@@ -172,12 +172,12 @@ def is_best(column: Column, row: Row, best: dict[str, Any]) -> bool:
 def best_values(results: ResultsDocument) -> dict[str, Any]:
     """Return each column's best value over the finished entries."""
     done = [row for row in results["entries"].values() if row["status"] == "done"]
-    found = {}
+    best = {}
     for column in columns(results):
         values = [v for row in done if (v := column.value(row)) is not None]
         if column.best and values:
-            found[column.key] = min(values) if column.best == "min" else max(values)
-    return found
+            best[column.key] = min(values) if column.best == "min" else max(values)
+    return best
 
 
 def failure(row: Row) -> str | None:
@@ -203,16 +203,16 @@ def failed_checks(row: Row) -> list[str]:
 
 def edge_note(name: str, row: Row) -> str | None:
     """Return in words that an entry's best trial lay on the edge of what was tried; None where it did not."""
-    found = row["tuning"]
-    if not found or not found["edge"]:
+    tuning = row["tuning"]
+    if not tuning or not tuning["edge"]:
         return None
-    sides = " and ".join(f"{field} was the {side}est" for field, side in found["edge"].items())
+    sides = " and ".join(f"{field} was the {side}est" for field, side in tuning["edge"].items())
     after = {
         "better": "one step further was better and was chosen, so the best value may be even further",
         "worse": "one step further was worse",
         "failed": "one step further failed",
         "no room": "its range ends there",
-    }.get(found["extended"] or "", "one step further has not run")
+    }.get(tuning["extended"] or "", "one step further has not run")
     tried = len(row["trial_points"])
     return f"{name}: the best trial was at the edge of the search: {sides} of the {tried} tried; {after}"
 

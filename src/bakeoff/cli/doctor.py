@@ -43,11 +43,11 @@ def packages() -> Check:
         if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
             continue
         try:
-            found = version(needed.name)
+            installed = version(needed.name)
         except PackageNotFoundError:
-            found = "none"
-        if found == "none" or not needed.specifier.contains(found, prereleases=True):
-            wrong.append(f"{needed.name} {found} (needs {needed.specifier or 'any'})")
+            installed = "none"
+        if installed == "none" or not needed.specifier.contains(installed, prereleases=True):
+            wrong.append(f"{needed.name} {installed} (needs {needed.specifier or 'any'})")
     if wrong:
         return Check("packages", "problem", f"{'; '.join(wrong)}. Try: pip install -U bakeoff")
     return Check("packages", "ok", "all packages are installed, in supported versions")

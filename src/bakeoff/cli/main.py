@@ -214,9 +214,9 @@ def methods(name: str | None, matrix: bool, architectures: bool, keep: Path | No
     if matrix:
         from bakeoff.testing.matrix import capability_matrix, matrix_page, matrix_table
 
-        found = capability_matrix([name] if name else [])
-        text = matrix_table(found) if name else matrix_page(found)
-        say(json.dumps(found, indent=1) if as_json else text)
+        cells = capability_matrix([name] if name else [])
+        text = matrix_table(cells) if name else matrix_page(cells)
+        say(json.dumps(cells, indent=1) if as_json else text)
         return
     from bakeoff.methods.reference import describe_method, describe_methods, method_document
 

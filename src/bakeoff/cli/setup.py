@@ -75,14 +75,14 @@ def doctor(as_json: bool) -> None:
     """
     from bakeoff.cli.doctor import examine
 
-    found = examine()
+    report = examine()
     if as_json:
-        click.echo(json.dumps(found, indent=1))
+        click.echo(json.dumps(report, indent=1))
     else:
-        for name, value in found["environment"].items():
+        for name, value in report["environment"].items():
             say(f"{name}: {value}")
         say("")
-        for check in found["checks"]:
+        for check in report["checks"]:
             say(f"{check['status']:8} {check['name']}: {check['text']}")
-    if any(check["status"] == "problem" for check in found["checks"]):
+    if any(check["status"] == "problem" for check in report["checks"]):
         sys.exit(1)

@@ -115,10 +115,10 @@ def parse_override(text: str) -> tuple[str, Any]:
     if key.count(".") > LEVELS:
         raise ConfigError(f"-s {key[:60]}: more than {LEVELS} levels, so it is not a key of a config")
     try:
-        found = yaml.load(value, UniqueKeys)
+        parsed = yaml.load(value, UniqueKeys)
     except yaml.YAMLError:
         return key, value
-    if found is None and value.strip().lower() != "null":  # a ~ for one's home, or a shell's variable that is not set
+    if parsed is None and value.strip().lower() != "null":  # a ~ for one's home, or a shell's variable that is not set
         said = f"'{value:.60}' means null in YAML" if value.strip() else "no value"
         raise ConfigError(f"-s {key:.60}={value:.60}: {said}. Try: a value (a path as ~/out), or null for none")
-    return key, found
+    return key, parsed

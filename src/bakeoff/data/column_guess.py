@@ -50,18 +50,18 @@ def splits_of(files: Sequence[Path]) -> dict[str, Path]:
     """Return the files by split, from their names; a single one is to be split. Raises ConfigError where unclear."""
     if len(files) == 1:
         return {"train": files[0]}
-    found: dict[str, Path] = {}
+    by_split: dict[str, Path] = {}
     for file in files:
         split = split_of(file.stem)
-        if split is None or split in found:
+        if split is None or split in by_split:
             raise ConfigError(
                 f"init: {file}: is it train, validation or test? Give one file, or files whose names contain these "
                 f"words"
             )
-        found[split] = file
-    if "train" not in found:
+        by_split[split] = file
+    if "train" not in by_split:
         raise ConfigError(f"init: none of the {len(files)} files has 'train' in its name")
-    return {split: found[split] for split in SPLITS if split in found}
+    return {split: by_split[split] for split in SPLITS if split in by_split}
 
 
 def guess_columns(tables: Mapping[str, Table], where: str) -> Guess:
@@ -72,10 +72,10 @@ def guess_columns(tables: Mapping[str, Table], where: str) -> Guess:
     table = tables["train"]
     looks = [look for name in table.columns if (look := look_at(name, table.rows))]
     if len(looks) < 2:
-        found = listed(table.columns) or "none"
+        there = listed(table.columns) or "none"
         raise DataError(
             f"{where}: a bakeoff needs two columns with texts, and this file has {len(looks)}. Its columns with "
-            f"values: {found}. Try: a file whose first row names the columns, with one example in each row below"
+            f"values: {there}. Try: a file whose first row names the columns, with one example in each row below"
         )
     document = choose(looks, DOCUMENT, avoid=SUMMARY)
     rest = [look for look in looks if look is not document]
@@ -126,8 +126,8 @@ def quoted(name: str) -> str:
 
 def numbered(columns: Sequence[str], stem: str) -> list[str]:
     """Return the columns that are named as `stem` with a number, where there are several."""
-    found = [name for name in columns if re.fullmatch(re.escape(stem) + r"[ _.-]?\d+", name)]
-    return found if len(found) > 1 else []
+    numbered = [name for name in columns if re.fullmatch(re.escape(stem) + r"[ _.-]?\d+", name)]
+    return numbered if len(numbered) > 1 else []
 
 
 def names_rows(name: str, tables: Any) -> bool:

@@ -48,37 +48,37 @@ class Look:
 def look_through(splits: Mapping[str, Sequence[Example]]) -> list[str]:
     """Return findings about each split's rows, then those about how validation and test differ from train."""
     looks = {split: Look(splits[split]) for split in SPLITS}
-    found = [line for split, look in looks.items() for line in of_rows(split, look)]
+    lines = [line for split, look in looks.items() for line in of_rows(split, look)]
     for split in ("validation", "test"):
-        found += shifts(split, looks[split], looks["train"])
-    return found
+        lines += shifts(split, looks[split], looks["train"])
+    return lines
 
 
 def of_rows(split: str, look: Look) -> list[str]:
     """Return findings about a split's rows."""
-    where, rows, found = f"data.{split}", look.rows, []
+    where, rows, lines = f"data.{split}", look.rows, []
     if look.repeated:
-        found.append(f"{where}: {of(look.repeated, rows)} rows repeat the document and the summary of another row")
+        lines.append(f"{where}: {of(look.repeated, rows)} rows repeat the document and the summary of another row")
     if look.one_id:
-        found.append(
+        lines.append(
             f"{where}: {of(look.one_id, rows)} rows have the id of another row. Set data.id to a column without "
             f"repeated values"
         )
     if look.copied:
-        found.append(f"{where}: {of(look.copied, rows)} rows have the whole document as their summary")
+        lines.append(f"{where}: {of(look.copied, rows)} rows have the whole document as their summary")
     if look.longer > 0.01 * rows:
-        found.append(f"{where}: {of(look.longer, rows)} targets are longer than their documents, in characters")
-    return found
+        lines.append(f"{where}: {of(look.longer, rows)} targets are longer than their documents, in characters")
+    return lines
 
 
 def shifts(split: str, look: Look, train: Look) -> list[str]:
     """Return findings about a split whose lengths or languages are not those of train."""
-    found = []
+    lines = []
     for what in look.lengths:
         ratio, certain = length_ratio(look.lengths[what], train.lengths[what])
         if certain and max(ratio, 1 / ratio) >= RATIO:
             means = [f"{math.exp(lengths[what].mean()):,.0f}" for lengths in (look.lengths, train.lengths)]
-            found.append(
+            lines.append(
                 f"data.{split}: {what} are {ratio:.2g} times as long as in train (geometric means of "
                 f"{' and '.join(means)} characters)"
             )
@@ -87,8 +87,8 @@ def shifts(split: str, look: Look, train: Look) -> list[str]:
         pooled = (look.languages[language] + train.languages[language]) / (look.guessed + train.guessed)
         error = math.sqrt(pooled * (1 - pooled) * (1 / look.guessed + 1 / train.guessed))
         if abs(share - usual) > max(SHARE, ERRORS * error):
-            found.append(f"data.{split}: {share:.0%} of documents seem to be in {language}; in train it is {usual:.0%}")
-    return found
+            lines.append(f"data.{split}: {share:.0%} of documents seem to be in {language}; in train it is {usual:.0%}")
+    return lines
 
 
 def few_groups(test: Sequence[Example], column: str) -> list[str]:

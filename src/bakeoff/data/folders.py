@@ -24,19 +24,19 @@ def words_of(name: str) -> list[str]:
 def split_of(name: str) -> str | None:
     """Return the split that a file's name tells, or None: the one that it begins with, or the only one in it."""
     words = words_of(name)
-    found = {WORDS[word] for word in words if word in WORDS}
-    return WORDS.get(words[0]) or (found.pop() if len(found) == 1 else None)
+    splits = {WORDS[word] for word in words if word in WORDS}
+    return WORDS.get(words[0]) or (splits.pop() if len(splits) == 1 else None)
 
 
 def splits_in(folder: Path) -> dict[str, list[Path]]:
     """Return the files and folders of each split in a folder; none where no name tells any."""
     files = data_files(folder)
-    found: dict[str, list[Path]] = {}
+    by_split: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         split = split_of(path.stem) if path in files or is_part(path) else None
         if split:
-            found.setdefault(split, []).append(path)
-    return found
+            by_split.setdefault(split, []).append(path)
+    return by_split
 
 
 def is_part(path: Path) -> bool:
@@ -51,16 +51,16 @@ def place_of(folder: Path, config: str | None) -> Path:
     """
     below = [path for path in (*sorted(folder.iterdir()), *sorted((folder / "data").glob("*"))) if is_part(path)]
     if config is not None:
-        found = [path for path in below if path.name == config]
-        if not found:
+        candidates = [path for path in below if path.name == config]
+        if not candidates:
             raise DataError(f"{folder}: data.config: it has no folder '{config}'. {listed(below)}")
-        return found[0]
+        return candidates[0]
     if splits_in(folder) or data_files(folder):
         return folder
-    found = [path for path in below if splits_in(path)]
-    if len(found) > 1:
-        raise DataError(f"{folder}: several of its folders have splits. Set data.config. {listed(found)}")
-    return found[0] if found else folder
+    candidates = [path for path in below if splits_in(path)]
+    if len(candidates) > 1:
+        raise DataError(f"{folder}: several of its folders have splits. Set data.config. {listed(candidates)}")
+    return candidates[0] if candidates else folder
 
 
 def listed(paths: Iterable[Path]) -> str:

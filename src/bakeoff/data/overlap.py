@@ -98,15 +98,15 @@ class Index:
 
     def alike(self, texts: Sequence[str]) -> dict[int, list[int]]:
         """Return for some texts the places of the documents that share ALIKE of their shingles with them."""
-        found: dict[int, list[int]] = {}
+        places_of: dict[int, list[int]] = {}
         looked = Counter[int]()
         for text, place in self._candidates(texts):
             looked[text] += 1
             if looked[text] <= LOOKED_AT:
                 likely = likeness(shingles(self.examples[place].document), shingles(texts[text]))
                 if likely >= ALIKE:
-                    found.setdefault(text, []).append(place)
-        return found
+                    places_of.setdefault(text, []).append(place)
+        return places_of
 
     def _candidates(self, texts: Sequence[str]) -> list[tuple[int, int]]:
         """Return pairs of a text and a document whose sketch it has a part of, the larger parts first.
@@ -169,7 +169,7 @@ class Overlap:
 
     def findings(self, dropped: bool) -> list[str]:
         """Return a line for each two splits with documents in common, and one for those with documents nearly so."""
-        found = []
+        lines = []
         for first, second in PAIRS:
             of_train = first == "train"
             cure = " Set data.shared_documents: drop, or remove them from train" if of_train and not dropped else ""
@@ -177,14 +177,14 @@ class Overlap:
             if same.any():
                 memory = ", so test scores show what was memorised, not what was learnt" if second == "test" else ""
                 text = f"data: {of(int(same.sum()), total)} {second} documents are also in {first}"
-                found.append(text + (memory + "." + cure if of_train else ""))
+                lines.append(text + (memory + "." + cure if of_train else ""))
             if alike.any():
                 pairs = "; ".join(self.shown[first, second])
-                found.append(
+                lines.append(
                     f"data: {of(int(alike.sum()), total)} {second} documents are nearly the same as one in {first} "
                     f"(ids in {first} and {second}: {pairs}).{cure}"
                 )
-        return found
+        return lines
 
 
 def of(part: int, whole: int) -> str:

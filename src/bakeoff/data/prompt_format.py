@@ -95,8 +95,8 @@ def plain_ids(tokenizer: Any, texts: list[str], parsed: bool = False) -> list[li
     """
     options = {"return_attention_mask": False, "verbose": False, "split_special_tokens": not parsed}
     with one_line(f"{tokenizer.name_or_path}: its tokenizer cannot write a text", WHOLE):
-        found = tokenizer(texts, add_special_tokens=False, **options)["input_ids"]
-    return found if parsed else spelt_out(tokenizer, found)
+        ids = tokenizer(texts, add_special_tokens=False, **options)["input_ids"]
+    return ids if parsed else spelt_out(tokenizer, ids)
 
 
 def spelt_out(tokenizer: Any, rows: list[list[int]]) -> list[list[int]]:

@@ -123,12 +123,12 @@ def read_splits(config: DataConfig, columns: dict[str, Columns]) -> tuple[dict[s
     hub = None if config.of_files or of_folder else hub_dataset(config)
     for split in SPLITS:
         try:
-            found = hub_split(config, hub, split, columns[split]) if hub else file_split(config, split, columns[split])
+            loaded = hub_split(config, hub, split, columns[split]) if hub else file_split(config, split, columns[split])
         except DataError as error:
             raise DataError(f"data.{split}: {error}") from None
-        if found is None:
+        if loaded is None:
             continue
-        splits[split], refused = found
+        splits[split], refused = loaded
         if refused.first and (config.unusable == "stop" or refused.total == refused.rows):
             rest = f". Of {refused.rows:,} rows: {refused}" if refused.total > 1 else ""
             if refused.total < refused.rows:

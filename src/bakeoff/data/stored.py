@@ -182,9 +182,9 @@ def store_rows(rows: Iterable[tuple[Row, Row | None]], name: str, columns: Colum
         copy = TemporaryFile(prefix="bakeoff-data-")  # noqa: SIM115 - as long as there are its examples
         store = Store(name, lambda _, content: Example.from_row(json.loads(content)), copy=copy)
         weakref.finalize(store, discard, copy)
-        found = _index(store, rows, columns)
+        index = _index(store, rows, columns)
         copy.flush()
-        return found
+        return index
 
 
 def discard(copy: BinaryIO) -> None:

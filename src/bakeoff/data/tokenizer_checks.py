@@ -37,16 +37,16 @@ class Marked:
 
 def marked(splits: Mapping[str, Sequence[Example]], form: Form) -> Marked:
     """Return what in the texts of all splits takes care."""
-    found = Marked()
+    texts = Marked()
     tokens = sorted(set(special_tokens(form.tokenizer).values()), key=lambda token: (-len(token), token))
     special = re.compile("|".join(map(re.escape, tokens)))  # some bases have hundreds: all are looked for at once
     for split in SPLITS:
         for example in splits[split]:
-            found.indented += example.summary[:1].isspace()
+            texts.indented += example.summary[:1].isspace()
             around = () if form.parsed else example.around or ()
             for token in {*special.findall("\0".join((example.document, example.summary, *around)))}:
-                found.special[token] = found.special.get(token, 0) + 1
-    return found
+                texts.special[token] = texts.special.get(token, 0) + 1
+    return texts
 
 
 def look_at_tokens(

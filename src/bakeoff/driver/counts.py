@@ -40,11 +40,11 @@ def count(given: Config, methods: dict[str, list[Method]], tokenizer: Any = None
         try:
             for method in group if tokenizer is not None else ():
                 method.check_tokenizer(tokenizer)
-            found = [entry_counts(given, method) for method in shapes.values()]
+            counted = [entry_counts(given, method) for method in shapes.values()]
         except SetupError as error:
             reason = str(error).removeprefix(f"{group[0].name}: ")
             raise SetupError(f"entries.{name}: {reason}") from None
-        counts["entries"][name] = max(found, key=lambda c: (c["trainable_parameters"], c["total_parameters"]))
+        counts["entries"][name] = max(counted, key=lambda c: (c["trainable_parameters"], c["total_parameters"]))
     return counts
 
 

@@ -75,7 +75,7 @@ def change_note(folder: Folder, config: Config, before: PlanDocument, planned: P
 def changes(folder: Folder, config: Config, before: PlanDocument, planned: Plan) -> list[str]:
     """Return the names of what differs from the last plan: data and base by their content, the version, config keys."""
     now = planned.document
-    found = [
+    changed = [
         label
         for label, one, other in (
             ("the data", before.data.identity, now.data.identity),
@@ -88,10 +88,10 @@ def changes(folder: Folder, config: Config, before: PlanDocument, planned: Plan)
     try:
         there = flatten(load_config(folder.config_file).model_dump())
     except BakeoffError:  # damaged
-        return found
+        return changed
     here = flatten(config.model_dump())
     differing = [key for key in there | here if there.get(key) != here.get(key)]
-    return found + [key for key in differing if not FREE_TO_CHANGE.fullmatch(key)]
+    return changed + [key for key in differing if not FREE_TO_CHANGE.fullmatch(key)]
 
 
 def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

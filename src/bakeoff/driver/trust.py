@@ -25,8 +25,8 @@ def is_own(folder: Folder) -> bool:
 
 def model_wishes(config: Config) -> list[str]:
     """Return what a config asks for its model: that its code is run, or that a folder of its choice is opened."""
-    found = [f"the code of the model {config.trust_remote_code}"] if config.trust_remote_code else []
-    return found + ([f"the model in {config.model}"] if Path(config.model).is_absolute() else [])
+    wanted = [f"the code of the model {config.trust_remote_code}"] if config.trust_remote_code else []
+    return wanted + ([f"the model in {config.model}"] if Path(config.model).is_absolute() else [])
 
 
 def wishes(config: Config) -> list[str]:

@@ -137,12 +137,12 @@ def beside_text(model: "PreTrainedModel") -> list[str]:
     if config.is_encoder_decoder or config.get_text_config(decoder=True) is config:
         return []
     inside = {*model.get_decoder().modules(), model.get_output_embeddings(), model.get_input_embeddings()}
-    found: list[str] = []
+    names: list[str] = []
     for name, module in model.named_modules():
-        below = any(name.startswith(f"{part}.") for part in found)
+        below = any(name.startswith(f"{part}.") for part in names)
         if name and not below and not any(inner in inside for inner in module.modules()):
-            found.append(name)
-    return found
+            names.append(name)
+    return names
 
 
 def passes_text(name: str, beside: Sequence[str]) -> bool:

@@ -44,12 +44,12 @@ def read_mapping(file: Path) -> dict[str, Any]:
     if check_file(file) > LARGEST_TEXT:
         raise refuse(file, f"larger than the {LARGEST_TEXT:,} bytes allowed for this file")
     try:
-        found = json.loads(file.read_bytes())
+        content = json.loads(file.read_bytes())
     except (ValueError, RecursionError):
         raise refuse(file, "damaged (not JSON)") from None
-    if not isinstance(found, dict):
-        raise refuse(file, f"damaged (expected keys and values, got {found!r:.40})")
-    return found
+    if not isinstance(content, dict):
+        raise refuse(file, f"damaged (expected keys and values, got {content!r:.40})")
+    return content
 
 
 def read_tensors(file: Path, wanted: "Mapping[str, torch.Tensor]") -> "dict[str, torch.Tensor]":
@@ -66,7 +66,7 @@ def read_tensors(file: Path, wanted: "Mapping[str, torch.Tensor]") -> "dict[str,
         header = stream.read(8)
     if len(header) < 8 or struct.unpack("<Q", header)[0] > min(size, LARGEST_TEXT):
         raise refuse(file, "damaged (not a safetensors file)")
-    found = {}
+    tensors = {}
     try:
         with safe_open(file, "pt") as stored:
             check_names(file, stored.keys(), wanted)
@@ -77,12 +77,12 @@ def read_tensors(file: Path, wanted: "Mapping[str, torch.Tensor]") -> "dict[str,
                     here = shown(kind_of(like))
                     raise refuse(file, f"{name!r:.200} is {shown(there)}, not {here} as of this method and base")
             for name in wanted:
-                found[name] = stored.get_tensor(name)
-                if not torch.isfinite(found[name]).all():
+                tensors[name] = stored.get_tensor(name)
+                if not torch.isfinite(tensors[name]).all():
                     raise refuse(file, f"{name!r:.200} contains numbers that are not finite")
     except SafetensorError as error:
         raise refuse(file, f"damaged ({str(error).strip():.200})") from None
-    return found
+    return tensors
 
 
 KINDS = {

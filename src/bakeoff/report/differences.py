@@ -70,6 +70,6 @@ def choice(results: ResultsDocument, preference: str) -> tuple[str | None, str]:
 
 def choices(results: ResultsDocument) -> list[dict[str, str | None]]:
     """Return every preference with its entry and the reason, for the page's cards."""
-    found = {word: choice(results, word) for word in PREFERENCES}
+    choices = {word: choice(results, word) for word in PREFERENCES}
     among = rivals(results["verdict"])
-    return [{"word": word, "name": name, "why": f"{why}; {among}"} for word, (name, why) in found.items()]
+    return [{"word": word, "name": name, "why": f"{why}; {among}"} for word, (name, why) in choices.items()]

@@ -77,20 +77,20 @@ def forecast_lines(plan: PlanDocument) -> list[str]:
             f"{counts.longest_batch_tokens:,}; each run reads {counts.test_tokens:,} test tokens and writes up "
             f"to {counts.output_tokens:,}"
         )
-    found, memory = plan.forecast, plan.memory_bytes
+    forecast, memory = plan.forecast, plan.memory_bytes
     too_large = [n for n, row in plan.entries.items() if row.least_bytes > memory]
-    if not found:
+    if not forecast:
         least = listed([f"{name} {size(row.least_bytes)}" for name, row in plan.entries.items()])
         lines.append(
             f"memory of weights and optimizer alone: {least}. Try: --probe, which measures time and peak memory"
         )
         return lines + no_room(too_large, memory)
-    for name, row in found.entries.items():
+    for name, row in forecast.entries.items():
         probed = row.error or f"about {duration(row.seconds or 0)}, {size(row.peak_bytes or 0)} at the peak"
         lines.append(f"{name}: {probed}")
-    if found.seconds is not None:
-        lines.append(f"all entries: about {duration(found.seconds)}, without baselines and the trunk cache")
-    return lines + no_room([n for n in plan.entries if n in {*too_large, *found.too_large}], memory)
+    if forecast.seconds is not None:
+        lines.append(f"all entries: about {duration(forecast.seconds)}, without baselines and the trunk cache")
+    return lines + no_room([n for n in plan.entries if n in {*too_large, *forecast.too_large}], memory)
 
 
 def no_room(names: list[str], memory: float) -> list[str]:

@@ -171,14 +171,14 @@ def oracle(document: str, reference: str) -> str:
     texts = sentences(document)
     words_of = words if only_latin(reference) > MOSTLY else _words
     wanted = Reference(words_of(reference))
-    found = {i: w for i, text in enumerate(texts) if wanted.shares(w := words_of(text))}
+    candidates = {i: w for i, text in enumerate(texts) if wanted.shares(w := words_of(text))}
     chosen: list[int] = []
     best = 0.0
     while True:
         step = None
-        for i in found:
+        for i in candidates:
             if i not in chosen:
-                score = wanted.score([w for j in sorted([*chosen, i]) for w in found[j]])
+                score = wanted.score([w for j in sorted([*chosen, i]) for w in candidates[j]])
                 if score > best:
                     best, step = score, i
         if step is None:

@@ -46,14 +46,14 @@ def load_function(name: str) -> Callable[..., Any]:
     """Return the function; raise ConfigError where it cannot be had. It takes an output and a list of references."""
     module, _, function = name.rpartition(":")
     try:
-        found = getattr(_module(module), function, None)
+        loaded = getattr(_module(module), function, None)
     except (KeyboardInterrupt, MemoryError):
         raise
     except BaseException as error:  # of somebody else's module, which may raise anything, SystemExit too
         raise ConfigError(f"metrics: {name}: cannot be imported ({error_text(error)})") from None
-    if not callable(found):
+    if not callable(loaded):
         raise ConfigError(f"metrics: {name}: no function '{function}' in {module}")
-    return found
+    return loaded
 
 
 def _module(name: str) -> Any:

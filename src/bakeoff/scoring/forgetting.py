@@ -26,8 +26,8 @@ def passages() -> tuple[str, ...]:
         from pydoc_data.topics import topics
     except ImportError:
         return ()
-    found = {text for page in topics.values() for text in prose(page)}
-    return tuple(sorted(found, key=lambda text: hashlib.sha256(text.encode()).digest())[:PASSAGES])
+    texts = {text for page in topics.values() for text in prose(page)}
+    return tuple(sorted(texts, key=lambda text: hashlib.sha256(text.encode()).digest())[:PASSAGES])
 
 
 def prose(page: str) -> Iterator[str]:

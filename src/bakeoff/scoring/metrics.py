@@ -144,12 +144,12 @@ def score_outputs(
 
 def measures(names: Sequence[str]) -> list[Measure]:
     """Return the columns of the metrics named; raise ConfigError where two have the same name."""
-    found = [measure for name in names for measure in metric(name).measures]
-    given = Counter(f"{m.name}{suffix}" for m in found for suffix in ("", "_precision", "_recall", "_max"))
-    twice = [m.name for m in found if given[m.name] > 1]
+    measures = [measure for name in names for measure in metric(name).measures]
+    given = Counter(f"{m.name}{suffix}" for m in measures for suffix in ("", "_precision", "_recall", "_max"))
+    twice = [m.name for m in measures if given[m.name] > 1]
     if twice:
         raise ConfigError(f"metrics: two of them have the score '{twice[0]}'. Rename a function")
-    return found
+    return measures
 
 
 def primary_of(names: Sequence[str], chosen: str | None) -> str:
@@ -189,15 +189,15 @@ def rules(names: Sequence[str], test: Sequence[Example]) -> list[tuple[str, str]
     which folder it lies.
     """
     references = test[0].references or (test[0].summary,)
-    found = []
+    named_rules = []
     for name in names:
         if is_function(name):
             code = tried(name, references[0], references)
-            found.append((label_of(name) if name.rpartition(":")[0].endswith(".py") else name, code))
+            named_rules.append((label_of(name) if name.rpartition(":")[0].endswith(".py") else name, code))
         else:
             score_outputs([name], references[:1], [references])
-            found.append((name, metric(name).rule))
-    return found
+            named_rules.append((name, metric(name).rule))
+    return named_rules
 
 
 def blind_spots(names: Sequence[str], test: Sequence[Example]) -> list[str]:

@@ -25,13 +25,13 @@ BEFORE = re.compile(r"[(\[\"'\u201c\u2018]*(\S+)\.$")
 
 def sentences(text: str) -> list[str]:
     """Return a text's sentences, the marks that end them with them."""
-    found, start = [], 0
+    sentences, start = [], 0
     for end in END.finditer(text):
         kept = text[start : end.end() if end.group()[0] in WIDE else end.start()]
         if "\n" in end.group() or not kept.endswith(".") or not goes_on(kept, text[end.end() :][:40]):
-            found.append(kept.strip())
+            sentences.append(kept.strip())
             start = end.end()
-    return [sentence for sentence in (*found, text[start:].strip()) if sentence]
+    return [sentence for sentence in (*sentences, text[start:].strip()) if sentence]
 
 
 def goes_on(sentence: str, rest: str) -> bool:

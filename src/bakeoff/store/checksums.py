@@ -64,11 +64,11 @@ def digest(path: Path) -> str:
 
 def digests(folder: Path, files: Iterable[Path]) -> dict[str, str]:
     """Return the SHA-256 of files by their paths below `folder`, each of them synced to the disk."""
-    found = {}
+    hashes = {}
     for path in sorted(files):
         sync(path)
-        found[path.relative_to(folder).as_posix()] = digest(path)
-    return found
+        hashes[path.relative_to(folder).as_posix()] = digest(path)
+    return hashes
 
 
 def damaged(folder: Path, expected: dict[str, str]) -> Path | None:

@@ -37,10 +37,10 @@ def stage(folder: Folder) -> str | None:
 
 def begin(folder: Folder) -> None:
     """Make the folder, or make an empty one that was there a bakeoff's."""
-    found = folder.path.is_dir()
+    existed = folder.path.is_dir()
     folder.path.mkdir(parents=True, exist_ok=True)
     if not is_ours(folder):
-        write_json(folder.tag_file, {"made_by": MADE_BY, "stage": "planning", "found": found})
+        write_json(folder.tag_file, {"made_by": MADE_BY, "stage": "planning", "found": existed})
 
 
 @contextmanager
@@ -67,8 +67,8 @@ def claim(folder: Folder, signature: str | None, before: str | None = None) -> N
     somebody has put another file there meanwhile.
     """
     refuse_foreign(folder)
-    found = read_mapping(folder.tag_file).get("found", True)
-    tag = {"made_by": MADE_BY, "stage": "made", "found": found, "signature": signature, "signature_before": before}
+    existed = read_mapping(folder.tag_file).get("found", True)
+    tag = {"made_by": MADE_BY, "stage": "made", "found": existed, "signature": signature, "signature_before": before}
     write_json(folder.tag_file, tag)
 
 

@@ -67,7 +67,7 @@ def key() -> bytes:
                 os.link(temporary, file)  # the first of several processes makes it
         finally:
             temporary.unlink(missing_ok=True)
-    found = file.read_bytes()
-    if len(found) != BYTES:  # with no key, anybody could sign
+    key = file.read_bytes()
+    if len(key) != BYTES:  # with no key, anybody could sign
         raise FileNotFoundError(file)
-    return found
+    return key

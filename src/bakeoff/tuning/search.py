@@ -109,12 +109,12 @@ def budget(trials: int, steps: int, halving: bool) -> int:
 
 def edges(points: Sequence[Settings], chosen: Settings) -> dict[str, Side]:
     """Return for which fields the chosen settings hold the lowest or highest value that was tried."""
-    found: dict[str, Side] = {}
+    sides: dict[str, Side] = {}
     for name, value in chosen.items():
         values = [point[name] for point in points]
         if min(values) < max(values) and value in (min(values), max(values)):
-            found[name] = "low" if value == min(values) else "high"
-    return found
+            sides[name] = "low" if value == min(values) else "high"
+    return sides
 
 
 def extension(

@@ -172,7 +172,7 @@ class EncoderDecoder:
 
     def target_losses(self, targets: Sequence[Ids]) -> Losses:
         """Return the losses of all rows' targets, given what was read of their texts."""
-        found: Losses = []
+        losses: Losses = []
         for rows in parts([len(target) for target in targets], len(targets), part_tokens(self.base)):
             batch = batch_of(self.base, [Tokens([], [*target]) for target in targets[rows]])
             inputs = {
@@ -182,8 +182,8 @@ class EncoderDecoder:
                 "past_key_values": prefix(self.adapted, len(batch.counts)),
             }
             at = batch.rows * inputs["decoder_input_ids"].shape[1] + batch.columns
-            found += by_example(row_losses(self.model, inputs, at, batch.targets), batch.counts)
-        return found
+            losses += by_example(row_losses(self.model, inputs, at, batch.targets), batch.counts)
+        return losses
 
     def next_tokens(self) -> torch.Tensor:
         """Return the likeliest next id of each row, (batch,)."""

@@ -154,8 +154,8 @@ def differ_together(
             batch.append(torch.tensor([target[step - 1] for target in targets], device=base.device))
             batch.next_tokens()
             wanted = torch.tensor([target[step] for target in targets], device=base.device)
-            found = cross_entropy(logits[-1].float(), wanted, reduction="none")
-            if far(base, found, torch.stack([p[step] for p in plain])):
+            losses = cross_entropy(logits[-1].float(), wanted, reduction="none")
+            if far(base, losses, torch.stack([p[step] for p in plain])):
                 return "outputs"
     return None
 

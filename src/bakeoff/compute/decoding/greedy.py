@@ -93,7 +93,7 @@ def read_and_generate(
             members = [i for i in members if len(prompts[i]) == longest]
         batch = [prompts[i] for i in members], [targets[i] for i in members] if targets else None
         try:
-            written, found = _decode(base, adapted, *batch, max_new_tokens, beginning, reading)
+            written, batch_losses = _decode(base, adapted, *batch, max_new_tokens, beginning, reading)
         except RuntimeError as error:
             if not out_of_memory(error) or len(members) == 1:
                 raise
@@ -102,7 +102,7 @@ def read_and_generate(
         for place, i in enumerate(members):
             outputs[i] = written[place]
             if targets:
-                losses[i] = found[place]
+                losses[i] = batch_losses[place]
         done += len(members)
         on_progress(done, reading)
     return outputs, losses

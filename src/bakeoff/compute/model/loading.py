@@ -50,9 +50,9 @@ def load_tokenizer(name: str, pin: Pin = LATEST) -> Any:
     folder = model_folder(name, pin, TOKENIZER)
     with loading(name, pin, folder) as options:
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-        found = tokenizer("text", add_special_tokens=False)["input_ids"]
-        tokenizer.decode(found)
-    if not found:
+        ids = tokenizer("text", add_special_tokens=False)["input_ids"]
+        tokenizer.decode(ids)
+    if not ids:
         raise SetupError(f"model: {name}: its tokenizer files are missing. Copy them from where the weights came from")
     if tokenizer.eos_token_id is None:
         raise SetupError(f"model: {name}: its tokenizer has no end-of-text token, so outputs would never end")
@@ -181,18 +181,18 @@ def from_weights(name: str, pin: Pin, folder: Path, **how: Any) -> PreTrainedMod
     config = read_config(name, pin, folder)
     most = 1000 + 10 * sum(len(header(name, file)) for file in weight_files(name, folder))  # experts may be one tensor
     with loading(name, pin, folder) as options, quiet(), counted(name, most):
-        model, found = model_class(config).from_pretrained(
+        model, report = model_class(config).from_pretrained(
             folder, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **how, **options
         )
-    if found["missing_keys"]:
-        missing = sorted(found["missing_keys"])
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
         raise SetupError(
             f"model: {name}: its weights miss {len(missing)} of the tensors of {type(model).__name__} ({missing[0]} "
             f"first), "
             "which would be random. Try: a checkpoint of a language model"
         )
-    if found["mismatched_keys"]:
-        key, there, asked = min(found["mismatched_keys"], key=str)
+    if report["mismatched_keys"]:
+        key, there, asked = min(report["mismatched_keys"], key=str)
         raise SetupError(
             f"model: {name}: {key} has the shape {tuple(there)} in its weights, but {tuple(asked)} by config.json. "
             f"Try: the config.json that was saved with the weights"

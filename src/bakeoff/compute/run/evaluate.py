@@ -40,11 +40,11 @@ def evaluate(work: Work, base: Base, adapted: nn.Module) -> RunResult:
         prompts.append(array("i", row.prompt))
         targets.append(array("i", row.target))
     with work.clocks.phase("generation"):
-        ids, found = read_and_generate(
+        ids, losses_read = read_and_generate(
             for_decoding(base, adapted, precision), adapted, prompts, targets if together else None,
             work.output_tokens, work.config.generation.batch_size, partial(tell, work),
         )  # fmt: skip
-    losses = found if together else losses
+    losses = losses_read if together else losses
     work.record.metrics["test/loss"] = mean_loss(losses)
     work.record.check("loss_finite", finite(work.files.curve(), losses))
     work.record.costs["evaluation_peak_bytes"] = peak_bytes()
@@ -119,11 +119,11 @@ def tell_metric(work: Work, name: str) -> None:
 
 def means(scores: Rows) -> dict[str, float]:
     """Return the mean of each score over the outputs; one with precision and recall has three."""
-    found = {}
+    averages = {}
     for name, first in scores[0].items():
         if isinstance(first, dict):
             for letter, suffix in (("f", ""), ("p", "_precision"), ("r", "_recall")):
-                found[f"{name}{suffix}"] = mean([row[name][letter] for row in scores])  # type: ignore[index]
+                averages[f"{name}{suffix}"] = mean([row[name][letter] for row in scores])  # type: ignore[index]
         else:
-            found[name] = mean([value_of(row[name]) for row in scores])
-    return found
+            averages[name] = mean([value_of(row[name]) for row in scores])
+    return averages

@@ -69,7 +69,7 @@ def measure(folder: Folder, entry: str, method_name: str, settings: dict[str, ob
     protocol = config.protocol.model_copy(
         update={"epochs": STEPS, "evaluate_every": None, "patience": None, "trunk_cache": "off"}
     )
-    found, clocks = Probe(), Clocks()
+    probe, clocks = Probe(), Clocks()
     rows = load_tokens(folder.tokens_file("train"))
     with clocks.phase("setup"):
         base, _ = conforming(load_base(config.model, config.protocol.precision, config.pin))
@@ -78,7 +78,7 @@ def measure(folder: Folder, entry: str, method_name: str, settings: dict[str, ob
     with clocks.phase("start"):
         start(base, adapted, method, rows, protocol.batch_size)
     batch = longest(rows, protocol.batch_size)
-    found.tokens = found.evaluated_tokens = len(batch) * len(batch[0])
+    probe.tokens = probe.evaluated_tokens = len(batch) * len(batch[0])
     curve: list[float] = []
 
     def report(kind: str, values: dict[str, float]) -> None:
@@ -88,21 +88,21 @@ def measure(folder: Folder, entry: str, method_name: str, settings: dict[str, ob
     reset_peak()
     trainer = Trainer(base, adapted, method, protocol, protocol.seed, report)
     trainer.train(batch, batch[:1])
-    found.step_seconds = curve[-1] - curve[-2]
-    found.peak_bytes = peak_bytes()
+    probe.step_seconds = curve[-1] - curve[-2]
+    probe.peak_bytes = peak_bytes()
     del trainer
     with clocks.phase("evaluation"):
         evaluate_loss(base, adapted, batch, 2 * protocol.batch_size)
-    found.reads_targets = reads_targets(base, config.generation.precision)
+    probe.reads_targets = reads_targets(base, config.generation.precision)
     decoder = for_decoding(base, adapted, config.generation.precision)
     prompts = to_decode(decoder, load_tokens(folder.tokens_file("test")), config.generation.batch_size)
     decode(decoder, adapted, prompts[:1], Clocks())  # warms up
     decode(decoder, adapted, prompts, clocks)
     for phase, seconds in clocks.seconds.items():
-        setattr(found, f"{phase}_seconds", seconds)
-    found.prefill_tokens = len(prompts) * max(map(len, prompts))
-    found.generated_tokens = len(prompts) * WRITTEN
-    return found
+        setattr(probe, f"{phase}_seconds", seconds)
+    probe.prefill_tokens = len(prompts) * max(map(len, prompts))
+    probe.generated_tokens = len(prompts) * WRITTEN
+    return probe
 
 
 @torch.no_grad()
@@ -122,12 +122,12 @@ def main() -> None:
     """Probe what standard input asks for."""
     asked = json.loads(sys.stdin.read())
     try:
-        found = measure(Folder(Path(sys.argv[1])), asked["entry"], asked["method"], asked["settings"])
+        probe = measure(Folder(Path(sys.argv[1])), asked["entry"], asked["method"], asked["settings"])
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
-        found = Probe(error="out of memory")
-    print(json.dumps(asdict(found)))
+        probe = Probe(error="out of memory")
+    print(json.dumps(asdict(probe)))
 
 
 if __name__ == "__main__":

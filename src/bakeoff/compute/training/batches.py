@@ -68,14 +68,14 @@ def parts(lengths: Sequence[int], most_rows: int, most_tokens: int | None) -> li
 
     A row that is longer than `most_tokens` has a part of its own.
     """
-    found, start = [], 0
+    slices, start = [], 0
     for end in range(1, len(lengths) + 1):
         longest = max(lengths[start : end + 1])
         full = end - start == most_rows or (most_tokens is not None and (end + 1 - start) * longest > most_tokens)
         if end == len(lengths) or full:
-            found.append(slice(start, end))
+            slices.append(slice(start, end))
             start = end
-    return found
+    return slices
 
 
 @dataclass(frozen=True)

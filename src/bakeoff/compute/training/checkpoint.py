@@ -103,8 +103,8 @@ def size_of(trainer: Trainer) -> int:
 
 def checkpoint_files(folder: Path) -> list[Path]:
     """Return a run's checkpoints, newest first."""
-    found = folder.glob("*.safetensors")
-    return sorted((file for file in found if re.fullmatch(CHECKPOINT, file.name)), reverse=True)
+    files = folder.glob("*.safetensors")
+    return sorted((file for file in files if re.fullmatch(CHECKPOINT, file.name)), reverse=True)
 
 
 def save_checkpoint(folder: Path, trainer: Trainer, extra: dict[str, Any]) -> None:
