@@ -109,9 +109,10 @@ def page(folder: Folder, document: dict[str, Any], table: list[dict[str, Any]]) 
 bakeoff grew out of a study of three methods that gave each the same learning rate, 5e-5, and one seed. Here are the
 same three methods (soft prompts of 6 virtual tokens, the last block with the head, LoRA of rank 128 on the
 attention's input) twice: at that shared rate, and with {trials} trials per method over its own range. Each has
-three seeds. The base is the embedded one, the task is that of the docstrings ({splits["train"]:,} training,
-{splits["validation"]} validation and {splits["test"]} test examples, {steps} steps). Everything below was written
-by `bakeoff run recipes/study-embedded.yaml` and `python tools/study_page.py bakeoffs/study-embedded`, on
+three seeds. The base is the small model that comes with bakeoff, and the task is that of the demo: to write the
+summary line of a docstring ({splits["train"]:,} training, {splits["validation"]} validation and {splits["test"]}
+test examples, {steps} steps). Everything below was written by
+`bakeoff run recipes/study-embedded.yaml` and `python tools/study_page.py bakeoffs/study-embedded`, on
 {where["date"][:10]} ({where["cores"]} cores, {where["processor"]}, {plan.precision}, no GPU). Other work ran on
 the machine, so times are left out.
 
@@ -121,7 +122,7 @@ the machine, so times are left out.
 |---|---|---|
 {rankings}
 
-Chosen by validation loss: {chosen}.
+Learning rates chosen by validation loss: {chosen}.
 
 > {document["verdict"]["text"]}
 

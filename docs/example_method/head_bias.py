@@ -1,4 +1,4 @@
-"""A method of its own for bakeoff: only how likely each word of the vocabulary is gets trained."""
+"""An example of a method for bakeoff: it trains only how likely each word of the vocabulary is."""
 
 from typing import ClassVar
 

@@ -93,7 +93,7 @@ def trains_what_it_means_to(cell: Cell) -> None:
 
 
 def leaves_the_base(cell: Cell) -> None:
-    """If the method keeps its base, every base weight that is not trained in place keeps every bit."""
+    """If the method keeps its base, every base weight that is not trained in place stays the same, bit for bit."""
     if not cell.method.keeps_base:
         return
     there = set(fingerprints(cell.trained.adapted).values())

@@ -32,8 +32,8 @@ def matrix_page(matrix: Matrix) -> str:
     lines = [
         "# What works with which family",
         "",
-        "Written by `bakeoff methods --matrix > docs/matrix.md`: in each cell a tiny random model of the family was",
-        f"adapted and trained for {STEPS} steps by the loop, its parameters counted from shapes before ({versions}).",
+        "`bakeoff methods --matrix` writes this table. For each cell it counts the parameters of a tiny random model of",
+        f"the family from shapes, adapts the model and trains it for {STEPS} steps ({versions}).",
         "",
         matrix_table(matrix),
     ]
