@@ -47,8 +47,10 @@ def test_commands_and_code_are_of_this_version(page):
 
 # What each rule that the code cites is about, in the page's words.
 CITED = {
-    "2": ("tuning", "selection", "stopping"), "4": ("precision", "frozen parts"), "5": ("decoding",),
-    "6": ("baselines",), "7": ("loss",), "11": ("checks",),
+    "1": ("examples", "length"), "2": ("tuning", "selection", "stopping"), "3": ("convergence",),
+    "4": ("precision", "frozen parts"),
+    "5": ("decoding",), "6": ("baselines",), "7": ("loss",), "8": ("ROUGE",), "9": ("uncertainty",), "11": ("checks",),
+    "12": ("over-fitting, forgetting",),
 }  # fmt: skip
 
 

@@ -122,7 +122,7 @@ def test_a_model_of_another_kind_is_refused(tiny_model, tmp_path):
     with pytest.raises(SetupError, match="BertForMaskedLM does not generate text"):
         shape_only(str(masked))
     deeper = copied(tiny_model, tmp_path / "b", config__json=changed(tiny_model, "config.json", n_layer=3))
-    with pytest.raises(SetupError, match=r"its weights miss 12 of the tensors of GPT2LMHeadModel \(transformer.h.2"):
+    with pytest.raises(SetupError, match=r"12 tensors of GPT2LMHeadModel are missing in its weights \(transformer.h.2"):
         load_base(str(deeper))
     unknown = copied(tiny_model, tmp_path / "c", config__json='{"model_type": "none-such"}')
     with pytest.raises(SetupError, match=r"cannot be loaded \(.*none-such"):

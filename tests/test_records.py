@@ -86,5 +86,5 @@ def test_a_failed_check_says_why(copied):
     """A page looked the reason up, and ended in a KeyError."""
     row = json.loads(next(copied.path.glob("runs/lora-*/result.json")).read_text())
     row |= {"checks": {"loss_finite": False}}
-    assert result_fault(row | {"check_notes": {}}) == "check_notes: none of a check that failed"
+    assert result_fault(row | {"check_notes": {}}) == "check_notes: the note of a failed check is missing"
     assert result_fault(row | {"check_notes": {"loss_finite": "nan"}}) is None

@@ -51,7 +51,7 @@ def test_examples_of_another_session_are_never_taken_for_the_plans(shared, copie
         with pytest.raises(Ended):
             bakeoff.run(other, display="none")
     copied.results_file.unlink()
-    with pytest.raises(SetupError, match=r"its examples are not those of its plan yet. Try: bakeoff run again"):
+    with pytest.raises(SetupError, match=r"its examples do not match its plan. Try: bakeoff run again"):
         bakeoff.load_results(copied.path)
     again = bakeoff.run({**config, "output": str(copied.path)}, display="none")
     assert again.document["entries"] == results.document["entries"]

@@ -119,7 +119,7 @@ def test_the_share_of_unknown_tokens_and_texts_that_change_are_findings(tmp_path
 
 def test_targets_that_were_cut_are_a_finding(tmp_path, tokenizers):
     lines = findings(tmp_path, tokenizers["bytes"], "the cat " * 40, "a", encoder_decoder=False)
-    assert [line for line in lines if "1 of 2 (50.0%) targets left no room for a document and were cut to 8" in line]
+    assert [line for line in lines if "1 of 2 (50.0%) targets leave no room for a document and are cut to 8" in line]
 
 
 def test_few_shot_ends_at_what_no_target_holds():

@@ -1,4 +1,4 @@
-"""Write docs/reference from the code: `python tools/reference.py`. A test holds the pages equal to what this gives."""
+"""Write docs/reference from the code: `python tools/reference.py`. A test compares the pages with what this writes."""
 
 import json
 from pathlib import Path
@@ -10,6 +10,7 @@ from pydantic.fields import FieldInfo
 
 from bakeoff.cli.main import main
 from bakeoff.config.config import Config
+from bakeoff.methods.method import method_class
 from bakeoff.methods.reference import method_document
 from bakeoff.store.documents import PredictionRow, ResultRow
 from bakeoff.store.events import EVENTS, Event
@@ -25,11 +26,11 @@ TYPES = {
 MADE = "<!-- made by tools/reference.py: change the code, then run it -->"
 
 DOCUMENTS: dict[str, tuple[Any, str]] = {
-    "plan.json": (PlanDocument, "what runs, and what is known of it before"),
-    "results.json": (ResultsDocument, "what was found; `bakeoff show --json` gives it too"),
-    "events.jsonl": (EVENTS, "what happens, one event per line, while runs are carried out"),
-    "result.json": (ResultRow, "the record of one run, in its folder"),
-    "predictions.jsonl": (PredictionRow, "the outputs of one run, one test example per line, with its scores"),
+    "plan.json": (PlanDocument, "what runs, and what is known about it in advance"),
+    "results.json": (ResultsDocument, "the results; `bakeoff show --json` prints them too"),
+    "events.jsonl": (EVENTS, "what happens while a bakeoff is running, one event per line"),
+    "result.json": (ResultRow, "the record of one run, in the folder of the run"),
+    "predictions.jsonl": (PredictionRow, "the outputs of one run with their scores, one test example per line"),
 }
 
 
@@ -56,7 +57,7 @@ def cli_page() -> str:
 
 
 def config_page() -> str:
-    """Return the page of the YAML: a table for each section."""
+    """Return the page of the config: a table for each section."""
     parts = [
         MADE,
         "# Config",
@@ -67,7 +68,7 @@ def config_page() -> str:
 
 
 def section_tables(section: type[BaseModel], path: str) -> list[str]:
-    """Return a heading, words and a table for a section, then the same for those below it."""
+    """Return a heading, a description and a table for a section, then the same for each section in it."""
     rows, below = [], list[str]()
     schemas = section.model_json_schema()["properties"]
     for name, field in section.model_fields.items():
@@ -80,13 +81,13 @@ def section_tables(section: type[BaseModel], path: str) -> list[str]:
 
 
 def section_class(field: FieldInfo) -> type[BaseModel] | None:
-    """Return the section that a field holds, or None where it holds a plain value."""
+    """Return the section that a field holds, or None if it holds a plain value."""
     kinds = (field.annotation, *get_args(field.annotation))
     return next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
 
 
 def default(field: FieldInfo, inner: type[BaseModel] | None) -> str:
-    """Return a field's default as YAML would have it."""
+    """Return a field's default as YAML."""
     if field.is_required():
         return "required"
     if inner:
@@ -95,7 +96,7 @@ def default(field: FieldInfo, inner: type[BaseModel] | None) -> str:
 
 
 def yaml_value(value: Any) -> str:
-    """Return a value in YAML's spelling, on one line."""
+    """Return a value as YAML, on one line."""
     words = {None: "null", True: "true", False: "false", "": '""'}
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(yaml_value, value))}]"
@@ -124,30 +125,30 @@ def methods_page() -> str:
     parts = [MADE, "# Methods and their fields"]
     for name, method in method_document().items():
         parts += [f"## {name}", method["summary"], *([f"Paper: {method['paper']}"] if method["paper"] else [])]
-        rows = []
+        rows, schemas = [], method_class(name).model_json_schema()["properties"]
         for field, facts in method["fields"].items():
             span = method["search_range"].get(field)
             searched = f" Searched from {span[0]:g} to {span[1]:g}." if span else ""
-            given = "required" if repr(facts["default"]) == "PydanticUndefined" else f"`{yaml_value(facts['default'])}`"
-            rows.append((f"`{field}`", given, facts["type"], f"{facts['description'] or ''}.{searched}"))
+            given = "required" if facts["required"] else f"`{yaml_value(facts['default'])}`"
+            rows.append((f"`{field}`", given, words(schemas[field]), f"{facts['description'] or ''}.{searched}"))
         parts += table(("field", "default", "type", "meaning"), rows)
     return "\n\n".join(parts) + "\n"
 
 
 def folder_page() -> str:
-    """Return the page of the documents in a run folder: the schema of each, and the keys of those at the top."""
+    """Return the page of the documents in a run folder: the schema of each, and the kinds of events."""
     parts = [
         MADE,
         "# Documents in a run folder",
-        "The JSON Schema of each document that bakeoff leaves. Keys that a schema does not name may be there too. "
-        f"`plan.json` and `results.json` have `schema: {SCHEMA}`; a folder with another number was made by another "
-        "version of bakeoff, and this one refuses it.",
+        "The JSON Schema of each document that bakeoff writes. A document may also have keys that its schema does not "
+        f"name. `plan.json` and `results.json` have `schema: {SCHEMA}`. If the number differs, another version of "
+        "bakeoff made the folder, and this one refuses to read it.",
     ]
     rows = [(f"`{n}`", words_, f"[schema]({schema_file(n)})") for n, (_, words_) in DOCUMENTS.items()]
     parts += table(("file", "content", "JSON Schema"), rows)
-    told = "Each line of `events.jsonl` has `time` (seconds since 1970) and `kind`; those of a run have `run` too."
+    about = "Each line of `events.jsonl` has `time` (seconds since 1970) and `kind`; events of a run also have `run`."
     kinds = [(f"`{event.model_fields['kind'].default}`", event.__doc__ or "") for event in get_args(Event)]
-    parts += ["## Events", told, *table(("kind", "meaning"), kinds)]
+    parts += ["## Events", about, *table(("kind", "meaning"), kinds)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -164,7 +165,7 @@ def schema_text(kind: Any) -> str:
 
 
 def table(heading: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
-    """Return a Markdown table as a list of one text, or of none where there are no rows."""
+    """Return a Markdown table as a list of one text; an empty list if there are no rows."""
     if not rows:
         return []
     lines = [heading, tuple("---" for _ in heading), *rows]
@@ -172,7 +173,7 @@ def table(heading: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
 
 
 def cleaned(text: str) -> str:
-    """Return text on one line that is read as written."""
+    """Return text on one line, so that Markdown shows it as written."""
     return " ".join(text.split()).replace("<", "&lt;")
 
 

@@ -30,9 +30,10 @@ HELD_EQUAL = (
 
 
 def summarize_together(folders: Sequence[Folder], documents: Sequence[Document]) -> Document:
-    """Return one results document over the entries of all bakeoffs; names used twice get their bakeoff's before them.
+    """Return one results document over the entries of all bakeoffs.
 
-    `documents` are the bakeoffs' results. Raises SetupError, which says what differs, where two cannot be compared.
+    A name that occurs twice gets the name of its bakeoff in front. `documents` are the bakeoffs' results. Raises
+    SetupError, which says what differs, if two bakeoffs cannot be compared.
     """
     for folder, document in zip(folders[1:], documents[1:], strict=True):
         refuse_other(folders[0], documents[0], folder, document)
@@ -72,12 +73,12 @@ def summarize_together(folders: Sequence[Folder], documents: Sequence[Document])
 
 
 def refuse_other(first: Folder, one: Document, second: Folder, other: Document) -> None:
-    """Raise SetupError where two bakeoffs did not hold the same things equal."""
+    """Raise SetupError if two bakeoffs did not hold the same things equal."""
     mine, theirs = facts(one), facts(other)
     differing = [key for key in mine | theirs if mine.get(key) != theirs.get(key)]
     if differing:
         shown = "; ".join(f"{key}: {mine.get(key)!r} and {theirs.get(key)!r}" for key in differing[:3])
-        hint = "Try: bakeoff report for each; only what was held equal in both can stand in one table"
+        hint = "Try: bakeoff report for each; one table can only have entries for which the same was held equal"
         if differing == ["max_tokens"]:
             longer = first if mine["max_tokens"] > theirs["max_tokens"] else second
             hint = (
@@ -99,7 +100,7 @@ def facts(document: Document) -> dict[str, Any]:
 
 
 def labels(folders: Sequence[Folder], documents: Sequence[Document]) -> list[str]:
-    """Return the bakeoffs' names, their folders' where two have the same name."""
+    """Return the names of the bakeoffs, or of their folders if two bakeoffs have the same name."""
     for found in ([d["name"] for d in documents], [f.path.resolve().name for f in folders]):
         if len(set(found)) == len(found):
             return found
@@ -107,7 +108,7 @@ def labels(folders: Sequence[Folder], documents: Sequence[Document]) -> list[str
 
 
 def new_names(folders: Sequence[Folder], documents: Sequence[Document]) -> list[dict[str, str]]:
-    """Return each bakeoff's rows' names in the comparison; an entry may have another bakeoff's baseline's name."""
+    """Return the names of each bakeoff's rows in the comparison; an entry may have the name of another's baseline."""
     uses = Counter(name for document in documents for name in document["entries"])
     uses.update({name for document in documents for name in document["baselines"]})
     return [
@@ -117,7 +118,7 @@ def new_names(folders: Sequence[Folder], documents: Sequence[Document]) -> list[
 
 
 def environments(documents: Sequence[Document]) -> dict[str, Any]:
-    """Return the environment; where bakeoffs differ, a list of all values. The date is the last one's."""
+    """Return the environment; if bakeoffs differ in a value, a list of all. The date is that of the last bakeoff."""
     keys = dict.fromkeys(key for document in documents for key in document["environment"])
     values = {k: list(dict.fromkeys(document["environment"].get(k) for document in documents)) for k in keys}
     merged = {key: found[0] if len(found) == 1 else found for key, found in values.items()}
@@ -125,7 +126,7 @@ def environments(documents: Sequence[Document]) -> dict[str, Any]:
 
 
 def notes(folders: Sequence[Folder], documents: Sequence[Document]) -> list[str]:
-    """Return what a reader must know of a comparison that did not run as one."""
+    """Return what a reader must know about a comparison whose entries did not run in one bakeoff."""
     counts = zip(labels(folders, documents), (len(d["entries"]) for d in documents), strict=True)
     lines = [f"Entries of {len(documents)} bakeoffs, judged together: {', '.join(f'{n} ({c})' for n, c in counts)}."]
     lines += [
@@ -139,7 +140,7 @@ def notes(folders: Sequence[Folder], documents: Sequence[Document]) -> list[str]
 
 
 def not_held_equal(documents: Sequence[Document]) -> dict[str, list[Any]]:
-    """Return the settings in which bakeoffs of one comparison differ, with their values."""
+    """Return the settings in which the compared bakeoffs differ, with their values."""
     by_setting, sections = {}, list[Mapping[str, Any]](documents)
     for setting in MAY_DIFFER:
         section, _, key = setting.partition(".")

@@ -1,6 +1,6 @@
-"""Whether training had converged: one rule for every entry, from validation losses and the schedule.
+"""Whether training had converged: one rule for every entry, from validation losses and the schedule (protocol rule 3).
 
-If the learning rate falls to 0, almost every last validation is the best one, so its place says nothing. What counts is
+If the learning rate falls to 0, almost every last validation is the best one, so its step says nothing. What counts is
 how much the loss still fell per unit of learning rate in the last stretch, compared with the whole training.
 """
 
@@ -19,17 +19,17 @@ RESTING_PACE = 0.5
 def converged(curves: Sequence[Sequence[dict[str, Any]]], protocol: ProtocolConfig, steps: int) -> bool | None:
     """Return whether an entry's runs had converged at their end, averaged over seeds; None if it is unknown.
 
-    `curves` are the rows of each run's metrics.jsonl, `steps` what a run takes at most.
+    `curves` are the rows of each run's metrics.jsonl, `steps` the maximum number of steps of a run.
     """
     paces = [found for curve in curves if (found := pace(curve, protocol, steps)) is not None]
     return fmean(paces) <= RESTING_PACE if paces else None
 
 
 def pace(curve: Sequence[dict[str, Any]], protocol: ProtocolConfig, steps: int) -> float | None:
-    """Return the fall of a run's lowest validation loss by the learning rate spent on it, last stretch over whole run.
+    """Return a run's pace: the fall of its lowest validation loss per unit of learning rate, last stretch over whole.
 
-    The stretch begins with the last validation before the final quarter. None where that is the first one, or where
-    training never improved on its start.
+    The stretch begins with the last validation before the final quarter. Returns None if that is the first validation,
+    or if training never improved on its start.
     """
     losses = [(int(row["step"]), float(row["validation/loss"])) for row in curve if "validation/loss" in row]
     if not losses:

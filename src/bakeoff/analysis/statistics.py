@@ -1,4 +1,4 @@
-"""Intervals, p values and detectable gaps of scores, over test documents and seeds. Does not import torch.
+"""Intervals, p values and detectable gaps of scores, over test documents and seeds (protocol rule 9). No torch.
 
 The score of an entry is the mean over its seeds of a ratio of sums over documents. Its uncertainty has two sources,
 which are crossed: every seed is scored on every document. Documents are resampled (bootstrap): all rows of one document
@@ -32,8 +32,9 @@ Key = TypeVar("Key", bound=Hashable)
 class Scores:
     """One entry's scores on one metric: `numerators` (seeds, documents) over `denominators` (documents,).
 
-    A mean has denominators of 1; a loss has summed losses over target tokens. `seeded` is false for what has no seeds,
-    such as lead-1: its one row of scores is all there is. `bounds` are the metric's own.
+    For a mean, the denominators are 1; for a loss, `numerators` are sums of losses and `denominators` numbers of target
+    tokens. `seeded` is false for what has no seeds, such as lead-1, which has one row of scores. `bounds` are those of
+    the metric.
     """
 
     numerators: Array
@@ -43,9 +44,9 @@ class Scores:
 
 
 class Resamples:
-    """Bootstrap draws of source documents, the same for all that is summed over them.
+    """Bootstrap draws of source documents, the same for everything that is summed over documents.
 
-    `clusters` names each row's source document, (documents,): rows of one source are drawn together.
+    `clusters` names the source document of each row, (documents,): rows of one source are drawn together.
     """
 
     def __init__(self, clusters: Sequence[Hashable], seed: int = 0, resamples: int = RESAMPLES):
@@ -64,7 +65,8 @@ class Resamples:
     def sums(self, values: Array) -> Array:
         """Return the sum of each column of `values` (clusters, columns) in every resample, (resamples, columns).
 
-        The draws are made again at every call and some rows at a time, so that memory does not grow with documents.
+        The draws are made again at every call, for some rows at a time, so that memory does not grow with the
+        documents.
         """
         generator = numpy.random.default_rng(self.seed)
         count, draws = self.clusters, numpy.empty((self.resamples, values.shape[1]))
@@ -90,12 +92,12 @@ class SeedSpread:
 
     @property
     def seeds(self) -> int:
-        """How many seeds there are."""
+        """The number of seeds."""
         return self.freedom + 1
 
     @property
     def likely(self) -> float:
-        """`between`, median-unbiased: a variance of three values lies below the true one in 63 of 100 cases."""
+        """`between`, made median-unbiased: a variance of three values is below the true one in 63 of 100 cases."""
         return self.between * self.freedom / float(chdtri(self.freedom, 0.5)) if self.freedom else 0.0
 
 
@@ -103,8 +105,8 @@ class SeedSpread:
 class Estimate:
     """A score, or a difference of scores, with its uncertainty.
 
-    `draws` are its deviations over resampled documents, (resamples,); `spreads` one SeedSpread for each seeded entry in
-    it. With one source document nothing can be said: intervals and p values are None.
+    `draws` are deviations from it over resampled documents, (resamples,); `spreads` has one SeedSpread for each entry
+    with seeds. With one source document, intervals and p values are None.
     """
 
     value: float
@@ -127,17 +129,17 @@ class Estimate:
 
     @property
     def covers(self) -> str:
-        """What its interval speaks of beyond what was run; see `coverage`."""
+        """The chance that its interval covers; see `coverage`."""
         return coverage(self.spreads)
 
     @cached_property
     def document_variance(self) -> float:
-        """Variance over documents; n/(n-1) makes up for the bootstrap's own shortfall (Rao and Wu 1988)."""
+        """Variance over documents; n/(n-1) corrects the bootstrap's underestimate (Rao and Wu 1988)."""
         return float(self.draws.var() * self.clusters / (self.clusters - 1))
 
     @cached_property
     def seed_variance(self) -> float:
-        """Variance that seeds add to that of documents, by the two-way layout's mean squares; never below zero."""
+        """Variance that seeds add to that of documents, from the two-way layout's mean squares; never below zero."""
         return max(0.0, sum(s.between - s.within for s in self.spreads))
 
     @property
@@ -147,10 +149,10 @@ class Estimate:
 
     @property
     def freedom(self) -> float:
-        """Degrees of freedom of the variance (Satterthwaite 1946), with what seeds are likely to add.
+        """Degrees of freedom of the variance (Satterthwaite 1946), with the variance that seeds likely add.
 
-        With the variances as they were found, seeds that happened to agree would give too many degrees of freedom, and
-        three of them too many differences (design/LOG.md).
+        With the variances as measured, seeds that agree by chance would give too many degrees of freedom, and three
+        seeds too many differences (design/LOG.md).
         """
         added = max(0.0, sum(s.likely - s.within for s in self.spreads))
         parts = [self.document_variance**2 / (self.clusters - 1)]
@@ -159,7 +161,7 @@ class Estimate:
 
     @cached_property
     def distribution(self) -> Array | None:
-        """Where the true value may lie, (resamples,): its percentiles are the interval; None for one document."""
+        """Where the true value may be, (resamples,): its percentiles are the interval; None for one document."""
         if self.clusters < 2:
             return None
         normal, after = normal_draws(self.seed, len(self.draws))
@@ -171,7 +173,7 @@ class Estimate:
         return self.value + (documents + self.seed_variance**0.5 * normal) * doubt
 
     def interval(self) -> tuple[float, float] | None:
-        """Return the 95 % interval, kept within what the metric can be; None for one document."""
+        """Return the 95 % interval, within the bounds of the metric; None for one document."""
         if self.distribution is None:
             return None
         low, high = numpy.quantile(self.distribution, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
@@ -247,7 +249,7 @@ def seed_spread(scores: Scores, resamples: Resamples) -> SeedSpread:
 
 
 def pooled(spreads: Sequence[SeedSpread]) -> SeedSpread:
-    """Return what all entries' seeds show together: the spread of one seed's mean, weighted by degrees of freedom."""
+    """Return what all entries' seeds show together: the spread of one seed's mean, weighted by its freedom."""
     freedom = sum(s.freedom for s in spreads)
     if not freedom:
         return SeedSpread(0.0, 0.0, 0)
@@ -256,11 +258,12 @@ def pooled(spreads: Sequence[SeedSpread]) -> SeedSpread:
 
 
 def with_floor(spreads: Sequence[SeedSpread], pool: SeedSpread) -> tuple[SeedSpread, ...]:
-    """Return a pair's seed spreads, together no calmer than the `pool` of all entries' seeds.
+    """Return a pair's seed spreads, raised so that together they are not smaller than the `pool` of all entries' seeds.
 
-    Of many pairs some have seeds that happen to agree, and an entry with one seed shows no spread at all. A pair
-    noisier than the pool keeps its own spreads. As calm ones no longer count, those are too large on average, for which
-    they get one degree of freedom more where other entries are in the pool. Simulated in docs/verdict.md.
+    Among many pairs, the seeds of some agree by chance, and an entry with one seed shows no spread at all. A pair with
+    a larger spread than the pool keeps its own. Since small spreads no longer count, the kept ones are too large on
+    average; for this they get one degree of freedom more if there are other entries in the pool. Simulated in
+    docs/verdict.md.
     """
     if not pool.freedom:
         return tuple(spreads)
@@ -274,9 +277,9 @@ def with_floor(spreads: Sequence[SeedSpread], pool: SeedSpread) -> tuple[SeedSpr
 
 
 def coverage(spreads: Sequence[SeedSpread]) -> str:
-    """Return "documents and seeds"; "documents" where all have one seed; "documents and some seeds" where some have.
+    """Return "documents and seeds", "documents" if all have one seed, or "documents and some seeds" if some have one.
 
-    "documents and two seeds" where none has more: a spread of two values is hardly known.
+    "documents and two seeds" if nothing has more than two: a spread of two values is hardly known.
     """
     freedoms = [spread.freedom for spread in spreads]
     if all(freedoms):
@@ -285,7 +288,7 @@ def coverage(spreads: Sequence[SeedSpread]) -> str:
 
 
 def holm(values: ArrayLike) -> list[float]:
-    """Return p values adjusted for their number (Holm 1979): below 0.05 holds for all of them at once."""
+    """Return p values adjusted for their number (Holm 1979): values below 0.05 hold for all of them at once."""
     p = numpy.asarray(values, dtype=float)
     order = numpy.argsort(p, kind="stable")
     stepped = numpy.maximum.accumulate(p[order] * numpy.arange(len(p), 0, -1))

@@ -19,15 +19,15 @@ from bakeoff.store.run_folder import SCHEMA, Folder
 
 
 def summarize(folder: Folder) -> ResultsDocument:
-    """Return the content of results.json from whatever runs have finished so far.
+    """Return the content of results.json from the runs that have finished so far.
 
-    Scores are means over seeds; intervals are 95 % over source documents and seeds, as `statistics` has them.
+    Scores are means over seeds; 95 % intervals are over source documents and seeds (see `statistics`).
     """
     plan = folder.plan()
     assert plan.output_tokens is not None  # a stored plan has it
     config = load_config(folder.config_file)
     if plan.data_fingerprint not in (None, folder.made().get("data_fingerprint")):
-        raise SetupError(f"{folder.path}: its examples are not those of its plan yet. Try: bakeoff run again")
+        raise SetupError(f"{folder.path}: its examples do not match its plan. Try: bakeoff run again")
     runs = [run for run in plan.runs if run.kind != "trial"]
     results = {run.id: folder.result(run.id, plan) for run in runs}
     groups: dict[str, list[Run]] = {}
@@ -74,10 +74,10 @@ def summarize(folder: Folder) -> ResultsDocument:
 
 
 def read_clusters(folder: Folder, plan: PlanDocument, config: Config) -> list[str]:
-    """Return what each test example is drawn together with in a bootstrap: its group, or its document.
+    """Return the cluster of each test example, (examples,): its group, or its document. A bootstrap draws clusters.
 
-    Rows with the same source text are one cluster: they are no independent evidence. The docstring task's groups
-    (packages, a handful to a test split) are too few to resample; a group counts where the config names its column.
+    Rows with the same source text are one cluster, because they are not independent evidence. Groups count only if the
+    config names their column: the packages of the docstring task are too few per test split to be resampled.
     """
     key = "group" if config.data.group else "document"
     clusters = [row[key].strip() for row in folder.examples("test")]
@@ -87,7 +87,7 @@ def read_clusters(folder: Folder, plan: PlanDocument, config: Config) -> list[st
 
 
 def yardstick(plan: PlanDocument, config: Config) -> Yardstick:
-    """Return what entries are ranked by."""
+    """Return the score that entries are ranked by."""
     measure = plan.ranked_by
     return Yardstick(measure.name, measure.heading, measure.bounded, "groups" if config.data.group else "documents")
 
@@ -128,7 +128,7 @@ def entry_row(
 
 
 def not_run_row(name: str, reason: str) -> dict[str, Any]:
-    """Return the row of a baseline that cannot be run here: nothing is measured, and nothing failed."""
+    """Return the row of a baseline that cannot be run here: it has no measurements, and did not fail."""
     nothing = dict.fromkeys(
         ("converged", "improved", "trainable_parameters", "total_parameters", "learning_rate", "steps", "best_step")
     )
@@ -139,7 +139,7 @@ def not_run_row(name: str, reason: str) -> dict[str, Any]:
 
 
 def metrics(done: list[RunResult], estimates: dict[str, Estimate]) -> dict[str, dict[str, float]]:
-    """Return {"split/name": {"mean", "low", "high"}}; the interval is left out where there can be none."""
+    """Return {"split/name": {"mean", "low", "high"}}, without low and high if there is no interval."""
     table: dict[str, dict[str, float]] = {
         n: {"mean": v} for n, v in averages([r.metrics for r in done]).items() if v is not None
     }
@@ -152,9 +152,9 @@ def metrics(done: list[RunResult], estimates: dict[str, Estimate]) -> dict[str, 
 def read_scores(
     folder: Folder, plan: PlanDocument, group: list[Run], results: dict[str, RunResult | None]
 ) -> dict[str, Scores]:
-    """Return the scores of each test example under each of an entry's finished seeds, by metric.
+    """Return the scores of each test example with each of an entry's finished seeds, by metric.
 
-    Raises SetupError where a file of a run is damaged.
+    Raises SetupError if a file of a run is damaged.
     """
     done = [folder.run(run.id) for run in group if (r := results[run.id]) and r.status == "done"]
     for files in done:

@@ -39,12 +39,12 @@ class Column:
         return parts.get(name or self.key)
 
     def interval(self, row: Row) -> tuple[float, float] | None:
-        """Return a metric's 95 % interval where there is one."""
+        """Return a metric's 95 % interval, or None."""
         score = row["metrics"].get(self.key.removeprefix("metrics/"))
         return (score["low"], score["high"]) if score and "low" in score else None
 
     def text(self, row: Row) -> str:
-        """Return the value as shown; a dash where a baseline has no such thing."""
+        """Return the value as text; a dash if a baseline has no such value."""
         value = self.value(row)
         if value is None:
             tuned = row["tuning"] is not None and row["tuning"]["label"] == "tuned"
@@ -53,18 +53,18 @@ class Column:
         return self.form(value)
 
     def interval_text(self, row: Row) -> str:
-        """Return the interval as shown, or nothing."""
+        """Return the interval as text; empty if there is none."""
         span = self.interval(row)
         return f"{self.form(span[0])}\N{EN DASH}{self.form(span[1])}" if span else ""
 
 
 def fixed(digits: int) -> Callable[[float], str]:
-    """Return a formatter to so many decimals, with thousands apart."""
+    """Return a formatter with so many decimals and commas between thousands."""
     return lambda value: f"{value:,.{digits}f}"
 
 
 def counted(count: int, noun: str) -> str:
-    """Return a count with its noun, in the plural unless it is one."""
+    """Return a count with its noun, in the plural unless the count is 1."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
@@ -164,7 +164,7 @@ def standing(name: str, results: ResultsDocument) -> str:
 
 
 def is_best(column: Column, row: Row, best: dict[str, Any]) -> bool:
-    """Return whether a row is an entry with its column's best value; a value that was not measured is not the best."""
+    """Return whether a row is an entry with the best value of its column."""
     value = column.value(row)
     return row["kind"] == "entry" and value is not None and value == best.get(column.key)
 
@@ -181,28 +181,28 @@ def best_values(results: ResultsDocument) -> dict[str, Any]:
 
 
 def failure(row: Row) -> str | None:
-    """Return why a row has no results, or None where it has."""
+    """Return why a row has no results, or None if it has results."""
     if row["status"] == "done":
         return None
     return f"{row['status']}: {row['error']}" if row["error"] else str(row["status"])
 
 
 def failures(results: ResultsDocument) -> list[str]:
-    """Return a line for each row that has no results, with why, and for each check that a row failed."""
+    """Return one line for each row without results, and one for each check that a row failed."""
     rows = rows_of(results)
     lines = [f"{name} {reason}" for name, row in rows.items() if (reason := failure(row))]
     return lines + [f"{name}: {note}" for name, row in rows.items() for note in failed_checks(row)]
 
 
 def failed_checks(row: Row) -> list[str]:
-    """Return a line for each check that a row's runs failed; the reason of a failed run is shown elsewhere."""
+    """Return one line for each check that a row's runs failed; why a run failed is shown elsewhere."""
     if row["status"] == "failed":
         return []
     return [f"check {name} failed: {note}" for name, note in row["check_notes"].items()]
 
 
 def edge_note(name: str, row: Row) -> str | None:
-    """Return in words that an entry's best trial lay on the edge of what was tried; None where it did not."""
+    """Return in words that an entry's best trial was on the edge of what was tried, or None if it was not."""
     tuning = row["tuning"]
     if not tuning or not tuning["edge"]:
         return None
@@ -218,7 +218,7 @@ def edge_note(name: str, row: Row) -> str | None:
 
 
 def remarks(results: ResultsDocument) -> list[str]:
-    """Return a line for each entry on the edge of its search, one for those not converged, one for those not better."""
+    """Return a line for each entry on the edge of its search, for those not converged, and for those not better."""
     entries = results["entries"]
     lines = [note for name, row in entries.items() if (note := edge_note(name, row))]
     early = [name for name, row in entries.items() if row["converged"] is False]
@@ -231,7 +231,7 @@ def remarks(results: ResultsDocument) -> list[str]:
 
 
 def text_table(results: ResultsDocument, width: int = 160) -> Table:
-    """Return the table for a terminal `width` columns wide; a narrow one leaves out what the page has anyway."""
+    """Return the table for a terminal `width` columns wide; a narrow one leaves out columns that the page has."""
     shown = shown_columns(results, width)
     table = Table(title=cell(results["name"]), title_justify="left", box=None, pad_edge=False, header_style="bold")
     table.add_column("entry", no_wrap=True)
@@ -248,20 +248,20 @@ def text_table(results: ResultsDocument, width: int = 160) -> Table:
 
 
 def cell(text: Any, style: str = "") -> Text:
-    """Return a terminal's cell, of text that it neither obeys nor reads as markup."""
+    """Return a cell for the terminal, whose text is shown as it is, without control characters or markup."""
     return Text(printable(text), style)
 
 
 def escape_markdown(text: str) -> str:
-    """Return text that neither ends a cell nor is read as markup."""
+    """Return text that Markdown shows as it is, and that does not end a cell."""
     shown = "".join("\\" + c if c in "\\|`*_<>[]&~$" else " " if c in "\n\r" else c for c in text)
     return f"\\{shown}" if shown.startswith("#") else shown
 
 
 def markdown_table(results: ResultsDocument, escape: Callable[[str], str] = escape_markdown) -> str:
-    """Return the table in Markdown, with lines for failures and failed checks and the scores' signature below it.
+    """Return the table in Markdown, with failures, failed checks and the scores' signature below it.
 
-    A row that failed says so once, and holds what is known all the same.
+    A row that failed says so once, and has all values that are known.
     """
     shown = columns(results)
     lines = [
@@ -295,7 +295,7 @@ def csv_table(results: ResultsDocument) -> str:
 
 
 def csv_safe(cell: Any) -> Any:
-    """Return the cell so that a spreadsheet takes a text for no formula, and none of its lines for a row."""
+    """Return the cell so that a spreadsheet does not read it as a formula, or a line of it as a row."""
     if not isinstance(cell, str):
         return cell
     text = cell.replace("\r\n", "\n").replace("\r", "\n")

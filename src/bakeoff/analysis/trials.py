@@ -12,7 +12,7 @@ from bakeoff.tuning.search import edges
 
 
 def add_tuning(folder: Folder, plan: PlanDocument, name: str, row: dict[str, Any]) -> None:
-    """Put `tuning` into a results row, None for a baseline, and what the trials cost beside the row's other costs."""
+    """Add `tuning` (None for a baseline) to a results row, and the costs of the trials to its costs."""
     planned = plan.entries.get(name)
     row["tuning"] = None
     if planned:
@@ -21,12 +21,13 @@ def add_tuning(folder: Folder, plan: PlanDocument, name: str, row: dict[str, Any
 
 
 def tuning(folder: Folder, trials: Sequence[Run], planned: EntryFacts, finals: list[str]) -> dict[str, Any]:
-    """Return label, chosen, edge, extended, trials and seconds of one entry, whose `trials` are those started too.
+    """Return label, chosen, edge, extended, trials and seconds of one entry.
 
-    `chosen` are the searched fields' values once a final run was started. `edge` says for which fields the best of
-    the planned trials had the lowest or highest value. `extended` says how the one trial past that edge did: better,
-    worse, failed, or "no room" where the field's bounds leave none. `seconds` are of the trials' optimizer steps;
-    those of the chosen trial are also its seed's final run's.
+    `trials` include those that were started after the plan. `chosen` are the values of the searched fields, once a
+    final run was started. `edge` names the fields whose best value was the lowest or highest of the planned trials.
+    `extended` is the result of the one trial past that edge: better, worse, failed, or "no room" if the field's bounds
+    allow no further value. `seconds` are those of the trials' optimizer steps; those of the chosen trial also count for
+    the final run of its seed.
     """
     fields = list(planned.search)
     results = {run.id: folder.run(run.id).result() for run in trials}
@@ -55,7 +56,7 @@ def tuning(folder: Folder, trials: Sequence[Run], planned: EntryFacts, finals: l
 
 
 def chosen_settings(folder: Folder, finals: list[str], fields: list[str]) -> dict[str, Any] | None:
-    """Return the searched fields' values of the entry's final runs; None before the first was started."""
+    """Return the searched values of the entry's final runs; None before the first of them was started."""
     try:
         settings = folder.run(finals[0]).run().settings
     except SetupError:

@@ -25,7 +25,7 @@ Rows = Mapping[str, ResultsRow]
 class Yardstick:
     """The score that entries are ranked by; a `bounded` one, from 0 to 1, is shown in points (hundredths).
 
-    `unit` is what is resampled: documents, or groups of them.
+    `unit` is what the bootstrap resamples: documents, or groups of them.
     """
 
     name: str = "rougeL"
@@ -35,7 +35,7 @@ class Yardstick:
 
     @property
     def metric(self) -> str:
-        """The score's name in the records."""
+        """The name of the score in the records."""
         return f"test/{self.name}"
 
     def shown(self, value: float) -> str:
@@ -47,7 +47,7 @@ class Yardstick:
         return f"{self.shown(value)} points" if self.bounded else self.shown(value)
 
     def in_brackets(self, span: tuple[float, float] | None) -> str:
-        """Return a 95 % interval to follow its value, or nothing."""
+        """Return a 95 % interval in brackets, to follow its value; empty if there is none."""
         return "" if span is None else f" (95 % interval {self.shown(span[0])} to {self.shown(span[1])})"
 
     def gap(self, pair: Pair) -> str:
@@ -66,18 +66,18 @@ class Yardstick:
 
 
 def interval_of(pair: Difference) -> tuple[float, float] | None:
-    """Return a difference's 95 % interval; None where it has none."""
+    """Return a difference's 95 % interval, or None if it has none."""
     low, high = pair["low"], pair["high"]
     return None if low is None or high is None else (low, high)
 
 
 def make_verdict(rows: Rows, estimates: Estimates, by: Yardstick) -> Verdict:
-    """Return the verdict from every row's facts and from estimates by (name, metric); entries are ranked `by` one.
+    """Return the verdict from every row's facts and from estimates by (name, metric); entries are ranked `by` a score.
 
     Keys: headline, text, metric, heading, bounded, unit, best, tied_with_best, pairs (every two entries, the higher
     score first, with the same for test loss under `loss`), baseline_pairs, detectable_gap, covers, documents (how many,
-    or how many groups), recommendations. An entry is tied with the best if the pair's Holm-adjusted p value is 0.05
-    or more.
+    or how many groups), recommendations. An entry is tied with the best if the pair's Holm-adjusted p value is 0.05 or
+    more.
     """
     entries = [n for n, row in rows.items() if row["kind"] == "entry" and row["status"] == "done"]
     entries = sorted((n for n in entries if (n, by.metric) in estimates), key=lambda n: -estimates[n, by.metric].value)
@@ -111,7 +111,7 @@ def make_verdict(rows: Rows, estimates: Estimates, by: Yardstick) -> Verdict:
 
 
 def compare(names: Sequence[tuple[str, str]], estimates: Estimates, metric: str) -> list[Pair]:
-    """Return the paired differences first - second of each pair on `metric`, and on test loss where both have one.
+    """Return the paired differences first - second of each pair on `metric`, and on test loss if both have one.
 
     Each metric's pairs are one family: see `judged`.
     """
@@ -123,7 +123,7 @@ def compare(names: Sequence[tuple[str, str]], estimates: Estimates, metric: str)
 
 
 def judged(names: Sequence[tuple[str, str]], estimates: Estimates, metric: str) -> list[Difference]:
-    """Return the paired differences on one metric; Holm's adjustment and the seeds' floor are over all these pairs."""
+    """Return the paired differences on one metric, after Holm's correction and the floor of seed variance."""
     compared = dict.fromkeys(name for pair in names for name in pair)
     pool = pooled([spread for name in compared for spread in estimates[name, metric].spreads])
     pairs = [difference(estimates[a, metric] - estimates[b, metric], pool, len(names)) for a, b in names]
@@ -172,7 +172,7 @@ def headline(verdict: Verdict, estimates: Estimates, by: Yardstick) -> str:
 
 
 def details(verdict: Verdict, rows: Rows, by: Yardstick) -> list[str]:
-    """Return the sentences after the first: costs of a tie, who is behind, loss, baselines, what it rests on."""
+    """Return the sentences after the first: costs of tied entries, who is behind, loss, baselines, and the evidence."""
     best, tied = verdict["best"], verdict["tied_with_best"]
     if best is None:
         return []
@@ -212,7 +212,7 @@ def unbeaten(pairs: Sequence[Pair]) -> list[str]:
 
 
 def left_out(rows: Rows) -> list[str]:
-    """Return a sentence that names what has no part in the comparison, and why."""
+    """Return a sentence that names entries and baselines without results, and why they have none."""
     missing: dict[str, list[str]] = {}
     for name, row in rows.items():
         if row["status"] != "done":
@@ -222,7 +222,7 @@ def left_out(rows: Rows) -> list[str]:
 
 
 def cheaper(names: Sequence[str], rows: Rows) -> list[str]:
-    """Return a sentence on adapter size where a tie leaves it to decide."""
+    """Return a sentence on adapter size, which may decide between tied entries."""
     known = {n: size for n in names if (size := rows[n]["costs"].get("adapter_bytes"))}
     if len(known) < 2:
         return []
@@ -232,10 +232,10 @@ def cheaper(names: Sequence[str], rows: Rows) -> list[str]:
 
 
 def recommendations(names: Sequence[str], rows: Rows) -> dict[str, str | None]:
-    """Return, for each preference, which of the entries `names`, all tied with the best, it asks for.
+    """Return one of the entries `names`, which are tied with the best, for each preference.
 
     Quality asks for the lowest validation loss, memory for the lowest peak, size for the smallest adapter, time for the
-    shortest training. None where that was not measured of all of them.
+    shortest training. None if that was not measured for all of them.
     """
     facts = {p: {n: rows[n]["costs"].get(cost) for n in names} for p, cost in COSTS.items()}
     losses = {n: rows[n]["metrics"].get("validation/loss") if "metrics" in rows[n] else None for n in names}
@@ -244,11 +244,11 @@ def recommendations(names: Sequence[str], rows: Rows) -> dict[str, str | None]:
 
 
 def lowest(values: Mapping[str, float | None]) -> str | None:
-    """Return the name with the lowest value; None where one is not known, or there is none."""
+    """Return the name with the lowest value; None if a value is unknown, or there are no names."""
     known = {name: value for name, value in values.items() if value is not None}
     return min(known, key=lambda name: known[name]) if known and len(known) == len(values) else None
 
 
 def listed(names: Sequence[str]) -> str:
-    """Return names as one reads them: a, b and c."""
+    """Return names as a phrase: a, b and c."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -1,4 +1,4 @@
-"""What `bakeoff doctor` reports: environment, checks with advice, and a tiny bakeoff of each family."""
+"""What `bakeoff doctor` reports: environment, checks with advice, and a tiny bakeoff with each kind of model."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def examine() -> dict[str, Any]:
 
 
 def packages() -> Check:
-    """Return whether all that bakeoff needs is installed in a version that it is made for."""
+    """Return whether all packages that bakeoff needs are installed, in versions that it supports."""
     wrong = []
     for text in requires("bakeoff") or []:
         needed = Requirement(text)
@@ -70,7 +70,7 @@ def device() -> Check:
 
 
 def cores() -> Check:
-    """Return whether torch uses the cores that this process may."""
+    """Return whether torch uses all cores that this process may use."""
     import torch
 
     threads = torch.get_num_threads()
@@ -82,7 +82,7 @@ def cores() -> Check:
 
 
 def disk() -> Check:
-    """Return whether run folders can be written here, and downloads into the hub's cache."""
+    """Return whether run folders can be written here, and downloads in the hub's cache."""
     from bakeoff.hub import account
 
     places = {"here": Path.cwd(), "the hub's cache": account()[1]}
@@ -98,7 +98,7 @@ def disk() -> Check:
 
 
 def hub() -> Check:
-    """Return whether models and data sets can be downloaded, and gated ones."""
+    """Return whether models and data sets can be downloaded, also gated ones."""
     from bakeoff.hub import account, reachable
 
     address, _, switched_off, has_token = account()
@@ -114,7 +114,7 @@ def hub() -> Check:
 
 
 def family(name: str) -> Check:
-    """Return whether a bakeoff of one step, with a tiny model of a family, works on this device."""
+    """Return whether a bakeoff of one step with a tiny model works on this device; `name` is a key of FAMILIES."""
     from bakeoff import api
 
     begun = time.monotonic()
@@ -134,7 +134,7 @@ def family(name: str) -> Check:
 
 
 def tiny_bakeoff(name: str, folder: Path) -> dict[str, Any]:
-    """Return the config of a bakeoff over a tiny model and a few rows, both of which are left in the folder."""
+    """Return the config of a bakeoff with a tiny model and a few rows, which are written into the folder."""
     from bakeoff.compute.model.loading import quiet
     from bakeoff.testing import family_base
 

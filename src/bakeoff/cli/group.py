@@ -34,12 +34,12 @@ ENDED = {"run": RESUME, "demo": RESUME, "watch": "stopped watching; the bakeoff 
 class Commands(click.Group):
     """A group whose commands print a BakeoffError as one line and exit with 2.
 
-    An interrupt exits with 130, a reader that has closed its end of the pipe with 141, output that cannot be written
-    with 2.
+    An interrupt exits with 130. If the reader of the output has closed its pipe, the exit code is 141; if output cannot
+    be written, it is 2.
     """
 
     def main(self, *args: Any, **options: Any) -> Any:
-        """Read the command line, whose --help is output too, and run the command."""
+        """Read the command line and run the command. The output of --help is guarded, too."""
         with streams():
             return super().main(*args, **options)
 

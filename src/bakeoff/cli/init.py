@@ -25,14 +25,14 @@ WIDTH = 110
 
 @dataclass(frozen=True)
 class Draft:
-    """A config's text, and what was guessed, a line each."""
+    """The text of a config, and what was guessed, one line per guess."""
 
     text: str
     guesses: list[str]
 
 
 class OneLine(yaml.SafeDumper):
-    """Writes in quotes, with escapes, what does not print."""
+    """Writes strings with unprintable characters in quotes, with escapes."""
 
 
 OneLine.add_representer(
@@ -86,7 +86,7 @@ def draft(files: Sequence[Path], output: Path, model: str = "base") -> Draft:
 
 
 def name_of(files: Sequence[Path]) -> str:
-    """Return a bakeoff's name in letters, digits, dots and dashes: its file's, or the folder's of files for splits."""
+    """Return the name for a bakeoff: that of its file, or of the folder if the file is named after a split."""
     path = files[0].resolve() if files else Path("docstrings")
     stem = path.stem
     if len(files) > 1 or (files and not path.is_dir() and {*words_of(stem)} <= WORDS.keys()):
@@ -96,7 +96,7 @@ def name_of(files: Sequence[Path]) -> str:
 
 
 def section_lines(section: Section, own: dict[str, list[str]] | None = None, indent: str = "") -> list[str]:
-    """Return a section as YAML, each field under its documentation; `own` are fields with lines of their own."""
+    """Return a section as YAML, each field below its documentation; `own` has lines for some fields."""
     lines: list[str] = []
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
@@ -114,13 +114,13 @@ def section_lines(section: Section, own: dict[str, list[str]] | None = None, ind
 
 
 def inline(value: Any) -> str:
-    """Return a value as YAML on one line; a text with line breaks has them as escapes."""
+    """Return a value as YAML on one line; line breaks become escapes."""
     text = yaml.dump(value, Dumper=OneLine, default_flow_style=True, allow_unicode=True, width=10**6)
     return text.removesuffix("...\n").strip()
 
 
 def entry_lines() -> list[str]:
-    """Return the entries that a draft begins with, and the other methods as comments."""
+    """Return the entries of a new config, and the other methods as comments."""
     others = [line for line in describe_methods().splitlines() if line.partition(" ")[0] not in ENTRIES]
     return [
         *(f"  {name}: {{}}" for name in ENTRIES),
@@ -131,7 +131,7 @@ def entry_lines() -> list[str]:
 
 
 def write_new(path: Path, text: str) -> None:
-    """Write a file that is not there yet; raise ConfigError where one is, or it cannot be written whole."""
+    """Write a new file; raise ConfigError if it exists, or cannot be written completely."""
     made = False
     try:
         with path.open("x", encoding="utf-8") as file:

@@ -33,7 +33,7 @@ def parse(settings: tuple[str, ...]) -> dict[str, Any]:
 
 
 def run_and_show(source: Path, settings: tuple[str, ...], display: str, trust: bool = False) -> None:
-    """Run a bakeoff, print its table and verdict, and exit with 1 where a run failed."""
+    """Run a bakeoff, print its table and verdict, and exit with 1 if a run failed."""
     from bakeoff import api
 
     results = api.run(source, parse(settings), display, trust)
@@ -63,7 +63,8 @@ def print_results(document: ResultsDocument) -> None:
 def demo(full: bool, settings: tuple[str, ...], display: str) -> None:
     """Run the demo.
 
-    It compares three methods on the docstring task, with the small base model that comes with bakeoff, offline.
+    It compares three methods on the task of writing the summary line of a Python docstring. The small base model and
+    the data come with bakeoff, so it needs no network.
     """
     from bakeoff.store.files import ASSETS
 
@@ -90,7 +91,7 @@ def run(file: Path, settings: tuple[str, ...], display: str, trust: bool) -> Non
 def watch(folder: Path, display: str) -> None:
     """Show the progress of a running bakeoff.
 
-    Another process runs it in the run folder FOLDER. This command only reads, and ends with the bakeoff.
+    FOLDER is its run folder. Another process runs the bakeoff; this command only reads, and ends when the bakeoff ends.
     """
     from bakeoff.progress.watch import watch
     from bakeoff.store.run_folder import Folder
@@ -134,8 +135,8 @@ def plan(file: Path, settings: tuple[str, ...], probe: bool, trust: bool, as_jso
 @click.option(
     "--prefer",
     type=click.Choice(["quality", "memory", "size", "time"]),
-    help="Also recommend one of the entries tied with the best: by memory, size or time the cheapest, by quality the "
-    "one with the lowest validation loss.",
+    help="Also recommend one of the entries tied with the best: the one with the lowest validation loss (quality), "
+    "peak memory (memory), adapter size (size) or training time (time).",
 )
 @AS_JSON
 def show(folder: Path, prefer: str | None, as_json: bool) -> None:
@@ -171,8 +172,9 @@ def show(folder: Path, prefer: str | None, as_json: bool) -> None:
 def report(folders: tuple[Path, ...], output: Path | None) -> None:
     """Write the report again, or compare bakeoffs.
 
-    Writes the HTML page, figures, CSV and Markdown of the bakeoff in the run folder FOLDER; with -o only a page
-    elsewhere. With several folders, writes one page that compares all their entries, if their settings are equal.
+    Writes the HTML page, figures, CSV and Markdown of the bakeoff in the run folder FOLDER; with -o only the page and
+    its figures, elsewhere. With several folders, writes one page that compares all their entries, if their settings
+    are equal.
     """
     from bakeoff.api import compare, refresh_report
 
@@ -267,7 +269,7 @@ def generate(folder: Path, entry: str | None, rows: bool, trust: bool, as_json: 
 
 
 def read_documents() -> list[str]:
-    """Return the documents on standard input; raise BakeoffError where there are none, or they are no UTF-8 text."""
+    """Return the documents on standard input; raise BakeoffError if there are none, or they are not UTF-8."""
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(encoding="utf-8", errors="strict")
     try:

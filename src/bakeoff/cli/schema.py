@@ -27,7 +27,7 @@ def json_schema() -> str:
 
 
 def allow(field: dict[str, Any], form: dict[str, Any]) -> None:
-    """Let a field have another form too."""
+    """Allow another form for a field, too."""
     kept = {key: field.pop(key) for key in list(field) if key not in ("description", "default", "title")}
     field["anyOf"] = [*kept.pop("anyOf", [kept] if kept else []), form]
 

@@ -25,10 +25,10 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def init(files: tuple[Path, ...], output: Path, model: str) -> None:
     """Write a config for data FILEs.
 
-    It guesses the columns, and explains every option. A single file is split by bakeoff; several files are told apart
-    by train, validation and test in their names. Without a file the config uses the task of the demo. The JSON Schema
-    of the config is written beside it, for editors. If the config file exists, the command stops and changes nothing;
-    a schema file that exists is kept.
+    It guesses the columns, and explains every option. A single file is split by bakeoff; the names of several files
+    must say which split each is (train, validation or dev, test). Without a file the config uses the task of the demo.
+    The JSON Schema of the config is written beside it, for editors. If the config file exists, the command stops and
+    changes nothing; a schema file that exists is kept.
     """
     from bakeoff.cli.init import draft, write_new
     from bakeoff.cli.schema import SCHEMA_FILE, json_schema
@@ -48,7 +48,7 @@ def init(files: tuple[Path, ...], output: Path, model: str) -> None:
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="File to write, as editors need one.  [default: standard output]",
+    help="File to write, for editors.  [default: standard output]",
 )
 def schema(output: Path | None) -> None:
     """Print the JSON Schema of the config.
@@ -70,8 +70,8 @@ def schema(output: Path | None) -> None:
 def doctor(as_json: bool) -> None:
     """Check this machine.
 
-    Prints the environment (for bug reports) and problems with advice, and runs a tiny bakeoff per model family. Exits
-    with 1 if something will not work.
+    Prints the environment (for bug reports) and problems with advice. Runs a tiny bakeoff with a causal model, and one
+    with an encoder-decoder. Exits with 1 if something will not work.
     """
     from bakeoff.cli.doctor import examine
 

@@ -25,7 +25,7 @@ def say(text: Any, keep: str = LINES) -> None:
 
 
 def whisper(text: Any) -> None:
-    """Print a line on standard error, made printable; one that cannot be written there is lost, and ends nothing."""
+    """Print a line on standard error, made printable. If it cannot be written, it is lost and the command goes on."""
     with suppress(OSError):
         click.echo(printable(text), err=True)
 
@@ -42,7 +42,7 @@ def open_console() -> "Console":
 
 
 def say_line(console: "Console", text: str, style: str = "") -> None:
-    """Print one line on the console, made printable and read as no markup."""
+    """Print one line on the console, made printable, and not read as markup."""
     console.print(printable(text), style=style, markup=False, highlight=False)
 
 
@@ -50,9 +50,9 @@ def say_line(console: "Console", text: str, style: str = "") -> None:
 def streams() -> Iterator[None]:
     """Make sure that the standard streams exist; if output cannot be written, report it and end the process.
 
-    It ends with 141 and no message if the reader has closed the pipe, with 2 if the disk is full or standard output is
-    closed. A closed stream is replaced: else the next opened file would get its number, and output of child processes
-    would go into that file.
+    The exit code is 141, without a message, if the reader has closed the pipe; it is 2 if the disk is full or standard
+    output is closed. A closed stream is replaced: otherwise the next opened file would get its number, and the output
+    of child processes would go into that file.
     """
     gone = [name for name in ("stdin", "stdout", "stderr") if getattr(sys, name) is None]
     for name in gone:
@@ -82,7 +82,7 @@ def streams() -> Iterator[None]:
 
 
 def stuck() -> bool:
-    """Return whether standard output takes no more; where it does, what was going to be a traceback begins a line."""
+    """Return whether standard output accepts nothing more; if it does, a traceback will begin on a new line."""
     try:
         sys.stdout.write("\n")
         sys.stdout.flush()
@@ -92,19 +92,19 @@ def stuck() -> bool:
 
 
 def close_output() -> None:
-    """Let what standard output still holds go nowhere; at its end the interpreter would try, and fail, again."""
+    """Discard what is still buffered for standard output: at its end Python would try again to write it."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def warn_of_plug_ins() -> None:
-    """Say on standard error which other packages' methods could not be loaded, where they were looked for."""
+    """Report on standard error which other packages' methods could not be loaded, if they were looked for."""
     methods = sys.modules.get("bakeoff.methods")
     if methods and methods.unloaded():
         whisper(f"bakeoff: warning:{methods.unloaded()}")
 
 
 def check_working_folder() -> None:
-    """Raise BakeoffError where the folder that the shell is in was removed: no library expects that."""
+    """Raise BakeoffError if the working folder was removed: no library expects that."""
     try:
         Path.cwd()
     except FileNotFoundError:

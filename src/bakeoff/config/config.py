@@ -34,66 +34,68 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 class Config(Section):
     """A whole bakeoff: what a config file describes."""
 
-    name: Name = Field("bakeoff", description="name of this bakeoff, of its run folder and of its report")
+    name: Name = Field(
+        "bakeoff",
+        description="name of this bakeoff, of its run folder and of its report; if it is missing, the name of the "
+        "config file",
+    )
     model: str = Field(
         "base", description="base model: a hub id, a model folder, or base (the small model that comes with bakeoff)"
     )
     revision: str | None = Field(
         None,
         min_length=1,
-        description="branch, tag or commit of a hub model; null: main. A bakeoff keeps the commit that it started with",
+        description="branch, tag or commit of a hub model; null: main. A bakeoff that resumes keeps the commit that it "
+        "started with",
     )
     trust_remote_code: str | None = Field(
         None,
         description="name of the model again, to let the Python code that comes with this model run on this machine; "
-        "null: "
-        "no such code is run",
+        "null: no such code is run",
     )
     data: DataConfig = Field(description="where the examples come from")
     template: str | None = Field(
         None,
-        description="prompt before the summary: a Jinja template over the columns of a row, with {{ document }} "
-        "exactly once, "
-        "the only part that is cut; null: '{{ document }}\\nTL;DR:', for encoder-decoders 'summarize: {{ document }}'",
+        description="prompt that comes before the target: a Jinja template over the columns of a row; it must contain "
+        "{{ document }} exactly once, which is the only part that is cut; null: '{{ document }}\\nTL;DR:', for "
+        "encoder-decoders 'summarize: {{ document }}'",
     )
     target: str | None = Field(
         None,
-        description="text that the model learns to write: a Jinja template over the columns of a row; null: {{ summary "
-        "}}",
+        description="text that the model learns to write, called the target: a Jinja template over the columns of a "
+        "row; null: {{ summary }}",
     )
     entries: dict[Name, dict[str, Any]] = Field(
         min_length=1,
-        description="what is compared: a list of method names, or names of your own, each with a method and its fields",
+        description="what is compared: a list of method names, or a mapping from names of your own to a method and its "
+        "fields; a number can be a range to search, for example {low: 4, high: 64}",
     )
     baselines: list[str] = Field(
         list(BASELINES),
         description="what the entries are compared with: base (the untouched base; required), few-shot-K (the base "
-        "with K "
-        "training examples before the document), lead-K (the first K sentences of the document), oracle (the sentences "
-        "of the document that are closest to the reference)",
+        "with K training examples before the document), lead-K (the first K sentences of the document), oracle (the "
+        "sentences of the document that are closest to the reference)",
     )
     metrics: list[str] = Field(
         ["rouge"],
         min_length=1,
         description="metrics that score the outputs: rouge, rouge_unicode (any script), exact_match, token_f1, "
         "exact_match_squad and token_f1_squad (SQuAD's rule), chrf, bleu, bleu_zh, bleu_ja_mecab, bleu_ko_mecab, "
-        "bleu_intl, bleu_char (other tokenizers), or a Python function (output, references) -> number, higher is "
-        "better, "
-        "as module:function or file.py:function, whose code is run",
+        "bleu_intl, bleu_char (other tokenizers), or a Python function (output, references) -> number, named as "
+        "module:function or file.py:function; its code is run, and a higher number must be better",
     )
     primary: str | None = Field(
         None,
-        description="score that ranks the entries: rougeL, bleu or the name of a function, for example; null: the "
-        "score of "
-        "the first metric",
+        description="score that ranks the entries, for example rougeL, bleu or the name of a function; null: the score "
+        "of the first metric",
     )
     protocol: ProtocolConfig = Field(
         default_factory=ProtocolConfig, description="settings that are the same for every entry"
     )
     tune: TuneConfig | None = Field(
         default_factory=TuneConfig,
-        description="how settings that an entry does not fix are searched; off: no search, each entry runs at one "
-        "setting",
+        description="how learning rates that an entry does not fix, and ranges, are searched; off: no search: an entry "
+        "without a learning rate has its method's default",
     )
     generation: GenerationConfig = Field(default_factory=GenerationConfig, description="how outputs are decoded")
     safety: SafetyConfig = Field(default_factory=SafetyConfig, description="checkpoints and limits of runs")

@@ -1,7 +1,7 @@
 """Jinja for templates, restricted: no calls, nothing computed before a row is given, and every step counted.
 
-A template may come from elsewhere. So each value that it makes is charged, by its size, to the limited account of its
-row. Nested loops, texts that double, and filters that make much of little all reach this limit.
+A template may come from elsewhere. So each value that it makes is charged, by its size, to an account with a limit per
+row. Nested loops, texts that double, and filters whose results are much larger than their inputs all reach this limit.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,15 +26,15 @@ left: ContextVar[list[int]] = ContextVar("left")  # steps of the row at hand
 
 
 class TemplateError(BakeoffError):
-    """A template cannot be used, or not for this row; the message says why, not where."""
+    """A template cannot be used, or not for this row; the message says why, but not where."""
 
 
 class TooMuchError(TemplateError):
-    """A template computes without an end in sight: no other row is tried with it."""
+    """A template needs more steps than allowed: it is not tried with another row."""
 
 
 def charge(steps: int) -> None:
-    """Take steps off the row's account; raise TooMuchError where it is empty."""
+    """Take steps off the row's account; raise TooMuchError if it is empty."""
     account = left.get()
     account[0] -= steps
     if account[0] < 0:
@@ -42,7 +42,7 @@ def charge(steps: int) -> None:
 
 
 def charged(value: Any) -> Any:
-    """Return a value that a step has made, after charging its size."""
+    """Return a value of a step, after charging its size."""
     if isinstance(value, str):
         charge(1 + len(value) // CHARACTERS)
     else:
@@ -51,13 +51,13 @@ def charged(value: Any) -> Any:
 
 
 def each(value: Any) -> Any:
-    """Return what a loop goes over, after charging a step for each turn."""
+    """Return the items of a loop, charging a step for each."""
     charge(len(value) if isinstance(value, str | list | tuple | Mapping) else 1)
     return value
 
 
 def plain(value: Any) -> Any:
-    """Return a text, number or date; raise TemplateError for values that have no text of their own."""
+    """Return a text, number or date; raise TemplateError for other values."""
     from jinja2 import Undefined
 
     if isinstance(value, str | int | float | Decimal | date | time | Undefined):
@@ -72,12 +72,12 @@ def plain(value: Any) -> Any:
 
 
 def text(value: Any) -> str:
-    """Return a value's text, after charging it; raise TemplateError as `plain` does."""
+    """Return a value as text, after charging it; raise TemplateError as `plain` does."""
     return charged(str(plain(value)))
 
 
 def joined(environment: Any, value: Iterable[Any], d: Any = "", attribute: Any = None) -> str:
-    """Return the texts of a list with another between them."""
+    """Return the texts of a list, with a separator between them."""
     from jinja2.filters import make_attrgetter
 
     if not isinstance(value, list | tuple | str | Mapping):
@@ -89,14 +89,14 @@ def joined(environment: Any, value: Iterable[Any], d: Any = "", attribute: Any =
 
 
 def replaced(value: Any, old: Any, new: Any, count: int | None = None) -> str:
-    """Return a text with one part of it in place of another."""
+    """Return a text in which one part is replaced by another."""
     value, old, new = text(value), text(old), text(new)
     charge(value.count(old) * max(0, len(new) - len(old)) // CHARACTERS)
     return value.replace(old, new, -1 if count is None else count)
 
 
 def rounded(value: Any, precision: int = 0, method: str = "common") -> float:
-    """Return a number with so many digits."""
+    """Return a number rounded to so many digits."""
     from jinja2.filters import FILTERS as JINJAS
 
     if not -DIGITS <= precision <= DIGITS:
@@ -105,7 +105,7 @@ def rounded(value: Any, precision: int = 0, method: str = "common") -> float:
 
 
 def checked(function: Any, of_text: bool) -> Any:
-    """Return one of Jinja's filters which takes no other values than texts (if `of_text`), and gives no iterators."""
+    """Return one of Jinja's filters, which accepts only texts (if `of_text`) and does not return iterators."""
     first = 1 if hasattr(function, "jinja_pass_arg") else 0  # which it is given before the template's own
 
     @wraps(function)
@@ -121,14 +121,14 @@ def checked(function: Any, of_text: bool) -> Any:
 
 @lru_cache(maxsize=1)
 def environment() -> Any:
-    """Return the environment of all templates: nothing in it but the filters above."""
+    """Return the environment of all templates, which has only the filters above."""
     from jinja2 import StrictUndefined, Undefined, pass_environment, pass_eval_context
     from jinja2.filters import FILTERS as JINJAS
     from jinja2.runtime import LoopContext
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Environment(ImmutableSandboxedEnvironment):
-        """Reaches what data holds, and no attribute of the Python objects that hold it."""
+        """Reaches the contents of data, but no attribute of the Python objects that hold them."""
 
         def getattr(self, obj: Any, attribute: str) -> Any:
             if isinstance(obj, LoopContext) and attribute in LOOP:
@@ -159,7 +159,7 @@ def environment() -> Any:
 
 
 def counted(tree: Any) -> Any:
-    """Return a template's tree with a charge on every value that it makes."""
+    """Return the tree of a template with a charge on every value."""
     from jinja2 import nodes
     from jinja2.visitor import NodeTransformer
 

@@ -11,7 +11,7 @@ from bakeoff.errors import did_you_mean
 
 
 def encodable(text: str) -> bool:
-    """Return whether a text is whole in UTF-8: half a surrogate pair, which YAML's escapes can make, is not."""
+    """Return whether a text can be encoded as UTF-8: half a surrogate pair, which YAML's escapes can make, cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -20,7 +20,7 @@ def encodable(text: str) -> bool:
 
 
 def kinds_of(annotation: Any) -> tuple[Any, ...]:
-    """Return a field's type, or the members of a union: what a list holds is no kind of the list."""
+    """Return a field's type, or the members of a union. The type of a list's items is not among them."""
     return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
 
 
@@ -42,7 +42,7 @@ class Section(BaseModel):
 
 @dataclass(frozen=True)
 class Pin:
-    """Which version of a hub model is meant (None: its main branch), and whether code that comes with it may run."""
+    """The version of a hub model (None: its main branch), and whether code that comes with it may run."""
 
     revision: str | None = None
     remote_code: bool = False
@@ -95,16 +95,16 @@ class DataConfig(Section):
     )  # fmt: skip
     document: str = Field("document", description="column with the source text")
     summary: str = Field("summary", description="column with the target text")
-    id: str | None = Field(None, description="column with a unique id per example; null: the number of its line")
+    id: str | None = Field(None, description="column with a unique id per example; null: the line number is the id")
     group: str | None = Field(
         None,
-        description="column that tells which rows depend on each other (an author, a thread): a group is never divided "
-        "between splits, and confidence intervals are over groups; null: over documents",
+        description="column that says which rows depend on each other (rows of one author or thread): a split that "
+        "bakeoff makes shares no group with another, and confidence intervals are over groups; null: over documents",
     )
     references: str | list[str] | None = Field(
         None,
         description="column or columns with the references that outputs are scored against, in the test file or in "
-        "`references_file`; null: the summary is the reference",
+        "`references_file`; null: the target is the only reference",
     )
     references_file: str | None = Field(
         None,
@@ -112,7 +112,8 @@ class DataConfig(Section):
     )
     unusable: Literal["stop", "drop"] = Field(
         "stop",
-        description="what to do with rows in which a text is missing: stop with an error, or drop them and report it",
+        description="what to do with rows that cannot be used (a text is missing or empty, a line is not JSON): stop "
+        "with an error, or drop them and report it",
     )
     shared_documents: Literal["keep", "drop"] = Field(
         "keep",
@@ -177,7 +178,7 @@ class ProtocolConfig(Section):
         512,
         ge=16,
         le=10_000_000,
-        description="maximum tokens of template, document and summary together; a document that is too long is cut at "
+        description="maximum tokens of template, document and target together; a document that is too long is cut at "
         "its end",
     )
     warmup_share: float = Field(
@@ -208,8 +209,12 @@ class ProtocolConfig(Section):
         description="end a run after this many validations in a row without a new best; null: every run takes all "
         "steps",
     )
-    seed: int = Field(0, ge=0, lt=2**32, description="first seed, of initialisation and of the order of examples")
-    seeds: int = Field(3, ge=1, le=1000, description="runs per entry, with the seeds `seed`, `seed` + 1 and so on")
+    seed: int = Field(
+        0, ge=0, lt=2**32, description="first random seed, for initial values and for the order of examples"
+    )
+    seeds: int = Field(
+        3, ge=1, le=1000, description="final runs per entry, with the random seeds `seed`, `seed` + 1 and so on"
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto",
         description="number format of frozen weights and matrix products; auto: bf16 if the hardware multiplies it "
@@ -223,16 +228,19 @@ class ProtocolConfig(Section):
 
 
 class TuneConfig(Section):
-    """How settings are searched: every entry gets the same number of trials, drawn from its own ranges."""
+    """How settings are searched: every entry with something to search gets the same number of trials."""
 
     trials: int = Field(
-        4, ge=1, le=1000, description="trials per entry, each with different settings and the first seed"
+        4,
+        ge=1,
+        le=1000,
+        description="trials per entry, each with different settings and the first seed; one more follows if the best "
+        "is at the edge of the search",
     )
     halving: bool = Field(
         True,
         description="stop the worse half of an entry's trials after a quarter of the steps, and again after half of "
-        "the "
-        "steps",
+        "the steps",
     )
 
 
@@ -250,7 +258,8 @@ class SafetyConfig(Section):
     stall_seconds: float = Field(
         1800,
         gt=0,
-        description="end a run that makes no progress for this many seconds, as failed, and start the next one",
+        description="a run that makes no progress for this many seconds is ended and counts as failed; the next run "
+        "starts",
     )
     memory_limit: ByteSize | None = Field(
         None, description="maximum memory of a run's process (8GB), on Linux; null: no limit"
@@ -263,9 +272,8 @@ class GenerationConfig(Section):
     max_new_tokens: int | None = Field(
         None,
         ge=1,
-        description="maximum tokens per output; null: the 99th percentile of the training summaries' lengths, or half "
-        "of "
-        "the tokens beside the template if that leaves no room for a document",
+        description="maximum tokens per output; null: the 99th percentile of the training targets' lengths, or half of "
+        "the tokens that the template leaves if that leaves no room for a document",
     )
     batch_size: int | None = Field(
         None, ge=1, le=100_000,

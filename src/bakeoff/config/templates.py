@@ -31,7 +31,7 @@ NO_VALUE = (TypeError, ValueError, ArithmeticError, LookupError, AssertionError,
 
 
 class RowTemplate:
-    """A template that is rendered row by row. `names` are those that it uses, `keys` the columns in row["..."]."""
+    """A template that is rendered row by row. `names` are the names that it uses, `keys` the columns in row["..."]."""
 
     def __init__(self, source: str):
         self.source = source
@@ -44,11 +44,11 @@ class RowTemplate:
 
     @property
     def constant(self) -> bool:
-        """Whether it is the same text around every document."""
+        """Whether the text around every document is the same."""
         return self.names <= {DOCUMENT} and not self.keys
 
     def text(self, values: Mapping[str, Any], **own: str) -> str:
-        """Return the text for a row, in which `own` names are texts that are not columns.
+        """Return the text for a row; `own` are names of texts that are not columns.
 
         Raises TemplateError if a column of the template is missing in the row, or is not text.
         """
@@ -86,7 +86,7 @@ class RowTemplate:
 
 @lru_cache(maxsize=8)
 def no_column(name: str, names: tuple[str, ...]) -> str:
-    """Return in words that there is no such column; looking for one like it takes a while, and every row asks."""
+    """Return in words that a column does not exist. Cached: every row asks, and looking for a similar name is slow."""
     known = get_close_matches(name, names, n=1) or [other[:60] for other in names[:SHOWN]]
     more = f" And {len(names) - SHOWN:,} more." if len(names) > SHOWN and len(known) > 1 else ""
     return f"no column '{name}'.{did_you_mean(name, known)}{more}"
@@ -105,7 +105,7 @@ def prompt_template(source: str) -> RowTemplate:
 
 @lru_cache(maxsize=32)
 def target_template(source: str) -> RowTemplate:
-    """Return the template of a target; raise TemplateError where it uses no column."""
+    """Return the template of a target; raise TemplateError if it uses no column."""
     template = RowTemplate(source)
     if not template.columns:
         raise TemplateError("uses no column, so every target would be the same")
@@ -115,7 +115,7 @@ def target_template(source: str) -> RowTemplate:
 def compiled(source: str) -> tuple[frozenset[str], frozenset[str], Any]:
     """Return the names that a template uses, the columns in its row["..."], and jinja2's template.
 
-    Raises TemplateError where it may not run.
+    Raises TemplateError if the template may not run.
     """
     from jinja2 import TemplateSyntaxError, meta, nodes
     from jinja2.sandbox import SecurityError
@@ -152,12 +152,12 @@ def of_row(tree: Any) -> tuple[frozenset[str], bool]:
 
 
 def is_row(node: Any) -> bool:
-    """Return whether a part of a template is the name that stands for the whole row."""
+    """Return whether a part of a template is the name `row`, which means the whole row."""
     return getattr(node, "name", None) == ROW and type(node).__name__ == "Name"
 
 
 def places_of_document(source: str) -> tuple[int, int]:
-    """Return how often the document is named, and how often it is put out as it is."""
+    """Return how often the document is named, and how often it is inserted unchanged."""
     from jinja2 import nodes
 
     tree = environment().parse(source)

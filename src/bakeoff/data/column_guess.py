@@ -26,7 +26,7 @@ TEXT_SHARE = 0.9  # of a text column's values are texts
 
 @dataclass(frozen=True)
 class Guess:
-    """The `data` section's columns, and why, a line each."""
+    """The `data` section's columns, and the reasons, one line each."""
 
     columns: dict[str, Any]
     reasons: list[str]
@@ -34,7 +34,7 @@ class Guess:
 
 @dataclass(frozen=True)
 class Look:
-    """What the first rows tell of a column of texts."""
+    """What the first rows show about a column of texts."""
 
     name: str
     length: float  # mean, in characters
@@ -47,7 +47,7 @@ class Look:
 
 
 def splits_of(files: Sequence[Path]) -> dict[str, Path]:
-    """Return the files by split, from their names; a single one is to be split. Raises ConfigError where unclear."""
+    """Return the files by split, from their names; a single file is training data. Raises ConfigError if unclear."""
     if len(files) == 1:
         return {"train": files[0]}
     by_split: dict[str, Path] = {}
@@ -65,9 +65,9 @@ def splits_of(files: Sequence[Path]) -> dict[str, Path]:
 
 
 def guess_columns(tables: Mapping[str, Table], where: str) -> Guess:
-    """Return the columns for the first rows of each split's file; raise DataError where there are no two of texts.
+    """Return the columns, guessed from the first rows of each split's file.
 
-    `where` names the file of training examples.
+    `where` names the file of training examples. Raises DataError if fewer than two columns contain texts.
     """
     table = tables["train"]
     looks = [look for name in table.columns if (look := look_at(name, table.rows))]
@@ -95,7 +95,7 @@ def guess_columns(tables: Mapping[str, Table], where: str) -> Guess:
 
 
 def look_at(name: str, rows: Sequence[dict[str, Any]]) -> Look | None:
-    """Return how a column of texts looks, or None where it is none."""
+    """Return what a column of texts looks like, or None if it does not contain texts."""
     values = [row.get(name) for row in rows if row.get(name) not in (None, "")]
     firsts = [v[0] if isinstance(v, list) and v else v for v in values]
     texts = [text for text in firsts if isinstance(text, str) and re.search(r"[^\W\d_]", text)]
@@ -125,13 +125,13 @@ def quoted(name: str) -> str:
 
 
 def numbered(columns: Sequence[str], stem: str) -> list[str]:
-    """Return the columns that are named as `stem` with a number, where there are several."""
+    """Return the columns that are named `stem` with a number, if there are several."""
     numbered = [name for name in columns if re.fullmatch(re.escape(stem) + r"[ _.-]?\d+", name)]
     return numbered if len(numbered) > 1 else []
 
 
 def names_rows(name: str, tables: Any) -> bool:
-    """Return whether a column of every table has a text or whole number in every row, and none twice in a table."""
+    """Return whether a column has a text or whole number in every row of every table, and no value twice in one."""
     for table in tables:
         values = [row.get(name) for row in table.rows]
         if not all(isinstance(v, str | int) and v != "" for v in values) or len(set(values)) < len(values):

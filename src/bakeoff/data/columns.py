@@ -16,7 +16,7 @@ NO_HEADER = ". Its first row, which names the columns, looks like data: is the r
 
 
 class RowError(DataError):
-    """A row cannot be used; `kind` is what is wrong, in few words, for counting."""
+    """A row cannot be used; `kind` says why in few words, for counting."""
 
     def __init__(self, kind: str, message: str):
         super().__init__(message)
@@ -25,9 +25,10 @@ class RowError(DataError):
 
 @dataclass(frozen=True)
 class Columns:
-    """How a row becomes an example. `references` are the columns of its targets; each holds a text or a list of texts.
+    """How a row becomes an example. `references` are the columns of its targets; each has a text or a list of texts.
 
-    `template` is the prompt's where it uses more of a row than the document; `target` makes the targets' texts.
+    `template` is that of the prompt, if it uses more columns than the document; `target` makes the texts of the
+    targets.
     """
 
     document: str
@@ -39,13 +40,13 @@ class Columns:
 
     @property
     def names(self) -> frozenset[str]:
-        """The columns that are read of a row; others need not be."""
+        """The columns that are read from a row."""
         templates = [template.columns for template in (self.template, self.target) if template]
         own = {self.document, *self.references, self.id or self.document, self.group or self.document}
         return frozenset(own).union(*templates)
 
     def example(self, row: Row, beside: Row | None = None) -> Example:
-        """Return the example in a row, its references in the row `beside` it; raise RowError where there is none."""
+        """Return the example in a row, with references from the row `beside` it; raise RowError if there is none."""
         for part in (row, beside):
             if part is not None and part.fault:
                 raise RowError(part.fault[0], f"{part}: {part.fault[1]}")
@@ -61,7 +62,7 @@ class Columns:
         )
 
     def targets(self, row: Row, beside: Row) -> tuple[str, ...]:
-        """Return a row's references, the first of which is trained on."""
+        """Return a row's references; training uses the first."""
         if self.target is None or SUMMARY in self.target.columns:
             texts = [text for column in self.references for text in texts_of(beside, column)]
         else:
@@ -76,7 +77,7 @@ class Columns:
         return checked(text, f"{row}: target")
 
     def around(self, values: Mapping[str, Any], where: str) -> tuple[str, str] | None:
-        """Return the texts around a row's document, or None where they are the same for all rows."""
+        """Return the texts around a row's document, or None if they are the same for all rows."""
         template = self.template
         if template is None:
             return None
@@ -86,7 +87,7 @@ class Columns:
 
 
 def rendered(work: Callable[[], T], key: str, where: str) -> T:
-    """Return what a template makes of a row; raise RowError, or DataError where no other row need be tried."""
+    """Return a template's text for a row; raise RowError, or DataError if no other row need be tried."""
     try:
         return work()
     except TooMuchError as error:
@@ -96,7 +97,7 @@ def rendered(work: Callable[[], T], key: str, where: str) -> T:
 
 
 def text_of(row: Row, column: str, keys: str = "data.document, summary or references") -> str:
-    """Return a row's text; raise RowError where it is missing (`keys` may be set then), no text, or blank."""
+    """Return a row's text; raise RowError if it is missing, blank or not a text. `keys` are the settings to blame."""
     if column not in row.values:
         cure = f"Set {keys}{NO_HEADER if headless(row) else ''}"
         raise RowError(f"no column '{column}'", f"{row}: {no_column(column, tuple(row.values))} {cure}")
@@ -104,14 +105,14 @@ def text_of(row: Row, column: str, keys: str = "data.document, summary or refere
 
 
 def headless(row: Row) -> bool:
-    """Return whether a CSV's first row looks like data: it holds a long text, or a number beside a text."""
+    """Return whether a CSV's first row looks like data: it contains a long text, or a number beside a text."""
     names = [name.strip() for name in row.values] if row.file.lower().endswith((".csv", ".tsv")) else []
     figures = [re.fullmatch(r"-?\d[\d.,]*", name) is not None for name in names if name]
     return any(len(name) > LONG_NAME for name in names) or (any(figures) and not all(figures))
 
 
 def texts_of(row: Row, column: str) -> list[str]:
-    """Return the texts of a column that holds one text or a list of them; raise RowError as `text_of` does."""
+    """Return the texts of a column that contains one text or a list of them; raise RowError as `text_of` does."""
     values = row.values.get(column)
     if not isinstance(values, list):
         return [text_of(row, column)]
@@ -121,7 +122,7 @@ def texts_of(row: Row, column: str) -> list[str]:
 
 
 def label_of(row: Row, column: str) -> str:
-    """Return what names a row or its group: a text or a whole number; raise RowError where it is neither."""
+    """Return the name of a row or its group, a text or whole number; raise RowError if it is neither."""
     value = row.values.get(column)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
@@ -146,6 +147,6 @@ def checked(value: Any, where: str) -> str:
 def columns_of(
     document: str, references: str | Sequence[str], template: RowTemplate | None = None, **others: Any
 ) -> Columns:
-    """Return the meaning of columns; a template that is the same text for every row is left out."""
+    """Return the meaning of columns; a template whose text is the same for every row is left out."""
     names = (references,) if isinstance(references, str) else tuple(references)
     return Columns(document, names, template=None if template is None or template.constant else template, **others)

@@ -23,7 +23,7 @@ HINTS = {
 def delimited_rows(path: Path) -> Iterator[Row]:
     """Yield the rows of a CSV or TSV file whose first row names the columns; every value is a text.
 
-    What parts the columns, and where that first row is, the file's own rows tell (`dialect_of`).
+    The delimiter and the place of that first row are found from the file's own rows (`dialect_of`).
     """
     csv.field_size_limit(LONGEST)
     with opened([path]) as (stream,):
@@ -49,7 +49,7 @@ def delimited_rows(path: Path) -> Iterator[Row]:
 
 
 class Held(NamedTuple):
-    """The lines of one row: the number of the first, why one is not UTF-8, and how many cells tabs alone part."""
+    """The lines of one row: the number of the first, why one is not UTF-8, and how many cells its tabs separate."""
 
     begins: int
     reason: str | None
@@ -57,7 +57,7 @@ class Held(NamedTuple):
 
 
 def checked_names(path: Path, held: Held, cells: list[str]) -> list[str]:
-    """Return the names of a CSV's columns; raise DataError where they are not UTF-8, or two are the same."""
+    """Return the names of a CSV's columns; raise DataError if they are not UTF-8, or two are the same."""
     twice = [name for name, count in Counter(cells).items() if count > 1 and name]
     reason = held.reason or (f"two columns are named '{twice[0]:.60}'. Rename one of them" if twice else None)
     if reason:
@@ -66,7 +66,7 @@ def checked_names(path: Path, held: Held, cells: list[str]) -> list[str]:
 
 
 def delimited_row(row: Row, names: list[str], cells: list[str], dialect: Dialect, held: Held) -> Row:
-    """Return the row of a CSV's cells, or with what is wrong with them."""
+    """Return the row of a CSV's cells, with a fault if it cannot be used."""
     if held.reason:
         return row._replace(fault=("not UTF-8", held.reason))
     if len(cells) != len(names):
@@ -85,14 +85,14 @@ def delimited_row(row: Row, names: list[str], cells: list[str], dialect: Dialect
 
 
 class DecodedLines:
-    """A file's lines as text, without a byte order mark; `held` are those of the row at hand."""
+    """A file's lines as text, without a byte order mark; `held` are those of the row that is being read."""
 
     def __init__(self, path: Path, stream: BinaryIO):
         self.path, self.stream, self.number = path, stream, 0
         self.held = Held(1, None, [])
 
     def taken(self) -> Held:
-        """Return what there is of the row that was read last, and begin another."""
+        """Return the lines of the row that was read last, and begin another row."""
         held, self.held = self.held, Held(self.number + 1, None, [])
         return held
 

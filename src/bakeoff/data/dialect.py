@@ -1,7 +1,7 @@
 """How a CSV or TSV file is written: its delimiter, where its header is, and whether quotes are marks or text.
 
-`csv.Sniffer` finds delimiters, too, but can take half a minute for 60 KB that are made for it, and takes blanks in
-texts for blanks between fields. It does not know titles above a header, or quotes that are text.
+`csv.Sniffer` finds delimiters, too, but can take half a minute for 60 KB of hostile text, and takes spaces in texts for
+spaces between fields. It does not know titles above a header, or quotes that belong to texts.
 """
 
 import csv
@@ -24,7 +24,7 @@ OPENED = re.compile(rb'"[^"]*(?:""[^"]*)*')
 
 
 class Dialect(NamedTuple):
-    """How a file is written. `skipped` rows are above the header; `quoted` says that double quotes are marks."""
+    """How a file is written. `skipped` rows are above the header; `quoted` says that double quotes enclose fields."""
 
     delimiter: str
     skipped: int = 0
@@ -39,7 +39,7 @@ class Dialect(NamedTuple):
 
 
 def dialect_of(stream: BinaryIO, tsv: bool) -> Dialect:
-    """Return how a file is written, from its first rows, and for tabs from all that has a quote in it."""
+    """Return how a file is written, from its first rows; with tabs, from all rows that contain a quote."""
     text = stream.read(SAMPLE).decode("utf-8", errors="replace")
     stream.seek(0)
     lines = list(StringIO(text, newline="\n"))
@@ -54,10 +54,11 @@ def dialect_of(stream: BinaryIO, tsv: bool) -> Dialect:
 
 
 def fit_of(lines: list[str], delimiter: str) -> tuple[tuple[float, int, int], Dialect] | None:
-    """Return how well a delimiter fits, and the dialect with it; None where it parts no row into named columns.
+    """Return how well a delimiter fits, with its dialect; None if it separates no row into named columns.
 
-    It fits the better the more rows have as many fields as the header with no quote cut off from its other, and the
-    fewer are above the header: without those, any late row with the delimiter in a text would be a header that fits.
+    It fits better the more rows have as many fields as the header, without a quote that is separated from its other,
+    and the fewer rows are above the header: otherwise any late row with the delimiter in a text would be a header that
+    fits.
     """
     rows = parsed(lines, delimiter)
     blanks = any(re.match(' +"', cell) for row in rows for cell in row)
@@ -74,7 +75,7 @@ def fit_of(lines: list[str], delimiter: str) -> tuple[tuple[float, int, int], Di
 
 
 def parsed(lines: Iterable[str], delimiter: str, blanks: bool = False) -> list[list[str]]:
-    """Return the first rows that are not blank, or those before one that cannot be read."""
+    """Return the first rows that are not blank, up to the first that cannot be read."""
     rows: list[list[str]] = []
     with suppress(csv.Error):
         rows.extend(islice(filter(None, csv.reader(lines, delimiter=delimiter, skipinitialspace=blanks)), ROWS))
@@ -84,9 +85,9 @@ def parsed(lines: Iterable[str], delimiter: str, blanks: bool = False) -> list[l
 def quotes_are_marks(stream: BinaryIO, skipped: int) -> bool:
     """Return whether double quotes in a file with tabs enclose fields, as in a CSV, or belong to the texts.
 
-    They are marks where every name in the header has them, where a quote within them is written twice, where they hold
-    a row together that would not be one without, around all of a column, and around all that has a comma, as Excel
-    writes it. Where text follows the second of two, they are none.
+    They enclose fields if every name in the header has them, if a quote within them is doubled, if only they hold a row
+    together, if they are around all of a column, or if they are around everything with a comma, as Excel writes it. If
+    text follows the second quote of two, they do not.
     """
     width, bare, around, open_end = 0, False, False, False
     rows = (line.rstrip(b"\r\n").split(b"\t") for line in lines_of(stream) if line.strip())

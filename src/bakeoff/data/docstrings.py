@@ -36,8 +36,8 @@ MANIFEST: dict[str, dict[str, dict[str, str]]] = json.loads((ASSETS / "docstring
 def iter_docstrings(root: Path) -> Iterator[tuple[str, str]]:
     """Yield (place, cleaned docstring) for every module, class and function below `root`, in path order.
 
-    `root` is a package folder or a single file. A file that does not decode or parse is passed over:
-    packages ship templates and test fixtures that are no Python.
+    `root` is a package folder or a single file. A file that does not decode or parse is skipped: packages contain
+    templates and test fixtures that are not Python.
     """
     for file in python_files(root):
         try:
@@ -50,7 +50,7 @@ def iter_docstrings(root: Path) -> Iterator[tuple[str, str]]:
 
 
 def python_files(root: Path) -> list[Path]:
-    """Return the sources below `root` in path order, without tests: those describe cases, not interfaces."""
+    """Return the sources below `root` in path order, without tests, which describe cases and not interfaces."""
     if root.is_file():
         return [root]
     skipped = {"test", "tests", "testing", "_vendor", "site-packages"}
@@ -70,7 +70,7 @@ def _walk(node: ast.AST, place: str) -> Iterator[tuple[str, str]]:
 
 
 def split_summary(docstring: str) -> tuple[str, str] | None:
-    """Return (body, summary) of a PEP 257 docstring, or None where it is not one or not clean enough.
+    """Return (body, summary) of a PEP 257 docstring, or None if it is not one, or not clean enough.
 
     The summary is the first paragraph, of 3 to 25 words, mostly letters; the body has 25 words or more.
     """
@@ -87,12 +87,12 @@ def split_summary(docstring: str) -> tuple[str, str] | None:
 
 
 def fingerprint(text: str) -> str:
-    """Return a hash that texts share when they differ only in case, digits, punctuation or white space."""
+    """Return a hash that is the same for texts which differ only in case, digits, punctuation or white space."""
     return hashlib.sha256(re.sub(r"[\W\d_]+", "", text.lower()).encode()).hexdigest()[:16]
 
 
 def package_roots(name: str) -> list[Path]:
-    """Return the folders or files that hold package `name`, without importing it; raise DataError where none are."""
+    """Return the folders or files of package `name`, without importing it; raise DataError if there are none."""
     if name == STANDARD_LIBRARY:
         return [root for n in STANDARD_MODULES for root in _located(n)]
     roots = _located(name)
@@ -115,8 +115,8 @@ def _located(name: str) -> list[Path]:
 def load_docstrings() -> dict[str, list[Example]]:
     """Return the examples of each split in a fixed order; the same installed versions give the same examples.
 
-    Parsing thousands of files takes a while, so the result is kept in the user's cache, under a name that holds the
-    size and time of every file read.
+    Parsing thousands of files takes a while, so the result is kept in the user's cache. Its name depends on the size
+    and time of every file read.
     """
     cache = cache_folder() / f"docstrings-{sources_identity()}.jsonl"
     if cache.exists():
@@ -170,7 +170,7 @@ def sources_identity() -> str:
 
 
 def manifest_of(splits: dict[str, list[Example]]) -> dict[str, dict[str, dict[str, str]]]:
-    """Return the manifest of examples: by split and package, how many and their content hash."""
+    """Return the manifest of examples: their number and content hash by split and package."""
     manifest: dict[str, dict[str, dict[str, str]]] = {}
     for split, rows in splits.items():
         manifest[split] = {}
@@ -182,7 +182,7 @@ def manifest_of(splits: dict[str, list[Example]]) -> dict[str, dict[str, dict[st
 
 
 def manifest_findings(splits: dict[str, list[Example]]) -> list[str]:
-    """Return a line for every package whose examples are not those of the manifest: another version is installed."""
+    """Return one line for every package whose examples differ from the manifest: another version is installed."""
     here = manifest_of(splits)
     cures = {STANDARD_LIBRARY: "It was made with Python 3.11"}
     return [

@@ -9,8 +9,8 @@ from typing import Any
 class Example:
     """One document with its summary; `group` clusters rows that are not independent (a package, a source).
 
-    `references` are all its summaries where there are several; the first is `summary`, the one that is trained on.
-    `around` are the prompt's texts before and after the document, where they are not the same for all examples.
+    `references` are all its summaries if there are several; training uses the first, `summary`. `around` are the texts
+    of the prompt before and after the document, if they are not the same for all examples.
     """
 
     id: str
@@ -22,26 +22,26 @@ class Example:
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> "Example":
-        """Return the example that `row` was made of."""
+        """Return the example of which `row` was made."""
         around = row.get("around")
         others = {"references": tuple(row.get("references", ())), "around": (around[0], around[1]) if around else None}
         return cls(**{**row, **others})
 
     def row(self) -> dict[str, Any]:
-        """Return the example as plain data; `references` only where there are several."""
+        """Return the example as plain data; with `references` only if there are several."""
         row: dict[str, Any] = {"id": self.id, "document": self.document, "summary": self.summary, "group": self.group}
         row |= {"references": list(self.references)} if self.references else {}
         return row | ({"around": list(self.around)} if self.around else {})
 
     @property
     def content_hash(self) -> int:
-        """The first 64 bits of a hash of the texts: which examples a limit takes, and whether a row has changed."""
+        """The first 64 bits of a hash of the texts, which chooses examples for a limit and shows changes."""
         texts = "\0".join((self.document, *(self.references or (self.summary,)), *(self.around or ())))
         return hash_of_text(texts)
 
     @property
     def origin(self) -> int:
-        """The first 64 bits of a hash of id and group, which no training depends on."""
+        """The first 64 bits of a hash of id and group, on which no training depends."""
         return hash_of_text(f"{self.id}\0{self.group}")
 
 

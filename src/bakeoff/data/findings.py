@@ -22,7 +22,7 @@ SHARE = 0.1  # of a language
 
 
 class Look:
-    """What one pass over a split's examples tells. `documents` and `summaries` (examples,) are logs of lengths."""
+    """What one pass over a split's examples shows. `documents` and `summaries` (examples,) are logs of lengths."""
 
     def __init__(self, examples: Sequence[Example]):
         self.rows = len(examples)
@@ -72,7 +72,7 @@ def of_rows(split: str, look: Look) -> list[str]:
 
 
 def shifts(split: str, look: Look, train: Look) -> list[str]:
-    """Return findings about a split whose lengths or languages are not those of train."""
+    """Return findings about a split whose lengths or languages differ from those of train."""
     lines = []
     for what in look.lengths:
         ratio, certain = length_ratio(look.lengths[what], train.lengths[what])
@@ -92,7 +92,7 @@ def shifts(split: str, look: Look, train: Look) -> list[str]:
 
 
 def few_groups(test: Sequence[Example], column: str) -> list[str]:
-    """Return a finding where the test split has too few groups to resample."""
+    """Return a finding if the test split has too few groups to resample."""
     groups = len({example.group for example in test})
     if groups >= ENOUGH:
         return []
@@ -100,7 +100,7 @@ def few_groups(test: Sequence[Example], column: str) -> list[str]:
 
 
 def length_ratio(logs: NDArray[numpy.float32], others: NDArray[numpy.float32]) -> tuple[float, bool]:
-    """Return how many times as long texts are as others by geometric mean, and whether that is no accident."""
+    """Return how many times longer texts are than others (geometric means), and whether that is not chance."""
     if min(len(logs), len(others)) < ENOUGH:
         return 1.0, False
     difference = float(logs.mean() - others.mean())

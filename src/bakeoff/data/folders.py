@@ -16,20 +16,20 @@ SHARD = re.compile(r"(.*)-(\d+)-of-(\d+)")
 
 
 def words_of(name: str) -> list[str]:
-    """Return the words of a name, however they are joined: fullText and full_text have two, and the whole last."""
+    """Return the words of a name, and last the whole name; fullText and full_text have two words."""
     parts = [part.lower() for part in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", name)]
     return [*parts, "".join(parts)]
 
 
 def split_of(name: str) -> str | None:
-    """Return the split that a file's name tells, or None: the one that it begins with, or the only one in it."""
+    """Return the split in a file's name, or None: the one that it begins with, or the only one in it."""
     words = words_of(name)
     splits = {WORDS[word] for word in words if word in WORDS}
     return WORDS.get(words[0]) or (splits.pop() if len(splits) == 1 else None)
 
 
 def splits_in(folder: Path) -> dict[str, list[Path]]:
-    """Return the files and folders of each split in a folder; none where no name tells any."""
+    """Return the files and folders of each split in a folder; empty if no name contains a split."""
     files = data_files(folder)
     by_split: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
@@ -40,14 +40,14 @@ def splits_in(folder: Path) -> dict[str, list[Path]]:
 
 
 def is_part(path: Path) -> bool:
-    """Return whether a path is a folder that may hold data: no hidden one."""
+    """Return whether a path is a folder that may contain data: it is not hidden."""
     return path.is_dir() and path.name[0] not in "._"
 
 
 def place_of(folder: Path, config: str | None) -> Path:
-    """Return the folder that holds the splits: the one named, or a single one in it, as in a clone of a hub's dataset.
+    """Return the folder that contains the splits: the one named, or the only one, as in a clone of a hub dataset.
 
-    Raises DataError where a config is named that is not there, or there are several.
+    Raises DataError if the named config does not exist, or there are several.
     """
     below = [path for path in (*sorted(folder.iterdir()), *sorted((folder / "data").glob("*"))) if is_part(path)]
     if config is not None:
@@ -64,15 +64,15 @@ def place_of(folder: Path, config: str | None) -> Path:
 
 
 def listed(paths: Iterable[Path]) -> str:
-    """Return the names of the first of some paths."""
+    """Return the names of the first of some paths, as text."""
     names = [path.name for path in paths]
     return f"Allowed: {', '.join(names[:10]) or 'none'}{', ...' if len(names) > 10 else ''}"
 
 
 def split_in_folder(folder: Path, split: str, name: str | None = None, config: str | None = None) -> list[Path] | None:
-    """Return the files of a split in a folder: the one of that `name`, or those whose names tell the split.
+    """Return the files of a split in a folder: the one of that `name`, or those whose names contain the split.
 
-    A folder with no such names is all training examples. Raises DataError where it is unclear.
+    A folder without such names is all training examples. Raises DataError if it is unclear.
     """
     place = place_of(folder, config)
     if name is not None:
@@ -81,17 +81,17 @@ def split_in_folder(folder: Path, split: str, name: str | None = None, config: s
     if split == "train" and not splits:
         return [place]
     if split == "train" and split not in splits:
-        raise DataError(f"{place}: there is no file for this split. Call one train, or name it")
+        raise DataError(f"{place}: no file has train in its name. Rename one, or set data.train")
     return one_of(place, split, splits[split]) if split in splits else None
 
 
 def one_of(folder: Path, split: str, paths: list[Path]) -> list[Path]:
-    """Return the paths of a split where they are one, or all shards of one; raise DataError where they are not."""
+    """Return the paths of a split if they are one file, or all shards of one; raise DataError otherwise."""
     shards = [SHARD.fullmatch(path.stem) for path in paths]
     if len({(shard[1], shard[3]) if shard else path for shard, path in zip(shards, paths, strict=True)}) > 1:
         names = ", ".join(path.name for path in paths[:3])
         raise DataError(
-            f"{folder}: several files for this split ({names}). Put them into a folder {split}/, or name one"
+            f"{folder}: several files for this split ({names}). Put them into a folder {split}/, or set data.{split}"
         )
     if shards[0] and len(paths) != int(shards[0][3]):
         raise DataError(

@@ -22,16 +22,15 @@ class Table(NamedTuple):
 
 
 def first_rows(files: Sequence[Path], count: int = 200) -> Table:
-    """Return up to `count` rows of files of any format; raise DataError where they cannot be read."""
+    """Return up to `count` rows of files of any format; raise DataError if they cannot be read."""
     rows = [row.values for row in islice(read_rows(files), count)]
     return Table(list(dict.fromkeys(name for row in rows for name in row)), rows)
 
 
 def read_rows(paths: Sequence[Path], columns: Collection[str] | None = None) -> Iterator[Row]:
-    """Yield the rows of files of any format, one after the other; a folder is all files in it, in their names' order.
+    """Yield the rows of files of any format, one after the other; of a folder, of all files in the order of names.
 
-    Of a table no other `columns` are read than these, where they are given. Raises DataError where a file cannot be
-    read.
+    If `columns` are given, only these are read from a table. Raises DataError if a file cannot be read.
     """
     files = [file for path in paths for file in (files_in(path) if is_folder(path) else [path])]
     for file in files:
@@ -41,7 +40,7 @@ def read_rows(paths: Sequence[Path], columns: Collection[str] | None = None) -> 
 
 
 def files_in(folder: Path) -> list[Path]:
-    """Return the data files in a folder; raise DataError where there are none."""
+    """Return the data files in a folder; raise DataError if there are none."""
     files = data_files(folder)
     if not files:
         raise DataError(f"{folder}: the folder has no data files. Allowed: {', '.join(READERS)}")
@@ -55,12 +54,12 @@ def data_files(folder: Path) -> list[Path]:
 
 
 def stays_in_place(path: Path) -> bool:
-    """Return whether the rows of a file can be read again one by one from their places: it is JSONL."""
+    """Return whether the rows of a file can be read again from their places: only those of JSONL can."""
     return is_file(path) and reader_of(path) is jsonl_rows
 
 
 def reader_of(path: Path) -> Reader:
-    """Return the reader for a file; one without a known ending is taken for JSONL."""
+    """Return the reader for a file; a file without a known ending counts as JSONL."""
     ending = path.suffix.lower()
     if ending in FOREIGN:
         raise DataError(f"{path}: {ending} is not a known format. Allowed: {', '.join(READERS)}")

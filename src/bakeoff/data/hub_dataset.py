@@ -14,18 +14,18 @@ class AbsentError(DataError):
 
 
 class HubDataset:
-    """A hub dataset with its splits; raises DataError where it cannot be had."""
+    """A hub dataset with its splits; raises DataError if it cannot be loaded."""
 
     def __init__(self, name: str, config: str | None, revision: str | None):
         self.name, self.config, self.revision = name, config, revision
         self.splits: list[str] = list(self._load(None))
 
     def split(self, split: str) -> str | None:
-        """Return what the dataset calls a split, or None where it has no such split."""
+        """Return the dataset's name for a split, or None if it does not have the split."""
         return next((name for name in SPLITS[split] if name in self.splits), None)
 
     def rows(self, split: str, columns: Collection[str] | None = None) -> Iterator[Row]:
-        """Yield a split's rows, with these columns alone; `split` may be a slice, as in train[:1000]."""
+        """Yield a split's rows with only these columns; `split` may be a slice, as in train[:1000]."""
         number, where = 0, f"{self.name} ({split})"
         for table in self._load(split).with_format("arrow").iter(BATCH):
             for values in python_rows(table, where, columns):

@@ -21,11 +21,11 @@ LFS = b"version https://git-lfs."  # begins the note that stands for a file's co
 
 
 class Row(NamedTuple):
-    """A row of a file: its columns by name. `number` is the line that it begins on, or counts rows of a table from 1.
+    """A row of a file: its columns by name. `number` is the line where it begins; rows of a table are counted from 1.
 
-    `item` counts the rows that begin on one line. `shard` is the file's name where a split has several files.
-    `place` is where a line of JSONL begins, in bytes from the file's start. A row that cannot be read has a `fault`:
-    what is wrong in few words, and in full.
+    `item` counts the rows that begin on one line. `shard` is the file's name if a split has several files. `place` is
+    where a line of JSONL begins, in bytes from the file's start. A row that cannot be read has a `fault`: what is wrong
+    in few words, and in full.
     """
 
     file: str
@@ -39,7 +39,7 @@ class Row(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What the row is called where no column names it: by its line, and by what tells it from others there."""
+        """The name of the row if no column names it: its file, its line, and its number among the rows of that line."""
         shard = f"{self.shard}:" if self.shard else ""
         return f"{shard}{self.number}{f'.{self.item}' if self.item > 1 else ''}"
 
@@ -84,7 +84,7 @@ def json_row(file: str, number: int, content: bytes, place: int = 0) -> Row:
 
 
 def jsonl_rows(path: Path) -> Iterator[Row]:
-    """Yield the rows of a file with one JSON object a line; blank lines are passed over."""
+    """Yield the rows of a file with one JSON object per line; blank lines are skipped."""
     with opened([path]) as (stream,):
         place = 0
         for number, content in enumerate(lines_of(stream), start=1):
@@ -100,7 +100,7 @@ def jsonl_rows(path: Path) -> Iterator[Row]:
 
 
 def lines_of(stream: BinaryIO) -> Iterator[bytes]:
-    """Yield a file's lines; of one that is longer than LONGEST only the beginning, which is longer too."""
+    """Yield a file's lines; of a line longer than LONGEST, only the beginning, which is longer than LONGEST, too."""
     while content := stream.readline(LONGEST + 1):
         rest = content
         while len(rest) > LONGEST and not rest.endswith(b"\n"):
@@ -109,7 +109,7 @@ def lines_of(stream: BinaryIO) -> Iterator[bytes]:
 
 
 def json_rows(path: Path) -> Iterator[Row]:
-    """Yield the rows of a file that is one JSON list of objects, an object at a time."""
+    """Yield the rows of a file that is one JSON list of objects, reading one object at a time."""
     decoder, buffer, number, at = json.JSONDecoder(), "", 1, 0
     last, item = 0, 1  # the line that the last object began on, and how many of them did
     blocks = decoded_blocks(path)
@@ -151,14 +151,14 @@ def json_rows(path: Path) -> Iterator[Row]:
 
 
 def not_whole(error: Exception, length: int) -> bool:
-    """Return whether what the decoder stumbled over may be the end of what was read so far."""
+    """Return whether the decoder's error may be at the end of what was read so far, so that more must be read."""
     if not isinstance(error, json.JSONDecodeError):
         return False
     return error.pos >= length - 16 or error.msg.startswith("Unterminated")
 
 
 def pass_space(text: str, at: int, number: int) -> tuple[int, int]:
-    """Return the place and line of the next character that is no white space."""
+    """Return the place and line of the next character that is not white space."""
     start = at
     while at < len(text) and text[at] in " \t\r\n":
         at += 1
@@ -166,7 +166,7 @@ def pass_space(text: str, at: int, number: int) -> tuple[int, int]:
 
 
 def decoded_blocks(path: Path) -> Iterator[str]:
-    """Yield a file's text a block at a time."""
+    """Yield a file's text, one block at a time."""
     decoder, lines = codecs.getincrementaldecoder("utf-8-sig")(), 1
     with opened([path]) as (stream,):
         while True:
@@ -184,7 +184,7 @@ def decoded_blocks(path: Path) -> Iterator[str]:
 
 
 def refuse_wide(path: Path, start: bytes) -> None:
-    """Raise DataError where a file begins as text of two bytes a character does."""
+    """Raise DataError if a file begins like text with two bytes per character."""
     zeros = [sum(byte == 0 for byte in start[first:200:2]) for first in (0, 1)]
     name = "UTF-16" if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else ""
     if not name and max(zeros) > 0.9 * len(start[:200:2]) and not min(zeros):

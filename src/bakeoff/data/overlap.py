@@ -28,8 +28,9 @@ FACTOR = 0x9E3779B97F4A7C15
 
 
 def hashes_of(texts: Sequence[str]) -> tuple[Hashes, NDArray[numpy.int64]]:
-    """Return the hashes of all texts' runs of SHINGLE characters, and which text each is of; case and spacing do not
-    count. A shorter text is one run.
+    """Return the hashes of all texts' runs of SHINGLE characters, and the text of each.
+
+    Case and spacing do not count. A shorter text is one run.
     """
     plain = [" ".join(text.lower().split()).ljust(SHINGLE) for text in texts]
     codes = numpy.frombuffer("".join(plain).encode("utf-32-le"), numpy.uint32).astype(numpy.uint64)
@@ -47,15 +48,16 @@ def hashes_of(texts: Sequence[str]) -> tuple[Hashes, NDArray[numpy.int64]]:
 
 
 def joined(first: Hashes, second: Hashes, length: int, beyond: int | None = None) -> Hashes:
-    """Return the polynomials of runs of characters: one of `first`, `length` long, then one of `second`, which is
-    `beyond` long (default: as long).
+    """Return the polynomials of runs of characters: one of `first` of a `length`, then one of `second`.
+
+    The second is `beyond` long; by default it is as long as the first.
     """
     after = second[length:]
     return first[: len(after)] * numpy.uint64(pow(FACTOR, beyond or length, 2**64)) + after
 
 
 def blocks(examples: Iterable[Example]) -> Iterator[list[Example]]:
-    """Yield the examples some at a time."""
+    """Yield the examples, some at a time."""
     block: list[Example] = []
     characters = 0
     for example in examples:
@@ -97,7 +99,7 @@ class Index:
         self.table[self.hashes & numpy.uint64(len(self.table) - 1)] = True
 
     def alike(self, texts: Sequence[str]) -> dict[int, list[int]]:
-        """Return for some texts the places of the documents that share ALIKE of their shingles with them."""
+        """Return, for some texts, the places of the documents that share ALIKE of their shingles with them."""
         places_of: dict[int, list[int]] = {}
         looked = Counter[int]()
         for text, place in self._candidates(texts):
@@ -109,9 +111,9 @@ class Index:
         return places_of
 
     def _candidates(self, texts: Sequence[str]) -> list[tuple[int, int]]:
-        """Return pairs of a text and a document whose sketch it has a part of, the larger parts first.
+        """Return pairs of a text and a document that shares a part of its sketch, the larger parts first.
 
-        Hashes that many sketches have (a turn of phrase, a form) bring nothing up.
+        Hashes that occur in many sketches (a turn of phrase, a form) are ignored.
         """
         hashes, owners = hashes_of(texts)
         counts = numpy.bincount(owners, minlength=len(texts))
@@ -132,7 +134,7 @@ class Index:
 
 
 class Overlap:
-    """Which documents are in two splits. `train` (examples,) are the training examples that the others hold too."""
+    """The documents that are in two splits. `train` (examples,) says which training examples others contain, too."""
 
     def __init__(self, splits: Mapping[str, Sequence[Example]]):
         self.train = numpy.zeros(len(splits["train"]), bool)
@@ -150,7 +152,7 @@ class Overlap:
                 start += len(block)
 
     def _meet(self, pair: tuple[str, str], block: Sequence[Example], index: Index) -> set[int]:
-        """Note which of the index' documents a block's are the same as, or like; return the places of those."""
+        """Note which documents of the index a block's documents equal, or are like; return the places of those."""
         met = set()
         for i, example in enumerate(block):
             places = index.same.get(hash_of_text(example.document.strip()))
@@ -168,7 +170,7 @@ class Overlap:
         return met
 
     def findings(self, dropped: bool) -> list[str]:
-        """Return a line for each two splits with documents in common, and one for those with documents nearly so."""
+        """Return one line for each two splits with the same documents, and one for those with similar documents."""
         lines = []
         for first, second in PAIRS:
             of_train = first == "train"
@@ -188,5 +190,5 @@ class Overlap:
 
 
 def of(part: int, whole: int) -> str:
-    """Return a count, what it is of, and its share."""
+    """Return a count, the whole, and the share, as text."""
     return f"{part:,} of {whole:,} ({part / whole:.1%})"

@@ -1,7 +1,7 @@
-"""The run folder's data/: examples and their token ids. It is made here and nowhere else.
+"""The run folder's data/: examples and their token ids. No other module writes it.
 
-Tokens are written while a plan is made, which may still be refused. The examples beside them follow when the plan is
-carried out, and last made.json, which says of what all of it was made: until it is there, the data are no plan's.
+Tokens are written while a plan is made, which may still be refused. The examples follow when the plan is carried out,
+and last made.json, which says what all of it was made from: without it, the data belong to no plan.
 """
 
 from collections.abc import Sequence
@@ -19,21 +19,21 @@ from bakeoff.store.run_folder import SPLITS, Folder
 
 @dataclass(frozen=True)
 class PreparedData:
-    """The data of one plan in a run folder; `data_fingerprint` is a hash of all that determines them."""
+    """The data of one plan in a run folder; `data_fingerprint` is a hash of everything that determines them."""
 
     folder: Folder
     splits: Splits
     data_fingerprint: str
 
     def is_current(self) -> bool:
-        """Return whether the folder's data are whole and those of this plan."""
+        """Return whether the folder's data are complete and belong to this plan."""
         return self.folder.holds(self.data_fingerprint)
 
     def encode(self, form: Form, max_tokens: int, max_new_tokens: int | None) -> tuple[dict[str, StoredTokens], int]:
-        """Write every split's token ids, unless they are there; return them, and how many tokens an output may have.
+        """Write every split's token ids, unless they exist; return them, and how many tokens an output may have.
 
-        Test prompts leave room for `max_new_tokens`, or for outputs of the usual length where that is None. What is
-        trained on always leaves room for the usual length, so that it stays the same where other outputs are asked for.
+        Test prompts leave room for `max_new_tokens`, or for outputs of the usual length if that is None. Training
+        prompts always leave room for the usual length, so that training stays the same if other outputs are asked for.
         """
         train: Sequence[Example] = self.splits["train"]
         if not self.is_current():
@@ -48,7 +48,7 @@ class PreparedData:
         return tokens, max_new_tokens
 
     def complete(self) -> None:
-        """Write the examples beside their tokens, and of what both were made."""
+        """Write the examples beside their tokens, and what both were made from."""
         if self.is_current():
             return
         folder = self.folder

@@ -29,8 +29,8 @@ TRIED = 1000  # tokens of a vocabulary that may be a text
 class Form:
     """How an example becomes ids: `begin` template and document `end`, and `target_begin` summary `target_end`.
 
-    `constant` are the template's texts before and after the document; an example whose template takes more of its row
-    brings its own (`around`). `parsed`: the template names special tokens.
+    `constant` are the template's texts before and after the document; if the template uses more columns, an example has
+    its own (`around`). `parsed`: the template names special tokens.
     """
 
     tokenizer: Any
@@ -55,12 +55,12 @@ class Form:
         return plain_ids(self.tokenizer, texts)
 
     def targets(self, summaries: list[str]) -> list[list[int]]:
-        """Return each summary's whole target."""
+        """Return the complete target of each summary."""
         own = summary_ids(self.tokenizer, summaries, self.encoder_decoder)
         return [[*self.target_begin, *ids, *self.target_end] for ids in own]
 
     def texts(self, outputs: Iterable[Sequence[int]], indented: bool) -> list[str]:
-        """Return generated ids as texts; white space that they begin with stays where targets are `indented`."""
+        """Return generated ids as texts; white space at their beginning stays if targets are `indented`."""
         own = lead(self.tokenizer, self.encoder_decoder)
         texts = self.tokenizer.batch_decode(outputs, skip_special_tokens=True)
         return [plain(text.removeprefix(own), indented) for text in texts]
@@ -81,17 +81,18 @@ def make_form(tokenizer: Any, template: str | None, encoder_decoder: bool) -> Fo
 
 
 def plain(text: str, indented: bool) -> str:
-    """Return a text, output or reference, as it is scored: without white space at its end, and at its beginning unless
-    targets are `indented`.
+    """Return a text, output or reference, as it is scored.
+
+    White space is removed at its end and, unless targets are `indented`, at its beginning.
     """
     return text.rstrip() if indented else text.strip()
 
 
 def plain_ids(tokenizer: Any, texts: list[str], parsed: bool = False) -> list[list[int]]:
-    """Return the ids of texts without what a tokenizer adds to a whole text.
+    """Return the ids of texts without what a tokenizer adds to a complete text.
 
     Special tokens that are written out in the texts become those tokens only if they are to be `parsed`. Raises
-    SetupError where the tokenizer refuses a text, as some do that have no unknown token.
+    SetupError if the tokenizer refuses a text, as some tokenizers without an unknown token do.
     """
     options = {"return_attention_mask": False, "verbose": False, "split_special_tokens": not parsed}
     with one_line(f"{tokenizer.name_or_path}: its tokenizer cannot write a text", WHOLE):
@@ -100,7 +101,7 @@ def plain_ids(tokenizer: Any, texts: list[str], parsed: bool = False) -> list[li
 
 
 def spelt_out(tokenizer: Any, rows: list[list[int]]) -> list[list[int]]:
-    """Return rows of ids with special tokens as their characters: SentencePiece has them among its ordinary pieces."""
+    """Return rows of ids with special tokens spelt as characters: SentencePiece makes ordinary pieces of them."""
     special = {i: text for i, text in special_tokens(tokenizer).items() if i != tokenizer.unk_token_id}
     for row in rows:
         if not special.keys().isdisjoint(row):
@@ -110,27 +111,27 @@ def spelt_out(tokenizer: Any, rows: list[list[int]]) -> list[list[int]]:
 
 
 def special_tokens(tokenizer: Any) -> dict[int, str]:
-    """Return the tokens that are no text, by id: ends, padding, and the like."""
+    """Return the tokens that are not text, by id: ends, padding and so on."""
     added = {i: token.content for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     return added | dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
 
 
 def summary_ids(tokenizer: Any, summaries: list[str], encoder_decoder: bool = False) -> list[list[int]]:
-    """Return each summary's own ids; white space at its end is none of it, at its beginning it is an indent."""
+    """Return each summary's own ids, without white space at its end; at its beginning white space is an indent."""
     before = lead(tokenizer, encoder_decoder)
     indent = lead_of_indent(tokenizer) if not before and any(s[:1] == " " for s in summaries) else before
     return plain_ids(tokenizer, [(indent if s[:1] == " " else before) + s.rstrip() for s in summaries])
 
 
 def lead(tokenizer: Any, encoder_decoder: bool = False) -> str:
-    """Return what a summary begins with: a space after a causal prompt, if its tokenizer puts none there itself."""
+    """Return what a summary begins with: a space after a causal prompt, if the tokenizer does not add one."""
     return "" if encoder_decoder or starts_with_space(tokenizer) else " "
 
 
 def lead_of_indent(tokenizer: Any) -> str:
-    """Return what goes before a text that begins with spaces, so that one more or less is not lost on the way back.
+    """Return what goes before a text that begins with spaces, so that decoding gives the same number of spaces.
 
-    Some tokenizers that begin every text with a space put none before a text that has one.
+    Some tokenizers that begin every text with a space add none to a text that begins with one.
     """
     text = sample(tokenizer)
     tried = {before: plain_ids(tokenizer, [f"{before}  {text}"]) for before in ("", " ")}
@@ -138,15 +139,15 @@ def lead_of_indent(tokenizer: Any) -> str:
 
 
 def starts_with_space(tokenizer: Any) -> bool:
-    """Return whether the tokenizer gives every text a leading space by itself, as SentencePiece models do."""
+    """Return whether the tokenizer adds a leading space to every text, as SentencePiece models do."""
     return tokenizer.convert_ids_to_tokens(plain_ids(tokenizer, [sample(tokenizer)])[0])[0].startswith("\u2581")
 
 
 def sample(tokenizer: Any) -> str:
-    """Return a short text that has tokens; raise SetupError where none of TRIED has.
+    """Return a short text that has tokens; raise SetupError if no text in TRIED has any.
 
-    Without an unknown token a tokenizer of few words, or of a script's letters alone, makes no token of others, or
-    refuses them.
+    A tokenizer of few words, or of one script, that has no unknown token makes no tokens of other texts, or refuses
+    them.
     """
     special = special_tokens(tokenizer)
     own = (tokenizer.decode([i]) for i in range(min(len(tokenizer), TRIED)) if i not in special)
@@ -158,7 +159,7 @@ def sample(tokenizer: Any) -> str:
 
 
 def added_ids(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Return the ids that the tokenizer puts before and after a whole text."""
+    """Return the ids that the tokenizer adds before and after a complete text."""
     text = sample(tokenizer)
     own, whole = plain_ids(tokenizer, [text])[0], tokenizer(text)["input_ids"]
     for at in range(len(whole) - len(own) + 1):

@@ -30,11 +30,11 @@ Read = tuple[StoredExamples, Refusals]
 def load_examples(
     config: DataConfig, template: str | None = None, target: str | None = None
 ) -> tuple[Splits, list[str]]:
-    """Return the examples of train, validation and test, and findings about them, a line each.
+    """Return the examples of train, validation and test, and findings about them, one line each.
 
-    `template` and `target` are the config's own. A limit takes a sample in file order: the examples whose contents
-    hash lowest, so that one more or less of them changes no other choice. Raises DataError where a file or row cannot
-    be used.
+    `template` and `target` are those of the config. A limit takes a sample in file order: the examples whose contents
+    hash lowest, so that one example more or less changes no other choice. Raises DataError if a file or row cannot be
+    used.
     """
     findings: list[str] = []
     shared: list[str] = []
@@ -66,7 +66,7 @@ def load_examples(
 def load_or_count(
     config: DataConfig, template: str | None, target: str | None, must_read: bool
 ) -> tuple[Splits, list[str], bool]:
-    """Return examples, findings, and whether they were read: for a plan, a hub dataset that is not here is counted.
+    """Return examples, findings, and whether examples were read: a plan only counts a hub dataset that is not here.
 
     Each split then has as many empty examples as its limit. Raises AbsentError if a limit is missing.
     """
@@ -95,7 +95,7 @@ def apart(splits: Splits, drop: bool) -> list[str]:
 
 
 def columns_for(config: DataConfig, template: str | None, target: str | None) -> dict[str, Columns]:
-    """Return what columns mean in each split; only the test split has references of its own."""
+    """Return the meaning of columns in each split; only the test split has separate references."""
     usual = columns_of(
         config.document,
         config.summary,
@@ -110,10 +110,9 @@ def columns_for(config: DataConfig, template: str | None, target: str | None) ->
 
 
 def read_splits(config: DataConfig, columns: dict[str, Columns]) -> tuple[dict[str, StoredExamples], list[str]]:
-    """Return the splits of files, a folder or a hub dataset, and a line for each of whose rows some were left out.
+    """Return the splits of files, a folder or a hub dataset, and one line for each split with rows left out.
 
-    A split that has no file of its own is split off train. Raises DataError, which names the split, where one cannot
-    be used.
+    A split without a file is split off train. Raises DataError, which names the split, if one cannot be used.
     """
     splits: dict[str, StoredExamples] = {}
     findings: list[str] = []
@@ -147,7 +146,7 @@ def read_splits(config: DataConfig, columns: dict[str, Columns]) -> tuple[dict[s
 
 
 def hub_dataset(config: DataConfig) -> HubDataset:
-    """Return the hub dataset that a config names; raise DataError where it can be none."""
+    """Return the hub dataset that a config names; raise DataError if it cannot be one."""
     if config.source.count("/") > 1 or config.source.startswith((".", "/", "~")) or not config.source.strip():
         raise DataError(
             f"data.source: {config.source}: no such folder. Allowed: files, docstrings, a folder, or a hub dataset's id"
@@ -156,7 +155,7 @@ def hub_dataset(config: DataConfig) -> HubDataset:
 
 
 def hub_split(config: DataConfig, hub: HubDataset, split: str, columns: Columns) -> Read | None:
-    """Return a split of a hub dataset, or None where it has none and one is to be split off train."""
+    """Return a split of a hub dataset, or None if it is missing and is to be split off train."""
     name = getattr(config, split) or hub.split(split)
     if name is None and split != "train":
         return None
@@ -165,7 +164,7 @@ def hub_split(config: DataConfig, hub: HubDataset, split: str, columns: Columns)
 
 
 def file_split(config: DataConfig, split: str, columns: Columns) -> Read | None:
-    """Return a split of files or a folder, or None where it has none and one is to be split off train."""
+    """Return a split of files or a folder, or None if it is missing and is to be split off train."""
     name = getattr(config, split)
     paths: list[Path] | None
     if config.of_files:

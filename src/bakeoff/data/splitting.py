@@ -15,8 +15,8 @@ TEXTS = 2**64
 def split_off(examples: StoredExamples, shares: dict[str, float], group: str | None) -> dict[str, StoredExamples]:
     """Return the examples in parts: `train` and, for each name in `shares`, about that share of them.
 
-    The hash of an example's group, or of its document if there are no groups, decides where it goes. So no group or
-    document is in two parts, and another order, or more examples, moves none. Raises DataError if a part is empty.
+    The hash of an example's group, or of its document if there are no groups, decides in which part it is. So no group
+    or document is in two parts, and another order, or more examples, moves none. Raises DataError if a part is empty.
     """
     keys = (f"split\0{e.group if group else e.document.strip()}" for e in examples)
     places = numpy.fromiter((hash_of_text(key) for key in keys), numpy.uint64, len(examples)) / TEXTS
@@ -31,7 +31,7 @@ def split_off(examples: StoredExamples, shares: dict[str, float], group: str | N
         count = len(numpy.unique(places))
         larger = f", or raise data.{empty[0] if empty[0] in shares else 'test'}_share" if count >= len(parts) else ""
         raise DataError(
-            f"data.{empty[0]}: too few different {what} ({count}) in {examples.store.name} to give it a share. "
+            f"data.{empty[0]}: too few different {what} ({count}) in {examples.store.name} to split off a share. "
             f"Name a file for it{larger}"
         )
     return parts

@@ -1,8 +1,8 @@
 """Examples that stay on disk. One pass checks every row and stores where its example is; texts are read on demand.
 
-A user's JSONL file is read in place. Rows of other formats are copied to a temporary file without a name, which
-disappears with the process, however that ends. A row needs about 30 bytes of memory, whatever its length. This module
-does not know splits.
+A user's JSONL file is read in place. Rows of other formats are copied to a temporary file without a name, which the
+system removes when the process ends. A row needs about 30 bytes of memory, whatever its length. This module does not
+know splits.
 """
 
 import json
@@ -34,9 +34,9 @@ HEAD = 8  # bytes before a copied example that say how many it has
 
 @dataclass(frozen=True, eq=False)
 class Store:
-    """A file of examples: a user's, with one a line, or a copy. `name` is the user's file.
+    """A file of examples: one of the user's with one example per line, or a copy. `name` is the user's file.
 
-    `example` makes one of a line's number and content.
+    `example` makes an example from a line's number and content.
     """
 
     name: str
@@ -63,10 +63,10 @@ class Store:
 
 
 class StoredExamples(Sequence[Example]):
-    """Examples that are read from their file whenever they are asked for.
+    """Examples that are read from their file when they are needed.
 
     `places` (rows,) int64 are bytes from the file's start, `numbers` (rows,) the line numbers in the user's file,
-    `content_hashes` and `origins` (rows,) the examples' own. Reading raises DataError where a row is not what it was.
+    `content_hashes` and `origins` (rows,) those of the examples. Reading raises DataError if a row has changed.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class StoredExamples(Sequence[Example]):
 
 @dataclass
 class Refusals:
-    """The rows of a file that cannot be used: how many of each kind, and where the first of them are."""
+    """The rows of a file that cannot be used: how many of each kind, and where the first ones are."""
 
     rows: int = 0  # of all that were read
     first: RowError | None = None
@@ -130,7 +130,7 @@ class Refusals:
     places: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, row: Row, error: RowError) -> None:
-        """Note a row."""
+        """Count a row."""
         self.first = self.first or error
         self.counts[error.kind] = self.counts.get(error.kind, 0) + 1
         places = self.places.setdefault(error.kind, [])
@@ -139,7 +139,7 @@ class Refusals:
 
     @property
     def total(self) -> int:
-        """How many there are."""
+        """The number of rows."""
         return sum(self.counts.values())
 
     def __str__(self) -> str:
@@ -152,10 +152,10 @@ class Refusals:
 
 
 def store_files(paths: Sequence[Path], columns: Columns, beside: Path | None = None) -> tuple[StoredExamples, Refusals]:
-    """Return the examples in files of any format, and what rows of them cannot be used.
+    """Return the examples in files of any format, and the rows that cannot be used.
 
-    With `beside`, references are in that file, a row for each of the first. An example's id is its line number unless
-    `columns` have one.
+    With `beside`, references are in that file, one row per row of the first. An example's id is its line number unless
+    `columns` name one.
     """
     rows = read_rows(paths, columns.names)
     name = str(paths[0] if len(paths) == 1 else paths[0].parent)
@@ -177,7 +177,7 @@ def _even(
 
 
 def store_rows(rows: Iterable[tuple[Row, Row | None]], name: str, columns: Columns) -> tuple[StoredExamples, Refusals]:
-    """Return the examples in rows from wherever, copied to a temporary file, and what rows cannot be used."""
+    """Return the examples in rows from anywhere, copied to a temporary file, and the rows that cannot be used."""
     with room(f"{name}: a copy of its rows"):
         copy = TemporaryFile(prefix="bakeoff-data-")  # noqa: SIM115 - as long as there are its examples
         store = Store(name, lambda _, content: Example.from_row(json.loads(content)), copy=copy)
@@ -188,7 +188,7 @@ def store_rows(rows: Iterable[tuple[Row, Row | None]], name: str, columns: Colum
 
 
 def discard(copy: BinaryIO) -> None:
-    """Close a copy that nobody needs any more, though its disk may be full."""
+    """Close a copy that nobody needs any more, even if its disk is full."""
     with suppress(OSError):
         copy.close()
 

@@ -13,9 +13,9 @@ NO_VALUE = (ArithmeticError, ValueError, LookupError, TypeError)
 
 
 def table_rows(path: Path, columns: Collection[str] | None = None) -> Iterator[Row]:
-    """Yield the rows of a Parquet or Arrow file with these columns, or with all that Python has values for.
+    """Yield the rows of a Parquet or Arrow file with these columns, or with all that Python can represent.
 
-    Raises DataError if the file is damaged, or if a needed column appears twice or has no such values.
+    Raises DataError if the file is damaged, or if a needed column appears twice or cannot be represented.
     """
     import pyarrow
 
@@ -58,7 +58,7 @@ def read_batches(stream: BinaryIO, of_parquet: bool, columns: Collection[str] | 
 
 
 def python_rows(table: Any, where: str, columns: Collection[str] | None) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a part of a table; a column that is not asked for has no value, but its name."""
+    """Yield the rows of a part of a table; a column that is not needed has a name, but no value."""
     import pyarrow
 
     read: dict[str, list[Any]] = {}

@@ -24,19 +24,19 @@ INDENT, SPECIAL = "indent", "special tokens"
 
 @dataclass
 class Marked:
-    """Texts that take care: how many targets begin with white space, and how many rows hold each special token."""
+    """Texts that need care: how many targets begin with white space, and how many rows contain each special token."""
 
     indented: int = 0
     special: dict[str, int] = field(default_factory=dict)
 
     @property
     def marks(self) -> list[str]:
-        """What of it there is. Runs' ids hold it, because bakeoff once read such texts otherwise (design/data.md)."""
+        """Which of the two occur, for the ids of runs: bakeoff once read such texts differently (design/data.md)."""
         return [mark for mark, there in ((INDENT, self.indented), (SPECIAL, self.special)) if there]
 
 
 def marked(splits: Mapping[str, Sequence[Example]], form: Form) -> Marked:
-    """Return what in the texts of all splits takes care."""
+    """Return which texts of all splits need care."""
     texts = Marked()
     tokens = sorted(set(special_tokens(form.tokenizer).values()), key=lambda token: (-len(token), token))
     special = re.compile("|".join(map(re.escape, tokens)))  # some bases have hundreds: all are looked for at once
@@ -53,10 +53,9 @@ def look_at_tokens(
     splits: Mapping[str, Sequence[Example]], tokens: Mapping[str, StoredTokens], form: Form, marked_texts: Marked,
     output_tokens: int,
 ) -> list[str]:  # fmt: skip
-    """Return findings; raise DataError where the tokenizer cannot write most of a split's targets."""
+    """Return findings; raise DataError if the tokenizer cannot write most of a split's targets."""
     lines = [
-        f"data: {count:,} rows hold '{token}' in their texts, which is read as these characters, not as the special "
-        f"token"
+        f"data: {count:,} rows contain '{token}' in their texts, which is read as plain text, not as the special token"
         for token, count in marked_texts.special.items()
     ]
     for split in SPLITS:
@@ -75,7 +74,7 @@ def look_at_tokens(
             )
         if counted.cut_targets:
             lines.append(
-                f"{where}: {of(counted.cut_targets, len(rows))} targets left no room for a document and were cut to "
+                f"{where}: {of(counted.cut_targets, len(rows))} targets leave no room for a document and are cut to "
                 f"{output_tokens} tokens, the longest output. Raise protocol.max_tokens as far as the context allows"
             )
         if split != "validation":
@@ -93,7 +92,7 @@ class Counted:
 
 
 def count(rows: StoredTokens, form: Form) -> Counted:
-    """Return what a split's ids tell."""
+    """Return what a split's ids show."""
     tokenizer = form.tokenizer
     unknown, space = tokenizer.unk_token_id, tokenizer.convert_tokens_to_ids("\u2581")  # which stands before a word
     unknown = None if unknown in (*form.target_end, *form.target_begin) else unknown  # GPT-2's is its end, too
@@ -116,7 +115,7 @@ def count(rows: StoredTokens, form: Form) -> Counted:
 
 
 def round_trip(where: str, examples: Sequence[Example], form: Form) -> list[str]:
-    """Return a finding where targets that are written as ids and read back are other texts."""
+    """Return a finding if targets change when they are encoded and decoded."""
     every = max(1, len(examples) // TRIED)
     texts = [example.summary.rstrip() for example in spaced(examples, every)]
     again = form.texts(form.targets(texts), indented=True)
@@ -131,7 +130,7 @@ def round_trip(where: str, examples: Sequence[Example], form: Form) -> list[str]
 
 
 def spaced(examples: Sequence[Example], every: int) -> Iterator[Example]:
-    """Yield one of `every` examples, from the first on, at most TRIED."""
+    """Yield every `every`th example, from the first on, at most TRIED."""
     return (examples[i] for i in range(0, min(len(examples), TRIED * every), every))
 
 
@@ -143,5 +142,5 @@ def difference(one: str, other: str) -> tuple[str, str]:
 
 
 def whole_lengths(rows: StoredTokens, examples: Sequence[Example], form: Form) -> Ints:
-    """Return the lengths of a split's targets before any was cut; texts are read only where some were."""
+    """Return the lengths of a split's targets before any was cut; texts are read only if some were."""
     return target_lengths(examples, form) if count(rows, form).cut_targets else rows.lengths.targets

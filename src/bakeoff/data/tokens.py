@@ -1,7 +1,8 @@
 """Examples as token ids: the template, and the cutting of documents.
 
-Every entry of a bakeoff sees exactly these tokens. Documents are cut so that the summary and its end-of-text token fit;
-the record has the share of cut documents. A summary that leaves no room for a document is cut itself.
+Every entry of a bakeoff sees exactly these tokens (protocol rule 1). Documents are cut so that the summary and its
+end-of-text token fit; the record has the share of cut documents. A summary that leaves no room for a document is cut
+itself.
 """
 
 import os
@@ -43,7 +44,7 @@ class Tokens:
 
     @property
     def kept(self) -> int:
-        """How many tokens of the document are in the prompt."""
+        """The number of tokens of the document that are in the prompt."""
         return len(self.prompt) - self.head - self.tail
 
     def __len__(self) -> int:
@@ -52,7 +53,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Lengths:
-    """A split's rows in numbers, (rows,) each, as in `Tokens`: how many tokens each part has."""
+    """The lengths of a split's rows, (rows,) each: the number of tokens of each part, as in `Tokens`."""
 
     prompts: Ints
     targets: Ints
@@ -67,23 +68,23 @@ class Lengths:
 
     @property
     def documents(self) -> Ints:
-        """Tokens of whole documents, what was cut of them too."""
+        """Tokens of complete documents, with those that were cut."""
         return self.prompts - self.heads - self.tails + self.cut
 
     def take(self, chosen: Any) -> "Lengths":
-        """Return those of some of the rows."""
+        """Return the lengths of some of the rows."""
         return Lengths(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
 
 def encode(
     examples: Iterable[Example], form: Form, max_tokens: int, output_tokens: int, where: str
 ) -> Iterator[Tokens]:
-    """Yield the examples' ids; raise DataError where `output_tokens` leave no room for a document in `max_tokens`.
+    """Yield the examples' ids; raise DataError if `output_tokens` leave no room for a document in `max_tokens`.
 
     A causal base reads prompt and target one after the other: a document is cut so that its summary fits into
-    `max_tokens`, and so that `output_tokens` can be generated after it. An encoder-decoder has `max_tokens` for each.
-    A target that does not fit beside a token of its document is cut to `output_tokens`, without an end.
-    Template parts, document and summary are tokenized apart, so that where the document is cut changes no other token.
+    `max_tokens`, and so that `output_tokens` can be generated after it. An encoder-decoder has `max_tokens` for each. A
+    target that leaves no room for one token of its document is cut to `output_tokens`, without an end. Template parts,
+    document and summary are tokenized separately, so that cutting the document changes no other token.
     """
     for chunk in _chunks(examples):
         documents = form.documents([e.document for e in chunk])
@@ -114,8 +115,9 @@ def target_lengths(examples: Iterable[Example], form: Form) -> Ints:
 
 
 def longest_output(targets: Ints, form: Form, max_tokens: int) -> int:
-    """Return the 99th percentile of the targets' lengths in tokens; where that leaves no room for a document, half of
-    what there is beside the template.
+    """Return the 99th percentile of the targets' lengths in tokens.
+
+    If that leaves no room for a document, return half of the tokens that the template leaves.
     """
     usual = int(numpy.ceil(numpy.percentile(targets, 99)))
     if form.encoder_decoder:
@@ -139,7 +141,7 @@ def _chunks(examples: Iterable[Example]) -> Iterator[list[Example]]:
 
 
 def lengths_of(rows: Iterable[Tokens]) -> Lengths:
-    """Return the lengths of rows, going through them only where they are not stored."""
+    """Return the lengths of rows; go through the rows only if the lengths are not stored."""
     if isinstance(rows, StoredTokens):
         return rows.lengths
     facts = array("i")
@@ -157,8 +159,10 @@ def _lengths(facts: Any) -> Lengths:
 
 
 def statistics(lengths: Lengths) -> dict[str, Any]:
-    """Return what the record says of a split: examples, shares of cut documents and of their tokens that were cut, mean
-    lengths in tokens, and histograms of whole documents and of targets.
+    """Return what the record says about a split.
+
+    This is the number of examples, the shares of cut documents and of their tokens that were cut, mean lengths in
+    tokens, and histograms of complete documents and of targets.
     """
     documents = lengths.documents
     return {
@@ -173,8 +177,9 @@ def statistics(lengths: Lengths) -> dict[str, Any]:
 
 
 def histogram(lengths: Ints) -> dict[str, Any]:
-    """Return the median, the 99th percentile and the longest of lengths, and counts in equal parts up to the longest
-    1 % (which the last part holds).
+    """Return the median, 99th percentile and maximum of lengths, and counts in equal bins.
+
+    The last bin also counts the longest 1 %.
     """
     top = max(1, int(numpy.ceil(numpy.percentile(lengths, 99))))
     counts, edges = numpy.histogram(numpy.minimum(lengths, top), bins=min(BARS, top), range=(0, top))
@@ -187,8 +192,8 @@ def histogram(lengths: Ints) -> dict[str, Any]:
 def save_tokens(path: Path, rows: Iterable[Tokens]) -> None:
     """Write rows as they come; `load_tokens` reads them.
 
-    The file holds int32: prompt and target of every row, then for every row how many tokens its parts have; and last,
-    in eight bytes, how many rows there are.
+    The file has int32: prompt and target of every row, then for every row the number of tokens of its parts; and last,
+    in eight bytes, the number of rows.
     """
     facts = array("i")
     with replacing(path, "wb") as file:
@@ -206,7 +211,7 @@ def save_tokens(path: Path, rows: Iterable[Tokens]) -> None:
 
 
 def load_tokens(path: Path) -> "StoredTokens":
-    """Return the rows that `save_tokens` wrote; raise SetupError where the file is not whole."""
+    """Return the rows that `save_tokens` wrote; raise SetupError if the file is incomplete."""
     size = path.stat().st_size
     with path.open("rb") as file:
         file.seek(max(0, size - 8))
@@ -223,7 +228,7 @@ def load_tokens(path: Path) -> "StoredTokens":
 
 
 class StoredTokens(Sequence[Tokens]):
-    """A split's rows that are read from their file whenever they are asked for; `places` (rows,) are in bytes.
+    """A split's rows, which are read from their file when they are needed; `places` (rows,) are in bytes.
 
     The file is read and not mapped: mapped pages would count as this process's memory.
     """
@@ -235,7 +240,7 @@ class StoredTokens(Sequence[Tokens]):
         return len(self.places)
 
     def blocks(self, size: int) -> Iterator[tuple[Ints, Lengths]]:
-        """Yield the ids of `size` rows at a time, one after the other, with the rows' lengths; of a whole split."""
+        """Yield the ids of `size` rows at a time, one after the other, with the rows' lengths, for a whole split."""
         with self.path.open("rb") as file:
             for start in range(0, len(self), size):
                 part = self.lengths.take(slice(start, start + size))

@@ -47,7 +47,7 @@ class AdaLora(Injected):
         return with_fixed_ranks(super().adapt(model, tokenizer))
 
     def before_step(self, adapted: "nn.Module") -> None:
-        """Add the gradient of the mean distance of the factors from orthogonal ones."""
+        """Add the gradient of the penalty: how far the factors are, on average, from orthogonal ones."""
         import torch
 
         factors = [p if "lora_A" in n else p.T for n, p in adapted.named_parameters() if "lora_A" in n or "lora_B" in n]
@@ -62,7 +62,7 @@ class AdaLora(Injected):
         adapted.base_model.update_and_allocate(step)  # type: ignore[operator, union-attr]
 
     def may_stay_unchanged(self, name: str) -> bool:
-        """Return whether a weight may end as it started: singular values do where all ranks of a matrix are cut."""
+        """Return whether a weight may end as it started: singular values may, if their ranks are cut."""
         return "lora_E" in name
 
     def state(self, adapted: "nn.Module") -> "dict[str, torch.Tensor]":
@@ -93,13 +93,13 @@ class AdaLora(Injected):
         allocator.peft_config.rank_pattern = kept or None
 
     def save(self, adapted: "nn.Module", folder: "Path") -> None:
-        """Write all ranks, cut ones as zeros: the kept checkpoint may be of a step before the last cut."""
+        """Write all ranks, cut ones as zeros: the kept checkpoint may be from a step before the last cut."""
         adapted.peft_config["default"].rank_pattern = None  # type: ignore[index, union-attr]
         super().save(adapted, folder)
 
 
 def with_fixed_ranks(adapted: "nn.Module") -> "nn.Module":
-    """Return the model with what updates are divided by frozen, in fp32; over a bf16 base PEFT lets it be trained."""
+    """Return the model with the divisor of updates frozen, in fp32; over a bf16 base PEFT would train it."""
     for name, parameter in adapted.named_parameters():
         if "ranknum" in name:
             parameter.requires_grad_(False).data = parameter.data.float()

@@ -1,4 +1,4 @@
-"""What methods that train weights of the base itself have in common. PEFT has no format for these.
+"""The common base of methods that train weights of the base model itself. PEFT has no format for these.
 
 This module freezes and saves tensors; a method only says which of them it trains.
 """
@@ -25,7 +25,7 @@ class BaseWeights(Method):
 
     @abstractmethod
     def chosen(self, model: "PreTrainedModel") -> "Iterable[nn.Parameter]":
-        """Return the weights to be trained; raise SetupError where the model has none such."""
+        """Return the weights to be trained; raise SetupError if the model has no such weights."""
 
     def adapt(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> "nn.Module":
         """Return `model` itself with the chosen weights unfrozen."""
@@ -49,7 +49,7 @@ class BaseWeights(Method):
     def load(self, model: "PreTrainedModel", folder: Path) -> "nn.Module":
         """Return `model` with the saved tensors in place of its own, frozen.
 
-        Raises SetupError where they are not those that this method trains of this model.
+        Raises SetupError if they are not the tensors that this method trains in this model.
         """
         import torch
 
@@ -66,5 +66,5 @@ class BaseWeights(Method):
 
 
 def described(tensors: "Mapping[str, torch.Tensor]") -> dict[str, dict[str, Any]]:
-    """Return the manifest of tensors: each one's shape and kind of number."""
+    """Return the manifest of tensors: the shape and data type of each."""
     return {n: {"shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")} for n, t in tensors.items()}

@@ -1,4 +1,4 @@
-"""What methods that PEFT adds to weight matrices of the model have in common."""
+"""The common base of methods that PEFT adds to weight matrices of the model."""
 
 import json
 import re
@@ -29,7 +29,8 @@ MATCH = (
 class Injected(Method):
     """A method with a PEFT tuner that acts on `target_modules`.
 
-    A subclass names PEFT's config, whose values are its own fields of the same name and those in `fixed`.
+    A subclass names PEFT's config. The config's values are the fields of the method with the same names, and those in
+    `fixed`.
     """
 
     config_class: ClassVar[str]
@@ -68,7 +69,7 @@ class Injected(Method):
         return cls(**{k: v for k, v in values.items() if k in cls.__dataclass_fields__})
 
     def adapt(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> "nn.Module":
-        """Return a PeftModel; raise SetupError in one line where PEFT cannot put the method on this model."""
+        """Return a PeftModel; raise SetupError if PEFT cannot put the method on this model."""
         names = [n for n, m in model.named_modules() if getattr(m, "weight", None) is not None]
         known = f"This model has: {listed(sorted({n.rpartition('.')[2] for n in names}))}"
         if isinstance(self.target_modules, list):
@@ -86,9 +87,9 @@ class Injected(Method):
 
 
 def check_pattern(where: str, pattern: str, names: list[str]) -> None:
-    """Raise SetupError where matching a pattern with a model's names takes for ever, as backtracking can.
+    """Raise SetupError if matching a pattern with a model's names takes too long, as backtracking can.
 
-    It is tried in a process of its own, since nothing else stops a regular expression once it has begun.
+    It is tried in a separate process, since nothing else stops a regular expression once it has begun.
     """
     done = subprocess.run(
         [sys.executable, "-I", "-c", MATCH],

@@ -64,12 +64,12 @@ def find_blocks(model: "PreTrainedModel") -> tuple["nn.ModuleList", "nn.Module |
 
 
 def is_final_norm(name: str) -> bool:
-    """Return whether a module beside the blocks normalises what they put out; BART and BLOOM have one before them."""
+    """Return whether a module outside of the blocks normalises their output; in BART and BLOOM one is before them."""
     return "emb" not in name and ("norm" in name.lower() or name.lower().startswith("ln"))
 
 
 def untie_head(model: "PreTrainedModel") -> "nn.Module":
-    """Return the output head after giving it a weight of its own."""
+    """Give the output head a weight of its own, and return the head."""
     from torch import nn
 
     head = model.get_output_embeddings()

@@ -1,4 +1,4 @@
-"""LoRA with a better start than random numbers: from the weights themselves, or from their inputs."""
+"""LoRA that starts from the weights themselves, or from their inputs, instead of random numbers."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -22,8 +22,8 @@ MOST_PASSES = 200  # over a batch each
 class StartsFromWeights(Lora):
     """A LoRA that starts as a part of each weight. The weight itself stays as it is.
 
-    PEFT subtracts that part from the base's weights. Here a frozen second half of the adapter does: as a LoRA of
-    twice the rank, [A; A0] and [B, -B0], it is the same function. So the base is untouched, and what is saved is a
+    PEFT subtracts that part from the base's weights. Here a frozen second half of the adapter subtracts it: a LoRA of
+    twice the rank, [A; A0] and [B, -B0], is the same function. So the base is untouched, and the saved adapter is a
     plain LoRA that is right on an untouched base, in bf16 too.
     """
 
@@ -35,7 +35,7 @@ class StartsFromWeights(Lora):
         """Let PEFT put the start into the layer's factors; it may change the layer's weight."""
 
     def adapt(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> "nn.Module":
-        """Return a PeftModel; raise SetupError where a weight has no part of that rank."""
+        """Return a PeftModel; raise SetupError if a weight is too small for the rank."""
         from peft.tuners.lora import LoraLayer
         from torch.nn.utils.parametrize import register_parametrization
 
@@ -81,7 +81,7 @@ class StartsFromWeights(Lora):
 
 
 def beside(frozen: Any, axis: int) -> "nn.Module":
-    """Return a parametrization that puts a constant beside a trained factor."""
+    """Return a parametrization that puts a constant next to a trained factor."""
     import torch
 
     class Beside(torch.nn.Module):
@@ -128,7 +128,7 @@ class Olora(StartsFromWeights):
 class Eva(Lora):
     """EVA: LoRA whose first factor starts as the main directions of each weight's inputs (Paischer et al. 2024).
 
-    Every weight gets the same rank: PEFT could share ranks out by the data, but then no plan would know their number.
+    Every weight gets the same rank: PEFT could distribute ranks by the data, but then no plan would know their number.
     """
 
     paper: ClassVar[str] = "https://arxiv.org/abs/2410.07170"
@@ -141,7 +141,7 @@ class Eva(Lora):
     )
 
     def adapt(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> "nn.Module":
-        """Return a PeftModel; raise SetupError where a weight has fewer inputs than the rank has directions."""
+        """Return a PeftModel; raise SetupError if a weight has fewer inputs than the rank."""
         from peft.tuners.lora import LoraLayer
 
         adapted = super().adapt(model, tokenizer)
@@ -153,7 +153,7 @@ class Eva(Lora):
         return adapted
 
     def start(self, adapted: "nn.Module", batches: Sequence[Any], forward: "Callable[[nn.Module, Any], Any]") -> None:
-        """Let PEFT find the directions; raise SetupError where they do not settle."""
+        """Let PEFT find the directions; raise SetupError if they do not settle."""
         import torch
         from peft import EvaConfig, initialize_lora_eva_weights
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def masks_without_values() -> Iterator[None]:
-    """Let transformers make its masks as in tracing, when it does not check whether a simpler mask would do."""
+    """Let transformers make masks as if it traced: then it does not read values to find simpler ones."""
     from transformers import masking_utils
 
     looked = masking_utils.is_tracing

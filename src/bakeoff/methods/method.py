@@ -42,42 +42,42 @@ class Method(Section, ABC):
     learning_rate: float = Field(gt=0, description="peak learning rate of AdamW")
 
     def starts_exactly(self, precision: str) -> bool:
-        """Return whether its loss before the first step is that of a base of this precision, bit for bit."""
+        """Return whether the loss before the first step equals that of a base of this precision, bit for bit."""
         return self.starts_as_base and (self.exact_in_bf16 or precision == "fp32")
 
     @property
     def virtual_tokens(self) -> int:
-        """How many positions of the context the method takes for itself."""
+        """The number of positions of the context that the method takes."""
         return 0
 
     @abstractmethod
     def adapt(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> "nn.Module":
         """Return `model`, adapted: exactly the parameters to be trained require gradients.
 
-        `model` may be changed. `tokenizer` is None where only the shape matters (a plan on the meta device).
+        `model` may be changed. `tokenizer` is None if only shapes matter (a plan on the meta device).
         """
 
     def check_tokenizer(self, tokenizer: "PreTrainedTokenizerBase") -> None:
-        """Raise SetupError where a setting does not fit the base's tokenizer; a plan asks before anything runs."""
+        """Raise SetupError if a setting does not fit the base's tokenizer; a plan calls this before anything runs."""
 
     def start(self, adapted: "nn.Module", batches: "Sequence[Any]", forward: "Callable[[nn.Module, Any], Any]") -> None:
-        """Finish a start that needs data: `forward(adapted, batch)` calls the model on one of the training `batches`.
+        """Compute initial values from data: `forward(adapted, batch)` calls the model on a batch of training `batches`.
 
         It is called once, before anything is trained or measured. Most methods need nothing.
         """
 
     def lr_scale(self, name: str) -> float:
-        """Return what the learning rate is multiplied by for the trained weight of this name."""
+        """Return the factor of the learning rate for the trained weight of this name."""
         return 1.0
 
     def before_step(self, adapted: "nn.Module") -> None:
-        """Add to the gradients of a batch what the method penalises; most penalise nothing."""
+        """Add the gradient of a penalty to the gradients of a batch; most methods have no penalty."""
 
     def after_step(self, adapted: "nn.Module", step: int, steps: int) -> None:
-        """Do what the method needs after optimizer step `step` of `steps` (from 1); gradients are still there."""
+        """Do what the method needs after optimizer step `step` of `steps` (from 1); gradients still exist."""
 
     def may_stay_unchanged(self, name: str) -> bool:
-        """Return whether the trained weight of this name may rightly end as it started; every run checks the others."""
+        """Return whether the trained weight of this name may end as it started. Every run checks all others."""
         return False
 
     def state(self, adapted: "nn.Module") -> "dict[str, torch.Tensor]":
@@ -85,20 +85,20 @@ class Method(Section, ABC):
         return {}
 
     def restore(self, adapted: "nn.Module", state: "dict[str, torch.Tensor]") -> None:
-        """Put back what `state` returned; raise ValueError, with nothing changed, where it is another model's."""
+        """Put back what `state` returned; raise ValueError, and change nothing, if it is another model's."""
 
     def save(self, adapted: "nn.Module", folder: Path) -> None:
         """Write the adapter into `folder`, in PEFT's format."""
         adapted.save_pretrained(str(folder), save_embedding_layers=False)  # type: ignore[operator]
 
     def as_saved(self, model: "PreTrainedModel") -> "nn.Module":
-        """Return `model`, adapted as what `save` writes fits on it; in most methods that is as in training."""
+        """Return `model`, adapted so that what `save` writes fits; for most methods this is the same as in training."""
         return self.adapt(model, None)
 
     def load(self, model: "PreTrainedModel", folder: Path) -> "nn.Module":
         """Return `model` with the adapter in `folder` on it, frozen.
 
-        Raises SetupError where that is not what `save` writes for this model at these settings.
+        Raises SetupError if the adapter is not what `save` writes for this model with these settings.
         """
         from bakeoff.methods.saved import load_peft
 
@@ -111,7 +111,8 @@ class Method(Section, ABC):
 def quiet_peft() -> Iterator[None]:
     """Silence warnings of PEFT 0.21 and transformers 5.23 that do not matter here.
 
-    PEFT uses the old name of a property, and does not know normalisations as layers, though it copies them well.
+    PEFT uses the old name of a property. It does not list normalisations among the layers that it can copy, though it
+    copies them well.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Unsupported layer type", category=UserWarning)
@@ -121,7 +122,7 @@ def quiet_peft() -> Iterator[None]:
 
 
 def with_peft(model: "PreTrainedModel", config: Any) -> "PeftModel":
-    """Return the model wrapped by PEFT; `config` must be fresh, since PEFT writes into it."""
+    """Return the model wrapped by PEFT; `config` must be new, since PEFT changes it."""
     from peft import get_peft_model
 
     with quiet_peft():
@@ -129,9 +130,9 @@ def with_peft(model: "PreTrainedModel", config: Any) -> "PeftModel":
 
 
 def beside_text(model: "PreTrainedModel") -> list[str]:
-    """Return the names of the parts that no text passes: a vision tower beside a text decoder, say.
+    """Return the names of the parts that no text passes, such as a vision tower beside a text decoder.
 
-    What is put there would be counted and saved, and never trained.
+    Weights added there would be counted and saved, but never trained.
     """
     config = model.config
     if config.is_encoder_decoder or config.get_text_config(decoder=True) is config:
@@ -146,12 +147,12 @@ def beside_text(model: "PreTrainedModel") -> list[str]:
 
 
 def passes_text(name: str, beside: Sequence[str]) -> bool:
-    """Return whether a module or a weight of this name is in none of the parts that no text passes."""
+    """Return whether a module or weight of this name is outside of the parts that no text passes."""
     return not any(f"{name}.".startswith(f"{part}.") for part in beside)
 
 
 def task_type(model: "PreTrainedModel") -> str:
-    """Return PEFT's word for the model's family."""
+    """Return PEFT's name for the kind of model: causal or encoder-decoder."""
     return "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
 
 
@@ -162,7 +163,7 @@ UNLOADED: dict[str, str] = {}  # entry points of other packages that failed, wit
 
 
 def register(name: str) -> Callable[[M], M]:
-    """Return a class decorator that makes a method known as `name`."""
+    """Return a class decorator that registers a method as `name`."""
 
     def add(cls: M) -> M:
         cls.name = name
@@ -173,16 +174,17 @@ def register(name: str) -> Callable[[M], M]:
 
 
 def method_class(name: str, where: str = "methods") -> type[Method]:
-    """Return the method called `name`; raise ConfigError with a suggestion where there is none."""
+    """Return the method called `name`; raise ConfigError with a suggestion if there is none."""
     if name not in _REGISTER:
         raise ConfigError(f"{where}: unknown method '{name}'.{did_you_mean(name, _REGISTER)}{unloaded()}")
     return _REGISTER[name]
 
 
 def load_plug_in(entry_point: EntryPoint) -> None:
-    """Load another package's methods; where its module fails, hangs or ends the process, `UNLOADED` says why.
+    """Load another package's methods; if its module fails, hangs or ends the process, `UNLOADED` says why.
 
-    None of its methods is known then. What it prints goes to standard error: standard output is a command's result.
+    Then none of its methods is known. What it prints goes to standard error: standard output is for results of
+    commands.
     """
     before = dict(_REGISTER)
     try:
@@ -200,7 +202,7 @@ def load_plug_in(entry_point: EntryPoint) -> None:
 
 
 def unloaded() -> str:
-    """Return in a sentence which plug-ins could not be loaded, and why; nothing where all could."""
+    """Return in a sentence which plug-ins could not be loaded, and why; empty if all could."""
     return "".join(f" Plug-in '{name}' is not loaded ({reason:.200})." for name, reason in UNLOADED.items())
 
 
@@ -210,7 +212,7 @@ def method_names() -> list[str]:
 
 
 def build_method(entry: str, settings: dict[str, Any]) -> Method:
-    """Return the method of a config entry; raise ConfigError where a field is unknown or out of range."""
+    """Return the method of a config entry; raise ConfigError if a field is unknown or out of range."""
     where = f"entries.{entry}"
     values = dict(settings)
     cls = method_class(str(values.pop("method", entry)), where)

@@ -64,9 +64,9 @@ NO_KEYS = "it keeps no keys and values"
 
 
 def keys_and_values(model: "PreTrainedModel", ids: "torch.Tensor") -> "list[tuple[torch.Tensor, torch.Tensor]]":
-    """Return what the (decoder's) self-attention of every block keeps of a text (tokens,): (1, heads, tokens, width).
+    """Return the keys and values of a text (tokens,) in every block's self-attention: (1, heads, tokens, width).
 
-    Empty where the model has another kind of memory.
+    In an encoder-decoder they are the decoder's. Empty if the model has another kind of memory.
     """
     import torch
     from transformers import DynamicCache, EncoderDecoderCache
@@ -84,9 +84,9 @@ def keys_and_values(model: "PreTrainedModel", ids: "torch.Tensor") -> "list[tupl
 
 
 def unread(model: "PreTrainedModel", tokens: int) -> "dict[str, Any]":
-    """Return for an encoder that looks into values, on the meta device, an output of the right shape as an input.
+    """Return an output of the right shape for an encoder that uses values, on the meta device, as an input.
 
-    Without one a decoder's keys would be known to no plan, though they have the same shape whatever was read.
+    Without it a plan could not find the shape of the decoder's keys, which does not depend on what was read.
     """
     import torch
     from transformers.modeling_outputs import BaseModelOutput

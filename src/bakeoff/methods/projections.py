@@ -32,10 +32,10 @@ class RandLora(Injected):
     config_class: ClassVar[str] = "RandLoraConfig"
 
     learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
-    r: int = Field(32, ge=1, description="rank of each base: a smaller rank trains more parameters")
+    r: int = Field(32, ge=1, description="rank of each random base: a smaller one trains more parameters")
     randlora_alpha: int = Field(640, gt=0, description="the update is scaled by randlora_alpha / r")
     randlora_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the input of the update")
-    projection_prng_key: int = Field(0, ge=0, description="seed of the frozen bases")
+    projection_prng_key: int = Field(0, ge=0, description="random seed of the frozen bases")
 
 
 @register("vblora")

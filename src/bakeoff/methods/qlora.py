@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Qlora(Lora):
     """QLoRA: LoRA over a base whose matrices are stored in four bits (Dettmers et al. 2023).
 
-    The base is loaded whole and then put into four bits, so a run's start needs more memory than its peak in training.
+    The base is loaded in full precision and then put into four bits, so a run's start needs more memory than training.
     """
 
     paper: ClassVar[str] = "https://arxiv.org/abs/2305.14314"
@@ -36,7 +36,7 @@ class Qlora(Lora):
         return super().adapt(model, tokenizer)
 
     def quantize(self, model: "PreTrainedModel") -> None:
-        """Put every matrix into four bits but the head and those that transformers keeps in fp32."""
+        """Put every matrix into four bits, except the head and those that transformers keeps in fp32."""
         from torch import nn
 
         if find_spec("bitsandbytes") is None:
@@ -57,7 +57,7 @@ class Qlora(Lora):
         model.is_loaded_in_4bit = True  # by which PEFT knows which of its layers to take
 
     def in_four_bits(self, layer: "nn.Linear") -> "nn.Module":
-        """Return the layer with its weight in four bits; products are in the precision that it had."""
+        """Return the layer with its weight in four bits; products keep the precision that it had."""
         from bitsandbytes.nn import Linear4bit, Params4bit
 
         weight, how = layer.weight.data, self.bnb_4bit_quant_type

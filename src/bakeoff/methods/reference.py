@@ -1,5 +1,6 @@
 """What `bakeoff methods` shows, made from the classes themselves, so that it is always up to date."""
 
+import json
 from typing import Any
 
 from bakeoff.methods.method import method_class, method_names
@@ -32,7 +33,7 @@ def _kind(schema: dict[str, Any]) -> str:
 
 
 def describe_methods() -> str:
-    """Return one line a method."""
+    """Return the list of methods, one line per method."""
     rows = method_document()
     width = max(len(name) for name in rows)
     return "\n".join(f"{name:{width}}  {row['summary']}" for name, row in rows.items())
@@ -46,7 +47,7 @@ def describe_method(name: str) -> str:
     for field, facts in row["fields"].items():
         searched = row["search_range"].get(field)
         span = f" Searched from {searched[0]:g} to {searched[1]:g}." if searched else ""
-        default = "required" if facts["required"] else repr(facts["default"])
+        default = "required" if facts["required"] else json.dumps(facts["default"])
         lines.append(f"  {field:{width}}  {default:<14} {facts['description']}.{span}")
     lines.append(f"which model families it works with: bakeoff methods {name} --matrix")
     return "\n".join(lines)

@@ -1,7 +1,7 @@
 """Reads a saved adapter: exactly the tensors that its method saves, and nothing else that its files may name.
 
 An adapter may come from anywhere, and be damaged in any way. So the model is built from the method's own settings. Only
-numbers are taken from the files, after their names, shapes and types were found to be those that `save` writes.
+numbers are taken from the files, after their names, shapes and types were compared with those that `save` writes.
 """
 
 import json
@@ -24,12 +24,12 @@ OF_THE_MACHINE = {"peft_version", "base_model_name_or_path", "revision", "infere
 
 
 def refuse(file: Path, what: str) -> SetupError:
-    """Return the error of a file that is not what was saved."""
+    """Return the error for a file that is not what was saved."""
     return SetupError(f"{file}: {what}. {MEND}")
 
 
 def check_file(file: Path) -> int:
-    """Return the size of a regular file; raise SetupError where it is none, or cannot be read."""
+    """Return the size of a regular file; raise SetupError if it is not one, or cannot be read."""
     try:
         with open_file(file) as stream:
             return os.fstat(stream.fileno()).st_size
@@ -40,7 +40,7 @@ def check_file(file: Path) -> int:
 
 
 def read_mapping(file: Path) -> dict[str, Any]:
-    """Return the mapping in a JSON file; raise SetupError where there is none."""
+    """Return the mapping in a JSON file; raise SetupError if there is none."""
     if check_file(file) > LARGEST_TEXT:
         raise refuse(file, f"larger than the {LARGEST_TEXT:,} bytes allowed for this file")
     try:
@@ -55,8 +55,8 @@ def read_mapping(file: Path) -> dict[str, Any]:
 def read_tensors(file: Path, wanted: "Mapping[str, torch.Tensor]") -> "dict[str, torch.Tensor]":
     """Return a safetensors file's tensors by name, on the CPU.
 
-    Raises SetupError unless they are those `wanted`, by name, shape and kind of number, and all finite. Nothing is
-    read of them before that is known.
+    Raises SetupError unless they are those `wanted`, by name, shape and data type, and all finite. No tensor is read
+    before names, shapes and types are known to be right.
     """
     import torch
     from safetensors import SafetensorError, safe_open
@@ -92,17 +92,17 @@ KINDS = {
 
 
 def kind_of(tensor: "torch.Tensor") -> tuple[str, tuple[int, ...]]:
-    """Return a tensor's kind of number, in safetensors' words, and its shape."""
+    """Return a tensor's data type, as safetensors names it, and its shape."""
     return KINDS.get(str(tensor.dtype), str(tensor.dtype)), tuple(tensor.shape)
 
 
 def shown(kind: tuple[str, tuple[int, ...]]) -> str:
-    """Return a tensor's kind of number and shape in words."""
+    """Return a tensor's data type and shape in words."""
     return f"{kind[0]} of {'x'.join(map(str, kind[1])) or 'no axis'}"
 
 
 def check_names(file: Path, there: Iterable[str], wanted: Iterable[str]) -> None:
-    """Raise SetupError unless a file has the tensors that are wanted, and no others."""
+    """Raise SetupError unless a file has exactly the tensors that are wanted."""
     missing, foreign = sorted(set(wanted) - set(there)), sorted(set(there) - set(wanted))
     if missing or foreign:
         first = f"{missing[0]} is missing" if missing else f"{foreign[0]!r:.200} is not among them"
@@ -113,9 +113,10 @@ def check_names(file: Path, there: Iterable[str], wanted: Iterable[str]) -> None
 
 
 def check_config(file: Path, own: "dict[str, Any]", free: Iterable[str]) -> None:
-    """Raise SetupError where PEFT's config says another thing than what the settings make of it; `free` may differ.
+    """Raise SetupError if PEFT's config differs from what the settings make of it; fields in `free` may differ.
 
-    It is not followed anyway. But what differs is another adapter's, or tells plain PEFT to load another model.
+    This module does not use the file. But if it differs, it belongs to another adapter, or makes plain PEFT load
+    another model.
     """
     stored, here = read_mapping(file), json.loads(json.dumps(own, default=sorted))  # sets, which JSON has not
     if "peft_type" not in stored:
@@ -127,7 +128,7 @@ def check_config(file: Path, own: "dict[str, Any]", free: Iterable[str]) -> None
 
 
 def load_peft(adapted: "PeftModel", folder: Path, free: Iterable[str] = ()) -> "PeftModel":
-    """Return a model that PEFT has adapted with the tensors in `folder`, which must be those it would save."""
+    """Return a model that PEFT has adapted, with the tensors in `folder`, which must be those that it would save."""
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
     config = adapted.peft_config["default"]

@@ -35,7 +35,7 @@ class IA3(Injected):
     )
 
     def config(self, model: "PreTrainedModel") -> "PeftConfig":
-        """Return PEFT's config with its lists for an architecture of the same blocks, where it has none for this."""
+        """Return PEFT's config; for an architecture without PEFT's lists, with those of one with the same blocks."""
         from peft.utils import constants
 
         config: Any = super().config(model)
@@ -47,7 +47,7 @@ class IA3(Injected):
         return config
 
     def adapt(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> "nn.Module":
-        """Return a PeftModel; raise SetupError where a name in `feedforward_modules` is of nothing that is scaled."""
+        """Return a PeftModel; raise SetupError if a name in `feedforward_modules` is not that of a scaled weight."""
         adapted = super().adapt(model, tokenizer)
         scaled = [n for n, m in adapted.named_modules() if hasattr(m, "is_feedforward")]
         for name in self.feedforward_modules or ():

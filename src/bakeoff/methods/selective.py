@@ -24,7 +24,7 @@ class Bias(BaseWeights):
     learning_rate: float = Field(3e-3, gt=0, description="peak learning rate of AdamW")
 
     def chosen(self, model: "PreTrainedModel") -> "Iterable[nn.Parameter]":
-        """Return all biases; Llama, T5 and others of their kind have none."""
+        """Return all biases. Some families, such as Llama and T5, do not have any."""
         biases = [p for n, p in model.named_parameters() if n.endswith(".bias")]
         if not biases:
             raise SetupError(f"bias: {type(model).__name__} has no biases")
@@ -44,7 +44,7 @@ class LayerNorm(Method):
     learning_rate: float = Field(3e-3, gt=0, description="peak learning rate of AdamW")
 
     def adapt(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> "nn.Module":
-        """Return a PeftModel; PEFT's own lists of normalisations leave out some, so they are found by their class."""
+        """Return a PeftModel. PEFT's lists of normalisations are incomplete, so they are found by their class."""
         from peft import LNTuningConfig
 
         beside = beside_text(model)
@@ -53,5 +53,5 @@ class LayerNorm(Method):
 
 
 def normalisations(model: "nn.Module") -> "dict[str, nn.Module]":
-    """Return the model's normalisations by name; each architecture has a class of its own for them."""
+    """Return the model's normalisations by name; each architecture has its own class for them."""
     return {n: m for n, m in model.named_modules() if "norm" in type(m).__name__.lower() and hasattr(m, "weight")}

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class SoftPrompt(Method):
     """A method with a prompt of trained vectors, which starts as words: of a text, or drawn from the vocabulary.
 
-    The start is written here and not by PEFT, which loads a tokenizer by name again for a text, and otherwise draws
-    from N(0, 1), some 50 times the scale of embedded words.
+    This class computes the start itself. PEFT would load a tokenizer by name again for a text, and otherwise draw from
+    N(0, 1), which is some 50 times the scale of embedded words.
     """
 
     tiny: ClassVar[dict[str, Any]] = {"num_virtual_tokens": 3, "prompt_tuning_init_text": "w5 w6"}
@@ -36,12 +36,12 @@ class SoftPrompt(Method):
 
     @property
     def virtual_tokens(self) -> int:
-        """How many positions of the context the prompt takes."""
+        """The number of positions of the context that the prompt takes."""
         return self.num_virtual_tokens
 
     @abstractmethod
     def config(self, model: "PreTrainedModel") -> "PeftConfig":
-        """Return PEFT's config for this model; raise SetupError where the model cannot have such a prompt."""
+        """Return PEFT's config for this model; raise SetupError if the model cannot have such a prompt."""
 
     @abstractmethod
     def start_as(self, adapted: "PeftModel", ids: "torch.Tensor") -> None:
@@ -58,7 +58,7 @@ class SoftPrompt(Method):
         return adapted
 
     def as_saved(self, model: "PreTrainedModel") -> "nn.Module":
-        """Return a PeftModel with a prompt alone: what trained it, a prompt encoder, has served."""
+        """Return a PeftModel that has only a prompt; a prompt encoder is needed only in training."""
         config = self.config(model)
         config.inference_mode = True
         return with_peft(model, config)
@@ -74,7 +74,7 @@ class SoftPrompt(Method):
         return (ids * self.num_virtual_tokens)[: self.num_virtual_tokens]
 
     def text_ids(self, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-        """Return the ids of the text that the prompt starts as; raise SetupError where it has none."""
+        """Return the ids of the text that the prompt starts as; raise SetupError if it has none."""
         ids: list[int] = tokenizer(self.prompt_tuning_init_text, add_special_tokens=False)["input_ids"]
         if not ids:
             raise SetupError(
@@ -84,14 +84,14 @@ class SoftPrompt(Method):
         return ids
 
     def check_tokenizer(self, tokenizer: "PreTrainedTokenizerBase") -> None:
-        """Raise SetupError where the text that the prompt starts as has no token."""
+        """Raise SetupError if the text that the prompt starts as has no token."""
         if self.prompt_tuning_init == "TEXT":
             self.text_ids(tokenizer)
 
     def check_scale(self, model: "PreTrainedModel") -> None:
-        """Raise SetupError where the encoder scales the words that it looks up, and not embeddings that it is given.
+        """Raise SetupError if the encoder scales words that it looks up, but not embeddings that it is given.
 
-        Pegasus does so: with a soft prompt before it, PEFT hands it a text of a fraction of its scale.
+        Pegasus does so: if PEFT puts a soft prompt before a text, the text reaches it at a fraction of its scale.
         """
         scale = getattr(model.get_encoder(), "embed_scale", 1.0) if model.config.is_encoder_decoder else 1.0
         if scale != 1.0:
@@ -102,9 +102,9 @@ class SoftPrompt(Method):
 
 
 def sizes_beyond_peft(model: "PreTrainedModel") -> dict[str, int]:
-    """Return the sizes that PEFT asks for and does not find, or finds wrong, in a model's config.
+    """Return the sizes that PEFT needs, but does not find, or finds wrong, in a model's config.
 
-    A prompt has the width of embedded words, which is not always the model's; blocks and heads do not matter to it.
+    A prompt has the width of embedded words, which is not always that of the model; blocks and heads do not matter.
     """
     known, width = model.config.to_dict(), model.get_input_embeddings().weight.shape[1]
     sizes = {}
@@ -128,7 +128,7 @@ class PromptTuning(SoftPrompt):
     num_virtual_tokens: int = Field(6, ge=1, description="number of vectors that are trained")
 
     def config(self, model: "PreTrainedModel") -> "PeftConfig":
-        """Return PEFT's config: one prompt, since an encoder-decoder's second would never be read."""
+        """Return PEFT's config with one prompt: an encoder-decoder's second prompt would never be read."""
         from peft import PromptTuningConfig
 
         self.check_scale(model)
@@ -149,7 +149,7 @@ class PromptTuning(SoftPrompt):
 class PTuning(SoftPrompt):
     """P-tuning: a small trained network, the prompt encoder, makes the virtual tokens (Liu et al. 2021).
 
-    The final prompt is saved in PEFT's format, which needs no encoder. A training that stopped resumes from its
+    The final prompt is saved in PEFT's format, without the encoder. A training that stopped resumes from its
     checkpoint, which has the encoder.
     """
 
@@ -167,7 +167,7 @@ class PTuning(SoftPrompt):
     )
 
     def config(self, model: "PreTrainedModel") -> "PeftConfig":
-        """Return PEFT's config: one prompt, since an encoder-decoder's second would never be read."""
+        """Return PEFT's config with one prompt: an encoder-decoder's second prompt would never be read."""
         from peft import PromptEncoderConfig
 
         self.check_scale(model)
@@ -181,7 +181,7 @@ class PTuning(SoftPrompt):
         )
 
     def start_as(self, adapted: "PeftModel", ids: "torch.Tensor") -> None:
-        """Change the encoder's last layer as little as makes the words' embeddings come out (least squares)."""
+        """Change the encoder's last layer as little as possible, so that it outputs the words (least squares)."""
         import torch
 
         encoder = adapted.prompt_encoder["default"]

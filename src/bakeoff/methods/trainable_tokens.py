@@ -40,7 +40,7 @@ class TrainableTokens(Injected):
         return value
 
     def adapt(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> "nn.Module":
-        """Return a PeftModel; raise SetupError where an id is none of the model's tokens."""
+        """Return a PeftModel; raise SetupError if an id is not a token of the model."""
         rows = model.get_input_embeddings().weight.shape[0]
         largest = max(self.token_indices)
         if largest >= rows:

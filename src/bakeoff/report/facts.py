@@ -66,8 +66,8 @@ def held_equal(results: ResultsDocument) -> Pairs:
     return [
         ("examples and order", "for each seed the same examples in the same batches"),
         ("template", results["template"]),
-        ("length", f"at most {results['max_tokens']} tokens; a long document is cut at its end, a summary never"),
-        ("training", f"{epochs}, batches of {protocol['batch_size']}, loss on summary tokens only"),
+        ("length", f"at most {results['max_tokens']} tokens; a document that is too long is cut at its end"),
+        ("training", f"{epochs}, batches of {protocol['batch_size']}, loss on target tokens only"),
         ("optimizer", f"AdamW on fp32 weights, weight decay {protocol['weight_decay']:g}, gradients {clipping}"),
         ("schedule", f"{protocol['schedule']} after a warm-up over {protocol['warmup_share']:.0%} of the steps"),
         ("precision", precision),

@@ -1,7 +1,7 @@
-"""Baselines, which every table compares its entries with: the untouched base, the base with training examples before
-the document, the document's first sentences, and the best extract that a greedy choice finds.
+"""Baselines: what every table compares its entries with.
 
-They are plain texts and token ids: this module does not know models.
+They are the untouched base, the base with training examples before the document, the document's first sentences, and
+the best extract that a greedy choice finds. They are plain texts and token ids: this module does not know models.
 """
 
 from collections import Counter
@@ -42,9 +42,9 @@ def settle(
 ) -> tuple[dict[str, Settings], dict[str, str]]:  # fmt: skip
     """Return the settings of each baseline to run, and the reasons why the others are not run.
 
-    Few-shot's settings are the places of its examples in the training split and, if it is not a blank line, the
-    separator between them; without tokens they stay open. Those of an extract say where its sentences or words are not
-    the plain rule's, which was once the only one.
+    The settings of few-shot are the places of its examples in the training split and, if it is not a blank line, the
+    separator between them; they are empty without tokens. The settings of an extract say if its sentences or words
+    follow another rule than the plain one, which was once the only one.
     """
     train, extracts = splits["train"], extract_settings(splits["test"])
     run: dict[str, Settings] = {}
@@ -65,7 +65,7 @@ def settle(
 
 
 def extract_settings(test: Sequence[Example]) -> tuple[Settings, Settings]:
-    """Return what the ids of lead-k and of the oracle hold of their rules for this test split."""
+    """Return which rules lead-k and the oracle need for this test split; these are parts of their run ids."""
     lines: Settings = {}
     any_script: Settings = {}
     for example in test:
@@ -77,7 +77,7 @@ def extract_settings(test: Sequence[Example]) -> tuple[Settings, Settings]:
 
 
 def extract(name: str, examples: Sequence[Example]) -> list[str] | None:
-    """Return what the baseline copies out of each document, or None where it takes a model to run it."""
+    """Return what the baseline copies from each document, or None if the baseline needs a model."""
     if name.startswith(LEAD):
         return [lead(e.document, int(name.removeprefix(LEAD))) for e in examples]
     return [oracle(e.document, e.summary) for e in examples] if name == "oracle" else None
@@ -86,7 +86,7 @@ def extract(name: str, examples: Sequence[Example]) -> list[str] | None:
 def choose_shots(count: int, examples: Sequence[Example], rows: Sequence[Tokens]) -> list[int]:
     """Return the places of `count` training examples: of the shorter half, those whose contents hash lowest.
 
-    Raises NoRoomError where there are fewer.
+    Raises NoRoomError if there are fewer.
     """
     lengths = lengths_of(rows).totals
     short = numpy.flatnonzero(lengths <= numpy.median(lengths))
@@ -96,8 +96,9 @@ def choose_shots(count: int, examples: Sequence[Example], rows: Sequence[Tokens]
 
 
 def separator(train: Sequence[Example]) -> str:
-    """Return the separator between few-shot examples, which also ends outputs: a blank line, or a line of signs where
-    targets hold blank lines themselves.
+    """Return the separator between few-shot examples, which also ends outputs.
+
+    It is a blank line or, if targets contain blank lines, a line of signs.
     """
     tried = [BLANK_LINE, *(f"\n\n{'#' * count}\n\n" for count in range(3, 40))]
     for example in train:
@@ -111,8 +112,8 @@ def few_shot_rows(
 ) -> list[Tokens]:  # fmt: skip
     """Return the rows with `shots` before each prompt, in the same template, and `between` after each of them.
 
-    A document is cut further where the model's `context` of tokens leaves no room for it, its summary and an output.
-    Raises NoRoomError where that takes away too much (KEPT_SHARE, ROOMLESS_SHARE).
+    A document is cut further if the model's `context` of tokens leaves no room for it, its summary and an output.
+    Raises NoRoomError if that takes away too much (KEPT_SHARE, ROOMLESS_SHARE).
     """
     prefix = shots_ids(shots, form, between)
     made, without_room = [], 0
@@ -135,7 +136,7 @@ def few_shot_rows(
 
 
 def shots_ids(shots: Sequence[Tokens], form: Form, between: str = BLANK_LINE) -> list[int]:
-    """Return the examples' ids one after the other, without what begins or ends a whole text."""
+    """Return the ids of the examples, one after the other, without the special tokens that begin or end a text."""
     after, line = plain_ids(form.tokenizer, [between, "\n"])
     over = line if form.encoder_decoder else []  # a causal template leads over to the summary by itself
     ids: list[int] = []
@@ -150,23 +151,23 @@ def shots_ids(shots: Sequence[Tokens], form: Form, between: str = BLANK_LINE) ->
 def cut_share(rows: Sequence[Tokens], whole: Sequence[Tokens], prefix: int) -> float:
     """Return the share of few-shot rows whose document is shorter than in the rows that the entries see.
 
-    `prefix` is how many tokens the examples take.
+    `prefix` is the number of tokens of the examples.
     """
     return sum(len(r.prompt) < prefix + len(w.prompt) for r, w in zip(rows, whole, strict=True)) / len(rows)
 
 
 def first_answer(output: str, between: str = BLANK_LINE, indented: bool = False) -> str:
-    """Return a few-shot output up to the separator, where the base begins another example."""
+    """Return a few-shot output up to the separator, after which the base would begin another example."""
     return plain(plain(output, indented).lstrip("\n").partition(between)[0], indented)
 
 
 def oracle(document: str, reference: str) -> str:
-    """Return the extract that greedy choice finds best: a ceiling for extraction, since it reads the reference.
+    """Return the extract that a greedy choice finds best: a ceiling for extraction, since it reads the reference.
 
-    Sentence by sentence, the one that raises the sum of ROUGE-1, ROUGE-2 and ROUGE-L F most is taken, the earlier of
-    equals, until none raises it (the procedure of Nallapati et al. 2017, section 3). Sentences are in the
-    document's order; the text is empty where none shares a word with the reference. Words are rouge-score's, or of any
-    script where it sees little of the reference.
+    Sentence by sentence, it takes the one that raises the sum of ROUGE-1, ROUGE-2 and ROUGE-L F most (the earlier of
+    equals), until none raises it (the procedure of Nallapati et al. 2017, section 3). Sentences keep the document's
+    order; the text is empty if none shares a word with the reference. Words are those of rouge-score, or of any script
+    if rouge-score sees little of the reference.
     """
     texts = sentences(document)
     words_of = words if only_latin(reference) > MOSTLY else _words
@@ -209,7 +210,7 @@ class Reference:
         )
 
     def common_subsequence(self, words: list[str]) -> int:
-        """Return the length of the longest common subsequence, a reference's row of the table at a time as bits.
+        """Return the length of the longest common subsequence; one row of the table is one number of bits.
 
         Hyyrö 2004, "Bit-parallel LCS-length computation revisited": a zero bit is a place where the length grows.
         """

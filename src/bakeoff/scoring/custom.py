@@ -34,16 +34,16 @@ UNWRAPPED = 20  # layers around a function's code
 
 
 class MetricError(BakeoffError):
-    """A metric gave no score."""
+    """A metric did not give a score."""
 
 
 def label_of(name: str) -> str:
-    """Return what a function's score is called: its name in the config."""
+    """Return the name of a function's score: the function's name in the config."""
     return name.rpartition(":")[2]
 
 
 def load_function(name: str) -> Callable[..., Any]:
-    """Return the function; raise ConfigError where it cannot be had. It takes an output and a list of references."""
+    """Return the function, which takes an output and a list of references; raise ConfigError if it cannot be loaded."""
     module, _, function = name.rpartition(":")
     try:
         loaded = getattr(_module(module), function, None)
@@ -71,7 +71,7 @@ def _module(name: str) -> Any:
 
 
 def call(name: str, function: Callable[..., Any], number: int, output: str, references: Sequence[str]) -> float:
-    """Return a function's score of one output; raise MetricError where it gives none, whatever it does instead."""
+    """Return a function's score of one output; raise MetricError if it returns none, whatever it does instead."""
     process = os.getpid()
     try:
         value = function(output, list(references))
@@ -94,7 +94,7 @@ def call(name: str, function: Callable[..., Any], number: int, output: str, refe
 
 
 def number_of(value: Any) -> float | None:
-    """Return a number of Python's, numpy's or torch's as a float; None for what is none, not finite or too large."""
+    """Return a number of Python, numpy or torch as a float; None if it is not a number, not finite or too large."""
     item = getattr(value, "item", None)
     value = item() if callable(item) else value
     if not isinstance(value, numbers.Real | Decimal):
@@ -107,16 +107,16 @@ def number_of(value: Any) -> float | None:
 
 
 def error_text(error: BaseException) -> str:
-    """Return an error's kind and text, on a line."""
+    """Return an error's type and text, on one line."""
     text = traceback.format_exception_only(error)[-1].strip()
     kind, _, rest = text.partition(": ")
     return f"{kind.rpartition('.')[2]}: {rest}"[:SHOWN] if rest else kind.rpartition(".")[2][:SHOWN]
 
 
 def code_identity(name: str) -> str:
-    """Return a hash of the code that a function is made of: of its module's file, and of its own where that is another.
+    """Return a hash of a function's code: its module's file, and the file of the function itself if that is another.
 
-    Where the files lie does not matter. Empty where there is no file, as of a function in C.
+    It does not matter in which folder the files are. Empty if there is no file, as for a function in C.
     """
     function = load_function(name)
     module, _, _ = name.rpartition(":")
@@ -128,7 +128,7 @@ def code_identity(name: str) -> str:
 
 
 def code_file(function: Any) -> str | None:
-    """Return the file of a function's code, also of a partial, a method, an instance that is called, a cached one."""
+    """Return the file of a function's code, also for a partial, a method, a callable instance or a cached function."""
     for _ in range(UNWRAPPED):
         if hasattr(function, "__code__"):
             return function.__code__.co_filename
@@ -146,10 +146,10 @@ def code_file(function: Any) -> str | None:
 
 
 def tried(name: str, output: str, references: Sequence[str]) -> str:
-    """Return a function's `code_identity`, after a score that it gave in a process of its own.
+    """Return a function's `code_identity`, after it has scored an output in a separate process.
 
-    Raises ConfigError or MetricError where it gives none, whatever it does: it may print, exit, hang, fork, or close
-    what is open.
+    Raises ConfigError or MetricError if it does not return a score, whatever it does: it may print, exit, hang, fork,
+    or close open files.
     """
     with scratch() as temporary:
         answer, log = temporary / "answer.json", temporary / "log.txt"
@@ -179,7 +179,7 @@ def tried(name: str, output: str, references: Sequence[str]) -> str:
 
 
 def answer_to(asked: dict[str, Any]) -> dict[str, Any]:
-    """Return what `tried` wants to know."""
+    """Return the answer of the separate process in which `tried` runs a function."""
     try:
         identity = code_identity(asked["name"])
         call(asked["name"], load_function(asked["name"]), 1, asked["output"], asked["references"])

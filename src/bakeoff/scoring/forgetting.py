@@ -1,7 +1,7 @@
 """Neutral text: English prose that no task trains on, to measure what an adapter makes the base forget.
 
-The passages are paragraphs of Python's own language reference, which comes with every Python as `pydoc_data.topics`;
-another minor version has a few others.
+This is for protocol rule 12. The passages are paragraphs of Python's own language reference, which comes with every
+Python as `pydoc_data.topics`; they differ a little between minor versions.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ PASSAGE_TOKENS = 128
 
 @cache
 def passages() -> tuple[str, ...]:
-    """Return up to PASSAGES paragraphs, those that hash lowest; none where this Python has no `pydoc_data`."""
+    """Return up to PASSAGES paragraphs, those that hash lowest; an empty list if this Python has no `pydoc_data`."""
     try:
         from pydoc_data.topics import topics
     except ImportError:
@@ -31,7 +31,7 @@ def passages() -> tuple[str, ...]:
 
 
 def prose(page: str) -> Iterator[str]:
-    """Yield the paragraphs of WORDS words that are not indented, are whole sentences and mostly letters."""
+    """Yield the paragraphs of WORDS words that are not indented and consist of whole sentences, mostly of letters."""
     for block in re.split(r"\n\s*\n", page):
         text = " ".join(block.split())
         letters = sum(c.isalpha() for c in text)
@@ -45,7 +45,7 @@ def neutral_rows(tokenizer: Any, max_tokens: int, encoder_decoder: bool = False)
     """Return the passages as rows without template: after the first token, every token is a target.
 
     A loss over them is the language-model loss in nats per token. A soft prompt precedes each of them, too: it is part
-    of the adapted model. An encoder-decoder reads a passage's first half and is asked for the second.
+    of the adapted model. An encoder-decoder reads the first half of a passage; its targets are the second half.
     """
     texts = list(passages())
     ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
@@ -56,9 +56,9 @@ def neutral_rows(tokenizer: Any, max_tokens: int, encoder_decoder: bool = False)
 
 
 def add_forgetting(rows: Mapping[str, ResultsRow]) -> None:
-    """Add to each entry's metrics what its adapter does to the loss on neutral text: adapted minus base.
+    """Add to each entry's metrics how its adapter changes the loss on neutral text: adapted minus base.
 
-    Nats a token, above 0 where the model got worse. Nothing is added where either loss was not measured.
+    It is in nats per token, above 0 if the model got worse. Nothing is added if either loss was not measured.
     """
     base = rows["base"]["metrics"].get("neutral/loss") if "base" in rows else None
     for row in rows.values():

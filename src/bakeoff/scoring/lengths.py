@@ -11,8 +11,7 @@ LENGTHS = ("output_words", "output_tokens", "reference_words", "reference_tokens
 def text_lengths(outputs: Sequence[str], references: Sequence[Sequence[str]], tokenizer: Any) -> list[dict[str, float]]:
     """Return the LENGTHS of each output, and means over its references.
 
-    Tokens are counted in the text, end-of-text left out, so that an output that was copied and one that was decoded
-    compare.
+    Tokens are counted in the text, without end-of-text, so that copied and decoded outputs can be compared.
     """
     return [
         {
@@ -24,11 +23,11 @@ def text_lengths(outputs: Sequence[str], references: Sequence[Sequence[str]], to
 
 
 def words(texts: Sequence[str]) -> float:
-    """Return the mean number of words, as white space parts them."""
+    """Return the mean number of words, which are separated by white space."""
     return sum(len(text.split()) for text in texts) / len(texts)
 
 
 def tokens(texts: Sequence[str], tokenizer: Any) -> float:
-    """Return the mean number of tokens; an empty text has none."""
+    """Return the mean number of tokens; an empty text has 0."""
     written = [text for text in texts if text.strip()]
     return sum(len(ids) for ids in summary_ids(tokenizer, written)) / len(texts) if written else 0.0

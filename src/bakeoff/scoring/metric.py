@@ -1,4 +1,4 @@
-"""What a metric is: its columns, how outputs are scored, and what it does not see."""
+"""What a metric is: its columns, how outputs are scored, and which parts of a text it ignores."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ References = Sequence[Sequence[str]]
 
 @dataclass(frozen=True)
 class Measure:
-    """A column of scores: its name in the records, its heading, and what it is; `bounded`: from 0 to 1.
+    """A column of scores: its name in the records, its heading, and an explanation; `bounded` means from 0 to 1.
 
-    One of the `corpus` is no mean over outputs: it has no interval, and entries are not ranked by it.
+    A `corpus` score is not a mean over outputs: it has no interval, and entries are not ranked by it.
     """
 
     name: str
@@ -26,8 +26,8 @@ class Measure:
 class Metric:
     """What one name in the config's `metrics` means. Entries are ranked by `primary`, one of `measures`.
 
-    `rule` changes whenever the same outputs get other scores: the plan's scoring identity holds it. `unseen` is the
-    share of a reference that the metric does not see, `blind` what that is and what to try instead.
+    `rule` changes whenever the same outputs get other scores: it is part of the plan's scoring hash. `unseen` is the
+    share of a reference that the metric ignores, `blind` says what that is and what to try instead.
     """
 
     measures: tuple[Measure, ...]

@@ -35,7 +35,7 @@ def plain_words(text: str) -> list[str]:
 
 
 def exact_match(name: str, explanation: str, same: Callable[[str], Any], **about: Any) -> Metric:
-    """Return the metric that is 1 for an output that is one of its references, as far as `same` tells, else 0."""
+    """Return the metric that is 1 for an output that equals one of its references, compared after `same`, else 0."""
 
     def score(outputs: Sequence[str], references: References) -> Rows:
         pairs = zip(outputs, references, strict=True)
@@ -113,7 +113,7 @@ METRICS = {
 
 @lru_cache(maxsize=16)
 def metric(name: str) -> Metric:
-    """Return a metric by its name, or of a function that the config names, which is loaded when it is to score."""
+    """Return a metric by its name. If the name is that of a function, it is loaded when it first scores."""
     if not is_function(name):
         return METRICS[name]
     label, shown = label_of(name), name.rpartition("/")[2]
@@ -130,9 +130,9 @@ def metric(name: str) -> Metric:
 def score_outputs(
     names: Sequence[str], outputs: Sequence[str], references: References, begins: Callable[[str], object] = bool
 ) -> tuple[Rows, dict[str, float]]:
-    """Return each output's scores by all the metrics named, and scores of the corpus as a whole.
+    """Return each output's scores by all metrics named, and the scores of the corpus as a whole.
 
-    `begins` is called with each metric before it scores.
+    `begins` is called with the name of each metric before it scores.
     """
     tables = []
     for name in names:
@@ -143,7 +143,7 @@ def score_outputs(
 
 
 def measures(names: Sequence[str]) -> list[Measure]:
-    """Return the columns of the metrics named; raise ConfigError where two have the same name."""
+    """Return the columns of the metrics named; raise ConfigError if two have the same name."""
     measures = [measure for name in names for measure in metric(name).measures]
     given = Counter(f"{m.name}{suffix}" for m in measures for suffix in ("", "_precision", "_recall", "_max"))
     twice = [m.name for m in measures if given[m.name] > 1]
@@ -153,9 +153,9 @@ def measures(names: Sequence[str]) -> list[Measure]:
 
 
 def primary_of(names: Sequence[str], chosen: str | None) -> str:
-    """Return the measure that entries are ranked by: the one chosen, or the first metric's own.
+    """Return the measure that entries are ranked by: the chosen one, or that of the first metric.
 
-    Raises ConfigError where no metric gives it.
+    Raises ConfigError if no metric has it.
     """
     known = [measure.name for measure in measures(names) if not measure.corpus]
     if chosen is not None and chosen not in known:
@@ -164,17 +164,17 @@ def primary_of(names: Sequence[str], chosen: str | None) -> str:
 
 
 def value_of(score: Score) -> float:
-    """Return the number that a score is compared by: F where it has one."""
+    """Return the number by which a score is compared: its F if it has one."""
     return float(score["f"] if isinstance(score, Mapping) else score)
 
 
 def signature(names: Sequence[str], several: bool) -> str:
-    """Return how scores were made, so that others can compare theirs; `several`: there were several references."""
+    """Return how scores were computed, so that others can compare theirs; `several`: there were several references."""
     return " || ".join(metric(name).signature(several) for name in names)
 
 
 def scoring(names: Sequence[str], primary: str | None, test: Sequence[Example]) -> dict[str, Any]:
-    """Return what a plan says of scores; raise a ConfigError where a name is none, or is given twice."""
+    """Return what a plan says about scores; raise ConfigError if a name is unknown, or given twice."""
     return {
         "metrics": [asdict(measure) for measure in measures(names)],
         "primary": primary_of(names, primary),
@@ -183,10 +183,10 @@ def scoring(names: Sequence[str], primary: str | None, test: Sequence[Example]) 
 
 
 def rules(names: Sequence[str], test: Sequence[Example]) -> list[tuple[str, str]]:
-    """Return what the scoring identity holds of the metrics: names, and what scores depend on beside outputs.
+    """Return what scores depend on besides outputs, for the scoring hash: names of metrics, rules and code.
 
-    Each is tried on a reference before; a BakeoffError is raised where that fails. A function's code counts, and not in
-    which folder it lies.
+    Each metric is tried on a reference first; raises BakeoffError if that fails. A function's code counts, but not its
+    folder.
     """
     references = test[0].references or (test[0].summary,)
     named_rules = []
@@ -201,7 +201,7 @@ def rules(names: Sequence[str], test: Sequence[Example]) -> list[tuple[str, str]
 
 
 def blind_spots(names: Sequence[str], test: Sequence[Example]) -> list[str]:
-    """Return a finding for each metric that does not see much of the test references, from a sample of them."""
+    """Return a finding for each metric that ignores much of the test references, from a sample of them."""
     every = max(1, len(test) // LOOKED_AT)
     texts = [test[i].summary for i in range(0, len(test), every)]
     lines = []

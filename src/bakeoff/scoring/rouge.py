@@ -1,4 +1,4 @@
-"""ROUGE by Google's `rouge-score`, with its stemmer: the scores that papers report, unchanged.
+"""ROUGE by Google's `rouge-score`, with its stemmer: the scores that papers report, unchanged (protocol rule 8).
 
 Its words have only a to z and 0 to 9; `rouge_unicode` is the same scorer over the words of any script.
 """
@@ -21,7 +21,7 @@ Scores = dict[str, dict[str, float]]
 
 
 class AnyScript:
-    """The words of any script, unstemmed, as rouge-score wants its tokenizers."""
+    """The words of any script, unstemmed, as a tokenizer for rouge-score."""
 
     def tokenize(self, text: str) -> list[str]:
         """Return a text's words."""
@@ -30,7 +30,7 @@ class AnyScript:
 
 @contextmanager
 def a_home() -> Iterator[None]:
-    """Provide a home folder: NLTK, which rouge-score imports, needs one, and a user id may have none."""
+    """Provide a home folder: NLTK, which rouge-score imports, needs one, and some user ids have none."""
     if os.path.expanduser("~/") != "~/":  # noqa: PTH111  # pathlib's raises where there is none
         yield
         return
@@ -42,7 +42,7 @@ def a_home() -> Iterator[None]:
 
 
 def scorer(**settings: Any) -> Any:
-    """Return rouge-score's scorer, which brings nltk and scipy.stats: seconds, which only scoring pays."""
+    """Return rouge-score's scorer. It imports nltk and scipy.stats, which takes seconds, so only scoring calls this."""
     with a_home():
         from rouge_score.rouge_scorer import RougeScorer
 
@@ -58,15 +58,15 @@ def stemming() -> Any:
 
 
 def rouge(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> list[Scores]:
-    """Return ROUGE as papers report it, with rougeLsum's sentences on lines of their own (Lin 2004, section 3.2).
+    """Return ROUGE as papers report it; for rougeLsum each sentence is on its own line (Lin 2004, section 3.2).
 
-    Line breaks are put after sentence ends for it.
+    Line breaks are inserted after sentence ends for it.
     """
     return scored(scorer(use_stemmer=True), outputs, references, sentences_at_marks)
 
 
 def rouge_unicode(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> list[Scores]:
-    """Return the same over words of any script: rouge1_unicode and the rest."""
+    """Return ROUGE over words of any script: rouge1_unicode and the rest."""
     rows = scored(scorer(tokenizer=AnyScript()), outputs, references, sentences)
     renamed = [(name, f"{name.removesuffix('_max')}{UNICODE}{'_max' * name.endswith('_max')}") for name in rows[0]]
     return [{new: row[name] for name, new in renamed} for row in rows]
@@ -78,9 +78,9 @@ def scored(
 ) -> list[Scores]:  # fmt: skip
     """Return for each output {"rouge1": {"p", "r", "f"}, ...}: precision, recall and F measure, 0 to 1.
 
-    `references` holds a list for each output. Where any has several, the scores are means over an output's references,
-    which do not grow with how many it has, and rouge1_max and the rest are of the reference with the highest F, as
-    rouge-score's own `score_multi` has it.
+    `references` has a list for each output. If any has several, the scores are means over an output's references, which
+    do not grow with their number, and rouge1_max and the rest are those of the reference with the highest F, as in
+    rouge-score's own `score_multi`.
     """
     several = any(len(texts) > 1 for texts in references)
     rows = []
@@ -97,7 +97,7 @@ def scored(
 
 
 def signature(several: bool, unicode: bool = False) -> str:
-    """Return how scores were made, so that others can compare theirs; `several`: there were several references."""
+    """Return how scores were computed, so that others can compare theirs; `several`: there were several references."""
     references = "mean over references (_max: the one with the highest F)" if several else "one reference"
     if unicode:
         made = "words: Unicode letters and numbers, signs of scripts without spaces one by one | stemmer: no"

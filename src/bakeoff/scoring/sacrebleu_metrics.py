@@ -1,4 +1,4 @@
-"""BLEU and chrF of sacrebleu, which is loaded when they first score."""
+"""BLEU and chrF of sacrebleu, which is imported when they first score."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from bakeoff.scoring.words import unparted
 
 
 def sacrebleu_metric(name: str, heading: str, explanation: str, make: Callable[[bool], Any], **about: Any) -> Metric:
-    """Return one of sacrebleu's metrics; `make` gives its scorer, for sentences (True) or for a corpus."""
+    """Return one of sacrebleu's metrics; `make` returns its scorer, for sentences (True) or for a corpus."""
 
     def score(outputs: Sequence[str], references: References) -> Rows:
         scorer = make(True)
@@ -30,7 +30,7 @@ def sacrebleu_metric(name: str, heading: str, explanation: str, make: Callable[[
 
 
 def bleu(tokenizer: str = "13a") -> Metric:
-    """Return BLEU with one of sacrebleu's tokenizers; a ConfigError is raised where that one is not installed."""
+    """Return BLEU with one of sacrebleu's tokenizers; it raises ConfigError if that tokenizer is not installed."""
 
     def make(sentence: bool) -> Any:
         from sacrebleu.metrics import BLEU
@@ -62,6 +62,6 @@ def character_f(sentence: bool) -> Any:
 
 
 def streams(references: References) -> list[list[str | None]]:
-    """Return references as sacrebleu wants a corpus': a list of every output's first, of every second, and so on."""
+    """Return references in sacrebleu's form: a list of every output's first, of every second, and so on."""
     longest = max(len(texts) for texts in references)
     return [[texts[i] if i < len(texts) else None for texts in references] for i in range(longest)]

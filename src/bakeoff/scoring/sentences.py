@@ -24,7 +24,7 @@ BEFORE = re.compile(r"[(\[\"'\u201c\u2018]*(\S+)\.$")
 
 
 def sentences(text: str) -> list[str]:
-    """Return a text's sentences, the marks that end them with them."""
+    """Return a text's sentences, with the marks that end them."""
     sentences, start = [], 0
     for end in END.finditer(text):
         kept = text[start : end.end() if end.group()[0] in WIDE else end.start()]
@@ -46,7 +46,7 @@ def goes_on(sentence: str, rest: str) -> bool:
 
 
 def joined(chosen: list[str]) -> str:
-    """Return sentences as one text, each in one line; no space follows a mark that needs none."""
+    """Return sentences as one text, each on one line; no space follows a mark that needs none."""
     lines = [" ".join(sentence.split()) for sentence in chosen]
     return "".join(f"{line}{'' if line[-1] in WIDE else ' '}" for line in lines).rstrip()
 

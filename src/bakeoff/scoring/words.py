@@ -1,5 +1,7 @@
-"""The words of a text in any script: Unicode letters, characters of scripts without spaces one by one, numbers with
-sign and point, operators.
+"""The words of a text in any script.
+
+Words are runs of Unicode letters, single characters of scripts without spaces, numbers with sign and point, and
+operators.
 """
 
 from unicodedata import normalize
@@ -22,17 +24,17 @@ LATIN = regex.compile(r"[a-z0-9]")
 
 
 def tokens(text: str) -> list[str]:
-    """Return all that a text is made of but white space, in small letters: words, numbers, operators, other signs."""
+    """Return everything in a text except white space, in lower case: words, numbers, operators, other signs."""
     return TOKEN.findall(normalize("NFC", text).lower())
 
 
 def words(text: str) -> list[str]:
-    """Return the words and numbers of a text, in small letters."""
+    """Return the words and numbers of a text, in lower case."""
     return [token for token in tokens(text) if WORD.search(token)]
 
 
 def only_latin(text: str) -> float:
-    """Return the share of a text's letters and digits that are none of a to z and 0 to 9."""
+    """Return the share of a text's letters and digits that are not a to z or 0 to 9."""
     return 0.0 if text.isascii() else 1 - _share(LATIN, text)
 
 
@@ -42,7 +44,7 @@ def unparted(text: str) -> float:
 
 
 def meaning(text: str) -> float:
-    """Return 1 where a text holds what changes its meaning and is no letter or digit: signs, points, operators."""
+    """Return 1 if a text contains signs, points or operators: these change its meaning, and are not in words."""
     return float(MEANING.search(text) is not None or WORD.search(text) is None)
 
 

@@ -1,4 +1,5 @@
-"""Checksums that show whether files are as they were written, and writes that are really on disk when they return."""
+"""Checksums that show whether files are still as they were written, and writes that return only when the disk has them.
+"""
 
 import errno
 import hashlib
@@ -21,7 +22,7 @@ LARGEST = 64 * 2**20  # bytes of a document that is read as a whole, or of one l
 def open_file(path: Path) -> BufferedReader:
     """Return a file that is open for reading.
 
-    Raises OSError where it cannot be, a pipe or a device among them: those may never answer, or never end.
+    Raises OSError if it cannot be opened, and for pipes and devices: reading those may never end.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     kind = os.fstat(descriptor).st_mode
@@ -36,7 +37,7 @@ def open_file(path: Path) -> BufferedReader:
 def open_regular(path: Path) -> BufferedReader:
     """Return a file of a run folder, open for reading.
 
-    Raises OSError where there is none, SetupError where it is something else (a pipe, a device) or may not be read.
+    Raises OSError if it does not exist, and SetupError if it is a pipe or device, or may not be read.
     """
     try:
         return open_file(path)
@@ -49,7 +50,7 @@ def open_regular(path: Path) -> BufferedReader:
 
 
 def read_whole(path: Path) -> bytes:
-    """Return a document's bytes; raise SetupError where it is too large to be one, or none that may be read."""
+    """Return a document's bytes; raise SetupError if it is too large for a document, or cannot be read."""
     with open_regular(path) as file:
         if os.fstat(file.fileno()).st_size > LARGEST:
             raise SetupError(f"{path}: larger than {LARGEST >> 20} MiB. Try: remove it, and bakeoff run again")
@@ -63,7 +64,7 @@ def digest(path: Path) -> str:
 
 
 def digests(folder: Path, files: Iterable[Path]) -> dict[str, str]:
-    """Return the SHA-256 of files by their paths below `folder`, each of them synced to the disk."""
+    """Return the SHA-256 of files by their paths below `folder`. Each file is synced to the disk first."""
     hashes = {}
     for path in sorted(files):
         sync(path)
@@ -72,9 +73,9 @@ def digests(folder: Path, files: Iterable[Path]) -> dict[str, str]:
 
 
 def damaged(folder: Path, expected: dict[str, str]) -> Path | None:
-    """Return the first file below `folder` that is missing or not what its SHA-256 says; None where all are whole.
+    """Return the first file below `folder` that is missing or whose SHA-256 differs, or None if all are complete.
 
-    Raises SetupError where a file may be whole and cannot be read now: it must not be taken for damaged and made again.
+    Raises SetupError if a file cannot be read at the moment: it may be complete, and must not be made again.
     """
     for name, stated in expected.items():
         path = folder / name
@@ -89,12 +90,12 @@ def damaged(folder: Path, expected: dict[str, str]) -> Path | None:
 
 
 def unreadable(file: Path, error: OSError) -> str:
-    """Return the line about a file that is there and cannot be read."""
+    """Return the line that reports a file which exists and cannot be read."""
     return f"{file}: cannot be read ({os.strerror(error.errno or 0)}). Try: as a user who may read it, or again"
 
 
 def fault_of(file: Path) -> str:
-    """Return what is wrong with a file that `damaged` has found."""
+    """Return what is wrong with a file that `damaged` has returned."""
     try:
         with file.open("rb"):
             return "damaged or missing. Try: bakeoff run again"
@@ -105,7 +106,7 @@ def fault_of(file: Path) -> str:
 
 
 def sync(path: Path) -> None:
-    """Return when a file's content, or a folder's list of names, is on the disk."""
+    """Return once a file's content, or a folder's list of names, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         os.fsync(descriptor)
@@ -114,9 +115,9 @@ def sync(path: Path) -> None:
 
 
 def read_mapping(file: Path) -> dict[str, Any]:
-    """Return a JSON file's mapping, or an empty one where there is none, or it is damaged.
+    """Return the mapping in a JSON file, or an empty one if the file is missing or damaged.
 
-    Raises SetupError where it may not be read, or is no regular file.
+    Raises SetupError if the file may not be read, or is not a regular file.
     """
     try:
         value = json.loads(read_whole(file))
@@ -131,7 +132,7 @@ def sealed(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unsealed(document: dict[str, Any]) -> dict[str, Any]:
-    """Return what was sealed; raise ValueError where it has changed since."""
+    """Return the document that was sealed; raise ValueError if it has changed since."""
     content = {key: value for key, value in document.items() if key != SEAL}
     try:
         whole = document.get(SEAL) == _mark(content)

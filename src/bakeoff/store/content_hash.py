@@ -1,4 +1,4 @@
-"""SHA-256 of files. A file is read once, and again only if its size or time of change differs."""
+"""SHA-256 of files. A file is read once, and again only if its size or modification time has changed."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,9 +21,9 @@ def file_hashes(files: Iterable[Stamped]) -> dict[str, str]:
 
 
 def remember(files: Iterable[Stamped], stamps: Mapping[str, Sequence[int]], hashes: Mapping[str, str]) -> None:
-    """Take earlier `hashes` of files by name, for those whose size and time are still their `stamps` of then.
+    """Keep earlier `hashes` of files by name, if their size and time are still those in `stamps`.
 
-    Runs of a large base would otherwise hash it again, each a second a gigabyte.
+    Otherwise each run of a large base would hash it again, which takes a second per gigabyte.
     """
     for file in files:
         name = Path(file[0]).name

@@ -1,7 +1,7 @@
-"""The shapes of the documents in a run folder: a document of another shape is damaged, and never met further on.
+"""The shapes of the documents in a run folder: a document of another shape counts as damaged.
 
-Readers keep plain dictionaries. What later code divides by, counts with, looks up or formats is checked here for its
-range and for what must agree within one document; other keys are free.
+Readers keep plain dictionaries. Whatever later code divides by, counts with, looks up or formats is checked here: its
+range, and whether it agrees with the rest of the document. Other keys are free.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ Text = Annotated[str, Field(max_length=100_000)]
 
 
 class RunRow(TypedDict):
-    """A run as plan.json, run.json and result.json hold it."""
+    """A run in plan.json, run.json and result.json."""
 
     id: Name
     entry: Name
@@ -38,7 +38,7 @@ class RunRow(TypedDict):
 
 
 class ResultRow(TypedDict):
-    """result.json."""
+    """result.json: what became of a run."""
 
     run: RunRow
     status: Literal["done", "failed", "paused"]
@@ -59,7 +59,7 @@ class ResultRow(TypedDict):
 
 
 class CurveRow(TypedDict):
-    """A line of metrics.jsonl."""
+    """A row of metrics.jsonl."""
 
     step: Annotated[float, Field(ge=0, le=2**53)]
     epoch: Number
@@ -67,7 +67,7 @@ class CurveRow(TypedDict):
 
 
 class ScoreRow(TypedDict):
-    """A score of several numbers, which is compared by f."""
+    """A score with precision `p`, recall `r` and F score `f`; entries are compared by `f`."""
 
     p: NotRequired[Score]
     r: NotRequired[Score]
@@ -75,7 +75,7 @@ class ScoreRow(TypedDict):
 
 
 class PredictionRow(TypedDict):
-    """A line of predictions.jsonl."""
+    """A row of predictions.jsonl. `loss` is the sum over the `tokens` of the target; scores are other keys."""
 
     id: str
     output: str
@@ -84,7 +84,7 @@ class PredictionRow(TypedDict):
 
 
 class ExampleRow(TypedDict):
-    """A line of a split's examples."""
+    """A row of a split's examples."""
 
     id: str
     document: str
@@ -93,14 +93,14 @@ class ExampleRow(TypedDict):
 
 
 class MadeRow(TypedDict):
-    """data/made.json."""
+    """data/made.json: what the examples were made from, and the checksum of each file."""
 
     data_fingerprint: Text
     files: dict[Text, Text]
 
 
 class EnvironmentRow(TypedDict):
-    """environment.json."""
+    """environment.json: the machine and its software."""
 
     date: NotRequired[Text]
     changes: NotRequired[Text]
@@ -110,12 +110,12 @@ class EnvironmentRow(TypedDict):
 
 @cache
 def adapter(kind: Any) -> TypeAdapter[Any]:
-    """Return pydantic's checker of a kind of document."""
+    """Return pydantic's validator of a kind of document."""
     return TypeAdapter(kind)
 
 
 def fault(kind: Any, document: Any) -> str | None:
-    """Return in words what is wrong with a document's shape, None where nothing is."""
+    """Return in words what is wrong with a document's shape, or None if it is right."""
     try:
         adapter(kind).validate_python(document, strict=True)
     except ValidationError as error:
@@ -124,35 +124,35 @@ def fault(kind: Any, document: Any) -> str | None:
 
 
 def words(error: ValidationError) -> str:
-    """Return in words what is wrong first."""
+    """Return the first error in words."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     place, message = ".".join(map(str, first["loc"]))[:100], first["msg"].removeprefix("Value error, ")
     return f"{place}: {message[:1].lower()}{message[1:100]}" if place else message
 
 
 def whole(kind: Any, document: dict[str, Any]) -> dict[str, Any]:
-    """Return a document, or an empty one where its shape is another."""
+    """Return a document, or an empty one if its shape is wrong."""
     return {} if fault(kind, document) else document
 
 
 def curve_fault(row: Any) -> str | None:
-    """Return what is wrong with a line of metrics.jsonl; it has numbers alone, losses that diverged among them."""
+    """Return what is wrong with a row of metrics.jsonl; all its values are numbers, also losses that are not finite."""
     return fault(CurveRow, row) or fault(dict[str, float], row)
 
 
 def prediction_fault(row: Any) -> str | None:
-    """Return what is wrong with a line of predictions.jsonl; beside its texts it has scores alone."""
+    """Return what is wrong with a row of predictions.jsonl; all keys except its texts are scores."""
     wrong = fault(PredictionRow, row)
     return wrong or fault(dict[str, Score | ScoreRow], {k: v for k, v in row.items() if k not in ("id", "output")})
 
 
 def example_fault(row: Any) -> str | None:
-    """Return what is wrong with a line of a split's examples."""
+    """Return what is wrong with a row of a split's examples."""
     return fault(ExampleRow, row)
 
 
 def run_fault(row: Mapping[str, Any]) -> str | None:
-    """Return what is wrong with a run, which also knows its trial's number where it is a trial."""
+    """Return what is wrong with a run; a trial must have its number and a search."""
     wrong = fault(RunRow, row)
     if wrong is None and row["kind"] == "trial" and (row["trial"] is None or row["search"] is None):
         return f"{row['id']}: a trial without a number"
@@ -160,12 +160,12 @@ def run_fault(row: Mapping[str, Any]) -> str | None:
 
 
 def result_fault(row: Mapping[str, Any]) -> str | None:
-    """Return what is wrong with a result: its failed checks have notes, and an ended training a validation loss."""
+    """Return what is wrong with a result; failed checks must have notes, and a finished training a validation loss."""
     wrong = fault(ResultRow, row) or run_fault(row["run"])
     if wrong is None and not all(passed or name in row["check_notes"] for name, passed in row["checks"].items()):
-        return "check_notes: none of a check that failed"
+        return "check_notes: the note of a failed check is missing"
     trained = wrong is None and row["run"]["kind"] != "baseline" and row["status"] != "failed"
-    return "metrics: no validation/loss" if trained and "validation/loss" not in row["metrics"] else wrong
+    return "metrics: validation/loss is missing" if trained and "validation/loss" not in row["metrics"] else wrong
 
 
 def is_number(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""events.jsonl: what happens in a bakeoff, one event per line with its time. `watch` reads it meanwhile.
+"""events.jsonl: what happens in a bakeoff, one event per line with its time. `watch` reads it at the same time.
 
 Each session (a bakeoff that was resumed has several) begins with a `start` line and, unless it was killed, ends with an
 `end` line. Progress is written at most every PROGRESS_SECONDS; everything else is written.
@@ -20,13 +20,13 @@ PROGRESS_SECONDS = 2.0
 
 
 def even_clock() -> Callable[[], float]:
-    """Return a clock of seconds since 1970 that goes evenly from now on, though the machine's is set meanwhile."""
+    """Return a clock of seconds since 1970 that runs evenly, even if somebody sets the machine's clock."""
     start = time.time() - time.monotonic()
     return lambda: start + time.monotonic()
 
 
 class EventClock:
-    """A clock at the event that is being read, and at the machine's time after the last. It is never set back."""
+    """A clock at the time of the event that is read, and afterwards at the machine's time. It never goes back."""
 
     at: float | None = None
     latest = 0.0
@@ -68,10 +68,10 @@ class EventLog:
         self.write(event)
 
     def add(self, run: Run) -> None:
-        """Write nothing: who reads an event of a run that was not planned finds it in its folder."""
+        """Write nothing: a reader finds a run that was not planned in the folder."""
 
     def note(self, text: str) -> None:
-        """Write a line of news."""
+        """Write a message for the user."""
         self.write(Note(text=text))
 
     def write(self, event: Event) -> None:
@@ -80,7 +80,7 @@ class EventLog:
 
 
 class Reader:
-    """Reads a journal that is still being written: whole lines only, each once; those that are no event are counted."""
+    """Reads an event log that is still being written: only complete lines, each once. Counts lines that are not events."""
 
     def __init__(self, file: Path, place: int = 0):
         self.file, self.place = file, place  # in bytes
@@ -106,7 +106,7 @@ class Reader:
 
 
 def earlier_events(file: Path, start: Start | None = None) -> Iterator[Event]:
-    """Yield a journal's events before the session that begins with `start`, or all, but none after damage."""
+    """Yield the events before the session that begins with `start` (or all events), up to the first damaged line."""
     reader = Reader(file)
     with suppress(SetupError):  # no display is worth stopping a bakeoff for
         for event in reader.new_events():

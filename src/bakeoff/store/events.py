@@ -1,4 +1,4 @@
-"""What happens in a bakeoff: a tagged union of events, each a line of events.jsonl, told apart by `kind`."""
+"""What happens in a bakeoff: a tagged union of events. Each is a line of events.jsonl; `kind` is its tag."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -6,12 +6,12 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from bakeoff.store.documents import Count, Figure, Name, Whole
 
-Measured = Whole | float | None  # a loss may be no number
+Measured = Whole | float | None  # a loss may be NaN
 Positive = Annotated[Figure, Field(gt=0)]
 
 
 class Line(BaseModel):
-    """What every event has. Keys that a kind does not name are kept."""
+    """What every event has. Keys that its kind does not name are kept."""
 
     model_config = ConfigDict(
         strict=True, extra="allow", frozen=True, serialize_by_alias=True, validate_by_name=True, validate_by_alias=True
@@ -22,20 +22,20 @@ class Line(BaseModel):
     )
 
     def values(self) -> dict[str, Any]:
-        """Return what the event says, by the names that the file has."""
+        """Return the event's own values, under the names that they have in the file."""
         return self.model_dump(exclude_unset=True, exclude={"time", "run", "kind"})
 
     def row(self) -> dict[str, Any]:
-        """Return the event as a line of the file holds it."""
+        """Return the event as a row of the file."""
         head = {name: getattr(self, name, None) for name in ("time", "run", "kind")}
         return {k: v for k, v in head.items() if v is not None} | self.values()
 
 
 class Start(Line):
-    """A session begins. `done` are the runs that need not run, `steps` how many each trial has taken before.
+    """A session begins. `done` are the runs that are finished already, `steps` the steps that trials have taken before.
 
-    `again` are the runs that are trained, whose outputs are made (decode) or scored (score) again. `plan` is a hash by
-    which the session knows its plan.
+    `again` are runs that are trained already, but whose outputs are written again (decode) or only scored again
+    (score). `plan` is a hash of the session's plan.
     """
 
     kind: Literal["start"] = "start"
@@ -46,20 +46,20 @@ class Start(Line):
 
 
 class End(Line):
-    """A session ends. One that was killed has no such line."""
+    """A session ends. A session that was killed has no such line."""
 
     kind: Literal["end"] = "end"
 
 
 class Note(Line):
-    """A line of news."""
+    """A message for the user, in one line."""
 
     kind: Literal["note"] = "note"
     text: str
 
 
 class State(Line):
-    """What a run is doing; while it scores also by which `metric`."""
+    """What a run is doing from now on. While it scores, `metric` may name the metric."""
 
     run: Name
     kind: Literal["state"] = "state"
@@ -68,7 +68,7 @@ class State(Line):
 
 
 class Progress(Line):
-    """How far a run has come: in steps of training, or in examples. With neither it is a sign of life."""
+    """How far a run has come, in steps of training or in examples. With neither it only shows that the run is alive."""
 
     __pydantic_extra__: dict[str, Measured] = Field(init=False)
 
@@ -87,18 +87,18 @@ class Progress(Line):
 
     @model_validator(mode="after")
     def check_together(self) -> Self:
-        """Raise ValueError where a part of what is read together is missing."""
+        """Raise ValueError if one of several values that belong together is missing."""
         if self.step is not None and None in (self.steps, self.tokens_per_second, self.seconds_left):
             raise ValueError("a step without steps, tokens_per_second and seconds_left")
         if self.examples is not None and self.examples_total is None:
             raise ValueError("examples without examples_total")
         if (self.read_tokens is None) != (self.read_seconds is None):
-            raise ValueError("one of read_tokens and read_seconds alone")
+            raise ValueError("read_tokens or read_seconds without the other")
         return self
 
 
 class Metrics(Line):
-    """A validation in training, as the run's metrics.jsonl has it."""
+    """A validation during training: a row of the run's metrics.jsonl."""
 
     __pydantic_extra__: dict[str, Measured] = Field(init=False)
 
@@ -121,7 +121,7 @@ class Ranked(BaseModel):
 
 
 class Done(Line):
-    """A run has ended well. Metrics and costs are those of its result.json."""
+    """A run is done. Metrics and costs are those of its result.json."""
 
     run: Name
     kind: Literal["done"] = "done"
@@ -145,5 +145,5 @@ EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="k
 
 
 def event_of(row: object) -> Event:
-    """Return the event that a line holds; raise ValueError where it holds none."""
+    """Return the event in a row; raise ValueError if the row is not an event."""
     return EVENTS.validate_python(row)

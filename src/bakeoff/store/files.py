@@ -1,4 +1,4 @@
-"""Writes files completely or not at all, and JSON in them."""
+"""Writes text and JSON files completely or not at all."""
 
 import errno
 import json
@@ -19,7 +19,7 @@ ASSETS = Path(__file__).parent.parent / "assets"  # what the package ships besid
 
 
 def give_rights(folder: Path) -> None:
-    """Give the files of a folder the rights that the umask leaves: safetensors makes its own for their owner alone."""
+    """Give the files of a folder the permissions of the umask: safetensors gives them only to the owner."""
     mask = os.umask(0o077)
     os.umask(mask)
     for file in folder.iterdir():
@@ -28,10 +28,10 @@ def give_rights(folder: Path) -> None:
 
 
 def opened(path: Path, flags: int) -> int:
-    """Return the descriptor of a file that is opened for writing, never through a link, with the umask's rights.
+    """Return the descriptor of a file opened for writing, with the permissions of the umask.
 
-    One that has another name too (a hard link) is replaced by a copy first: what has that name stays as it is. Raises
-    SetupError where a link is there, or no regular file.
+    A file that has another name too (a hard link) is first replaced by a copy, so that the other name keeps its
+    content. Raises SetupError if the path is a link, or not a regular file.
     """
     detach(path)
     try:
@@ -47,7 +47,7 @@ def opened(path: Path, flags: int) -> int:
 
 
 def detach(path: Path) -> None:
-    """Put a copy of a file that has another name too, a hard link, in its place: else both would be written."""
+    """Replace a file that has another name (a hard link) by a copy, so that the other name keeps its content."""
     try:
         there = path.lstat()
     except FileNotFoundError:
@@ -85,18 +85,18 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically; NaN is refused, because JSON has none."""
+    """Write `value` as indented JSON, atomically; NaN is refused, because JSON does not have it."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write one JSON object a line as the rows come, atomically."""
+    """Write rows as JSON objects, one per line, atomically."""
     with replacing(path) as file:
         file.writelines(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
 
 
 def append_jsonl(path: Path, row: dict[str, Any]) -> None:
-    """Append one JSON object as a line, in the place of a torn last line, which a crash leaves."""
+    """Append a JSON object as a line. It replaces a last line that a crash has left incomplete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with os.fdopen(opened(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), "ab+") as file:
         if file.tell():
@@ -108,7 +108,7 @@ def append_jsonl(path: Path, row: dict[str, Any]) -> None:
 
 
 def remove_named(folder: Path, names: str) -> None:
-    """Delete the files of a folder whose whole name matches, and the folder where it holds nothing else."""
+    """Delete the files of a folder whose whole name matches, and the folder if it is empty then."""
     if folder.is_symlink() or not folder.is_dir():
         return
     for file in folder.iterdir():
@@ -121,9 +121,9 @@ def remove_named(folder: Path, names: str) -> None:
 def read_jsonl(
     path: Path, torn: bool = True, fault: Callable[[Any], str | None] = lambda _: None
 ) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a JSONL file; raise SetupError where a line holds none, or one that has a `fault`.
+    """Yield the objects of a JSONL file; raise SetupError if a line is not an object, or has a `fault`.
 
-    A torn last line, which a crash leaves in a file that is appended to, is passed over unless `torn` is False.
+    A last line that a crash has left incomplete is ignored unless `torn` is False.
     """
     with open_regular(path) as file:
         number = 0

@@ -1,8 +1,8 @@
-"""One process per run folder: a lock that names its owner, and that a dead owner does not keep.
+"""One process per run folder: a lock that names its owner, and that ends when the owner's process ends.
 
 The kernel's file lock ends with its process. It is on the folder itself, which nobody removes by mistake, and on a file
-in it, which names the owner and which network disks pass on to other machines. Where they do not, the owner also
-touches the file regularly: the lock of another machine is watched before it is taken over.
+in it, which names the owner, and whose lock network disks pass on to other machines. Some network disks do not, so the
+owner also touches the file regularly: before the lock of another machine is taken over, it is watched for touches.
 """
 
 import fcntl
@@ -29,10 +29,10 @@ RETRY_SECONDS = 0.02
 
 @contextmanager
 def locked(file: Path) -> Iterator[str | None]:
-    """Own the folder of the lock `file`; both are made if they are missing.
+    """Own the folder of the lock `file`; create both if they are missing.
 
-    Yields a line if the last owner died without releasing it, else None. Raises SetupError, which names the owner, if
-    another process runs here.
+    Yields a line if the last owner died without releasing the lock, else None. Raises SetupError, which names the
+    owner, if another process runs here.
     """
     with ExitStack() as stack:
         lock = taken(file, stack)
@@ -53,7 +53,10 @@ def locked(file: Path) -> Iterator[str | None]:
 
 
 def taken(file: Path, stack: ExitStack) -> int:
-    """Return the lock file's descriptor, locked like its folder until `stack` ends; raise SetupError if busy."""
+    """Return the descriptor of the lock file, locked together with its folder until `stack` ends.
+
+    Raises SetupError if another process has the lock.
+    """
     until = time.monotonic() + PATIENCE_SECONDS
     while True:
         make(file.parent)
@@ -70,7 +73,7 @@ def taken(file: Path, stack: ExitStack) -> int:
 
 @contextmanager
 def in_turn(folder: Path, patience: float) -> Iterator[None]:
-    """Wait for a turn to write what processes write here in turns; wait for a hanging one so many seconds."""
+    """Wait for a turn to write, as all processes do here, but at most `patience` seconds for one that hangs."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     until = time.monotonic() + patience
     try:
@@ -88,7 +91,7 @@ def in_turn(folder: Path, patience: float) -> Iterator[None]:
 
 
 def make(folder: Path) -> None:
-    """Make a folder, or leave it to the next attempt where another process removes the same folder right now."""
+    """Make a folder. If another process removes it at the same moment, leave it to the next attempt."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
@@ -98,10 +101,10 @@ def make(folder: Path) -> None:
 
 
 def take(path: Path, flags: int, stack: ExitStack) -> int:
-    """Return a descriptor of what lies at `path`, locked until `stack` ends.
+    """Return a descriptor of what is at `path`, locked until `stack` ends.
 
-    Raises BlockingIOError where another process has it, FileNotFoundError where it was removed or replaced meanwhile:
-    the lock would be on something that nobody else finds.
+    Raises BlockingIOError if another process has the lock, and FileNotFoundError if the path was removed or replaced
+    meanwhile: then the lock would be on a file that nobody else finds.
     """
     descriptor = os.open(path, flags, 0o666)
     stack.callback(os.close, descriptor)
@@ -116,7 +119,7 @@ def take(path: Path, flags: int, stack: ExitStack) -> int:
 
 
 def is_locked(file: Path) -> bool:
-    """Return whether a process owns the folder of the lock `file`; nothing is written."""
+    """Return whether a process owns the folder of the lock `file`. Writes nothing."""
     return is_held(file.parent) or is_held(file)
 
 
@@ -136,19 +139,19 @@ def is_held(path: Path) -> bool:
 
 
 def busy(file: Path, owner: dict[str, Any]) -> SetupError:
-    """Return the error that says who runs here."""
+    """Return the error that names the process which runs here."""
     return SetupError(
         f"{file.parent}: another bakeoff is running in this folder: {described(owner)}. Wait for it, or end it"
     )
 
 
 def this_process() -> dict[str, Any]:
-    """Return what a lock says of its owner."""
+    """Return what a lock file contains about its owner."""
     return {"pid": os.getpid(), "host": socket.gethostname(), "since": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
 def owner_of(file: Path) -> dict[str, Any]:
-    """Return the owner that a lock file names, or an empty mapping where it names none."""
+    """Return the owner that a lock file names, or an empty mapping if it names nobody."""
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
@@ -160,7 +163,7 @@ def owner_of(file: Path) -> dict[str, Any]:
 
 
 def read_owner(lock: int) -> dict[str, Any]:
-    """Return the owner that an open lock file names, or an empty mapping where it names none."""
+    """Return the owner that an open lock file names, or an empty mapping if it names nobody."""
     try:
         owner = json.loads(os.pread(lock, 1000, 0))
     except (OSError, ValueError):
@@ -176,14 +179,14 @@ def described(owner: dict[str, Any]) -> str:
 
 
 def touch(file: Path | int, ended: threading.Event) -> None:
-    """Touch the lock, by its path or descriptor, until its owner ends."""
+    """Touch the lock, by its path or descriptor, as long as its owner runs."""
     while not ended.wait(TOUCH_SECONDS):
         with suppress(OSError):
             os.utime(file)
 
 
 def is_touched(file: Path) -> bool:
-    """Return whether somebody touches the lock while one looks; no clock of another machine is trusted."""
+    """Return whether the lock is touched while this process watches it. Clocks of other machines are not used."""
     before = file.stat().st_mtime_ns
     time.sleep(WATCH_SECONDS)
     return file.stat().st_mtime_ns != before

@@ -30,13 +30,13 @@ def is_ours(folder: Folder) -> bool:
 
 
 def stage(folder: Folder) -> str | None:
-    """Return what the folder's tag says: planning, or made; None where it has none."""
+    """Return what the folder's tag says: planning, or made; None if there is no tag."""
     tag = read_mapping(folder.tag_file)
     return tag.get("stage") if tag.get("made_by") == MADE_BY and tag.get("stage") in ("planning", "made") else None
 
 
 def begin(folder: Folder) -> None:
-    """Make the folder, or make an empty one that was there a bakeoff's."""
+    """Make the folder, or turn an existing empty folder into a run folder."""
     existed = folder.path.is_dir()
     folder.path.mkdir(parents=True, exist_ok=True)
     if not is_ours(folder):
@@ -45,9 +45,9 @@ def begin(folder: Folder) -> None:
 
 @contextmanager
 def owned(folder: Folder) -> Iterator[str | None]:
-    """Keep all other processes from running in the folder; what came to no plan leaves nothing there.
+    """Keep all other processes from running in the folder; leave nothing there if no plan was made.
 
-    Yields a line where the last owner ended without notice, else None.
+    Yields a line if the last owner died without releasing the folder, else None.
     """
     begin(folder)
     with locked(folder.lock_file) as took_over:
@@ -63,8 +63,8 @@ def owned(folder: Folder) -> Iterator[str | None]:
 def claim(folder: Folder, signature: str | None, before: str | None = None) -> None:
     """Take all names of the layout, now that there is a plan.
 
-    `signature` is of the config that it was made from, `before` of the one that is still there. Raises SetupError where
-    somebody has put another file there meanwhile.
+    `signature` is that of the config of this plan, `before` that of the config which is still in the folder. Raises
+    SetupError if somebody has put another file there meanwhile.
     """
     refuse_foreign(folder)
     existed = read_mapping(folder.tag_file).get("found", True)
@@ -73,7 +73,7 @@ def claim(folder: Folder, signature: str | None, before: str | None = None) -> N
 
 
 def refuse_foreign(folder: Folder) -> None:
-    """Raise SetupError where a folder that holds no plan of a bakeoff yet holds files that no bakeoff wrote."""
+    """Raise SetupError if a folder without a plan of bakeoff contains files that bakeoff did not write."""
     at = stage(folder)
     if at == "made" or (at is None and is_ours(folder)):
         return
@@ -91,7 +91,7 @@ def refuse_foreign(folder: Folder) -> None:
 
 
 def strangers(folder: Folder, own: set[Path]) -> Iterator[Path]:
-    """Yield the files of a folder that are none of its `own`."""
+    """Yield the files of a folder that are not among its `own`."""
     for file in folder.path.rglob("*"):
         left = LEFT.fullmatch(file.name)  # a process was killed as it wrote that one, the tag itself maybe
         mine = file.with_name(left["name"]) in {folder.tag_file, *own} if left else file in own
@@ -100,7 +100,7 @@ def strangers(folder: Folder, own: set[Path]) -> Iterator[Path]:
 
 
 def refuse_links(folder: Folder) -> None:
-    """Raise SetupError where a name of the layout is a link: what is written there would be written elsewhere."""
+    """Raise SetupError if a name of the layout is a link: it would be written through, to another place."""
     for path in layout(folder):
         if path.is_symlink():
             raise SetupError(f"{path}: is a link, so files elsewhere would be replaced. Try: remove the link")
@@ -119,7 +119,7 @@ def layout(folder: Folder) -> Iterator[Path]:
 
 
 def sweep(folder: Folder) -> None:
-    """Remove what killed processes left of files that they were replacing; the folder's lock is held meanwhile."""
+    """Remove the temporary files of killed processes. The caller holds the folder's lock."""
     tops = [folder.path, folder.made_file.parent, folder.figures]
     names = re.compile("|".join(re.escape(place.name) for place in vars(folder).values()) + r"|.+\.(svg|csv)")
     data = re.compile(rf"made\.json|({'|'.join(SPLITS)})\.(jsonl|tokens\.bin)")
@@ -134,7 +134,7 @@ def sweep(folder: Folder) -> None:
 
 
 def discard(folder: Folder) -> None:
-    """Remove what a bakeoff that came to no plan has left: its own files, and folders with nothing else in them."""
+    """Remove what a bakeoff without a plan has left: its own files, and folders that are empty then."""
     at, tag = stage(folder), read_mapping(folder.tag_file)
     if at is None:
         return

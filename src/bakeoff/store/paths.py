@@ -10,10 +10,10 @@ def at_home(path: str) -> Path:
 
 
 def is_folder(path: str | Path) -> bool:
-    """Return whether a path is a folder; one that no system takes (too long, say) is none."""
+    """Return whether a path is a folder; a path that the system does not allow (too long, say) is not."""
     return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises there
 
 
 def is_file(path: str | Path) -> bool:
-    """Return whether a path is a file; one that no system takes is none."""
+    """Return whether a path is a file; a path that the system does not allow (too long, say) is not."""
     return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises there

@@ -1,4 +1,4 @@
-"""plan.json as models: what a bakeoff runs, and what is known of it before. Other keys are kept."""
+"""plan.json as models: what a bakeoff runs, and what is known about it in advance. Other keys are kept."""
 
 from dataclasses import fields
 from typing import Annotated, Any, Literal, Self
@@ -12,19 +12,19 @@ Parameters = Annotated[int, Field(ge=1, le=2**62)]
 
 
 class Document(BaseModel):
-    """What all parts of a plan have in common."""
+    """Base of all parts of a plan."""
 
     model_config = ConfigDict(
         strict=True, extra="allow", frozen=True, serialize_by_alias=True, validate_by_name=True, validate_by_alias=True
     )
 
     def row(self) -> dict[str, Any]:
-        """Return the document as its file has it."""
+        """Return the document as its file holds it."""
         return self.model_dump(exclude_unset=True)
 
 
 class Products(Document):
-    """Multiplications of a step: per token of a prompt, per token of a target, and per example."""
+    """Multiplications of a step: per prompt token, per target token, and per example."""
 
     prompt: Figure
     target: Figure
@@ -35,12 +35,12 @@ class Products(Document):
         return prompt_tokens * self.prompt + target_tokens * self.target + self.example
 
     def any(self) -> bool:
-        """Return whether there are any."""
+        """Return whether any of the three is not 0."""
         return any((self.prompt, self.target, self.example))
 
 
 class BaseFacts(Document):
-    """The base model. `weights` are checksums, `files` size and time of each of its files."""
+    """The base model. `weights` are checksums; `files` has the size and time of each of its files."""
 
     name: Text
     revision: Text | None
@@ -54,7 +54,7 @@ class BaseFacts(Document):
 
 
 class Lengths(Document):
-    """A histogram of lengths in tokens. The last count is of the longest 1 % too."""
+    """A histogram of lengths in tokens. The last bin also counts the longest 1 %."""
 
     median: Figure
     p99: Count
@@ -64,7 +64,7 @@ class Lengths(Document):
 
 
 class SplitFacts(Document):
-    """One split. Lengths are known once the base's tokenizer is on this machine."""
+    """One split. Its lengths are null if the plan was made without the base's tokenizer."""
 
     examples: Parameters
     cut_documents: Figure | None = None
@@ -92,7 +92,7 @@ class Splits(Document):
 
 
 class DataFacts(Document):
-    """The data, with what is odd about it."""
+    """The data, and the findings about it."""
 
     source: Text
     identity: Text
@@ -111,7 +111,7 @@ class MetricFacts(Document):
 
 
 class TokenCounts(Document):
-    """Tokens of one run: of an epoch, of the longest batch, and of what is read and written at the end."""
+    """Tokens of one run: in an epoch, in the longest batch, in validation and test, and the most that outputs have."""
 
     train_tokens: Count
     longest_batch_tokens: Count
@@ -129,7 +129,7 @@ class Span(Document):
 
 
 class EntryFacts(Document):
-    """One entry. `learning_rate` is null where it is searched; `trial_points` are the settings of its trials."""
+    """One entry. `learning_rate` is null if it is searched; `trial_points` has the settings of its trials."""
 
     method: Text
     steps: Count
@@ -148,7 +148,7 @@ class EntryFacts(Document):
 
 
 class EntryForecast(Document):
-    """What a probe says of an entry: how long its runs take together, and their peak of memory."""
+    """What a probe measured for an entry: the time of all its runs together, and their peak memory."""
 
     error: str | None
     seconds: Number | None
@@ -156,7 +156,7 @@ class EntryForecast(Document):
 
 
 class PlanForecast(Document):
-    """What a probe says of a plan. `seconds` are of all entries together."""
+    """What a probe measured for a plan. `seconds` is the sum over all entries; `too_large` names what will not fit."""
 
     entries: dict[Name, EntryForecast]
     seconds: Number | None
@@ -164,7 +164,7 @@ class PlanForecast(Document):
 
 
 def run_of(row: Any) -> Run:
-    """Return a run that a document holds; raise ValueError where it holds none."""
+    """Return the run in a row of a document; raise ValueError if the row is not a run."""
     if isinstance(row, Run):
         return row
     if wrong := run_fault(row):
@@ -173,10 +173,10 @@ def run_of(row: Any) -> Run:
 
 
 class PlanDocument(Document):
-    """plan.json. `decoding` and `scoring` are hashes of what outputs and scores depend on beside the training.
+    """plan.json. `decoding` is a hash of the generation settings, `scoring` of the metrics and their code.
 
-    `output_tokens` and `counts` are null in a plan that was made without the base's tokenizer, which no file holds;
-    `forecast` is there in one that was probed.
+    `output_tokens` and `counts` are null if a plan was made without the base's tokenizer; such a plan is never written
+    to a file. Only a plan made with --probe has a `forecast`.
     """
 
     schema_version: Literal[3] = Field(alias="schema")
@@ -211,25 +211,25 @@ class PlanDocument(Document):
 
     @model_validator(mode="after")
     def check_metrics(self) -> Self:
-        """Raise ValueError where the primary score is none of the metrics, or a metric is there twice."""
+        """Raise ValueError if the primary score is not among the metrics, or a metric occurs twice."""
         names = [metric.name for metric in self.metrics]
         if self.primary not in names or len(set(names)) < len(names):
-            raise ValueError("primary: none of the metrics")
+            raise ValueError("primary: not among the metrics, or a metric occurs twice")
         return self
 
     @model_validator(mode="after")
     def check_runs(self) -> Self:
-        """Raise ValueError where runs are not of the entries, or have other settings than are searched."""
+        """Raise ValueError if runs do not belong to the entries, or settings of trials differ from what is searched."""
         if len({run.id for run in self.runs}) < len(self.runs):
-            raise ValueError("runs: one stands there twice")
+            raise ValueError("runs: an id occurs twice")
         kinds = {run.entry: run.kind == "baseline" for run in self.runs}
         for i, run in enumerate(self.runs):
             baseline = run.kind == "baseline"
             if baseline != kinds[run.entry] or baseline == (run.entry in self.entries):
-                raise ValueError(f"runs.{i}.entry: not as planned")
+                raise ValueError(f"runs.{i}.entry: does not match the entries")
             searched = self.entries[run.entry].search if run.kind == "trial" else ()
             if not all(is_number(run.settings.get(name)) for name in searched):
-                raise ValueError(f"runs.{i}.settings: not as searched")
+                raise ValueError(f"runs.{i}.settings: a searched value is missing or not a number")
         points = [(row.search.keys(), point.keys()) for row in self.entries.values() for point in row.trial_points]
         if any(searched != values for searched, values in points):
             raise ValueError("entries: trials of other fields than are searched")
@@ -237,11 +237,11 @@ class PlanDocument(Document):
 
 
 def stored_plan(row: dict[str, Any]) -> PlanDocument:
-    """Return the plan that a run folder's plan.json holds; raise ValueError, in words, where it holds none."""
+    """Return the plan in a run folder's plan.json; raise ValueError, in words, if it is not a plan."""
     try:
         plan = PlanDocument.model_validate(row)
     except ValidationError as error:
         raise ValueError(words(error)) from None
     if plan.output_tokens is None:
-        raise ValueError("output_tokens: not known")
+        raise ValueError("output_tokens: is missing")
     return plan

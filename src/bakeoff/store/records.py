@@ -60,12 +60,12 @@ class RunResult:
     scoring: str | None = None  # a hash of the metrics, and of their code, that its outputs were scored by
 
     def check(self, name: str, complaint: str | None) -> None:
-        """Record a check, passed where there is no complaint. A failed one does not end the run."""
+        """Record a check, which has passed if there is no complaint. A failed check does not end the run."""
         self.checks[name] = complaint is None
         if complaint is not None:
             self.check_notes[name] = complaint
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> "RunResult":
-        """Return the result that `asdict` was taken of."""
+        """Return the result of which `asdict` made this mapping."""
         return cls(**{**raw, "run": Run(**raw["run"])})

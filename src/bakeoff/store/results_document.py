@@ -1,14 +1,14 @@
-"""results.json as typed dictionaries: what `bakeoff report`, the page and `Results.document` are made of."""
+"""results.json as typed dictionaries: the source of `bakeoff report`, the page and `Results.document`."""
 
 from typing import Any, Literal, NotRequired, TypeAlias
 
 from typing_extensions import TypedDict
 
-Interval: TypeAlias = float | None  # an end of a 95 % interval; null where there can be none
+Interval: TypeAlias = float | None  # an end of a 95 % interval; null where no interval can be computed
 
 
 class Score(TypedDict):
-    """A figure over the seeds of an entry, with its 95 % interval where it has one."""
+    """A mean over the seeds of an entry, with its 95 % interval if it has one."""
 
     mean: float
     low: NotRequired[float]
@@ -16,9 +16,10 @@ class Score(TypedDict):
 
 
 class Difference(TypedDict):
-    """A paired difference, first - second. `p_holm` is adjusted over all pairs, and `different` follows from it.
+    """A paired difference, first - second. `p_holm` is p after Holm's correction; it is under 0.05 if `different`.
 
-    `detectable` is the smallest gap that would be found in 80 of 100 such bakeoffs, `covers` what the interval is over.
+    `detectable` is the smallest gap that would be found in 80 of 100 such bakeoffs. `covers` says which chance the
+    interval covers, for example that of documents and seeds.
     """
 
     difference: float
@@ -40,7 +41,7 @@ class Pair(Difference):
 
 
 class Verdict(TypedDict):
-    """What the statistics support. `recommendations` names an entry for each preference."""
+    """The conclusion of the comparison. `recommendations` has an entry for each preference."""
 
     headline: str
     text: str
@@ -59,7 +60,7 @@ class Verdict(TypedDict):
 
 
 class TrialRow(TypedDict):
-    """One trial of an entry. `settings` are the searched fields alone."""
+    """One trial of an entry. `settings` has only the searched fields."""
 
     trial: int | None
     run: str
@@ -71,9 +72,9 @@ class TrialRow(TypedDict):
 
 
 class Tuning(TypedDict):
-    """How an entry's settings were chosen. `edge` says for which fields the best trial was at the end of its range.
+    """How an entry's settings were chosen. `edge` names the fields whose best value was the lowest or highest tried.
 
-    `extended` says how the one trial past that edge did: better, worse, failed, or "no room".
+    `extended` is the result of the one trial past that edge: better, worse, failed, or "no room".
     """
 
     label: str
@@ -85,7 +86,7 @@ class Tuning(TypedDict):
 
 
 class ResultsRow(TypedDict):
-    """An entry or a baseline. What the plan says of an entry is in its row too; `place` is its bakeoff's in several."""
+    """An entry or a baseline, with what the plan says about it. `place` is the number of its bakeoff among several."""
 
     kind: Literal["entry", "baseline"]
     method: str
@@ -120,8 +121,8 @@ class ResultsRow(TypedDict):
 class ResultsDocument(TypedDict):
     """results.json, without its checksum and signature. Model, data and metrics are those of plan.json.
 
-    `records` is a hash of all that it was made from. `notes` and `not_held_equal` are there where several bakeoffs are
-    compared, `of_entries` where a view leaves entries out.
+    `records` is a hash of everything that the results were made from. `notes` and `not_held_equal` exist only if
+    several bakeoffs are compared, `of_entries` only if a view leaves entries out.
     """
 
     schema: Literal[3]

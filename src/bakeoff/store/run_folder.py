@@ -1,4 +1,4 @@
-"""The layout of the run folder: where each file is, and reading it complete or reporting it as damaged."""
+"""The layout of a run folder: where each file is. Reads files completely, or reports them as damaged."""
 
 import hashlib
 import json
@@ -26,14 +26,14 @@ PLAN_KEYS = {"name", "model", "data", "entries", "runs"}  # by which a bakeoff's
 
 
 def documents() -> Any:
-    """Return the module that checks documents: a table that was written is shown without its library."""
+    """Return the module that checks documents. It is imported late: showing a finished table does not need pydantic."""
     from bakeoff.store import documents
 
     return documents
 
 
 def refuse_other_form(file: Path, document: Mapping[str, Any]) -> None:
-    """Raise SetupError where another version made a document, in a form that this one does not know."""
+    """Raise SetupError if another version of bakeoff made a document, with a schema that this one does not know."""
     schema = document.get("schema", 1)  # the first form had no number
     if schema == SCHEMA or not isinstance(schema, int):  # what is damaged is refused where it is read
         return
@@ -46,14 +46,14 @@ def refuse_other_form(file: Path, document: Mapping[str, Any]) -> None:
 
 
 def read_plan(row: dict[str, Any]) -> "PlanDocument":
-    """Return the plan in the content of plan.json; raise ValueError where that is damaged."""
+    """Return the plan in the content of plan.json; raise ValueError if the content is damaged."""
     from bakeoff.store.plan_document import stored_plan
 
     return stored_plan(row)
 
 
 def read_result(file: Path) -> RunResult | None:
-    """Return the record in a file, or None where there is no whole one; raise SetupError where it may not be read."""
+    """Return the record in a file, or None if it is missing or damaged; raise SetupError if it may not be read."""
     with suppress(ValueError, TypeError):  # changed since, or a later version's
         row = unsealed(read_mapping(file))
         return None if documents().result_fault(row) else RunResult.from_json(row)
@@ -79,23 +79,23 @@ class RunFolder:
         remove_named(self.checkpoints, CHECKPOINT)
 
     def remove(self) -> None:
-        """Delete what a trial has left."""
+        """Delete everything that a trial has left."""
         self.forget_checkpoints()
         remove_named(self.path, r"(run|result|earlier)\.json|(metrics|predictions)\.jsonl|log\.txt")
 
     def run(self) -> Run:
-        """Return the run as the driver started it; raise SetupError where it never did."""
+        """Return the run as the driver started it; raise SetupError if it was never started."""
         started = read_mapping(self.run_file)
         if started.get("id") != self.path.name or documents().run_fault(started):
             raise SetupError(f"{self.path}: no run was started here (no run.json)")
         return Run(**started)
 
     def result(self) -> RunResult | None:
-        """Return the run's result, or None where there is no whole one; raise SetupError where it may not be read."""
+        """Return the run's result, or None if it is missing or damaged; raise SetupError if it may not be read."""
         return read_result(self.result_file)
 
     def finished(self) -> RunResult | None:
-        """Return the record that this run left when it came to its end, even if a later session did more and failed."""
+        """Return the record of this run's end, even if a later session continued it and failed."""
         for file in (self.result_file, self.earlier_file):
             record = read_result(file)
             if record and record.status == "done":
@@ -103,7 +103,10 @@ class RunFolder:
         return None
 
     def left_to_do(self, plan: "PlanDocument") -> Step:
-        """Return what is left to do of this run, a baseline or an entry's final one, to be as `plan` has it."""
+        """Return what is left to do (train, decode, score or nothing) so that this run matches `plan`.
+
+        The run is a baseline or a final run.
+        """
         record = self.finished()
         if record is None:
             return "train"
@@ -117,30 +120,30 @@ class RunFolder:
         return "nothing"
 
     def damaged_training(self, record: RunResult) -> Path | None:
-        """Return a file of what a finished run has trained that is damaged or missing, None where all are whole."""
+        """Return a file of a finished training that is damaged or missing, or None if all are complete."""
         trained = {name: checksum for name, checksum in record.files.items() if name != self.predictions_file.name}
         return damaged(self.path, trained)
 
     def set_aside(self) -> None:
-        """Keep the record of a finished training for the time in which more is done with it."""
+        """Keep the record of a finished training while its outputs or scores are made again."""
         if self.done():
             self.result_file.replace(self.earlier_file)
         self.result_file.unlink(missing_ok=True)
 
     def forget_results(self) -> None:
-        """Delete the records of a training that is made anew."""
+        """Delete the records of a training that will run again."""
         for file in (self.result_file, self.earlier_file, self.predictions_file):
             file.unlink(missing_ok=True)
 
     def done(self) -> bool:
-        """Return whether the run has come to its end without a failure."""
+        """Return whether the run has ended without a failure."""
         result = self.result()
         return result is not None and result.status == "done"
 
     def write_result(self, result: RunResult) -> None:
-        """Write result.json with checksums of itself and, unless it failed, of all that it left.
+        """Write result.json with a checksum of itself and, unless the run failed, of all files that the run left.
 
-        An adapter's card is left out: it is written when the results are, and may be edited.
+        The adapter's card is left out: it is written with the results, and may be edited.
         """
         if result.status != "failed":
             adapter = (file for file in self.adapter.rglob("*") if file.is_file() and file.suffix != ".md")
@@ -151,7 +154,7 @@ class RunFolder:
             self.earlier_file.unlink(missing_ok=True)
 
     def check(self) -> RunResult | None:
-        """Return the run's result; raise SetupError where a file that belongs to it is damaged or missing."""
+        """Return the run's result; raise SetupError if a file that belongs to it is damaged or missing."""
         result = self.result()
         broken = damaged(self.path, result.files) if result else None
         if broken:
@@ -163,7 +166,7 @@ class RunFolder:
         return list(read_jsonl(self.metrics_file, fault=documents().curve_fault)) if self.metrics_file.exists() else []
 
     def predictions(self) -> list[dict[str, Any]]:
-        """Return a row a test example, in test order: id, output, loss, tokens, rouge1 and the rest as {p, r, f}."""
+        """Return one row per test example, in test order: id, output, loss, tokens, and scores as {p, r, f}."""
         file, wrong = self.predictions_file, documents().prediction_fault
         return list(read_jsonl(file, torn=False, fault=wrong)) if file.exists() else []
 
@@ -189,7 +192,7 @@ class Folder:
         self.trunk = self.path / "trunk"  # there while runs go on
 
     def run(self, run_id: str) -> RunFolder:
-        """Return the folder of one run; raise SetupError where its id is no name, as in a plan from elsewhere."""
+        """Return the folder of one run; raise SetupError if its id is not a name, as in a forged plan."""
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", run_id):
             raise SetupError(f"{self.path}: {run_id!r:.80}: not the id of a run")
         return RunFolder(self.runs_folder / run_id)
@@ -199,18 +202,18 @@ class Folder:
         remove_named(self.trunk, TRUNK)
 
     def left_to_do(self, run_id: str, plan: "PlanDocument") -> Step:
-        """Return what is left to do of a planned run that is no trial."""
+        """Return what is left to do (train, decode, score or nothing) for a planned run that is not a trial."""
         try:
             return self.run(run_id).left_to_do(plan)
         except SetupError:  # may not be read
             return "train"
 
     def is_complete(self, run_id: str, plan: "PlanDocument") -> bool:
-        """Return whether a run is done as planned, and all that it left is still there as it was written."""
+        """Return whether a run is done as planned, and all files that it left are still as they were written."""
         return self.left_to_do(run_id, plan) == "nothing"
 
     def result(self, run_id: str, plan: "PlanDocument") -> RunResult | None:
-        """Return a run's record, None where it has none yet that is of the plan's outputs and scores."""
+        """Return a run's record, or None if it has no record with the plan's outputs and scores yet."""
         result = self.run(run_id).result()
         if result and result.status == "done":
             as_planned = (result.decoding, result.scoring) == (plan.decoding, plan.scoring)
@@ -230,7 +233,7 @@ class Folder:
         return read_jsonl(self.examples_file(split), torn=False, fault=documents().example_fault)
 
     def plan(self) -> "PlanDocument":
-        """Return plan.json; raise SetupError where this is no bakeoff's folder, or it is damaged."""
+        """Return plan.json; raise SetupError if this is not a run folder, or plan.json is damaged."""
         plan = read_mapping(self.plan_file)
         if not plan.keys() >= PLAN_KEYS:
             fault = "not a run folder of bakeoff (plan.json is missing)" if self.path.exists() else "no such folder"
@@ -242,9 +245,9 @@ class Folder:
             raise SetupError(f"{self.plan_file}: damaged ({error}). Try: bakeoff run again") from None
 
     def last_plan(self) -> "PlanDocument | None":
-        """Return plan.json, or None where there is none that can be read, or it is another program's.
+        """Return plan.json, or None if it cannot be read or belongs to another program.
 
-        Raises SetupError where another version made it, in another form: it is not to be taken for a damaged one.
+        Raises SetupError if another version made it with another schema, because it then only looks damaged.
         """
         plan = read_mapping(self.plan_file)
         if plan.keys() >= PLAN_KEYS:
@@ -254,21 +257,21 @@ class Folder:
         return None
 
     def planned(self) -> bool:
-        """Return whether a bakeoff has made its plan here; a damaged one counts beside its tokens' manifest."""
+        """Return whether a bakeoff has made its plan here; a damaged plan counts if the tokens' manifest is there."""
         plan = read_mapping(self.plan_file)
         damaged_plan = self.plan_file.exists() and (not plan or plan.keys() >= PLAN_KEYS)
         return self.last_plan() is not None or (damaged_plan and bool(self.made()))
 
     def made(self) -> dict[str, Any]:
-        """Return data/made.json, or an empty mapping where there is none that can be read."""
+        """Return data/made.json, or an empty mapping if it cannot be read."""
         return documents().whole(documents().MadeRow, read_mapping(self.made_file))
 
     def environment(self) -> dict[str, Any]:
-        """Return environment.json, or an empty mapping where there is none."""
+        """Return environment.json, or an empty mapping if it cannot be read."""
         return documents().whole(documents().EnvironmentRow, read_mapping(self.environment_file))
 
     def holds(self, data_fingerprint: str) -> bool:
-        """Return whether the examples and tokens of all splits are there, whole, and made of this."""
+        """Return whether the examples and tokens of all splits exist, are complete, and were made from this data."""
         made = self.made()
         return made.get("data_fingerprint") == data_fingerprint and damaged(self.path, made["files"]) is None
 
@@ -277,9 +280,9 @@ class Folder:
         return self.plan().runs
 
     def trials(self, entry: str, plan: "PlanDocument | None" = None) -> list[Run]:
-        """Return an entry's trials in order: the planned ones, and the extension where one was started.
+        """Return an entry's trials in order: the planned ones, and the extension if it was started.
 
-        `plan` is this folder's, where it was read already.
+        `plan` is the plan of this folder, if the caller has read it already.
         """
         plan = plan or self.plan()
         runs = [run for run in plan.runs if run.kind == "trial" and run.entry == entry]

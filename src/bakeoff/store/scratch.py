@@ -50,7 +50,7 @@ def scratch() -> Iterator[Path]:
 
 
 def clear(folder: Path) -> None:
-    """Remove the files, and with them the folder, that a killed process left; raise OSError where it is alive."""
+    """Remove the files of a killed process, and then their folder; raise OSError if the process is alive."""
     name = re.fullmatch(r"bakeoff-(\d+)-\w{8}", folder.name)
     if name is None or is_alive(int(name[1])):
         return

@@ -17,7 +17,7 @@ BYTES = 32  # of a key
 
 
 def signature(content: bytes) -> str | None:
-    """Return this user's signature of a file's content; None where the user has no home to keep a key in."""
+    """Return this user's signature of a file's content, or None if the user has no home to keep a key in."""
     with suppress(OSError):
         return hmac.new(key(), content, hashlib.sha256).hexdigest()
     return None
@@ -29,7 +29,7 @@ def signed(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unsigned(document: dict[str, Any]) -> dict[str, Any]:
-    """Return what this user signed; raise ValueError where it was somebody else, or it has changed since."""
+    """Return the document that this user signed; raise ValueError if somebody else signed it, or it has changed."""
     content = {key: value for key, value in document.items() if key != SIGNATURE}
     if not is_signed(canonical(content), document.get(SIGNATURE)):
         raise ValueError("not signed on this machine")
@@ -43,12 +43,12 @@ def is_signed(content: bytes, said: Any) -> bool:
 
 
 def canonical(document: Mapping[str, Any]) -> bytes:
-    """Return a JSON document as the bytes that are signed, which can be no config's."""
+    """Return a JSON document as the bytes that are signed. They differ from the bytes of any config."""
     return b"\0" + json.dumps(document, sort_keys=True).encode()
 
 
 def key() -> bytes:
-    """Return this user's key, made when it is first asked for; raise OSError where there is no place for one.
+    """Return this user's key, which is made at the first call; raise OSError if there is no place for it.
 
     A relative path would be in the working folder, where somebody else may have put a key.
     """

@@ -32,8 +32,8 @@ def matrix_page(matrix: Matrix) -> str:
     lines = [
         "# What works with which family",
         "",
-        "`bakeoff methods --matrix` writes this table. For each cell it counts the parameters of a tiny random model of",
-        f"the family from shapes, adapts the model and trains it for {STEPS} steps ({versions}).",
+        "`bakeoff methods --matrix` writes this table. For each cell it counts the parameters of a tiny random",
+        f"model of the family from shapes, adapts the model and trains it for {STEPS} steps ({versions}).",
         "",
         matrix_table(matrix),
     ]

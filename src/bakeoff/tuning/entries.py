@@ -25,7 +25,7 @@ class RangeConfig(Section):
 
 @dataclass(frozen=True)
 class Entry:
-    """A method with its hyper-parameters, and what of them is searched.
+    """A method with its hyper-parameters, and which of them are searched.
 
     `fixed` are the given fields that differ from the default, in one spelling, `ranges` the searched ones,
     `trial_points` the settings of the trials. `label` is tuned, fixed (nothing to search) or off (tuning is off for the
@@ -40,7 +40,7 @@ class Entry:
     label: Literal["tuned", "fixed", "off"]
 
     def build(self, searched: Settings | None = None) -> Method:
-        """Return the method at these values of the searched fields; raise ConfigError where a value is not allowed."""
+        """Return the method with these values of the searched fields; raise ConfigError if a value is not allowed."""
         return build_method(self.name, {"method": self.method, **self.fixed, **(searched or {})})
 
     def methods(self) -> list[Method]:
@@ -48,19 +48,19 @@ class Entry:
         return [self.build(point) for point in self.trial_points] or [self.build()]
 
     def chosen(self, settings: Settings) -> Settings:
-        """Return the searched fields' part of a run's settings."""
+        """Return the searched part of a run's settings."""
         return {name: settings[name] for name in self.ranges}
 
 
 def read_entries(config: Config) -> dict[str, Entry]:
-    """Return the config's entries by name; raise ConfigError where one cannot be run."""
+    """Return the config's entries by name; raise ConfigError if an entry cannot be run."""
     return {
         name: read_entry(name, fields, config.tune, config.protocol.seed) for name, fields in config.entries.items()
     }
 
 
 def read_entry(name: str, fields: dict[str, Any], tune: TuneConfig | None, seed: int) -> Entry:
-    """Return one entry; the learning rate is searched over its method's own range where it is not given."""
+    """Return one entry; a learning rate that is not given is searched over the method's own range."""
     where = f"entries.{name}"
     fixed = dict(fields)
     cls = method_class(str(fixed.pop("method", name)), where)
@@ -91,9 +91,10 @@ def read_entry(name: str, fields: dict[str, Any], tune: TuneConfig | None, seed:
 
 
 def essential(method: Method, given: Settings) -> Settings:
-    """Return the given fields that differ from the default, as the method holds them, whole numbers without a point.
+    """Return the given fields that differ from the default, as the method holds them; whole numbers have no point.
 
-    Ids of runs are made from these: a default that is written out, or another spelling of a number, changes no result.
+    Ids of runs are made from these, so a default that is written out, or another spelling of a number, runs nothing
+    again.
     """
     values = method.model_dump(mode="json")
     defaults = {k: type(method).model_fields[k].get_default(call_default_factory=True) for k in given}
@@ -102,20 +103,20 @@ def essential(method: Method, given: Settings) -> Settings:
 
 
 def numeric_kind(cls: type[Method], key: str) -> type | None:
-    """Return float or int where a method's field is such a number, else None."""
+    """Return float or int if a method's field is such a number, else None."""
     kinds = kinds_of(cls.model_fields[key].annotation)
     return float if float in kinds else int if int in kinds else None
 
 
 def is_range(cls: type[Method], key: str, value: Any) -> bool:
-    """Return whether a field's value is meant as a range; what else a mapping may be is the method's to judge."""
+    """Return whether a field's value is meant as a range; the method itself checks other mappings."""
     if isinstance(value, list):
         return numeric_kind(cls, key) is not None and len(value) == 2
     return isinstance(value, dict) and (numeric_kind(cls, key) is not None or {"low", "high"} <= set(value))
 
 
 def read_range(where: str, cls: type[Method], key: str, value: Any) -> Range:
-    """Return the range; raise ConfigError where it holds nothing, or its field is no number."""
+    """Return the range; raise ConfigError if it is empty, or its field is not a number."""
     kind = numeric_kind(cls, key)
     if kind is None:
         numbers = ", ".join(k for k in cls.model_fields if numeric_kind(cls, k))
@@ -142,7 +143,7 @@ def read_range(where: str, cls: type[Method], key: str, value: Any) -> Range:
 
 
 def check_room(where: str, ranges: dict[str, Range], trials: int) -> None:
-    """Raise ConfigError where whole-number ranges hold fewer settings than there are trials."""
+    """Raise ConfigError if whole-number ranges have fewer settings than there are trials."""
     room = math.prod(span.count() for span in ranges.values())
     if room < trials:
         raise ConfigError(

@@ -7,9 +7,9 @@ from bakeoff.store.records import Run
 
 
 def run_names(runs: Sequence[Run]) -> dict[str, str]:
-    """Return each run's name to show: its entry, with the seed where an entry has several final runs.
+    """Return a name to show for each run: its entry, and the seed if the entry has several final runs.
 
-    A trial's has its number, and the settings in which it differs from its entry's other trials.
+    The name of a trial has its number, and the settings in which it differs from the other trials of its entry.
     """
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
@@ -31,5 +31,5 @@ def run_names(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def setting_text(value: Any, digits: int = 2) -> str:
-    """Return a setting as a person reads it: a whole number as it is, any other to so many digits."""
+    """Return a setting for people: a whole number as it is, another number rounded to so many digits."""
     return f"{value:.{digits}g}" if isinstance(value, float) else str(value)

@@ -1,7 +1,7 @@
 """Equal tuning budgets: which settings are tried, which trials continue, and which one is chosen.
 
 Pure functions over numbers. Every entry gets the same number of trials, drawn in advance from its own ranges, and all
-entries follow one rule of halving, selection and extension (protocol rule 2). This module knows no run and no file.
+entries follow one rule of halving, selection and extension (protocol rule 2). This module does not know runs or files.
 """
 
 import itertools
@@ -36,7 +36,7 @@ class Range:
         return min(max(round(value), math.ceil(self.low)), math.floor(self.high))
 
     def beyond(self, value: float, side: Side, trials: int) -> float:
-        """Return the value one step past `value`, a step being the distance between `trials` even points."""
+        """Return the value one step past `value`; a step is the distance between `trials` even points."""
         sign = 1 if side == "high" else -1
         if self.scale == "log":
             further = value * (self.high / self.low) ** (sign / trials)
@@ -47,16 +47,16 @@ class Range:
         return round(further) if round(further) != value else value + sign
 
     def count(self) -> float:
-        """Return how many different values there are."""
+        """Return the number of different values."""
         return math.floor(self.high) - math.ceil(self.low) + 1 if self.integer else math.inf
 
 
 def trial_points(ranges: Mapping[str, Range], trials: int, seed: int) -> list[Settings]:
     """Return the settings to try, all different: known before anything runs, the same for the same arguments.
 
-    One field: even points on its scale, each in the middle of its bin, ascending. Several: a scrambled Halton
-    sequence (Owen 2017, arXiv:1706.02808). Points that round to one met before are passed over. The ranges must hold
-    `trials` different points (`Range.count`).
+    For one field: even points on its scale, each in the middle of its bin, ascending. For several: a scrambled Halton
+    sequence (Owen 2017, arXiv:1706.02808), in which a point that equals an earlier one after rounding is left out. The
+    ranges must hold `trials` different points (`Range.count`).
     """
     if len(ranges) == 1:
         ((name, span),) = ranges.items()
@@ -74,7 +74,7 @@ def trial_points(ranges: Mapping[str, Range], trials: int, seed: int) -> list[Se
 
 
 def _even(span: Range, trials: int) -> list[float]:
-    """Return ascending points in the middles of even bins; whole numbers that coincide move to the next free one."""
+    """Return ascending points in the middles of even bins; a whole number that occurs twice moves to a free one."""
     values = [span.at((i + 0.5) / trials) for i in range(trials)]
     if not span.integer:
         return values
@@ -99,7 +99,7 @@ def survivors(losses: Sequence[float | None]) -> list[int]:
 
 
 def budget(trials: int, steps: int, halving: bool) -> int:
-    """Return how many optimizer steps an entry's trials take where none fails and no extension is needed."""
+    """Return how many optimizer steps an entry's trials take if none fails and no extension is needed."""
     total = start = 0
     for end in [*rungs(steps, halving), steps]:
         total += trials * (end - start)
@@ -108,7 +108,7 @@ def budget(trials: int, steps: int, halving: bool) -> int:
 
 
 def edges(points: Sequence[Settings], chosen: Settings) -> dict[str, Side]:
-    """Return for which fields the chosen settings hold the lowest or highest value that was tried."""
+    """Return the fields whose chosen value is the lowest or highest that was tried."""
     sides: dict[str, Side] = {}
     for name, value in chosen.items():
         values = [point[name] for point in points]
@@ -124,7 +124,7 @@ def extension(
     trials: int,
     allowed: Callable[[Settings], bool],
 ) -> Settings | None:
-    """Return the settings one step further for every field on an edge; None where its bounds leave no room for any."""
+    """Return the settings one step further for every field on an edge; None if their bounds leave no room."""
     further = dict(chosen)
     for name, side in sides.items():
         moved = {**further, name: ranges[name].beyond(chosen[name], side, trials)}

@@ -187,9 +187,8 @@ def from_weights(name: str, pin: Pin, folder: Path, **how: Any) -> PreTrainedMod
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise SetupError(
-            f"model: {name}: its weights miss {len(missing)} of the tensors of {type(model).__name__} ({missing[0]} "
-            f"first), "
-            "which would be random. Try: a checkpoint of a language model"
+            f"model: {name}: {len(missing)} tensors of {type(model).__name__} are missing in its weights ({missing[0]} "
+            "first) and would be random. Try: a checkpoint of a language model"
         )
     if report["mismatched_keys"]:
         key, there, asked = min(report["mismatched_keys"], key=str)

@@ -78,7 +78,7 @@ class CheckpointWriter:
         start = time.monotonic()
         try:
             if KEPT * size_of(trainer) > self.budget:
-                raise OSError(f"two of {size_of(trainer):,} bytes need more than the {self.budget:,} allowed")
+                raise OSError(f"two checkpoints of {size_of(trainer):,} bytes are over the {self.budget:,} allowed")
             with trainer.clocks.phase("checkpoint"):
                 save_checkpoint(self.folder, trainer, self.extra())
             self.saved_step = trainer.at.step
