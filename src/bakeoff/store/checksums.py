@@ -1,5 +1,4 @@
-"""Checksums that show whether files are still as they were written, and writes that return only when the disk has them.
-"""
+"""Checksums that show whether files are still as they were written, and writes that are on disk when they return."""
 
 import errno
 import hashlib

@@ -80,7 +80,7 @@ class EventLog:
 
 
 class Reader:
-    """Reads an event log that is still being written: only complete lines, each once. Counts lines that are not events."""
+    """Reads an event log that is still being written: only complete lines, each once. Counts damaged lines."""
 
     def __init__(self, file: Path, place: int = 0):
         self.file, self.place = file, place  # in bytes
