@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -164,7 +165,7 @@ def trains(base: Base, shape: PreTrainedModel, name: str) -> str | None:
     as those words are.
     """
     method = build_method(name, {"method": name, **method_class(name).tiny})
-    copy = Base(deepcopy(base.model), base.tokenizer, base.device, base.precision, base.cached)
+    copy = replace(base, model=deepcopy(base.model))
     try:
         adapted_shape(shape, method)
         with one_line(name), torch.random.fork_rng():

@@ -12,6 +12,7 @@ import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from bakeoff.compute.model.base import Base, set_up
+from bakeoff.compute.model.head import is_head_alone
 from bakeoff.compute.model.kernels import fuse
 from bakeoff.compute.model.loading import model_class, without_values
 from bakeoff.data.tokens import Tokens
@@ -66,7 +67,7 @@ def family_base(family: str) -> Base:
     """
     model = deepcopy(first_model(family))
     fuse(model, torch.device("cpu"))
-    return Base(model, tokenizer(), torch.device("cpu"), "fp32")
+    return Base(model, tokenizer(), torch.device("cpu"), "fp32", head_alone=is_head_alone(model))
 
 
 @cache

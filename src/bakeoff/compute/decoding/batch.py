@@ -8,7 +8,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, EncoderDecoderCache
 
 from bakeoff.compute.model.base import Base, inner
-from bakeoff.compute.model.forward import losses_and_first, only_rows, positions, prefix, row_losses, text_inputs
+from bakeoff.compute.model.forward import losses_and_first, positions, prefix, row_losses, text_inputs
+from bakeoff.compute.model.head import only_rows
 from bakeoff.compute.model.kv_cache import RoomyCache
 from bakeoff.compute.model.shared_prefix import Beginning
 from bakeoff.compute.training.batches import padded, parts
@@ -87,7 +88,8 @@ class Causal:
         virtual = positions(inputs) - batch.ids.shape[1]
         counts = torch.tensor(batch.counts, device=batch.ids.device)
         losses, chosen = losses_and_first(
-            self.model,
+            self.base,
+            self.adapted,
             {**inputs, "past_key_values": cache, "use_cache": True},
             batch.rows * positions(inputs) + virtual + batch.columns,
             batch.targets,
@@ -182,7 +184,7 @@ class EncoderDecoder:
                 "past_key_values": prefix(self.adapted, len(batch.counts)),
             }
             at = batch.rows * inputs["decoder_input_ids"].shape[1] + batch.columns
-            losses += by_example(row_losses(self.model, inputs, at, batch.targets), batch.counts)
+            losses += by_example(row_losses(self.base, self.adapted, inputs, at, batch.targets), batch.counts)
         return losses
 
     def next_tokens(self) -> torch.Tensor:

@@ -18,6 +18,7 @@ from bakeoff.compute.decoding.batch import decoding
 from bakeoff.compute.decoding.greedy import one_length, reads_targets
 from bakeoff.compute.model.base import Base
 from bakeoff.compute.model.forward import autocast, prefix
+from bakeoff.compute.model.head import is_head_alone
 from bakeoff.compute.model.shared_prefix import WORTH, Beginning, read_beginning
 from bakeoff.compute.training.loss import batch_of, target_losses
 from bakeoff.data.tokens import Tokens
@@ -33,7 +34,7 @@ SLOW = "outputs are decoded without the cache, which takes longer: with it {} di
 
 @torch.no_grad()
 def conforming(base: Base) -> tuple[Base, str | None]:
-    """Return the base as it is to be decoded, with a note where that is slower than usual.
+    """Return the base as it is to be called, with a note where that is slower than usual.
 
     Raises SetupError where the base cannot be used: it sees what comes after a token, or its losses or outputs are not
     those of its plain forward pass.
@@ -42,6 +43,7 @@ def conforming(base: Base) -> tuple[Base, str | None]:
     with torch.random.fork_rng(), one_line(f"model: {name}: cannot be called as a language model for text"):
         plain = [plain_losses(base, row) for row in rows]
         check_causal(base, rows[0], plain[0])
+        base = replace(base, head_alone=is_head_alone(base.model))
         batch = batch_of(base, rows)
         if far(base, target_losses(base, base.model, batch), torch.cat(plain)):
             raise SetupError(

@@ -38,6 +38,7 @@ class Base:
     device: torch.device
     precision: str  # "fp32" or "bf16"
     cached: bool = True  # whether what the model keeps of a text can be used; some architectures keep it in other ways
+    head_alone: bool = False  # whether logits are known to be what the head puts out
 
     @property
     def pad(self) -> int:

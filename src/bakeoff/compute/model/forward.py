@@ -5,8 +5,7 @@ prompt of a causal model, before the encoder's input of an encoder-decoder. The 
 module does not know data sets or optimizers.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import Cache, PreTrainedModel
 
 from bakeoff.compute.model.base import Base, inner
+from bakeoff.compute.model.head import head_input, logits_of, only_rows
 
 LOGITS_BYTES = 256 * 2**20  # of fp32 logits that are held at once; more are computed in parts
 UNCHANGED: AbstractContextManager[None] = nullcontext()
@@ -82,34 +82,9 @@ def positions(inputs: dict[str, torch.Tensor]) -> int:
     return next(iter(inputs.values())).shape[1]
 
 
-@contextmanager
-def head_input(model: PreTrainedModel, replace: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
-    """Give the output head `replace` of its input (batch, seq, width).
-
-    The model still does what it does to logits afterwards (scaling, soft-capping).
-    """
-
-    def hook(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
-        return (replace(inputs[0]),)
-
-    handle = model.get_output_embeddings().register_forward_pre_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def only_rows(model: PreTrainedModel, rows: torch.Tensor) -> AbstractContextManager[None]:
-    """Give the head only the hidden states at `rows` of the flattened (batch x seq) positions.
-
-    The head is the widest product of a small model, and only target positions need it: logits come out as
-    (rows, vocabulary).
-    """
-    return head_input(model, lambda hidden: hidden.flatten(0, 1)[rows])
-
-
 def row_losses(
-    model: PreTrainedModel,
+    base: Base,
+    adapted: nn.Module,
     inputs: dict[str, Any],
     rows: torch.Tensor,
     targets: torch.Tensor,
@@ -120,29 +95,35 @@ def row_losses(
     Where targets x vocabulary would take more than LOGITS_BYTES, logits are computed in parts, and again in the
     backward pass, so that no more than one part's are ever held.
     """
-    inputs = {**inputs, "use_cache": False}
+    inputs, model = {**inputs, "use_cache": False}, inner(adapted)
     if len(targets) <= logits_at_once(model):
         with only_rows(model, rows), context:
             logits = model(**inputs).logits
         return cross_entropy(logits.float(), targets, reduction="none")
     with context:
         hidden = hidden_rows(model, inputs, rows)
-    return losses_in_parts(model, hidden, targets)
+    return losses_in_parts(model, hidden, targets, base.head_alone)
 
 
 def losses_and_first(
-    model: PreTrainedModel, inputs: dict[str, Any], rows: torch.Tensor, targets: torch.Tensor, firsts: torch.Tensor
+    base: Base,
+    adapted: nn.Module,
+    inputs: dict[str, Any],
+    rows: torch.Tensor,
+    targets: torch.Tensor,
+    firsts: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the same losses (targets,), and the likeliest ids (examples,) where each example's targets begin.
 
     `firsts` are those places among `rows`.
     """
+    model, alone = inner(adapted), base.head_alone
     if len(targets) <= logits_at_once(model):
         with only_rows(model, rows):
             logits = model(**inputs).logits
         return cross_entropy(logits.float(), targets, reduction="none"), logits[firsts].argmax(-1)
     hidden = hidden_rows(model, inputs, rows)
-    return losses_in_parts(model, hidden, targets), logits_of(model, hidden[firsts]).argmax(-1)
+    return losses_in_parts(model, hidden, targets, alone), logits_of(model, hidden[firsts], alone).argmax(-1)
 
 
 def logits_at_once(model: PreTrainedModel) -> int:
@@ -166,24 +147,14 @@ def hidden_rows(model: PreTrainedModel, inputs: dict[str, Any], rows: torch.Tens
     return caught[0]
 
 
-def losses_in_parts(model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def losses_in_parts(
+    model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Tensor, head_alone: bool
+) -> torch.Tensor:
     """Return the losses (targets,) of hidden states (targets, width), whose logits are computed a part at a time."""
 
     def losses(hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return cross_entropy(logits_of(model, hidden).float(), targets, reduction="none")
+        return cross_entropy(logits_of(model, hidden, head_alone).float(), targets, reduction="none")
 
     part = logits_at_once(model)
     parts = zip(hidden.split(part), targets.split(part), strict=True)
     return torch.cat([checkpoint(losses, h, t, use_reentrant=False) for h, t in parts])
-
-
-def logits_of(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
-    """Return the logits of hidden states (rows, width) by the model's own head and what follows it.
-
-    The model is called for one token whose hidden state is exchanged: the computation between a head and its
-    logits is written in each architecture's own forward, and not available in another way.
-    """
-    token = torch.zeros(1, 1, dtype=torch.long, device=hidden.device)
-    inputs = {"input_ids": token} | ({"decoder_input_ids": token} if model.config.is_encoder_decoder else {})
-    with head_input(model, lambda _: hidden):
-        return model(**inputs, use_cache=False).logits

@@ -8,7 +8,8 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from bakeoff.compute.model.base import Base, inner
-from bakeoff.compute.model.forward import autocast, only_rows, prompt_config
+from bakeoff.compute.model.forward import autocast, prompt_config
+from bakeoff.compute.model.head import only_rows
 from bakeoff.compute.model.kv_cache import RoomyCache
 from bakeoff.data.tokens import Tokens
 

@@ -52,7 +52,7 @@ class Work:
         self.record = RunResult(run, "done")
         if run.kind != "trial":
             self.record.decoding, self.record.scoring = self.plan.decoding, self.plan.scoring
-        self.cached: bool | None = None  # whether the base's cache can be used, once it is known
+        self.calls: dict[str, bool] = {}  # what is known of the base's calls, once it was tried
 
     @cached_property
     def test(self) -> list[Example]:
@@ -78,12 +78,12 @@ class Work:
         """
         self.state("loading")
         base = load_base(self.config.model, self.config.protocol.precision, self.config.pin)
-        if self.cached is None:
+        if not self.calls:
             base, note = conforming(base)
-            self.cached = base.cached
+            self.calls = {"cached": base.cached, "head_alone": base.head_alone}
             if note:
                 self.emit(Note(text=note))
-        base = replace(base, cached=self.cached)
+        base = replace(base, **self.calls)
         base.model.get_input_embeddings().register_forward_pre_hook(self.show_life)
         return base
 

@@ -89,7 +89,7 @@ def target_losses(
             columns = batch.columns + width - batch.ids.shape[1]
         else:
             width, columns = batch.decoder_ids.shape[1], batch.columns
-        return row_losses(inner(adapted), inputs, batch.rows * width + columns, batch.targets, context)
+        return row_losses(base, adapted, inputs, batch.rows * width + columns, batch.targets, context)
 
 
 def start(base: Base, adapted: nn.Module, method: Method, rows: Sequence[Tokens], batch_size: int) -> None:
