@@ -159,6 +159,14 @@ def test_a_tokenizer_without_a_pad_token_will_do(tiny_model, tmp_path):
     assert load_base(str(folder)).pad == load_tokenizer(str(tiny_model)).eos_token_id
 
 
+def test_a_tokenizer_is_read_once_while_its_files_stay_as_they_are(tiny_model, tmp_path):
+    folder = copied(tiny_model, tmp_path / "m")
+    tokenizer = load_tokenizer(str(folder))
+    assert load_base(str(folder)).tokenizer is tokenizer
+    (folder / "tokenizer_config.json").write_text(changed(tiny_model, "tokenizer_config.json", pad_token=None))
+    assert load_tokenizer(str(folder)).pad_token is None
+
+
 PYTHON = "import json, sys\nfrom bakeoff import errors, hub\nfrom bakeoff.config.sections import Pin\n"
 
 

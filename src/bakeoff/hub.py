@@ -31,7 +31,7 @@ from safetensors import SafetensorError, safe_open
 from bakeoff.config.sections import LATEST, Pin
 from bakeoff.errors import SetupError
 from bakeoff.library_errors import one_line
-from bakeoff.store.content_hash import Stamped, file_hashes
+from bakeoff.store.content_hash import Stamped, file_hashes, stamped
 from bakeoff.store.files import ASSETS
 
 constants.HF_HUB_DISABLE_TELEMETRY = True  # what is asked of the hub says nothing of this machine
@@ -274,8 +274,7 @@ def base_files(name: str, pin: Pin) -> tuple[Stamped, ...]:
     except SetupError:
         return ()
     suffixes = READ | ({".py"} if pin.remote_code else set())
-    files = sorted(p for p in folder.iterdir() if p.suffix in suffixes)
-    return tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files)
+    return stamped(p for p in folder.iterdir() if p.suffix in suffixes)
 
 
 def base_hashes(name: str, pin: Pin = LATEST) -> dict[str, str]:

@@ -8,6 +8,11 @@ Stamped = tuple[str, int, int]  # a file's path, size and time of change in nano
 _KNOWN: dict[Stamped, str] = {}
 
 
+def stamped(files: Iterable[Path]) -> tuple[Stamped, ...]:
+    """Return path, size and time of each file, sorted: where they are the same, so is the content."""
+    return tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(files))
+
+
 def file_hashes(files: Iterable[Stamped]) -> dict[str, str]:
     """Return the SHA-256 of files by name."""
     hashes = {}

@@ -28,8 +28,9 @@ from transformers.utils import logging
 
 from bakeoff.config.sections import LATEST, Pin
 from bakeoff.errors import SetupError
-from bakeoff.hub import ALLOWED, CONFIG, TOKENIZER, fetch, model_folder, on_hub, weight_files
+from bakeoff.hub import ALLOWED, CODE, CONFIG, TOKENIZER, fetch, model_folder, on_hub, weight_files
 from bakeoff.library_errors import one_line
+from bakeoff.store.content_hash import Stamped, stamped
 from bakeoff.store.files import ASSETS
 
 # Shapes of well-known hub models, which never change: a plan of one needs no network, no token and no weights.
@@ -46,8 +47,17 @@ NO_COUNTS = (
 
 
 def load_tokenizer(name: str, pin: Pin = LATEST) -> Any:
-    """Return the base's tokenizer; raise SetupError where it cannot be had."""
+    """Return the base's tokenizer, read once while its files stay as they are; raise SetupError where it cannot be had.
+
+    One of 262,144 tokens takes four seconds to read.
+    """
     folder = model_folder(name, pin, TOKENIZER)
+    files = (file for pattern in (*TOKENIZER, *CODE) for file in folder.glob(pattern) if file.is_file())
+    return _load_tokenizer(name, pin, folder, stamped(files))
+
+
+@lru_cache(maxsize=2)
+def _load_tokenizer(name: str, pin: Pin, folder: Path, files: tuple[Stamped, ...]) -> Any:
     with loading(name, pin, folder) as options:
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
         ids = tokenizer("text", add_special_tokens=False)["input_ids"]
@@ -220,12 +230,11 @@ def check_files(name: str, pin: Pin) -> None:
 
 def check_weights_fit(name: str, pin: Pin, folder: Path) -> None:
     """Raise SetupError where a folder's weights are not its config's; reads names and shapes alone."""
-    files = (*folder.glob("*.safetensors"), *folder.glob("*.json"))
-    _check_weights_fit(name, pin, folder, tuple((f, f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(files)))
+    _check_weights_fit(name, pin, folder, stamped((*folder.glob("*.safetensors"), *folder.glob("*.json"))))
 
 
 @lru_cache(maxsize=8)
-def _check_weights_fit(name: str, pin: Pin, folder: Path, files: tuple[Any, ...]) -> None:
+def _check_weights_fit(name: str, pin: Pin, folder: Path, files: tuple[Stamped, ...]) -> None:
     if getattr(read_config(name, pin, folder), "quantization_config", None) is None:  # else packed, in other shapes
         from_weights(name, pin, folder, device_map="meta")
 
