@@ -20,13 +20,32 @@ EXPECTED = {
         8_190_735_360,
         dict.fromkeys(("qlora", "lora"), 36 * 16 * (8192 + 2 * 5120 + 8192 + 2 * 16384 + 16384)),
     ),
+    # LoRA on q and o (640 x 1024), k and v (640 x 256), gate, up and down (640 x 2048) of 18 blocks; IA3 on what q and
+    # v put out and what comes down
+    **dict.fromkeys(
+        ("real", "real-shared"),
+        (
+            268_098_176,
+            {
+                "prompt_tuning": 20 * 640,
+                "last_layers": 2 * 5_573_632 + 640,
+                "lora": 18 * 16 * (7 * 640 + 2 * 1024 + 2 * 256 + 3 * 2048),
+                "ia3": 18 * (1024 + 256 + 2048),
+                "full": 268_098_176,
+            },
+        ),
+    ),
 }
+# Recipes whose examples are made by a command here.
+HUB = "data={source: knkarthick/dialogsum, train_limit: 2000, validation_limit: 48, test_limit: 100}"
+MADE = dict.fromkeys(("real", "real-shared"), HUB)
 
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_a_recipe_is_planned_from_nothing(name, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    done = CliRunner().invoke(main, ["plan", str(RECIPES / f"{name}.yaml"), "--json"])
+    given = ["-s", MADE[name]] if name in MADE else []
+    done = CliRunner().invoke(main, ["plan", str(RECIPES / f"{name}.yaml"), "--json", *given])
     assert done.exit_code == 0, done.output
     plan = json.loads(done.stdout)
     total, trained = EXPECTED[name]
