@@ -118,6 +118,15 @@ def test_a_build_that_fails_leaves_nothing_and_the_run_goes_without(base, tmp_pa
         serve_trunks(base, adapted, rows, tmp_path, ProtocolConfig(batch_size=2))
 
 
+def test_a_stored_trunk_is_compared_on_a_few_rows_from_all_over_it(base, tmp_path, monkeypatch):
+    adapted, rows = top_only(base), []
+    open_trunk(base, adapted, ROWS, tmp_path / "train", None, 9)
+    monkeypatch.setattr(trunk_cache, "batch_of", lambda base, given: rows.append(given) or collate(given, 0))
+    open_trunk(base, adapted, ROWS, tmp_path / "train", None, 9)
+    assert [ROWS[i] for i in (0, 2, 4, 6)] in rows
+    assert max(map(len, rows)) == 4
+
+
 def test_a_trunk_of_another_base_is_noticed(base, tiny_model, tmp_path):
     open_trunk(base, top_only(base), ROWS, tmp_path / "train", None, 4)
     other = load_base(str(tiny_model), "fp32")

@@ -163,7 +163,7 @@ def rates(table: list[dict[str, Any]]) -> str:
     family = {row[0]: dict(zip(heads, row, strict=True)) for row in grid[2:] if len(row) == len(heads)}
     tuned = {row["method"]: row for row in table if row["condition"].startswith("its own")}
     lines = [
-        "| learning rate (test loss) | the base that comes with bakeoff, [docstrings](family.md) | Gemma 3 270M, dialogues |",
+        "| learning rate (test loss) | comes with bakeoff, [docstrings](family.md) | Gemma 3 270M, dialogues |",
         "|---|---:|---:|",
     ]
     for name, heading in METHODS.items():
