@@ -20,23 +20,23 @@ def command(module: str, *arguments: str) -> list[str]:
 
 
 def search_path() -> list[str]:
-    """Return where this process looks for modules: a user's metric is to be found in other processes too."""
+    """Return where this process looks for modules: other processes, too, must find a user's metric."""
     return [str(Path(place).resolve()) for place in sys.path]
 
 
 def also_search(places: list[str]) -> None:
-    """Look for modules in these places too, after all others: there, nothing takes an installed module's name."""
+    """Look for modules in these places, too, after all others, so that they cannot hide an installed module."""
     sys.path += [place for place in places if place not in sys.path]
 
 
 def end_with_parent() -> None:
-    """Let the kernel end this process when its parent ends, however it does (Linux; elsewhere nothing happens)."""
+    """Let the kernel end this process when its parent ends, for any reason (Linux; elsewhere this does nothing)."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def limit(memory_bytes: int | None) -> None:
-    """Let this process be the first that the kernel ends where memory runs out, and give it no more than so much."""
+    """Limit this process's memory, and make it the first that the kernel ends if memory runs out."""
     with suppress(OSError):  # no Linux, or no right to
         Path("/proc/self/oom_score_adj").write_text("500")
     if memory_bytes is not None:

@@ -50,7 +50,7 @@ JOINERS = "\u200c\u200d"  # shown nowhere, and letters and emoji need them
 
 
 def printable(text: Any, keep: str = "") -> str:
-    """Return a text that a terminal shows and does not obey, with escapes for all unprintable characters but `keep`.
+    """Return a text that a terminal shows but does not obey: unprintable characters except `keep` become escapes.
 
     Control characters, halves of a character, and marks of the direction of writing become escapes; spaces of every
     width stay. Every name, error and output that bakeoff prints passes through here.
@@ -99,7 +99,7 @@ def plain(complaint: Mapping[str, Any]) -> str:
 
 
 def kind_of(value: Any) -> str:
-    """Return in plain words what a value of a file is."""
+    """Return in plain words what kind of value a file contains."""
     return KINDS.get(type(value)) or type(value).__name__
 
 

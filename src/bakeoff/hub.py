@@ -53,7 +53,7 @@ TOKEN = "a token: hf auth login, or the environment variable HF_TOKEN"
 
 
 def on_hub(name: str) -> bool:
-    """Return whether a config's `model` is a hub id; raise SetupError where it is a folder that is none."""
+    """Return whether a config's `model` is a hub id; raise SetupError if it is a folder that is not a model."""
     if name == "base":
         return False
     folder = Path(name)
@@ -68,9 +68,9 @@ def on_hub(name: str) -> bool:
 
 @lru_cache(maxsize=1)
 def hub_answers(minute: int) -> bool:
-    """Return whether the hub can be reached, asking it once in a minute and without the client's own retries.
+    """Return whether the hub can be reached; it is asked once per minute, without the client's own retries.
 
-    Raises SetupError where it cannot be asked at all: no network is at fault there, but this machine's settings.
+    Raises SetupError if it cannot be asked at all: then the cause is not the network, but this machine's settings.
     """
     with one_line("the hub cannot be asked", SETTINGS):  # the client's set-up raises ImportError for a SOCKS proxy
         try:
@@ -81,7 +81,7 @@ def hub_answers(minute: int) -> bool:
 
 
 def reachable() -> bool:
-    """Return whether the hub may be asked: not in offline mode, nor where it does not answer."""
+    """Return whether the hub may be asked: it answers, and offline mode is not set."""
     return not constants.HF_HUB_OFFLINE and hub_answers(int(time.monotonic() // 60))
 
 
@@ -97,10 +97,10 @@ def offline_unless_reachable() -> Iterator[None]:
 
 
 def commit(name: str, revision: str | None) -> str | None:
-    """Return the commit that a hub model's revision (default: its main branch) stands at now.
+    """Return the commit that a hub model's revision (default: its main branch) has now.
 
-    Without the hub it is the one that the cache knows, or None. Raises SetupError where there is no such model or
-    revision, and where a revision of a folder is asked for.
+    If the hub does not answer, it is the one in the cache, or None. Raises SetupError if there is no such model or
+    revision, or if a revision of a folder is asked for.
     """
     if not on_hub(name):
         if revision is not None:
@@ -116,9 +116,10 @@ def commit(name: str, revision: str | None) -> str | None:
 
 
 def model_folder(name: str, pin: Pin = LATEST, files: tuple[str, ...] | None = None, ask_hub: bool = True) -> Path:
-    """Return the folder that holds a base's files; what is lacking of a hub model is downloaded.
+    """Return the folder with a base's files; missing files of a hub model are downloaded.
 
-    `files` are patterns, by default of all that a run reads. Raises SetupError where they cannot be had.
+    `files` are patterns, by default those of all files that a run reads. Raises SetupError if they cannot be
+    downloaded.
     """
     if not on_hub(name):
         return EMBEDDED if name == "base" else Path(name)
@@ -148,7 +149,7 @@ def snapshot(name: str, pin: Pin, files: tuple[str, ...] | None = None, local_fi
 
 @contextmanager
 def progress() -> Iterator[None]:
-    """Let downloads draw progress bars on a terminal only."""
+    """Let downloads draw progress bars only on a terminal."""
     shown = not are_progress_bars_disabled()
     if shown and not sys.stderr.isatty():
         disable_progress_bars()
@@ -169,7 +170,7 @@ def explained(name: str, revision: str | None) -> Iterator[None]:
 
 
 def reason(name: str, revision: str | None, error: Exception) -> str:
-    """Return why a hub model cannot be had, and what to try."""
+    """Return why a hub model cannot be downloaded, and what to try."""
     page = f"{constants.ENDPOINT}/{name}"
     if isinstance(error, GatedRepoError):
         return f"gated: request access on {page}. Then it needs {TOKEN}"
@@ -191,14 +192,14 @@ def reason(name: str, revision: str | None, error: Exception) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """Return what an error says in its first line, or its name."""
+    """Return the first line of an error's text, or its type."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def fetch(name: str, pin: Pin = LATEST) -> None:
-    """Have all of a base on this machine that a run reads, so that its identity is known before the first run.
+    """Put all files of a base that a run reads on this machine, so that its identity is known before the first run.
 
-    Raises SetupError where weights are lacking, damaged or pickled: reading a pickle can run any code in it.
+    Raises SetupError if weights are missing, damaged or pickled: reading a pickle can run any code in it.
     """
     if on_hub(name) and reachable():
         with explained(name, pin.revision):
@@ -220,7 +221,7 @@ def fetch(name: str, pin: Pin = LATEST) -> None:
 
 
 def check_links(name: str, folder: Path) -> None:
-    """Raise SetupError where a link leads out of a base's folder; the hub's cache has its contents in `blobs` above."""
+    """Raise SetupError if a link leads out of a base's folder; the hub's cache has its contents in `blobs` above."""
     inside = [folder.resolve(), folder.resolve().parent.parent / "blobs"]
     for file in folder.rglob("*"):
         target = file.resolve()
@@ -231,7 +232,7 @@ def check_links(name: str, folder: Path) -> None:
 
 
 def weight_files(name: str, folder: Path) -> list[Path]:
-    """Return the files of a base's weights; raise SetupError where its index names one that is not there."""
+    """Return the files of a base's weights; raise SetupError if its index names one that does not exist."""
     index = folder / "model.safetensors.index.json"
     if not (folder / "model.safetensors").exists() and index.exists():
         try:
@@ -252,7 +253,7 @@ def weight_files(name: str, folder: Path) -> list[Path]:
 
 
 def check_weights(name: str, file: Path) -> None:
-    """Raise SetupError where a weight file is not whole."""
+    """Raise SetupError if a weight file is incomplete."""
     with file.open("rb") as stream:
         if stream.read(24) == b"version https://git-lfs.":
             raise SetupError(
@@ -268,7 +269,7 @@ def check_weights(name: str, file: Path) -> None:
 
 
 def base_files(name: str, pin: Pin) -> tuple[Stamped, ...]:
-    """Return path, size and time of each of a base's weight, config and tokenizer files; none where it is not here."""
+    """Return path, size and time of each weight, config and tokenizer file of a base; empty if it is not here."""
     try:
         folder = model_folder(name, pin, ask_hub=False)
     except SetupError:
@@ -278,7 +279,7 @@ def base_files(name: str, pin: Pin) -> tuple[Stamped, ...]:
 
 
 def base_hashes(name: str, pin: Pin = LATEST) -> dict[str, str]:
-    """Return the SHA-256 of each of the base's files by name; none for a hub model that is not here."""
+    """Return the SHA-256 of each of the base's files by name; empty for a hub model that is not here."""
     return file_hashes(base_files(name, pin))
 
 
@@ -294,7 +295,7 @@ def base_identity(name: str, pin: Pin = LATEST) -> str | None:
 
 
 def account() -> tuple[str, Path, bool, bool]:
-    """Return the hub's address, its cache's folder, whether it is switched off, and whether there is a token."""
+    """Return the hub's address, the folder of its cache, whether it is switched off, and whether there is a token."""
     from huggingface_hub import constants, get_token
 
     return constants.ENDPOINT, Path(constants.HF_HUB_CACHE), bool(constants.HF_HUB_OFFLINE), get_token() is not None

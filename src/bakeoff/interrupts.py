@@ -8,14 +8,14 @@ from typing import Any
 
 
 class EndAtOnce(KeyboardInterrupt):
-    """Asked a second time: nothing more is written."""
+    """A second request to stop: nothing more is written."""
 
 
 @contextmanager
 def stoppable() -> Iterator[Callable[[], bool]]:
-    """Yield whether this process was asked to stop; a second request raises EndAtOnce where it comes.
+    """Yield a function that says whether this process was asked to stop; a second request raises EndAtOnce.
 
-    Signals reach the main thread alone: in another one nothing is ever stop_requested.
+    Signals reach only the main thread: in other threads nothing is ever asked.
     """
     stop_requested = threading.Event()
 

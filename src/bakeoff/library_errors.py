@@ -36,14 +36,14 @@ def one_line(where: str, hint: str = "") -> Iterator[None]:
 
 
 class HangsError(BaseException):
-    """Another package's code did not return; no Exception, so that its own handlers let it pass."""
+    """Another package's code did not return. It is not an Exception, so that this code's handlers let it pass."""
 
 
 @contextmanager
 def contained(seconds: float) -> Iterator[None]:
     """Raise SystemExit if code ends this process with `os._exit`, and HangsError after so many seconds.
 
-    HangsError is raised in the main thread only, where a signal can interrupt it. Code in C escapes both.
+    HangsError is raised only in the main thread, where a signal can interrupt it. Code in C escapes both.
     """
     process, leave = os.getpid(), os._exit
 
@@ -70,7 +70,7 @@ def contained(seconds: float) -> Iterator[None]:
 
 
 def in_short(error: BaseException) -> str:
-    """Return what an error says in one short line, with its kind where the words alone say little."""
+    """Return an error's message in one short line, with its type if the message alone says little."""
     words = " ".join(str(error).split()).rstrip(".")
     if isinstance(error, (KeyError, IndexError, AttributeError, TypeError, AssertionError)) or not words:
         words = f"{type(error).__name__}{': ' if words else ''}{words}"

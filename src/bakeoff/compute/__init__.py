@@ -1,1 +1,1 @@
-"""The part that needs a device. Only here are torch, transformers and PEFT imported."""
+"""The part that needs a device. Only this room imports torch, transformers and PEFT."""

@@ -1,4 +1,4 @@
-"""What happens in a bakeoff is passed on to whoever wants to know: the event log, a display."""
+"""Passes on what happens in a bakeoff to its subscribers: the event log and a display."""
 
 from typing import Protocol
 
@@ -7,27 +7,27 @@ from bakeoff.store.records import Run
 
 
 class Subscriber(Protocol):
-    """Whoever wants to know."""
+    """An object that receives everything that happens in a bakeoff."""
 
     def handle(self, event: RunEvent) -> None:
-        """Take in an event of a run."""
+        """Receive an event of a run."""
 
     def note(self, text: str) -> None:
-        """Take in a line of news."""
+        """Receive a message for the user."""
 
     def add(self, run: Run) -> None:
-        """Take in a run that was not planned, before its first event."""
+        """Receive a run that was not planned, before its first event."""
 
 
 class Bus:
-    """Passes events, notes and new runs on to every subscriber, in their order."""
+    """Passes events, messages and new runs on to every subscriber, in their order."""
 
     def __init__(self, *subscribers: Subscriber):
         self.subscribers = subscribers
         self.noted: set[str] = set()
 
     def handle(self, event: Event) -> None:
-        """Pass an event on; a run's note is of the base, so that every run has it, and is passed on once."""
+        """Pass an event on. A run's note is about the base, so every run repeats it; it is passed on once."""
         if isinstance(event, RunEvent):
             for subscriber in self.subscribers:
                 subscriber.handle(event)
@@ -36,7 +36,7 @@ class Bus:
             self.note(event.text)
 
     def note(self, text: str) -> None:
-        """Pass on a line of news."""
+        """Pass on a message for the user."""
         for subscriber in self.subscribers:
             subscriber.note(text)
 

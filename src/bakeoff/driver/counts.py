@@ -12,8 +12,8 @@ from bakeoff.methods import Method
 def count(given: Config, methods: dict[str, list[Method]], tokenizer: Any = None) -> dict[str, Any]:
     """Return exact counts of the base and of every entry, from shapes alone: no weights are read.
 
-    Where trials differ in size, an entry's counts are its largest trial's. Raises SetupError for what shapes tell of a
-    base that cannot be run: its weights or its tokenizer do not fit it, or a method cannot be put on it.
+    If trials differ in size, an entry's counts are those of its largest trial. Raises SetupError if shapes show that
+    the base cannot be run: its weights or its tokenizer do not fit it, or a method cannot be put on it.
     """
     from bakeoff.compute.model.base import count_parameters, shape_only
     from bakeoff.compute.model.loading import check_files, check_tokenizer
@@ -49,7 +49,7 @@ def count(given: Config, methods: dict[str, list[Method]], tokenizer: Any = None
 
 
 def entry_counts(given: Config, method: Method) -> dict[str, Any]:
-    """Return exact counts of the base as a method adapts it: parameters, and products of a token in training."""
+    """Return exact counts of the base as a method adapts it: parameters, and multiplications per token in training."""
     from bakeoff.compute.model.base import count_parameters, shape_only
     from bakeoff.compute.training.flops import step_products, trunk_products
     from bakeoff.compute.training.gradient_reach import adapted_shape
@@ -66,7 +66,7 @@ def entry_counts(given: Config, method: Method) -> dict[str, Any]:
 
 
 def check_ids(name: str, tokenizer: Any, rows: int, tokens: Mapping[str, Iterable[Tokens]]) -> None:
-    """Raise SetupError where a text has a token beyond the base's embeddings of so many rows."""
+    """Raise SetupError if a text has a token beyond the base's embeddings of so many rows."""
     if max(tokenizer.get_vocab().values(), default=0) < rows:
         return
     for split, texts in tokens.items():
@@ -80,7 +80,7 @@ def check_ids(name: str, tokenizer: Any, rows: int, tokens: Mapping[str, Iterabl
 
 
 def fit_context(config: Config, methods: dict[str, list[Method]], context: int | None) -> int:
-    """Return the longest example in tokens for every entry: what the context leaves beside the largest soft prompt."""
+    """Return the longest example in tokens for every entry: the context minus the largest soft prompt."""
     virtual, name = max((m.virtual_tokens, name) for name, group in methods.items() for m in group)
     if context is None:
         return config.protocol.max_tokens

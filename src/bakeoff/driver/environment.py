@@ -1,4 +1,4 @@
-"""The environment block of a record: versions and hardware, but no person and no path."""
+"""The environment block of a record: versions and hardware, but no names of persons and no paths."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ PACKAGES = ("bakeoff", "torch", "transformers", "peft", "tokenizers", "numpy", "
 
 
 def environment() -> dict[str, Any]:
-    """Return a flat mapping of what results may depend on and a reader wants to know."""
+    """Return a flat mapping of versions and hardware, on which results may depend."""
     facts: dict[str, Any] = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
@@ -29,7 +29,7 @@ def environment() -> dict[str, Any]:
 
 
 def processor() -> str:
-    """Return the processor's name as the kernel gives it."""
+    """Return the processor's name as the kernel reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

@@ -39,7 +39,7 @@ UNSAVED = ("training", "validating", "saving")  # states in which there is somet
 
 
 class LocalExecutor:
-    """Carries out runs on this machine. Its server starts at once: it imports for seconds, while others plan."""
+    """Carries out runs on this machine. Its server starts at once: its imports take seconds, while a plan is made."""
 
     def __init__(self) -> None:
         self.server = RunServer()
@@ -71,7 +71,7 @@ class LocalExecutor:
 
 
 class RunServer:
-    """The fork server as a process of its own, and what it says, read by a thread."""
+    """The fork server in a separate process; a thread reads its messages."""
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
@@ -97,14 +97,14 @@ class RunServer:
             print(json.dumps({"folder": str(folder.resolve()), "run": run.id}), file=self.process.stdin, flush=True)
 
     def hear(self) -> dict[str, Any] | None:
-        """Return what is said next, or None where nothing is for a moment."""
+        """Return the next message, or None if none comes for a moment."""
         try:
             return self.messages.get(timeout=POLL_SECONDS)
         except queue.Empty:
             return None
 
     def close(self) -> None:
-        """End the server and the current run; do nothing if that has happened: their process ids may be others' now."""
+        """End the server and the current run. Do nothing a second time: their process ids may be others' now."""
         assert self.process.stdin is not None
         if self.process.stdin.closed:
             return
@@ -126,7 +126,7 @@ class Attempt:
         self.stalled = self.stop_requested = False
 
     def events(self, stall_seconds: float, stop: Callable[[], bool]) -> Iterator[Event]:
-        """Start the run and yield its events; where its process leaves no record, make one and yield that."""
+        """Start the run and yield its events; if its process leaves no record, write one and yield that."""
         self.server.ask(self.folder.path, self.run)
         silent = left = 0.0
         status = None
@@ -160,7 +160,7 @@ class Attempt:
             yield self.ended(status, stall_seconds)
 
     def hear(self, event: RunEvent) -> None:
-        """Note what the run does, and how long its steps take."""
+        """Note what the run is doing, and how long its steps take."""
         if event.kind == "state":
             self.state, self.metric = event.state, event.metric or ""
         if event.kind == "progress" and event.step is not None:
@@ -176,22 +176,22 @@ class Attempt:
                 os.kill(self.process, signal.SIGTERM)
 
     def grace(self, stall_seconds: float) -> float:
-        """Return how many seconds a run that is to stop has from now on; none where there is nothing to save.
+        """Return how many seconds a run that is to stop has from now on; 0 if there is nothing to save.
 
-        One that writes its checkpoint, however large it is, has as many as any that says nothing.
+        A run that is writing its checkpoint, however large, has as many as a run that reports no progress.
         """
         if self.process is None or self.state not in UNSAVED:
             return 0.0
         return stall_seconds if self.state == "saving" else max(GRACE_SECONDS, 2 * self.longest_step)
 
     def end(self, stall_seconds: float) -> None:
-        """End the run's process, or the server where even that hangs."""
+        """End the run's process, or the server if even that hangs."""
         with suppress(ProcessLookupError):
             os.kill(self.server.process.pid if self.stalled or not self.process else self.process, signal.SIGKILL)
         self.stalled = True
 
     def status_of_server(self, message: dict[str, Any]) -> int | None:
-        """Return how the server ended, if it did; raise SetupError where it could not start."""
+        """Return how the server ended, if it has; raise SetupError if it could not start."""
         if "server" not in message:
             return None
         if self.process is None and message["server"] > 0:

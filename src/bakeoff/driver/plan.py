@@ -38,9 +38,9 @@ IN_TOKENS = ("version", "template", "target", "model", "data", "max_tokens", "te
 class Plan:
     """What will be run. `document` is plan.json; `data` are the examples and tokens behind it.
 
-    `held_equal` is what every run's id is made from beside its own settings: all that training depends on. What outputs
-    and scores depend on besides is in the document, as `decoding` and `scoring`. `virtual_tokens` is how many
-    positions of the context are kept free for soft prompts.
+    `held_equal` is what every run's id is made from besides its own settings: everything that training depends on. What
+    outputs and scores depend on besides is in the document, as `decoding` and `scoring`. `virtual_tokens` is the number
+    of positions of the context that are kept free for soft prompts.
     """
 
     config: Config
@@ -53,10 +53,10 @@ class Plan:
 
 
 def make_plan(config: Config, tokenizer: Any = None, folder: Folder | None = None) -> Plan:
-    """Return the plan of a config; raise a BakeoffError for anything in it that cannot be run.
+    """Return the plan of a config; raise a BakeoffError if anything in it cannot be run.
 
-    With the base's tokenizer the plan also holds what the examples' lengths in tokens tell. Their ids are left in
-    `folder`, where one is given; nothing else is written. Without one, a hub dataset that is not here is counted by
+    With the base's tokenizer the plan also has facts about the examples' lengths in tokens. Their ids are written into
+    `folder`, if one is given; nothing else is written. Without a folder, a hub dataset that is not here is counted by
     its limits.
     """
     if folder is None:
@@ -129,7 +129,7 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
 
 
 def model_facts(config: Config, shapes: dict[str, Any]) -> dict[str, Any]:
-    """Return what the plan says of the base."""
+    """Return what the plan says about the base."""
     from bakeoff.hub import base_hashes, base_identity, base_stamps
 
     return {
@@ -144,7 +144,7 @@ def model_facts(config: Config, shapes: dict[str, Any]) -> dict[str, Any]:
 
 
 def held_equal_by(config: Config, shapes: dict[str, Any], steps: int) -> dict[str, Any]:
-    """Return what the config and the base hold equal over all trainings."""
+    """Return what the config and the base hold equal for all trainings."""
     from bakeoff.compute.model.base import choose_precision, default_device
     from bakeoff.hub import base_identity
 
@@ -160,7 +160,7 @@ def held_equal_by(config: Config, shapes: dict[str, Any], steps: int) -> dict[st
 
 
 def checked_entries(config: Config) -> dict[str, Entry]:
-    """Return the config's entries; raise ConfigError where one cannot be run."""
+    """Return the config's entries; raise ConfigError if one cannot be run."""
     entries = read_entries(config)
     taken = set(entries) & {*BASELINES, *config.baselines}
     if taken:
@@ -188,10 +188,10 @@ def checked_entries(config: Config) -> dict[str, Entry]:
 
 
 def entry_plan(entry: Entry, config: Config, steps: int, counts: dict[str, Any], precision: str) -> dict[str, Any]:
-    """Return what the plan says of one entry.
+    """Return what the plan says about one entry.
 
-    `trial_steps` are those of all its trials, where none fails and no extension is needed; the chosen trial is the
-    first seed's run too. `learning_rate` is None where it is searched.
+    `trial_steps` are those of all its trials, if none fails and no extension is needed; the chosen trial is also the
+    run of the first seed. `learning_rate` is None if it is searched.
     """
     trials = len(entry.trial_points)
     return {
@@ -212,7 +212,7 @@ def make_runs(
     protocol: ProtocolConfig, baselines: dict[str, Settings], entries: dict[str, Entry], steps: int,
     held_equal: dict[str, Any],
 ) -> list[Run]:  # fmt: skip
-    """Return the baselines' runs, then every entry's trials and its final runs, one per seed.
+    """Return the runs of the baselines, then every entry's trials and its final runs, one per seed.
 
     The settings of a tuned entry's final runs are not known yet: their ids come from its search, and the chosen
     settings are in run.json.
@@ -245,7 +245,7 @@ def make_trial(entry: Entry, number: int, point: Settings, seed: int, steps: int
 def make_run(
     entry: str, kind: Any, method: str, settings: dict[str, Any], seed: int, steps: int, held_equal: dict[str, Any]
 ) -> Run:
-    """Return a run whose id holds a hash of all that determines its training."""
+    """Return a run whose id has a hash of everything that determines its training."""
     content_hash = hash_of([kind, method, settings, seed, held_equal])
     return Run(f"{entry}-{content_hash}", entry, kind, method, settings, seed, steps)
 

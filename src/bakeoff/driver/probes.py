@@ -12,16 +12,16 @@ from bakeoff.tuning.entries import Entry
 
 
 def run_probes(folder: Folder, entries: Mapping[str, Entry]) -> dict[str, dict[str, Any]]:
-    """Return what a probe measured of each entry, at the largest point of its search; `folder` has config and tokens.
+    """Return what a probe measured for each entry, at the largest point of its search.
 
-    A probe that was killed, as the system does where memory runs out, says so under `error`. Raises SetupError where
-    one ends otherwise.
+    `folder` has config and tokens. If a probe was killed, as the system does if memory runs out, `error` says so.
+    Raises SetupError if a probe ends in another way.
     """
     return {name: run_probe(folder, entry) for name, entry in entries.items()}
 
 
 def run_probe(folder: Folder, entry: Entry) -> dict[str, Any]:
-    """Return what a probe measured of one entry."""
+    """Return what a probe measured for one entry."""
     method = max(entry.methods(), key=lambda m: (m.virtual_tokens, str(m.model_dump())))
     asked = {"entry": entry.name, "method": entry.method, "settings": method.model_dump(mode="json")}
     words = command("compute.run.profile", str(folder.path))

@@ -27,7 +27,7 @@ FREE_TO_CHANGE = re.compile(r"output|safety\..*|trackers|protocol\.(trunk_cache|
 
 
 def check_free(folder: Folder, config: Config) -> None:
-    """Raise SetupError where the run folder holds something else than this bakeoff, which is known by its name."""
+    """Raise SetupError if the run folder contains anything but this bakeoff, which is recognised by its name."""
     if not folder.path.exists():
         return
     if not folder.path.is_dir():
@@ -42,7 +42,7 @@ def check_free(folder: Folder, config: Config) -> None:
 
 
 def prepare(folder: Folder, config: Config, planned: Plan) -> list[str]:
-    """Write config, plan, environment and, beside their tokens, examples; return what has changed, a line each."""
+    """Write config, plan, environment and examples; return what has changed, one line per change."""
     before, notes = folder.last_plan(), []
     if before and plan_hash(before) != plan_hash(planned.document):
         notes.append(change_note(folder, config, before, planned))
@@ -57,7 +57,7 @@ def prepare(folder: Folder, config: Config, planned: Plan) -> list[str]:
 
 
 def change_note(folder: Folder, config: Config, before: PlanDocument, planned: Plan) -> str:
-    """Return in a line what has changed since the last plan, and what becomes of the runs that were finished."""
+    """Return in one line what has changed since the last plan, and what happens to the finished runs."""
     what = ", ".join(changes(folder, config, before, planned)) or "the plan"
     left = Counter(folder.left_to_do(run.id, planned.document) for run in planned.runs if run.kind != "trial")
     stay = {run.id for run in planned.runs}
@@ -103,9 +103,9 @@ def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def renew_environment(folder: Folder) -> list[str]:
-    """Write the environment block; where it is another than before, keep that in it and return it as a line.
+    """Write the environment block. If it has changed, keep the former one in it, and return the change as a line.
 
-    What a killed session has stored of the trunk is then removed: another version may compute it otherwise.
+    Then remove what a killed session has stored of the trunk: another version may compute it differently.
     """
     from bakeoff.driver.environment import environment
 

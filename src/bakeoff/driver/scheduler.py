@@ -21,13 +21,13 @@ from bakeoff.tuning.search import Settings, edges, extension, survivors
 
 
 class Scheduler:
-    """Yields the runs of a planned bakeoff one by one, each chosen when those before it have ended."""
+    """Yields the runs of a planned bakeoff one by one, each chosen after those before it have ended."""
 
     def __init__(self, folder: Folder, planned: Plan, bus: Bus):
         self.folder, self.planned, self.bus = folder, planned, bus
 
     def runs(self) -> Iterator[Run]:
-        """Yield every run that is not done yet, its run.json written; look at its record when the next is asked for."""
+        """Yield every run that is not done yet, after writing its run.json; read its record before the next."""
         for run in self.planned.runs:
             if run.kind == "baseline":
                 yield from self.unless_done(run)
@@ -41,7 +41,10 @@ class Scheduler:
             yield from self.unless_done(run)
 
     def tuned(self, entry: Entry, finals: Sequence[Run]) -> Iterator[Run]:
-        """Yield an entry's trials, then a final run a seed at what they chose; the first seed's adopts its trial."""
+        """Yield an entry's trials, then one final run per seed at the chosen settings.
+
+        The final run of the first seed adopts its trial.
+        """
         trials = [run for run in self.planned.runs if run.entry == entry.name and run.kind == "trial"]
         best = yield from self.search(entry, trials)
         if best is None:
@@ -55,9 +58,9 @@ class Scheduler:
                     self.forget(trial)
 
     def search(self, entry: Entry, trials: Sequence[Run]) -> Generator[Run, None, Run | None]:
-        """Yield trials until one is chosen, and return it; None where all failed.
+        """Yield trials until one is chosen, and return it; return None if all failed.
 
-        What an earlier, interrupted or damaged, search has tried beyond this one's decisions is passed over.
+        Trials that an earlier search, interrupted or damaged, has tried beyond this one's decisions are ignored.
         """
         self.try_again(entry)
         living, stopped = list(trials), list[tuple[int, float, Run]]()
@@ -96,7 +99,10 @@ class Scheduler:
         return best
 
     def try_again(self, entry: Entry) -> None:
-        """Forget how trials failed, but not that they diverged, which they would again - unless all of them failed."""
+        """Forget that trials failed, except those that diverged, which would diverge again.
+
+        If all of them failed, forget all.
+        """
         trials = self.folder.trials(entry.name)
         failed = [t for t in trials if (r := self.folder.run(t.id).result()) and r.status == "failed"]
         for trial in failed:
@@ -104,7 +110,7 @@ class Scheduler:
                 self.folder.run(trial.id).result_file.unlink()
 
     def extension(self, entry: Entry, best: Run) -> Run | None:
-        """Return one more trial past the edge that the best one lies on; None where it lies on none, or has no room."""
+        """Return one more trial past the edge of the best one; None if it is not on an edge, or there is no room."""
 
         def allowed(point: Settings) -> bool:
             try:
@@ -125,7 +131,7 @@ class Scheduler:
         return result
 
     def reach(self, trial: Run, rung: int | None = None) -> Iterator[Run]:
-        """Yield a trial unless it has come to the rung (None: the end), or has failed on the way."""
+        """Yield a trial unless it has reached the rung (None: the end), or has failed before it."""
         try:
             result = self.folder.run(trial.id).check()
         except SetupError:  # a damaged curve
@@ -134,7 +140,7 @@ class Scheduler:
             yield self.start(replace(trial, until=rung))
 
     def loss(self, trial: Run, rung: int) -> float | None:
-        """Return a trial's lowest validation loss up to a rung; None where it failed before."""
+        """Return a trial's lowest validation loss up to a rung; None if it failed before."""
         try:
             curve = self.folder.run(trial.id).curve()
         except SetupError:  # damaged, of a trial that failed: another's is whole by now
@@ -146,13 +152,13 @@ class Scheduler:
         return min(losses, default=None)
 
     def best(self, trials: Sequence[Run]) -> Run | None:
-        """Return the trial with the lowest validation loss of those that came to the end, the first of equals."""
+        """Return the finished trial with the lowest validation loss, the first of equals."""
         results = {t.id: r for t in trials if (r := self.folder.run(t.id).result()) and r.status == "done"}
         ended = [trial for trial in trials if trial.id in results]
         return min(ended, key=lambda trial: results[trial.id].metrics["validation/loss"], default=None)
 
     def unless_done(self, run: Run) -> Iterator[Run]:
-        """Yield a run unless it is done, with these settings, and its record whole."""
+        """Yield a run unless it is done with these settings, and its record is complete."""
         result = self.folder.run(run.id).finished()
         whole = self.folder.is_complete(run.id, self.planned.document)
         if result is None or not whole or result.run.settings != run.settings:
@@ -164,7 +170,8 @@ class Scheduler:
     def start(self, run: Run) -> Run:
         """Return the run after writing what its process reads.
 
-        A final run that was begun at other settings, which the search chose while a trial had failed, starts anew.
+        A final run that was begun with other settings, which the search chose while a trial had failed, starts from the
+        beginning.
         """
         files = self.folder.run(run.id)
         record = files.finished()
@@ -184,10 +191,10 @@ class Scheduler:
         return run
 
     def stop(self, trial: Run, rung: int) -> Iterator[Run]:
-        """Let a trial rest at the rung where it stops; its checkpoints go.
+        """Leave a trial at the rung where it stops, and delete its checkpoints.
 
-        One that went further, because another had failed when that was decided, is yielded again up to here: its record
-        is then the one of a bakeoff in which nothing failed.
+        A trial that went further, because another had failed when that was decided, is yielded again up to here: then
+        its record is that of a bakeoff in which nothing failed.
         """
         self.forget(trial)
         files, result = self.folder.run(trial.id), self.result(trial)
@@ -204,7 +211,7 @@ class Scheduler:
         self.folder.run(run.id).forget_checkpoints()
 
     def fail(self, finals: Sequence[Run], error: str) -> None:
-        """Record final runs that cannot be made."""
+        """Record final runs that cannot run."""
         for run in finals:
             self.folder.run(run.id).set_aside()
             self.folder.run(run.id).write_result(RunResult(run, "failed", error=error))

@@ -1,6 +1,6 @@
 """What a run folder's config may use: everything if it is the user's own, else only what the user allows.
 
-A config that a person names is their own. The config in a run folder is their own if they ran the bakeoff: the tag of
+A config that the user names is their own. The config in a run folder is their own if they ran the bakeoff: the tag of
 the folder then has a signature of the config, made with a key that never leaves their home.
 """
 
@@ -30,13 +30,13 @@ def model_wishes(config: Config) -> list[str]:
 
 
 def wishes(config: Config) -> list[str]:
-    """Return all that a config asks for beyond being read: also code to score with, and where curves are sent."""
+    """Return everything that a config would use: code and folder of the model, functions that score, and trackers."""
     functions = [f"the function {name}" for name in config.metrics if is_function(name)]
     return [*model_wishes(config), *functions, *(f"the tracker {name}" for name in config.trackers)]
 
 
 def check_trusted(folder: Folder, config: Config, asked: list[str], trust: bool) -> None:
-    """Raise SetupError where a run folder from elsewhere `asked` for what `config` still holds, unless `trust`."""
+    """Raise SetupError if a run folder from elsewhere `asked` for what `config` still contains, unless `trust`."""
     wanted = [wish for wish in asked if wish in wishes(config)]
     if wanted and not trust and not is_own(folder):
         raise SetupError(

@@ -1,4 +1,4 @@
-"""What every display has in common, and how it shows numbers and times."""
+"""The base class of displays, and how they show numbers and times."""
 
 import threading
 import time
@@ -18,7 +18,7 @@ Clock = Callable[[], float]
 class Display(ABC):
     """A view of the runs. Use as a context manager; `handle` takes every event, `note` a line from the driver.
 
-    Runs in `done` were finished before. `forecast`, where there is one, hears every event first.
+    Runs in `done` were finished before. A `forecast` gets every event first.
     """
 
     def __init__(
@@ -42,14 +42,14 @@ class Display(ABC):
         return None
 
     def handle(self, event: RunEvent) -> None:
-        """Take an event in, and show what it tells."""
+        """Take in an event, and show it."""
         if self.forecast:
             with self.lock:
                 self.forecast.take(event)
         self.show(event)
 
     def add(self, run: Run) -> None:
-        """Take in a run that was not planned, a trial past the edge of a range: after its entry's other trials."""
+        """Take in a run that was not planned, a trial past the edge of a range, after the other trials of its entry."""
         with self.lock:
             if self.forecast:
                 self.forecast.add(run)
@@ -58,29 +58,29 @@ class Display(ABC):
             self.names |= run_names([other for other in self.runs if other.entry == run.entry])
 
     def left(self) -> float | None:
-        """Return the seconds until all is done; None as long as nothing tells."""
+        """Return the seconds until everything is done, or None if they cannot be estimated yet."""
         return self.forecast.left() if self.forecast else None
 
     def basis(self) -> str | None:
-        """Return in words what the forecast is estimated from, where that says little."""
+        """Return in words what the forecast is estimated from, if that is not much."""
         return self.forecast.basis() if self.forecast else None
 
     @abstractmethod
     def show(self, event: RunEvent) -> None:
-        """Show what the event tells."""
+        """Show an event."""
 
     @abstractmethod
     def note(self, text: str) -> None:
-        """Show one line of news."""
+        """Show a message for the user in one line."""
 
 
 def number(value: float | None, form: str) -> str:
-    """Return a formatted number, or nothing where there is none yet."""
+    """Return a formatted number; empty if there is none yet."""
     return "" if value is None else format(value, form)
 
 
 def short(value: float | None) -> str:
-    """Return a number in five characters at most, as exact as they allow; nothing where there is none yet."""
+    """Return a number in at most five characters, as exactly as they allow; empty if there is none yet."""
     shown = [number(value, form) for form in (".3f", ".2f", ".1f", ".0f", ".0e")]
     return next((text for text in shown if len(text) <= 5), shown[-1])
 

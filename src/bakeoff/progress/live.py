@@ -39,7 +39,7 @@ STYLES = {"failed": "red", "done": "green", **dict.fromkeys(("waiting", "paused"
 
 @dataclass
 class Row:
-    """What is known of one run so far."""
+    """What is known about one run so far."""
 
     run: Run
     state: str = "waiting"
@@ -52,7 +52,7 @@ class Row:
     ranked: Ranked | None = None  # what its entry is ranked by, once it is done
 
     def take(self, event: RunEvent, now: float) -> None:
-        """Take in what the event tells."""
+        """Update the row from an event."""
         self.started = now if self.started is None else self.started
         if event.kind == "state":
             self.state = event.state
@@ -71,7 +71,7 @@ class Row:
 
     @property
     def share(self) -> tuple[int, int] | None:
-        """How many of how many steps, or documents in generation, are done; None where nothing is counted."""
+        """How many steps, or documents in generation, are done, and of how many; None if nothing is counted."""
         if self.state in ("training", "validating") and "steps" in self.values:
             return self.values["step"], self.values["steps"]
         if self.state == "generating" and "examples_total" in self.values:
@@ -80,12 +80,12 @@ class Row:
 
 
 def pace(tokens: float | None) -> str:
-    """Return tokens a second in six characters."""
+    """Return tokens per second in six characters."""
     return number(tokens, ",.0f") if tokens is None or tokens < 99_999.5 else f"{tokens / 1000:,.0f}k"
 
 
 def roughly(seconds: float) -> str:
-    """Return seconds as m:ss, from an hour on as hours and minutes, from ten on as hours."""
+    """Return seconds as m:ss, from one hour on as hours and minutes, from ten hours on as hours."""
     hours, minutes = divmod(round(seconds / 60), 60)
     return clock_time(seconds) if seconds < 3599.5 else f"{hours}h{minutes:02d}" if hours < 10 else f"{hours}h"
 
@@ -101,13 +101,13 @@ class TableDisplay(Display):
         self.rows = {run.id: Row(run, "done before" if run.id in done else "waiting") for run in runs}
 
     def add(self, run: Run) -> None:
-        """Give the run a row after its entry's other trials."""
+        """Add a row for the run after the other trials of its entry."""
         with self.lock:
             super().add(run)
             self.rows = {r.id: self.rows.get(r.id) or Row(r) for r in self.runs}
 
     def show(self, event: RunEvent) -> None:
-        """Take the event into its run's row."""
+        """Update the row of the event's run."""
         with self.lock:
             self.rows[event.run].take(event, self.clock())
         # Without the lock: a line is printed by whoever holds the terminal, and the one who redraws waits for the lock.
@@ -120,7 +120,7 @@ class TableDisplay(Display):
             return self.table()
 
     def table(self) -> RenderableType:
-        """Return what `render` does, while nobody changes it."""
+        """Return what `render` returns, while no other thread changes it."""
         failures = list(self.failures())
         rows = self.visible(self.console.height - 4 - len(failures))
         ranked = next((row.ranked for row in self.rows.values() if row.ranked), Ranked())
@@ -143,7 +143,7 @@ class TableDisplay(Display):
         return Group(table, *fold, *failures, Text(self.totals(), style="dim", no_wrap=True, overflow="ellipsis"))
 
     def failures(self) -> Iterator[Text]:
-        """Yield a line a failed run, as far as a third of the screen goes, and then how many more there are."""
+        """Yield one line per failed run, up to a third of the screen, and then how many more there are."""
         failed = [row for row in self.rows.values() if row.state == "failed"]
         room = max(1, self.console.height // 3 - 1)
         for row in failed[:room]:
@@ -161,7 +161,7 @@ class TableDisplay(Display):
 
     @property
     def labels(self) -> dict[str, str]:
-        """The runs' names, without what a trial tries where there is no room for it."""
+        """The runs' names, without what a trial tries if there is no room for it."""
         if self.console.width >= WIDE:
             return self.names
         return {run_id: name.partition(":")[0] for run_id, name in self.names.items()}
@@ -193,7 +193,7 @@ class TableDisplay(Display):
         return "" if left is None else f"{roughly(left)} left"
 
     def totals(self) -> str:
-        """Return counts of runs, elapsed time, and what is left once there is a basis for it."""
+        """Return counts of runs, elapsed time, and the time left once it can be estimated."""
         states = Counter(row.state for row in self.rows.values())
         ended = sum(states[s] for s in ("done", "failed", "stopped", "done before"))
         line = f"{ended} of {len(self.rows)} runs ended"

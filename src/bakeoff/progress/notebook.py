@@ -17,7 +17,7 @@ WIDTH = 120
 
 
 class NotebookDisplay(TableDisplay):
-    """The table in a notebook's output, replaced as events come; `publish` takes its HTML."""
+    """The table in a notebook's output, replaced as events come; `publish` receives its HTML."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class NotebookDisplay(TableDisplay):
         self.drawn = float("-inf")
 
     def show(self, event: RunEvent) -> None:
-        """Take the event in, and redraw unless that was done just now."""
+        """Take in an event, and redraw unless that was done just now."""
         super().show(event)
         if event.kind != "progress" or time.monotonic() - self.drawn >= REDRAW_SECONDS:
             self.draw()
@@ -58,7 +58,7 @@ class NotebookDisplay(TableDisplay):
 
 
 def notebook_publisher() -> Callable[[str], None]:
-    """Return what puts HTML in the place of what it put there before."""
+    """Return a function that puts HTML in the place of the HTML that it put there before."""
     from IPython.display import HTML, display
 
     handle = display(HTML(""), display_id=True)

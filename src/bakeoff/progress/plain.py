@@ -1,4 +1,4 @@
-"""Plain lines for logs and pipes, JSON lines for programs, or nothing. On standard error."""
+"""Plain lines for logs and pipes, JSON lines for programs, or nothing. All on standard error."""
 
 import json
 import sys
@@ -25,7 +25,7 @@ class NoDisplay(Display):
 
 
 class JsonDisplay(Display):
-    """One JSON object a line, for machines: the runs, every event, and how long is left where that is known."""
+    """One JSON object per line, for programs: the runs, every event, and the time left if it is known."""
 
     by_id: dict[str, Run]
 
@@ -52,7 +52,7 @@ class JsonDisplay(Display):
         self.write(line)
 
     def note(self, text: str) -> None:
-        """Write the news as one line."""
+        """Write a message for the user as one line."""
         self.write({"kind": "note", "text": text})
 
     def write(self, row: dict[str, Any]) -> None:
@@ -61,7 +61,7 @@ class JsonDisplay(Display):
 
 
 class PlainDisplay(Display):
-    """A line for each thing worth one, for logs and pipes."""
+    """One line for each thing that matters, for logs and pipes."""
 
     progress_at: dict[str, float]
 
@@ -91,7 +91,7 @@ class PlainDisplay(Display):
             self.note(f"{name}: FAILED: {event.error}")
 
     def progress(self, event: Progress) -> None:
-        """Print a line of progress, unless the last one is too young."""
+        """Print a line of progress, unless the last one was printed just now."""
         now = self.clock()
         pause = max(PLAIN_SECONDS, PLAIN_SHARE * (now - self.start))
         if now - self.progress_at.setdefault(event.run, self.start) < pause:
@@ -115,7 +115,7 @@ class PlainDisplay(Display):
 
 
 def tell(line: str) -> None:
-    """Write a line on standard error, made printable; a full disk behind it ends no bakeoff."""
+    """Write a line on standard error, made printable. If its disk is full, the bakeoff continues."""
     try:
         print(printable(line), file=sys.stderr, flush=True)
     except BrokenPipeError:
@@ -125,7 +125,7 @@ def tell(line: str) -> None:
 
 
 def scores(metrics: Mapping[str, float | None], ranked: Ranked) -> str:
-    """Return a finished run's main scores in a few words: losses, and what entries are `ranked` by."""
+    """Return a finished run's main scores in a few words: losses, and the score that entries are `ranked` by."""
     score = f"test/{ranked.name}"
     named = {"test/loss": "test loss", score: ranked.heading}
     if "test/loss" not in metrics and score not in metrics:

@@ -24,7 +24,7 @@ def part_of(run: Run) -> tuple[str, str]:
 
 
 class Rates:
-    """A plan's units of work, and the seconds of one: an entry's own, else its method's, all entries' or the base's."""
+    """Seconds per unit: an entry's own, else those of its method, else of all entries, else of the base."""
 
     def __init__(self, plan: PlanDocument, protocol: ProtocolConfig):
         self.plan, self.seed = plan, protocol.seed
@@ -43,7 +43,7 @@ class Rates:
         self.seconds = defaultdict[tuple[str, str], float](float)
 
     def multiplications(self, entry: str, steps: float, validated: bool = True) -> float:
-        """Return those of the first steps of a training, with the validation after them or without."""
+        """Return those of the first steps of a training, with or without the validation after them."""
         return steps * self.step[entry] + self.validation * sum(step < steps + validated for step in self.validated)
 
     def planned(self, to_do: Mapping[str, Step]) -> defaultdict[tuple[str, str], Units]:
@@ -74,13 +74,13 @@ class Rates:
         return work
 
     def add(self, entry: str, phase: str, units: float, seconds: float) -> None:
-        """Note what units of a phase took."""
+        """Note how long units of a phase took."""
         for group in self.groups.get(entry, (entry,)):
             self.units[group, phase] += units
             self.seconds[group, phase] += seconds
 
     def rate(self, entry: str, phase: str) -> float:
-        """Return the seconds of a unit; NaN while nothing is known about it."""
+        """Return the seconds per unit; NaN if nothing is known about it yet."""
         phase = "training" if phase == "trunk" else phase
         for group in (*self.groups.get(entry, (entry,)), "base"):
             if units := self.units.get((group, phase)):
@@ -89,9 +89,10 @@ class Rates:
 
 
 def expected_costs(plan: PlanDocument, protocol: ProtocolConfig, probes: Mapping[str, Probe]) -> PlanForecast:
-    """Return seconds and peak bytes of each entry's runs, its trials among them, and the seconds of all entries.
+    """Return seconds and peak bytes of each entry's runs with its trials, and the seconds of all entries.
 
-    An extension of the trials is counted as far as one is likely; baselines, saving and the trunk cache are not.
+    An extension of the trials counts in proportion to its probability; baselines, saving and the trunk cache do not
+    count.
     """
     rates, entries = Rates(plan, protocol), dict[str, EntryForecast]()
     work = rates.planned({})
@@ -109,10 +110,10 @@ def expected_costs(plan: PlanDocument, protocol: ProtocolConfig, probes: Mapping
 
 
 def probed_rates(plan: PlanDocument, probe: Probe, training: float, validations: int) -> dict[str, float]:
-    """Return the seconds of a unit of each phase, of `training` units in all, at the pace of the longest examples.
+    """Return the seconds per unit of each phase, for a whole training, at the pace of the longest examples.
 
-    A test loads the adapter, and reads neutral text and as many training examples as there are for validation too.
-    Outputs are assumed to have their full length; reading a prompt gives their first token.
+    A test also reads neutral text, and as many training examples as there are for validation. Outputs are assumed to
+    have their full length; reading a prompt gives their first token.
     """
     counts, test = plan.counts, plan.data.splits.test
     assert counts is not None  # what is probed has tokens

@@ -32,7 +32,7 @@ MLFLOW = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "paus
 
 
 def check_installed(config: Config) -> None:
-    """Raise SetupError where a tracker that the config names is not installed."""
+    """Raise SetupError if a tracker that the config names is not installed."""
     for name in config.trackers:
         if find_spec(name) is None:
             raise SetupError(f"trackers: {name} is not installed. Try: pip install 'bakeoff[{name}]'")
@@ -63,7 +63,7 @@ def tracked(folder: Folder, config: Config, note: Callable[[str], None]) -> Iter
 
 
 def drain(follower: subprocess.Popen[bytes], log: Path, patience: float, note: Callable[[str], None]) -> None:
-    """Let the trackers take the last lines and close their runs, then end them; note what went wrong."""
+    """Let the trackers take the last lines and close their runs, then end them; report what went wrong."""
     try:
         follower.wait(patience)
     except subprocess.TimeoutExpired:
@@ -87,7 +87,7 @@ class Trackers:
         self.mlflow_runs: dict[str, str] = {}  # so that a trial goes on in the run that it paused in
 
     def take(self, event: RunEvent) -> None:
-        """Pass on validations and what was measured in the end; a run that ends or pauses lets go of its trackers."""
+        """Pass on validations and final measurements; close the trackers of a run that ends or pauses."""
         if event.kind == "metrics":
             self.log_curve(event)
         elif event.kind == "done":
@@ -99,7 +99,7 @@ class Trackers:
             self.finish(event.run, "paused")
 
     def log_curve(self, event: Metrics) -> None:
-        """Log a validation; with a run's first one also those that it takes over from a trial or an earlier session."""
+        """Log a validation; with a run's first one also those from its trial or an earlier session."""
         rows = [event.values()]
         if event.run not in self.met:
             self.met.add(event.run)
@@ -116,7 +116,7 @@ class Trackers:
             tracker.log({k: v for k, v in values.items() if v is not None}, step=step)
 
     def start(self, kind: str, run: Run) -> Any:
-        """Return a started tracker that knows the run's settings."""
+        """Return a started tracker that has the run's settings."""
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
         project = run.id if kind == "tensorboard" else self.project
@@ -133,7 +133,7 @@ class Trackers:
         return tracker
 
     def arguments(self, kind: str, run: Run) -> dict[str, Any]:
-        """Return what a kind of tracker wants to know besides its project."""
+        """Return what a kind of tracker needs besides its project."""
         if kind == "tensorboard":
             return {"logging_dir": self.folder.path / "tensorboard"}
         if kind == "mlflow":
@@ -142,7 +142,7 @@ class Trackers:
         return arguments if kind == "trackio" else {**arguments, "id": run.id, "dir": self.folder.path}
 
     def finish(self, run_id: str, how: str) -> None:
-        """Close a run's trackers, and let those that can say how it ended: done, failed, paused or interrupted."""
+        """Close a run's trackers. Those that can, show how it ended: done, failed, paused or interrupted."""
         for kind, tracker in zip(self.kinds, self.open.pop(run_id, []), strict=False):
             if kind == "mlflow":
                 import_module("mlflow").end_run(MLFLOW[how])
@@ -155,7 +155,7 @@ class Trackers:
 def follow(folder: Folder, place: int, kinds: Sequence[str]) -> None:
     """Pass on the event log from byte `place` on, until the session that begins there ends.
 
-    What it leaves open was interrupted.
+    Runs that it leaves open were interrupted.
     """
     from accelerate import PartialState
 

@@ -18,9 +18,9 @@ POLL_SECONDS = 0.5
 
 
 def watch(folder: Folder, kind: str = "auto") -> None:
-    """Show the bakeoff in `folder` as its own terminal would, until its session ends; return at once where none runs.
+    """Show the bakeoff in `folder` as its own terminal would, until its session ends; return at once if none runs.
 
-    One that is being planned is waited for. Raises SetupError where nothing was run here yet.
+    Waits for a bakeoff that is being planned. Raises SetupError if no bakeoff has run here yet.
     """
     wait_for_session(folder, kind)
     folder.plan()
@@ -56,9 +56,9 @@ def wait_for_session(folder: Folder, kind: str) -> None:
 
 
 def events_of(folder: Folder, clock: EventClock, place: int | None = None) -> Iterator[Event]:
-    """Yield the journal's events as they come, until nobody writes any more, and a note where some cannot be read.
+    """Yield the events of the log as they come, until nobody writes any more, and a note if some cannot be read.
 
-    They begin at byte `place`, or where the last session did.
+    They begin at byte `place`, or at the last session.
     """
     reader = Reader(folder.events_file, place or 0)
     events = list(reader.new_events())
@@ -83,7 +83,7 @@ def events_of(folder: Folder, clock: EventClock, place: int | None = None) -> It
 
 
 def open_screen(folder: Folder, start: Start, kind: str, clock: EventClock) -> Display | None:
-    """Return a display of a session by its start line; None where the next session has its plan already."""
+    """Return a display of a session by its start line; None if the next session has made its plan already."""
     session = Session.begun(folder, load_config(folder.config_file).protocol, start)
     return session.display(kind, clock) if session else None
 
@@ -91,7 +91,7 @@ def open_screen(folder: Folder, start: Start, kind: str, clock: EventClock) -> D
 def show(folder: Folder, screen: Display, event: Event) -> None:
     """Pass an event on to the display; a trial that was not planned is read from its folder.
 
-    Of a run that is in no plan any more, because the next session has made another since, nothing is shown.
+    Nothing is shown of a run that is in no plan any more, because the next session has made another plan.
     """
     if event.kind == "note":
         screen.note(event.text)

@@ -1,4 +1,4 @@
-"""Model cards: the README.md beside every saved adapter, made from the record by the hub's conventions.
+"""Model cards: the README.md beside every saved adapter, made from the record, as the hub wants them.
 
 The last line of a card is a hash of the card, so that an edited card is recognised and not replaced.
 """
@@ -40,7 +40,7 @@ AS_WRITTEN = "<!-- Written by bakeoff. Once edited, this card is never written a
 
 
 def write_cards(folder: Folder, results: ResultsDocument) -> list[Path]:
-    """Write the card of every saved adapter of a bakeoff whose run is done, but none that was edited; return which."""
+    """Write the card of every saved adapter whose run is done, except edited cards; return the written ones."""
     written, plan = [], folder.plan()
     for name, row in results["entries"].items():
         for run_id in row["runs"]:
@@ -63,7 +63,7 @@ def signed(text: str) -> str:
 
 
 def edited(file: Path) -> bool:
-    """Return whether a card is there that is not as it was written."""
+    """Return whether the card exists and was edited."""
     try:
         text = read_whole(file).decode()
     except FileNotFoundError:
@@ -121,43 +121,43 @@ def front_matter(results: ResultsDocument, name: str, record: RunResult, peft: b
 
 
 def measured(results: ResultsDocument, record: RunResult) -> dict[str, str]:
-    """Return the headings of what was measured of a run on the test split, by metric."""
+    """Return the headings of a run's test scores, by metric."""
     headings = {"test/loss": "test loss"} | {f"test/{m['name']}": m["heading"] for m in results["metrics"]}
     return {metric: heading for metric, heading in headings.items() if metric in record.metrics}
 
 
 def hub_metric(metric: str) -> str:
-    """Return the hub's word for a metric."""
+    """Return the hub's name for a metric."""
     name = metric.removeprefix("test/")
     known = {"rouge": "rouge", "bleu": "bleu", "token_f1": "f1", "exact_match": "exact_match"}
     return next((word for start, word in known.items() if name.startswith(start)), name.removesuffix("_corpus"))
 
 
 def on_hub(results: ResultsDocument) -> bool:
-    """Return whether the base has a name that means the same elsewhere: neither the embedded one nor a folder."""
+    """Return whether the base has a name that others can use: it is not the embedded base or a folder."""
     name = results["model"]["name"]
     return name != "base" and not Path(name).is_absolute()
 
 
 def base_name(results: ResultsDocument) -> str:
-    """Return the base's name as a card has it."""
+    """Return the base's name for a card."""
     name = results["model"]["name"]
     return "bakeoff's embedded base" if name == "base" else published(name)
 
 
 def published(name: str) -> str:
-    """Return a hub name as it is, and of a folder only the last part, because the rest is this machine's."""
+    """Return a hub name unchanged, but only the last part of a folder: the rest says much about this machine."""
     return Path(name).name if Path(name).is_absolute() else name
 
 
 def run_folder(files: RunFolder) -> str:
-    """Return the path of a run's bakeoff as a card has it: if it is not the usual one, only its name is given."""
+    """Return the path of a run's bakeoff for a card: only its name, unless it is in the usual place."""
     *_, above, name = files.path.resolve().parent.parent.parts
     return f"bakeoffs/{name}" if above == "bakeoffs" else f"path/of/{name}"
 
 
 def scores(results: ResultsDocument, name: str, record: RunResult) -> str:
-    """Return the table of this adapter's test scores, its entry's over all seeds, and the untouched base's."""
+    """Return a table of test scores: this adapter's, its entry's over all seeds, and the untouched base's."""
     entry = results["entries"][name]["metrics"]
     base = results["baselines"]["base"]["metrics"] if "base" in results["baselines"] else {}
     lines = ["| test split | this adapter | entry, mean of seeds (95 %) | base |", "|---|---:|---:|---:|"]
@@ -174,17 +174,17 @@ def scores(results: ResultsDocument, name: str, record: RunResult) -> str:
 
 
 def shown(value: float | None) -> str:
-    """Return a number, or that there is none."""
+    """Return a number as text, or a text that says that there is none."""
     return "not measured" if value is None else f"{value:.{DIGITS}f}"
 
 
 def plain_base(method: str) -> bool:
-    """Return whether a method's adapters belong to the base as it is loaded, not to one in four bits."""
+    """Return whether a method's adapters fit the base as it is loaded, and not one in four bits."""
     return method not in method_names() or method_class(method).keeps_base
 
 
 def usage(results: ResultsDocument, name: str, files: RunFolder, peft: dict[str, Any]) -> str:
-    """Return the code that loads the adapter; `peft` is its configuration, empty where PEFT alone cannot."""
+    """Return the code that loads the adapter; `peft` is its configuration, empty if PEFT alone cannot load it."""
     own = WITH_BAKEOFF.format(folder=json.dumps(run_folder(files)), entry=name)
     if not peft:
         return own
@@ -215,7 +215,7 @@ def facts(results: ResultsDocument, record: RunResult) -> str:
 
 
 def fenced(text: str) -> str:
-    """Return text as a block of code that it cannot end."""
+    """Return text as a block of code that its own content cannot end."""
     fence = "```"
     while fence in text:
         fence += "`"

@@ -17,7 +17,7 @@ WORDS = {
 
 
 def difference_rows(verdict: Verdict) -> list[dict[str, Any]]:
-    """Return a row a pair, baselines last: names, then on the score that ranks and on loss what the difference says."""
+    """Return one row per pair, baselines last: names, and the result on the score that ranks and on loss."""
     rows = []
     for pair in [*verdict["pairs"], *verdict["baseline_pairs"]]:
         cells = [*cell(pair, *((100, 1) if verdict["bounded"] else (1, 3))), *cell(pair["loss"], 1, 3)]
@@ -26,7 +26,7 @@ def difference_rows(verdict: Verdict) -> list[dict[str, Any]]:
 
 
 def cell(pair: Difference | None, scale: float, digits: int) -> list[dict[str, Any]]:
-    """Return the cells of one metric's difference: value with interval, adjusted p value, what follows."""
+    """Return the cells of one metric's difference: value with interval, adjusted p value, conclusion."""
     if pair is None:
         return [{"text": "\N{EN DASH}", "interval": "", "value": ""}] * 3
     value = scale * pair["difference"]
@@ -40,7 +40,7 @@ def cell(pair: Difference | None, scale: float, digits: int) -> list[dict[str, A
 
 
 def recommendation(results: ResultsDocument, preference: str) -> str:
-    """Return in a sentence which entry a preference asks for, among those tied with the best."""
+    """Return a sentence with the entry that a preference chooses among those tied with the best."""
     verdict = results["verdict"]
     if verdict["best"] is None:
         raise SetupError(f"--prefer {preference}: no entry has finished. Try: bakeoff run again, or read its report")
@@ -53,13 +53,13 @@ def recommendation(results: ResultsDocument, preference: str) -> str:
 
 
 def rivals(verdict: Verdict) -> str:
-    """Return among which entries a preference chooses."""
+    """Return in words among how many entries a preference chooses."""
     count = 1 + len(verdict["tied_with_best"])
     return f"of the {count} entries tied on {verdict['heading']}" if count > 1 else "the only entry in the top group"
 
 
 def choice(results: ResultsDocument, preference: str) -> tuple[str | None, str]:
-    """Return the entry that a preference asks for and why; None where that was not measured for all in question."""
+    """Return the entry that a preference chooses, and why; None if that was not measured for all of them."""
     name = results["verdict"]["recommendations"][preference]
     if name is None:
         return None, ""

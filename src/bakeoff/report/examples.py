@@ -15,10 +15,10 @@ DOCUMENT = 2_500  # letters of a document; the whole one is in data/test.jsonl
 
 
 def samples(source: Source) -> list[dict[str, Any]]:
-    """Return examples with every row's output of its first finished run, entries first; the evenly spaced ones first.
+    """Return examples with the output of every row's first finished run; the evenly spaced ones first.
 
-    Keys: place, id, document, cut (letters left out), reference, spaced, outputs (number, name, text, score). A number
-    is the row's place in the table.
+    Keys: place, id, document, cut (characters left out), reference, spaced, outputs (number, name, text, score; entries
+    first). A number is the row's place in the table.
     """
     rows = rows_of(source.results)
     outputs = {name: found for name, row in rows.items() if (found := source.predictions(row))}
@@ -53,7 +53,7 @@ def samples(source: Source) -> list[dict[str, Any]]:
 
 
 def wanted(scores: dict[str, list[float]], names: list[str]) -> tuple[list[int], list[int]]:
-    """Return the places of evenly spaced examples, then of those that pairs of `names` disagree on most, in turn."""
+    """Return the places of evenly spaced examples, then of those on which pairs of `names` disagree most, in turn."""
     total = len(scores[names[0]])
     count = min(SPACED, total)
     spaced = [i * total // count for i in range(count)]

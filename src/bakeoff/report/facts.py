@@ -44,12 +44,12 @@ def section(title: str, note: str = "", pairs: Pairs | None = None, points: list
 
 
 def point(text: str, bad: bool = False) -> dict[str, Any]:
-    """Return one line of a list; a bad one is shown as such."""
+    """Return one line of a list; a `bad` one is shown as a problem."""
     return {"text": text, "bad": bad}
 
 
 def held_equal(results: ResultsDocument) -> Pairs:
-    """Return what every entry shared, of several bakeoffs too."""
+    """Return what was the same for every entry, also of several bakeoffs."""
     protocol, generation = results["protocol"], results["generation"]
     differing = set(results.get("not_held_equal", ()))
     clipping = f"clipped at norm {protocol['clip_norm']:g}" if protocol["clip_norm"] else "not clipped"
@@ -103,7 +103,7 @@ def data_facts(results: ResultsDocument) -> Pairs:
 
 
 def baseline_lines(results: ResultsDocument) -> list[str]:
-    """Return a line on what each baseline is."""
+    """Return one line on each baseline."""
     lines = []
     for name, row in results["baselines"].items():
         kind, _, count = name.rpartition("-")
@@ -126,7 +126,7 @@ def baseline_lines(results: ResultsDocument) -> list[str]:
 
 
 def check_points(results: ResultsDocument) -> list[dict[str, Any]]:
-    """Return failures first, then every check with the rows it holds for."""
+    """Return failures first, then every check with the rows that passed it."""
     rows = rows_of(results)
     points = [
         point(f"{n}: {row['status']}: {row['error'] or 'no result yet'}", row["status"] != "not run")
@@ -144,7 +144,7 @@ def check_points(results: ResultsDocument) -> list[dict[str, Any]]:
 
 
 def environment_facts(results: ResultsDocument) -> Pairs:
-    """Return the environment block; bytes in a readable unit, all values where several bakeoffs differ."""
+    """Return the environment block; bytes in a readable unit, and all values if several bakeoffs differ."""
     return [
         (name.removesuffix("_bytes").replace("_", " "), environment_value(name, value))
         for name, value in results["environment"].items()
@@ -153,7 +153,7 @@ def environment_facts(results: ResultsDocument) -> Pairs:
 
 
 def environment_value(name: str, value: Any) -> str:
-    """Return one fact of the environment as shown."""
+    """Return one value of the environment as text."""
     if isinstance(value, list):
         return " | ".join("none" if one is None else environment_value(name, one) for one in value)
     return size(value) if name.endswith("_bytes") else str(value)

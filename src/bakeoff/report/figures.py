@@ -21,7 +21,7 @@ MANIFEST = ".figures.json"  # names the files that a report wrote: nothing else 
 
 @dataclass(frozen=True)
 class Axes:
-    """Quality against cost: the axes that have a figure, and the figure of each two."""
+    """Quality against cost: the axes that have a figure, and the figure of each pair of axes."""
 
     qualities: list[Axis]
     costs: list[Axis]
@@ -44,7 +44,7 @@ class Figures:
 
 
 def draw_figures(source: Source) -> Figures:
-    """Return the figures of what has finished so far."""
+    """Return the figures of everything that has finished so far."""
     results = source.results
     return Figures(
         axes=draw_axes(results),
@@ -64,7 +64,7 @@ def draw_axes(results: ResultsDocument) -> Axes:
 
 
 def check_own(page: Path, folder: Path) -> None:
-    """Raise SetupError where a page, or its figures' folder with files, is there and no report has written it."""
+    """Raise SetupError if a page, or the folder of its figures, exists and no report has written it."""
     if (folder / MANIFEST).exists():
         written = read_mapping(folder / MANIFEST).get("page")
         if written and page.exists() and digest(page) != written:
@@ -77,14 +77,14 @@ def check_own(page: Path, folder: Path) -> None:
 
 
 def note_page(page: Path, folder: Path) -> None:
-    """Note in the manifest of a page's figures what the page is, so that one that was edited is known."""
+    """Write the page's hash into the manifest of its figures, so that an edited page is recognised."""
     write_json(folder / MANIFEST, {**read_mapping(folder / MANIFEST), "page": digest(page)})
 
 
 def write_figures(folder: Path, figures: list[Figure], own: bool = True) -> None:
-    """Write each figure's SVG and CSV into `folder`, in place of what an earlier report wrote there.
+    """Write each figure's SVG and CSV into `folder`, in place of those of an earlier report.
 
-    Raises SetupError where the folder is not a run folder's `own`, and somebody has put a file of that name there.
+    Raises SetupError if the folder is not a run folder's `own`, and somebody has put a file of that name there.
     """
     files = {f"{figure.name}.svg": figure.file for figure in figures}
     files |= {f"{figure.name}.csv": figure.csv for figure in figures}

@@ -44,7 +44,7 @@ TITLES = (
 
 
 def render(source: Source, figures: Figures, beside: str) -> str:
-    """Return the page of a bakeoff, from whatever has finished so far; `beside` is the folder of figures' files."""
+    """Return the page of a bakeoff, from everything that has finished so far; `beside` is the folder of its figures."""
     results, view = source.results, source.shown().results
     csv, verdict, facts, shown = csv_table(results), results["verdict"], sections(results), samples(source.shown())
     entries, differences = list(view["entries"]), difference_rows(view["verdict"])
@@ -102,7 +102,7 @@ def page_template() -> Template:
 
 
 def trunk_times(results: ResultsDocument) -> str:
-    """Return how long each entry's frozen blocks took to be computed once, of those that kept them."""
+    """Return how long computing the frozen blocks once took, for each entry that stored them."""
     seconds = {name: row["costs"].get("trunk_seconds") or 0.0 for name, row in results["entries"].items()}
     return listed([f"{name} {value:.1f} s" for name, value in seconds.items() if value > 0.05])
 
@@ -113,14 +113,14 @@ def unbroken(text: str) -> Markup:
 
 
 def compared(results: ResultsDocument, names: list[str]) -> list[str]:
-    """Return the two rows that are compared first: the best entry and the next one, or whatever has outputs."""
+    """Return the two rows that are compared first: the best entry and the next one, or any with outputs."""
     verdict = results["verdict"]
     ranked = [verdict["best"], *(p["second"] for p in verdict["pairs"] if p["first"] == verdict["best"])]
     return [name for name in dict.fromkeys([*ranked, *names]) if name in names][:2] + [""] * 2
 
 
 def setting(results: ResultsDocument) -> str:
-    """Return in a line what was compared on what."""
+    """Return in one line what was compared on which data."""
     splits = results["data"]["splits"]
     counts = ", ".join(f"{facts['examples']:,} {split}" for split, facts in splits.items())
     model = results["model"]

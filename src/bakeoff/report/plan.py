@@ -26,7 +26,7 @@ def plan_table(plan: PlanDocument) -> Table:
 
 
 def searched(row: EntryFacts) -> str:
-    """Return the ranges that a planned entry's trials are drawn from, or its learning rate where that is fixed."""
+    """Return the ranges from which an entry's trials are drawn, or its fixed learning rate."""
     ranges = [
         f"{name} {setting_text(span.low, 3)} to {setting_text(span.high, 3)}" for name, span in row.search.items()
     ]
@@ -34,7 +34,7 @@ def searched(row: EntryFacts) -> str:
 
 
 def plan_lines(plan: PlanDocument) -> list[str]:
-    """Return what else a plan tells: how many runs, the splits with their cut documents, and findings."""
+    """Return what else a plan says: the number of runs, the splits with their cut documents, and findings."""
     lines = [f"{counted(len(plan.runs), 'run')}, {counted(total_steps(plan), 'optimizer step')} in all"]
     tuned = [row for row in plan.entries.values() if row.trials]
     if tuned:
@@ -50,7 +50,7 @@ def plan_lines(plan: PlanDocument) -> list[str]:
 
 
 def split_line(facts: SplitFacts) -> str:
-    """Return what is known of a split's lengths in a line."""
+    """Return in one line what is known about a split's lengths."""
     text = counted(facts.examples, "example")
     if facts.cut_documents is None or facts.cut_tokens is None:
         return text
@@ -63,12 +63,12 @@ def split_line(facts: SplitFacts) -> str:
 
 
 def bars(counts: list[int]) -> str:
-    """Return a histogram's counts as a row of bars; a part with any row has the lowest bar at least."""
+    """Return a histogram's counts as a row of bars; a bin with any row has at least the lowest bar."""
     return "".join(" " if not n else BARS[max(0, math.ceil(n * len(BARS) / max(counts)) - 1)] for n in counts)
 
 
 def forecast_lines(plan: PlanDocument) -> list[str]:
-    """Return what a plan knows of costs: exact counts, and where it has probed, how long and how much memory."""
+    """Return what a plan knows about costs: exact counts and, after a probe, time and memory."""
     lines = []
     if plan.counts:
         counts = plan.counts
@@ -94,7 +94,7 @@ def forecast_lines(plan: PlanDocument) -> list[str]:
 
 
 def no_room(names: list[str], memory: float) -> list[str]:
-    """Return a line that names the entries that do not fit, or none."""
+    """Return a line that names the entries that do not fit into memory; an empty list if all fit."""
     if not names:
         return []
     return [
@@ -105,13 +105,13 @@ def no_room(names: list[str], memory: float) -> list[str]:
 
 
 def duration(seconds: float) -> str:
-    """Return a time as one says it."""
+    """Return a time in words."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def total_steps(plan: PlanDocument) -> int:
-    """Return the optimizer steps of all runs without extensions; a tuned entry's first seed adopts its trial's."""
+    """Return the optimizer steps of all runs without extensions; a tuned entry's first seed adopts its trial."""
     finals = sum(run.steps or 0 for run in plan.runs if run.kind == "entry")
     return finals + sum(row.trial_steps - row.steps for row in plan.entries.values() if row.trials)

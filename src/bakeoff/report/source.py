@@ -16,7 +16,7 @@ from bakeoff.store.run_folder import Folder, RunFolder
 
 @dataclass(frozen=True)
 class Source:
-    """`results` as results.json has them, of one of the `folders` or of all together, every text made printable.
+    """`results` of one of the `folders`, or of all together, with every text made printable.
 
     `config` is the YAML that runs it again.
     """
@@ -34,7 +34,7 @@ class Source:
         return cls(printable_within(results), folders, printable_within("---\n".join(configs)))
 
     def shown(self) -> "Source":
-        """Return the source of figures and examples: of many entries as many as a reader can tell apart."""
+        """Return the source of figures and examples: of many entries, only as many as a reader can distinguish."""
         return replace(self, results=in_view(self.results))
 
     def examples(self) -> Iterator[dict[str, Any]]:
@@ -42,7 +42,7 @@ class Source:
         return map(printable_within, self.folders[0].examples("test"))
 
     def files(self, row: ResultsRow) -> list[RunFolder]:
-        """Return where a row's runs lie, those that never started among them; `place` says in whose folder."""
+        """Return the files of a row's runs, also of those that never started."""
         return [self.folders[row.get("place", 0)].run(run) for run in row["runs"]]
 
     @cached_property
@@ -59,7 +59,7 @@ class Source:
     def curve_rows(self) -> list[Point]:
         """Return every entry's losses as rows: entry, run, step, epoch, train, validation, and kept.
 
-        `kept` is true at the lowest validation loss of a run, where its checkpoint was taken.
+        `kept` is true at the lowest validation loss of a run, the step of its checkpoint.
         """
         rows: list[Point] = []
         for name, row in self.results["entries"].items():

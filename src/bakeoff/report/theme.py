@@ -25,7 +25,7 @@ def variables(selector: str, entries: int, dark: bool) -> str:
 
 
 def switches(entries: int, axes: Axes) -> str:
-    """Return the rules by which a ticked-off entry leaves the figures, and only the chosen axes' figure is shown."""
+    """Return the rules that hide the entries switched off in figures, and figures of axes that are not chosen."""
     rules = [
         f"body:has(#entry-{i}:not(:checked)) main :is(.drawing :is([fill='var(--entry-{i})'], "
         f"[stroke='var(--entry-{i})']), [data-entry='{i}']) {{ display: none; }}"

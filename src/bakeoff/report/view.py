@@ -7,10 +7,10 @@ MOST = 24  # entries in figures and examples; the table has all
 
 
 def in_view(results: ResultsDocument) -> ResultsDocument:
-    """Return the results with no more than MOST entries, and the pairs of these, for figures and examples.
+    """Return the results with at most MOST entries, and the pairs of these, for figures and examples.
 
-    First come the best one and those recommended, then those that no other beats on the score that ranks and a cost,
-    then those of the highest score. `of_entries` says how many there were where some are left out.
+    First come the best entry and those recommended, then those that no other beats on both the score that ranks and a
+    cost, then those with the highest score. If some are left out, `of_entries` is the number of all.
     """
     entries, verdict = results["entries"], results["verdict"]
     if len(entries) <= MOST:
@@ -35,7 +35,7 @@ def in_view(results: ResultsDocument) -> ResultsDocument:
 
 
 def view_note(view: ResultsDocument, heading: str) -> str:
-    """Return in a sentence which entries are left out of figures and examples, or nothing where none is."""
+    """Return a sentence on the entries that are left out of figures and examples; empty if there are none."""
     if "of_entries" not in view:
         return ""
     return (

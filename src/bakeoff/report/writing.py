@@ -33,7 +33,7 @@ def write_report(path: str | Path) -> Path:
 
 
 def write_report_of(folder: Folder, document: ResultsDocument) -> Path:
-    """Write all that `write_report` does, of results that are at hand."""
+    """Write everything that `write_report` writes, from results that the caller has."""
     results = printable_within(document)
     write_text(folder.csv_file, csv_table(results))
     write_text(folder.markdown_file, f"{markdown_table(results)}\n{results['verdict']['text']}\n")
@@ -46,9 +46,9 @@ def write_report_of(folder: Folder, document: ResultsDocument) -> Path:
 
 
 def write_comparison(folders: Sequence[Folder], results: ResultsDocument, page: Path) -> Path:
-    """Write the page of a bakeoff, or of several whose results are one document, elsewhere, its figures beside it.
+    """Write the page of a bakeoff, or of several with one document, to another place, with its figures beside it.
 
-    Raises SetupError where the page's file or the figures' folder is something else's.
+    Raises SetupError if the page's file or the figures' folder belongs to something else.
     """
     beside = page.with_name(f"{page.stem}-figures")
     check_own(page, beside)

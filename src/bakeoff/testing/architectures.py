@@ -59,7 +59,7 @@ def architectures() -> list[tuple[str, Any]]:
 def architecture_rows(
     kinds: Mapping[str, Any], keep: Path | None, on_progress: Callable[[str], None]
 ) -> dict[str, Row]:
-    """Return each architecture's row; `on_progress` is called with each. Rows that `keep` has are not tested again."""
+    """Return each architecture's row; `on_progress` is called with each. Rows in `keep` are not tested again."""
     rows: dict[str, Row] = {}
     if keep is not None and keep.exists():
         rows = {line["kind"]: line["row"] for line in read_jsonl(keep) if line["kind"] in kinds}

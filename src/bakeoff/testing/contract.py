@@ -73,7 +73,7 @@ class Cell:
 
     @cached_property
     def refusal(self) -> str | None:
-        """Why the method does not take this family, said of shapes alone as in a plan; None where it does."""
+        """Why the method refuses this family, from shapes alone as in a plan; None if it does not."""
         try:
             with torch.device("meta"):
                 self.method.adapt(family_shape(self.family), None)
@@ -147,7 +147,7 @@ def loads_as_it_was_saved(cell: Cell) -> None:
 
 @torch.no_grad()
 def plain_loss(base: Base, adapted: nn.Module, row: Tokens) -> tuple[float, int]:
-    """Return one example's loss the plain way: the model's own forward of it alone, and all logits."""
+    """Return one example's loss the plain way: from the model's own forward pass of it alone, and all logits."""
     if base.decoder_start is None:
         inputs = {"input_ids": torch.tensor([row.prompt + row.target[:-1]])}
     else:
@@ -181,7 +181,7 @@ def ignores_batch_mates(cell: Cell) -> None:
 
 
 def assert_close(got: list[tuple[float, int]], want: list[tuple[float, int]], when: str) -> None:
-    """Assert that the losses of examples are the same but for rounding."""
+    """Assert that the losses of examples are equal except for rounding."""
     for (loss, _), (wanted, _) in zip(got, want, strict=True):
         assert abs(loss - wanted) <= TOLERANCE * abs(wanted), f"an example's loss is {wanted}, and {loss} {when}"
 
@@ -198,10 +198,10 @@ CHECKS: dict[str, Callable[[Cell], None]] = {
 def check_method(
     method: str, family: str, settings: Mapping[str, Any] | None = None, checks: Iterable[str] = tuple(CHECKS)
 ) -> str | None:
-    """Hold a registered method to the contract on one family's tiny model; raise AssertionError where it fails.
+    """Check a registered method on one family's tiny model; raise AssertionError if it breaks the contract.
 
-    `settings` are fields of the method, over its own `tiny` ones. Return None where all `checks` pass, or the reason
-    where the method refuses the family, which it must do in a plan: from shapes, with a SetupError.
+    `settings` are fields of the method, added to its own `tiny` ones. Returns None if all `checks` pass, or the reason
+    why the method refuses the family. It must refuse it in a plan: from shapes, with a SetupError.
     """
     cell = Cell(method, family, settings or {})
     if cell.refusal is not None:

@@ -1,6 +1,6 @@
 """Tiny seeded random models of every family that bakeoff knows, made in milliseconds with transformers' own classes.
 
-Whatever is said about a family (in the capability matrix, the contract, the tests) is tested with these.
+Everything that is said about a family (in the capability matrix, the contract, the tests) is tested with these.
 """
 
 from copy import deepcopy
@@ -55,13 +55,13 @@ ROWS = (
 
 
 def family_config(family: str) -> PreTrainedConfig:
-    """Return the tiny config of a family; its vocabulary holds VOCABULARY ids, 0 ends a text."""
+    """Return the tiny config of a family; its vocabulary has VOCABULARY ids, and 0 ends a text."""
     name, fields = SHAPES[family]
     return getattr(transformers, name)(**COMMON | fields)
 
 
 def family_base(family: str) -> Base:
-    """Return a family's tiny model with a tokenizer, on the CPU in fp32, the same weights at every call.
+    """Return a family's tiny model with a tokenizer, on the CPU in fp32, with the same weights at every call.
 
     Weights are twice as large as transformers draws them: a flat random model has the same logits everywhere.
     """

@@ -22,12 +22,12 @@ Matrix = dict[str, dict[str, str | None]]
 
 
 def capability_matrix(names: Sequence[str] = ()) -> Matrix:
-    """Return for each of these methods (none: all) and each family None where it works, else why not."""
+    """Return, for each of these methods (none: all) and each family, None if it works, else why not."""
     return {name: {family: probe(name, family) for family in FAMILIES} for name in names or method_names()}
 
 
 def matrix_page(matrix: Matrix) -> str:
-    """Return the matrix as Markdown: a table of yes and no, and below it every reason with the families it is for."""
+    """Return the matrix as Markdown: a table of yes and no, and below it every reason with its families."""
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft"))
     lines = [
         "# What works with which family",
@@ -55,11 +55,11 @@ def matrix_table(matrix: Matrix) -> str:
 
 
 def probe(name: str, family: str) -> str | None:
-    """Return None where a method trains on a family's tiny model, else the reason that it gives for refusing.
+    """Return None if a method trains on a family's tiny model, else the reason that it gives for refusing.
 
-    What counts as working: it can be counted on the meta device, has the same count on the real model, takes two
-    steps of the loop to finite losses, and moves all of what it trains and nothing else. Where one of these fails
-    the reason begins with "fails".
+    It works if it can be counted on the meta device, has the same count on the real model, takes two steps of the loop
+    to finite losses, and changes all weights that it trains and no others. If one of these fails, the reason begins
+    with "fails".
     """
     method = build_method(name, {"method": name, **method_class(name).tiny})
     base = family_base(family)

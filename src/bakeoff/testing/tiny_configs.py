@@ -64,9 +64,9 @@ GIVEN: dict[str, dict[str, Any]] = {
 
 
 def tiny_base(kind: str, factory: Any) -> tuple[Base, PreTrainedConfig]:
-    """Return a tiny model of an architecture, and its config; raise SetupError where there is none.
+    """Return a tiny model of an architecture, and its config; raise SetupError if there is none.
 
-    It is the first that can be called with a text; where none can, the first that can be built.
+    It is the first that can be called with a text; if there is no such model, the first that can be built.
     """
     built: list[tuple[Base, PreTrainedConfig]] = []
     errors: list[SetupError] = []
@@ -111,7 +111,7 @@ def tiny_shape(config: PreTrainedConfig, factory: Any) -> PreTrainedModel:
 
 
 def tiny_config(kind: str, factory: Any, twice: int = 1, given: bool = False) -> PreTrainedConfig:
-    """Return an architecture's own config with all that is large made small; as a decoder, where it can be one.
+    """Return an architecture's own config with everything large made small; as a decoder, if it can be one.
 
     `twice` makes widths and heads twice as large; `given` gives counts that the config leaves open.
     """
@@ -129,7 +129,7 @@ def tiny_config(kind: str, factory: Any, twice: int = 1, given: bool = False) ->
 
 
 def shrunk(fields: Mapping[str, Any], twice: int, given: bool) -> dict[str, Any]:
-    """Return a config's fields made small: sizes by their names, and lists that have an item for each layer cut."""
+    """Return a config's fields made small: sizes by their names; lists with one item per layer are cut."""
     depth = next((fields[name] for name in LAYERS if fields.get(name)), None)
     small = {name: value_of(name, value, twice, given) for name, value in fields.items()}
     kinds = next((list(dict.fromkeys(fields[name])) for name in KINDS if fields.get(name)), [])

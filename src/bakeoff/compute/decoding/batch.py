@@ -20,7 +20,7 @@ Ids = Sequence[int]
 
 
 class Causal:
-    """A batch of a causal model in the middle of decoding.
+    """A batch of a causal model during decoding.
 
     Prompts are read as in training: padded on the right, after the method's virtual tokens, and a part at a time. What
     was read is then moved to the right end of one cache, so that each row's newest token is in the last column.
@@ -59,7 +59,7 @@ class Causal:
         return logits[:, -1].argmax(-1)
 
     def read(self) -> torch.Tensor:
-        """Read the prompts and return the likeliest first id of each row, (batch,); on the way, targets' losses.
+        """Read the prompts and return the likeliest first id of each row, (batch,); also note the losses of targets.
 
         A target follows its prompt, as in training; the part of the cache that belongs to it is dropped.
         """
@@ -99,18 +99,18 @@ class Causal:
         return chosen, virtual
 
     def keep(self, rows: torch.Tensor) -> None:
-        """Go on with the rows at these places only."""
+        """Continue with only the rows at these places."""
         self.mask = self.mask[rows]
         self.cache.reorder_cache(rows)
 
     def append(self, tokens: torch.Tensor) -> None:
-        """Let each row's text grow by a token (batch,)."""
+        """Add a token (batch,) to each row's text."""
         self.tokens = tokens[:, None]
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
 
 
 class Whole:
-    """A batch of a causal model whose cache is of no use: each row is read from its beginning for every token."""
+    """A batch of a causal model whose cache cannot be used: each row is read from its beginning for every token."""
 
     def __init__(self, base: Base, adapted: nn.Module, prompts: Sequence[Ids]):
         self.base, self.adapted, self.model = base, adapted, inner(adapted)
@@ -133,17 +133,17 @@ class Whole:
         return torch.cat(chosen)
 
     def keep(self, rows: torch.Tensor) -> None:
-        """Go on with the rows at these places only."""
+        """Continue with only the rows at these places."""
         self.texts = [self.texts[row] for row in rows.tolist()]
 
     def append(self, tokens: torch.Tensor) -> None:
-        """Let each row's text grow by a token (batch,)."""
+        """Add a token (batch,) to each row's text."""
         for text, token in zip(self.texts, tokens.tolist(), strict=True):
             text.append(token)
 
 
 class EncoderDecoder:
-    """A batch of an encoder-decoder in the middle of decoding: texts are read once, a part at a time."""
+    """A batch of an encoder-decoder during decoding: texts are read once, a part at a time."""
 
     def __init__(
         self,
@@ -199,13 +199,13 @@ class EncoderDecoder:
         return logits[:, -1].argmax(-1)
 
     def keep(self, rows: torch.Tensor) -> None:
-        """Go on with the rows at these places only."""
+        """Continue with only the rows at these places."""
         self.read, self.mask = self.read[rows], None if self.mask is None else self.mask[rows]
         self.cache.reorder_cache(rows)
         self.tokens = self.tokens[rows]
 
     def append(self, tokens: torch.Tensor) -> None:
-        """Let each row's output grow by a token (batch,)."""
+        """Add a token (batch,) to each row's output."""
         self.tokens = tokens[:, None] if self.base.cached else torch.cat([self.tokens, tokens[:, None]], dim=1)
 
 
@@ -219,7 +219,7 @@ def decoding(
 ) -> Causal | Whole | EncoderDecoder:
     """Return prompts as a batch to decode, with room for so many tokens each.
 
-    `beginning` is what all begin with; of `targets` the batch notes the losses.
+    `beginning` is the common start of all prompts; of `targets` the batch notes the losses.
     """
     if base.decoder_start is not None:
         return EncoderDecoder(base, adapted, prompts, room, targets)

@@ -32,7 +32,7 @@ OnProgress = Callable[[int, Reading], None]
 
 
 def silent(done: int, reading: Reading) -> None:
-    """Tell nobody."""
+    """Do nothing: nobody listens."""
 
 
 def generate(
@@ -109,9 +109,9 @@ def read_and_generate(
 
 
 def one_length(base: Base) -> bool:
-    """Return whether only prompts of one length are decoded side by side: states of recurrent blocks have no padding.
+    """Return whether only prompts of one length are decoded together: states of recurrent blocks have no padding.
 
-    Where the cache is of no use, each text is read whole again, and may be padded.
+    If the cache cannot be used, each text is read from its beginning again, and may be padded.
     """
     return base.cached and base.decoder_start is None and not RoomyCache(base.model.config, 0).joinable
 

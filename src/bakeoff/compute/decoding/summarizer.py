@@ -29,7 +29,7 @@ Document = str | Mapping[str, Any]  # a text, or a row with the columns that the
 class Summarizer:
     """A base model with one adapter on it.
 
-    Raises SetupError where the base is not the bakeoff's, or the adapter not what `run` leaves.
+    Raises SetupError if the base is not that of the bakeoff, or the adapter is not what `run` writes.
     """
 
     def __init__(self, folder: Folder, adapter: Path, run: Run):
@@ -56,7 +56,7 @@ class Summarizer:
         return outputs
 
     def decoded(self, prompts: list[list[int]]) -> list[list[int]]:
-        """Return the ids of each prompt's output; raise SetupError where memory does not suffice."""
+        """Return the ids of each prompt's output; raise SetupError if there is not enough memory."""
         try:
             return generate(self.base, self.model, prompts, self.output_tokens, self.config.generation.batch_size)
         except RuntimeError as error:
@@ -74,7 +74,7 @@ class Summarizer:
     def rows(self, documents: Sequence[Document]) -> dict[int, Tokens]:
         """Return each document that is not blank, by its index, as a prompt that leaves room for its output.
 
-        Raises DataError where a document is a text, and the template takes more of a row than that.
+        Raises DataError if a document is a text, and the template uses more columns than the document.
         """
         examples = {
             i: Example(str(i + 1), text, "", around=self.columns.around(self.values(documents[i]), f"document {i + 1}"))
@@ -89,7 +89,7 @@ class Summarizer:
         return {self.columns.document: document} if isinstance(document, str) else document
 
     def texts(self, documents: Sequence[Document]) -> list[str]:
-        """Return each document's text; raise DataError where a row has none, or it is none that can be written."""
+        """Return each document's text; raise DataError if a row has none, or it cannot be encoded."""
         if isinstance(documents, str):
             raise DataError("generate: expected a list of documents, got one text. Try: [text]")
         named = self.columns.document
@@ -105,7 +105,7 @@ class Summarizer:
 
 
 def lengths(folder: Folder, plan: PlanDocument, base: Base) -> tuple[int, int]:
-    """Return how many tokens a document with its output, and an output, may have; raise SetupError where none can."""
+    """Return how many tokens a document with its output, and an output, may have; raise SetupError if none can."""
     longest, output = plan.max_tokens, plan.output_tokens
     context = getattr(base.model.config.get_text_config(decoder=True), "max_position_embeddings", None) or math.inf
     if output is not None and output <= longest <= context:
@@ -117,6 +117,6 @@ def lengths(folder: Folder, plan: PlanDocument, base: Base) -> tuple[int, int]:
 
 
 def made_by(run: Run, config: Config, planned: BaseFacts) -> dict[str, Any]:
-    """Return what the adapter of a run must say of itself."""
+    """Return what `bakeoff.json` in the adapter of a run must say."""
     of_base = {"model_identity": planned.identity} if planned.identity else {}
     return {"method": run.method, "settings": run.settings, "template": config.template, **of_base}

@@ -1,6 +1,6 @@
 """The folder of an adapter: written after training, and read with the care that files from anywhere need.
 
-Beside what the method saves it contains `bakeoff.json`: method, settings, base and template.
+Besides what the method saves it contains `bakeoff.json`: method, settings, base and template.
 """
 
 from collections.abc import Iterator, Mapping
@@ -68,7 +68,7 @@ def load_adapter(base: Base, folder: Path, expected: Mapping[str, Any] | None = 
 
 
 def saved_method(folder: Path, expected: Mapping[str, Any]) -> Method:
-    """Return the method that made an adapter, with its settings; raise SetupError where the folder cannot be one's."""
+    """Return the method that made an adapter, with its settings; raise SetupError if the folder is not an adapter's."""
     try:
         names = sorted(file.name for file in folder.iterdir())
     except OSError as error:
@@ -93,7 +93,7 @@ def saved_method(folder: Path, expected: Mapping[str, Any]) -> Method:
 
 
 def difference(found: Mapping[str, Any], expected: Mapping[str, Any], of: str = "") -> str | None:
-    """Return in words the first of the expected fields that differs, of the innermost mapping; None where all agree."""
+    """Return in words the first of the expected fields that differs, of the innermost mapping; None if all agree."""
     for key, value in expected.items():
         other = found.get(key)
         if isinstance(value, dict) and isinstance(other, dict) and other.keys() == value.keys():
@@ -105,7 +105,7 @@ def difference(found: Mapping[str, Any], expected: Mapping[str, Any], of: str = 
 
 
 def check_base_name(config_file: Path, model: Any) -> None:
-    """Raise SetupError where PEFT's config names another base than `bakeoff.json`: plain PEFT would load that one."""
+    """Raise SetupError if PEFT's config names another base than `bakeoff.json`: plain PEFT would load that one."""
     named = read_mapping(config_file).get("base_model_name_or_path") if config_file.exists() else None
     if named and model != "base" and named != model:  # the embedded base has no name but where it is installed
         raise refuse(config_file, f"names the base {named!r:.80}, but the run used {model!r:.80}")

@@ -52,9 +52,9 @@ class Base:
 
 
 def load_base(name: str, precision: str = "auto", pin: Pin = LATEST) -> Base:
-    """Return the base model in eval mode with its tokenizer; raise SetupError where it cannot be had.
+    """Return the base model in eval mode with its tokenizer; raise SetupError if it cannot be loaded.
 
-    `precision` bf16 stores the frozen weights in bf16; what a method trains is made fp32 by `prepare`.
+    `precision` bf16 stores the frozen weights in bf16; `adapt` makes the weights that a method trains fp32.
     """
     device = default_device()
     chosen = choose_precision(precision, device)
@@ -71,7 +71,7 @@ def load_base(name: str, precision: str = "auto", pin: Pin = LATEST) -> Base:
 
 
 def set_up(model: PreTrainedModel) -> None:
-    """Make a model, on whatever device, one that is called as runs and plans call it."""
+    """Prepare a model, on any device, so that runs and plans can call it."""
     attend_globally(model)
     if not model.config.is_encoder_decoder:
         # Else transformers warns of ids without a mask, which right padding needs not, and looks for padding in ids
@@ -80,7 +80,7 @@ def set_up(model: PreTrainedModel) -> None:
 
 
 def attend_globally(model: PreTrainedModel) -> None:
-    """Let the first token of each text attend to all others, and they to it, where that is left to who calls a model.
+    """Let the first token of each text attend to all others, and they to it, if the caller must ask for that.
 
     LED is trained and used so; without it a long text's parts see nothing of each other.
     """
@@ -105,7 +105,7 @@ def default_device() -> torch.device:
 
 
 def choose_precision(asked: str, device: torch.device) -> str:
-    """Return fp32 or bf16; auto takes bf16 where the hardware multiplies it natively (protocol rule 4)."""
+    """Return fp32 or bf16; auto takes bf16 if the hardware multiplies it natively (protocol rule 4)."""
     if asked != "auto":
         return asked
     if device.type == "cuda":
@@ -148,9 +148,10 @@ def adapt(base: Base, method: Method, gradient_checkpointing: bool = False) -> n
 
 
 def set_modes(module: nn.Module, base_modules: set[nn.Module]) -> None:
-    """Put what is trained in train mode and the rest in eval: trained are added modules, and base parts as a whole.
+    """Set trained modules to train mode and the rest to eval mode.
 
-    A frozen part with dropout would make the loss noisy for nothing, and cost its random numbers (protocol rule 4).
+    Added modules are trained, and base parts as a whole. Dropout in a frozen part would make the loss noisy for
+    nothing, and cost its random numbers (protocol rule 4).
     """
     weights = list(module.parameters())
     if module not in base_modules or (weights and all(p.requires_grad for p in weights)):

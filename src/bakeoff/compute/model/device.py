@@ -12,14 +12,14 @@ import torch
 
 
 class Clocks:
-    """Seconds by phase; phases do not nest, and time between them is counted nowhere."""
+    """Seconds by phase; phases do not nest, and time between them is not counted."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Add the time spent within to phase `name`; work queued on a GPU is waited for."""
+        """Add the time of the block to phase `name`; wait for work queued on a GPU."""
         wait()
         start = time.perf_counter()
         try:
@@ -35,13 +35,13 @@ class Clocks:
 
 
 def wait() -> None:
-    """Wait until the device has done what was asked of it."""
+    """Wait until the device has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def reset_peak() -> None:
-    """Start a new peak: of this process's memory (Linux), and of the device's where there is one."""
+    """Start a new peak: of this process's memory (Linux), and of the device's if there is one."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     # Not every kernel or sandbox has the file; the peak is then the process's own from its start.

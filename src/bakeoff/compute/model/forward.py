@@ -33,21 +33,21 @@ class Reached(Exception):  # noqa: N818
 
 
 def prompt_config(adapted: nn.Module) -> Any:
-    """Return PEFT's config of a method that trains a prompt or a prefix, or None for any other."""
+    """Return PEFT's config of a method that trains a prompt or a prefix, or None for other methods."""
     config = getattr(adapted, "active_peft_config", None)
     return config if config is not None and config.is_prompt_learning else None
 
 
 def soft_prompt_config(adapted: nn.Module) -> Any:
-    """Return PEFT's config of a method with virtual tokens before the text, or None for any other."""
+    """Return PEFT's config of a method with virtual tokens before the text, or None for other methods."""
     config = prompt_config(adapted)
     return None if config is None or config.peft_type == "PREFIX_TUNING" else config
 
 
 def soft_prompt(adapted: nn.Module) -> torch.Tensor | None:
-    """Return the method's virtual tokens as (tokens, width), or None where it has none.
+    """Return the method's virtual tokens as (tokens, width), or None if it has none.
 
-    A prompt encoder computes in fp32 always, so that what it puts out in training is what is saved in the end.
+    A prompt encoder always computes in fp32, so that its output in training is what is saved in the end.
     """
     if soft_prompt_config(adapted) is None:
         return None
@@ -57,7 +57,7 @@ def soft_prompt(adapted: nn.Module) -> torch.Tensor | None:
 
 
 def prefix(adapted: nn.Module, rows: int) -> Cache | None:
-    """Return the method's trained keys and values for a batch of `rows`, as past ones; None where it has none."""
+    """Return the method's trained keys and values for a batch of `rows`, as past ones; None if it has none."""
     config = prompt_config(adapted)
     if config is None or config.peft_type != "PREFIX_TUNING":
         return None
@@ -78,7 +78,7 @@ def text_inputs(adapted: nn.Module, ids: torch.Tensor) -> dict[str, torch.Tensor
 
 
 def positions(inputs: dict[str, torch.Tensor]) -> int:
-    """Return how many positions, virtual tokens among them, the inputs have."""
+    """Return how many positions the inputs have, including virtual tokens."""
     return next(iter(inputs.values())).shape[1]
 
 
@@ -132,7 +132,7 @@ def logits_at_once(model: PreTrainedModel) -> int:
 
 
 def hidden_rows(model: PreTrainedModel, inputs: dict[str, Any], rows: torch.Tensor) -> torch.Tensor:
-    """Return what the head would be given at `rows` of the flattened positions: (rows, width)."""
+    """Return the input of the head at `rows` of the flattened positions: (rows, width)."""
     caught: list[torch.Tensor] = []
 
     def catch(hidden: torch.Tensor) -> torch.Tensor:

@@ -28,11 +28,11 @@ def fuse_activations(model: nn.Module) -> None:
 
 
 class WideLinear(nn.Linear):
-    """A linear map onto a vocabulary, computed PART_COLUMNS of its outputs at a time where that is faster."""
+    """A linear map onto a vocabulary, computed PART_COLUMNS of its outputs at a time if that is faster."""
 
     @classmethod
     def of(cls, plain: nn.Linear) -> "WideLinear":
-        """Return the same map with the very same weight."""
+        """Return the same map with the same weight."""
         wide = cls(plain.in_features, plain.out_features, plain.bias is not None, device="meta")
         wide.weight, wide.bias = plain.weight, plain.bias
         return wide.train(plain.training)
@@ -48,7 +48,7 @@ class WideLinear(nn.Linear):
 
 
 class InParts(torch.autograd.Function):
-    """The product of rows (rows, inputs) with a weight (outputs, inputs), in parts of its outputs both ways."""
+    """The product of rows (rows, inputs) with a weight (outputs, inputs), in parts of its outputs, both ways."""
 
     @staticmethod
     def forward(ctx: Any, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -61,7 +61,7 @@ class InParts(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Return the gradients of rows and weight, each where it is wanted."""
+        """Return the gradients of rows and weight, each if it is needed."""
         rows, weight = ctx.saved_tensors
         of_rows = torch.zeros_like(rows) if ctx.needs_input_grad[0] else None
         of_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None

@@ -11,8 +11,8 @@ from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWin
 class RoomyLayer(DynamicLayer):
     """One block's keys and values, (batch, heads, tokens, width), as views into buffers with room for `room` more.
 
-    `past` are a row's trained or read keys and values, (1, heads, tokens, width), which all rows begin with; a cache
-    that forgets what no window reaches may hold the last of its `past_length` tokens only.
+    `past` are a row's trained or read keys and values, (1, heads, tokens, width), with which all rows begin. A cache
+    that forgets tokens out of reach of any window may have only the last of its `past_length` tokens.
     """
 
     def __init__(self, room: int, past: tuple[torch.Tensor, torch.Tensor] | None = None, past_length: int = 0):
@@ -21,7 +21,7 @@ class RoomyLayer(DynamicLayer):
         self.buffers: list[torch.Tensor] = []
 
     def get_seq_length(self) -> int:
-        """Return how many tokens are held, those that all rows begin with among them."""
+        """Return the number of tokens, including those with which all rows begin."""
         return super().get_seq_length() if self.buffers else self.past_length
 
     def update(
@@ -40,7 +40,7 @@ class RoomyLayer(DynamicLayer):
         return self.keys, self.values
 
     def allocate(self, like: Sequence[torch.Tensor], rows: int, tokens: int) -> None:
-        """Make buffers of the kind of `like`, zeros, for so many rows and tokens and the room."""
+        """Make buffers of zeros, of the kind of `like`, for so many rows and tokens and the room."""
         self.lazy_initialization(*like)
         self.buffers = [s.new_zeros((rows, s.shape[1], tokens + self.room, s.shape[3])) for s in like]
 
@@ -49,7 +49,7 @@ class RoomyLayer(DynamicLayer):
         self.keys, self.values = (buffer[:, :, :tokens] for buffer in self.buffers)
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
-        """Keep only the rows at `beam_idx`, as every kind of layer can by this name."""
+        """Keep only the rows at `beam_idx`; every kind of layer has a method of this name."""
         if self.buffers:
             end = self.get_seq_length()
             self.buffers = [buffer[beam_idx] for buffer in self.buffers]
@@ -57,11 +57,11 @@ class RoomyLayer(DynamicLayer):
 
 
 class RoomyCache(DynamicCache):
-    """A cache of such blocks, each with all tokens: what a sliding window hides is the mask's matter.
+    """A cache of such blocks, each with all tokens: the mask hides what a sliding window must not see.
 
-    Layers of another kind (states of recurrent blocks) stay transformers' own. Without a config layers are made as they
-    come: an encoder-decoder's have one kind, and no common name for how many. `past` is a cache of one row, which all
-    rows begin with.
+    Layers of another kind (states of recurrent blocks) stay transformers' own. Without a config, layers are made when
+    they are needed: those of an encoder-decoder have one kind, and no common name for their number. `past` is a cache
+    of one row, with which all rows begin.
     """
 
     def __init__(self, config: PreTrainedConfig | None, room: int, past: Cache | None = None):
@@ -81,12 +81,12 @@ class RoomyCache(DynamicCache):
 
     @property
     def joinable(self) -> bool:
-        """Whether all layers hold tokens, so that rows may be moved and padded. A dummy reads another layer's."""
+        """Whether all layers contain tokens, so that rows may be moved and padded. A dummy reads another layer's."""
         return all(isinstance(layer, (RoomyLayer, DummyLayer)) for layer in self.layers)
 
     @property
     def filled(self) -> bool:
-        """Whether the model has made use of it: some architectures know no cache."""
+        """Whether the model has used it: some architectures do not use a cache."""
         return all(layer.buffers for layer in self.layers if isinstance(layer, RoomyLayer))
 
     def take(self, part: "RoomyCache", rows: slice, lengths: Sequence[int], total: int, width: int) -> None:

@@ -47,10 +47,7 @@ NO_COUNTS = (
 
 
 def load_tokenizer(name: str, pin: Pin = LATEST) -> Any:
-    """Return the base's tokenizer, read once while its files stay as they are; raise SetupError where it cannot be had.
-
-    One of 262,144 tokens takes four seconds to read.
-    """
+    """Return the base's tokenizer; raise SetupError if it cannot be loaded."""
     folder = model_folder(name, pin, TOKENIZER)
     files = (file for pattern in (*TOKENIZER, *CODE) for file in folder.glob(pattern) if file.is_file())
     return _load_tokenizer(name, pin, folder, stamped(files))
@@ -70,7 +67,7 @@ def _load_tokenizer(name: str, pin: Pin, folder: Path, files: tuple[Stamped, ...
 
 
 def tokenizer_here(name: str, pin: Pin = LATEST) -> Any:
-    """Return the base's tokenizer; None for a hub model whose tokenizer cannot be had now."""
+    """Return the base's tokenizer; None for a hub model whose tokenizer cannot be downloaded now."""
     try:
         folder = model_folder(name, pin, TOKENIZER)
     except SetupError:
@@ -83,7 +80,7 @@ def tokenizer_here(name: str, pin: Pin = LATEST) -> Any:
 
 
 def load_shape(name: str, pin: Pin = LATEST) -> PreTrainedConfig:
-    """Return the model's own config, or a known one where the hub cannot be had or wants a token."""
+    """Return the model's own config, or a known one if the hub does not answer or wants a token."""
     try:
         folder = model_folder(name, pin, CONFIG)
     except SetupError:
@@ -94,13 +91,13 @@ def load_shape(name: str, pin: Pin = LATEST) -> PreTrainedConfig:
 
 
 def read_config(name: str, pin: Pin, folder: Path) -> PreTrainedConfig:
-    """Return the config in a model's folder; raise SetupError where it cannot be one."""
+    """Return the config in a model's folder; raise SetupError if it is not one."""
     with loading(name, pin, folder) as options:
         return AutoConfig.from_pretrained(folder, **options)
 
 
 def check_counts(name: str, file: Path) -> None:
-    """Raise SetupError where a config is too large to be one, or counts more of something than any model has."""
+    """Raise SetupError if a config is too large, or counts more of something than any model has."""
     if file.stat().st_size > CONFIG_BYTES:
         raise SetupError(f"model: {name}: config.json has more than {CONFIG_BYTES // 10**6} MB, so it is not a config")
     with one_line(f"model: {name}: config.json is not JSON", ALLOWED):
@@ -116,7 +113,7 @@ def check_counts(name: str, file: Path) -> None:
 
 
 def counts(key: str) -> bool:
-    """Return whether a config's key is the name of how many there are of something, which are then made one by one."""
+    """Return whether a config's key is a number of parts, which are then made one by one."""
     counted = key.startswith(("n_", "num_")) or any(part in key for part in COUNTS)
     return counted and not any(part in key for part in NO_COUNTS)
 
@@ -179,7 +176,7 @@ def empty_model(name: str, pin: Pin, config: PreTrainedConfig) -> Any:
 
 
 def without_values(model: PreTrainedModel) -> PreTrainedModel:
-    """Return a model on the meta device in eval mode, its experts computed in a way that does not look who is asked."""
+    """Return a model on the meta device in eval mode; its experts are computed without looking at values."""
     model.eval()  # in training some draw which blocks to leave out
     if getattr(model, "_can_set_experts_implementation", lambda: False)():
         model.set_experts_implementation("batched_mm")
@@ -187,7 +184,7 @@ def without_values(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def from_weights(name: str, pin: Pin, folder: Path, **how: Any) -> PreTrainedModel:
-    """Return the model of a folder's weights; raise SetupError where they are not the ones that its config asks for."""
+    """Return the model of a folder's weights; raise SetupError if they do not fit its config."""
     config = read_config(name, pin, folder)
     most = 1000 + 10 * sum(len(header(name, file)) for file in weight_files(name, folder))  # experts may be one tensor
     with loading(name, pin, folder) as options, quiet(), counted(name, most):
@@ -216,7 +213,7 @@ def header(name: str, file: Path) -> list[str]:
 
 
 def check_files(name: str, pin: Pin) -> None:
-    """Raise SetupError where a base's files are on this machine and cannot be run."""
+    """Raise SetupError if a base's files are on this machine but cannot be run."""
     if not on_hub(name):
         fetch(name, pin)
     try:
@@ -229,7 +226,7 @@ def check_files(name: str, pin: Pin) -> None:
 
 
 def check_weights_fit(name: str, pin: Pin, folder: Path) -> None:
-    """Raise SetupError where a folder's weights are not its config's; reads names and shapes alone."""
+    """Raise SetupError if a folder's weights do not fit its config; reads only names and shapes."""
     _check_weights_fit(name, pin, folder, stamped((*folder.glob("*.safetensors"), *folder.glob("*.json"))))
 
 
@@ -245,7 +242,7 @@ def model_class(config: PreTrainedConfig) -> Any:
 
 
 def check_tokenizer(name: str, tokenizer: Any, model: nn.Module) -> None:
-    """Raise SetupError where the token that ends texts is beyond the model's embeddings."""
+    """Raise SetupError if the token that ends texts is beyond the model's embeddings."""
     rows = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
     if tokenizer.eos_token_id >= rows:
         raise SetupError(

@@ -50,12 +50,12 @@ def read_beginning(base: Base, adapted: nn.Module, prompts: Iterable[Sequence[in
 
 
 def turns_by_length(config: PreTrainedConfig) -> bool:
-    """Return whether rotary positions depend on how long a text is, so that a beginning alone has others."""
+    """Return whether rotary positions depend on a text's length: then a beginning alone has other positions."""
     return any(kind in str(getattr(config, "rope_parameters", "")) for kind in ("dynamic", "longrope"))
 
 
 def common(prompts: Iterable[Sequence[int]]) -> Sequence[int]:
-    """Return the ids that two or more prompts begin with, but no prompt's last one; none where they are under WORTH."""
+    """Return the ids with which all prompts begin, without any prompt's last id; empty if fewer than WORTH."""
     rest = iter(prompts)
     first = next(rest, [])
     length = None

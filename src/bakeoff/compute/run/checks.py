@@ -16,7 +16,7 @@ NAMES_SHOWN = 3
 
 
 def fingerprints(adapted: nn.Module) -> dict[str, bytes]:
-    """Return a SHA-256 of each parameter and buffer by name, read where it lies, in as many threads as torch has."""
+    """Return a SHA-256 of each parameter and buffer by name, computed in as many threads as torch has."""
 
     def digest(tensor: torch.Tensor) -> bytes:
         plain = tensor.detach().contiguous().cpu().reshape(-1)
@@ -34,11 +34,11 @@ def only_moved(
     steps: int,
     may_stay_unchanged: Callable[[str], bool] = lambda name: False,
 ) -> str | None:
-    """Complain of a tensor that moved though it is not among the `trained`, and of a trained one that did not.
+    """Complain of a tensor that changed though it is not among the `trained`, and of a trained one that did not.
 
-    `steps` are those up to the kept checkpoint. Before the second, a weight may be unchanged for a good reason: the
-    gradient of LoRA's first factor is zero until the second one has left zero. `may_stay_unchanged` says of
-    which this is so at any step.
+    `steps` are those up to the kept checkpoint. Before the second step, a weight may be unchanged for a good reason:
+    the gradient of LoRA's first factor is zero until the second factor has left zero. `may_stay_unchanged` says for
+    which weights this is so at any step.
     """
     if before.keys() != after.keys():
         return f"tensors were added or removed by training: {shown(before.keys() ^ after.keys())}"
@@ -60,14 +60,14 @@ def shown(names: Iterable[str]) -> str:
 
 
 def equals_base(base_loss: float, loss: float) -> str | None:
-    """Complain where a method that starts as the base has another loss before its first step."""
+    """Complain if a method that starts as the base has another loss before its first step."""
     if loss == base_loss:
         return None
     return f"the base's loss is {base_loss:.9g}, the adapted model's {loss:.9g} before the first step"
 
 
 def same_when_loaded(trained_loss: float, loaded_loss: float) -> str | None:
-    """Complain where the saved adapter on a fresh base has another loss than the model that was trained."""
+    """Complain if the saved adapter on a fresh base has another loss than the model that was trained."""
     if math.isclose(loaded_loss, trained_loss, rel_tol=RELOAD_TOLERANCE):
         return None
     return f"loss {trained_loss:.9g} when trained, {loaded_loss:.9g} when loaded"
@@ -80,7 +80,7 @@ def unigram_entropy(rows: Sequence[Tokens]) -> float:
 
 
 def beats_unigram(loss: float, rows: Sequence[Tokens]) -> str | None:
-    """Complain where a model that has learnt nothing yet is no better than guessing by token frequency."""
+    """Complain if a model before training is no better than guessing tokens by their frequency."""
     entropy = unigram_entropy(rows)
     if loss < entropy:
         return None
@@ -91,7 +91,7 @@ def beats_unigram(loss: float, rows: Sequence[Tokens]) -> str | None:
 
 
 def finite(curve: Iterable[Mapping[str, float]], losses: Iterable[tuple[float, int]]) -> str | None:
-    """Complain of the first loss that is no number, in the curve's rows or among the test examples' sums."""
+    """Complain of the first loss that is not finite, in the curve's rows or among the test examples' sums."""
     for row in curve:
         for name, value in row.items():
             if not math.isfinite(value):

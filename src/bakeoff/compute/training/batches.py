@@ -21,7 +21,7 @@ Lengths = Sequence[int] | NDArray[numpy.integer]
 
 
 class Batches(Sequence[list[int]]):
-    """Batches as lists of example indices, cut out of one `order` (examples,) and taken in another (`turns`)."""
+    """Batches as lists of example indices, cut from one `order` (examples,) and taken in another (`turns`)."""
 
     def __init__(self, order: Indices, batch_size: int, turns: Indices | None = None):
         self.order, self.batch_size = order, batch_size
@@ -100,7 +100,7 @@ class Batch:
 def collate(
     rows: Sequence[Tokens], pad: int, decoder_start: int | None = None, device: torch.device | str = "cpu"
 ) -> Batch:
-    """Return the rows as one batch on `device`: for an encoder-decoder where `decoder_start` is given, else causal."""
+    """Return the rows as one batch on `device`: of an encoder-decoder if `decoder_start` is given, else causal."""
     prompts, targets = [row.prompt for row in rows], [row.target for row in rows]
     if decoder_start is None:
         # the last target token predicts nothing

@@ -27,7 +27,7 @@ def forward_products(model: PreTrainedModel) -> Products:
 def step_products(adapted: nn.Module, method: Method, protocol: ProtocolConfig) -> Products:
     """Return what a training step of an adapted model multiplies: forward, by its inputs, by its trained weights.
 
-    Nothing runs backward below the lowest trained block, nor forward where what those blocks say is stored.
+    Nothing runs backward below the lowest trained block, nor forward in blocks whose outputs are stored.
     """
     model = inner(adapted)
     body, head = matrices(model), head_of(model)
@@ -46,7 +46,7 @@ def step_products(adapted: nn.Module, method: Method, protocol: ProtocolConfig) 
 
 
 def trunk_products(adapted: nn.Module, method: Method, protocol: ProtocolConfig) -> Products:
-    """Return what a forward pass multiplies in the blocks whose outputs are stored; nothing where none are."""
+    """Return what a forward pass multiplies in the blocks whose outputs are stored; 0 if there are none."""
     model = inner(adapted)
     prompt, target = by_side(model, trunk_of(adapted) & matrices(model) if stores_trunk(method, protocol) else set())
     return {"prompt": prompt, "target": target, "example": 0}
@@ -58,7 +58,7 @@ def trunk_of(adapted: nn.Module) -> set[nn.Parameter]:
 
 
 def by_side(model: PreTrainedModel, weights: Collection[nn.Parameter]) -> tuple[int, int]:
-    """Return how many of the weights meet a prompt's and a target's tokens: in a causal model all meet both."""
+    """Return how many weights are multiplied with prompt and with target tokens: in a causal model both are all."""
     if not model.config.is_encoder_decoder:
         return size(weights), size(weights)
     encoder = {*model.get_encoder().parameters()}
@@ -67,7 +67,7 @@ def by_side(model: PreTrainedModel, weights: Collection[nn.Parameter]) -> tuple[
 
 
 def matrices(model: PreTrainedModel) -> set[nn.Parameter]:
-    """Return the weights that tokens are multiplied with, the head's left out; what is looked up is none of them."""
+    """Return the weights that tokens are multiplied with, without the head; embeddings are only looked up."""
     looked_up = {p for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     return {p for p in model.parameters() if p.dim() > 1} - looked_up - head_of(model)
 
@@ -78,7 +78,7 @@ def head_of(model: PreTrainedModel) -> set[nn.Parameter]:
 
 
 def trained(weights: Iterable[nn.Parameter]) -> set[nn.Parameter]:
-    """Return those of the weights that train."""
+    """Return the weights that train."""
     return {p for p in weights if p.requires_grad}
 
 

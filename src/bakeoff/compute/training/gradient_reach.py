@@ -20,7 +20,7 @@ ROWS = (Tokens([1, 2, 3, 4], [5, 6]), Tokens([1, 2], [3, 4]))
 def adapted_shape(base: PreTrainedModel, method: Method) -> nn.Module:
     """Return a base on the meta device as a method adapts it.
 
-    Raises SetupError where the method cannot be put on it, or trains what no text passes.
+    Raises SetupError if the method cannot be put on it, or trains weights that no text passes.
     """
     with torch.device("meta"), one_line(f"{method.name}: cannot be applied to {type(base).__name__}"):
         adapted = method.adapt(base, None)
@@ -29,7 +29,7 @@ def adapted_shape(base: PreTrainedModel, method: Method) -> nn.Module:
 
 
 def check_reach(where: str, adapted: nn.Module) -> None:
-    """Raise SetupError where an adapted model on the meta device cannot be called, or trains what no text passes.
+    """Raise SetupError if an adapted model on the meta device cannot be called, or trains what no text passes.
 
     Some architectures use values, which the meta device does not have. They cannot be checked here, and are tried when
     a run loads them.

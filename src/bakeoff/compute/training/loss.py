@@ -36,10 +36,10 @@ def batch_of(base: Base, rows: Sequence[Tokens]) -> Batch:
 
 
 def part_tokens(base: Base, above_trunk: bool = False) -> int | None:
-    """Return how many positions go through the model at once; None where only memory limits them.
+    """Return how many positions go through the model at once; None if only memory limits them.
 
-    On a CPU a block's activations should stay in the cache; a GPU wants its products as large as they come. Where all
-    that trains lies above a trunk, adding up the parts' gradients weighs more: then parts are twice as large.
+    On a CPU a block's activations should stay in the cache; on a GPU products should be as large as possible. If
+    everything that trains is above a trunk, adding up the parts' gradients costs more, so parts are twice as large.
     """
     if base.device.type != "cpu":
         return None
@@ -93,7 +93,7 @@ def target_losses(
 
 
 def start(base: Base, adapted: nn.Module, method: Method, rows: Sequence[Tokens], batch_size: int) -> None:
-    """Let a method that starts from data see training examples: batches cut to one length, so that none has padding."""
+    """Let a method that starts from data see training examples, in batches cut to one length, without padding."""
 
     def forward(model: nn.Module, members: Sequence[int]) -> torch.Tensor:
         batch = [rows[i] for i in members]

@@ -96,7 +96,7 @@ def as_bytes(rows: torch.Tensor) -> memoryview:
 
 
 def cut_of(adapted: nn.Module) -> int:
-    """Return how many blocks lie below everything that trains; 0 where a trained part acts before or in the first."""
+    """Return how many blocks are below everything that trains; 0 if a trained part acts before or in the first."""
     model = inner(adapted)
     if prompt_config(adapted) is not None:
         return 0
@@ -113,12 +113,12 @@ def cut_of(adapted: nn.Module) -> int:
 
 
 def stores_trunk(method: Method, protocol: ProtocolConfig) -> bool:
-    """Return whether a trunk's outputs are stored; blocks that the method has changed are no other method's trunk."""
+    """Return whether a trunk's outputs are stored; blocks that the method has changed cannot serve other methods."""
     return protocol.trunk_cache != "off" and method.keeps_base
 
 
 def find_trunk(adapted: nn.Module) -> tuple[str, list[nn.Module]]:
-    """Return the trunk's name and the modules that it stands for, the last of which puts out what is stored."""
+    """Return the trunk's name and its modules, the last of which outputs what is stored."""
     model = inner(adapted)
     if not model.config.is_encoder_decoder:
         cut = cut_of(adapted)
@@ -136,9 +136,9 @@ def serve_trunks(
     protocol: ProtocolConfig,
     storing: Callable[[], object] = bool,
 ) -> dict[str, Serve]:
-    """Return how the frozen blocks' stored outputs are served, by split; nothing where there is no such trunk.
+    """Return functions that serve the frozen blocks' stored outputs, by split; empty if there is no such trunk.
 
-    `storing` is called where they are not stored yet, which takes a forward pass over all examples.
+    `storing` is called if they are not stored yet, which takes a forward pass over all examples.
     """
     size = protocol.trunk_cache
     budget = None if isinstance(size, str) else int(size)
@@ -165,10 +165,10 @@ def open_trunk(
     batch_size: int,
     storing: Callable[[], object] = bool,
 ) -> Trunk | None:
-    """Return the trunk of `rows`, from its file or built now; None where there is none or no room.
+    """Return the trunk of `rows`, from its file or built now; None if there is no trunk, or no room.
 
     `stem` is the file's path without cut and precision; `budget` is in bytes and for all files of its folder, None for
-    FREE_SHARE of the free space. Raises TrunkError where what is stored does not give the loss of the whole model.
+    FREE_SHARE of the free space. Raises TrunkError if what is stored does not give the loss of the whole model.
     """
     name, blocks = find_trunk(adapted)
     if not blocks:
@@ -195,7 +195,7 @@ def open_trunk(
 
 
 def room(folder: Path, budget: int | None) -> float:
-    """Return how many bytes another file in the folder may have, after what a killed build has left there is gone."""
+    """Return how many bytes another file in the folder may have, after removing what a killed build has left there."""
     for left in folder.glob("*.tmp"):
         if re.fullmatch(TRUNK, left.name):
             left.unlink()
@@ -205,7 +205,7 @@ def room(folder: Path, budget: int | None) -> float:
 
 
 class TrunkError(Exception):
-    """The model with its trunk replaced is not the model."""
+    """The model with a stored trunk does not compute what the whole model computes."""
 
 
 def check(base: Base, adapted: nn.Module, trunk: Trunk, rows: Sequence[Tokens], members: Sequence[int]) -> None:
@@ -226,7 +226,7 @@ def check(base: Base, adapted: nn.Module, trunk: Trunk, rows: Sequence[Tokens], 
 def build(
     base: Base, adapted: nn.Module, trunk: Trunk, rows: Sequence[Tokens], batches: Sequence[Sequence[int]]
 ) -> None:
-    """Compute the trunk's outputs of every row and put the file in its place in one move."""
+    """Compute the trunk's outputs of every row, and put the complete file in its place."""
     temporary = trunk.file.with_suffix(".tmp")
     row_bytes = trunk.width * trunk.dtype.itemsize
     try:
@@ -249,7 +249,7 @@ def build(
 def trunk_output(
     base: Base, adapted: nn.Module, blocks: Sequence[nn.Module], rows: Sequence[Tokens]
 ) -> tuple[torch.Tensor, type]:
-    """Return what the last of `blocks` puts out for the rows, (batch, seq, width), and as what it does so."""
+    """Return the output of the last of `blocks` for the rows, (batch, seq, width), and the module that makes it."""
     caught: list[Any] = []
 
     def catch(_: nn.Module, __: Any, output: Any) -> None:

@@ -24,7 +24,7 @@ def cost_bars(results: ResultsDocument) -> list[Figure]:
 
 
 def cost_bar(results: ResultsDocument, column: Column) -> Figure | None:
-    """Return one cost's figure, or None where it was measured for no entry."""
+    """Return the figure of one cost, or None if it was measured for no entry."""
     names = [n for n, row in results["entries"].items() if row["status"] == "done"]
     values = {n: column.value(results["entries"][n]) for n in names}
     if not any(values.values()):

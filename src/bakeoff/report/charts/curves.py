@@ -20,8 +20,8 @@ DRAWN = 80  # points of a line at most; the figure's file has them all
 def curves(rows: Sequence[Point], results: ResultsDocument) -> list[Figure]:
     """Return a figure for each entry that has validated.
 
-    `rows` hold entry, run, step, epoch, train and validation (losses, None where not measured) and kept, which is true
-    where the kept checkpoint was taken.
+    `rows` have entry, run, step, epoch, train and validation (losses, None if not measured) and kept, which is true for
+    the kept checkpoint.
     """
     losses = sorted(row[split] for row in rows for split in SPLITS if row[split] is not None)
     if not losses:
@@ -61,7 +61,7 @@ def remark(row: ResultsRow, lowest: float, runs: int) -> tuple[str, bool]:
 
 
 def cut_note(rows: Sequence[Point], top: float) -> tuple[str, ...]:
-    """Return what to say of losses above the axis, which are drawn at its end; nothing where there are none."""
+    """Return a note about losses above the axis, which are drawn at its end; empty if there are none."""
     above = [loss for row in rows for split in SPLITS if (loss := row[split]) is not None and loss > top]
     if not above:
         return ()
@@ -69,7 +69,7 @@ def cut_note(rows: Sequence[Point], top: float) -> tuple[str, ...]:
 
 
 def thinned(rows: Sequence[Point]) -> list[Point]:
-    """Return so many rows of each run that they can be drawn; a kept checkpoint's always stays."""
+    """Return only as many rows of each run as can be drawn; that of the kept checkpoint always stays."""
     runs: dict[str, list[Point]] = {}
     for row in rows:
         runs.setdefault(row["run"], []).append(row)
@@ -104,12 +104,12 @@ def chart(rows: list[Point], number: int, span: list[float], epochs: int, title:
 
 
 def tip(row: Point) -> str:
-    """Return what a validation's mark says."""
+    """Return the text for a validation's mark."""
     kept = "kept checkpoint: " if row["kept"] else ""
     return f"{kept}validation loss {row['validation']:.3f} at step {row['step']:,} (epoch {row['epoch']:.2f})"
 
 
 def dashes() -> alt.StrokeDash:
-    """Return a full line for validation and a broken one for train; the page says which is which."""
+    """Return a full line for validation and a dashed one for train; the page explains them."""
     scale = alt.Scale(domain=["validation", "train"], range=[[1, 0], [4, 3]])
     return alt.StrokeDash("split:N", scale=scale, legend=None)

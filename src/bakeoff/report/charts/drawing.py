@@ -43,10 +43,10 @@ CONFIG = {
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure: `name` for its files, `title`, `label` (what it shows, for those who cannot see it), SVG, data.
+    """One figure: `name` for its files, `title`, `label` (a description for those who cannot see it), SVG, data.
 
-    `entry` is the number of the one entry it is about, `notes` are lines below it. `drawn` are the rows that
-    the page holds where it cannot hold all.
+    `entry` is the number of its entry, if it is about one; `notes` are lines below it. `drawn` are the rows in the
+    page, if it cannot have all.
     """
 
     name: str
@@ -60,28 +60,28 @@ class Figure:
 
     @property
     def csv(self) -> str:
-        """The data as CSV in full precision, a line a row."""
+        """The data as CSV in full precision."""
         return csv_of(self.rows)
 
     @property
     def short_csv(self) -> str:
-        """The data as the page holds it."""
+        """The part of the data that is in the page, as CSV."""
         return csv_of(self.rows if self.drawn is None else self.drawn)
 
     @property
     def file(self) -> str:
-        """The SVG as a file of its own: on white paper, with colours in place of the page's variables."""
+        """The SVG as a separate file: on white paper, with colours in place of the page's variables."""
         head = f'<svg xmlns="http://www.w3.org/2000/svg" style="background:#ffffff" font-family="{FONT}"'
         return on_paper(re.sub(r'^<svg( viewBox="[^"]*")?[^>]*>', rf"{head}\1>", self.svg))
 
 
 def safe_name(text: str) -> str:
-    """Return what a name adds to a file's: letters and digits without accents, and dashes for all else."""
+    """Return a name as a part of a file name: letters and digits without accents, dashes for everything else."""
     return re.sub(r"[^A-Za-z0-9_]+", "-", text)[:40] or "-"
 
 
 def csv_of(rows: list[Point]) -> str:
-    """Return rows as CSV under all their keys, text as `csv_safe` has it."""
+    """Return rows as CSV with all their keys; texts pass through `csv_safe`."""
     out = io.StringIO()
     writer = csv.DictWriter(out, list(dict.fromkeys(k for row in rows for k in row)), lineterminator="\n")
     writer.writeheader()
@@ -95,7 +95,7 @@ def hue(number: int) -> str:
 
 
 def palette(theme: tuple[str, ...], count: int) -> dict[str, str]:
-    """Return the colour of each of `count` entries as CSS variables; after the last colour they begin again."""
+    """Return the colour of each of `count` entries as CSS variables; after the last colour they repeat."""
     return {f"--entry-{i}": theme[i % len(theme)] for i in range(count)}
 
 
@@ -105,7 +105,7 @@ def on_paper(svg: str) -> str:
 
 
 def on_any(svg: str) -> str:
-    """Return the SVG for a page that knows no variables and may be light or dark: its ink is the text's colour."""
+    """Return the SVG for a page that has no variables and may be light or dark: ink has the text's colour."""
     return coloured(svg, {"var(--soft)": "#7a848e", "var(--paper)": "#7a848e"})
 
 
@@ -118,22 +118,22 @@ def coloured(svg: str, colours: dict[str, str]) -> str:
 
 
 def colors(names: list[str]) -> alt.Color:
-    """Return one colour an entry, the same in every chart."""
+    """Return one colour per entry, the same in every chart."""
     domain = alt.Scale(domain=names, range=[hue(i) for i in range(len(names))])
     return alt.Color("entry:N", scale=domain, legend=None)
 
 
 def shapes(names: list[str]) -> alt.Shape:
-    """Return one shape an entry, the same in every chart."""
+    """Return one shape per entry, the same in every chart."""
     domain = alt.Scale(domain=names, range=[SHAPES[i % len(SHAPES)] for i in range(len(names))])
     return alt.Shape("entry:N", scale=domain, legend=None)
 
 
 def data(name: str) -> alt.Chart:
-    """Return a chart over the rows that `draw` is given under this name.
+    """Return a chart over the rows that `draw` receives under this name.
 
-    Rows stay out of it, because Altair copies and checks all that is in a chart at every step. A channel is an object:
-    for one that is a string, Altair hashes its whole schema.
+    Rows are kept out of it, because Altair copies and checks everything in a chart at every step. A channel is an
+    object: if it is a string, Altair hashes its whole schema.
     """
     return alt.Chart(alt.NamedData(name))
 
@@ -156,7 +156,7 @@ def draw(
     title: alt.TitleParams | None = None,
     names: Sequence[str] = (),
 ) -> str:
-    """Return a chart of `layers` over `rows` as a lean SVG element without background; the page's figure has the label.
+    """Return a chart of `layers` over `rows` as a small SVG element; the page's figure has background and label.
 
     `size` is its width and its height, or the height of each row as {"step": pixels}. `names` are those left of the
     axis: a reader's font may be wider than the one that Vega measured them with.
@@ -177,7 +177,7 @@ def draw(
 
 
 def shown(value: Any) -> Any:
-    """Return a chart's values with every text printable: at a control character the chart library ends the process."""
+    """Return a chart's values with every text printable: control characters make the chart library end the process."""
     if isinstance(value, str):
         return BEYOND_16_BITS.sub("\ufffd", printable(value))
     if isinstance(value, dict):
@@ -186,7 +186,7 @@ def shown(value: Any) -> Any:
 
 
 def lean(svg: str) -> str:
-    """Return Vega's SVG without what only Vega's runtime needs; marks' labels become data-tip."""
+    """Return Vega's SVG without what only Vega's runtime needs; the labels of marks become data-tip."""
     width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups()  # type: ignore[union-attr]
     svg = re.sub(r'<path (class="background"|class="foreground")[^>]*/>', "", svg)
     svg = re.sub(r' (class|role|aria-roledescription|aria-hidden|pointer-events|font-family)="[^"]*"', "", svg)

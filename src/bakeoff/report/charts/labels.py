@@ -10,10 +10,10 @@ GAP = 9.0
 def place(
     points: Sequence[tuple[float, float]], names: Sequence[str], width: float, others: Sequence[Box] = ()
 ) -> list[tuple[float, float] | None]:
-    """Return for each point (pixels, y downward) the shift to its name's middle; None where there is no room for it.
+    """Return for each point (pixels, y downward) the shift to its name's middle, or None if there is no room for it.
 
-    Right of a point first, then left, above, below, and so on further out; a place outside `width`, or on a point or a
-    name that has one, or on one of the `others`, is passed over.
+    Right of a point is tried first, then left, above, below, and so on further out. A place is skipped if it is outside
+    of `width`, or covers a point, a placed name or one of the `others`.
     """
     taken: list[Box] = [*others, *((x - 6, y - 6, x + 6, y + 6) for x, y in points)]
     shifts: list[tuple[float, float] | None] = []
@@ -27,7 +27,7 @@ def place(
 
 
 def candidates(half: float) -> list[tuple[float, float]]:
-    """Return shifts of a name of half-width `half`, the most welcome first."""
+    """Return shifts of a name of half-width `half`, the best first."""
     near = [(side * (GAP + half), dy) for dy in (-5, 5, -LINE, LINE) for side in (1, -1)]
     far = [(side * half * share, dy) for dy in (-18, 18, -32, 32, -46, 46) for side in (1, -1) for share in (0, 1, 1.6)]
     return near + far
@@ -40,7 +40,7 @@ def box(x: float, y: float, shift: tuple[float, float], half: float) -> Box:
 
 
 def fits(wanted: Box, taken: Sequence[Box], width: float) -> bool:
-    """Return whether a box is inside and on none that is taken."""
+    """Return whether a box is inside, and covers nothing that is taken."""
     left, top, right, bottom = wanted
     return left >= 0 and right <= width and not any(
         left < other[2] and other[0] < right and top < other[3] and other[1] < bottom for other in taken

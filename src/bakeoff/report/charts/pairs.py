@@ -31,7 +31,7 @@ def pair_figures(verdict: Verdict) -> list[Figure]:
 
 
 def readable(pairs: Sequence[Pair]) -> Sequence[Pair]:
-    """Return no more than ROWS pairs: those of the highest entries, each with all that it is compared with."""
+    """Return at most ROWS pairs: those of the highest entries, each with everything that it is compared with."""
     firsts = list(dict.fromkeys(pair["first"] for pair in pairs))
     kept = set(firsts)
     while len([pair for pair in pairs if pair["first"] in kept]) > ROWS and len(kept) > 1:
@@ -40,7 +40,7 @@ def readable(pairs: Sequence[Pair]) -> Sequence[Pair]:
 
 
 def figure(name: str, title: str, pairs: Sequence[Pair], verdict: Verdict, count: int) -> Figure:
-    """Return one figure of the pairs whose interval is known; of `count` pairs they may be the first."""
+    """Return one figure of the pairs whose interval is known, which may be the first of `count` pairs."""
     rows = [pair_row(p, verdict["bounded"]) for p in pairs if p["low"] is not None]
     measure = verdict["heading"]
     axis = f"difference in {measure}, points" if verdict["bounded"] else f"difference in {measure}"

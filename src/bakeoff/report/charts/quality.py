@@ -53,7 +53,7 @@ def costs(results: ResultsDocument) -> list[Axis]:
 
 
 def quality_cost(results: ResultsDocument, quality: Axis, cost: Axis) -> Figure | None:
-    """Return one figure; None where no finished entry has both. A cost of 0 has no place on a log axis."""
+    """Return one figure; None if no finished entry has both values. A cost of 0 is left out on a log axis."""
     names = list(results["entries"])
     points = [p for n, row in results["entries"].items() if (p := point(n, row, quality, cost))]
     if not points:
@@ -83,7 +83,7 @@ def quality_cost(results: ResultsDocument, quality: Axis, cost: Axis) -> Figure 
 
 
 def point(name: str, row: ResultsRow, quality: Axis, cost: Axis) -> Point | None:
-    """Return one entry's point, or None where either figure is missing."""
+    """Return one entry's point, or None if a value is missing."""
     score, value = quality.column.value(row), cost.column.value(row)
     if row["status"] != "done" or score is None or value is None or (cost.log and value <= 0):
         return None
@@ -97,14 +97,14 @@ def point(name: str, row: ResultsRow, quality: Axis, cost: Axis) -> Point | None
 
 
 def is_near(level: Point, points: Sequence[Point]) -> bool:
-    """Return whether a level is so near the entries' intervals that showing it does not press them together."""
+    """Return whether a level is so near the entries' intervals that they stay readable if it is shown."""
     low, high = min(p["low"] for p in points), max(p["high"] for p in points)
     room = max(high - low, 0.05)
     return low - room <= level["quality"] <= high + room
 
 
 def pareto(points: Sequence[Point], lower: bool) -> list[Point]:
-    """Return the points that no other beats on both quality and cost, cheapest first."""
+    """Return the points that no other beats on both quality and cost, the cheapest first."""
     sign = 1 if lower else -1
     front: list[Point] = []
     for candidate in sorted(points, key=lambda p: (p["cost"], sign * p["quality"])):
@@ -172,7 +172,7 @@ def height(value: float, span: list[float], quality: Axis) -> float:
 
 
 def together(levels: list[Point], span: list[float], quality: Axis) -> list[Point]:
-    """Return the levels with `names` to show: those of levels too close for a line each are on the uppermost."""
+    """Return the levels with `names` to show; levels that are too close for a line each share the uppermost one."""
 
     def at(level: Point) -> float:
         return height(level["quality"], span, quality)

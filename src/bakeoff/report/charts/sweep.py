@@ -65,26 +65,26 @@ def trial_point(trial: TrialRow, field: str, chosen: dict[str, Any]) -> Point:
 
 
 def failures(name: str, field: str, failed: Sequence[TrialRow]) -> tuple[str, ...]:
-    """Return a line for each of the first failed trials, and for how many others."""
+    """Return one line for each of the first failed trials, and one for the number of others."""
     lines = [f"Failed trial of {name} at {setting_text(t['settings'][field])}: {t['error']}" for t in failed[:FAILURES]]
     more = len(failed) - FAILURES
     return (*lines, f"And {counted(more, 'failed trial')} more.") if more > 0 else tuple(lines)
 
 
 def budget(tuned: Tuning) -> str:
-    """Return how many trials an entry had, and how many steps they took together."""
+    """Return the number of an entry's trials, and of the steps that they took together."""
     trials = tuned["trials"]
     return f"{counted(len(trials), 'trial')}, {counted(sum(t['steps'] or 0 for t in trials), 'step')}"
 
 
 def edge_word(tuned: Tuning, field: str) -> str:
-    """Return which end of what was tried an entry's best trial lay on; for another field, that it was that one."""
+    """Return at which end of the tried values an entry's best trial is; if of another field, also which field."""
     edges = tuned["edge"]
     return f"{edges[field]}est tried" if field in edges else " and ".join(edges)
 
 
 def chart(points: list[Point], field: str, log: bool, number: int, title: alt.TitleParams) -> str:
-    """Return one panel: full points went to the end, hollow ones were stopped on the way, the chosen one is ringed."""
+    """Return one panel: full points went to the end, hollow ones were stopped early, the chosen one has a ring."""
     scale = alt.Scale(type="log" if log else "linear", zero=False, nice=False, padding=26)
     ticks = sorted({p["value"] for p in points})
     form = "d" if all(isinstance(tick, int) for tick in ticks) else ".2~g"
