@@ -91,8 +91,7 @@ class Rates:
 def expected_costs(plan: PlanDocument, protocol: ProtocolConfig, probes: Mapping[str, Probe]) -> PlanForecast:
     """Return seconds and peak bytes of each entry's runs with its trials, and the seconds of all entries.
 
-    An extension of the trials counts in proportion to its probability; baselines, saving and the trunk cache do not
-    count.
+    An extension of the trials counts in proportion to its probability. Baselines, saving and storing a trunk do not.
     """
     rates, entries = Rates(plan, protocol), dict[str, EntryForecast]()
     work = rates.planned({})
@@ -110,10 +109,10 @@ def expected_costs(plan: PlanDocument, protocol: ProtocolConfig, probes: Mapping
 
 
 def probed_rates(plan: PlanDocument, probe: Probe, training: float, validations: int) -> dict[str, float]:
-    """Return the seconds per unit of each phase, for a whole training, at the pace of the longest examples.
+    """Return the seconds per unit of each phase, at the pace of the longest examples; a training has `training` units.
 
-    A test also reads neutral text, and as many training examples as there are for validation. Outputs are assumed to
-    have their full length; reading a prompt gives their first token.
+    A test also loads the adapter, reads neutral text, and as many training examples as there are for validation.
+    Outputs are assumed to have their full length; reading a prompt gives their first token.
     """
     counts, test = plan.counts, plan.data.splits.test
     assert counts is not None  # what is probed has tokens
