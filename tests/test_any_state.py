@@ -39,6 +39,7 @@ def table_of(entries, documents, baselines, with_loss):
     for name, (status, seeds, level, noise, spread) in everything:
         entry = len(name) == 1
         rows[name] = {"kind": "entry" if entry else "baseline", "status": status, "costs": {"adapter_bytes": seeds}}
+        rows[name] |= {"method": "lora" if entry else "base", "settings": {}}
         if status == "unfinished" or (status == "failed" and seeds == 1):
             continue
         size = (seeds if entry else 1, documents)

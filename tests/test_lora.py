@@ -4,14 +4,14 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
-from bakeoff.compute.model.base import adapt, count_parameters, for_decoding, trainable
+from bakeoff.compute.model.base import adapt, trainable
 from bakeoff.compute.training.loop import Trainer
 from bakeoff.compute.training.loss import evaluate_loss, start
 from bakeoff.config.sections import ProtocolConfig
 from bakeoff.data.tokens import Tokens
 from bakeoff.errors import SetupError
 from bakeoff.methods import build_method, lora_starts, method_class
-from bakeoff.testing import ROWS, check_method, family_base, family_shape
+from bakeoff.testing import ROWS
 
 
 def adapted_by(name, base):
@@ -75,33 +75,3 @@ def test_a_start_from_weights_is_saved_as_a_plain_lora_and_leaves_the_base(name,
     other = PeftModel.from_pretrained(GPT2LMHeadModel.from_pretrained(tiny_model), tmp_path).eval()
     ids = torch.tensor([[9, 10, 11]])
     torch.testing.assert_close(other(input_ids=ids).logits, adapted.eval()(input_ids=ids).logits)
-
-
-@pytest.mark.parametrize("family", ["llama", "t5"])
-def test_a_base_in_four_bits_is_small_trains_and_is_counted_whole(family):
-    base = family_base(family)
-    before = sum(p.nbytes for p in base.model.parameters())
-    whole = count_parameters(base.model)[1]
-    _, adapted = adapted_by("qlora", base)
-    trained, total = count_parameters(adapted)
-    assert total - trained == whole
-    assert sum(p.nbytes for p in adapted.parameters() if not p.requires_grad) < 0.6 * before
-    assert check_method("qlora", family) is None
-
-
-def test_a_base_in_four_bits_decodes_in_fp32():
-    base = family_base("llama")
-    base.model.bfloat16()
-    _, adapted = adapted_by("qlora", base)
-    for_decoding(base, adapted.eval(), "fp32")
-    layer = base.model.model.layers[0].mlp.up_proj.get_base_layer()
-    rows = torch.randn(3, 16)
-    torch.testing.assert_close(layer(rows), rows @ layer(torch.eye(16)))
-
-
-def test_four_bits_say_what_is_missing(monkeypatch):
-    with pytest.raises(SetupError, match="qlora: GPT2LMHeadModel has no weight that bitsandbytes can quantize"):
-        build_method("qlora", {}).adapt(family_shape("gpt2"), None)
-    monkeypatch.setattr("bakeoff.methods.qlora.find_spec", lambda name: None)
-    with pytest.raises(SetupError, match="needs bitsandbytes. Try: pip install"):
-        build_method("qlora", {}).adapt(family_shape("llama"), None)

@@ -58,7 +58,8 @@ def test_the_command_prints_what_was_probed(monkeypatch):
     monkeypatch.setattr("bakeoff.testing.matrix.FAMILIES", ("gpt2", "llama"))
     monkeypatch.setattr("bakeoff.testing.matrix.method_names", lambda: ["bias"])
     out = CliRunner().invoke(main, ["methods", "--matrix", "--json"]).stdout
-    assert json.loads(out) == {"bias": {"gpt2": None, "llama": "bias: LlamaForCausalLM has no biases"}}
+    packed = {"qwen2 nf4": None, "qwen2 int8": None}
+    assert json.loads(out) == {"bias": {"gpt2": None, "llama": "bias: LlamaForCausalLM has no biases", **packed}}
     out = CliRunner().invoke(main, ["methods", "--matrix"]).stdout
     assert "| bias | yes | no |" in out
     assert "- bias, not with llama: LlamaForCausalLM has no biases" in out

@@ -68,12 +68,20 @@ def test_without_the_module_nothing_is_measured(monkeypatch, base):
 
 
 def test_forgetting_is_adapted_minus_base():
-    def row(kind, **losses):
-        return {"kind": kind, "metrics": {f"{k}/loss": {"mean": v} for k, v in losses.items()}}
+    def row(kind, quantize="none", **losses):
+        metrics = {f"{k}/loss": {"mean": v} for k, v in losses.items()}
+        return {
+            "kind": kind,
+            "method": "base" if kind == "baseline" else "lora",
+            "quantize": quantize,
+            "metrics": metrics,
+        }
 
     rows = {"base": row("baseline", neutral=4.0), "a": row("entry", neutral=4.5), "b": row("entry", test=1.0)}
+    rows |= {"base-nf4": row("baseline", "nf4", neutral=4.25), "c": row("entry", "nf4", neutral=4.5)}
     add_forgetting(rows)
     assert rows["a"]["metrics"]["neutral/forgetting"] == {"mean": 0.5}
+    assert rows["c"]["metrics"]["neutral/forgetting"] == {"mean": 0.25}
     assert "neutral/forgetting" not in rows["b"]["metrics"] | rows["base"]["metrics"]
     rows = {"base": row("baseline"), "a": row("entry", neutral=4.5)}
     add_forgetting(rows)

@@ -6,6 +6,7 @@ import numpy
 import pytest
 
 from bakeoff.analysis.statistics import Resamples, Scores, estimate
+from bakeoff.analysis.twins import memory_saved, twins
 from bakeoff.analysis.verdict import LOSS, Yardstick, make_verdict
 from bakeoff.errors import SetupError
 from bakeoff.report.differences import difference_rows, recommendation
@@ -16,7 +17,8 @@ CLAIMS = ("better", "best on", "leads", "behind", "above")
 
 def row_of(kind="entry", status="done", size=100.0, peak=1.0, seconds=1.0, validation=3.0):
     costs = {"adapter_bytes": size, "peak_bytes": peak, "train_seconds": seconds}
-    return {"kind": kind, "status": status, "costs": costs, "metrics": {"validation/loss": {"mean": validation}}}
+    facts = {"kind": kind, "status": status, "costs": costs, "metrics": {"validation/loss": {"mean": validation}}}
+    return facts | {"method": kind, "settings": {}}
 
 
 def judge(rows, rouge, losses=None, resamples=2000):
@@ -193,3 +195,26 @@ def test_nothing_finished_one_document_and_equal_entries():
     equal = judge({n: row_of() for n in "ab"}, {n: numpy.full(20, 0.25) for n in "ab"})
     assert equal["headline"] == "a and b are tied on ROUGE-L (difference 0.0, 95 % interval 0.0 to 0.0)."
     assert equal["detectable_gap"] is None
+
+
+def test_twins_are_compared_by_their_bits():
+    """What differs in how its base is stored alone, with the most bits as the measure; searched values may differ."""
+    plain = row_of(peak=1000) | {"method": "lora", "settings": {"r": 4, "learning_rate": 1e-3}}
+    plain["search"] = {"learning_rate": {"low": 1e-5, "high": 1e-2, "scale": "log"}}
+    four = plain | {"quantize": "nf4", "settings": {"r": 4, "learning_rate": 2e-3}, "costs": {"peak_bytes": 400}}
+    rows = {
+        "four": four, "plain": plain | {"quantize": "none"}, "q": four | {"method": "qlora"},
+        "eight": four | {"quantize": "int8", "costs": {"peak_bytes": 1100}}, "wide": four | {"settings": {"r": 8}},
+    }  # fmt: skip
+    assert twins(rows) == [("four", "plain"), ("q", "plain"), ("eight", "plain")]
+    assert twins({n: rows[n] for n in ("four", "eight", "wide")}) == [("four", "eight")]
+    assert memory_saved(four, plain) == " and saves 60% of the peak memory of training (400 B, not 1,000 B)"
+    assert memory_saved(rows["eight"], plain) == " and adds 10% to the peak memory of training (1.07 KiB, not 1,000 B)"
+    assert memory_saved(four, plain | {"costs": {}}) == ""
+    best = numpy.random.default_rng(0).uniform(0.2, 0.6, 300)
+    text = judge({n: rows[n] for n in ("four", "plain")}, {"plain": best, "four": best - 0.01})["text"]
+    assert "four is plain over a base in nf4, which costs 1.0 points (95 % interval 1.0 to 1.0) and saves 60%" in text
+    noise = numpy.random.default_rng(1).normal(0, 0.1, 300)
+    text = judge({n: rows[n] for n in ("four", "plain")}, {"plain": best, "four": best - noise + noise.mean() + 1e-3})
+    assert "which gains 0.1 points (95 % interval" in text["text"]
+    assert "; not significant) and saves 60%" in text["text"]

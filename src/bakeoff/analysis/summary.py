@@ -10,6 +10,7 @@ from bakeoff.analysis.trials import add_tuning
 from bakeoff.analysis.verdict import LOSS, Yardstick, make_verdict
 from bakeoff.config.config import Config, load_config
 from bakeoff.errors import SetupError
+from bakeoff.scoring.baselines import takes_model
 from bakeoff.scoring.forgetting import add_forgetting
 from bakeoff.scoring.metrics import value_of
 from bakeoff.store.plan_document import PlanDocument
@@ -105,6 +106,7 @@ def entry_row(
         "kind": group[0].kind,
         "method": group[0].method,
         "settings": (ended[0].run if ended else group[0]).settings,
+        "quantize": group[0].quantize if group[0].kind == "entry" or takes_model(group[0].method) else None,
         "status": status,
         "error": failed[0].error if failed else None,
         "seeds": len(done),
@@ -133,8 +135,8 @@ def not_run_row(name: str, reason: str) -> dict[str, Any]:
         ("converged", "improved", "trainable_parameters", "total_parameters", "learning_rate", "steps", "best_step")
     )
     return {
-        "kind": "baseline", "method": name, "settings": {}, "status": "not run", "error": reason, "seeds": 0,
-        "runs": [], "metrics": {}, "costs": {}, "checks": {}, "check_notes": {}, "tuning": None, **nothing,
+        "kind": "baseline", "method": name, "settings": {}, "quantize": None, "status": "not run", "error": reason,
+        "seeds": 0, "runs": [], "metrics": {}, "costs": {}, "checks": {}, "check_notes": {}, "tuning": None, **nothing,
     }  # fmt: skip
 
 

@@ -124,6 +124,9 @@ OTHERS = (
     ),
     Column("seeds", "seeds", fixed(0), "finished runs of the entry", None),
 )
+STORAGE = Column(
+    "quantize", "base in", str, "how the base's matrices are stored: none (as in its files), nf4 (4 bits) or int8 (8)"
+)
 # The columns that a terminal shows, by how wide it must be; the page has them all.
 SHOWN_FROM = {
     "metrics/test/loss": 0, "trainable_parameters": 60, "costs/adapter_bytes": 80, "costs/train_seconds": 60,
@@ -135,11 +138,12 @@ WIDE = 150
 
 
 def columns(results: ResultsDocument) -> list[Column]:
-    """Return the table's columns: test loss, the scores that the config names, costs."""
+    """Return the table's columns: test loss, the scores that the config names, costs; storage if any is packed."""
     scores = [
         Column(f"metrics/test/{m['name']}", m["heading"], fixed(3), m["explanation"], "max") for m in results["metrics"]
     ]
-    return [TEST_LOSS, *scores, *OTHERS]
+    packed = any(row.get("quantize") not in (None, "none") for row in rows_of(results).values())
+    return [TEST_LOSS, *scores, *([STORAGE] if packed else []), *OTHERS]
 
 
 def shown_columns(results: ResultsDocument, width: int) -> list[Column]:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 from bakeoff.analysis.statistics import LEVEL, Estimate, SeedSpread, coverage, holm, pooled, with_floor
+from bakeoff.analysis.twins import memory_saved, storage, twins
+from bakeoff.scoring.baselines import BASE
 from bakeoff.store.results_document import Difference, Pair, ResultsRow, Verdict
 
 LOSS = "test/loss"
@@ -83,7 +85,8 @@ def make_verdict(rows: Rows, estimates: Estimates, by: Yardstick) -> Verdict:
     entries = sorted((n for n in entries if (n, by.metric) in estimates), key=lambda n: -estimates[n, by.metric].value)
     levels = [n for n, row in rows.items() if row["kind"] == "baseline" and CEILING not in n]
     pairs = compare(list(combinations(entries, 2)), estimates, by.metric)
-    against = compare([(n, b) for b in levels if (b, by.metric) in estimates for n in entries], estimates, by.metric)
+    levels = [b for b in levels if (b, by.metric) in estimates]
+    against = compare([(n, b) for b in levels for n in entries if level_with(n, b, rows)], estimates, by.metric)
     best = entries[0] if entries else None
     tied = [pair["second"] for pair in pairs if pair["first"] == best and not pair["different"]]
     shown = [estimates[n, by.metric] for n in entries]
@@ -108,6 +111,12 @@ def make_verdict(rows: Rows, estimates: Estimates, by: Yardstick) -> Verdict:
     verdict["headline"] = headline(verdict, estimates, by)
     sentences = [verdict["headline"], *details(verdict, rows, by), *left_out(rows)]
     return verdict | {"text": " ".join(sentences)}
+
+
+def level_with(name: str, level: str, rows: Rows) -> bool:
+    """Return whether an entry is held to a baseline: the base as only some entries store it is one for those alone."""
+    one_of_several = level != BASE and rows[level]["method"] == BASE
+    return not one_of_several or storage(rows[name]) == storage(rows[level])
 
 
 def compare(names: Sequence[tuple[str, str]], estimates: Estimates, metric: str) -> list[Pair]:
@@ -186,6 +195,7 @@ def details(verdict: Verdict, rows: Rows, by: Yardstick) -> list[str]:
         if pair["second"] in tied and loss and loss["different"]:
             lower, higher = (best, pair["second"]) if loss["difference"] < 0 else (pair["second"], best)
             parts.append(f"The test loss of {lower} is lower than that of {higher} by {abs(loss['difference']):.3f}.")
+    parts += few_bits(verdict["pairs"], rows, by)
     parts += unbeaten(verdict["baseline_pairs"])
     if verdict["documents"] < 2 or not verdict["pairs"]:
         return parts
@@ -209,6 +219,20 @@ def unbeaten(pairs: Sequence[Pair]) -> list[str]:
             weak.setdefault(pair["second"], []).append(pair["first"])
     known = {"base": "the untouched base", "lead-1": "the document's first sentence (lead-1)"}
     return [f"Not shown to beat {known.get(level, level)}: {listed(names)}." for level, names in weak.items()]
+
+
+def few_bits(pairs: Sequence[Pair], rows: Rows, by: Yardstick) -> list[str]:
+    """Return a sentence for each entry with a twin over a base in more bits: what few bits cost, and what they save."""
+    found = []
+    for packed, plain in twins({n: row for n, row in rows.items() if row["status"] == "done"}):
+        pair = next((p for p in pairs if {p["first"], p["second"]} == {packed, plain}), None)
+        if pair is None:
+            continue
+        word = "costs" if pair["second"] == packed else "gains"
+        gap = by.gap(pair) if pair["different"] else f"{by.gap(pair).removesuffix(')')}; not significant)"
+        saved = memory_saved(rows[packed], rows[plain])
+        found.append(f"{packed} is {plain} over a base in {storage(rows[packed])}, which {word} {gap}{saved}.")
+    return found
 
 
 def left_out(rows: Rows) -> list[str]:

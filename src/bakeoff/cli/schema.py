@@ -1,10 +1,12 @@
 """The JSON Schema of a config, for editors: every section, the fields of every method, and the short forms."""
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 from bakeoff.config.config import Config
+from bakeoff.config.sections import ProtocolConfig
 from bakeoff.methods.method import method_class, method_names
+from bakeoff.store.records import Quantize
 from bakeoff.tuning.entries import RangeConfig
 
 SCHEMA_FILE = "bakeoff.schema.json"
@@ -39,6 +41,8 @@ def method_schema(method: str, **more: Any) -> dict[str, Any]:
     for field in fields.values():
         if NUMBERS & {form.get("type") for form in field.get("anyOf", [field])}:
             allow(field, {"$ref": "#/$defs/Range"})
+    storages = get_args(Quantize) if cls.quantize is None else [cls.quantize]
+    fields["quantize"] = {"enum": [*storages], "description": ProtocolConfig.model_fields["quantize"].description}
     fields["method"] = {"const": method, "description": (cls.__doc__ or "").strip().partition("\n")[0]}
     return {"type": "object", "properties": fields | more, "additionalProperties": False}
 

@@ -67,8 +67,9 @@ class Config(Section):
     )
     entries: dict[Name, dict[str, Any]] = Field(
         min_length=1,
-        description="what is compared: a list of method names, or a mapping from names of your own to a method and its "
-        "fields; a number can be a range to search, for example {low: 4, high: 64}",
+        description="what is compared: a list of method names, or a mapping from names of your own to a method, its "
+        "fields and, if it differs from the protocol's, `quantize`; a number can be a range to search, for example "
+        "{low: 4, high: 64}",
     )
     baselines: list[str] = Field(
         list(BASELINES),

@@ -8,6 +8,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from bakeoff.errors import did_you_mean
+from bakeoff.store.records import Quantize
 
 
 def encodable(text: str) -> bool:
@@ -219,6 +220,11 @@ class ProtocolConfig(Section):
         "auto",
         description="number format of frozen weights and matrix products; auto: bf16 if the hardware multiplies it "
         "natively, else fp32",
+    )
+    quantize: Quantize = Field(
+        "none",
+        description="how the base's weight matrices are stored while adapters train over them: none (as they are), nf4 "
+        "(four bits, as in QLoRA) or int8 (eight bits); an entry may have its own `quantize`",
     )
 
     @field_validator("trunk_cache", mode="before")

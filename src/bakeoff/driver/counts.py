@@ -1,15 +1,18 @@
 """What shapes alone say about a base and its entries: exact parameter counts, and the longest possible example."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from bakeoff.config.config import Config
 from bakeoff.data.tokens import Tokens
 from bakeoff.errors import ConfigError, SetupError
 from bakeoff.methods import Method
+from bakeoff.store.records import Quantize
+from bakeoff.tuning.entries import Entry
 
 
-def count(given: Config, methods: dict[str, list[Method]], tokenizer: Any = None) -> dict[str, Any]:
+def count(given: Config, entries: Mapping[str, Entry], tokenizer: Any = None) -> dict[str, Any]:
     """Return exact counts of the base and of every entry, from shapes alone: no weights are read.
 
     If trials differ in size, an entry's counts are those of its largest trial. Raises SetupError if shapes show that
@@ -20,7 +23,8 @@ def count(given: Config, methods: dict[str, list[Method]], tokenizer: Any = None
     from bakeoff.compute.training.flops import forward_products
 
     check_files(given.model, given.pin)
-    base = shape_only(given.model, given.pin)
+    with said_of("protocol"):
+        base = shape_only(given.model, given.pin, given.protocol.quantize)
     if tokenizer is not None:
         check_tokenizer(given.model, tokenizer, base)
     config = base.config.get_text_config(decoder=True)
@@ -35,31 +39,50 @@ def count(given: Config, methods: dict[str, list[Method]], tokenizer: Any = None
         },
         "entries": {},
     }
-    for name, group in methods.items():
+    for name, entry in entries.items():
+        group = entry.methods()
         shapes = {m.model_dump_json(exclude={"learning_rate"}): m for m in group}  # one a size, whatever the rate
         try:
             for method in group if tokenizer is not None else ():
                 method.check_tokenizer(tokenizer)
-            counted = [entry_counts(given, method) for method in shapes.values()]
+            with said_of(f"entries.{name}"):
+                counted = [entry_counts(given, method, entry.quantize) for method in shapes.values()]
         except SetupError as error:
+            if str(error).startswith("entries."):
+                raise
             reason = str(error).removeprefix(f"{group[0].name}: ")
             raise SetupError(f"entries.{name}: {reason}") from None
         counts["entries"][name] = max(counted, key=lambda c: (c["trainable_parameters"], c["total_parameters"]))
     return counts
 
 
-def entry_counts(given: Config, method: Method) -> dict[str, Any]:
+@contextmanager
+def said_of(section: str) -> Iterator[None]:
+    """Put a section of the config before an error about a key of it."""
+    try:
+        yield
+    except SetupError as error:
+        if not str(error).startswith("quantize: "):
+            raise
+        raise SetupError(f"{section}.{error}") from None
+
+
+def entry_counts(given: Config, method: Method, quantize: Quantize) -> dict[str, Any]:
     """Return exact counts of the base as a method adapts it: parameters, and multiplications per token in training."""
     from bakeoff.compute.model.base import count_parameters, shape_only
+    from bakeoff.compute.model.quantization import packed_size
     from bakeoff.compute.training.flops import step_products, trunk_products
     from bakeoff.compute.training.gradient_reach import adapted_shape
 
-    adapted = adapted_shape(shape_only(given.model, given.pin), method)
+    adapted = adapted_shape(shape_only(given.model, given.pin, quantize), method)
     trainable, total = count_parameters(adapted)
+    packed, size = packed_size(adapted)
     return {
         "trainable_parameters": trainable,
         "total_parameters": total,
         "trainable_percent": 100 * trainable / total,
+        "packed_parameters": packed,
+        "packed_bytes": size,
         "step_products": step_products(adapted, method, given.protocol),
         "trunk_products": trunk_products(adapted, method, given.protocol),
     }

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("bakeoff", "torch", "transformers", "peft", "tokenizers", "numpy", "rouge-score")
+PACKAGES = ("bakeoff", "torch", "transformers", "peft", "bitsandbytes", "tokenizers", "numpy", "rouge-score")
 
 
 def environment() -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 from bakeoff import __version__
 from bakeoff.config.config import BASELINES, Config
@@ -19,17 +19,17 @@ from bakeoff.driver.costs import exact_counts, least_bytes
 from bakeoff.driver.counts import check_ids, context_finding, count, fit_context
 from bakeoff.errors import ConfigError
 from bakeoff.methods import INSTALLED, method_class
-from bakeoff.scoring.baselines import settle
+from bakeoff.scoring.baselines import BASE, base_in, settle, takes_model
 from bakeoff.scoring.metrics import blind_spots, rules, scoring
 from bakeoff.store.plan_document import PlanDocument
-from bakeoff.store.records import Run
+from bakeoff.store.records import Quantize, Run
 from bakeoff.store.run_folder import SCHEMA, SPLITS, Folder
 from bakeoff.store.scratch import scratch
 from bakeoff.tuning.entries import Entry, read_entries
 from bakeoff.tuning.search import Settings, budget, rungs
 
 # Parts of the protocol that a result does not depend on, or that a run's id holds in another form.
-NOT_IN_RESULTS = {"seed", "seeds", "trunk_cache", "precision", "gradient_checkpointing"}
+NOT_IN_RESULTS = {"seed", "seeds", "trunk_cache", "precision", "gradient_checkpointing", "quantize"}
 # What of all that is held equal determines the examples and their tokens.
 IN_TOKENS = ("version", "template", "target", "model", "data", "max_tokens", "texts")
 
@@ -71,7 +71,7 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
 
     entries = checked_entries(config)
     methods = {name: entry.methods() for name, entry in entries.items()}
-    shapes = count(config, methods, tokenizer)
+    shapes = count(config, entries, tokenizer)
     max_tokens = fit_context(config, methods, shapes["context"])
     splits, findings, read = load_or_count(config.data, config.template, config.target, must_read)
     scored = scoring(config.metrics, config.primary, splits["test"])
@@ -162,7 +162,7 @@ def held_equal_by(config: Config, shapes: dict[str, Any], steps: int) -> dict[st
 def checked_entries(config: Config) -> dict[str, Entry]:
     """Return the config's entries; raise ConfigError if one cannot be run."""
     entries = read_entries(config)
-    taken = set(entries) & {*BASELINES, *config.baselines}
+    taken = set(entries) & {*BASELINES, *config.baselines, *map(base_in, get_args(Quantize))}
     if taken:
         raise ConfigError(f"entries.{taken.pop()}: this is the name of a baseline. Give the entry another `name:`")
     alike = {name.lower(): name for name in entries}
@@ -203,7 +203,11 @@ def entry_plan(entry: Entry, config: Config, steps: int, counts: dict[str, Any],
         "search": {k: {"low": r.low, "high": r.high, "scale": r.scale} for k, r in entry.ranges.items()},
         "trial_points": entry.trial_points,
         "learning_rate": None if "learning_rate" in entry.ranges else entry.methods()[0].learning_rate,
-        "least_bytes": least_bytes(counts["total_parameters"], counts["trainable_parameters"], precision),
+        "quantize": entry.quantize,
+        "least_bytes": least_bytes(
+            counts["total_parameters"] - counts["packed_parameters"], counts["trainable_parameters"], precision
+        )
+        + counts.pop("packed_bytes"),
         **counts,
     }
 
@@ -214,11 +218,19 @@ def make_runs(
 ) -> list[Run]:  # fmt: skip
     """Return the runs of the baselines, then every entry's trials and its final runs, one per seed.
 
+    The baselines' base is stored as the protocol says; the untouched base is measured in every other way that an entry
+    has it, too.
     The settings of a tuned entry's final runs are not known yet: their ids come from its search, and the chosen
     settings are in run.json.
     """
     seeds = range(protocol.seed, protocol.seed + protocol.seeds)
-    runs = [make_run(n, "baseline", n, given, protocol.seed, 0, held_equal) for n, given in baselines.items()]
+    own, seed = protocol.quantize, protocol.seed
+    runs = [
+        make_run(n, "baseline", n, given, seed, 0, held_equal, own if takes_model(n) else "none")
+        for n, given in baselines.items()
+    ]
+    others = sorted({entry.quantize for entry in entries.values()} - {own})
+    runs += [make_run(base_in(other), "baseline", BASE, {}, seed, 0, held_equal, other) for other in others]
     for name, entry in entries.items():
         if entry.trial_points:
             runs += [
@@ -226,28 +238,38 @@ def make_runs(
                 for i, point in enumerate(entry.trial_points, 1)
             ]
             search = {"fixed": entry.fixed, "ladder": entry.trial_points}  # its hash is in ids
-            finals = [make_run(name, "entry", entry.method, search, s, steps, held_equal) for s in seeds]
+            finals = [
+                make_run(name, "entry", entry.method, search, s, steps, held_equal, entry.quantize) for s in seeds
+            ]
             runs += [replace(final, settings={}) for final in finals]
         else:
             settings = entry.build().model_dump(mode="json")
-            runs += [make_run(name, "entry", entry.method, settings, s, steps, held_equal) for s in seeds]
+            runs += [
+                make_run(name, "entry", entry.method, settings, s, steps, held_equal, entry.quantize) for s in seeds
+            ]
     return runs
 
 
 def make_trial(entry: Entry, number: int, point: Settings, seed: int, steps: int, held_equal: dict[str, Any]) -> Run:
     """Return the run that tries one point of an entry's search."""
     settings = entry.build(point).model_dump(mode="json")
-    search = hash_of([entry.name, entry.fixed, entry.trial_points, seed, held_equal])
-    run = make_run(entry.name, "trial", entry.method, settings, seed, steps, held_equal)
+    search = hash_of([entry.name, entry.fixed, entry.trial_points, seed, held_equal, *packed(entry.quantize)])
+    run = make_run(entry.name, "trial", entry.method, settings, seed, steps, held_equal, entry.quantize)
     return replace(run, trial=number, search=search)
 
 
 def make_run(
-    entry: str, kind: Any, method: str, settings: dict[str, Any], seed: int, steps: int, held_equal: dict[str, Any]
-) -> Run:
+    entry: str, kind: Any, method: str, settings: dict[str, Any], seed: int, steps: int, held_equal: dict[str, Any],
+    quantize: Quantize = "none",
+) -> Run:  # fmt: skip
     """Return a run whose id has a hash of everything that determines its training."""
-    content_hash = hash_of([kind, method, settings, seed, held_equal])
-    return Run(f"{entry}-{content_hash}", entry, kind, method, settings, seed, steps)
+    content_hash = hash_of([kind, method, settings, seed, held_equal, *packed(quantize)])
+    return Run(f"{entry}-{content_hash}", entry, kind, method, settings, seed, steps, quantize=quantize)
+
+
+def packed(quantize: Quantize) -> list[str]:
+    """Return what the hash in a run's id has of the base's storage: nothing if it is as in its files."""
+    return [] if quantize == "none" else [quantize]
 
 
 def hash_of(content: Any) -> str:

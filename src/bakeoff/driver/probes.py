@@ -24,6 +24,7 @@ def run_probe(folder: Folder, entry: Entry) -> dict[str, Any]:
     """Return what a probe measured for one entry."""
     method = max(entry.methods(), key=lambda m: (m.virtual_tokens, str(m.model_dump())))
     asked = {"entry": entry.name, "method": entry.method, "settings": method.model_dump(mode="json")}
+    asked["quantize"] = entry.quantize
     words = command("compute.run.profile", str(folder.path))
     done = subprocess.run(words, input=json.dumps(asked), capture_output=True, text=True, check=False)
     if done.returncode == 0:

@@ -9,7 +9,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from bakeoff.errors import SetupError
 from bakeoff.methods.method import Method, beside_text, passes_text
+from bakeoff.methods.packed import bits_of
 from bakeoff.methods.saved import read_mapping, read_tensors, refuse
 
 if TYPE_CHECKING:
@@ -32,6 +34,11 @@ class BaseWeights(Method):
         beside = beside_text(model)
         idle = {p for n, p in model.named_parameters() if not passes_text(n, beside)} if beside else set()
         chosen = [p for p in self.chosen(model) if p not in idle]
+        if any(map(bits_of, chosen)):
+            raise SetupError(
+                f"{self.name}: trains weights of the base itself, which cannot be trained in few bits. Try: quantize: "
+                "none for this entry, or lora"
+            )
         model.requires_grad_(False)
         for parameter in chosen:
             parameter.requires_grad_(True)

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from bakeoff.methods.base_weights import BaseWeights
 from bakeoff.methods.method import register
+from bakeoff.methods.packed import bits_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,4 +26,4 @@ class Full(BaseWeights):
 
     def chosen(self, model: "PreTrainedModel") -> "Iterable[nn.Parameter]":
         """Return all weights but the fixed ones of the architecture, such as Pegasus' sinusoidal positions."""
-        return [p for p in model.parameters() if p.requires_grad]
+        return [p for p in model.parameters() if p.requires_grad or bits_of(p)]

@@ -11,6 +11,7 @@ from pydantic import Field
 from bakeoff.errors import SetupError
 from bakeoff.methods.lora import Lora
 from bakeoff.methods.method import quiet_peft, register
+from bakeoff.methods.packed import unpacked
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,15 +45,15 @@ class StartsFromWeights(Lora):
             if not isinstance(layer, LoraLayer):
                 continue
             weight: nn.Parameter = layer.get_base_layer().weight
-            if self.r > min(weight.shape):
-                raise SetupError(f"{self.name}: r: {self.r} is more than a weight of {tuple(weight.shape)} has")
+            shape = layer.out_features, layer.in_features
+            if self.r > min(shape):
+                raise SetupError(f"{self.name}: r: {self.r} is more than a weight of {shape} has")
             if not self.transposed and getattr(layer, "fan_in_fan_out", False):
                 raise SetupError(f"{self.name}: PEFT cannot start from weights stored as GPT-2 stores them")
             if weight.device.type == "meta":
                 continue
-            untouched = weight.data.clone()
-            self.start_of(layer)
-            weight.data = untouched
+            with unpacked(layer):
+                self.start_of(layer)
             for factor, axis, sign in ((layer.lora_A["default"], 0, 1), (layer.lora_B["default"], 1, -1)):
                 frozen = sign * factor.weight.detach().clone()
                 register_parametrization(factor, "weight", beside(frozen, axis), unsafe=True)

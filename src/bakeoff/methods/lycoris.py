@@ -1,15 +1,31 @@
 """Full-rank updates with few parameters: products of small matrices, elementwise or Kronecker."""
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from bakeoff.errors import SetupError
 from bakeoff.methods.injected import Injected
 from bakeoff.methods.method import register
+from bakeoff.methods.packed import bits_of
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class FullRank(Injected):
+    """A method whose update has the shape of the weight itself, which four bits hide from PEFT."""
+
+    def adapt(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> "nn.Module":
+        """Return a PeftModel; raise SetupError if weights are in four bits."""
+        if any(bits_of(p) == 4 for p in model.parameters()):
+            raise SetupError(f"{self.name}: PEFT cannot add it to weights in four bits. Try: quantize: int8, or lora")
+        return super().adapt(model, tokenizer)
 
 
 @register("loha")
-class LoHa(Injected):
+class LoHa(FullRank):
     """LoHa: the update is the elementwise product of two low-rank ones (Hyeon-Woo et al. 2022)."""
 
     paper: ClassVar[str] = "https://arxiv.org/abs/2108.06098"
@@ -22,7 +38,7 @@ class LoHa(Injected):
 
 
 @register("lokr")
-class LoKr(Injected):
+class LoKr(FullRank):
     """LoKr: the update is the Kronecker product of a small matrix and a low-rank one (Yeh et al. 2024)."""
 
     paper: ClassVar[str] = "https://arxiv.org/abs/2309.14859"

@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError
 from bakeoff.config.sections import Section
 from bakeoff.errors import ConfigError, did_you_mean, in_line, plain
 from bakeoff.library_errors import HangsError, contained
+from bakeoff.store.records import Quantize
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +38,7 @@ class Method(Section, ABC):
     keeps_base: ClassVar[bool] = True  # the base's weights that it does not train stay as they were loaded
     tiny: ClassVar[dict[str, Any]] = {}  # settings for a model of width 16, where the defaults do not fit one
     moving: ClassVar[frozenset[str]] = frozenset()  # fields of PEFT's config that training changes
+    quantize: ClassVar[Quantize | None] = None  # how its base is always stored, where the name of the method says so
     exact_in_bf16: ClassVar[bool] = True  # else only in fp32: over a bf16 base its products round otherwise
 
     learning_rate: float = Field(gt=0, description="peak learning rate of AdamW")

@@ -13,7 +13,7 @@ from bakeoff.analysis.table import escape_markdown
 from bakeoff.methods import method_class, method_names
 from bakeoff.store.checksums import read_mapping, read_whole
 from bakeoff.store.files import write_text
-from bakeoff.store.records import RunResult
+from bakeoff.store.records import Quantize, RunResult
 from bakeoff.store.results_document import ResultsDocument
 from bakeoff.store.run_folder import Folder, RunFolder
 
@@ -22,12 +22,18 @@ DIGITS = 3
 WITH_PEFT = """\
 ```python
 from peft import PeftModel
-from transformers import {family}, AutoTokenizer
+from transformers import {classes}
 
-base = {family}.from_pretrained({base})
+{packed}base = {family}.from_pretrained({base}{how})
 tokenizer = AutoTokenizer.from_pretrained({base})
 model = PeftModel.from_pretrained(base, "path/of/this/folder")
 ```"""
+# How transformers stores the base as the run had it.
+PACKED = {
+    "nf4": 'BitsAndBytesConfig(\n    load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, '
+    'bnb_4bit_compute_dtype="{dtype}"\n)',
+    "int8": "BitsAndBytesConfig(load_in_8bit=True)  # which rounds inputs to eight bits, too: bakeoff did not",
+}
 WITH_BAKEOFF = """\
 ```python
 import bakeoff
@@ -84,7 +90,7 @@ def card(results: ResultsDocument, name: str, files: RunFolder, record: RunResul
         scores(results, name, record),
         escape_markdown(results["verdict"]["text"]),
         "## How to use it",
-        usage(results, name, files, peft if plain_base(record.run.method) else {}),
+        usage(results, name, files, peft if plain_base(record.run.method) else {}, record.run.quantize),
         "The text before the output, with the document in its place:",
         fenced(results["template"]),
         "## How it was made",
@@ -179,18 +185,28 @@ def shown(value: float | None) -> str:
 
 
 def plain_base(method: str) -> bool:
-    """Return whether a method's adapters fit the base as it is loaded, and not one in four bits."""
+    """Return whether a method's adapters fit the base as it is loaded."""
     return method not in method_names() or method_class(method).keeps_base
 
 
-def usage(results: ResultsDocument, name: str, files: RunFolder, peft: dict[str, Any]) -> str:
+def usage(
+    results: ResultsDocument, name: str, files: RunFolder, peft: dict[str, Any], quantize: Quantize = "none"
+) -> str:
     """Return the code that loads the adapter; `peft` is its configuration, empty if PEFT alone cannot load it."""
     own = WITH_BAKEOFF.format(folder=json.dumps(run_folder(files)), entry=name)
     if not peft:
         return own
     family = "AutoModelForSeq2SeqLM" if peft.get("task_type") == "SEQ_2_SEQ_LM" else "AutoModelForCausalLM"
     base = json.dumps(results["model"]["name"] if on_hub(results) else "path/of/the/base")
-    return f"{WITH_PEFT.format(family=family, base=base)}\n\nOr as in the bakeoff's own evaluation:\n\n{own}"
+    dtype = {"fp32": "float32", "bf16": "bfloat16"}[results["precision"]]
+    code = WITH_PEFT.format(
+        family=family,
+        base=base,
+        classes=", ".join([family, "AutoTokenizer", *(["BitsAndBytesConfig"] if quantize in PACKED else [])]),
+        packed=f"packed = {PACKED[quantize].format(dtype=dtype)}\n" if quantize in PACKED else "",
+        how=", quantization_config=packed" if quantize in PACKED else "",
+    )
+    return f"{code}\n\nOr as in the bakeoff's own evaluation:\n\n{own}"
 
 
 def facts(results: ResultsDocument, record: RunResult) -> str:
@@ -208,6 +224,7 @@ def facts(results: ResultsDocument, record: RunResult) -> str:
         "examples": f"{splits}; content {results['data']['identity']}",
         "base": f"{base_name(results)}, {f'commit {commit}, ' if commit else ''}content {model['identity']}",
         "precision": results["precision"],
+        "base stored": record.run.quantize if record.run.quantize in PACKED else "as in its files",
         "made": ", ".join(f"{k} {environment[k]}" for k in ("date", "torch", "transformers", "peft", "processor", "gpu")
                           if environment.get(k)),
     }  # fmt: skip

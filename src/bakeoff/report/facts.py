@@ -3,7 +3,9 @@
 from typing import Any
 
 from bakeoff.analysis.table import counted, rows_of, size
+from bakeoff.analysis.twins import storage
 from bakeoff.report.plan import split_line
+from bakeoff.scoring.baselines import BASE
 from bakeoff.store.plan_document import SplitFacts
 from bakeoff.store.results_document import ResultsDocument
 
@@ -14,6 +16,11 @@ CHECKS = {
     "step0_equals_base": "before the first step a method that starts as the base has exactly the loss of the base",
     "step0_beats_unigram": "before the first step the validation loss is below the entropy of the target tokens",
     "reloads_to_same_loss": "the saved adapter, loaded onto a fresh base, gives the same loss",
+}
+STORED = {
+    "none": "as in its files",
+    "nf4": "in four bits (nf4, 64 weights with a scale)",
+    "int8": "in eight bits (int8, a row with a scale)",
 }
 LABELS = {
     "fixed": "Not equal: these entries ran at the settings in the config, without trials",
@@ -27,7 +34,12 @@ def sections(results: ResultsDocument) -> list[dict[str, Any]]:
         label: [n for n, r in results["entries"].items() if (t := r["tuning"]) and t["label"] == label]
         for label in LABELS
     }
-    note = " ".join(f"{text} ({', '.join(untuned[label])})." for label, text in LABELS.items() if untuned[label])
+    notes = [f"{text} ({', '.join(untuned[label])})." for label, text in LABELS.items() if untuned[label]]
+    stored = storages(results)
+    if len(stored) > 1:
+        places = "; ".join(f"{STORED[kind]} ({', '.join(names)})" for kind, names in stored.items())
+        notes.append(f"Not equal: the base's matrices are stored {places}.")
+    note = " ".join(notes)
     return [
         section("What was held equal", note, held_equal(results)),
         section("Data", pairs=data_facts(results), points=[point(f) for f in results["data"]["findings"]]),
@@ -35,6 +47,14 @@ def sections(results: ResultsDocument) -> list[dict[str, Any]]:
         section("Checks and failures", points=check_points(results)),
         section("Environment", pairs=environment_facts(results)),
     ]
+
+
+def storages(results: ResultsDocument) -> dict[str, list[str]]:
+    """Return the entries by how their base is stored."""
+    found: dict[str, list[str]] = {}
+    for name, row in results["entries"].items():
+        found.setdefault(storage(row), []).append(name)
+    return found
 
 
 def section(title: str, note: str = "", pairs: Pairs | None = None, points: list[Any] | None = None) -> dict[str, Any]:
@@ -63,6 +83,7 @@ def held_equal(results: ResultsDocument) -> Pairs:
     waited = counted(protocol["patience"] or 0, "validation")
     patience = f"; a run ends after {waited} without a new best" if protocol["patience"] else ""
     seeds = range(protocol["seed"], protocol["seed"] + protocol["seeds"])
+    stored = next(iter(kinds)) if len(kinds := storages(results)) == 1 else None
     return [
         ("examples and order", "for each seed the same examples in the same batches"),
         ("template", results["template"]),
@@ -71,6 +92,7 @@ def held_equal(results: ResultsDocument) -> Pairs:
         ("optimizer", f"AdamW on fp32 weights, weight decay {protocol['weight_decay']:g}, gradients {clipping}"),
         ("schedule", f"{protocol['schedule']} after a warm-up over {protocol['warmup_share']:.0%} of the steps"),
         ("precision", precision),
+        *([("base", f"its matrices stored {STORED[stored]}")] if stored not in (None, "none") else []),
         ("tuning", tuning_rule(results["tune"])),
         ("checkpoint", f"the one with the lowest validation loss{patience}"),
         ("decoding", f"greedy in {generation['precision']}, {outputs}"),
@@ -120,7 +142,10 @@ def baseline_lines(results: ResultsDocument) -> list[str]:
             ceiling = (
                 "the document's sentences closest to the reference, chosen greedily with it: a ceiling for extracts"
             )
-            text = {"base": "the untouched base, with the same template", "oracle": ceiling}[name]
+            untouched = "the untouched base, with the same template"
+            if kind == BASE:
+                untouched += f", its matrices stored {STORED[storage(row)]}"
+            text = ceiling if name == "oracle" else untouched
         lines.append(f"{name}: {text}.")
     return lines
 

@@ -44,9 +44,27 @@ def plan_lines(plan: PlanDocument) -> list[str]:
             f"becomes the run of the first seed. If it is at the edge of its range, one more trial follows, of "
             f"{counted(tuned[0].steps, 'step')}"
         )
+    lines += few_bits(plan)
     lines += [f"{name} not run: {reason}" for name, reason in plan.not_run.items()]
     lines += [f"{split}: {split_line(facts)}" for split, facts in plan.data.splits.named()]
     return [*lines, *forecast_lines(plan), *plan.data.findings]
+
+
+def few_bits(plan: PlanDocument) -> list[str]:
+    """Return a line for each way in which entries' bases are packed: of how many weights, which is not all of them."""
+    groups: dict[tuple[str, int], list[str]] = {}
+    for name, row in plan.entries.items():
+        if row.packed_parameters:
+            groups.setdefault((row.quantize, row.packed_parameters), []).append(name)
+    whole = plan.model.total_parameters
+    lines = []
+    for (kind, count), names in groups.items():
+        how = "packed in its files" if kind == "none" else kind
+        lines.append(
+            f"{how}: {count / whole:.1%} of the base's weights ({count:,}), for {listed(names)}; embeddings, the "
+            f"output head and what is no matrix stay in {plan.precision}"
+        )
+    return lines
 
 
 def split_line(facts: SplitFacts) -> str:
@@ -100,7 +118,7 @@ def no_room(names: list[str], memory: float) -> list[str]:
     return [
         f"needs more than the {size(memory)} of memory: {listed(names)}. Try: a smaller protocol.batch_size or "
         f"max_tokens, "
-        "protocol.gradient_checkpointing: true, or a smaller base"
+        "protocol.gradient_checkpointing: true, protocol.quantize: nf4, or a smaller base"
     ]
 
 

@@ -24,6 +24,7 @@ from bakeoff.scoring.sentences import joined, lead, sentences
 from bakeoff.scoring.words import only_latin, words
 
 Settings = dict[str, Any]
+BASE = "base"
 FEW_SHOT = "few-shot-"
 LEAD = "lead-"
 BLANK_LINE = "\n\n"
@@ -50,7 +51,7 @@ def settle(
     run: dict[str, Settings] = {}
     not_run: dict[str, str] = {}
     for name in config.baselines:
-        run[name] = {} if name == "base" or name.startswith(FEW_SHOT) else extracts[name == "oracle"]
+        run[name] = {} if takes_model(name) else extracts[name == "oracle"]
         if name.startswith(FEW_SHOT) and form is not None and output_tokens is not None:
             try:
                 places = choose_shots(int(name.removeprefix(FEW_SHOT)), train, tokens["train"])
@@ -74,6 +75,16 @@ def extract_settings(test: Sequence[Example]) -> tuple[Settings, Settings]:
         if not any_script and only_latin(example.summary) > MOSTLY:
             any_script = {"words": "of any script"}
     return lines, lines | any_script
+
+
+def takes_model(name: str) -> bool:
+    """Return whether a baseline's outputs are a model's: the base's, with or without examples."""
+    return name == BASE or name.startswith(FEW_SHOT)
+
+
+def base_in(quantize: str) -> str:
+    """Return the name of the untouched base in another storage than the protocol's."""
+    return f"{BASE}-{quantize}"
 
 
 def extract(name: str, examples: Sequence[Example]) -> list[str] | None:

@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any
 
 from bakeoff.data.tokens import Tokens
+from bakeoff.scoring.baselines import BASE
 from bakeoff.store.results_document import ResultsRow
 
 PASSAGES = 12
@@ -56,11 +57,15 @@ def neutral_rows(tokenizer: Any, max_tokens: int, encoder_decoder: bool = False)
 
 
 def add_forgetting(rows: Mapping[str, ResultsRow]) -> None:
-    """Add to each entry's metrics how its adapter changes the loss on neutral text: adapted minus base.
+    """Add to each entry's metrics how its adapter changes the loss on neutral text: adapted minus its own base.
 
-    It is in nats per token, above 0 if the model got worse. Nothing is added if either loss was not measured.
+    It is in nats per token, above 0 if the model got worse. Nothing is added if either loss was not measured. An
+    entry's own base is stored as the entry's is: what fewer bits change is not forgotten by training.
     """
-    base = rows["base"]["metrics"].get("neutral/loss") if "base" in rows else None
-    for row in rows.values():
-        if base and row["kind"] == "entry" and "neutral/loss" in row["metrics"]:
-            row["metrics"]["neutral/forgetting"] = {"mean": row["metrics"]["neutral/loss"]["mean"] - base["mean"]}
+    losses = {name: row["metrics"].get("neutral/loss") for name, row in rows.items()}
+    stored = {name: row.get("quantize") or "none" for name, row in rows.items()}
+    bases = {stored[name]: losses[name] for name, row in rows.items() if row["method"] == BASE}
+    for name, row in rows.items():
+        own, adapted = bases.get(stored[name]), losses[name]
+        if row["kind"] == "entry" and own and adapted:
+            row["metrics"]["neutral/forgetting"] = {"mean": adapted["mean"] - own["mean"]}

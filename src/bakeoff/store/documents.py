@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
+from bakeoff.store.records import Quantize
+
 Count = Annotated[int, Field(ge=0, le=2**62)]
 Number = Annotated[float, Field(ge=-1e300, le=1e300, allow_inf_nan=False)]
 Whole = Annotated[int, Field(ge=-(2**62), le=2**62)]
@@ -35,6 +37,7 @@ class RunRow(TypedDict):
     search: Text | None
     until: Count | None
     adopts: Name | None
+    quantize: NotRequired[Quantize]
 
 
 class ResultRow(TypedDict):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from bakeoff.store.documents import Count, Figure, Name, Number, RunRow, Text, is_number, run_fault, words
-from bakeoff.store.records import Run
+from bakeoff.store.records import Quantize, Run
 
 Parameters = Annotated[int, Field(ge=1, le=2**62)]
 
@@ -129,7 +129,10 @@ class Span(Document):
 
 
 class EntryFacts(Document):
-    """One entry. `learning_rate` is null if it is searched; `trial_points` has the settings of its trials."""
+    """One entry. `learning_rate` is null if it is searched; `trial_points` has the settings of its trials.
+
+    `packed_parameters` is the number of its base's weights that are stored in fewer bits.
+    """
 
     method: Text
     steps: Count
@@ -143,6 +146,8 @@ class EntryFacts(Document):
     trainable_parameters: Count
     total_parameters: Parameters
     trainable_percent: Figure
+    quantize: Quantize = "none"
+    packed_parameters: Count = 0
     step_products: Products
     trunk_products: Products
 
@@ -169,7 +174,7 @@ def run_of(row: Any) -> Run:
         return row
     if wrong := run_fault(row):
         raise ValueError(wrong)
-    return Run(**{field.name: row[field.name] for field in fields(Run)})
+    return Run(**{field.name: row[field.name] for field in fields(Run) if field.name in row})
 
 
 class PlanDocument(Document):

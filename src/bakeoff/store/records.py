@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Kind = Literal["baseline", "trial", "entry"]
+Quantize = Literal["none", "nf4", "int8"]  # how the matrices of a run's base are stored; none: as in its files
 # Why a run failed. Only what diverged would do so again: the others are tried again by the next `bakeoff run`.
 Cause = Literal["diverged", "memory", "ended", "stalled", "error"]
 # What is left to do of a planned run: an earlier step brings the later ones with it.
@@ -16,7 +17,7 @@ class Run:
 
     A trial is one of an entry's `search` (a hash of it and of all that is held equal), counted from 1; `until` is the
     step that it goes to for now, None for the end. `adopts` is the trial of the same settings and seed whose
-    checkpoint the run continues. `steps` is the maximum.
+    checkpoint the run continues. `steps` is the maximum. `quantize` is of its base.
     """
 
     id: str
@@ -30,6 +31,7 @@ class Run:
     search: str | None = None
     until: int | None = None
     adopts: str | None = None
+    quantize: Quantize = "none"
 
 
 @dataclass

@@ -86,11 +86,15 @@ class Tuning(TypedDict):
 
 
 class ResultsRow(TypedDict):
-    """An entry or a baseline, with what the plan says about it. `place` is the number of its bakeoff among several."""
+    """An entry or a baseline, with what the plan says about it. `place` is the number of its bakeoff among several.
+
+    `quantize` says how its base is stored; it is null for a baseline without a model.
+    """
 
     kind: Literal["entry", "baseline"]
     method: str
     settings: dict[str, Any]
+    quantize: NotRequired[str | None]
     status: Literal["done", "failed", "unfinished", "not run"]
     error: str | None
     seeds: int
@@ -113,6 +117,7 @@ class ResultsRow(TypedDict):
     trial_points: NotRequired[list[dict[str, float]]]
     least_bytes: NotRequired[float]
     trainable_percent: NotRequired[float]
+    packed_parameters: NotRequired[int]
     step_products: NotRequired[dict[str, float]]
     trunk_products: NotRequired[dict[str, float]]
     place: NotRequired[int]

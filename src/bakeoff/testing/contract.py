@@ -24,6 +24,7 @@ from bakeoff.data.tokens import Tokens
 from bakeoff.errors import SetupError
 from bakeoff.methods import build_method, method_class
 from bakeoff.methods.method import quiet_peft
+from bakeoff.store.records import Quantize
 from bakeoff.testing.families import ROWS, family_base, family_shape
 
 STEPS = 6
@@ -34,10 +35,14 @@ TOLERANCE = 1e-5  # relative, between batches of different shapes and between tw
 
 
 class Cell:
-    """A method on a family's tiny model, at the highest learning rate of its range."""
+    """A method on a family's tiny model, at the highest learning rate of its range.
 
-    def __init__(self, method: str, family: str, settings: Mapping[str, Any]):
+    The model is stored as `quantize` says, or as the method has it.
+    """
+
+    def __init__(self, method: str, family: str, settings: Mapping[str, Any], quantize: Quantize = "none"):
         cls = method_class(method)
+        self.quantize: Quantize = cls.quantize or quantize
         high = cls.search_range.get("learning_rate", (0.0, LARGEST_RATE))[1]
         values = {"learning_rate": min(high, LARGEST_RATE), **cls.tiny, **settings}
         self.method, self.family = build_method(method, {"method": method, **values}), family
@@ -45,9 +50,13 @@ class Cell:
         self.before: dict[str, bytes] = {}  # its fingerprints before the first step
         self.reached: set[str] = set()  # what a batch's loss has gradients for, before the first step
 
+    def base(self) -> Base:
+        """Return a fresh base: the same at every call."""
+        return family_base(self.family, self.quantize)
+
     def trainer(self) -> Trainer:
         """Return a trainer of the method on a fresh model: the same at every call."""
-        base = family_base(self.family)
+        base = self.base()
         torch.manual_seed(SEED)
         adapted = adapt(base, self.method)
         start(base, adapted, self.method, ROWS, len(ROWS))
@@ -76,7 +85,7 @@ class Cell:
         """Why the method refuses this family, from shapes alone as in a plan; None if it does not."""
         try:
             with torch.device("meta"):
-                self.method.adapt(family_shape(self.family), None)
+                self.method.adapt(family_shape(self.family, self.quantize), None)
         except SetupError as error:
             return str(error)
         return None
@@ -97,7 +106,7 @@ def leaves_the_base(cell: Cell) -> None:
     if not cell.method.keeps_base:
         return
     there = set(fingerprints(cell.trained.adapted).values())
-    gone = [name for name, mark in fingerprints(family_base(cell.family).model).items() if mark not in there]
+    gone = [name for name, mark in fingerprints(cell.base().model).items() if mark not in there]
     gone = [name for name in gone if name not in cell.trained.weights]
     assert not gone, f"weights of the base are not what they were: {shown(gone)}"
 
@@ -112,7 +121,7 @@ def starts_as_it_says(cell: Cell) -> None:
     """If `starts_as_base` is set, the loss before the first step is that of the base, bit for bit."""
     if not cell.method.starts_as_base:
         return
-    base = family_base(cell.family)
+    base = cell.base()
     plain = mean_loss(evaluate_loss(base, base.model, ROWS, len(ROWS)))
     first = cell.trained and cell.curve[0]
     assert first == plain, f"the loss is {first}, the base's {plain}: does not start as the base, though it says so"
@@ -121,7 +130,7 @@ def starts_as_it_says(cell: Cell) -> None:
 def counts_as_planned(cell: Cell) -> None:
     """A plan, which sees shapes only, counts as many parameters as a run has."""
     with torch.device("meta"):
-        planned = count_parameters(cell.method.adapt(family_shape(cell.family), None))
+        planned = count_parameters(cell.method.adapt(family_shape(cell.family, cell.quantize), None))
     counted = count_parameters(cell.trained.adapted)
     assert planned == counted, f"(trainable, total) parameters: {planned} planned, {counted} in a run"
 
@@ -133,13 +142,13 @@ def loads_as_it_was_saved(cell: Cell) -> None:
     with TemporaryDirectory(prefix="bakeoff-") as temporary:
         folder = Path(temporary)
         cell.method.save(adapted, folder)
-        fresh = family_base(cell.family)
+        fresh = cell.base()
         loaded = cell.method.load(fresh.model, folder).requires_grad_(False).eval()
         assert_close(evaluate_loss(fresh, loaded, ROWS, len(ROWS)), losses, "when loaded")
         if (folder / "adapter_config.json").exists() and cell.method.keeps_base:
             from peft import PeftModel
 
-            fresh = family_base(cell.family)
+            fresh = cell.base()
             with quiet_peft():
                 plain = PeftModel.from_pretrained(fresh.model, str(folder)).eval()
             assert_close([plain_loss(fresh, plain, row) for row in ROWS], losses, "when loaded by PEFT")
@@ -196,14 +205,16 @@ CHECKS: dict[str, Callable[[Cell], None]] = {
 
 
 def check_method(
-    method: str, family: str, settings: Mapping[str, Any] | None = None, checks: Iterable[str] = tuple(CHECKS)
-) -> str | None:
+    method: str, family: str, settings: Mapping[str, Any] | None = None, checks: Iterable[str] = tuple(CHECKS),
+    quantize: Quantize = "none",
+) -> str | None:  # fmt: skip
     """Check a registered method on one family's tiny model; raise AssertionError if it breaks the contract.
 
-    `settings` are fields of the method, added to its own `tiny` ones. Returns None if all `checks` pass, or the reason
-    why the method refuses the family. It must refuse it in a plan: from shapes, with a SetupError.
+    `settings` are fields of the method, added to its own `tiny` ones; `quantize` packs the model's matrices. Returns
+    None if all `checks` pass, or the reason why the method refuses the family. It must refuse it in a plan: from
+    shapes, with a SetupError.
     """
-    cell = Cell(method, family, settings or {})
+    cell = Cell(method, family, settings or {}, quantize)
     if cell.refusal is not None:
         return cell.refusal
     for check in checks:

@@ -5,17 +5,21 @@ Everything that is said about a family (in the capability matrix, the contract, 
 
 from copy import deepcopy
 from functools import cache
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from bakeoff.compute.model.base import Base, set_up
+from bakeoff.compute.model.base import Base, load_model, set_up
 from bakeoff.compute.model.head import is_head_alone
 from bakeoff.compute.model.kernels import fuse
-from bakeoff.compute.model.loading import model_class, without_values
+from bakeoff.compute.model.loading import model_class, quiet, without_values
+from bakeoff.compute.model.quantization import shape_in
+from bakeoff.config.sections import LATEST
 from bakeoff.data.tokens import Tokens
+from bakeoff.store.records import Quantize
 
 VOCABULARY = 200
 END = "<|endoftext|>"
@@ -60,14 +64,23 @@ def family_config(family: str) -> PreTrainedConfig:
     return getattr(transformers, name)(**COMMON | fields)
 
 
-def family_base(family: str) -> Base:
+def family_base(family: str, quantize: Quantize = "none") -> Base:
     """Return a family's tiny model with a tokenizer, on the CPU in fp32, with the same weights at every call.
 
     Weights are twice as large as transformers draws them: a flat random model has the same logits everywhere.
+    Raises SetupError if it cannot be stored as `quantize` says.
     """
-    model = deepcopy(first_model(family))
+    model = deepcopy(first_model(family) if quantize == "none" else packed_model(family, quantize))
     fuse(model, torch.device("cpu"))
-    return Base(model, tokenizer(), torch.device("cpu"), "fp32", head_alone=is_head_alone(model))
+    return Base(model, tokenizer(), torch.device("cpu"), "fp32", head_alone=is_head_alone(model), quantize=quantize)
+
+
+@cache
+def packed_model(family: str, quantize: Quantize) -> PreTrainedModel:
+    """Return the same model loaded from its files with packed matrices."""
+    with TemporaryDirectory(prefix="bakeoff-") as temporary, quiet():
+        first_model(family).save_pretrained(temporary)
+        return load_model(temporary, "fp32", LATEST, quantize, torch.device("cpu"))
 
 
 @cache
@@ -82,10 +95,10 @@ def first_model(family: str) -> PreTrainedModel:
     return model
 
 
-def family_shape(family: str) -> PreTrainedModel:
+def family_shape(family: str, quantize: Quantize = "none") -> PreTrainedModel:
     """Return a family's model on the meta device, as a plan sees it."""
     with torch.device("meta"):
-        return without_values(build(family_config(family)))
+        return shape_in(without_values(build(family_config(family))), quantize)
 
 
 def build(config: PreTrainedConfig) -> PreTrainedModel:

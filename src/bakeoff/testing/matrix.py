@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import get_args
 
 import torch
 
@@ -13,17 +14,27 @@ from bakeoff.compute.training.loss import start
 from bakeoff.config.sections import ProtocolConfig
 from bakeoff.errors import SetupError
 from bakeoff.methods import build_method, method_class, method_names
+from bakeoff.store.records import Quantize
 from bakeoff.testing.families import FAMILIES, ROWS, family_base, family_shape
 
 STEPS = 2  # LoRA's first factor moves in the second
+PACKED = "qwen2"  # the family that is tried in few bits
 
 
 Matrix = dict[str, dict[str, str | None]]
 
 
 def capability_matrix(names: Sequence[str] = ()) -> Matrix:
-    """Return, for each of these methods (none: all) and each family, None if it works, else why not."""
-    return {name: {family: probe(name, family) for family in FAMILIES} for name in names or method_names()}
+    """Return, for each of these methods (none: all) and each family, None if it works, else why not.
+
+    One family is also tried with a packed base.
+    """
+    packed = {f"{PACKED} {quantize}": quantize for quantize in get_args(Quantize)[1:]}
+    return {
+        name: {family: probe(name, family) for family in FAMILIES}
+        | {heading: probe(name, PACKED, quantize) for heading, quantize in packed.items()}
+        for name in names or method_names()
+    }
 
 
 def matrix_page(matrix: Matrix) -> str:
@@ -34,6 +45,7 @@ def matrix_page(matrix: Matrix) -> str:
         "",
         "`bakeoff methods --matrix` writes this table. For each cell it counts the parameters of a tiny random",
         f"model of the family from shapes, adapts the model and trains it for {STEPS} steps ({versions}).",
+        f"The last two columns are for a base in fewer bits (`quantize`): {PACKED} in nf4 and in int8.",
         "",
         matrix_table(matrix),
     ]
@@ -54,7 +66,7 @@ def matrix_table(matrix: Matrix) -> str:
     return "\n".join(lines)
 
 
-def probe(name: str, family: str) -> str | None:
+def probe(name: str, family: str, quantize: Quantize = "none") -> str | None:
     """Return None if a method trains on a family's tiny model, else the reason that it gives for refusing.
 
     It works if it can be counted on the meta device, has the same count on the real model, takes two steps of the loop
@@ -62,9 +74,10 @@ def probe(name: str, family: str) -> str | None:
     with "fails".
     """
     method = build_method(name, {"method": name, **method_class(name).tiny})
-    base = family_base(family)
+    quantize = method.quantize or quantize
     try:
-        planned = count_parameters(adapted_shape(family_shape(family), method))
+        base = family_base(family, quantize)
+        planned = count_parameters(adapted_shape(family_shape(family, quantize), method))
         with torch.random.fork_rng():
             torch.manual_seed(0)
             adapted = adapt(base, method)

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field, ValidationError
 
@@ -10,6 +10,7 @@ from bakeoff.config.config import Config
 from bakeoff.config.sections import Section, TuneConfig, kinds_of
 from bakeoff.errors import ConfigError, did_you_mean, plain
 from bakeoff.methods import Method, build_method, method_class
+from bakeoff.store.records import Quantize
 from bakeoff.tuning.search import Range, Settings, trial_points
 
 EXAMPLE = "as in {low: 1e-5, high: 1e-2}"
@@ -29,7 +30,7 @@ class Entry:
 
     `fixed` are the given fields that differ from the default, in one spelling, `ranges` the searched ones,
     `trial_points` the settings of the trials. `label` is tuned, fixed (nothing to search) or off (tuning is off for the
-    whole bakeoff).
+    whole bakeoff). `quantize` is how its base is stored.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Entry:
     ranges: dict[str, Range]
     trial_points: list[Settings]
     label: Literal["tuned", "fixed", "off"]
+    quantize: Quantize = "none"
 
     def build(self, searched: Settings | None = None) -> Method:
         """Return the method with these values of the searched fields; raise ConfigError if a value is not allowed."""
@@ -54,16 +56,24 @@ class Entry:
 
 def read_entries(config: Config) -> dict[str, Entry]:
     """Return the config's entries by name; raise ConfigError if an entry cannot be run."""
+    protocol = config.protocol
     return {
-        name: read_entry(name, fields, config.tune, config.protocol.seed) for name, fields in config.entries.items()
+        name: read_entry(name, fields, config.tune, protocol.seed, protocol.quantize)
+        for name, fields in config.entries.items()
     }
 
 
-def read_entry(name: str, fields: dict[str, Any], tune: TuneConfig | None, seed: int) -> Entry:
-    """Return one entry; a learning rate that is not given is searched over the method's own range."""
+def read_entry(
+    name: str, fields: dict[str, Any], tune: TuneConfig | None, seed: int, quantize: Quantize = "none"
+) -> Entry:
+    """Return one entry; a learning rate that is not given is searched over the method's own range.
+
+    `quantize` is the protocol's; the entry's own comes first.
+    """
     where = f"entries.{name}"
     fixed = dict(fields)
     cls = method_class(str(fixed.pop("method", name)), where)
+    quantize = quantize_of(where, cls, fixed.pop("quantize", cls.quantize or quantize))
     ranges = {
         key: read_range(f"{where}.{key}", cls, key, fixed.pop(key))
         for key, value in fields.items()
@@ -74,20 +84,29 @@ def read_entry(name: str, fields: dict[str, Any], tune: TuneConfig | None, seed:
             raise ConfigError(
                 f"{where}.{next(iter(ranges))}: a range, but tune is off. Try: a number, or tune: {{trials: 4}}"
             )
-        entry = Entry(name, cls.name, fixed, {}, [], "off")
+        entry = Entry(name, cls.name, fixed, {}, [], "off", quantize)
     else:
         for key, (low, high) in cls.search_range.items():
             if key not in fields:
                 ranges[key] = Range(low, high, "log", numeric_kind(cls, key) is int)
         trials = tune.trials if ranges else 0
         check_room(where, ranges, trials)
-        entry = Entry(name, cls.name, fixed, ranges, [], "tuned" if ranges else "fixed")
+        entry = Entry(name, cls.name, fixed, ranges, [], "tuned" if ranges else "fixed", quantize)
         for end in (0, 1):
             entry.build({key: span.at(end) for key, span in ranges.items()})
         if ranges:
             entry = replace(entry, trial_points=trial_points(ranges, trials, seed))
     methods = entry.methods()
     return replace(entry, fixed=essential(methods[0], fixed))
+
+
+def quantize_of(where: str, cls: type[Method], value: Any) -> Quantize:
+    """Return how an entry's base is stored; raise ConfigError if it cannot be."""
+    if value not in get_args(Quantize):
+        raise ConfigError(f"{where}.quantize: unknown {value!r:.60}.{did_you_mean(str(value), get_args(Quantize))}")
+    if cls.quantize not in (None, value):
+        raise ConfigError(f"{where}.quantize: {value}, but {cls.name} is always over {cls.quantize}. Try: method: lora")
+    return value
 
 
 def essential(method: Method, given: Settings) -> Settings:

@@ -36,7 +36,8 @@ class Summarizer:
         self.config = load_config(folder.config_file)
         plan = folder.plan()
         check_base(self.config, plan.model)
-        base, self.note = conforming(load_base(self.config.model, self.config.protocol.precision, self.config.pin))
+        base = load_base(self.config.model, self.config.protocol.precision, self.config.pin, run.quantize)
+        base, self.note = conforming(base)
         self.model = load_adapter(base, adapter, made_by(run, self.config, plan.model))
         self.base = for_decoding(base, self.model, self.config.generation.precision)
         self.form = make_form(base.tokenizer, self.config.template, base.decoder_start is not None)
@@ -118,5 +119,6 @@ def lengths(folder: Folder, plan: PlanDocument, base: Base) -> tuple[int, int]:
 
 def made_by(run: Run, config: Config, planned: BaseFacts) -> dict[str, Any]:
     """Return what `bakeoff.json` in the adapter of a run must say."""
-    of_base = {"model_identity": planned.identity} if planned.identity else {}
+    of_base: dict[str, Any] = {"model_identity": planned.identity} if planned.identity else {}
+    of_base |= {} if run.quantize == "none" else {"quantize": run.quantize}
     return {"method": run.method, "settings": run.settings, "template": config.template, **of_base}

@@ -19,11 +19,12 @@ from bakeoff.methods import Method, build_method
 from bakeoff.methods.saved import MEND, read_mapping, refuse
 from bakeoff.store.files import detach, give_rights, write_json
 from bakeoff.store.plan_document import BaseFacts
+from bakeoff.store.records import Quantize
 
 MANIFEST = "bakeoff.json"
 
 
-def save_adapter(folder: Path, adapted: nn.Module, method: Method, config: Config) -> None:
+def save_adapter(folder: Path, adapted: nn.Module, method: Method, config: Config, quantize: Quantize = "none") -> None:
     """Write the adapter, and beside it what `load_adapter` needs: method, settings, base, template."""
     folder.mkdir(parents=True, exist_ok=True)
     for file in folder.iterdir():  # of an earlier training: PEFT writes into what is there
@@ -37,6 +38,7 @@ def save_adapter(folder: Path, adapted: nn.Module, method: Method, config: Confi
         "model": config.model,
         "revision": config.revision,
         "model_identity": base_identity(config.model, config.pin),
+        "quantize": quantize,
         "template": config.template,
     }
     write_json(folder / MANIFEST, manifest)
@@ -64,7 +66,7 @@ def load_adapter(base: Base, folder: Path, expected: Mapping[str, Any] | None = 
     """
     method = saved_method(folder, expected or {})
     with one_line(f"{folder}: {method.name} cannot be applied to this base", MEND):
-        return method.load(base.model, folder).to(base.device).requires_grad_(False).eval()
+        return nn.Module.to(method.load(base.model, folder), base.device).requires_grad_(False).eval()
 
 
 def saved_method(folder: Path, expected: Mapping[str, Any]) -> Method:

@@ -20,11 +20,14 @@ from bakeoff.compute.model.loading import (
     from_weights,
     load_shape,
     load_tokenizer,
+    read_config,
 )
+from bakeoff.compute.model.quantization import check, loading_options, settle, shape_in
 from bakeoff.config.sections import LATEST, Pin
 from bakeoff.errors import SetupError
 from bakeoff.hub import model_folder, on_hub
 from bakeoff.methods import Method
+from bakeoff.store.records import Quantize
 
 READS_BOTH_WAYS = ("ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 
@@ -39,6 +42,7 @@ class Base:
     precision: str  # "fp32" or "bf16"
     cached: bool = True  # whether what the model keeps of a text can be used; some architectures keep it in other ways
     head_alone: bool = False  # whether logits are known to be what the head puts out
+    quantize: Quantize = "none"  # how its matrices were packed while it was loaded
 
     @property
     def pad(self) -> int:
@@ -51,23 +55,34 @@ class Base:
         return self.model.config.decoder_start_token_id if self.model.config.is_encoder_decoder else None
 
 
-def load_base(name: str, precision: str = "auto", pin: Pin = LATEST) -> Base:
+def load_base(name: str, precision: str = "auto", pin: Pin = LATEST, quantize: Quantize = "none") -> Base:
     """Return the base model in eval mode with its tokenizer; raise SetupError if it cannot be loaded.
 
-    `precision` bf16 stores the frozen weights in bf16; `adapt` makes the weights that a method trains fp32.
+    `precision` bf16 stores the frozen weights in bf16; `adapt` makes the weights that a method trains fp32. `quantize`
+    packs the weight matrices while they are loaded.
     """
     device = default_device()
     chosen = choose_precision(precision, device)
-    dtype = torch.bfloat16 if chosen == "bf16" else torch.float32
-    folder = model_folder(name, pin)
-    check_weights_fit(name, pin, folder)  # before anything has memory
-    model, tokenizer = from_weights(name, pin, folder, dtype=dtype), load_tokenizer(name, pin)
+    model, tokenizer = load_model(name, chosen, pin, quantize, device), load_tokenizer(name, pin)
     check_tokenizer(name, tokenizer, model)
     if on_hub(name):
         model.name_or_path = model.config._name_or_path = name  # adapters name the model, not where its files lie
     fuse(model, device)
+    return Base(model, tokenizer, device, chosen, quantize=quantize)
+
+
+def load_model(name: str, precision: str, pin: Pin, quantize: Quantize, device: torch.device) -> PreTrainedModel:
+    """Return the base's model alone, in eval mode; raise SetupError if it cannot be loaded."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    folder = model_folder(name, pin)
+    check_weights_fit(name, pin, folder)  # before anything has memory
+    config = read_config(name, pin, folder)
+    check(name, config, quantize)
+    how = loading_options(config, quantize, dtype)
+    model = from_weights(name, pin, folder, dtype=dtype, device_map={"": device}, **how)
+    settle(model, dtype)
     set_up(model)
-    return Base(model.to(device).eval(), tokenizer, device, chosen)
+    return model.eval()
 
 
 def set_up(model: PreTrainedModel) -> None:
@@ -114,9 +129,10 @@ def choose_precision(asked: str, device: torch.device) -> str:
     return "bf16" if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else "fp32"
 
 
-def shape_only(name: str, pin: Pin = LATEST) -> PreTrainedModel:
+def shape_only(name: str, pin: Pin = LATEST, quantize: Quantize = "none") -> PreTrainedModel:
     """Return the model on the meta device: every shape, no weight, and no network for the shapes known here."""
     config = load_shape(name, pin)
+    check(name, config, quantize)
     architectures = config.architectures or []
     if not config.is_encoder_decoder and any(a.endswith(READS_BOTH_WAYS) for a in architectures):
         raise SetupError(
@@ -128,13 +144,13 @@ def shape_only(name: str, pin: Pin = LATEST) -> PreTrainedModel:
     if getattr(config, "scale_decoder_outputs", True) is False:
         # T5 1.1 and FLAN-T5: transformers 5 calls their head tied, and unties it once it reads the weights.
         model.lm_head.weight = nn.Parameter(torch.empty_like(model.lm_head.weight, device="meta"))
-    return model
+    return shape_in(model, quantize)
 
 
 def adapt(base: Base, method: Method, gradient_checkpointing: bool = False) -> nn.Module:
     """Return the base adapted by `method` and made ready to train: trained weights fp32, frozen parts in eval mode."""
     base_modules = set(base.model.modules())
-    adapted = method.adapt(base.model, base.tokenizer).to(base.device)
+    adapted = nn.Module.to(method.adapt(base.model, base.tokenizer), base.device)  # transformers' own may refuse
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -169,7 +185,7 @@ def for_decoding(base: Base, adapted: nn.Module, precision: str) -> Base:
     docstring task 2 outputs of 24 differed between batches of 1 and 16.
     """
     if precision == "fp32":
-        adapted.float()
+        nn.Module.float(adapted)  # transformers' own refuses what is packed, of which this changes nothing
         layers: list[Any] = [module for module in adapted.modules() if hasattr(module, "compute_dtype")]
         for layer in layers:  # in four bits, whose products are in a precision of their own
             layer.compute_dtype = torch.float32

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import nn
 
+from bakeoff.compute.model.quantization import scales
 from bakeoff.data.tokens import Tokens
 
 RELOAD_TOLERANCE = 1e-6  # relative
@@ -16,13 +17,17 @@ NAMES_SHOWN = 3
 
 
 def fingerprints(adapted: nn.Module) -> dict[str, bytes]:
-    """Return a SHA-256 of each parameter and buffer by name, computed in as many threads as torch has."""
+    """Return a SHA-256 of each tensor by name, computed in as many threads as torch has.
+
+    The tensors are parameters, buffers and the scales of packed weights.
+    """
 
     def digest(tensor: torch.Tensor) -> bytes:
+        # Detached it is a plain tensor; what is packed in few bits would take its scales along to the host.
         plain = tensor.detach().contiguous().cpu().reshape(-1)
         return hashlib.sha256(memoryview(plain.view(torch.uint8).numpy())).digest()  # type: ignore[arg-type]
 
-    tensors = dict((*adapted.named_parameters(), *adapted.named_buffers()))
+    tensors = dict((*adapted.named_parameters(), *adapted.named_buffers(), *scales(adapted)))
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         return dict(zip(tensors, pool.map(digest, tensors.values()), strict=True))
 

@@ -52,7 +52,7 @@ class Work:
         self.record = RunResult(run, "done")
         if run.kind != "trial":
             self.record.decoding, self.record.scoring = self.plan.decoding, self.plan.scoring
-        self.calls: dict[str, bool] = {}  # what is known of the base's calls, once it was tried
+        self.calls: dict[str, Any] = {}  # what is known of the base's calls, once it was tried
 
     @cached_property
     def test(self) -> list[Example]:
@@ -77,7 +77,7 @@ class Work:
         Whenever it is called, the run shows that it is alive. Raises SetupError where the base cannot be used.
         """
         self.state("loading")
-        base = load_base(self.config.model, self.config.protocol.precision, self.config.pin)
+        base = load_base(self.config.model, self.config.protocol.precision, self.config.pin, self.run.quantize)
         if not self.calls:
             base, note = conforming(base)
             self.calls = {"cached": base.cached, "head_alone": base.head_alone}

@@ -1,8 +1,8 @@
 """A probe: measures an entry's steps, reading and decoding on this device, with the longest examples.
 
-`python -m bakeoff.compute.run.profile FOLDER` reads {"entry", "method", "settings"} from standard input and prints its
-measurements as JSON. The folder has a config and tokens, as a plan writes them. The probe has its own process so that
-its memory peak is its own, and so that running out of memory ends nothing else.
+`python -m bakeoff.compute.run.profile FOLDER` reads {"entry", "method", "settings", "quantize"} from standard input and
+prints its measurements as JSON. The folder has a config and tokens, as a plan writes them. The probe has its own
+process so that its memory peak is its own, and so that running out of memory ends nothing else.
 """
 
 import json
@@ -25,6 +25,7 @@ from bakeoff.compute.training.loss import evaluate_loss, start
 from bakeoff.config.config import load_config
 from bakeoff.data.tokens import StoredTokens, Tokens, load_tokens
 from bakeoff.methods import build_method
+from bakeoff.store.records import Quantize
 from bakeoff.store.run_folder import Folder
 
 STEPS = 3  # the first warms up
@@ -63,7 +64,9 @@ def to_decode(base: Base, rows: StoredTokens, batch_size: int | None) -> list[li
     return [row.prompt[:length] for row in first]
 
 
-def measure(folder: Folder, entry: str, method_name: str, settings: dict[str, object]) -> Probe:
+def measure(
+    folder: Folder, entry: str, method_name: str, settings: dict[str, object], quantize: Quantize = "none"
+) -> Probe:
     """Return what an entry costs: some steps on its longest batch, reading as many examples, and decoding."""
     config = load_config(folder.config_file)
     protocol = config.protocol.model_copy(
@@ -72,7 +75,7 @@ def measure(folder: Folder, entry: str, method_name: str, settings: dict[str, ob
     probe, clocks = Probe(), Clocks()
     rows = load_tokens(folder.tokens_file("train"))
     with clocks.phase("setup"):
-        base, _ = conforming(load_base(config.model, config.protocol.precision, config.pin))
+        base, _ = conforming(load_base(config.model, config.protocol.precision, config.pin, quantize))
         method = build_method(entry, {**settings, "method": method_name})
         adapted = adapt(base, method, protocol.gradient_checkpointing)
     with clocks.phase("start"):
@@ -122,7 +125,9 @@ def main() -> None:
     """Probe what standard input asks for."""
     asked = json.loads(sys.stdin.read())
     try:
-        probe = measure(Folder(Path(sys.argv[1])), asked["entry"], asked["method"], asked["settings"])
+        probe = measure(
+            Folder(Path(sys.argv[1])), asked["entry"], asked["method"], asked["settings"], asked["quantize"]
+        )
     except RuntimeError as error:
         if not out_of_memory(error):
             raise

@@ -186,7 +186,7 @@ def train(work: Work, method: Method) -> float | None:
         record.status = "done" if trainer.at.ended else "paused"
         return None
     with work.clocks.phase("saving"):
-        save_adapter(work.files.adapter, adapted, method, work.config)
+        save_adapter(work.files.adapter, adapted, method, work.config, work.run.quantize)
     record.costs["adapter_bytes"] = sum(f.stat().st_size for f in work.files.adapter.glob("*.safetensors"))
     return work.probe(base, adapted)
 

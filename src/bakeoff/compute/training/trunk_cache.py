@@ -3,7 +3,7 @@
 These outputs never change while an entry trains, so every epoch, seed and entry with the same cut reads them from one
 file. The trunk of an encoder-decoder is its whole encoder, because blocks of a decoder pass each other more than their
 output. The file is in the folder of one bakeoff, in which base, examples and template are fixed. Its name has what can
-differ within it: split, cut and precision.
+differ within it: split, cut, precision and how the base is packed.
 """
 
 import fcntl
@@ -178,7 +178,8 @@ def open_trunk(
     lengths = lengths_of(rows)
     offsets = numpy.zeros(len(rows) + 1, numpy.int64)
     numpy.cumsum(lengths.totals - 1 if causal else lengths.prompts, out=offsets[1:])
-    file = stem.with_name(f"{stem.name}-{name}-{base.precision}.bin")
+    packed = "" if base.quantize == "none" else f"-{base.quantize}"
+    file = stem.with_name(f"{stem.name}-{name}-{base.precision}{packed}.bin")
     trunk = Trunk(file, blocks, offsets, output.shape[-1], output.dtype, kind, base.device)
     needed = int(offsets[-1]) * trunk.width * trunk.dtype.itemsize
     batches = evaluation_batches(lengths.totals, batch_size)
