@@ -151,7 +151,7 @@ def test_training_that_never_improved_is_said_everywhere(copied):
     result.best_step = 0
     copied.run(run.id).write_result(result)
     text, _ = page_of(copied)
-    remark = "lora: training never improved on the start; try a lower learning_rate"
+    remark = "lora: training never improved on the start; try another learning_rate"
     assert remark in text
     assert remark in copied.markdown_file.read_text().replace("\\", "")
     assert f"not better: {remark}" in remarks(json.loads(copied.results_file.read_text()))

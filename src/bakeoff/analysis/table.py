@@ -15,7 +15,7 @@ from bakeoff.store.results_document import ResultsDocument, ResultsRow
 NOT_MEASURED = "not measured"
 NO_SUCH_THING = "\N{EN DASH}"
 NOT_CONVERGED = "at the end the loss was still falling at more than half its average rate, so longer training may help"
-NOT_BETTER = "training never improved on the start; try a lower learning_rate"
+NOT_BETTER = "training never improved on the start; try another learning_rate"
 Row = ResultsRow
 
 
