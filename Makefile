@@ -34,7 +34,7 @@ base: install
 	PYTHONPATH=tools MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_TOP_PAD_=268435456 \
 	  $(BIN)/python tools/pretrain_base.py
 
-# An hour on two cores. Measurements are kept until all are made: after an interrupt it goes on.
+# An hour on two cores. Measurements are kept until all are made: after an interrupt it resumes.
 race: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[race]'
 	mkdir -p build

@@ -3,7 +3,7 @@
 Every contender runs in a process of its own, one after the other, round after round; a ratio is the median over
 rounds of the pairs of one round, so that a machine's slow minutes fall on both sides. A contender whose library is not
 installed (`pip install bakeoff[race]`) is left out and named. `--keep FILE` notes every measurement as it is made: the
-same command goes on after an interrupt, and takes nothing twice.
+same command resumes after an interrupt, and measures nothing twice.
 """
 
 import argparse
@@ -276,7 +276,9 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHOD_SETTINGS, default=list(METHOD_SETTINGS))
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--keep", type=Path, metavar="FILE", help="note every measurement here, and go on from it")
+    parser.add_argument(
+        "--keep", type=Path, metavar="FILE", help="write every measurement to this file, and resume from it"
+    )
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     if arguments.steps < 3:

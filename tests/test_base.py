@@ -47,7 +47,7 @@ def test_its_card_names_recipe_data_and_losses():
     card = (EMBEDDED / "README.md").read_text(encoding="utf-8")
     tokens = int(re.search(r"tokens seen \| ([\d,]+)", card).group(1).replace(",", ""))
     assert tokens >= 30_000_000
-    assert float(re.search(r"([\d.]+) nats a token", card).group(1)) < 4
-    assert float(re.search(r"([\d.]+) bits a byte", card).group(1)) < 2
+    assert float(re.search(r"([\d.]+) nats per token", card).group(1)) < 4
+    assert float(re.search(r"([\d.]+) bits per byte", card).group(1)) < 2
     assert "make base" in card
     assert len(re.findall(r"\w+ \d+\.\d+", card)) > 50

@@ -141,7 +141,7 @@ class LooksAtTheBatch(PromptTuning):
     [
         (MovesMore, "trains_what_it_means_to", "should not be trained, but changed"),
         (TrainsNothingOfTheHead, "trains_what_it_means_to", "but never changed: lm_head.weight"),
-        (ChangesTheBase, "leaves_the_base", "not what they were: transformer.wte.weight"),
+        (ChangesTheBase, "leaves_the_base", "weights of the base have changed: transformer.wte.weight"),
         (Climbs, "lowers_the_loss", "at best in 6 steps"),
         (ClaimsTooMuch, "starts_as_it_says", "does not start as the base, though it says so"),
         (CountsMore, "counts_as_planned", "planned"),

@@ -12,28 +12,29 @@ pipeline_tag: text-generation
 # bakeoff's embedded base
 
 A GPT-2-architecture causal language model of {parameters:,} parameters ({layers} layers, width {width}, context
-{context}, its own byte-level BPE of {vocabulary:,} tokens), so that a bakeoff runs with no network. It knows the prose
-of Python documentation and little else; it is made to be adapted and compared on, not to be used as it is.
+{context}, its own byte-level BPE of {vocabulary:,} tokens), so that a bakeoff runs without a network. It knows the
+prose of Python documentation and little else. It is a base for comparing methods, not a model to be used as it is.
 
 | | |
 |---|---|
 | tokens seen | {tokens_seen:,} (of a corpus of {corpus_tokens:,}; a new pass at each sequence length) |
-| held-out loss | {held_out_loss:.3f} nats a token, {bits_per_byte:.3f} bits a byte, 512-token windows |
+| held-out loss | {held_out_loss:.3f} nats per token, {bits_per_byte:.3f} bits per byte, 512-token windows |
 | held-out packages | {held_out} |
 | time and hardware | {hours:.2f} hours, {hardware} |
 | date | {date} |
 
 ## Recipe
-`make base` (tools/pretrain_base.py), resumable, the same weights from the same inputs on the same machine. Batches of
-{batch_tokens:,} tokens; sequences of 128 tokens up to {short_tokens:,} tokens, then 256, and 512 while the learning
+`make base` (tools/pretrain_base.py), which can be interrupted and resumed. The same inputs give the same
+weights on the same machine. Batches of {batch_tokens:,} tokens; sequences of 128 tokens up to {short_tokens:,}
+tokens, then 256, and 512 while the learning
 rate decays linearly to zero over the last {decay:.0%}. Muon at {muon} for the blocks' matrices, AdamW at {adam} for the
 rest, no dropout, {precision}. Stored as fp16.
 
 ## Data
-Docstrings, block comments and package descriptions out of the wheels below; duplicates dropped, at most 4 million
-characters a package. No package of the docstring task (validation, test or train) is among them, and {near} texts that
-share over a fifth of their 8-word shingles with the task's validation or test examples were dropped. The texts are not
-shipped; each belongs to its package's authors.
+Docstrings, block comments and package descriptions from the wheels below, without duplicates, at most 4 million
+characters per package. No package of the docstring task (validation, test or train) is among them.
+{near} texts that share over a fifth of their 8-word shingles with the task's validation or test examples were
+dropped. The texts are not included; each belongs to the authors of its package.
 
 {packages}
 """

@@ -17,8 +17,10 @@ WORDS = {
     "Indonesian": "yang dan di itu dengan untuk tidak ini dari dalam akan pada juga ke ada",
 }
 SCRIPTS = {
-    "Russian or another of Cyrillic script": "\u0400-\u04ff", "Greek": "\u0370-\u03ff", "Hebrew": "\u0590-\u05ff",
-    "Arabic or another of its script": "\u0600-\u06ff", "Hindi or another of Devanagari": "\u0900-\u097f",
+    "Russian or another language in Cyrillic script": "\u0400-\u04ff",
+    "Greek": "\u0370-\u03ff", "Hebrew": "\u0590-\u05ff",
+    "Arabic or another language in its script": "\u0600-\u06ff",
+    "Hindi or another language in Devanagari": "\u0900-\u097f",
     "Thai": "\u0e00-\u0e7f", "Korean": "\uac00-\ud7af", "Japanese": "\u3040-\u30ff", "Chinese": "\u4e00-\u9fff",
 }  # fmt: skip
 LOOKED_AT = 1000  # characters of a text

@@ -120,6 +120,6 @@ def context_finding(config: Config, methods: dict[str, list[Method]], context: i
     virtual, name = max((m.virtual_tokens, name) for name, group in methods.items() for m in group)
     less = f" less {name}'s {virtual} virtual tokens" if virtual else ""
     return (
-        f"document, template and summary together have at most {max_tokens} tokens, not protocol.max_tokens "
+        f"document, template and target together have at most {max_tokens} tokens, not protocol.max_tokens "
         f"({config.protocol.max_tokens}): the model's context is {context}{less}"
     )

@@ -47,7 +47,7 @@ class StartsFromWeights(Lora):
             weight: nn.Parameter = layer.get_base_layer().weight
             shape = layer.out_features, layer.in_features
             if self.r > min(shape):
-                raise SetupError(f"{self.name}: r: {self.r} is more than a weight of {shape} has")
+                raise SetupError(f"{self.name}: r: {self.r} is more than a weight of shape {shape} allows")
             if not self.transposed and getattr(layer, "fan_in_fan_out", False):
                 raise SetupError(f"{self.name}: PEFT cannot start from weights stored as GPT-2 stores them")
             if weight.device.type == "meta":

@@ -75,7 +75,7 @@ def read_tensors(file: Path, wanted: "Mapping[str, torch.Tensor]") -> "dict[str,
                 there = (part.get_dtype(), tuple(part.get_shape()))
                 if there != kind_of(like):
                     here = shown(kind_of(like))
-                    raise refuse(file, f"{name!r:.200} is {shown(there)}, not {here} as of this method and base")
+                    raise refuse(file, f"{name!r:.200} is {shown(there)}, but this method and base have {here}")
             for name in wanted:
                 tensors[name] = stored.get_tensor(name)
                 if not torch.isfinite(tensors[name]).all():

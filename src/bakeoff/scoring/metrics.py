@@ -80,7 +80,7 @@ SQUAD = "it drops signs, points and operators: '-3.5' is '35' to it. Try {}"
 METRICS = {
     "rouge": Metric(
         rouge_measures(), "rougeL", rouge_score.rouge, signature=rouge_score.signature,
-        unseen=only_latin, blind="it sees a to z and 0 to 9 alone. Try rouge_unicode or chrf",
+        unseen=only_latin, blind="it sees only a to z and 0 to 9. Try rouge_unicode or chrf",
     ),
     "rouge_unicode": Metric(
         rouge_measures("_unicode", " (Unicode)"), "rougeL_unicode", rouge_score.rouge_unicode,

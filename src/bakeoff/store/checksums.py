@@ -90,7 +90,7 @@ def damaged(folder: Path, expected: dict[str, str]) -> Path | None:
 
 def unreadable(file: Path, error: OSError) -> str:
     """Return the line that reports a file which exists and cannot be read."""
-    return f"{file}: cannot be read ({os.strerror(error.errno or 0)}). Try: as a user who may read it, or again"
+    return f"{file}: cannot be read ({os.strerror(error.errno or 0)}). Try: run again, as a user who may read it"
 
 
 def fault_of(file: Path) -> str:
@@ -101,7 +101,7 @@ def fault_of(file: Path) -> str:
     except FileNotFoundError:
         return "damaged or missing. Try: bakeoff run again"
     except OSError as error:
-        return f"cannot be read ({error.strerror}). Try: as a user who may read it"
+        return f"cannot be read ({error.strerror}). Try: run as a user who may read it"
 
 
 def sync(path: Path) -> None:

@@ -186,12 +186,12 @@ def architectures_page(rows: Mapping[str, Mapping[str, Any]]) -> str:
     lines = [
         "## Further architectures",
         "",
-        "Written by `bakeoff methods --architectures`: every causal and encoder-decoder class of transformers that",
-        "could be made tiny by the names of its config's fields, each in a process of its own. Losses and greedy",
-        "outputs were compared with the plain forward pass of one row alone, as they are for any base that is loaded;",
-        "*without* a cache outputs are the same and take longer. *generate*: greedy outputs are those of transformers'",
-        "own generate. Then a method of each kind: whether a plan takes it, a batch's loss reaches all that it trains,",
-        "and virtual tokens that are words are read, in losses and in decoding, as those words are.",
+        "`bakeoff methods --architectures` writes this table. It has every causal and encoder-decoder class of",
+        "transformers of which a tiny model could be built. Losses and greedy outputs of each were compared with the",
+        "plain forward pass of one row alone, as for any base that is loaded. *cache*: *without* one, outputs are the",
+        "same, but take longer. *generate*: greedy outputs equal those of transformers' own generate. Methods: yes if",
+        "a plan accepts the method, a batch's loss reaches all weights that it trains, and virtual tokens that start",
+        "as words are read as those words, in losses and in decoding.",
         "",
         "| model type | class | cache | generate | " + " | ".join(TRIED) + " |",
         "|---" * (len(TRIED) + 4) + "|",
@@ -204,6 +204,6 @@ def architectures_page(rows: Mapping[str, Mapping[str, Any]]) -> str:
             lines.append(f"| {kind} | {row['model']} | {cache} | {same} | {' | '.join(cells)} |")
     refused = [f"- {k} ({row['model']}): {row['note']}" for k, row in rows.items() if row.get("decodes") == "no"]
     untried = [f"- {kind}: {row['note']}" for kind, row in rows.items() if not row["model"]]
-    lines += ["", "Refused in one line (sizes that do not fit may be the tiny config's own fault):", "", *refused]
+    lines += ["", "Refused (if sizes do not fit, the tiny config may be the cause):", "", *refused]
     lines += ["", "Not tried, since no tiny model could be built:", "", *untried]
     return "\n".join(lines)

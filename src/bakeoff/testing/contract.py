@@ -108,7 +108,7 @@ def leaves_the_base(cell: Cell) -> None:
     there = set(fingerprints(cell.trained.adapted).values())
     gone = [name for name, mark in fingerprints(cell.base().model).items() if mark not in there]
     gone = [name for name in gone if name not in cell.trained.weights]
-    assert not gone, f"weights of the base are not what they were: {shown(gone)}"
+    assert not gone, f"weights of the base have changed: {shown(gone)}"
 
 
 def lowers_the_loss(cell: Cell) -> None:
