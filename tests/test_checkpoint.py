@@ -157,7 +157,7 @@ def test_without_room_for_two_checkpoints_there_are_none_and_training_goes_on(ti
     trainer.keep = keeper(tmp_path, checkpoint_budget=2000).after_step
     trainer.train(ROWS, ROWS[:3], 4)
     assert checkpoint_files(tmp_path) == []
-    assert "no checkpoint at step 4: two of" in capsys.readouterr().err
+    assert "no checkpoint at step 4: two checkpoints of" in capsys.readouterr().err
 
 
 def test_patience_ends_a_run_after_so_many_validations_without_a_new_best(tiny_model):
