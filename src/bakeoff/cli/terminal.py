@@ -25,7 +25,7 @@ def say(text: Any, keep: str = LINES) -> None:
 
 
 def whisper(text: Any) -> None:
-    """Print a line on standard error, made printable. If it cannot be written, it is lost and the command goes on."""
+    """Print a line on standard error, made printable. If it cannot be written, it is lost; the command continues."""
     with suppress(OSError):
         click.echo(printable(text), err=True)
 

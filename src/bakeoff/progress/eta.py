@@ -24,9 +24,9 @@ class Running:
 
 
 class Forecast:
-    """Takes every event of a session and says how long a run, or all that is left, will take.
+    """Takes every event of a session and says how long a run, or everything that is left, will take.
 
-    `rates` are of the session's plan and know what earlier sessions have measured; `start` says what is done already.
+    `rates` are those of the session's plan, with measurements of earlier sessions; `start` says what is done already.
     """
 
     def __init__(self, rates: Rates, start: Start, clock: Callable[[], float]):
@@ -44,7 +44,7 @@ class Forecast:
         self.work[part_of(run)].update(loading=1, saving=1, training=self.rates.training[run.entry])
 
     def take(self, event: RunEvent) -> None:
-        """Count what was done until the event; one that does not say what is left for the next."""
+        """Count what was done until the event. If an event does not say it, the next one counts."""
         run, state = self.runs[event.run], event.state if event.kind == "state" else event.kind
         if state == "stopped":  # it has paused before
             return

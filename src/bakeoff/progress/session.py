@@ -1,4 +1,4 @@
-"""A session: a bakeoff from one start of it to that start's end. One that resumes has several, each with its plan."""
+"""A session: one call of `bakeoff run`, from start to end. A bakeoff that resumes has several, each with its plan."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from bakeoff.store.run_folder import Folder
 
 @dataclass(frozen=True)
 class Session:
-    """A plan, and in `start` what of it is done before the session: the event that it begins with."""
+    """A plan, and in `start` the event with which the session begins: what is done already."""
 
     folder: Folder
     plan: PlanDocument
@@ -27,7 +27,7 @@ class Session:
 
     @classmethod
     def to_come(cls, folder: Folder, plan: PlanDocument, protocol: ProtocolConfig) -> "Session":
-        """Return the next session of a folder with this plan, by the records that are there."""
+        """Return the next session of a folder with this plan, from the records in the folder."""
         left = {run.id: folder.left_to_do(run.id, plan) for run in plan.runs if run.kind != "trial"}
         tried = {run.id: folder.run(run.id).result() for run in plan.runs if run.kind == "trial"}
         done = sorted(run_id for run_id, step in left.items() if step == "nothing")
@@ -38,17 +38,17 @@ class Session:
 
     @classmethod
     def begun(cls, folder: Folder, protocol: ProtocolConfig, start: Start) -> "Session | None":
-        """Return the session of a start line; None where a later session has replaced its plan since."""
+        """Return the session of a start line; None if a later session has replaced its plan since."""
         plan = folder.plan()
         return cls(folder, plan, protocol, start) if start.plan in (None, plan_hash(plan)) else None
 
     def display(self, kind: str, clock: Callable[[], float] = time.monotonic) -> Display:
-        """Return a display of this session called `kind`, whose forecast knows what sessions before it measured."""
+        """Return a display of this session called `kind`, whose forecast uses measurements of earlier sessions."""
         rates = measured_before(earlier_events(self.folder.events_file, self.start), self.plan, self.protocol)
         return open_display(kind, self.plan.runs, self.start.done, Forecast(rates, self.start, clock), clock=clock)
 
 
 def plan_hash(plan: PlanDocument) -> str:
-    """Return a hash by which a session knows its plan: of its runs, and of how outputs are made and scored."""
+    """Return a hash that identifies a session's plan: of its runs, and of how outputs are made and scored."""
     content = [[run.id for run in plan.runs], plan.decoding, plan.scoring]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:10]

@@ -19,7 +19,7 @@ Units = defaultdict[str, float]  # by phase; below 0 where more was done than wa
 
 
 def part_of(run: Run) -> tuple[str, str]:
-    """Return what a run's work is counted under: its entry, and its id, or "trial" for all trials together."""
+    """Return under which key a run's work is counted: its entry, and its id or, for all trials together, "trial"."""
     return run.entry, "trial" if run.kind == "trial" else run.id
 
 

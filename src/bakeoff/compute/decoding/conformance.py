@@ -34,9 +34,9 @@ SLOW = "outputs are decoded without the cache, which takes longer: with it {} di
 
 @torch.no_grad()
 def conforming(base: Base) -> tuple[Base, str | None]:
-    """Return the base as it is to be called, with a note where that is slower than usual.
+    """Return the base as it is to be called, with a note if that is slower than usual.
 
-    Raises SetupError where the base cannot be used: it sees what comes after a token, or its losses or outputs are not
+    Raises SetupError if the base cannot be used: it sees what comes after a token, or its losses or outputs are not
     those of its plain forward pass.
     """
     name, rows = type(base.model).__name__, rows_for(base)
@@ -78,7 +78,7 @@ def rows_for(base: Base) -> list[Tokens]:
 
 
 def plain_losses(base: Base, row: Tokens, past: Cache | None = None) -> torch.Tensor:
-    """Return the losses (targets,) of a row by the model's own forward pass of it alone; `past` comes before it."""
+    """Return the losses (targets,) of a row from the model's own forward pass of it alone; `past` comes before it."""
     if base.decoder_start is None:
         ids = torch.tensor([[*row.prompt, *row.target[:-1]]], device=base.device)
         inputs: dict[str, Any] = {"input_ids": ids}
@@ -95,7 +95,7 @@ def plain_losses(base: Base, row: Tokens, past: Cache | None = None) -> torch.Te
 
 
 def check_causal(base: Base, row: Tokens, losses: torch.Tensor) -> None:
-    """Raise SetupError where a token's loss depends on the tokens after it: a bidirectional model would just copy."""
+    """Raise SetupError if a token's loss depends on the tokens after it: a bidirectional model would just copy."""
     other = replace(row, target=[*row.target[:2], row.prompt[0], row.prompt[1], *row.target[4:]])
     if far(base, plain_losses(base, other)[:2], losses[:2], EXACT):
         raise SetupError(
@@ -105,16 +105,16 @@ def check_causal(base: Base, row: Tokens, losses: torch.Tensor) -> None:
 
 
 def far(base: Base, losses: torch.Tensor, plain: torch.Tensor, tolerance: dict[str, float] = TOLERANCE) -> bool:
-    """Return whether losses differ by more than rounding; what is not a number is far from everything."""
+    """Return whether losses differ by more than rounding; NaN differs from everything."""
     return not bool((losses - plain).norm() <= tolerance[base.precision] * plain.norm())
 
 
 @torch.no_grad()
 def virtual_tokens_differ(base: Base, adapted: nn.Module, words: list[int]) -> str | None:
-    """Return what is not as it should be where a method's virtual tokens, which start as `words`, stand before texts.
+    """Return what is wrong with losses or outputs behind a method's virtual tokens, which start as `words`.
 
-    They should be read as the words are, which the model looks up itself. An encoder-decoder's trained prefix is not
-    that of any text: there, decoding is compared with a pass that keeps nothing.
+    Virtual tokens should be read like the words, which the model looks up itself. An encoder-decoder's trained prefix
+    does not equal any text: there, decoding is compared with a pass that keeps nothing.
     """
     rows, prefixed = rows_for(base), prefix(adapted, 1) is not None and base.decoder_start is not None
     before = [] if prefixed else words
@@ -129,7 +129,7 @@ def virtual_tokens_differ(base: Base, adapted: nn.Module, words: list[int]) -> s
 
 
 def differs(base: Base, adapted: nn.Module, rows: list[Tokens], plain: list[torch.Tensor]) -> str | None:
-    """Return what is not as in the plain pass when prompts are read and targets are written token by token."""
+    """Return what differs from the plain pass if prompts are read and targets are written token by token."""
     beginning = read_beginning(base, adapted, [row.prompt for row in rows])
     if beginning:
         known = batch_of(base, [beginning.without(row) for row in rows])
@@ -143,7 +143,7 @@ def differs(base: Base, adapted: nn.Module, rows: list[Tokens], plain: list[torc
 def differ_together(
     base: Base, adapted: nn.Module, rows: list[Tokens], plain: list[torch.Tensor], beginning: Beginning | None
 ) -> str | None:
-    """Return the same of rows that are decoded side by side."""
+    """Return what differs if rows are decoded together."""
     prompts, targets = [row.prompt for row in rows], [row.target for row in rows]
     together = reads_targets(base, base.precision)
     with autocast(base), last_logits(base, len(rows)) as logits:

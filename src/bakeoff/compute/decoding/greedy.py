@@ -46,8 +46,8 @@ def generate(
     """Return the greedy continuation of each prompt, in the given order, without its end-of-text token.
 
     Prompts are sorted by length; their common start is read once. Finished rows leave the batch. An output does not
-    depend on the others in its batch, so a batch is halved if memory runs out; without a `batch_size` it is as
-    large as CACHE_BYTES allow. `on_progress` hears how many are done.
+    depend on the others in its batch, so a batch is halved if memory runs out; without a `batch_size` it is as large as
+    CACHE_BYTES allow. `on_progress` is called with the number of finished prompts.
     """
     return read_and_generate(base, adapted, prompts, None, max_new_tokens, batch_size, on_progress)[0]
 
@@ -73,10 +73,11 @@ def read_and_generate(
     batch_size: int | None = None,
     on_progress: OnProgress = silent,
 ) -> tuple[list[list[int]], Losses]:
-    """Do what `generate` does; where there are `targets`, also return each one's loss, as `evaluate_loss` does.
+    """Do what `generate` does; if there are `targets`, also return each one's loss, as `evaluate_loss` does.
 
-    A prompt is then read once for both, its target behind it, which the cache forgets again. Only where
-    `reads_targets` says so. `on_progress` hears how many are done, and what was read of them and their targets.
+    A prompt is then read once for both; its target comes after it, and is removed from the cache again. Only if
+    `reads_targets` allows it. `on_progress` is called with the number of finished prompts, and what was read of them
+    and their targets.
     """
     adapted.eval()
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))

@@ -1,7 +1,7 @@
-"""The output head: gives it other hidden states than the model's own, and calls it alone where that is all.
+"""The output head: gives it other hidden states than the model's own, or calls it alone if nothing follows it.
 
-What stands between a head and its logits (scaling, soft-capping) is written in each architecture's own forward, and not
-available in another way than by calling the model.
+What comes between a head and its logits (scaling, soft-capping) is written in each architecture's own forward, so that
+only a call of the model computes it.
 """
 
 from collections.abc import Callable, Iterator
@@ -41,7 +41,7 @@ def only_rows(model: PreTrainedModel, rows: torch.Tensor) -> AbstractContextMana
 def logits_of(model: PreTrainedModel, hidden: torch.Tensor, head_alone: bool) -> torch.Tensor:
     """Return the logits of hidden states (rows, width) by the model's own head and what follows it.
 
-    Where nothing follows (`head_alone`) only the head is called. Else the model is called for one token whose hidden
+    If nothing follows (`head_alone`), only the head is called. Otherwise the model is called for one token whose hidden
     state is exchanged.
     """
     if head_alone:

@@ -25,13 +25,13 @@ HOW = "Try: quantize: none, or a checkpoint that is not quantised"
 
 
 def own_config(config: PreTrainedConfig) -> dict[str, Any]:
-    """Return what a checkpoint's config says of how it is quantised; nothing if it is not."""
+    """Return what a checkpoint's config says about its quantisation; empty if it is not quantised."""
     found = getattr(config, "quantization_config", None) or {}
     return found if isinstance(found, dict) else found.to_dict()
 
 
 def stored_as(config: PreTrainedConfig) -> str | None:
-    """Return transformers' word for how a checkpoint is quantised; None if it is not."""
+    """Return transformers' name for a checkpoint's quantisation; None if it is not quantised."""
     found = own_config(config)
     if found.get("load_in_8bit") or found.get("load_in_4bit"):
         return "bitsandbytes"

@@ -68,13 +68,13 @@ class Work:
         self.emit(event_of({"run": self.run.id, "kind": kind, **values}))
 
     def state(self, state: str) -> None:
-        """Tell what the run is doing."""
+        """Report what the run is doing."""
         self.report("state", {"state": state})
 
     def load(self) -> Base:
-        """Return the base, loaded anew, and tried on two rows the first time.
+        """Return the base, freshly loaded; the first time it is tried on two rows.
 
-        Whenever it is called, the run shows that it is alive. Raises SetupError where the base cannot be used.
+        At each call the run shows that it is alive. Raises SetupError if the base cannot be used.
         """
         self.state("loading")
         base = load_base(self.config.model, self.config.protocol.precision, self.config.pin, self.run.quantize)
@@ -99,12 +99,12 @@ class Work:
         record.trainable_parameters, record.total_parameters = count_parameters(adapted)
 
     def probe(self, base: Base, adapted: nn.Module) -> float:
-        """Return the loss of a few validation examples: what was trained and what was saved must give the same."""
+        """Return the loss of a few validation examples, which the trained and the saved adapter must both have."""
         rows = self.tokens["validation"][:PROBE_EXAMPLES]
         return mean_loss(evaluate_loss(base, adapted, rows, len(rows)))
 
     def finished(self) -> RunResult:
-        """Return the record with all clocks in it; raise DivergedError where a figure is not finite."""
+        """Return the record with all clocks in it; raise DivergedError if a value is not finite."""
         record = self.record
         record.costs |= {f"{phase}_seconds": seconds for phase, seconds in self.clocks.seconds.items()}
         odd = [name for name, value in record.metrics.items() if not math.isfinite(value)]

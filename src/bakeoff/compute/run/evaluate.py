@@ -26,7 +26,7 @@ from bakeoff.store.records import RunResult
 
 
 def evaluate(work: Work, base: Base, adapted: nn.Module) -> RunResult:
-    """Read the test split once: its loss, greedy outputs and their scores, from one pass over it where that can be."""
+    """Read the test split once for its loss, greedy outputs and their scores, in one pass if that is possible."""
     tokens, precision = work.tokens["test"], work.config.generation.precision
     reset_peak()
     work.state("testing")
@@ -57,7 +57,7 @@ def evaluate(work: Work, base: Base, adapted: nn.Module) -> RunResult:
 
 
 def read_apart(work: Work, base: Base, adapted: nn.Module) -> Losses:
-    """Return the test examples' losses where decoding reads its prompts in another way."""
+    """Return the test examples' losses if decoding reads its prompts in another way."""
     tokens, clocks = work.tokens["test"], work.clocks
     before = clocks.seconds.get("evaluation", 0.0)
     with clocks.phase("evaluation"):
@@ -67,7 +67,7 @@ def read_apart(work: Work, base: Base, adapted: nn.Module) -> Losses:
 
 
 def tell(work: Work, done: int, reading: Reading) -> None:
-    """Report how many test examples are done, and what was read of them."""
+    """Report how many test examples are done, and what was read for them."""
     values: dict[str, Any] = {"examples": done, "examples_total": len(work.tokens["test"])}
     if reading.tokens:
         values |= {"read_tokens": reading.tokens, "read_seconds": reading.seconds}
@@ -77,7 +77,7 @@ def tell(work: Work, done: int, reading: Reading) -> None:
 def look_beside(work: Work, base: Base, adapted: nn.Module) -> None:
     """Measure what an adapter forgets and over-fits: losses on neutral text and on a sample of training examples.
 
-    The sample is as large as the validation split at most, evenly spaced over the training split.
+    The sample is at most as large as the validation split, and evenly spaced over the training split.
     """
     metrics, train = work.record.metrics, work.tokens["train"]
     batch = 2 * work.config.protocol.batch_size
@@ -94,7 +94,7 @@ def look_beside(work: Work, base: Base, adapted: nn.Module) -> None:
 
 
 def score(work: Work, outputs: Sequence[str], losses: list[tuple[float, int]] | None) -> RunResult:
-    """Store a row a test example and return the record with the mean scores."""
+    """Store one row per test example and return the record with the mean scores."""
     test, record = work.test, work.record
     references = [[plain(text, work.indented) for text in e.references or [e.summary]] for e in test]
     with work.clocks.phase("evaluation"):
@@ -112,13 +112,13 @@ def score(work: Work, outputs: Sequence[str], losses: list[tuple[float, int]] | 
 
 
 def tell_metric(work: Work, name: str) -> None:
-    """Tell that a function of the user's scores: should it never end, it is named."""
+    """Report that a function of the user's scores, so that it can be named if it never ends."""
     if is_function(name):
         work.report("state", {"state": "scoring", "metric": name})
 
 
 def means(scores: Rows) -> dict[str, float]:
-    """Return the mean of each score over the outputs; one with precision and recall has three."""
+    """Return the mean of each score over the outputs; a score with precision and recall has three means."""
     averages = {}
     for name, first in scores[0].items():
         if isinstance(first, dict):

@@ -34,7 +34,7 @@ WRITTEN = 16  # tokens decoded after the first
 
 @dataclass
 class Probe:
-    """What was measured; `tokens` are those of one step, padding included. `error`: why nothing was."""
+    """What was measured; `tokens` are those of one step, including padding. `error` says why nothing was measured."""
 
     error: str | None = None
     setup_seconds: float = 0
@@ -58,7 +58,7 @@ def longest(rows: StoredTokens, count: int) -> list[Tokens]:
 
 
 def to_decode(base: Base, rows: StoredTokens, batch_size: int | None) -> list[list[int]]:
-    """Return the prompts of the first batch that is decoded, cut to one length: what is written must have room."""
+    """Return the prompts of the first batch that is decoded, cut to one length so that outputs have room."""
     first = longest(rows, batch_size or rows_at_once(base, int(rows.lengths.totals.max())))
     length = max(1, min(min(len(row.prompt), len(row) - WRITTEN - 1) for row in first))
     return [row.prompt[:length] for row in first]
@@ -110,7 +110,7 @@ def measure(
 
 @torch.no_grad()
 def decode(base: Base, adapted: nn.Module, prompts: Sequence[Sequence[int]], clocks: Clocks) -> None:
-    """Decode prompts side by side, whether their outputs end or not; `clocks` tell prefill and generation apart."""
+    """Decode prompts together, past the ends of outputs; `clocks` time prefill and generation separately."""
     adapted.eval()
     with autocast(base):
         with clocks.phase("prefill"):

@@ -76,7 +76,7 @@ def execute(path: Path, run_id: str, emit: Emit, stop_requested: Callable[[], bo
 
 
 def explained(error: Exception) -> tuple[str, Cause]:
-    """Return in one line why a run failed, and the cause's kind."""
+    """Return in one line why a run failed, and the kind of cause."""
     text = str(error).strip() or type(error).__name__
     if isinstance(error, BakeoffError):
         return text, "diverged" if isinstance(error, DivergedError) else "error"
@@ -102,7 +102,7 @@ def result_of(work: Work) -> RunResult:
 
 
 def again(work: Work, left: Step) -> RunResult:
-    """Return the record of a finished run whose outputs are made again by its adapter, or are only scored again."""
+    """Return the record of a finished run whose outputs its adapter writes again, or are only scored again."""
     before = work.files.finished()
     assert before is not None, work.run.id
     kept = {"test/loss", "test/cut_documents"} if left == "score" else set()
@@ -146,10 +146,10 @@ def baseline(work: Work) -> RunResult:
 
 
 def train(work: Work, method: Method) -> float | None:
-    """Train, check that nothing else moved, save the adapter; return the trained model's loss on the probe.
+    """Train, check that nothing else changed, save the adapter; return the trained model's loss on the probe.
 
-    A trial leaves a checkpoint and no adapter, and returns None. The model, its optimizer and its best weights
-    are gone on return, so that evaluation, which is of what was saved, has the memory to itself.
+    A trial leaves a checkpoint and no adapter, and returns None. The model, its optimizer and its best weights are
+    freed on return, so that the evaluation of the saved adapter has all the memory.
     """
     record = work.record
     with work.clocks.phase("setup"):
@@ -192,7 +192,7 @@ def train(work: Work, method: Method) -> float | None:
 
 
 def keep(work: Work, trainer: Trainer, carried: dict[str, Any]) -> CheckpointWriter:
-    """Let the trainer keep checkpoints, and return what writes them; `carried` comes from the one it goes on from."""
+    """Let the trainer write checkpoints, and return their writer; `carried` comes from the one that it resumes from."""
     first = trainer.at.step
 
     def peak() -> int:
@@ -233,10 +233,10 @@ def take_steps(work: Work, trainer: Trainer, keeper: CheckpointWriter) -> None:
 
 
 def go_on(work: Work, trainer: Trainer) -> dict[str, Any]:
-    """Put the trainer where this run, or the trial that it adopts, stopped before; return what is carried over.
+    """Put the trainer where this run, or the trial that it adopts, stopped; return what is carried over.
 
-    A final run adopts the trial of its settings and seed, whose every step would be its own: the steps, their
-    seconds, peak and trunk are carried over. The trial's set-up is not, because the run has one of its own.
+    A final run adopts the trial of its settings and seed, all of whose steps it would repeat: the steps, their seconds,
+    peak and trunk are carried over. The trial's set-up is not, because the run has its own.
     """
     for run_id in filter(None, (work.run.id, work.run.adopts)):
         carried = load_newest(work.folder.run(run_id).checkpoints, trainer, partial(left_by, run_id))
@@ -251,6 +251,6 @@ def go_on(work: Work, trainer: Trainer) -> dict[str, Any]:
 
 
 def left_by(run_id: str, extra: dict[str, Any]) -> bool:
-    """Return whether what a checkpoint carries is a run's own, and in this version's form."""
+    """Return whether a checkpoint carries what this version writes for this run."""
     parts = [extra.get(key) for key in ("curve", "seconds", "check_notes")]
     return extra.get("run") == run_id and list(map(type, parts)) == [list, dict, dict] and bool(parts[0])

@@ -82,10 +82,10 @@ def parts(lengths: Sequence[int], most_rows: int, most_tokens: int | None) -> li
 class Batch:
     """Right-padded ids and where their targets are.
 
-    `ids` (batch, seq): prompt and target of a causal model, the prompts alone of an encoder-decoder, whose decoder
-    gets `decoder_ids` (batch, longest target). `rows` and `columns` (targets,) say where the logits that predict each
-    target stand, before any virtual tokens; `targets` (targets,) are the ids to predict, `counts` how many each row
-    has, `lengths` how many of its `ids` are no padding.
+    `ids` (batch, seq): prompt and target of a causal model, only the prompts of an encoder-decoder, whose decoder gets
+    `decoder_ids` (batch, longest target). `rows` and `columns` (targets,) say where the logits are that predict each
+    target, before any virtual tokens; `targets` (targets,) are the ids to predict, `counts` is the number of targets of
+    each row, `lengths` the number of its `ids` without padding.
     """
 
     ids: torch.Tensor

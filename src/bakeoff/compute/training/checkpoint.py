@@ -58,9 +58,9 @@ class CheckpointWriter:
         self.saved_at, self.cost, self.saved_step = time.monotonic(), 0.0, saved_step
 
     def after_step(self, trainer: Trainer, validated: bool) -> None:
-        """Save if it is due; raise Stopped, with all saved, where the run was asked to stop.
+        """Save if it is due; if the run was asked to stop, save and raise Stopped.
 
-        Where training has ended there is nothing to do: whoever let it train saves what it left.
+        After the end of training there is nothing to do: the caller saves its results.
         """
         if trainer.at.ended:
             return
@@ -146,8 +146,9 @@ def load_newest(
 ) -> dict[str, Any] | None:
     """Put a fresh trainer into the state of the newest checkpoint that it can resume from, and return its `extra`.
 
-    One that is damaged, of another training (`accepts` is asked of its `extra`) or of another device or version is
-    passed over, which the log says. None where none is left: the training begins anew.
+    A checkpoint is skipped, and the log says so, if it is damaged, belongs to another training (`accepts` gets its
+    `extra`), or is from another device or version. Returns None if none is left: the training starts from the
+    beginning.
     """
     for rest in folder.glob(".*.tmp"):
         if re.fullmatch(CHECKPOINT, rest.name):
@@ -167,10 +168,10 @@ def load_newest(
 
 
 def load_checkpoint(file: Path, trainer: Trainer, accepts: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    """Put a fresh trainer, and the model in it, where the saved one stood; return the `extra` that was saved.
+    """Put a fresh trainer, and the model in it, into the saved state; return the `extra` that was saved.
 
-    Raises an error before anything is changed where it is not of this training. Tensors are read one at a time, so
-    that going on takes no more memory than having gone on.
+    Raises an error before anything is changed if the checkpoint belongs to another training. Tensors are read one at a
+    time, so that resuming takes no more memory than training without a break.
     """
     with safe_open(file, "pt") as stored:
         state = json.loads(stored.metadata()["state"])
@@ -219,7 +220,7 @@ def step_of(file: Path) -> int:
 
 @torch.no_grad()
 def restore(trainer: Trainer, name: str, tensor: torch.Tensor) -> None:
-    """Put one stored tensor in its place."""
+    """Copy one stored tensor to its place."""
     part, _, key = name.partition("/")
     if name == "random/cpu":
         torch.set_rng_state(tensor)

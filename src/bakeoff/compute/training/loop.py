@@ -29,7 +29,7 @@ class DivergedError(BakeoffError):
 
 @dataclass
 class Trained:
-    """What training leaves: counts for the record; the model holds its best checkpoint."""
+    """What training returns: counts for the record. The model then has the weights of its best checkpoint."""
 
     steps: int
     best_step: int
@@ -158,7 +158,7 @@ class Trainer:
         return loss
 
     def _backward(self, train: Sequence[Tokens], members: Sequence[int]) -> float:
-        """Compute the gradients of the batch's mean loss and return its sum; parts are halved where memory runs out."""
+        """Compute the gradients of the batch's mean loss and return its sum; if memory runs out, halve the parts."""
         while True:
             try:
                 return self._backward_in_parts(train, members)
