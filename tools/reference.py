@@ -116,7 +116,8 @@ def words(schema: dict[str, Any]) -> str:
     if "anyOf" in schema:
         return " or ".join(words(one) for one in schema["anyOf"])
     if schema.get("type") == "array":
-        return f"list of {words(schema.get('items', {}))}"
+        item = words(schema.get("items", {}))
+        return f"list of {item}{'s' if item in ('text', 'number', 'whole number') else ''}"
     return TYPES.get(schema.get("type", ""), "anything")
 
 
