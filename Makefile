@@ -16,8 +16,10 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install
 	$(BIN)/bakeoff demo
 
+# Most tests see no GPU; those of tests/test_gpu.py need one, and say so where there is none.
 test: check browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+	$(BIN)/python -m pytest -m gpu tests/test_gpu.py
 
 # Chromium for the report's test, where it is missing and can be installed; without it that test says why it is skipped.
 browser:

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from bakeoff.compute.model.base import adapt, choose_precision, default_device, load_base, load_tokenizer
-from bakeoff.compute.model.device import peak_bytes, reset_peak, wait
+from bakeoff.compute.model.base import adapt, load_base, load_tokenizer
+from bakeoff.compute.model.device import choose, native_precision, peak_bytes, reset_peak, wait
 from bakeoff.compute.training.batches import epoch_batches
 from bakeoff.compute.training.loop import Trainer
 from bakeoff.compute.training.trunk_cache import open_trunk
@@ -24,6 +24,7 @@ from bakeoff.config.sections import ProtocolConfig
 from bakeoff.data.tokens import Tokens, load_tokens
 from bakeoff.methods import Method, build_method
 
+DEVICE = choose("auto")
 BATCH_SIZE = 8
 MAX_TOKENS = 512
 METHOD_SETTINGS: dict[str, dict[str, Any]] = {
@@ -36,7 +37,7 @@ DROPOUTS = ("attn_pdrop", "embd_pdrop", "resid_pdrop")
 
 def bakeoff(method: Method, folder: Path, steps: int, rows: Sequence[Tokens]) -> dict[str, Any]:
     """bakeoff's own loop; for last layers with the trunk stored, as from the second epoch on."""
-    base = load_base(str(folder))
+    base = load_base(str(folder), native_precision(DEVICE), device=DEVICE)
     for module in base.model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0  # as the peers: what is trained of the base would have it, what is frozen has none anyway
@@ -50,11 +51,11 @@ def bakeoff(method: Method, folder: Path, steps: int, rows: Sequence[Tokens]) ->
 
     protocol = ProtocolConfig(epochs=1, batch_size=BATCH_SIZE)
     trainer = Trainer(base, adapted, method, protocol, 0, report, {"train": trunk.serving} if trunk else {})
-    reset_peak()
+    reset_peak(DEVICE)
     trainer.train(rows, rows[:1])
     batches = epoch_batches([len(row) for row in rows], BATCH_SIZE, 0, 0)
     tokens = [sum(len(rows[i]) for i in members) for members in batches]
-    return {"seconds": [b - a for a, b in pairwise(marks)], "tokens": tokens[1:], "peak_bytes": peak_bytes()}
+    return {"seconds": [b - a for a, b in pairwise(marks)], "tokens": tokens[1:], "peak_bytes": peak_bytes(DEVICE)}
 
 
 def hugging_face(method: Method, folder: Path, steps: int, rows: Sequence[Tokens], plain: bool) -> dict[str, Any]:
@@ -98,7 +99,7 @@ def peer_arguments(folder: Path, steps: int) -> dict[str, Any]:
     return {
         "output_dir": str(folder / "peer"), "per_device_train_batch_size": BATCH_SIZE, "max_steps": steps,
         "learning_rate": 5e-5, "save_strategy": "no", "logging_strategy": "no", "report_to": "none",
-        "use_cpu": default_device().type == "cpu", "disable_tqdm": True,
+        "use_cpu": DEVICE.type == "cpu", "disable_tqdm": True,
     }  # fmt: skip
 
 
@@ -111,11 +112,11 @@ def timed(trainer: Any) -> dict[str, Any]:
 
     class Timer(TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:
-            wait()
+            wait(DEVICE)
             self.start = time.perf_counter()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            wait()
+            wait(DEVICE)
             seconds.append(time.perf_counter() - self.start)
 
     collate = trainer.data_collator
@@ -127,9 +128,9 @@ def timed(trainer: Any) -> dict[str, Any]:
 
     trainer.data_collator = counted
     trainer.add_callback(Timer())
-    reset_peak()
+    reset_peak(DEVICE)
     trainer.train()
-    return {"seconds": seconds, "tokens": tokens[: len(seconds)], "peak_bytes": peak_bytes()}
+    return {"seconds": seconds, "tokens": tokens[: len(seconds)], "peak_bytes": peak_bytes(DEVICE)}
 
 
 def peer_model(method: Method, folder: Path, dropout: bool) -> tuple[torch.nn.Module, Any]:
@@ -143,7 +144,7 @@ def peer_model(method: Method, folder: Path, dropout: bool) -> tuple[torch.nn.Mo
 
 def native_bf16() -> bool:
     """Return whether the hardware multiplies bf16."""
-    return choose_precision("auto", default_device()) == "bf16"
+    return native_precision(DEVICE) == "bf16"
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from bakeoff.compute.decoding.greedy import generate
 from bakeoff.compute.model.base import load_base
-from bakeoff.compute.model.device import peak_bytes, reset_peak, wait
+from bakeoff.compute.model.device import choose, peak_bytes, reset_peak, wait
 from bakeoff.data.tokens import load_tokens
 
 BATCH_SIZE = 16
@@ -43,7 +43,8 @@ def hf_greedy(model: Any, prompts: list[list[int]], end: int, new_tokens: int) -
 def main() -> None:
     """Decode once to warm up, once on the clock, and print the figures."""
     name, folder = sys.argv[1], Path(sys.argv[2])
-    base = load_base(str(folder), "fp32")
+    device = choose("auto")
+    base = load_base(str(folder), "fp32", device=device)
     if name != "bakeoff":  # transformers' own model, without our fused parts
         base.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval().to(base.device)
     prompts = sorted((row.prompt for row in load_tokens(folder / "race.tokens.bin")), key=len, reverse=True)
@@ -55,14 +56,14 @@ def main() -> None:
         return hf_greedy(base.model, rows, base.tokenizer.eos_token_id, NEW_TOKENS)
 
     decode([row[:8] for row in prompts[:2]])
-    reset_peak()
-    wait()
+    reset_peak(device)
+    wait(device)
     start = time.perf_counter()
     outputs = decode(prompts)
-    wait()
+    wait(device)
     seconds = time.perf_counter() - start
     tokens = sum(len(output) for output in outputs)
-    print(json.dumps({"seconds": seconds, "tokens": tokens, "peak_bytes": peak_bytes(), "outputs": outputs}))
+    print(json.dumps({"seconds": seconds, "tokens": tokens, "peak_bytes": peak_bytes(device), "outputs": outputs}))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 import bakeoff
-from bakeoff.compute.model.base import choose_precision, default_device
 from bakeoff.config.sections import DataConfig
 from bakeoff.data.prompt_format import make_form
 from bakeoff.data.sources import load_examples
@@ -235,7 +234,8 @@ def show_training(rows: list[dict[str, Any]]) -> None:
 
 def race(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return all results that were asked for."""
-    where, precision = environment(), choose_precision("auto", default_device())
+    where = environment()
+    precision = where["native_precision"]
     hardware = f"{where['gpu'] or where['processor']}, {where['cores']} cores"
     kept = Kept(arguments.keep, f"{hardware}, {precision}, {arguments.shape}, {arguments.steps} steps")
     contenders = [c for c in arguments.contenders if c != "trl" or installed("trl")]

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from transformers import GPT2Config
 
-from bakeoff.compute.model.base import choose_precision, default_device
-from bakeoff.compute.model.device import wait
+from bakeoff.compute.model.device import choose, native_precision, wait
 from bakeoff.data.tokens import Tokens
 
 CUBE = 2048
@@ -21,15 +20,15 @@ REPEATS = 8
 
 def matrix_peak() -> float:
     """Return the FLOP/s of the best of some products of 2048-cubes in the precision that runs use here."""
-    device = default_device()
-    dtype = torch.bfloat16 if choose_precision("auto", device) == "bf16" else torch.float32
+    device = choose("auto")
+    dtype = torch.bfloat16 if native_precision(device) == "bf16" else torch.float32
     a, b = (torch.randn(CUBE, CUBE, dtype=dtype, device=device) for _ in range(2))
     best = 0.0
     for _ in range(REPEATS):
-        wait()
+        wait(device)
         start = time.perf_counter()
         a @ b
-        wait()
+        wait(device)
         best = max(best, 2 * CUBE**3 / (time.perf_counter() - start))
     return best
 

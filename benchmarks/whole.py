@@ -99,7 +99,7 @@ def main() -> None:
     from bakeoff.hub import EMBEDDED
     from bakeoff.methods import build_method
     from bakeoff.store.files import read_jsonl
-    from contenders import DROPOUTS, native_bf16
+    from contenders import DEVICE, DROPOUTS, native_bf16
     from decoding import hf_greedy
 
     name, rate, seed, folder = sys.argv[1], float(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
@@ -122,7 +122,7 @@ def main() -> None:
     arguments = TrainingArguments(
         output_dir=str(folder / "script"), per_device_train_batch_size=8, per_device_eval_batch_size=16, seed=seed,
         num_train_epochs=EPOCHS, learning_rate=rate, eval_strategy="epoch", save_strategy="no", report_to="none",
-        train_sampling_strategy="group_by_length", bf16=native_bf16(), use_cpu=not torch.cuda.is_available(),
+        train_sampling_strategy="group_by_length", bf16=native_bf16(), use_cpu=DEVICE.type == "cpu",
         disable_tqdm=True, remove_unused_columns=False,
     )  # fmt: skip
     splits = {"train_dataset": data["train"], "eval_dataset": data["validation"]}

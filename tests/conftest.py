@@ -11,10 +11,17 @@ from hypothesis import HealthCheck, Phase, settings
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+NO_GPU = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""}
 
 WORDS = [a + b for a in "bdfgklmnprstvz" for b in "a e i o u ab eb ib ob ub an en in on un".split()]  # noqa: SIM905
 END = "<|endoftext|>"
 HEAVY = int(os.environ.get("BAKEOFF_FUZZ", "0"))
+
+
+def pytest_configure(config):
+    """Hide every GPU, before torch is imported, unless tests of one were asked for."""
+    if config.getoption("markexpr") != "gpu":
+        os.environ.update(NO_GPU)
 
 
 def many(quick):
@@ -39,7 +46,7 @@ def _in_process():
     from bakeoff import api
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "LocalExecutor", Inline)
+        patch.setattr(api, "LocalExecutor", lambda _: Inline())
         yield
 
 

@@ -6,6 +6,7 @@ import math
 import random
 import tomllib
 import unittest
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,14 +15,16 @@ import torch
 from bakeoff.analysis.table import failures
 from bakeoff.api import refresh_report
 from bakeoff.compute.model.adapter_files import load_adapter
-from bakeoff.compute.model.base import load_base
+from bakeoff.compute.model.base import Base, load_base
 from bakeoff.compute.run.checks import (
     beats_unigram,
     equals_base,
+    few_skipped,
     fingerprints,
     finite,
     only_moved,
     same_when_loaded,
+    start_tolerance,
     unigram_entropy,
 )
 from bakeoff.compute.run.worker import execute
@@ -88,6 +91,11 @@ def test_what_moved_is_told_by_name():
 def test_losses_are_compared_and_must_be_numbers():
     assert equals_base(2.5, 2.5) is None
     assert equals_base(2.5, math.nextafter(2.5, 3)) is not None
+    gpu = Base(None, None, torch.device("cuda:0"), "bf16")
+    assert equals_base(2.5, 2.51, start_tolerance(gpu)) is None
+    assert equals_base(2.5, 2.51, start_tolerance(replace(gpu, device=torch.device("cpu")))) is not None
+    assert few_skipped(6, 60) is None
+    assert few_skipped(7, 60).startswith("7 of 60 steps were skipped")
     assert same_when_loaded(2.5, 2.5 * (1 + 1e-7)) is None
     assert same_when_loaded(2.5, 2.5001) == "loss 2.5 when trained, 2.5001 when loaded"
     row = {"step": 3, "epoch": 1.0, "train/loss": 2.0}

@@ -123,7 +123,7 @@ def test_a_model_of_another_kind_is_refused(tiny_model, tmp_path):
         shape_only(str(masked))
     deeper = copied(tiny_model, tmp_path / "b", config__json=changed(tiny_model, "config.json", n_layer=3))
     with pytest.raises(SetupError, match=r"12 tensors of GPT2LMHeadModel are missing in its weights \(transformer.h.2"):
-        load_base(str(deeper))
+        load_base(str(deeper), "fp32")
     unknown = copied(tiny_model, tmp_path / "c", config__json='{"model_type": "none-such"}')
     with pytest.raises(SetupError, match=r"cannot be loaded \(.*none-such"):
         shape_only(str(unknown))
@@ -156,13 +156,13 @@ def test_a_tokenizer_without_a_pad_token_will_do(tiny_model, tmp_path):
     texts = {"tokenizer_config__json": changed(tiny_model, "tokenizer_config.json", pad_token=None)}
     folder = copied(tiny_model, tmp_path / "m", special_tokens_map__json=None, **texts)
     assert load_tokenizer(str(folder)).pad_token is None
-    assert load_base(str(folder)).pad == load_tokenizer(str(tiny_model)).eos_token_id
+    assert load_base(str(folder), "fp32").pad == load_tokenizer(str(tiny_model)).eos_token_id
 
 
 def test_a_tokenizer_is_read_once_while_its_files_stay_as_they_are(tiny_model, tmp_path):
     folder = copied(tiny_model, tmp_path / "m")
     tokenizer = load_tokenizer(str(folder))
-    assert load_base(str(folder)).tokenizer is tokenizer
+    assert load_base(str(folder), "fp32").tokenizer is tokenizer
     (folder / "tokenizer_config.json").write_text(changed(tiny_model, "tokenizer_config.json", pad_token=None))
     assert load_tokenizer(str(folder)).pad_token is None
 

@@ -229,7 +229,7 @@ def test_a_run_whose_process_dies_at_once_has_no_record_of_before(again, tiny_co
             raise KeyboardInterrupt
         yield
 
-    monkeypatch.setattr(api, "LocalExecutor", lambda: Inline(died))
+    monkeypatch.setattr(api, "LocalExecutor", lambda _: Inline(died))
     with pytest.raises(KeyboardInterrupt):
         again(metrics=["chrf"])
     assert seen == [None]
@@ -244,7 +244,7 @@ def test_a_card_is_of_the_planned_scores_alone(again, tiny_config, monkeypatch):
         raise KeyboardInterrupt
         yield
 
-    monkeypatch.setattr(api, "LocalExecutor", lambda: Inline(stopped))
+    monkeypatch.setattr(api, "LocalExecutor", lambda _: Inline(stopped))
     with pytest.raises(KeyboardInterrupt):
         again(metrics=["chrf"])
     assert before

@@ -54,7 +54,7 @@ def killing(condemned):
             else:
                 yield from inline(path, [run])
 
-    return lambda: Inline(carry_out)
+    return lambda _: Inline(carry_out)
 
 
 def best_trial(folder):
@@ -110,7 +110,7 @@ def test_a_final_run_that_was_begun_at_other_settings_starts_anew(undisturbed, t
                 yield from inline(path, [run])
 
     with monkeypatch.context() as patch:
-        patch.setattr(api, "LocalExecutor", lambda: Inline(stopped_in_the_final_run))
+        patch.setattr(api, "LocalExecutor", lambda _: Inline(stopped_in_the_final_run))
         with pytest.raises(KeyboardInterrupt):
             bakeoff.run({**config, "output": str(folder.path)}, display="none")
     assert [*folder.run(final).checkpoints.glob("*.safetensors")]

@@ -209,6 +209,6 @@ def test_doctor_says_what_is_wrong(monkeypatch):
 
 
 def test_doctor_tries_a_bakeoff_of_a_family():
-    check = doctor.family("encoder-decoder")
+    check = doctor.family("encoder-decoder", "cpu")
     assert check.status == "ok"
     assert re.match(r"a tiny bakeoff took [\d.]+ s: train, validate, save, load, decode, score", check.text)

@@ -83,8 +83,8 @@ class Ready(LocalExecutor):
     It is asked for a run of no bakeoff, and that has ended.
     """
 
-    def __init__(self, folder):
-        super().__init__()
+    def __init__(self, config, folder):
+        super().__init__(config)
         self.server.ask(folder, Run("none", "none", "entry", "lora", {}, 0))
         wait_for(lambda: "exit" in (self.server.hear() or {}))
 
@@ -110,7 +110,7 @@ def test_hanging_and_crashing_runs_are_records_and_the_same_command_mends_all(
     thread = threading.Thread(target=disturb)
     thread.start()
     with monkeypatch.context() as patch:
-        patch.setattr(api, "LocalExecutor", lambda: Ready(tmp_path / "none"))
+        patch.setattr(api, "LocalExecutor", lambda config: Ready(config, tmp_path / "none"))
         results = bakeoff.run(config, {"safety.stall_seconds": 15}, display="none")
     thread.join()
     errors = {name: row["error"] for name, row in results.entries.items()}
@@ -156,7 +156,7 @@ def test_a_second_request_to_stop_writes_no_report(config, monkeypatch):
         assert stop()
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(api, "LocalExecutor", lambda: Inline(asked_twice))
+    monkeypatch.setattr(api, "LocalExecutor", lambda _: Inline(asked_twice))
     with pytest.raises(KeyboardInterrupt):
         bakeoff.run(config, display="none")
     assert Folder(config["output"]).planned()

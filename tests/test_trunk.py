@@ -66,7 +66,7 @@ def test_it_is_told_when_outputs_are_stored_and_not_when_they_are_there(base, tm
 
 def test_nothing_is_cached_without_a_cut_or_without_room(base, tmp_path):
     assert open_trunk(base, adapted_by("lora", base)[1], ROWS, tmp_path / "a", None, 4) is None
-    assert open_trunk(load_base(base.model.name_or_path), top_only(base), ROWS, tmp_path / "b", 100, 4) is None
+    assert open_trunk(load_base(base.model.name_or_path, "fp32"), top_only(base), ROWS, tmp_path / "b", 100, 4) is None
     assert not list(tmp_path.glob("*.bin"))
 
 

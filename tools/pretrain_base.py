@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from bakeoff.compute.model.base import choose_precision
+from bakeoff.compute.model.device import CPU, native_precision
 from base_card import write_card
 from base_corpus import build
 
@@ -81,7 +81,7 @@ def orthogonalise(matrices: torch.Tensor) -> torch.Tensor:
 
 def native_bf16() -> bool:
     """Return whether products in bf16 are the faster ones here, by the rule that bakeoff itself follows."""
-    return choose_precision("auto", torch.device("cpu")) == "bf16"
+    return native_precision(CPU) == "bf16"
 
 
 def make_model(end: int) -> GPT2LMHeadModel:

@@ -9,7 +9,8 @@ from typing import Any
 
 from bakeoff.config.config import Config, dump_config, load_config
 from bakeoff.driver.bus import Bus
-from bakeoff.driver.executor import LocalExecutor
+from bakeoff.driver.device import survey
+from bakeoff.driver.executor import LocalExecutor, environment_of
 from bakeoff.driver.plan import make_plan
 from bakeoff.driver.probes import run_probes
 from bakeoff.driver.resume import check_free, prepare
@@ -84,7 +85,7 @@ def plan(
             folder = Folder(temporary)
             planned = make_plan(config, tokenizer, folder)
             write_text(folder.config_file, dump_config(config))
-            probes = run_probes(folder, planned.entries)
+            probes = run_probes(folder, planned.entries, planned.document.precision, environment_of(config))
             forecast = expected_costs(planned.document, config.protocol, probes)
             return planned.document.model_copy(update={"forecast": forecast}).row()
 
@@ -103,7 +104,7 @@ def run(source: Source, overrides: dict[str, Any] | None = None, display: str = 
         check_installed(config)
         config = pinned(config, folder)
         check_free(folder, config)
-        with LocalExecutor() as executor:
+        with LocalExecutor(config) as executor:
             return run_all(folder, config, display, executor)
 
 
@@ -113,6 +114,7 @@ def run_all(folder: Folder, config: Config, display: str, executor: LocalExecuto
     from bakeoff.hub import fetch
 
     began = time.monotonic()
+    survey(config.machine.device)  # before anything is downloaded
     fetch(config.model, config.pin)
     tokenizer = load_tokenizer(config.model, config.pin)
     if config.data.source == "docstrings":

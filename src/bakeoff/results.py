@@ -143,10 +143,11 @@ class EntryResult:
             raise SetupError(f"{self.folder.path}: entry '{self.name}' has no finished run")
         return [{**example, **row} for example, row in zip(examples, rows, strict=True)]
 
-    def load(self, trust: bool = False) -> Any:
+    def load(self, trust: bool = False, device: str = "auto") -> Any:
         """Return a `Summarizer`: the base with this adapter, ready to generate.
 
-        Raises SetupError if the folder is from elsewhere and names a model folder or code, unless `trust` is set.
+        `device` is named as in `machine.device`. Raises SetupError if the folder is from elsewhere and names a model
+        folder or code, unless `trust` is set.
         """
         from bakeoff.compute.decoding.summarizer import Summarizer
         from bakeoff.config.config import load_config
@@ -154,4 +155,4 @@ class EntryResult:
 
         config = load_config(self.folder.config_file)
         check_trusted(self.folder, config, model_wishes(config), trust)
-        return Summarizer(self.folder, self.adapter, self.best_run())
+        return Summarizer(self.folder, self.adapter, self.best_run(), device)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from packaging.requirements import Requirement
 
+from bakeoff.driver.device import survey
 from bakeoff.driver.environment import environment
 from bakeoff.errors import BakeoffError, SetupError
 
@@ -29,10 +30,12 @@ class Check:
     text: str
 
 
-def examine() -> dict[str, Any]:
-    """Return environment and checks as plain data; nothing is left on the disk."""
-    checks = [packages(), device(), cores(), disk(), hub(), *(family(name) for name in FAMILIES)]
-    return {"environment": environment(), "checks": [asdict(check) for check in checks]}
+def examine(asked: str = "auto") -> dict[str, Any]:
+    """Return environment and checks as plain data; nothing is left on the disk. `asked` is as in `machine.device`."""
+    there = device(asked)
+    usable = asked if there.status != "problem" else "cpu"
+    checks = [packages(), there, cores(), disk(), hub(), *(family(name, usable) for name in FAMILIES)]
+    return {"environment": environment(usable), "checks": [asdict(check) for check in checks]}
 
 
 def packages() -> Check:
@@ -53,15 +56,19 @@ def packages() -> Check:
     return Check("packages", "ok", "all packages are installed, in supported versions")
 
 
-def device() -> Check:
+def device(asked: str) -> Check:
     """Return what runs train on, and whether there is a better device that torch cannot use."""
     import torch
 
-    if torch.cuda.is_available():
-        free, total = torch.cuda.mem_get_info()
-        text = f"{torch.cuda.get_device_name()}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free"
+    try:
+        found = survey(asked)
+    except BakeoffError as error:
+        return Check("device", "problem", str(error))
+    if found.name:
+        free, total = found.free_bytes, found.total_bytes
+        text = f"{found.name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free"
         return Check("device", "ok" if free > total / 2 else "advice", text)
-    if Path("/dev/nvidiactl").exists():
+    if asked == "auto" and Path("/dev/nvidiactl").exists():
         cure = "a build of torch for it (pytorch.org/get-started)" if torch.version.cuda is None else "nvidia-smi"
         return Check("device", "problem", f"torch {torch.__version__} cannot use the NVIDIA GPU. Try: {cure}")
     return Check(
@@ -113,14 +120,14 @@ def hub() -> Check:
     return Check("hub", "advice", f"{why}: only folders, the embedded base and models in the cache can be used")
 
 
-def family(name: str) -> Check:
+def family(name: str, device: str) -> Check:
     """Return whether a bakeoff of one step with a tiny model works on this device; `name` is a key of FAMILIES."""
     from bakeoff import api
 
     begun = time.monotonic()
     with TemporaryDirectory(prefix="bakeoff-doctor-") as temporary:
         try:
-            document = api.run(tiny_bakeoff(name, Path(temporary)), display="none").document
+            document = api.run(tiny_bakeoff(name, Path(temporary)), {"machine.device": device}, display="none").document
         except BakeoffError as error:
             return Check(name, "problem", str(error))
     entry = document["entries"]["lora"]

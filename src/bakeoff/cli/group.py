@@ -2,6 +2,8 @@
 
 import signal
 import sys
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import click
@@ -9,15 +11,6 @@ import click
 from bakeoff.cli.terminal import check_working_folder, streams, warn_of_plug_ins, whisper
 from bakeoff.errors import BakeoffError
 
-OVERRIDES = click.option(
-    "-s",
-    "--set",
-    "settings",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Override a value of the config, for example -s protocol.epochs=1. VALUE is read as YAML, or as text if it is "
-    "not YAML.",
-)
 DISPLAY = click.option(
     "--display", type=click.Choice(["auto", "live", "plain", "json", "none"]), default="auto", show_default=True,
     help="How to show progress on standard error: a live table, plain lines, JSON lines or nothing.",
@@ -27,8 +20,32 @@ TRUST = click.option(
     help="Only for a run folder from elsewhere: allow the model folder, code and trackers that its config names. "
     "Without --trust the command lists what it would use, and stops.",
 )  # fmt: skip
+SET = click.option(
+    "-s",
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a value of the config, for example -s protocol.epochs=1. VALUE is read as YAML, or as text if it is "
+    "not YAML.",
+)
+DEVICES = "auto (a GPU if there is one), cpu, cuda, cuda:1 (the second GPU), xpu or mps."
+DEVICE = click.option("--device", metavar="DEVICE", default="auto", show_default=True, help=f"Device to use: {DEVICES}")
+OVERRIDING = click.option(
+    "--device", metavar="DEVICE", help=f"Device of the runs, short for -s machine.device=DEVICE: {DEVICES}"
+)
 RESUME = "interrupted. Run the same command again to resume"
 ENDED = {"run": RESUME, "demo": RESUME, "watch": "stopped watching; the bakeoff keeps running"}
+
+
+def overrides(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command -s and --device, which sets one value of the config too, as `settings`."""
+
+    @wraps(command)
+    def call(*, settings: tuple[str, ...], device: str | None, **others: Any) -> None:
+        command(settings=(*settings, f"machine.device={device}") if device else settings, **others)
+
+    return SET(OVERRIDING(call))
 
 
 class Commands(click.Group):

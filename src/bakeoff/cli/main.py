@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from bakeoff.cli.group import DISPLAY, OVERRIDES, TRUST, Commands
+from bakeoff.cli.group import DEVICE, DISPLAY, TRUST, Commands, overrides
 from bakeoff.cli.setup import AS_JSON, doctor, init, schema
 from bakeoff.cli.terminal import open_console, say, say_line, whisper
 from bakeoff.errors import LINES, BakeoffError, no_utf8, printable
@@ -58,7 +58,7 @@ def print_results(document: ResultsDocument) -> None:
 
 @main.command()
 @click.option("--full", is_flag=True, help="Tune every method with four trials, then train it with three seeds.")
-@OVERRIDES
+@overrides
 @DISPLAY
 def demo(full: bool, settings: tuple[str, ...], display: str) -> None:
     """Run the demo.
@@ -73,7 +73,7 @@ def demo(full: bool, settings: tuple[str, ...], display: str) -> None:
 
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@OVERRIDES
+@overrides
 @DISPLAY
 @TRUST
 def run(file: Path, settings: tuple[str, ...], display: str, trust: bool) -> None:
@@ -101,7 +101,7 @@ def watch(folder: Path, display: str) -> None:
 
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@OVERRIDES
+@overrides
 @click.option(
     "--probe",
     is_flag=True,
@@ -235,12 +235,13 @@ def methods(name: str | None, matrix: bool, architectures: bool, keep: Path | No
     help="Entry whose adapter is used.  [default: the one with the lowest validation loss among those tied with the "
     "best]",
 )
+@DEVICE
 @click.option(
     "--rows", is_flag=True, help="Read JSONL from standard input: rows with the columns that the template uses."
 )
 @TRUST
 @AS_JSON
-def generate(folder: Path, entry: str | None, rows: bool, trust: bool, as_json: bool) -> None:
+def generate(folder: Path, entry: str | None, device: str, rows: bool, trust: bool, as_json: bool) -> None:
     r"""Write outputs with a trained adapter.
 
     FOLDER is the run folder of a bakeoff. The command reads documents from standard input, and prints an output for
@@ -253,7 +254,7 @@ def generate(folder: Path, entry: str | None, rows: bool, trust: bool, as_json: 
     results = load_results(folder)
     chosen = results.entry(entry) if entry else results.best()
     documents = read_rows() if rows else read_documents()
-    summarizer = chosen.load(trust)
+    summarizer = chosen.load(trust, device)
     whisper(f"entry: {chosen.name}")
     if summarizer.note:
         whisper(summarizer.note)

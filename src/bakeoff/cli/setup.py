@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from bakeoff.cli.group import DEVICE
 from bakeoff.cli.terminal import say
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -66,8 +67,9 @@ def schema(output: Path | None) -> None:
 
 
 @click.command()
+@DEVICE
 @AS_JSON
-def doctor(as_json: bool) -> None:
+def doctor(device: str, as_json: bool) -> None:
     """Check this machine.
 
     Prints the environment (for bug reports) and problems with advice. Runs a tiny bakeoff with a causal model, and one
@@ -75,7 +77,7 @@ def doctor(as_json: bool) -> None:
     """
     from bakeoff.cli.doctor import examine
 
-    report = examine()
+    report = examine(device)
     if as_json:
         click.echo(json.dumps(report, indent=1))
     else:

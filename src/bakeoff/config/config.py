@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
-from bakeoff.config.sections import DataConfig, GenerationConfig, Pin, ProtocolConfig, SafetyConfig, Section, TuneConfig
+from bakeoff.config.machine import MachineConfig, SafetyConfig
+from bakeoff.config.sections import DataConfig, GenerationConfig, Pin, ProtocolConfig, Section, TuneConfig
 from bakeoff.config.templates import TemplateError, prompt_template, target_template
 from bakeoff.config.yaml import read_yaml
 from bakeoff.errors import ConfigError, did_you_mean, in_line, plain
@@ -99,6 +100,7 @@ class Config(Section):
         "without a learning rate has its method's default",
     )
     generation: GenerationConfig = Field(default_factory=GenerationConfig, description="how outputs are decoded")
+    machine: MachineConfig = Field(default_factory=MachineConfig, description="what runs use of this machine")
     safety: SafetyConfig = Field(default_factory=SafetyConfig, description="checkpoints and limits of runs")
     output: str | None = Field(None, description="folder of the results; null: bakeoffs/<name>")
     trackers: list[Literal["tensorboard", "mlflow", "wandb", "trackio"]] = Field(

@@ -1,4 +1,7 @@
-"""The sections of the YAML: data, protocol, tuning, safety, generation. Field descriptions also become the schema."""
+"""The sections of the YAML that results depend on: data, protocol, tuning, generation.
+
+Field descriptions also become the schema.
+"""
 
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -216,10 +219,20 @@ class ProtocolConfig(Section):
     seeds: int = Field(
         3, ge=1, le=1000, description="final runs per entry, with the random seeds `seed`, `seed` + 1 and so on"
     )
-    precision: Literal["auto", "fp32", "bf16"] = Field(
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
         description="number format of frozen weights and matrix products; auto: bf16 if the hardware multiplies it "
-        "natively, else fp32",
+        "natively, else fp32; fp16 (with scaled gradients): for GPUs older than bf16, such as T4 and V100",
+    )
+    tf32: bool = Field(
+        False,
+        description="let NVIDIA GPUs round the factors of fp32 matrix products to 10 bits, which is several times "
+        "faster; nothing changes on other devices",
+    )
+    deterministic: bool = Field(
+        False,
+        description="let a GPU add in the same order each time, so that runs are repeated and resumed bit for bit, as "
+        "on a CPU; slower, and a run fails if its model needs an operation that cannot",
     )
     quantize: Quantize = Field(
         "none",
@@ -250,28 +263,6 @@ class TuneConfig(Section):
     )
 
 
-class SafetyConfig(Section):
-    """Checkpoints and limits of runs. Nothing here changes a result."""
-
-    checkpoint_seconds: float = Field(
-        60, gt=0, description="seconds of training between checkpoints; every validation writes one, too"
-    )
-    checkpoint_budget: Literal["auto"] | ByteSize = Field(
-        "auto",
-        description="disk space for the last two checkpoints of one run: a size (4GB), or auto (a quarter of what is "
-        "free)",
-    )
-    stall_seconds: float = Field(
-        1800,
-        gt=0,
-        description="a run that makes no progress for this many seconds is ended and counts as failed; the next run "
-        "starts",
-    )
-    memory_limit: ByteSize | None = Field(
-        None, description="maximum memory of a run's process (8GB), on Linux; null: no limit"
-    )
-
-
 class GenerationConfig(Section):
     """How outputs are decoded: greedily, the same for every entry; a model's own generation settings are not used."""
 
@@ -283,11 +274,12 @@ class GenerationConfig(Section):
     )
     batch_size: int | None = Field(
         None, ge=1, le=100_000,
-        description="documents that are decoded together, which does not change the outputs; null: as many as keep "
-        "their keys and values within 1 GiB, at most 64",
+        description="documents that are decoded together; on a CPU this does not change the outputs, on a GPU a token "
+        "that is almost as likely as another may change; null: as many as keep their keys and values within 1 GiB, at "
+        "most 64",
     )  # fmt: skip
-    precision: Literal["fp32", "bf16"] = Field(
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
         "fp32",
-        description="number format of decoding; fp32: no output depends on the others in its batch; bf16: needs less "
-        "memory, but a token that is almost as likely as another may change",
+        description="number format of decoding; fp32: no output depends on the others in its batch (on a GPU hardly "
+        "any); bf16 and fp16: need less memory, but a token that is almost as likely as another may change",
     )

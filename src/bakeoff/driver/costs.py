@@ -8,7 +8,7 @@ import numpy
 from bakeoff.config.sections import ProtocolConfig
 from bakeoff.data.tokens import Lengths
 
-WEIGHT_BYTES = {"fp32": 4, "bf16": 2}
+WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 TRAINED_BYTES = 16  # an fp32 weight, its gradient and AdamW's two moments
 
 

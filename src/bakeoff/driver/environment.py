@@ -7,11 +7,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from bakeoff.driver.device import survey
+
 PACKAGES = ("bakeoff", "torch", "transformers", "peft", "bitsandbytes", "tokenizers", "numpy", "rouge-score")
 
 
-def environment() -> dict[str, Any]:
-    """Return a flat mapping of versions and hardware, on which results may depend."""
+def environment(device: str = "auto") -> dict[str, Any]:
+    """Return a flat mapping of versions and hardware, on which results may depend; `device` is `machine.device`."""
     facts: dict[str, Any] = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
@@ -25,7 +27,8 @@ def environment() -> dict[str, Any]:
             facts[name] = version(name)
         except PackageNotFoundError:
             facts[name] = None
-    return facts | accelerator()
+    found = survey(device)
+    return facts | {"gpu": found.name, "native_precision": found.native_precision}
 
 
 def processor() -> str:
@@ -35,14 +38,3 @@ def processor() -> str:
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor()
-
-
-def accelerator() -> dict[str, Any]:
-    """Return the GPU's name and the precision that `auto` chooses here."""
-    import torch
-
-    from bakeoff.compute.model.base import choose_precision, default_device
-
-    device = default_device()
-    name = torch.cuda.get_device_name() if device.type == "cuda" else None
-    return {"gpu": name, "native_precision": choose_precision("auto", device)}

@@ -7,13 +7,13 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
 from bakeoff.child_process import command, search_path
-from bakeoff.config.config import load_config
+from bakeoff.config.config import Config, load_config
 from bakeoff.errors import SetupError
 from bakeoff.store.events import Event, Failed, RunEvent, State, event_of
 from bakeoff.store.records import Cause, Run, RunResult
@@ -31,6 +31,15 @@ ALLOCATOR = {
 }
 
 
+# Hides GPUs from runs on the processor: bitsandbytes and optimizers look at every one that they find.
+NO_GPU = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""}
+
+
+def environment_of(config: Config) -> dict[str, str]:
+    """Return the environment of the processes of runs."""
+    return ALLOCATOR | dict(os.environ) | (NO_GPU if config.machine.device == "cpu" else {})
+
+
 POLL_SECONDS = 0.2
 # What a run that is asked to stop has at least, from its last sign of life on, until it begins to write its checkpoint;
 # more where steps, with the validations and checkpoints after them, have been seen to take longer.
@@ -39,10 +48,25 @@ UNSAVED = ("training", "validating", "saving")  # states in which there is somet
 
 
 class LocalExecutor:
-    """Carries out runs on this machine. Its server starts at once: its imports take seconds, while a plan is made."""
+    """Carries out runs on this machine. Its server starts at once: its imports take seconds, while a plan is made.
 
-    def __init__(self) -> None:
-        self.server = RunServer()
+    A server that does not fork, as none does on an accelerator or if `once` is set, carries out one run; then the next
+    one has been started already, and keeps in reserve.
+    """
+
+    def __init__(self, config: Config, once: bool = False) -> None:
+        options = ["--once"] if once else []
+        self.words = command("compute.run.process", *options, config.machine.device, *search_path())
+        self.environment = environment_of(config)
+        self.server = self.start()
+
+    def start(self) -> "RunServer":
+        """Start a server."""
+        return RunServer(self.words, self.environment)
+
+    def reserve(self) -> None:
+        """Start the server of the next run, because the one there is carries out its only one."""
+        self.server = self.start()
 
     def __enter__(self) -> Self:
         return self
@@ -62,8 +86,13 @@ class LocalExecutor:
             for run in runs:
                 if self.server.process.poll() is not None:  # killed with a run, or while others planned
                     self.server.close()
-                    self.server = RunServer()
-                yield from Attempt(self.server, Folder(path), run).events(stall, stop)
+                    self.server = self.start()
+                server = self.server
+                try:
+                    yield from Attempt(server, Folder(path), run, self.reserve).events(stall, stop)
+                finally:
+                    if server is not self.server:
+                        server.close()
                 if stop():  # before another run is chosen: this one may have left no record
                     raise KeyboardInterrupt
         finally:
@@ -71,12 +100,11 @@ class LocalExecutor:
 
 
 class RunServer:
-    """The fork server in a separate process; a thread reads its messages."""
+    """A server of runs in a separate process; a thread reads its messages."""
 
-    def __init__(self) -> None:
+    def __init__(self, words: list[str], environment: Mapping[str, str]) -> None:
         self.process = subprocess.Popen(
-            command("compute.run.process", *search_path()),
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ALLOCATOR | dict(os.environ),
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
             start_new_session=True,
         )  # fmt: skip
         self.messages: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
@@ -97,11 +125,15 @@ class RunServer:
             print(json.dumps({"folder": str(folder.resolve()), "run": run.id}), file=self.process.stdin, flush=True)
 
     def hear(self) -> dict[str, Any] | None:
-        """Return the next message, or None if none comes for a moment."""
+        """Return the next message, or None if none comes for a moment.
+
+        The end of the process is one, even if a process that it has left behind keeps its channel open.
+        """
+        ended = self.process.poll()  # asked first: what it said has arrived
         try:
             return self.messages.get(timeout=POLL_SECONDS)
         except queue.Empty:
-            return None
+            return None if ended is None else {"server": ended}
 
     def close(self) -> None:
         """End the server and the current run. Do nothing a second time: their process ids may be others' now."""
@@ -118,8 +150,8 @@ class RunServer:
 class Attempt:
     """One running run, in its own process."""
 
-    def __init__(self, server: RunServer, folder: Folder, run: Run):
-        self.server, self.folder, self.run = server, folder, run
+    def __init__(self, server: RunServer, folder: Folder, run: Run, reserve: Callable[[], None] = lambda: None):
+        self.server, self.folder, self.run, self.reserve = server, folder, run, reserve
         self.process: int | None = None
         self.state = self.metric = ""
         self.stepped_at = self.longest_step = 0.0  # in seconds, with what comes between it and the next
@@ -154,6 +186,8 @@ class Attempt:
                 if event.values():  # not a sign of life alone
                     yield event
             elif message:
+                if "once" in message:
+                    self.reserve()
                 self.process = message.get("started", self.process)
                 status = message.get("exit", self.status_of_server(message))
         if not self.stop_requested and self.folder.run(self.run.id).result() is None:
@@ -191,7 +225,9 @@ class Attempt:
         self.stalled = True
 
     def status_of_server(self, message: dict[str, Any]) -> int | None:
-        """Return how the server ended, if it has; raise SetupError if it could not start."""
+        """Return how the server ended, if it has; raise SetupError if it could not start, or refuses runs."""
+        if "refused" in message:
+            raise SetupError(message["refused"])
         if "server" not in message:
             return None
         if self.process is None and message["server"] > 0:

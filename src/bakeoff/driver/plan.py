@@ -3,7 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from bakeoff import __version__
 from bakeoff.config.config import BASELINES, Config
@@ -17,6 +17,7 @@ from bakeoff.data.tokens import (
 )
 from bakeoff.driver.costs import exact_counts, least_bytes
 from bakeoff.driver.counts import check_ids, context_finding, count, fit_context
+from bakeoff.driver.device import survey
 from bakeoff.errors import ConfigError
 from bakeoff.methods import INSTALLED, method_class
 from bakeoff.scoring.baselines import BASE, base_in, settle, takes_model
@@ -28,8 +29,12 @@ from bakeoff.store.scratch import scratch
 from bakeoff.tuning.entries import Entry, read_entries
 from bakeoff.tuning.search import Settings, budget, rungs
 
+if TYPE_CHECKING:
+    from bakeoff.compute.model.device import Facts
+
+ROUNDING = ("tf32", "deterministic")  # in a run's id where they are set
 # Parts of the protocol that a result does not depend on, or that a run's id holds in another form.
-NOT_IN_RESULTS = {"seed", "seeds", "trunk_cache", "precision", "gradient_checkpointing", "quantize"}
+NOT_IN_RESULTS = {"seed", "seeds", "trunk_cache", "precision", "gradient_checkpointing", "quantize", *ROUNDING}
 # What of all that is held equal determines the examples and their tokens.
 IN_TOKENS = ("version", "template", "target", "model", "data", "max_tokens", "texts")
 
@@ -67,8 +72,6 @@ def make_plan(config: Config, tokenizer: Any = None, folder: Folder | None = Non
 
 def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) -> Plan:
     """Return the plan, with ids in `folder`."""
-    from bakeoff.compute.model.device import device_bytes
-
     entries = checked_entries(config)
     methods = {name: entry.methods() for name, entry in entries.items()}
     shapes = count(config, entries, tokenizer)
@@ -83,6 +86,8 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
     steps = config.protocol.epochs * -(-len(splits["train"]) // config.protocol.batch_size)
     identity = content_identity(splits)
     held_equal = held_equal_by(config, shapes, steps) | {"data": identity, "max_tokens": max_tokens}
+    device = survey(config.machine.device)
+    findings += precision_findings(config, device)
     marked_texts = marked(splits, form) if form else Marked()
     held_equal |= {"texts": marked_texts.marks} if marked_texts.marks else {}
     in_tokens = [*(held_equal[key] for key in IN_TOKENS if key in held_equal), config.generation.max_new_tokens]
@@ -118,7 +123,7 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
         "texts": marked_texts.marks,
         "rungs": held_equal["rungs"],
         "epochs": config.protocol.epochs,
-        "memory_bytes": device_bytes(),
+        "memory_bytes": device.total_bytes,
         "counts": exact_counts(lengths, config.protocol, output_tokens) if output_tokens else None,
         "entries": {n: entry_plan(e, config, steps, shapes["entries"][n], precision) for n, e in entries.items()},
         "not_run": not_run,
@@ -126,6 +131,16 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
     })  # fmt: skip
     virtual_tokens = max(m.virtual_tokens for group in methods.values() for m in group)
     return Plan(config, document, entries, runs, held_equal, virtual_tokens, data)
+
+
+def precision_findings(config: Config, device: "Facts") -> list[str]:
+    """Return what is to be said of the precision that `auto` chooses on a device."""
+    if config.protocol.precision != "auto" or not device.fast_fp16:
+        return []
+    return [
+        f"precision: {device.name} multiplies fp16 several times faster than fp32, which auto chooses on it. Try: "
+        "protocol.precision: fp16, if the model was not trained in bf16"
+    ]
 
 
 def model_facts(config: Config, shapes: dict[str, Any]) -> dict[str, Any]:
@@ -145,17 +160,18 @@ def model_facts(config: Config, shapes: dict[str, Any]) -> dict[str, Any]:
 
 def held_equal_by(config: Config, shapes: dict[str, Any], steps: int) -> dict[str, Any]:
     """Return what the config and the base hold equal for all trainings."""
-    from bakeoff.compute.model.base import choose_precision, default_device
     from bakeoff.hub import base_identity
 
+    asked = config.protocol.precision
     return {
-        "precision": choose_precision(config.protocol.precision, default_device()),
+        "precision": survey(config.machine.device).native_precision if asked == "auto" else asked,
         "version": __version__,
         "template": config.template or TEMPLATES[shapes["encoder_decoder"]],
         "target": config.target,
         "model": base_identity(config.model, config.pin) or config.model,
         "protocol": config.protocol.model_dump(exclude=NOT_IN_RESULTS),
         "rungs": rungs(steps, config.tune is not None and config.tune.halving),
+        **{name: True for name in ROUNDING if getattr(config.protocol, name)},
     }
 
 

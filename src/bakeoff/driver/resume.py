@@ -23,7 +23,7 @@ from bakeoff.store.run_folder import Folder
 from bakeoff.store.signature import signature
 
 # Parts of the config that no result depends on.
-FREE_TO_CHANGE = re.compile(r"output|safety\..*|trackers|protocol\.(trunk_cache|gradient_checkpointing)")
+FREE_TO_CHANGE = re.compile(r"output|machine\..*|safety\..*|trackers|protocol\.(trunk_cache|gradient_checkpointing)")
 
 
 def check_free(folder: Folder, config: Config) -> None:
@@ -51,7 +51,7 @@ def prepare(folder: Folder, config: Config, planned: Plan) -> list[str]:
     claim(folder, signature(text.encode()), before_it)
     planned.data.complete()
     write_text(folder.config_file, text)
-    notes += renew_environment(folder)
+    notes += renew_environment(folder, config.machine.device)
     write_json(folder.plan_file, planned.document.row())
     return notes
 
@@ -102,14 +102,14 @@ def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def renew_environment(folder: Folder) -> list[str]:
+def renew_environment(folder: Folder, device: str) -> list[str]:
     """Write the environment block. If it has changed, keep the former one in it, and return the change as a line.
 
     Then remove what a killed session has stored of the trunk: another version may compute it differently.
     """
     from bakeoff.driver.environment import environment
 
-    before, now = folder.environment(), environment()
+    before, now = folder.environment(), environment(device)
     ignored = {"date", "changes"}
     changed = [f"{key} {before[key]} -> {now[key]}" for key in now if key in before and before[key] != now[key]]
     changed = [change for change in changed if change.partition(" ")[0] not in ignored]

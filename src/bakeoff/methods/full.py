@@ -20,7 +20,7 @@ class Full(BaseWeights):
 
     paper: ClassVar[str] = "https://arxiv.org/abs/1801.06146"
     search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (3e-6, 3e-4)}
-    exact_in_bf16: ClassVar[bool] = False
+    exact_in_half: ClassVar[bool] = False
 
     learning_rate: float = Field(5e-5, gt=0, description="peak learning rate of AdamW")
 

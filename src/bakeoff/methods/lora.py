@@ -39,7 +39,7 @@ class Dora(Lora):
 
     paper: ClassVar[str] = "https://arxiv.org/abs/2402.09353"
     fixed: ClassVar[dict[str, Any]] = {"use_dora": True}
-    exact_in_bf16: ClassVar[bool] = False  # the product of scale and direction is rounded once more
+    exact_in_half: ClassVar[bool] = False  # the product of scale and direction is rounded once more
 
 
 @register("lora_plus")

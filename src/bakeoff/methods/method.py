@@ -39,13 +39,16 @@ class Method(Section, ABC):
     tiny: ClassVar[dict[str, Any]] = {}  # settings for a model of width 16, where the defaults do not fit one
     moving: ClassVar[frozenset[str]] = frozenset()  # fields of PEFT's config that training changes
     quantize: ClassVar[Quantize | None] = None  # how its base is always stored, where the name of the method says so
-    exact_in_bf16: ClassVar[bool] = True  # else only in fp32: over a bf16 base its products round otherwise
+    exact_in_half: ClassVar[bool] = True  # else only in fp32: over a base in bf16 or fp16 its products round otherwise
 
     learning_rate: float = Field(gt=0, description="peak learning rate of AdamW")
 
     def starts_exactly(self, precision: str) -> bool:
-        """Return whether the loss before the first step equals that of a base of this precision, bit for bit."""
-        return self.starts_as_base and (self.exact_in_bf16 or precision == "fp32")
+        """Return whether the loss before the first step equals that of a base of this precision.
+
+        On a CPU it does so bit for bit; on a GPU, kernels may round in another way.
+        """
+        return self.starts_as_base and (self.exact_in_half or precision == "fp32")
 
     @property
     def virtual_tokens(self) -> int:

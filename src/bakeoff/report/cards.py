@@ -198,7 +198,7 @@ def usage(
         return own
     family = "AutoModelForSeq2SeqLM" if peft.get("task_type") == "SEQ_2_SEQ_LM" else "AutoModelForCausalLM"
     base = json.dumps(results["model"]["name"] if on_hub(results) else "path/of/the/base")
-    dtype = {"fp32": "float32", "bf16": "bfloat16"}[results["precision"]]
+    dtype = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[results["precision"]]
     code = WITH_PEFT.format(
         family=family,
         base=base,

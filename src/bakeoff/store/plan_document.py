@@ -192,7 +192,7 @@ class PlanDocument(Document):
     data_fingerprint: Text | None = None
     decoding: Text | None = None
     scoring: Text | None = None
-    precision: Literal["fp32", "bf16"]
+    precision: Literal["fp32", "bf16", "fp16"]
     template: Text
     metrics: Annotated[list[MetricFacts], Field(min_length=1)]
     primary: Text

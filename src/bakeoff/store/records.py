@@ -40,8 +40,8 @@ class RunResult:
 
     Costs: train_seconds (optimizer steps only), setup_seconds, evaluation_seconds, generation_seconds (with the test
     loss, where prompts are read once for both), peak_bytes (training), evaluation_peak_bytes, tokens_per_second (real
-    tokens in training), adapter_bytes. Losses beside the splits': train_sample/loss (as many training examples as there
-    are validation examples, dropout off), neutral/loss.
+    tokens in training), adapter_bytes, skipped_steps (in fp16, where gradients left its range). Losses beside the
+    splits': train_sample/loss (as many training examples as there are validation examples, dropout off), neutral/loss.
     """
 
     run: Run

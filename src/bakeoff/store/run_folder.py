@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "validation", "test")
 CHECKPOINT = r"\d{9}-[0-9a-f]{64}\.safetensors|\.\d+\.tmp"  # names of a run's checkpoints, and of one not finished
-TRUNK = r"(train|validation)-(encoder|\d+)-(fp32|bf16)(-nf4|-int8)?\.(bin|tmp)|\.lock"
+TRUNK = r"(train|validation)-(encoder|\d+)-(fp32|bf16|fp16)(-nf4|-int8)?\.(bin|tmp)|\.lock"
 SCHEMA: Final = 3  # the form of plan.json and results.json
 PLAN_KEYS = {"name", "model", "data", "entries", "runs"}  # by which a bakeoff's plan is told from another program's
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from bakeoff.compute.decoding.batch import decoding
-from bakeoff.compute.model.base import Base
+from bakeoff.compute.model.base import DTYPES, Base
 from bakeoff.compute.model.device import out_of_memory, wait
 from bakeoff.compute.model.forward import autocast
 from bakeoff.compute.model.kv_cache import RoomyCache
@@ -124,7 +124,7 @@ def rows_at_once(base: Base, tokens: int) -> int:
     heads = getattr(config, "num_attention_heads", 1)
     width = own.get("head_dim") or config.hidden_size // heads
     heads = own.get("num_key_value_heads") or heads
-    row_bytes = 2 * config.num_hidden_layers * heads * width * tokens * (2 if base.precision == "bf16" else 4)
+    row_bytes = 2 * config.num_hidden_layers * heads * width * tokens * DTYPES[base.precision].itemsize
     return max(1, min(MOST_ROWS, CACHE_BYTES // row_bytes))
 
 
@@ -146,7 +146,7 @@ def _decode(
         batch = decoding(base, adapted, prompts, max_new_tokens, beginning, targets)
         chosen = batch.next_tokens()
         if targets:
-            wait()
+            wait(base.device)
             reading.seconds += time.perf_counter() - started
             reading.tokens += sum(map(len, prompts)) + sum(map(len, targets))
         for left in reversed(range(max_new_tokens)):

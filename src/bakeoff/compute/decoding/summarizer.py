@@ -9,7 +9,7 @@ from bakeoff.compute.decoding.conformance import conforming
 from bakeoff.compute.decoding.greedy import generate
 from bakeoff.compute.model.adapter_files import check_base, load_adapter
 from bakeoff.compute.model.base import Base, for_decoding, load_base
-from bakeoff.compute.model.device import out_of_memory
+from bakeoff.compute.model.device import choose, out_of_memory, set_rounding
 from bakeoff.config.config import Config, load_config
 from bakeoff.config.sections import encodable
 from bakeoff.config.templates import prompt_template
@@ -29,14 +29,16 @@ Document = str | Mapping[str, Any]  # a text, or a row with the columns that the
 class Summarizer:
     """A base model with one adapter on it.
 
-    Raises SetupError if the base is not that of the bakeoff, or the adapter is not what `run` writes.
+    `device` is named as in `machine.device`; there too the base has the precision of the bakeoff. Raises SetupError if
+    the base is not that of the bakeoff, or the adapter is not what `run` writes.
     """
 
-    def __init__(self, folder: Folder, adapter: Path, run: Run):
+    def __init__(self, folder: Folder, adapter: Path, run: Run, device: str = "auto"):
         self.config = load_config(folder.config_file)
         plan = folder.plan()
         check_base(self.config, plan.model)
-        base = load_base(self.config.model, self.config.protocol.precision, self.config.pin, run.quantize)
+        set_rounding(self.config.protocol)
+        base = load_base(self.config.model, plan.precision, self.config.pin, run.quantize, choose(device))
         base, self.note = conforming(base)
         self.model = load_adapter(base, adapter, made_by(run, self.config, plan.model))
         self.base = for_decoding(base, self.model, self.config.generation.precision)

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from bakeoff.compute.model.device import CPU, use
 from bakeoff.compute.model.kernels import fuse
 from bakeoff.compute.model.loading import (
     check_tokenizer,
@@ -29,6 +30,7 @@ from bakeoff.hub import model_folder, on_hub
 from bakeoff.methods import Method
 from bakeoff.store.records import Quantize
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 READS_BOTH_WAYS = ("ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 
 
@@ -39,7 +41,7 @@ class Base:
     model: PreTrainedModel
     tokenizer: Any
     device: torch.device
-    precision: str  # "fp32" or "bf16"
+    precision: str  # one of DTYPES
     cached: bool = True  # whether what the model keeps of a text can be used; some architectures keep it in other ways
     head_alone: bool = False  # whether logits are known to be what the head puts out
     quantize: Quantize = "none"  # how its matrices were packed while it was loaded
@@ -55,25 +57,26 @@ class Base:
         return self.model.config.decoder_start_token_id if self.model.config.is_encoder_decoder else None
 
 
-def load_base(name: str, precision: str = "auto", pin: Pin = LATEST, quantize: Quantize = "none") -> Base:
+def load_base(
+    name: str, precision: str, pin: Pin = LATEST, quantize: Quantize = "none", device: torch.device = CPU
+) -> Base:
     """Return the base model in eval mode with its tokenizer; raise SetupError if it cannot be loaded.
 
-    `precision` bf16 stores the frozen weights in bf16; `adapt` makes the weights that a method trains fp32. `quantize`
-    packs the weight matrices while they are loaded.
+    `precision` is that of the frozen weights; `adapt` makes the weights that a method trains fp32. `quantize` packs the
+    weight matrices while they are loaded.
     """
-    device = default_device()
-    chosen = choose_precision(precision, device)
-    model, tokenizer = load_model(name, chosen, pin, quantize, device), load_tokenizer(name, pin)
+    use(device)
+    model, tokenizer = load_model(name, precision, pin, quantize, device), load_tokenizer(name, pin)
     check_tokenizer(name, tokenizer, model)
     if on_hub(name):
         model.name_or_path = model.config._name_or_path = name  # adapters name the model, not where its files lie
     fuse(model, device)
-    return Base(model, tokenizer, device, chosen, quantize=quantize)
+    return Base(model, tokenizer, device, precision, quantize=quantize)
 
 
 def load_model(name: str, precision: str, pin: Pin, quantize: Quantize, device: torch.device) -> PreTrainedModel:
     """Return the base's model alone, in eval mode; raise SetupError if it cannot be loaded."""
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    dtype = DTYPES[precision]
     folder = model_folder(name, pin)
     check_weights_fit(name, pin, folder)  # before anything has memory
     config = read_config(name, pin, folder)
@@ -112,21 +115,6 @@ def attend_globally(model: PreTrainedModel) -> None:
         return args, inputs
 
     encoder.register_forward_pre_hook(first, with_kwargs=True)
-
-
-def default_device() -> torch.device:
-    """Return the device that runs use."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def choose_precision(asked: str, device: torch.device) -> str:
-    """Return fp32 or bf16; auto takes bf16 if the hardware multiplies it natively (protocol rule 4)."""
-    if asked != "auto":
-        return asked
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    capabilities = torch.cpu.get_capabilities()
-    return "bf16" if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else "fp32"
 
 
 def shape_only(name: str, pin: Pin = LATEST, quantize: Quantize = "none") -> PreTrainedModel:
@@ -179,10 +167,11 @@ def set_modes(module: nn.Module, base_modules: set[nn.Module]) -> None:
 
 
 def for_decoding(base: Base, adapted: nn.Module, precision: str) -> Base:
-    """Return the base as greedy decoding calls it, its weights made fp32 in place unless `precision` is bf16.
+    """Return the base as greedy decoding calls it, its weights made fp32 in place if that is the `precision`.
 
     A bf16 product rounds by the shape of its batch, and one flipped near tie changes all that follows: on the
-    docstring task 2 outputs of 24 differed between batches of 1 and 16.
+    docstring task 2 outputs of 24 differed between batches of 1 and 16. On a CPU no output in fp32 does; a GPU's
+    libraries choose kernels by shape, so that there a near tie can flip too, more seldom.
     """
     if precision == "fp32":
         nn.Module.float(adapted)  # transformers' own refuses what is packed, of which this changes nothing

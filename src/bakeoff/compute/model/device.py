@@ -1,58 +1,187 @@
-"""Clocks and memory peaks of a run, per phase."""
+"""The device of a run: which one, its memory, waiting for it, peaks and clocks.
 
+All that bakeoff asks of an accelerator is asked here, of `torch.accelerator`: CUDA, ROCm (which torch calls cuda), XPU
+and MPS are one to the others. `python -m bakeoff.compute.model.device DEVICE` prints `Facts` as JSON.
+"""
+
+import json
 import os
 import resource
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
+from bakeoff.config.sections import ProtocolConfig
+from bakeoff.errors import ConfigError, SetupError, listed
+from bakeoff.library_errors import in_short
 
-class Clocks:
-    """Seconds by phase; phases do not nest, and time between them is not counted."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Add the time of the block to phase `name`; wait for work queued on a GPU."""
-        wait()
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            wait()
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-    def add(self, other: Mapping[str, float]) -> None:
-        """Add seconds by phase to these."""
-        for name, seconds in other.items():
-            self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+CPU = torch.device("cpu")
+# AMD GPUs whose matrix units multiply bf16: from MI100 and RX 7000 on; torch says that all of them can.
+BF16_ARCHITECTURES = ("gfx908", "gfx90a", "gfx94", "gfx95", "gfx11", "gfx12")
+FP16_SINCE, BF16_SINCE = 7, 8  # major versions of NVIDIA's first GPUs whose matrix units multiply them
 
 
-def wait() -> None:
-    """Wait until the device has finished its work."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+@dataclass(frozen=True)
+class Facts:
+    """What a plan needs to know of a device; `name` is an accelerator's, None for the processor."""
+
+    device: str
+    name: str | None
+    free_bytes: int
+    total_bytes: int
+    native_precision: str  # what `auto` chooses
+    fast_fp16: bool  # multiplies fp16, and not bf16, faster than fp32
 
 
-def reset_peak() -> None:
-    """Start a new peak: of this process's memory (Linux), and of the device's if there is one."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+def visible() -> list[str]:
+    """Return the names of the accelerators that torch finds; none is initialised, so this process may still fork."""
+    built = torch.accelerator.current_accelerator()  # what this torch was built for
+    return [f"{built.type}:{i}" for i in range(torch.accelerator.device_count())] if built else []
+
+
+def choose(asked: str) -> torch.device:
+    """Return the device that `machine.device` names; raise ConfigError if this machine has none such.
+
+    `auto` is the first CUDA, ROCm or XPU device, else the processor: MPS, on which bakeoff was never measured, must be
+    named.
+    """
+    here = visible()
+    kind, _, index = asked.partition(":")
+    if asked == "auto" and here and not here[0].startswith("mps"):
+        return torch.device(here[0])
+    if asked in ("auto", "cpu"):
+        return CPU
+    device = f"{kind}:{index or 0}"
+    if device not in here:
+        cure = "nvidia-smi, or a build of torch for this GPU (pytorch.org/get-started)" if not here else "one of these"
+        raise ConfigError(
+            f"machine.device: {asked}: torch {torch.__version__} finds no such device. Allowed here: "
+            f"{listed(['auto', 'cpu', *here])}. Try: {cure}"
+        )
+    return torch.device(device)
+
+
+def use(device: torch.device) -> None:
+    """Make a device the one that torch uses; raise SetupError if it cannot be used."""
+    if device.type == "cpu":
+        return
+    try:
+        torch.accelerator.set_device_index(device)
+        compute_on(device)
+    except RuntimeError as error:
+        raise SetupError(
+            f"machine.device: {device}: cannot be used ({in_short(error)}). Another process may have it to itself, or "
+            "all its memory. Try: nvidia-smi, another device, or --device cpu"
+        ) from None
+
+
+def compute_on(device: torch.device) -> None:
+    """Compute something on a device: its memory, or a kernel that this torch was built without, may fail only then."""
+    torch.zeros(1, device=device).add(1).item()
+
+
+def set_rounding(protocol: ProtocolConfig) -> None:
+    """Let this process compute as the protocol says; no accelerator is initialised.
+
+    Sums within products of bf16 and fp16 are kept in fp32, on every device alike.
+    """
+    torch.use_deterministic_algorithms(protocol.deterministic)
+    if protocol.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is used first
+    matmul = torch.backends.cuda.matmul
+    matmul.allow_bf16_reduced_precision_reduction = matmul.allow_fp16_reduced_precision_reduction = False
+    matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = protocol.tf32
+
+
+def initialized() -> bool:
+    """Return whether this process has touched an accelerator, after which a child that it forks cannot use one."""
+    built = torch.accelerator.current_accelerator()
+    return built is not None and getattr(torch.get_device_module(built), "is_initialized", bool)()
+
+
+def facts(device: torch.device) -> Facts:
+    """Return the facts of a device, which is used for that; raise SetupError if it cannot be."""
+    use(device)
+    free, total = memory(device)
+    module = torch.get_device_module(device)
+    name = None if device.type == "cpu" else getattr(module, "get_device_name", str)(device)
+    native = native_precision(device)
+    fast_fp16 = native == "fp32" and is_nvidia(device) and module.get_device_properties(device).major >= FP16_SINCE
+    return Facts(str(device), name, free, total, native, fast_fp16)
+
+
+def is_nvidia(device: torch.device) -> bool:
+    """Return whether a device is a CUDA one in truth, and not an AMD GPU."""
+    return device.type == "cuda" and torch.version.hip is None
+
+
+def native_precision(device: torch.device) -> str:
+    """Return bf16 if the hardware multiplies it natively, else fp32 (protocol rule 4)."""
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        native = bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+    elif device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        of_amd = getattr(properties, "gcnArchName", "").startswith(BF16_ARCHITECTURES)
+        native = properties.major >= BF16_SINCE if is_nvidia(device) else of_amd
+    else:
+        native = device.type == "xpu" and torch.xpu.get_device_properties(device).has_bfloat16_conversions
+    return "bf16" if native else "fp32"
+
+
+def random_state(device: torch.device) -> torch.Tensor:
+    """Return the state of a device's random generator."""
+    return torch.get_device_module(device).get_rng_state(device)
+
+
+def set_random_state(device: torch.device, state: torch.Tensor) -> None:
+    """Put a device's random generator into a state."""
+    torch.get_device_module(device).set_rng_state(state, device)
+
+
+def memory(device: torch.device) -> tuple[int, int]:
+    """Return the free and the total bytes of a device's memory; for the processor, this machine's."""
+    if device.type == "mps":
+        total = torch.mps.recommended_max_memory()
+        return total - torch.mps.driver_allocated_memory(), total
+    if device.type != "cpu":
+        return torch.accelerator.get_memory_info(device)
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), total
+    return total, total
+
+
+def wait(device: torch.device) -> None:
+    """Wait until a device has finished its work; one that this process has not used yet is left alone."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def reset_peak(device: torch.device) -> None:
+    """Start a new peak of a device; for the processor, of this process's memory (Linux)."""
+    if device.type in ("cuda", "xpu"):
+        torch.accelerator.reset_peak_memory_stats(device)
     # Not every kernel or sandbox has the file; the peak is then the process's own from its start.
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def peak_bytes() -> int:
-    """Return the peak since `reset_peak`: allocated device memory on a GPU, else this process's resident memory."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
+def peak_bytes(device: torch.device) -> int:
+    """Return the peak since `reset_peak`: an accelerator's allocated memory, else this process's resident memory.
+
+    MPS counts no peak: its allocator gives nothing back, so what it holds comes near.
+    """
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()
+    if device.type != "cpu":
+        return torch.accelerator.max_memory_allocated(device)
     try:
         status = Path("/proc/self/status").read_text()
         return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
@@ -65,8 +194,38 @@ def out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def device_bytes() -> int:
-    """Return the memory of the device that runs use: a GPU's own, else this machine's."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_properties(0).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+class Clocks:
+    """Seconds by phase; phases do not nest, and time between them is counted nowhere."""
+
+    def __init__(self, device: torch.device = CPU) -> None:
+        self.device = device
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the time spent within to phase `name`; work queued on the device is waited for."""
+        wait(self.device)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            wait(self.device)
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def add(self, other: Mapping[str, float]) -> None:
+        """Add seconds by phase to these."""
+        for name, seconds in other.items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+
+
+def main() -> None:
+    """Print the facts of the device that the command line names, or why it cannot be used."""
+    try:
+        found = asdict(facts(torch.device(sys.argv[1])))
+    except SetupError as error:
+        found = {"error": str(error)}
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 from transformers import Cache, PreTrainedModel
 
-from bakeoff.compute.model.base import Base, inner
+from bakeoff.compute.model.base import DTYPES, Base, inner
 from bakeoff.compute.model.head import head_input, logits_of, only_rows
 
 LOGITS_BYTES = 256 * 2**20  # of fp32 logits that are held at once; more are computed in parts
@@ -25,7 +25,7 @@ def autocast(base: Base) -> AbstractContextManager[Any]:
     """Return the context that every forward pass runs in; it does nothing in fp32."""
     if base.device.type == "meta":
         return nullcontext()
-    return torch.autocast(base.device.type, torch.bfloat16, enabled=base.precision == "bf16")
+    return torch.autocast(base.device.type, DTYPES[base.precision], enabled=base.precision != "fp32")
 
 
 class Reached(Exception):  # noqa: N818

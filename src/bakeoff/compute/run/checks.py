@@ -9,10 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import nn
 
+from bakeoff.compute.model.base import Base
 from bakeoff.compute.model.quantization import scales
 from bakeoff.data.tokens import Tokens
 
-RELOAD_TOLERANCE = 1e-6  # relative
+RELOAD_TOLERANCE = 1e-6  # relative, as the next
+START_TOLERANCE = {"fp32": 1e-5, "bf16": 1e-2, "fp16": 2e-3}  # not on a CPU
+MOST_SKIPPED = 0.1  # of the steps in fp16
 NAMES_SHOWN = 3
 
 
@@ -64,11 +67,23 @@ def shown(names: Iterable[str]) -> str:
     return ", ".join(ordered[:NAMES_SHOWN]) + more
 
 
-def equals_base(base_loss: float, loss: float) -> str | None:
+def start_tolerance(base: Base) -> float:
+    """Return how far the loss of a method that starts as the base may be from the base's: on a CPU no bit."""
+    return 0.0 if base.device.type == "cpu" else START_TOLERANCE[base.precision]
+
+
+def equals_base(base_loss: float, loss: float, tolerance: float = 0.0) -> str | None:
     """Complain if a method that starts as the base has another loss before its first step."""
-    if loss == base_loss:
+    if math.isclose(loss, base_loss, rel_tol=tolerance):
         return None
     return f"the base's loss is {base_loss:.9g}, the adapted model's {loss:.9g} before the first step"
+
+
+def few_skipped(skipped: int, steps: int) -> str | None:
+    """Complain where many steps in fp16 were skipped: such a run has learnt less than the others."""
+    if skipped <= MOST_SKIPPED * steps:
+        return None
+    return f"{skipped} of {steps} steps were skipped, because their gradients left the range of fp16"
 
 
 def same_when_loaded(trained_loss: float, loaded_loss: float) -> str | None:

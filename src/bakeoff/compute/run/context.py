@@ -11,7 +11,7 @@ from torch import nn
 
 from bakeoff.compute.decoding.conformance import conforming
 from bakeoff.compute.model.base import Base, count_parameters, load_base
-from bakeoff.compute.model.device import Clocks, peak_bytes
+from bakeoff.compute.model.device import Clocks, choose, peak_bytes, set_rounding
 from bakeoff.compute.training.loop import DivergedError
 from bakeoff.compute.training.loss import evaluate_loss, mean_loss
 from bakeoff.config.config import Config, load_config
@@ -48,7 +48,9 @@ class Work:
         self.test_file = folder.examples_file("test")
         self.few_shot = run.kind == "baseline" and run.entry.startswith(FEW_SHOT)
         self.trunk_folder = folder.trunk
-        self.clocks, self.shown_at = Clocks(), time.monotonic()
+        self.device = choose(self.config.machine.device)
+        set_rounding(self.config.protocol)
+        self.clocks, self.shown_at = Clocks(self.device), time.monotonic()
         self.record = RunResult(run, "done")
         if run.kind != "trial":
             self.record.decoding, self.record.scoring = self.plan.decoding, self.plan.scoring
@@ -64,7 +66,7 @@ class Work:
         if kind == "metrics":
             append_jsonl(self.files.metrics_file, values)
         if "seconds_left" in values:
-            values = {**values, "peak_bytes": peak_bytes()}
+            values = {**values, "peak_bytes": peak_bytes(self.device)}
         self.emit(event_of({"run": self.run.id, "kind": kind, **values}))
 
     def state(self, state: str) -> None:
@@ -77,7 +79,7 @@ class Work:
         At each call the run shows that it is alive. Raises SetupError if the base cannot be used.
         """
         self.state("loading")
-        base = load_base(self.config.model, self.config.protocol.precision, self.config.pin, self.run.quantize)
+        base = load_base(self.config.model, self.plan.precision, self.config.pin, self.run.quantize, self.device)
         if not self.calls:
             base, note = conforming(base)
             self.calls = {"cached": base.cached, "head_alone": base.head_alone}

@@ -28,7 +28,7 @@ from bakeoff.store.records import RunResult
 def evaluate(work: Work, base: Base, adapted: nn.Module) -> RunResult:
     """Read the test split once for its loss, greedy outputs and their scores, in one pass if that is possible."""
     tokens, precision = work.tokens["test"], work.config.generation.precision
-    reset_peak()
+    reset_peak(work.device)
     work.state("testing")
     if not work.few_shot:
         look_beside(work, base, adapted)
@@ -47,7 +47,7 @@ def evaluate(work: Work, base: Base, adapted: nn.Module) -> RunResult:
     losses = losses_read if together else losses
     work.record.metrics["test/loss"] = mean_loss(losses)
     work.record.check("loss_finite", finite(work.files.curve(), losses))
-    work.record.costs["evaluation_peak_bytes"] = peak_bytes()
+    work.record.costs["evaluation_peak_bytes"] = peak_bytes(work.device)
     form = make_form(base.tokenizer, work.config.template, base.decoder_start is not None)
     outputs = form.texts(ids, work.indented)
     if work.few_shot:

@@ -1,12 +1,17 @@
-"""The fork server: imports the heavy libraries once, then forks a new process for every run.
+"""The run server: imports the heavy libraries before it is asked for a run, and gives every run a process of its own.
 
-`python -P -m bakeoff.compute.run.process [PLACE...]` reads {"folder", "run"} lines from standard input. It searches the
-PLACEs for modules, too (for a user's metric), after all other places. It answers with {"started": pid}. The process of
-the run writes its events as JSON lines to standard output; when it has ended, the server adds {"exit": status}. It is a
-program of its own and does not use `multiprocessing`, whose children import the user's main script again and use
-pickles.
+`python -P -m bakeoff.compute.run.process [--once] DEVICE [PLACE...]` reads {"folder", "run"} lines from standard input.
+It searches the PLACEs for modules, too (for a user's metric), after all other places. Where torch finds no accelerator
+it forks a process for each line, which shares the libraries' memory, and says {"exit": status} when that has ended.
+Elsewhere, or with --once, it says {"once": true}, carries out the one run itself, and ends: after an accelerator was
+touched, which bitsandbytes does when it is imported, no forked process can use it.
+
+The process of a run says {"started": pid} and its events, as JSON lines on standard output. A server that can carry out
+no run says {"refused": reason}. It is a program of its own and does not use `multiprocessing`, whose children import
+the user's main script again and use pickles.
 """
 
+import argparse
 import json
 import os
 import signal
@@ -14,16 +19,18 @@ import sys
 import threading
 import traceback
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import peft
 import torch
 import transformers
 
 from bakeoff.child_process import also_search, end_with_parent, limit
+from bakeoff.compute.model.device import choose, initialized, visible
 from bakeoff.compute.run.worker import execute
 from bakeoff.compute.training.checkpoint import Stopped
 from bakeoff.config.config import load_config
+from bakeoff.errors import BakeoffError, SetupError
 from bakeoff.store.events import Event
 from bakeoff.store.files import opened
 from bakeoff.store.run_folder import Folder
@@ -32,24 +39,56 @@ PRELOADED = (peft, torch, transformers)
 STOPPED = 128 + signal.SIGTERM  # exit status of a run that was asked to stop and has saved
 
 
+def forks(device: str) -> bool:
+    """Return whether runs on this device are forked: on the processor, where torch finds no accelerator.
+
+    Where it finds one, optimizers ask it for its stream at every step, whatever they train on.
+    """
+    return choose(device).type == "cpu" and not visible()
+
+
 def serve(requests: TextIO, events: TextIO) -> None:
-    """Fork a process for each request, one after the other, until the requests end."""
+    """Fork a process for each request, one after the other, until the requests end.
+
+    Raises SetupError where an accelerator was touched: a forked process could not use it.
+    """
     for line in requests:
-        request = json.loads(line)
+        if initialized():
+            raise SetupError(
+                "machine.device: a library has used the GPU while it was imported, so no run can be started on the "
+                "processor. Try: CUDA_VISIBLE_DEVICES= in front of the command, which hides the GPU"
+            )
         pid = os.fork()
         if pid == 0:
-            status = 1
             end_with_parent()
-            try:
-                status = run(Path(request["folder"]), request["run"], events)
-            except BaseException:  # before the run's own record begins, or after it: the log says why
-                traceback.print_exc()
-                sys.stderr.flush()
-            finally:
-                os._exit(status)
+            os._exit(carry_out(line, events))
         _, status = os.waitpid(pid, 0)
-        end = json.dumps({"exit": os.waitstatus_to_exitcode(status)})
-        print(f"\n{end}", file=events, flush=True)  # a process that was killed may have left part of a line
+        say(events, exit=os.waitstatus_to_exitcode(status))
+
+
+def serve_once(requests: TextIO, events: TextIO) -> int:
+    """Wait for one request, carry it out in this process, and return its exit status."""
+    line = requests.readline()
+    if not line:
+        return 0
+    say(events, once=True)
+    return carry_out(line, events)
+
+
+def say(events: TextIO, **message: Any) -> None:
+    """Say something to who asks for runs, on a line of its own: a process that was killed may have left part of one."""
+    print(f"\n{json.dumps(message)}", file=events, flush=True)
+
+
+def carry_out(line: str, events: TextIO) -> int:
+    """Carry out a request and return the exit status, whatever happens."""
+    try:
+        request = json.loads(line)
+        return run(Path(request["folder"]), request["run"], events)
+    except BaseException:  # before the run's own record begins, or after it: the log says why
+        traceback.print_exc()
+        sys.stderr.flush()
+        return 1
 
 
 def run(folder: Path, run_id: str, events: TextIO) -> int:
@@ -77,9 +116,25 @@ def run(folder: Path, run_id: str, events: TextIO) -> int:
     return 0 if result.status == "done" else 1
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Carry out the runs that standard input asks for."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--once", action="store_true")
+    parser.add_argument("device")
+    parser.add_argument("places", nargs="*")
+    asked = parser.parse_args()
     end_with_parent()
-    also_search(sys.argv[1:])
+    also_search(asked.places)
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    serve(sys.stdin, channel)
+    try:
+        if forks(asked.device) and not asked.once:
+            serve(sys.stdin, channel)
+        else:
+            os._exit(serve_once(sys.stdin, channel))  # as a forked process: nothing is taken down in order
+    except BakeoffError as error:
+        say(channel, refused=str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,8 +1,8 @@
 """A probe: measures an entry's steps, reading and decoding on this device, with the longest examples.
 
-`python -m bakeoff.compute.run.profile FOLDER` reads {"entry", "method", "settings", "quantize"} from standard input and
-prints its measurements as JSON. The folder has a config and tokens, as a plan writes them. The probe has its own
-process so that its memory peak is its own, and so that running out of memory ends nothing else.
+`python -m bakeoff.compute.run.profile FOLDER` reads {"entry", "method", "settings", "precision", "quantize"} from
+standard input and prints its measurements as JSON. The folder has a config and tokens, as a plan writes them. The probe
+has its own process so that its memory peak is its own, and so that running out of memory ends nothing else.
 """
 
 import json
@@ -18,7 +18,7 @@ from bakeoff.compute.decoding.batch import decoding
 from bakeoff.compute.decoding.conformance import conforming
 from bakeoff.compute.decoding.greedy import reads_targets, rows_at_once
 from bakeoff.compute.model.base import Base, adapt, for_decoding, load_base
-from bakeoff.compute.model.device import Clocks, out_of_memory, peak_bytes, reset_peak
+from bakeoff.compute.model.device import Clocks, choose, out_of_memory, peak_bytes, reset_peak, set_rounding
 from bakeoff.compute.model.forward import autocast
 from bakeoff.compute.training.loop import Trainer
 from bakeoff.compute.training.loss import evaluate_loss, start
@@ -65,21 +65,23 @@ def to_decode(base: Base, rows: StoredTokens, batch_size: int | None) -> list[li
 
 
 def measure(
-    folder: Folder, entry: str, method_name: str, settings: dict[str, object], quantize: Quantize = "none"
+    folder: Folder, entry: str, method: str, settings: dict[str, object], precision: str, quantize: Quantize
 ) -> Probe:
     """Return what an entry costs: some steps on its longest batch, reading as many examples, and decoding."""
     config = load_config(folder.config_file)
     protocol = config.protocol.model_copy(
         update={"epochs": STEPS, "evaluate_every": None, "patience": None, "trunk_cache": "off"}
     )
-    probe, clocks = Probe(), Clocks()
+    device = choose(config.machine.device)
+    set_rounding(config.protocol)
+    probe, clocks = Probe(), Clocks(device)
     rows = load_tokens(folder.tokens_file("train"))
     with clocks.phase("setup"):
-        base, _ = conforming(load_base(config.model, config.protocol.precision, config.pin, quantize))
-        method = build_method(entry, {**settings, "method": method_name})
-        adapted = adapt(base, method, protocol.gradient_checkpointing)
+        base, _ = conforming(load_base(config.model, precision, config.pin, quantize, device))
+        built = build_method(entry, {**settings, "method": method})
+        adapted = adapt(base, built, protocol.gradient_checkpointing)
     with clocks.phase("start"):
-        start(base, adapted, method, rows, protocol.batch_size)
+        start(base, adapted, built, rows, protocol.batch_size)
     batch = longest(rows, protocol.batch_size)
     probe.tokens = probe.evaluated_tokens = len(batch) * len(batch[0])
     curve: list[float] = []
@@ -88,11 +90,11 @@ def measure(
         if kind == "metrics":
             curve.append(values["seconds"])
 
-    reset_peak()
-    trainer = Trainer(base, adapted, method, protocol, protocol.seed, report)
+    reset_peak(device)
+    trainer = Trainer(base, adapted, built, protocol, protocol.seed, report)
     trainer.train(batch, batch[:1])
     probe.step_seconds = curve[-1] - curve[-2]
-    probe.peak_bytes = peak_bytes()
+    probe.peak_bytes = peak_bytes(device)
     del trainer
     with clocks.phase("evaluation"):
         evaluate_loss(base, adapted, batch, 2 * protocol.batch_size)
@@ -125,9 +127,7 @@ def main() -> None:
     """Probe what standard input asks for."""
     asked = json.loads(sys.stdin.read())
     try:
-        probe = measure(
-            Folder(Path(sys.argv[1])), asked["entry"], asked["method"], asked["settings"], asked["quantize"]
-        )
+        probe = measure(Folder(Path(sys.argv[1])), **asked)
     except RuntimeError as error:
         if not out_of_memory(error):
             raise

@@ -17,18 +17,26 @@ import torch
 from bakeoff.compute.model.adapter_files import load_adapter, save_adapter
 from bakeoff.compute.model.base import adapt, trainable
 from bakeoff.compute.model.device import out_of_memory, peak_bytes, reset_peak
-from bakeoff.compute.run.checks import beats_unigram, equals_base, fingerprints, only_moved, same_when_loaded
+from bakeoff.compute.run.checks import (
+    beats_unigram,
+    equals_base,
+    few_skipped,
+    fingerprints,
+    only_moved,
+    same_when_loaded,
+    start_tolerance,
+)
 from bakeoff.compute.run.context import Emit, Work
 from bakeoff.compute.run.evaluate import evaluate, score
 from bakeoff.compute.training.checkpoint import CheckpointWriter, checkpoint_files, load_newest
-from bakeoff.compute.training.loop import DivergedError, Trainer
+from bakeoff.compute.training.loop import DivergedError, Trained, Trainer
 from bakeoff.compute.training.loss import start
 from bakeoff.compute.training.trunk_cache import serve_trunks, stores_trunk
 from bakeoff.data.prompt_format import make_form
 from bakeoff.errors import BakeoffError
 from bakeoff.methods import Method, build_method
 from bakeoff.scoring.baselines import BLANK_LINE, cut_share, extract, few_shot_rows, shots_ids
-from bakeoff.store.events import Done, Failed, Ranked, State, event_of
+from bakeoff.store.events import Done, Failed, Note, Ranked, State, event_of
 from bakeoff.store.files import write_jsonl
 from bakeoff.store.records import Cause, RunResult, Step
 from bakeoff.store.run_folder import Folder
@@ -161,7 +169,7 @@ def train(work: Work, method: Method) -> float | None:
         before = fingerprints(adapted)
         to_train = set(trainable(adapted))
     if base_loss is not None:
-        record.check("step0_equals_base", equals_base(base_loss, work.probe(base, adapted)))
+        record.check("step0_equals_base", equals_base(base_loss, work.probe(base, adapted), start_tolerance(base)))
     work.count(adapted)
     trainer = Trainer(base, adapted, method, work.config.protocol, work.run.seed, work.report, rungs=work.plan.rungs)
     with work.clocks.phase("setup"):
@@ -196,7 +204,7 @@ def keep(work: Work, trainer: Trainer, carried: dict[str, Any]) -> CheckpointWri
     first = trainer.at.step
 
     def peak() -> int:
-        return max(carried.get("peak_bytes", 0), peak_bytes() if trainer.at.step > first else 0)
+        return max(carried.get("peak_bytes", 0), peak_bytes(work.device) if trainer.at.step > first else 0)
 
     def extra() -> dict[str, Any]:
         return {
@@ -222,14 +230,27 @@ def keep(work: Work, trainer: Trainer, carried: dict[str, Any]) -> CheckpointWri
 def take_steps(work: Work, trainer: Trainer, keeper: CheckpointWriter) -> None:
     """Train as far as the run goes for now, and note losses, costs and the peak since the first step."""
     record = work.record
-    reset_peak()
+    reset_peak(work.device)
     work.state("training")
     trained = trainer.train(work.tokens["train"], work.tokens["validation"], work.run.until)
     record.costs["peak_bytes"] = keeper.extra()["peak_bytes"]
     record.costs["micro_batch_size"] = trained.micro_batch
     record.costs["tokens_per_second"] = trained.tokens / trainer.clocks.seconds["train"]
     record.steps, record.best_step = trained.steps, trained.best_step
+    if trainer.base.precision == "fp16":
+        record.costs["skipped_steps"] = trained.skipped
+        if trained.ended:
+            say_skipped(work, trained)
     record.metrics |= {"train/loss": trained.train_loss, "validation/loss": trained.validation_loss}
+
+
+def say_skipped(work: Work, trained: Trained) -> None:
+    """Say how many steps of a training in fp16 were skipped, and check that they are few."""
+    skipped, steps = trained.skipped, trained.steps
+    work.record.check("few_steps_skipped", few_skipped(skipped, steps))
+    if skipped:
+        why = "were skipped, because their gradients left the range of fp16"
+        work.emit(Note(text=f"{work.run.entry}: {skipped} of {steps} steps {why}"))
 
 
 def go_on(work: Work, trainer: Trainer) -> dict[str, Any]:

@@ -1,7 +1,10 @@
-"""Checkpoints: an interrupted training resumes in another process as if it had never stopped, bit for bit.
+"""Checkpoints: an interrupted training resumes in another process as if it had never stopped.
+
+On a CPU that is so bit for bit, and on a GPU if `protocol.deterministic` is set: else its kernels add in any order.
 
 One safetensors file has everything: trained weights, the best weights so far, the optimizer's state, the method's own
-state, the states of the random generators, and, as JSON in its header, counters, clocks and curve. Its name has its
+state, the states of the random generators, and, as JSON in its header, counters, the scale of gradients in fp16, clocks
+and curve. Its name has its
 step and the SHA-256 of its content. So one rename completes it, and any damage is noticed. Batches need not be stored:
 they follow from seed and epoch.
 """
@@ -21,9 +24,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from bakeoff.compute.model.device import out_of_memory
+from bakeoff.compute.model.device import out_of_memory, random_state, set_random_state
 from bakeoff.compute.training.loop import Progress, Trainer
-from bakeoff.config.sections import SafetyConfig
+from bakeoff.config.machine import SafetyConfig
 from bakeoff.methods.saved import kind_of, shown
 from bakeoff.store.checksums import digest, sync
 from bakeoff.store.run_folder import CHECKPOINT
@@ -121,9 +124,10 @@ def save_checkpoint(folder: Path, trainer: Trainer, extra: dict[str, Any]) -> No
         gathered = trainer.method.state(trainer.adapted)
         tensors |= {f"method/{key}": tensor for key, tensor in gathered.items()}
         tensors["random/cpu"] = torch.get_rng_state()
-        if torch.cuda.is_available():
-            tensors["random/cuda"] = torch.cuda.get_rng_state()
-    state = {"at": asdict(trainer.at), "seconds": trainer.clocks.seconds, "extra": extra}
+        if trainer.base.device.type != "cpu":
+            tensors[f"random/{trainer.base.device.type}"] = random_state(trainer.base.device)
+    state = {"at": asdict(trainer.at), "scaler": trainer.scaler.state_dict(), "seconds": trainer.clocks.seconds}
+    state["extra"] = extra
     folder.mkdir(parents=True, exist_ok=True)
     for old in checkpoint_files(folder):
         # One of a later step was passed over when this training began, and may yet serve whoever wrote it.
@@ -176,18 +180,20 @@ def load_checkpoint(file: Path, trainer: Trainer, accepts: Callable[[dict[str, A
     with safe_open(file, "pt") as stored:
         state = json.loads(stored.metadata()["state"])
         at = Progress(**state["at"])
-        if not accepts(state["extra"]) or at.step != step_of(file) or asdict(at) != state["at"]:
+        same = at.step == step_of(file) and asdict(at) == state["at"]
+        if not (same and accepts(state["extra"]) and state["scaler"].keys() == trainer.scaler.state_dict().keys()):
             raise ValueError("of another training or version")
         names = stored.keys()
         check_tensors(trainer, at.ended, {n: stored.get_slice(n) for n in names if not n.startswith("method/")})
-        for device in ("cpu", "cuda"):
-            if f"random/{device}" in names:
-                torch.Generator(device).set_state(stored.get_tensor(f"random/{device}"))  # raises where it is none
+        for name in names:
+            if name.startswith("random/"):
+                torch.Generator(name.removeprefix("random/")).set_state(stored.get_tensor(name))  # raises if it is none
         gathered = {n.removeprefix("method/"): stored.get_tensor(n) for n in names if n.startswith("method/")}
         trainer.method.restore(trainer.adapted, gathered)
         for name in names:
             if not name.startswith("method/"):
                 restore(trainer, name, stored.get_tensor(name))
+    trainer.scaler.load_state_dict(state["scaler"])
     trainer.at, trainer.saved = at, file.name
     trainer.clocks.seconds = state["seconds"]
     return state["extra"]
@@ -198,8 +204,8 @@ def check_tensors(trainer: Trainer, ended: bool, stored: dict[str, Any]) -> None
     wanted: dict[str, torch.Tensor] = {f"best/{name}": weight for name, weight in trainer.weights.items()}
     if not ended:
         wanted["random/cpu"] = torch.get_rng_state()
-        if torch.cuda.is_available():
-            wanted["random/cuda"] = torch.cuda.get_rng_state()
+        if trainer.base.device.type != "cpu":
+            wanted[f"random/{trainer.base.device.type}"] = random_state(trainer.base.device)
         for name, weight in trainer.weights.items():
             wanted[f"weights/{name}"] = weight
             if f"optimizer:step/{name}" in stored:  # not there of a weight that has had no gradient yet
@@ -224,8 +230,8 @@ def restore(trainer: Trainer, name: str, tensor: torch.Tensor) -> None:
     part, _, key = name.partition("/")
     if name == "random/cpu":
         torch.set_rng_state(tensor)
-    elif name == "random/cuda":
-        torch.cuda.set_rng_state(tensor)
+    elif part == "random":
+        set_random_state(trainer.base.device, tensor)
     elif part == "best":
         trainer.best[key] = tensor.to(trainer.weights[key].device)
     elif part == "weights":

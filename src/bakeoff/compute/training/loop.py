@@ -37,6 +37,7 @@ class Trained:
     train_loss: float
     tokens: int
     micro_batch: int  # examples that went through the model at once
+    skipped: int  # steps in fp16 whose gradients were not finite, so that nothing was changed
     ended: bool  # whether no step is left; else the model holds its latest weights
 
 
@@ -53,6 +54,7 @@ class Progress:
     best_loss: float = math.inf
     best_step: int = 0
     since_best: int = 0  # validations
+    skipped: int = 0
     ended: bool = False
 
 
@@ -89,11 +91,12 @@ class Trainer:
             [{"params": weights, "lr_scale": scale} for scale, weights in groups.items()],
             lr=method.learning_rate, weight_decay=protocol.weight_decay, fused=True,
         )  # fmt: skip
+        self.scaler = torch.amp.GradScaler(base.device.type, enabled=base.precision == "fp16")
         self.rungs = rungs
         self.keep: AfterStep | None = None  # called after every step, with whether it was validated
         # Stored or not: dropout draws its numbers a part at a time, and a run that goes on without must draw the same.
         self.part_tokens = part_tokens(base, above_trunk=bool(find_trunk(adapted)[1]))
-        self.clocks = Clocks()
+        self.clocks = Clocks(base.device)
         self.at = Progress(micro_batch=protocol.batch_size)
         self.saved = ""  # the name of its last checkpoint, from which it may have gone on
         self.best: dict[str, torch.Tensor] = {}  # weights; empty before the first validation
@@ -136,7 +139,9 @@ class Trainer:
             with torch.no_grad():
                 for name, weight in self.weights.items():
                     weight.copy_(self.best[name])
-        return Trained(at.step, at.best_step, at.best_loss, at.train_loss, at.tokens, at.micro_batch, at.ended)
+        return Trained(
+            at.step, at.best_step, at.best_loss, at.train_loss, at.tokens, at.micro_batch, at.skipped, at.ended
+        )
 
     def _due(self, step: int) -> bool:
         """Return whether a validation is due within an epoch."""
@@ -149,13 +154,31 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["lr_scale"]
         loss = self._backward(train, members)
+        self.scaler.unscale_(self.optimizer)
         self.method.before_step(self.adapted)
         if self.protocol.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.weights.values(), self.protocol.clip_norm)
-        self.optimizer.step()
+        self._move()
         self.method.after_step(self.adapted, step + 1, steps)
         self.optimizer.zero_grad()
         return loss
+
+    def _move(self) -> None:
+        """Let the optimizer change the weights, in fp16 only if all gradients are finite; else they count as zero."""
+        scale = self.scaler.get_scale()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.scaler.get_scale() >= scale:
+            return
+        self.at.skipped += 1
+        if self.scaler.get_scale() < 1:
+            raise DivergedError(
+                f"gradients are not finite in fp16, however small they are scaled, after step {self.at.step}. "
+                "Try protocol.precision: fp32, or a lower learning_rate"
+            )
+        for weight in self.weights.values():
+            if weight.grad is not None:
+                weight.grad.zero_()  # a method may gather importances from them
 
     def _backward(self, train: Sequence[Tokens], members: Sequence[int]) -> float:
         """Compute the gradients of the batch's mean loss and return its sum; if memory runs out, halve the parts."""
@@ -176,7 +199,7 @@ class Trainer:
         for part in parts([len(row) for row in rows], self.at.micro_batch, self.part_tokens):
             batch = batch_of(self.base, rows[part])
             losses = target_losses(self.base, self.adapted, batch, self.serve["train"](members[part]))
-            (losses.sum() / targets).backward()
+            self.scaler.scale(losses.sum() / targets).backward()
             total += float(losses.detach().double().sum())
         return total
 
@@ -207,6 +230,7 @@ class Trainer:
             raise DivergedError(
                 f"the {split} loss is {loss} after step {self.at.step}. "
                 f"Try a lower learning_rate than {self.method.learning_rate}"
+                + (", or protocol.precision: fp32" if self.base.precision == "fp16" else "")
             )
 
     def _progress(self, steps: int) -> None:

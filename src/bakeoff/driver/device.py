@@ -1,0 +1,48 @@
+"""What the driver knows of the device that runs use, without touching it.
+
+Free memory and what a GPU multiplies natively can be asked only by a process that has a context on it. That takes some
+hundred MB of its memory, and a GPU in exclusive mode then belongs to that process: so it is one of its own, and ends.
+"""
+
+import json
+import subprocess
+from functools import cache
+from typing import TYPE_CHECKING
+
+from bakeoff.child_process import command
+from bakeoff.errors import SetupError
+
+if TYPE_CHECKING:
+    from bakeoff.compute.model.device import Facts
+
+SECONDS = 300.0  # that a driver may take to answer: the first use of a GPU after a boot can take a minute
+
+
+@cache
+def survey(asked: str) -> "Facts":
+    """Return the facts of the device that `machine.device` names.
+
+    Raises ConfigError where this machine has none such, SetupError where it cannot be used.
+    """
+    from bakeoff.compute.model.device import choose, facts
+
+    device = choose(asked)
+    return facts(device) if device.type == "cpu" else asked_apart(str(device))
+
+
+def asked_apart(device: str) -> "Facts":
+    """Return what a process of its own finds of an accelerator."""
+    from bakeoff.compute.model.device import Facts
+
+    words = command("compute.model.device", device)
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        raise SetupError(f"machine.device: {device}: does not answer. Try: nvidia-smi, or --device cpu") from None
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+        raise SetupError(f"machine.device: {device}: cannot be used ({reason}). Try: nvidia-smi, or --device cpu")
+    found = json.loads(done.stdout.splitlines()[-1])
+    if "error" in found:
+        raise SetupError(found["error"])
+    return Facts(**found)

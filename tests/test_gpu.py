@@ -1,0 +1,92 @@
+"""What only a GPU can show; `pytest -m gpu` runs these tests. They were written on a machine without one."""
+
+import math
+
+import pytest
+import torch
+
+import bakeoff
+from bakeoff.compute.model.base import adapt, load_base
+from bakeoff.compute.model.device import choose, initialized, memory, peak_bytes, reset_peak, set_rounding
+from bakeoff.compute.training.checkpoint import load_newest, save_checkpoint
+from bakeoff.compute.training.loop import Trainer
+from bakeoff.compute.training.loss import evaluate_loss, mean_loss
+from bakeoff.config.sections import ProtocolConfig
+from bakeoff.data.tokens import Tokens
+from bakeoff.driver.device import survey
+from bakeoff.methods import build_method
+
+pytestmark = pytest.mark.gpu
+ROWS = [Tokens(list(range(9 + i, 14 + 2 * i)), [20 + i] * (1 + i % 3) + [0]) for i in range(11)]
+METHODS = [{"method": "lora", "r": 2}, {"method": "prompt_tuning"}, {"method": "last_layers"}]
+
+
+@pytest.fixture
+def gpu():
+    """The GPU."""
+    found = choose("auto")
+    if found.type == "cpu":
+        pytest.skip("no GPU here")
+    return found
+
+
+def trainer_of(tiny_model, fields, precision, device, deterministic=False):
+    protocol = ProtocolConfig(epochs=4, batch_size=6, deterministic=deterministic)
+    set_rounding(protocol)
+    base = load_base(str(tiny_model), precision, device=device)
+    torch.manual_seed(0)
+    method = build_method("x", {"learning_rate": 0.01, **fields})
+    return Trainer(base, adapt(base, method), method, protocol, 0, lambda *_: None)
+
+
+def test_a_whole_bakeoff_runs_on_it_in_processes_of_its_own(gpu, tiny_config, processes):
+    survey.cache_clear()
+    results = bakeoff.run(tiny_config, display="none")
+    assert results.document["status"] == "done"
+    assert results.document["environment"]["gpu"]
+    for row in results.entries.values():
+        assert {name for name, passed in row["checks"].items() if not passed} <= {"step0_beats_unigram"}
+        assert row["costs"]["peak_bytes"] > 0
+    assert results.best().load().generate(["bab beb bib bob"])
+
+
+@pytest.mark.parametrize("fields", METHODS, ids=lambda fields: fields["method"])
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 2e-4), ("bf16", 5e-2), ("fp16", 5e-2)])
+def test_losses_and_training_are_near_those_of_a_cpu(gpu, tiny_model, fields, precision, tolerance):
+    found = []
+    for device, kind in ((torch.device("cpu"), "fp32"), (gpu, precision)):
+        trainer = trainer_of(tiny_model, fields, kind, device)
+        before = mean_loss(evaluate_loss(trainer.base, trainer.adapted, ROWS, 6))
+        trained = trainer.train(ROWS, ROWS)
+        found.append((before, trained.validation_loss))
+        assert math.isfinite(trained.validation_loss)
+    assert found[1] == pytest.approx(found[0], rel=tolerance)
+
+
+def test_memory_is_counted_on_it(gpu):
+    free, total = memory(gpu)
+    assert 0 < free <= total
+    reset_peak(gpu)
+    before = peak_bytes(gpu)
+    block = torch.zeros(2**24, device=gpu)
+    assert peak_bytes(gpu) >= before + block.nbytes
+    assert initialized()
+
+
+def test_a_deterministic_training_resumes_bit_for_bit(gpu, tiny_model, tmp_path):
+    try:
+        straight = trainer_of(tiny_model, METHODS[0] | {"lora_dropout": 0.5}, "fp32", gpu, deterministic=True)
+        straight.rungs = (3,)
+        whole = straight.train(ROWS, ROWS)
+        first = trainer_of(tiny_model, METHODS[0] | {"lora_dropout": 0.5}, "fp32", gpu, deterministic=True)
+        first.rungs = (3,)
+        first.train(ROWS, ROWS, 3)
+        save_checkpoint(tmp_path, first, {})
+        again = trainer_of(tiny_model, METHODS[0] | {"lora_dropout": 0.5}, "fp32", gpu, deterministic=True)
+        torch.rand(5, device=gpu)
+        load_newest(tmp_path, again)
+        assert again.train(ROWS, ROWS) == whole
+        for name, weight in straight.weights.items():
+            assert torch.equal(again.weights[name], weight)
+    finally:
+        set_rounding(ProtocolConfig())
