@@ -50,8 +50,8 @@ UNSAVED = ("training", "validating", "saving")  # states in which there is somet
 class LocalExecutor:
     """Carries out runs on this machine. Its server starts at once: its imports take seconds, while a plan is made.
 
-    A server that does not fork, as none does on an accelerator or if `once` is set, carries out one run; then the next
-    one has been started already, and keeps in reserve.
+    A server that does not fork (on an accelerator, or if `once` is set) carries out one run. Meanwhile the server of
+    the next run is started, and waits.
     """
 
     def __init__(self, config: Config, once: bool = False) -> None:
