@@ -12,7 +12,7 @@ import bakeoff
 from bakeoff.cli import doctor
 from bakeoff.cli.main import main
 from bakeoff.compute.model import device as module
-from bakeoff.compute.model.device import CPU, Clocks, choose, facts, native_precision, use
+from bakeoff.compute.model.device import CPU, Clocks, Facts, choose, facts, native_precision, use
 from bakeoff.config.config import load_config
 from bakeoff.driver import device as driver
 from bakeoff.driver.executor import environment_of
@@ -236,3 +236,23 @@ def test_doctor_says_that_a_gpu_cannot_be_used_and_examines_the_rest(machine, mo
 
 def driver_error(name):
     raise SetupError(f"{name}: taken")
+
+
+@pytest.mark.parametrize(
+    ("free", "fast_fp16", "status", "words"),
+    [
+        (9, False, "ok", "A GPU, 9.0 of 10.0 GB free"),
+        (1, False, "advice", "1.0 of 10.0 GB free"),
+        (9, True, "advice", "fp16"),
+    ],
+)
+def test_doctor_and_a_plan_say_what_a_gpu_has(machine, monkeypatch, tiny_config, free, fast_fp16, status, words):
+    machine()
+    there = Facts("cuda:0", "A GPU", free * 10**9, 10**10, "fp32", fast_fp16)
+    monkeypatch.setattr(driver, "asked_apart", lambda name: there)
+    check = doctor.device("auto")
+    assert check.status == status
+    assert words in check.text
+    plan = bakeoff.plan(tiny_config)
+    assert (plan["memory_bytes"], plan["precision"]) == (10**10, "fp32")
+    assert any("Try: protocol.precision: fp16" in finding for finding in plan["data"]["findings"]) == fast_fp16

@@ -67,7 +67,9 @@ def device(asked: str) -> Check:
     if found.name:
         free, total = found.free_bytes, found.total_bytes
         text = f"{found.name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free"
-        return Check("device", "ok" if free > total / 2 else "advice", text)
+        slow = ". It multiplies fp16 faster than fp32, which auto chooses on it. Try: -s protocol.precision=fp16"
+        fine = free > total / 2 and not found.fast_fp16
+        return Check("device", "ok" if fine else "advice", text + (slow if found.fast_fp16 else ""))
     if asked == "auto" and Path("/dev/nvidiactl").exists():
         cure = "a build of torch for it (pytorch.org/get-started)" if torch.version.cuda is None else "nvidia-smi"
         return Check("device", "problem", f"torch {torch.__version__} cannot use the NVIDIA GPU. Try: {cure}")
