@@ -13,9 +13,11 @@ from torch import nn
 from transformers import BitsAndBytesConfig, FineGrainedFP8Config, PreTrainedConfig, PreTrainedModel
 from transformers.quantizers import AutoHfQuantizer, HfQuantizer
 from transformers.quantizers.quantizers_utils import should_convert_module
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from bakeoff.config.sections import Quantize
 from bakeoff.errors import SetupError
+from bakeoff.library_errors import one_line
 from bakeoff.methods.packed import bits_of
 
 # Checkpoints that are quantised already, by transformers' word, and the packages that read them.
@@ -27,7 +29,9 @@ HOW = "Try: quantize: none, or a checkpoint that is not quantised"
 def own_config(config: PreTrainedConfig) -> dict[str, Any]:
     """Return what a checkpoint's config says about its quantisation; empty if it is not quantised."""
     found = getattr(config, "quantization_config", None) or {}
-    return found if isinstance(found, dict) else found.to_dict()
+    if isinstance(found, QuantizationConfigMixin):
+        return found.to_dict()
+    return found if isinstance(found, dict) else {"quant_method": found}
 
 
 def stored_as(config: PreTrainedConfig) -> str | None:
@@ -75,11 +79,18 @@ def packing(quantize: Quantize, dtype: torch.dtype) -> BitsAndBytesConfig:
 
 
 def settle(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Make a loaded model's packed layers compute as a comparison needs it."""
-    if any(map(bits_of, model.parameters())):
+    """Make a loaded model's packed layers compute as a comparison needs it.
+
+    On a CPU the other weights lie in the mapped file. As copies they let it go, with what was packed out of it.
+    """
+    weights = [*model.parameters()]
+    if any(map(bits_of, weights)):
         from bakeoff.compute.model import packed_layers
 
         packed_layers.settle(model, dtype)
+        for weight in weights:
+            if not bits_of(weight) and weight.device.type == "cpu":
+                weight.data = weight.data.clone()
 
 
 def shape_in(model: PreTrainedModel, quantize: Quantize) -> PreTrainedModel:
@@ -95,9 +106,10 @@ def shape_in(model: PreTrainedModel, quantize: Quantize) -> PreTrainedModel:
     from bakeoff.compute.model import packed_layers
 
     how = packing(quantize, torch.float32) if kind is None else config
-    quantizer = AutoHfQuantizer.from_config(how, pre_quantized=False)
-    quantizer.preprocess_model(model, device_map=None)
-    quantizer.postprocess_model(model)  # by which PEFT knows which of its layers to take
+    with one_line(f"model: {type(model).__name__}: its quantization_config cannot be used", HOW):
+        quantizer = AutoHfQuantizer.from_config(how, pre_quantized=False)
+        quantizer.preprocess_model(model, device_map=None)
+        quantizer.postprocess_model(model)  # by which PEFT knows which of its layers to take
     packed_layers.without_values(model)
     if not any(map(bits_of, model.parameters())):
         raise SetupError(
