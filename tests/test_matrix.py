@@ -14,6 +14,7 @@ from bakeoff.compute.decoding.conformance import conforming, virtual_tokens_diff
 from bakeoff.compute.decoding.greedy import rows_at_once
 from bakeoff.compute.model.base import adapt
 from bakeoff.compute.training.gradient_reach import adapted_shape
+from bakeoff.errors import SetupError
 from bakeoff.methods import build_method, method_names
 from bakeoff.testing import FAMILIES, family_base
 from bakeoff.testing.architectures import (
@@ -73,6 +74,8 @@ ROWS = {
     "mamba": ("without its cache", {"lora", "ia3", "prefix_tuning"}),
     "opt": ("with its cache", set()),  # of projected embeddings
     "mixtral": ("with its cache", set()),
+    "switch_transformers": ("with its cache", {"ia3", "prefix_tuning"}),  # its output holds router logits
+    "nllb-moe": ("with its cache", {"ia3"}),  # and so does this one's
 }
 
 
@@ -121,6 +124,25 @@ def test_an_interrupted_run_resumes_from_its_file(monkeypatch, tmp_path):
     assert rows == {kind: {"model": None, "note": kind} for kind in kinds}
     assert tried == ["a", "b", "b"]
     assert said[-1] == "2 of 2: b"
+
+
+@pytest.mark.parametrize("text", ["one line without an end", '{"document": "a"}\n', '{"kind": "a", "row": 1}\n', "\n"])
+def test_rows_are_kept_in_no_file_of_a_users(monkeypatch, tmp_path, text):
+    monkeypatch.setattr("bakeoff.testing.architectures.isolated_row", lambda *_: {"model": None, "note": ""})
+    file = tmp_path / "mine"
+    file.write_text(text)
+    with pytest.raises(SetupError, match=f"--keep: {file}: exists, and was not written by --keep"):
+        architecture_rows({"a": None}, file, print)
+    assert file.read_text() == text
+
+
+def test_rows_that_cannot_be_kept_are_one_line(monkeypatch, tmp_path):
+    monkeypatch.setattr("bakeoff.testing.architectures.isolated_row", lambda *_: {"model": None, "note": ""})
+    (tmp_path / "mine").write_text("mine")
+    for place in ("mine/rows", "."):
+        done = CliRunner().invoke(main, ["methods", "--architectures", "--keep", str(tmp_path / place)])
+        assert done.exit_code == 2, done.output
+        assert done.stderr.splitlines()[-1].startswith(f"bakeoff: {tmp_path}")
 
 
 @pytest.mark.parametrize("kind", ["codegen", "deepseek_v2", "zamba2", "mimo_v2_flash", "bailing_hybrid", "emu3"])

@@ -207,10 +207,12 @@ def methods(name: str | None, matrix: bool, architectures: bool, keep: Path | No
     With NAME, shows the fields, defaults, search range and paper of that method.
     """
     if architectures:
+        from bakeoff.api import writing
         from bakeoff.testing.architectures import architecture_rows, architectures_page
         from bakeoff.testing.architectures import architectures as known
 
-        rows = architecture_rows(dict(known()), keep, whisper)
+        with writing(keep or Path(), "--keep FILE, another file"):
+            rows = architecture_rows(dict(known()), keep, whisper)
         click.echo(json.dumps(rows, indent=1) if as_json else architectures_page(rows))
         return
     if matrix:
@@ -255,10 +257,11 @@ def generate(folder: Path, entry: str | None, device: str, rows: bool, trust: bo
     chosen = results.entry(entry) if entry else results.best()
     documents = read_rows() if rows else read_documents()
     summarizer = chosen.load(trust, device)
+    cut = summarizer.cut(documents)  # first of all: it refuses what is no document
     whisper(f"entry: {chosen.name}")
     if summarizer.note:
         whisper(summarizer.note)
-    for i, (kept, total) in summarizer.cut(documents).items():
+    for i, (kept, total) in cut.items():
         whisper(f"document {i + 1} was cut to {kept:,} of {total:,} tokens")
     outputs = summarizer.generate(documents)
     if as_json:

@@ -33,6 +33,7 @@ from bakeoff.errors import BakeoffError, SetupError
 from bakeoff.library_errors import in_short, one_line
 from bakeoff.methods import build_method, method_class
 from bakeoff.methods.soft_prompts import SoftPrompt
+from bakeoff.store.checksums import open_regular
 from bakeoff.store.files import append_jsonl, read_jsonl
 from bakeoff.testing.families import ROWS
 from bakeoff.testing.tiny_configs import tiny_base, tiny_shape
@@ -44,6 +45,7 @@ MEMORY = 8 * 2**30
 MANY_ROWS = (*ROWS, *(Tokens(list(range(i, i + 20)), [i + 3, i + 9, 0]) for i in range(3, 75, 6)))
 TRIED = ("lora", "ia3", "layer_norm", "last_layers", "full", "prompt_tuning", "prefix_tuning")  # one of each kind
 Row = dict[str, Any]
+LINE = b'{"kind": "'  # how a line of stored rows begins
 
 
 def architectures() -> list[tuple[str, Any]]:
@@ -60,9 +62,7 @@ def architecture_rows(
     kinds: Mapping[str, Any], keep: Path | None, on_progress: Callable[[str], None]
 ) -> dict[str, Row]:
     """Return each architecture's row; `on_progress` is called with each. Rows in `keep` are not tested again."""
-    rows: dict[str, Row] = {}
-    if keep is not None and keep.exists():
-        rows = {line["kind"]: line["row"] for line in read_jsonl(keep) if line["kind"] in kinds}
+    rows = {kind: row for kind, row in (kept_rows(keep) if keep else {}).items() if kind in kinds}
     for number, (kind, factory) in enumerate(kinds.items(), 1):
         if kind not in rows:
             on_progress(f"{number} of {len(kinds)}: {kind}")
@@ -70,6 +70,30 @@ def architecture_rows(
             if keep is not None:
                 append_jsonl(keep, {"kind": kind, "row": rows[kind]})
     return dict(sorted(rows.items()))
+
+
+def kept_rows(file: Path) -> dict[str, Row]:
+    """Return the rows that an interrupted test stored in a file, none where there is no file.
+
+    Raises SetupError where it is another file: rows would be appended to it.
+    """
+    if not file.exists():
+        return {}
+    with open_regular(file) as stream:
+        begins = stream.read(len(LINE))
+    try:
+        if LINE.startswith(begins):  # its last line may be torn
+            return {line["kind"]: line["row"] for line in read_jsonl(file, fault=line_fault)}
+    except SetupError:  # a line of something else
+        pass
+    raise SetupError(f"--keep: {file}: exists, and was not written by --keep. Try: another file")
+
+
+def line_fault(line: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with a line of stored rows."""
+    row = line.get("row")
+    whole = isinstance(line.get("kind"), str) and isinstance(row, dict) and {"model", "note"} <= row.keys()
+    return None if whole else "not a row of an architecture"
 
 
 def isolated_row(kind: str, factory: Any, seconds: float = SECONDS, memory: int = MEMORY) -> Row:
