@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -108,6 +109,34 @@ def test_a_tokenizer_file_that_was_cut_is_told_by_the_plan(tiny_config, llama, t
     (folder / "tokenizer.json").write_bytes(content[: len(content) // 2])
     with pytest.raises(SetupError, match=r"cannot be loaded \(.*line \d+ column"):
         api.plan({**tiny_config, "model": str(folder), "entries": ["lora"]})
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors", "chat_template.jinja"])
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device", "a link to nothing", "a link to itself"])
+def test_what_has_the_name_of_a_models_file_and_is_none_is_one_line_and_never_waited_for(
+    tiny_config, llama, tmp_path, name, kind
+):
+    folder = Path(shutil.copytree(llama, tmp_path / "model"))
+    (folder / name).unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(folder / name)
+    elif kind == "folder":
+        (folder / name).mkdir()
+    else:
+        to = {"device": "/dev/zero", "a link to nothing": "nowhere", "a link to itself": name}[kind]
+        (folder / name).symlink_to(to)
+    lines = said({**tiny_config, "model": str(folder), "entries": ["lora"]})
+    assert all(line and str(folder) in line for line in lines)
+
+
+@pytest.mark.parametrize("shards", [3, [1], {"a": 3}, {"a": None, "b": "x"}, {"a": [1]}, {"a": {"b": 1}}, "[" * 9000])
+def test_an_index_of_no_weights_is_one_line(tiny_config, llama, tmp_path, shards):
+    folder = Path(shutil.copytree(llama, tmp_path / "model"))
+    (folder / "model.safetensors").unlink()
+    text = shards if isinstance(shards, str) else json.dumps({"weight_map": shards})
+    (folder / "model.safetensors.index.json").write_text(text)
+    lines = said({**tiny_config, "model": str(folder), "entries": ["lora"]})
+    assert all("model.safetensors.index.json is damaged" in line for line in lines)
 
 
 def test_a_word_beyond_the_embeddings_is_told_by_the_plan(tiny_config, tiny_model, tmp_path):

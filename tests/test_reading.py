@@ -1,6 +1,8 @@
 """What a config or a data file from elsewhere may take: no alias, bracket, date, pipe or device keeps bakeoff busy."""
 
+import json
 import os
+import shutil
 import socket
 import time
 from pathlib import Path
@@ -104,6 +106,23 @@ def test_a_pipe_device_socket_or_folder_is_no_config(odd_files):
         assert out.exit_code == 2
         assert out.stderr.startswith(f"bakeoff: {path}: ")
         assert len(out.stderr.splitlines()) == 1
+
+
+def test_links_that_lead_in_a_circle_are_one_line(tmp_path, tiny_model):
+    loop, model = tmp_path / "loop.jsonl", tmp_path / "model"
+    loop.symlink_to(loop.name)
+    shutil.copytree(tiny_model, model)
+    (model / "notes").symlink_to("notes")
+    config = {"data": {"train": str(loop)}, "entries": ["lora"], "model": str(tiny_model)}
+    (tmp_path / "c.json").write_text(json.dumps(config))
+    for words in (
+        ["plan", loop], ["plan", tmp_path / "c.json"], ["plan", tmp_path / "c.json", "-s", f"model={loop}"],
+        ["run", tmp_path / "c.json", "-s", f"output={loop}", "--display", "none"], ["init", loop], ["show", loop],
+        ["run", tmp_path / "c.json", "-s", f"model={model}", "--display", "none"], ["report", loop, tmp_path],
+        ["plan", tmp_path / "c.json", "-s", f"data={loop}"], ["generate", loop], ["watch", loop],
+    ):  # fmt: skip
+        out = CliRunner().invoke(main, list(map(str, words)))
+        assert (out.exit_code, len(out.stderr.splitlines())) == (2, 1), (words, out.output, out.exception)
 
 
 @pytest.mark.parametrize("suffix", ["", ".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow"])

@@ -26,11 +26,11 @@ from huggingface_hub.errors import (
     RevisionResolutionError,
 )
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-from safetensors import SafetensorError, safe_open
 
 from bakeoff.config.sections import LATEST, Pin
 from bakeoff.errors import SetupError
-from bakeoff.library_errors import one_line
+from bakeoff.library_errors import first_line, one_line
+from bakeoff.model_files import READ, check_kinds, check_links, check_weights, weight_files
 from bakeoff.store.content_hash import Stamped, file_hashes, stamped
 from bakeoff.store.files import ASSETS
 
@@ -42,7 +42,6 @@ TOKENIZER = ("*.json", "*.txt", "*.model", "*.jinja")
 WEIGHTS = ("model.safetensors", "model-*.safetensors")  # not consolidated.safetensors, which are the same once more
 CODE = ("*.py",)
 BELOW = "*/*"  # copies in other formats lie in folders (onnx, original)
-READ = {".safetensors", ".json", ".txt", ".model", ".jinja"}  # what a base is made of, by suffix
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 ALLOWED = "Allowed: a hub id, a model folder, base"
 SETTINGS = (
@@ -60,6 +59,7 @@ def on_hub(name: str) -> bool:
     if os.path.exists(folder):  # noqa: PTH110 - Path.exists raises where no system takes the name
         if not (folder / "config.json").exists():
             raise SetupError(f"model: {name}: not a model folder (no config.json). {ALLOWED}")
+        check_kinds(name, folder)
         return False
     if name.count("/") > 1 or name.startswith((".", "/", "~")):
         raise SetupError(f"model: {name}: no such folder. {ALLOWED}")
@@ -191,11 +191,6 @@ def reason(name: str, revision: str | None, error: Exception) -> str:
     return f"the download was interrupted ({first_line(error)}). Run the same command again to resume"
 
 
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's text, or its type."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-
-
 def fetch(name: str, pin: Pin = LATEST) -> None:
     """Put all files of a base that a run reads on this machine, so that its identity is known before the first run.
 
@@ -218,54 +213,6 @@ def fetch(name: str, pin: Pin = LATEST) -> None:
         )
     for file in weights:
         check_weights(name, file)
-
-
-def check_links(name: str, folder: Path) -> None:
-    """Raise SetupError if a link leads out of a base's folder; the hub's cache has its contents in `blobs` above."""
-    inside = [folder.resolve(), folder.resolve().parent.parent / "blobs"]
-    for file in folder.rglob("*"):
-        target = file.resolve()
-        if file.is_symlink() and not any(target.is_relative_to(place) for place in inside):
-            raise SetupError(
-                f"model: {name}: {file.name} is a link to a file outside of the folder. Try: a copy of the file there"
-            )
-
-
-def weight_files(name: str, folder: Path) -> list[Path]:
-    """Return the files of a base's weights; raise SetupError if its index names one that does not exist."""
-    index = folder / "model.safetensors.index.json"
-    if not (folder / "model.safetensors").exists() and index.exists():
-        try:
-            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError):
-            raise SetupError(f"model: {name}: {index.name} is damaged. Remove it, and run again") from None
-        if any(Path(shard).name != shard for shard in shards):
-            raise SetupError(
-                f"model: {name}: {index.name} names files outside of the model's folder, so it is not used"
-            )
-        lacking = [shard for shard in shards if not (folder / shard).exists()]
-        if lacking:
-            raise SetupError(
-                f"model: {name}: {len(lacking)} of {len(shards)} weight files are missing ({lacking[0]} first)"
-            )
-        return [folder / shard for shard in shards]
-    return sorted(folder.glob("*.safetensors"))
-
-
-def check_weights(name: str, file: Path) -> None:
-    """Raise SetupError if a weight file is incomplete."""
-    with file.open("rb") as stream:
-        if stream.read(24) == b"version https://git-lfs.":
-            raise SetupError(
-                f"model: {name}: {file.name} is a git-lfs pointer, not the file itself. Try: git lfs pull in its folder"
-            )
-    try:
-        with safe_open(file, "np"):
-            pass
-    except (SafetensorError, OSError) as error:
-        raise SetupError(
-            f"model: {name}: {file.name} is damaged ({first_line(error)}). Remove it, and run again"
-        ) from None
 
 
 def base_files(name: str, pin: Pin) -> tuple[Stamped, ...]:

@@ -69,6 +69,11 @@ def contained(seconds: float) -> Iterator[None]:
         vars(os)["_exit"] = leave
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text, or its type."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
 def in_short(error: BaseException) -> str:
     """Return an error's message in one short line, with its type if the message alone says little."""
     words = " ".join(str(error).split()).rstrip(".")

@@ -4,6 +4,7 @@ This module knows no method, model or data: an entry's settings stay a plain map
 that they name. The description of each field also becomes the schema and the reference page.
 """
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -229,7 +230,7 @@ def absolute(config: Config, base: Path) -> Config:
     """Return the config with its paths, which are relative to `base`, made absolute."""
 
     def resolved(path: str) -> str:
-        return str((base / at_home(path)).resolve())
+        return os.path.realpath(base / at_home(path))  # Path.resolve raises where links lead in a circle
 
     data = config.data
     if data.of_files:

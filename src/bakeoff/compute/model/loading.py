@@ -28,8 +28,9 @@ from transformers.utils import logging
 
 from bakeoff.config.sections import LATEST, Pin
 from bakeoff.errors import SetupError
-from bakeoff.hub import ALLOWED, CODE, CONFIG, TOKENIZER, fetch, model_folder, on_hub, weight_files
+from bakeoff.hub import ALLOWED, CODE, CONFIG, TOKENIZER, fetch, model_folder, on_hub
 from bakeoff.library_errors import one_line
+from bakeoff.model_files import weight_files
 from bakeoff.store.content_hash import Stamped, stamped
 from bakeoff.store.files import ASSETS
 
