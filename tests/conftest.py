@@ -199,6 +199,7 @@ def plan_with(facts):
     data = {"source": "", "identity": "", "findings": [], "splits": splits | facts["data"]["splits"]}
     whole = {
         "schema": 3, "name": "planned", "version": "0", "precision": "fp32", "template": "", "primary": "rougeL",
+        "config": {},
         "metrics": [{"name": "rougeL", "heading": "ROUGE-L", "bounded": True}], "score_signature": "", "max_tokens": 48,
         "output_tokens": 8, "rungs": [], "epochs": 1, "memory_bytes": 2**30, "counts": None, "not_run": {}, "runs": [],
     }  # fmt: skip

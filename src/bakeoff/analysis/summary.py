@@ -8,7 +8,8 @@ from bakeoff.analysis.convergence import converged
 from bakeoff.analysis.statistics import Estimate, Resamples, Scores, estimate
 from bakeoff.analysis.trials import add_tuning
 from bakeoff.analysis.verdict import LOSS, Yardstick, make_verdict
-from bakeoff.config.config import Config, load_config
+from bakeoff.config.config import Config
+from bakeoff.config.planned import planned_config
 from bakeoff.errors import SetupError
 from bakeoff.scoring.baselines import takes_model
 from bakeoff.scoring.forgetting import add_forgetting
@@ -26,7 +27,7 @@ def summarize(folder: Folder) -> ResultsDocument:
     """
     plan = folder.plan()
     assert plan.output_tokens is not None  # a stored plan has it
-    config = load_config(folder.config_file)
+    config = planned_config(folder, plan)
     if plan.data_fingerprint not in (None, folder.made().get("data_fingerprint")):
         raise SetupError(f"{folder.path}: its examples do not match its plan. Try: bakeoff run again")
     runs = [run for run in plan.runs if run.kind != "trial"]
@@ -66,7 +67,6 @@ def summarize(folder: Folder) -> ResultsDocument:
         "primary": plan.primary,
         "score_signature": plan.score_signature,
         "entries": {n: r for n, r in rows.items() if r["kind"] == "entry"},
-        # In the config's order; a session that ended between writing config and plan may have named others.
         "baselines": {n: rows[n] for n in (*config.baselines, *rows) if n in rows and rows[n]["kind"] == "baseline"},
         "verdict": make_verdict(compared, estimates, yardstick(plan, config)),
         "environment": folder.environment(),

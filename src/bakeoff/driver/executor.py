@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from bakeoff.child_process import command, search_path
-from bakeoff.config.config import Config, load_config
+from bakeoff.config.config import Config
+from bakeoff.config.planned import planned_config
 from bakeoff.errors import SetupError
 from bakeoff.store.events import Event, Failed, RunEvent, State, event_of
 from bakeoff.store.records import Cause, Run, RunResult
@@ -81,7 +82,7 @@ class LocalExecutor:
         next run starts. Once `stop` is true, the current run writes a checkpoint and KeyboardInterrupt is raised.
         Closing the iterator ends everything.
         """
-        stall = load_config(Folder(path).config_file).safety.stall_seconds
+        stall = planned_config(Folder(path), Folder(path).plan()).safety.stall_seconds
         try:
             for run in runs:
                 if self.server.process.poll() is not None:  # killed with a run, or while others planned

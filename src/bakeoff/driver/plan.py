@@ -112,6 +112,7 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
         "version": __version__,
         "model": model_facts(config, shapes),
         "data": {"source": config.data.source, "identity": identity, "splits": facts, "findings": findings},
+        "config": config.model_dump(mode="json", exclude={"output"}),
         "data_fingerprint": data.data_fingerprint,
         "decoding": hash_of(config.generation.model_dump()),
         "scoring": hash_of(scored_by),

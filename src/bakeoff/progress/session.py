@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from bakeoff.config.planned import planned_config
 from bakeoff.config.sections import ProtocolConfig
 from bakeoff.progress.display import Display
 from bakeoff.progress.eta import Forecast, measured_before
@@ -37,10 +38,12 @@ class Session:
         return cls(folder, plan, protocol, Start.model_validate(facts))
 
     @classmethod
-    def begun(cls, folder: Folder, protocol: ProtocolConfig, start: Start) -> "Session | None":
+    def begun(cls, folder: Folder, start: Start) -> "Session | None":
         """Return the session of a start line; None if a later session has replaced its plan since."""
         plan = folder.plan()
-        return cls(folder, plan, protocol, start) if start.plan in (None, plan_hash(plan)) else None
+        if start.plan not in (None, plan_hash(plan)):
+            return None
+        return cls(folder, plan, planned_config(folder, plan).protocol, start)
 
     def display(self, kind: str, clock: Callable[[], float] = time.monotonic) -> Display:
         """Return a display of this session called `kind`, whose forecast uses measurements of earlier sessions."""

@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from bakeoff.config.config import dump_config
+from bakeoff.config.planned import planned_config
 from bakeoff.errors import printable, printable_within
 from bakeoff.report.charts.drawing import Point
 from bakeoff.report.view import in_view
-from bakeoff.store.checksums import read_whole
 from bakeoff.store.plan_document import PlanDocument
 from bakeoff.store.results_document import ResultsDocument, ResultsRow
 from bakeoff.store.run_folder import Folder, RunFolder
@@ -28,7 +29,7 @@ class Source:
     @classmethod
     def of(cls, folders: Sequence[Folder], results: ResultsDocument) -> "Source":
         """Return the source of a bakeoff, or of several whose results are one document."""
-        configs = [read_whole(folder.config_file).decode(errors="replace") for folder in folders]
+        configs = [dump_config(planned_config(folder, folder.plan())) for folder in folders]
         if len(folders) > 1:
             configs = [f"# {printable(f.path)}\n{text}" for f, text in zip(folders, configs, strict=True)]
         return cls(printable_within(results), folders, printable_within("---\n".join(configs)))

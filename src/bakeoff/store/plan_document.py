@@ -180,8 +180,9 @@ def run_of(row: Any) -> Run:
 class PlanDocument(Document):
     """plan.json. `decoding` is a hash of the generation settings, `scoring` of the metrics and their code.
 
-    `output_tokens` and `counts` are null if a plan was made without the base's tokenizer; such a plan is never written
-    to a file. Only a plan made with --probe has a `forecast`.
+    `config` is the resolved config that it was made from, without the folder of the results. `output_tokens` and
+    `counts` are null if a plan was made without the base's tokenizer; such a plan is never written to a file. Only a
+    plan made with --probe has a `forecast`.
     """
 
     schema_version: Literal[3] = Field(alias="schema")
@@ -189,6 +190,7 @@ class PlanDocument(Document):
     version: Text
     model: BaseFacts
     data: DataFacts
+    config: dict[Text, Any]
     data_fingerprint: Text | None = None
     decoding: Text | None = None
     scoring: Text | None = None

@@ -14,7 +14,8 @@ from bakeoff.compute.model.base import Base, count_parameters, load_base
 from bakeoff.compute.model.device import Clocks, choose, peak_bytes, set_rounding
 from bakeoff.compute.training.loop import DivergedError
 from bakeoff.compute.training.loss import evaluate_loss, mean_loss
-from bakeoff.config.config import Config, load_config
+from bakeoff.config.config import Config
+from bakeoff.config.planned import planned_config
 from bakeoff.data.examples import Example
 from bakeoff.data.tokenizer_checks import INDENT
 from bakeoff.data.tokens import Tokens, load_tokens
@@ -37,8 +38,8 @@ class Work:
     def __init__(self, folder: Folder, run: Run, emit: Emit, stop_requested: Callable[[], bool]):
         self.folder, self.run, self.emit, self.stop_requested = folder, run, emit, stop_requested
         self.files: RunFolder = folder.run(run.id)
-        self.config: Config = load_config(folder.config_file)
         self.plan = folder.plan()
+        self.config: Config = planned_config(folder, self.plan)
         files = base_files(self.config.model, self.config.pin)
         remember(files, self.plan.model.files, self.plan.model.weights)
         assert self.plan.output_tokens is not None  # a stored plan has it

@@ -29,7 +29,7 @@ from bakeoff.child_process import also_search, end_with_parent, limit
 from bakeoff.compute.model.device import choose, initialized, visible
 from bakeoff.compute.run.worker import execute
 from bakeoff.compute.training.checkpoint import Stopped
-from bakeoff.config.config import load_config
+from bakeoff.config.planned import planned_config
 from bakeoff.errors import BakeoffError, SetupError
 from bakeoff.store.events import Event
 from bakeoff.store.files import opened
@@ -101,7 +101,7 @@ def run(folder: Path, run_id: str, events: TextIO) -> int:
     log = opened(log_file, os.O_RDWR | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    limit(load_config(Folder(folder).config_file).safety.memory_limit)
+    limit(planned_config(Folder(folder), Folder(folder).plan()).safety.memory_limit)
 
     def emit(event: Event) -> None:
         print(json.dumps({"event": event.row()}), file=events, flush=True)

@@ -1,0 +1,16 @@
+"""The config that a run folder's plan was made from: config.yaml beside it may be edited, or of the next session."""
+
+from pydantic import ValidationError
+
+from bakeoff.config.config import Config, explain
+from bakeoff.errors import ConfigError
+from bakeoff.store.plan_document import PlanDocument
+from bakeoff.store.run_folder import Folder
+
+
+def planned_config(folder: Folder, plan: PlanDocument) -> Config:
+    """Return the config that `plan`, a folder's, was made from; raise ConfigError where it holds none."""
+    try:
+        return Config.model_validate(plan.config)
+    except ValidationError as error:
+        raise ConfigError(explain(f"{folder.plan_file}: config", plan.config, error)) from None
