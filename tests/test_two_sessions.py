@@ -12,11 +12,13 @@ from bakeoff import api
 from bakeoff.analysis import summary
 from bakeoff.driver import resume
 from bakeoff.driver.trust import is_own
-from bakeoff.errors import SetupError
+from bakeoff.errors import ConfigError, SetupError
 from bakeoff.progress.watch import watch
+from bakeoff.store.files import write_json
 from bakeoff.store.lock import in_turn, locked
 from bakeoff.store.ownership import data_files
 from bakeoff.store.run_folder import Folder
+from tests.conftest import Inline, inline
 from tests.test_watching import wait_for
 
 
@@ -28,13 +30,44 @@ def end(*_):
     raise Ended
 
 
-def test_a_config_that_names_other_baselines_than_the_plan_is_shown(copied):
-    """As a session leaves it that was killed between writing the two."""
+def test_a_config_that_is_none_of_the_plans_changes_nothing_that_is_shown(shared, copied, tmp_path):
+    """As a session leaves it that was killed between writing the two, or a person who edits it."""
+    _, results = shared
     config = yaml.safe_load(copied.config_file.read_text())
-    copied.config_file.write_text(yaml.safe_dump({**config, "baselines": ["lead-1", "base", "lead-2"]}))
+    other = {**config["protocol"], "epochs": 9, "seeds": 5}
+    config |= {"baselines": ["lead-1", "base", "lead-2"], "protocol": other, "tune": {"trials": 3}}
+    copied.config_file.write_text(yaml.safe_dump(config))
     copied.results_file.unlink()
-    baselines = bakeoff.load_results(copied.path).document["baselines"]
-    assert list(baselines) == ["lead-1", "base", "few-shot-2", "oracle"]
+    assert bakeoff.load_results(copied.path).document == results.document
+    api.refresh_report(copied.path)
+    assert "epochs: 9" not in copied.report_file.read_text()
+    copied.config_file.write_text("{")
+    assert bakeoff.load_results(copied.path).document == results.document
+    watch(copied, "none")
+
+
+def test_a_config_that_is_edited_while_its_bakeoff_runs_changes_no_run(shared, tmp_path, monkeypatch):
+    config, results = shared
+    edited = {"epochs": 9, "max_tokens": 48, "evaluate_every": 3, "seeds": 1}
+
+    def edit(path, runs, _):
+        for run in runs:
+            words = yaml.safe_load(Folder(path).config_file.read_text())
+            Folder(path).config_file.write_text(yaml.safe_dump({**words, "protocol": edited}))
+            yield from inline(path, [run])
+
+    monkeypatch.setattr(api, "LocalExecutor", lambda: Inline(edit))
+    found = bakeoff.run({**config, "output": str(tmp_path / "out")}, display="none")
+    for name, row in results.entries.items():
+        assert (found.entries[name]["steps"], found.entries[name]["metrics"]) == (row["steps"], row["metrics"])
+
+
+def test_a_plan_of_no_config_is_one_line(copied):
+    plan = copied.plan().row()
+    plan["config"]["protocol"]["epochs"] = "two"
+    write_json(copied.plan_file, plan)
+    with pytest.raises(ConfigError, match=r"plan.json: config: protocol.epochs: expected a whole number, got 'two'"):
+        bakeoff.load_results(copied.path)
 
 
 @pytest.mark.parametrize("killed_at", ["write_json", "renew_environment"])
@@ -72,6 +105,7 @@ def test_a_folder_that_is_moved_ends_a_watch(copied, tmp_path, capsys):
     lines = copied.events_file.read_text().splitlines(keepends=True)
     copied.events_file.write_text("".join(lines[:-1]))
     with locked(copied.lock_file):
+        copied.lock_file.write_text("")  # of a process that began before these lines
         watching = threading.Thread(target=watch, args=(copied, "plain"))
         watching.start()
         wait_for(capsys, "lora: done")
@@ -178,3 +212,36 @@ def test_a_trunk_that_another_version_stored_is_not_served(shared, copied, monke
 
     assert resumed()
     assert not resumed(torch="1.0")
+
+
+def kept(folder):
+    """Return all that a session must not change before it has a plan: its lock and its tokens aside."""
+    files = (path for path in folder.path.rglob("*") if path.is_file())
+    return {path: path.read_bytes() for path in files if path.name != ".lock" and path.suffix != ".bin"}
+
+
+def test_a_bakeoff_that_ran_while_another_was_starting_is_not_replaced(shared, tmp_path, monkeypatch):
+    """Both found the folder free; the second has its turn after the first has ended."""
+    config, results = shared
+    folder = Folder(tmp_path / "out")
+    monkeypatch.setattr("bakeoff.hub.fetch", lambda *_: shutil.copytree(results.folder.path, folder.path))
+    with pytest.raises(SetupError, match="contains another bakeoff, 'shared'"):
+        bakeoff.run({**config, "name": "other", "output": str(folder.path)}, display="none")
+    before = {path.relative_to(results.folder.path): content for path, content in kept(results.folder).items()}
+    assert {path.relative_to(folder.path): content for path, content in kept(folder).items()} == before
+
+
+@pytest.mark.parametrize("left", [None, "{"])
+def test_runs_whose_plan_is_lost_keep_all_that_belongs_to_them(shared, copied, left):
+    config, results = shared
+    copied.plan_file.unlink()
+    if left:
+        copied.plan_file.write_text(left)
+    before = kept(copied)
+    mine = {**config, "output": str(copied.path)}
+    with pytest.raises(SetupError, match="contains another bakeoff, 'shared'"):
+        bakeoff.run({**mine, "name": "other"}, display="none")
+    with pytest.raises(bakeoff.BakeoffError, match="no room for the document"):
+        bakeoff.run(mine, {"generation.max_new_tokens": 60}, display="none")
+    assert kept(copied) == before
+    assert bakeoff.run(mine, display="none").document["entries"] == results.document["entries"]

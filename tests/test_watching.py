@@ -11,6 +11,7 @@ from bakeoff.progress.session import plan_hash
 from bakeoff.progress.watch import watch
 from bakeoff.store.event_log import EventLog, Reader, earlier_events
 from bakeoff.store.events import Progress, Start, State
+from bakeoff.store.files import append_jsonl, write_jsonl
 from bakeoff.store.lock import locked
 from bakeoff.store.run_folder import Folder
 
@@ -74,14 +75,30 @@ def test_a_bakeoff_that_is_being_planned_is_waited_for(copied, tmp_path, capsys)
 
 
 def test_a_session_that_is_being_planned_after_another_is_waited_for(copied, capsys):
-    lines = copied.events_file.read_text().splitlines(keepends=True)
+    rows = [json.loads(line) for line in copied.events_file.read_text().splitlines()]
     with locked(copied.lock_file):
         watching = threading.Thread(target=watch, args=(copied, "plain"))
         watching.start()
         said = wait_for(capsys, "being planned")
         assert "lora" not in said  # nothing of the session before
-        with copied.events_file.open("a") as file:
-            file.writelines(lines)
+        for row in rows:
+            append_jsonl(copied.events_file, {**row, "time": time.time()})
+    watching.join(20)
+    assert not watching.is_alive()
+    assert capsys.readouterr().err.count("lora: done  test loss") == 1
+
+
+def test_a_session_that_is_being_planned_after_one_that_was_killed_is_waited_for(copied, capsys):
+    rows = [json.loads(line) for line in copied.events_file.read_text().splitlines()]
+    write_jsonl(copied.events_file, rows[:-3])  # killed: no end
+    with locked(copied.lock_file):
+        watching = threading.Thread(target=watch, args=(copied, "plain"))
+        watching.start()
+        said = wait_for(capsys, "being planned")
+        time.sleep(1.0)  # it looks again every half second
+        assert "lora" not in said + capsys.readouterr().err  # nothing of the session before
+        for row in rows:
+            append_jsonl(copied.events_file, {**row, "time": time.time()})
     watching.join(20)
     assert not watching.is_alive()
     assert capsys.readouterr().err.count("lora: done  test loss") == 1
@@ -93,6 +110,7 @@ def test_a_session_with_other_entries_that_follows_a_killed_one_is_shown_by_its_
     killed = next(i for i, line in enumerate(lines) if runs["lora"] in line)
     copied.events_file.write_text("".join(lines[:killed]))
     with locked(copied.lock_file):
+        copied.lock_file.write_text("")  # of a process that began before these lines
         watching = threading.Thread(target=watch, args=(copied, "json"))
         watching.start()
         wait_for(capsys, runs["last_layers"])

@@ -1,5 +1,6 @@
 """The Python API: run, plan, load_results, and what they return. The command line calls these."""
 
+import os
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -120,6 +121,7 @@ def run_all(folder: Folder, config: Config, display: str, executor: LocalExecuto
     if config.data.source == "docstrings":
         open_display(display, []).note("reading the docstrings of installed packages")
     with owned(folder) as took_over:
+        check_free(folder, config)  # again: another bakeoff may have run here since
         planned = make_plan(config, tokenizer, folder)
         if not planned.data.is_current():
             folder.clear_trunk()
@@ -233,9 +235,12 @@ def compare(paths: Sequence[str | Path], output: str | Path) -> Path:
 
     folders = [Folder(path) for path in paths]
     page = Path(output)
-    if len({folder.path.resolve() for folder in folders}) < len(folders):
+    places = [os.path.realpath(folder.path) for folder in folders]  # Path.resolve raises where links lead in a circle
+    if len(set(places)) < len(folders):
         raise SetupError(f"{folders[0].path}: the folder is given twice. Try: each folder once")
-    if any(page.resolve().parent == folder.path.resolve() for folder in folders):
+    if page.name in ("", ".."):
+        raise SetupError(f"{str(output)!r}: not the name of a page. Try: -o comparison.html")
+    if os.path.realpath(page.parent) in places:
         raise SetupError(f"{page}: is inside a run folder. Try: -o comparison.html, or any other place")
     documents = [load_results(folder.path).document for folder in folders]
     together = summarize_together(folders, documents) if len(folders) > 1 else documents[0]

@@ -8,9 +8,11 @@ again if the change is undone.
 
 import re
 from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 from bakeoff.config.config import Config, dump_config, load_config
+from bakeoff.config.planned import planned_config
 from bakeoff.driver.plan import Plan
 from bakeoff.driver.trust import is_own
 from bakeoff.errors import BakeoffError, SetupError
@@ -34,11 +36,19 @@ def check_free(folder: Folder, config: Config) -> None:
         raise SetupError(f"{folder.path}: is a file, expected a folder. Try: another name, or -s output=FOLDER")
     refuse_foreign(folder)
     refuse_links(folder)
+    name = name_of(folder)
+    if name not in (None, config.name):
+        raise SetupError(f"{folder.path}: contains another bakeoff, '{name}'. Try: -s output=FOLDER, another folder")
+
+
+def name_of(folder: Folder) -> str | None:
+    """Return the name of the bakeoff in a folder, by its config where the plan of its runs is lost."""
     plan = folder.last_plan()
-    if plan and plan.name != config.name:
-        raise SetupError(
-            f"{folder.path}: contains another bakeoff, '{plan.name}'. Try: -s output=FOLDER, another folder"
-        )
+    if plan or not folder.runs_folder.exists():
+        return plan.name if plan else None
+    with suppress(BakeoffError):  # no config either
+        return load_config(folder.config_file).name
+    return None
 
 
 def prepare(folder: Folder, config: Config, planned: Plan) -> list[str]:
@@ -86,7 +96,7 @@ def changes(folder: Folder, config: Config, before: PlanDocument, planned: Plan)
         if one != other
     ]
     try:
-        there = flatten(load_config(folder.config_file).model_dump())
+        there = flatten(planned_config(folder, before).model_dump())
     except BakeoffError:  # damaged
         return changed
     here = flatten(config.model_dump())

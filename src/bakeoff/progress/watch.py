@@ -4,14 +4,13 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 
-from bakeoff.config.config import load_config
 from bakeoff.errors import SetupError
 from bakeoff.progress.display import Display
 from bakeoff.progress.open import open_display
 from bakeoff.progress.session import Session
 from bakeoff.store.event_log import EventClock, Reader
 from bakeoff.store.events import Event, Note, Start
-from bakeoff.store.lock import is_locked
+from bakeoff.store.lock import is_locked, owned_since
 from bakeoff.store.run_folder import Folder
 
 POLL_SECONDS = 0.5
@@ -42,11 +41,13 @@ def watch(folder: Folder, kind: str = "auto") -> None:
 
 
 def wait_for_session(folder: Folder, kind: str) -> None:
-    """Return once a session has begun, or no process runs here to begin one."""
-    reader, last, said = Reader(folder.events_file), "end", False
+    """Return once the session of the process that runs here has begun, or none runs here to begin one."""
+    reader, last, began, said = Reader(folder.events_file), "end", 0.0, False
     while is_locked(folder.lock_file):
-        last = [last, *(event.kind for event in reader.new_events())][-1]
-        if last != "end" and folder.plan_file.exists():
+        for event in reader.new_events():
+            last, began = event.kind, (event.time or 0.0) if event.kind == "start" else began
+        # One that was killed has no end line; what it began is older than the process that runs now.
+        if last != "end" and folder.plan_file.exists() and began >= owned_since(folder.lock_file):
             return
         if not said:
             before = "the last session has ended: its report is being written, or the next one is "
@@ -84,7 +85,7 @@ def events_of(folder: Folder, clock: EventClock, place: int | None = None) -> It
 
 def open_screen(folder: Folder, start: Start, kind: str, clock: EventClock) -> Display | None:
     """Return a display of a session by its start line; None if the next session has made its plan already."""
-    session = Session.begun(folder, load_config(folder.config_file).protocol, start)
+    session = Session.begun(folder, start)
     return session.display(kind, clock) if session else None
 
 

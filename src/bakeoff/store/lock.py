@@ -162,6 +162,14 @@ def owner_of(file: Path) -> dict[str, Any]:
         os.close(descriptor)
 
 
+def owned_since(file: Path) -> float:
+    """Return since when its owner has a lock, in seconds since 1970 by the owner's clock; 0 where that is not known."""
+    try:
+        return datetime.fromisoformat(str(owner_of(file).get("since"))).timestamp()
+    except (ValueError, OverflowError):
+        return 0.0
+
+
 def read_owner(lock: int) -> dict[str, Any]:
     """Return the owner that an open lock file names, or an empty mapping if it names nobody."""
     try:

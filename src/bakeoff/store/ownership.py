@@ -49,6 +49,7 @@ def owned(folder: Folder) -> Iterator[str | None]:
 
     Yields a line if the last owner died without releasing the folder, else None.
     """
+    above = [place for place in folder.path.parents if not place.exists()]
     begin(folder)
     with locked(folder.lock_file) as took_over:
         try:
@@ -58,6 +59,9 @@ def owned(folder: Folder) -> Iterator[str | None]:
         finally:
             if not folder.plan_file.exists():
                 discard(folder)
+                for place in above:
+                    with suppress(OSError):  # not empty, or gone with the folder
+                        place.rmdir()
 
 
 def claim(folder: Folder, signature: str | None, before: str | None = None) -> None:
@@ -134,9 +138,12 @@ def sweep(folder: Folder) -> None:
 
 
 def discard(folder: Folder) -> None:
-    """Remove what a bakeoff without a plan has left: its own files, and folders that are empty then."""
+    """Remove what a bakeoff without a plan has left: its own files, and folders that are empty then.
+
+    If there are runs, it had a plan, which is lost: everything stays for the bakeoff that the runs belong to.
+    """
     at, tag = stage(folder), read_mapping(folder.tag_file)
-    if at is None:
+    if at is None or folder.runs_folder.exists():
         return
     sweep(folder)
     made = [folder.config_file, folder.environment_file, folder.made_file, *data_files(folder)]
