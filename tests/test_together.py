@@ -11,7 +11,7 @@ from bakeoff.cli.main import main
 from bakeoff.errors import SetupError
 from bakeoff.report.facts import held_equal
 from bakeoff.report.source import Source
-from bakeoff.store.files import write_json
+from bakeoff.store.files import write_json, write_jsonl
 from bakeoff.store.run_folder import Folder
 
 
@@ -142,6 +142,18 @@ def test_a_page_never_lands_in_a_bakeoffs_own_folder(two):
     assert "is inside a run folder" in done.output
 
 
+@pytest.mark.parametrize("name", ["", ".", "/", "..", "loop.html", "loop.html/page.html"])
+def test_what_is_no_name_of_a_page_is_one_line(two, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop.html").symlink_to("loop.html")
+    before = sorted(tmp_path.iterdir())
+    for folders in (two[0][:1], two[0]):
+        done = CliRunner().invoke(main, ["report", *(str(f.path) for f in folders), "-o", name])
+        if name != "loop.html":  # which the page replaces: nothing is there to lose
+            assert (done.exit_code, len(done.stderr.splitlines())) == (2, 1), done.output
+            assert sorted(tmp_path.iterdir()) == before
+
+
 def test_a_page_reads_each_run_in_its_own_folder_and_one_that_never_started_in_none(two, tmp_path):
     """Equal run ids in two folders are two runs, and a planned run without a folder is no fault."""
     folders, documents = two
@@ -154,3 +166,26 @@ def test_a_page_reads_each_run_in_its_own_folder_and_one_that_never_started_in_n
     assert source.predictions(merged["entries"]["second/lora"]) == []
     assert source.predictions(merged["entries"]["shared/lora"])
     assert {row["entry"] for row in source.curve_rows()} == {"prompt_tuning", "last_layers", "shared/lora", "other"}
+
+
+def test_a_run_that_begins_or_ends_meanwhile_is_one_line(copied, two):
+    folders, documents = [two[0][0], copied], [two[1][0], two[1][0]]
+    copied.run(documents[1]["entries"]["lora"]["runs"][0]).set_aside()
+    with pytest.raises(SetupError, match="copy: its runs changed while they were read. Try: bakeoff report again"):
+        summarize_together(folders, documents)
+
+
+def test_other_groups_and_metrics_of_other_code_under_the_same_names_are_refused(copied, two):
+    """Which documents are drawn together, and which code scores, must be one for all: both stand in no setting."""
+    folders, documents = [two[0][0], copied], [two[1][0], two[1][0]]
+    assert summarize_together(folders, documents)["entries"]
+    plan = copied.plan().row()
+    write_json(copied.plan_file, plan | {"scoring": "other"})
+    with pytest.raises(SetupError, match="metrics of the same names have other code"):
+        summarize_together(folders, documents)
+    write_json(copied.plan_file, plan)
+    rows = list(copied.examples("test"))
+    write_jsonl(copied.examples_file("test"), [{**row, "document": rows[0]["document"]} for row in rows])
+    for order in (folders, folders[::-1]):
+        with pytest.raises(SetupError, match="data.group puts other test examples together"):
+            summarize_together(order, documents)

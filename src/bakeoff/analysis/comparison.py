@@ -7,7 +7,7 @@ from typing import Any
 from bakeoff.analysis.statistics import Resamples, estimate
 from bakeoff.analysis.summary import read_clusters, read_scores, yardstick
 from bakeoff.analysis.verdict import make_verdict
-from bakeoff.config.config import load_config
+from bakeoff.config.planned import planned_config
 from bakeoff.errors import SetupError
 from bakeoff.scoring.forgetting import add_forgetting
 from bakeoff.store.plan_document import PlanDocument
@@ -35,9 +35,10 @@ def summarize_together(folders: Sequence[Folder], documents: Sequence[Document])
     A name that occurs twice gets the name of its bakeoff in front. `documents` are the bakeoffs' results. Raises
     SetupError, which says what differs, if two bakeoffs cannot be compared.
     """
+    names, plans = new_names(folders, documents), [folder.plan() for folder in folders]
     for folder, document in zip(folders[1:], documents[1:], strict=True):
         refuse_other(folders[0], documents[0], folder, document)
-    names, plans = new_names(folders, documents), [folder.plan() for folder in folders]
+    clusters = drawn_together(folders, plans)
     rows: dict[str, ResultsRow] = {}
     runs: dict[str, tuple[Folder, PlanDocument, list[Run]]] = {}
     for place, (folder, plan, document, renamed) in enumerate(zip(folders, plans, documents, names, strict=True)):
@@ -50,14 +51,15 @@ def summarize_together(folders: Sequence[Folder], documents: Sequence[Document])
                 }  # in whose folder its runs lie
                 runs[renamed[name]] = folder, plan, [run for run in plan.runs if run.id in row["runs"]]
     add_forgetting(rows)
-    config = load_config(folders[0].config_file)
-    scores = {
-        name: read_scores(folder, plan, group, {run.id: folder.result(run.id, plan) for run in group})
-        for name, (folder, plan, group) in runs.items() if group
-    }  # fmt: skip
+    scores = {}
+    for name, (folder, plan, group) in runs.items():
+        results = {run.id: folder.result(run.id, plan) for run in group}
+        if sum(bool(result and result.status == "done") for result in results.values()) != rows[name]["seeds"]:
+            raise SetupError(f"{folder.path}: its runs changed while they were read. Try: bakeoff report again")
+        scores[name] = read_scores(folder, plan, group, results) if group else {}
     by_metric = {(n, metric): s for n, table in scores.items() for metric, s in table.items()}
-    estimates = estimate(by_metric, Resamples(read_clusters(folders[0], plans[0], config)))
-    by = yardstick(plans[0], config)
+    estimates = estimate(by_metric, Resamples(clusters))
+    by = yardstick(plans[0], planned_config(folders[0], plans[0]))
     statuses = {document["status"] for document in documents}
     return {
         **documents[0],
@@ -86,6 +88,33 @@ def refuse_other(first: Folder, one: Document, second: Folder, other: Document) 
                 f"protocol.max_tokens lowered by {abs(mine['max_tokens'] - theirs['max_tokens'])}"
             )
         raise SetupError(f"{second.path}: cannot be compared with {first.path}: {shown}. {hint}")
+
+
+def drawn_together(folders: Sequence[Folder], plans: Sequence[PlanDocument]) -> list[str]:
+    """Return what each test example is drawn together with in all of the bakeoffs.
+
+    Raises SetupError where one of them groups the examples otherwise, or scores outputs by other code.
+    """
+    pairs = list(zip(folders, plans, strict=True))
+    clusters = [read_clusters(folder, plan, planned_config(folder, plan)) for folder, plan in pairs]
+    for (folder, plan), own in zip(pairs, clusters, strict=True):
+        what = None
+        if numbered(own) != numbered(clusters[0]):
+            what = "data.group puts other test examples together"
+        elif plan.scoring != plans[0].scoring:
+            what = "metrics of the same names have other code"
+        if what:
+            raise SetupError(
+                f"{folder.path}: cannot be compared with {folders[0].path}: {what}. Try: bakeoff run of one with this "
+                f"setting of the other; nothing is trained again"
+            )
+    return clusters[0]
+
+
+def numbered(names: Sequence[str]) -> list[int]:
+    """Return names as numbers in the order of their first occurrence."""
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(name, len(numbers)) for name in names]
 
 
 def facts(document: Document) -> dict[str, Any]:
