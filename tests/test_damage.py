@@ -104,7 +104,8 @@ def test_a_damaged_shard_of_a_folder_is_one_line_with_its_name(tmp_path):
     def damaged(damage):
         shard.write_bytes(damage[0])
         _, message = in_one_line(lambda: load_examples(DataConfig(source=str(tmp_path), id="id")))
-        assert message is None or shard.name in message or "data.validation" in message
+        few = "too few different documents"  # a shard without checksums may be read as one that repeats a row
+        assert message is None or shard.name in message or (few in message and str(tmp_path) in message)
 
     damaged()
 

@@ -91,6 +91,7 @@ def test_other_groups_and_ids_change_the_verdict_and_repeat_no_run(config, tmp_p
         assert again.document["verdict"]["documents"] == documents
         assert len(seen) == 3
     assert json.loads(again.folder.examples_file("test").read_text().splitlines()[1])["id"] == "k1"
+    assert [row["id"] for row in again.entry("lora").predictions()] == [f"k{i}" for i in range(6)]
 
 
 def test_an_extension_of_another_search_is_not_this_ones(config):

@@ -15,6 +15,7 @@ from bakeoff.cli.main import main
 from bakeoff.errors import ConfigError
 from bakeoff.progress.plain import PlainDisplay
 from bakeoff.report import writing
+from bakeoff.store import checksums
 
 BAKEOFF = f"{sys.executable} -m bakeoff.cli.main"
 
@@ -120,6 +121,21 @@ def test_show_as_json_has_the_preferred_entry(shared):
     assert shown["preferred"]["entry"] == shown["verdict"]["recommendations"]["size"]
     assert shown["preferred"]["text"].startswith("Preferring size: ")
     assert shutil.which("sh")
+
+
+def test_what_the_system_refuses_is_one_line(copied, monkeypatch):
+    """A name that is too long for it, a disk that fails, and whatever else it may say of a file."""
+    for command in ("show", "watch", "report", "generate", "run", "plan"):
+        said = CliRunner().invoke(main, [command, "a" * 300])
+        assert (said.exit_code, len(said.stderr.splitlines())) == (2, 1), said.output
+
+    def fails(path):
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr(checksums, "open_file", fails)
+    for command in ("show", "watch", "report", "generate"):
+        said = CliRunner().invoke(main, [command, str(copied.path)])
+        assert (said.exit_code, len(said.stderr.splitlines())) == (2, 1), said.output
 
 
 @pytest.mark.parametrize("command", ["init /tmp/train.csv", "plan /tmp/bakeoff.yaml", "show /tmp"])

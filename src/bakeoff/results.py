@@ -141,7 +141,7 @@ class EntryResult:
         rows = next((files.predictions() for files in whole), None)
         if rows is None:
             raise SetupError(f"{self.folder.path}: entry '{self.name}' has no finished run")
-        return [{**example, **row} for example, row in zip(examples, rows, strict=True)]
+        return [{**example, **row, "id": example["id"]} for example, row in zip(examples, rows, strict=True)]
 
     def load(self, trust: bool = False, device: str = "auto") -> Any:
         """Return a `Summarizer`: the base with this adapter, ready to generate.

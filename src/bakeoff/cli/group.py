@@ -49,7 +49,7 @@ def overrides(command: Callable[..., None]) -> Callable[..., None]:
 
 
 class Commands(click.Group):
-    """A group whose commands print a BakeoffError as one line and exit with 2.
+    """A group whose commands print a BakeoffError, or what the system says of a file, as one line and exit with 2.
 
     An interrupt exits with 130. If the reader of the output has closed its pipe, the exit code is 141; if output cannot
     be written, it is 2.
@@ -74,6 +74,11 @@ class Commands(click.Group):
                 raise
             except BakeoffError as error:
                 whisper(f"bakeoff: {error}")
+                sys.exit(2)
+            except OSError as error:
+                if error.filename is None:  # of a standard stream
+                    raise
+                whisper(f"bakeoff: {error.filename}: {error.strerror}. Try: another place, or again")
                 sys.exit(2)
             except KeyboardInterrupt:
                 whisper(f"bakeoff: {ENDED.get(ctx.invoked_subcommand or '', 'interrupted')}")

@@ -121,11 +121,17 @@ def remove_named(folder: Path, names: str) -> None:
 def read_jsonl(
     path: Path, torn: bool = True, fault: Callable[[Any], str | None] = lambda _: None
 ) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a JSONL file; raise SetupError if a line is not an object, or has a `fault`.
+    """Yield the objects of a JSONL file.
+
+    Raises SetupError if there is no file, or a line is not an object, or has a `fault`.
 
     A last line that a crash has left incomplete is ignored unless `torn` is False.
     """
-    with open_regular(path) as file:
+    try:
+        file = open_regular(path)
+    except OSError:
+        raise SetupError(f"{path}: missing. Try: bakeoff run again") from None
+    with file:
         number = 0
         while line := file.readline(LARGEST + 1):
             number += 1
