@@ -174,7 +174,7 @@ def writing(path: Path, hint: str = "-s output=FOLDER, another folder") -> Itera
     except BrokenPipeError:
         raise
     except OSError as error:
-        where = Path(error.filename or path)
+        where = Path(error.filename2 or error.filename or path)  # of a file that is renamed, what is in its way
         where = where.parent if where.suffix == ".tmp" else where  # a file that is written whole, and then renamed
         raise SetupError(f"{where}: {error.strerror or error}. Try: {hint}") from None
 
