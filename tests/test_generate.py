@@ -163,7 +163,13 @@ def test_another_template_or_other_settings_than_the_runs_are_refused(copied, sh
     run.write_result(run.result())  # with right sums, as whoever means harm would
     line = refused(copied.path, DOCUMENT, *LORA)
     assert "settings.lora_alpha is 1 here, but 32.0 in the run folder's records" in line
-    set_config(copied, "template: null", "template: 'x {{ document }} y'")
+    wanted = generate(shared[1].folder.path, DOCUMENT, "--entry", "prompt_tuning").stdout
+    set_config(copied, "template: null", "template: 'x {{ document }} y'")  # as a session leaves it that was killed
+    set_config(copied, "max_new_tokens: null", "max_new_tokens: 2")
+    assert generate(copied.path, DOCUMENT, "--entry", "prompt_tuning", "--trust").stdout == wanted
+    plan = copied.plan().row()
+    plan["config"]["template"] = "x {{ document }} y"
+    copied.plan_file.write_text(json.dumps(plan))
     line = refused(copied.path, DOCUMENT, "--entry", "prompt_tuning", "--trust")
     assert "template is None here, but 'x {{ document }} y'" in line
 

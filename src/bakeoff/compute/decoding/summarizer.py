@@ -11,6 +11,7 @@ from bakeoff.compute.model.adapter_files import check_base, load_adapter
 from bakeoff.compute.model.base import Base, for_decoding, load_base
 from bakeoff.compute.model.device import choose, out_of_memory, set_rounding
 from bakeoff.config.config import Config, load_config
+from bakeoff.config.planned import planned_config
 from bakeoff.config.sections import encodable
 from bakeoff.config.templates import prompt_template
 from bakeoff.data.columns import columns_of
@@ -34,8 +35,11 @@ class Summarizer:
     """
 
     def __init__(self, folder: Folder, adapter: Path, run: Run, device: str = "auto"):
-        self.config = load_config(folder.config_file)
         plan = folder.plan()
+        # What is opened, or run, stands in config.yaml, which is signed; and a base that has moved is named there.
+        signed = load_config(folder.config_file)
+        base_of = {key: getattr(signed, key) for key in ("model", "revision", "trust_remote_code")}
+        self.config = planned_config(folder, plan).model_copy(update=base_of)
         check_base(self.config, plan.model)
         set_rounding(self.config.protocol)
         base = load_base(self.config.model, plan.precision, self.config.pin, run.quantize, choose(device))
