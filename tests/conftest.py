@@ -174,13 +174,13 @@ def copied(shared, tmp_path):
     return Folder(shutil.copytree(shared[1].folder.path, tmp_path / "copy"))
 
 
-def inline(path, runs, _=None):
+def inline(path, tasks, _=None):
     """Carry out runs in this process."""
-    from bakeoff.compute.run.worker import execute
+    from bakeoff.compute.run.execution import execute
 
-    for run in runs:
+    for task in tasks:
         events = []
-        execute(path, run.id, events.append)
+        execute(path, task.run.id, task.left, events.append)
         yield from events
 
 
@@ -217,4 +217,7 @@ class Inline:
         return self
 
     def __exit__(self, *_):
+        pass
+
+    def start_early(self):
         pass

@@ -12,17 +12,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from bakeoff.compute.model.base import adapt, load_base, trainable
-from bakeoff.compute.training.checkpoint import (
-    CheckpointWriter,
-    Stopped,
-    checkpoint_files,
-    load_newest,
-    save_checkpoint,
-)
+from bakeoff.compute.training.checkpoint import CheckpointWriter, checkpoint_files, load_newest, save_checkpoint
 from bakeoff.compute.training.loop import Trainer
 from bakeoff.config.machine import SafetyConfig
 from bakeoff.config.sections import ProtocolConfig
 from bakeoff.data.tokens import Tokens
+from bakeoff.interrupts import Stopped
 from bakeoff.methods import build_method
 from tests.conftest import many
 

@@ -27,7 +27,7 @@ from bakeoff.compute.run.checks import (
     start_tolerance,
     unigram_entropy,
 )
-from bakeoff.compute.run.worker import execute
+from bakeoff.compute.run.execution import execute
 from bakeoff.compute.training.loss import evaluate_loss, mean_loss
 from bakeoff.data.docstrings import iter_docstrings, split_summary
 from bakeoff.data.examples import Example
@@ -109,7 +109,7 @@ def again(folder: Folder, entry: str):
     events = []
     run = next(r for r in folder.runs() if r.entry == entry)
     folder.run(run.id).forget_results()
-    return execute(folder.path, run.id, events.append), events
+    return execute(folder.path, run.id, "train", events.append), events
 
 
 @pytest.mark.parametrize("entry", ["lora", "prompt_tuning"])

@@ -11,7 +11,7 @@ from bakeoff.api import plan
 from bakeoff.cli.main import main
 from bakeoff.config.sections import ProtocolConfig
 from bakeoff.data.tokens import Lengths
-from bakeoff.driver.costs import exact_counts, least_bytes
+from bakeoff.driver.counts import exact_counts, least_bytes
 from bakeoff.progress.throughput import NEUTRAL_TOKENS, expected_costs
 from bakeoff.report.plan import bars, duration, forecast_lines
 from bakeoff.store.records import Run

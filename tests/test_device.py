@@ -212,14 +212,14 @@ def test_copied_baselines_touch_no_accelerator(machine, tiny_config, monkeypatch
     entries = {"lora": tiny_config["entries"]["lora"]}
     cpu = tiny_config | {"entries": entries, "baselines": ["base", "lead-1", "oracle"], "machine": {"device": "cpu"}}
     results = bakeoff.run(cpu, display="none")
-    from bakeoff.compute.run.worker import execute
+    from bakeoff.compute.run.execution import execute
 
     text = results.folder.config_file.read_text()
     results.folder.config_file.write_text(text.replace("device: cpu", "device: cuda"))
     for run in results.folder.plan().runs:
         if run.entry in ("lead-1", "oracle"):
             results.folder.run(run.id).predictions_file.unlink()
-            assert execute(results.folder.path, run.id, lambda _: None).status == "done"
+            assert execute(results.folder.path, run.id, "decode", lambda _: None).status == "done"
     assert {name for name, _ in there.done} == {"synchronize"}  # torch's own does nothing before a first use
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from bakeoff.driver import executor
 from bakeoff.store.events import Progress, State
-from bakeoff.store.records import Run
+from bakeoff.store.records import Run, Task
 from bakeoff.store.run_folder import Folder
 
 RUN = Run("lora-1", "lora", "entry", "lora", {}, 0, steps=100)
@@ -60,7 +60,7 @@ def test_the_grace_grows_with_what_was_measured(tmp_path, monkeypatch, script, a
     server = Server([(0, {"started": 1}), (0, said(state="training")), *script])
     monkeypatch.setattr(executor.time, "monotonic", lambda: server.now)
     monkeypatch.setattr(executor.os, "kill", lambda *_: None)
-    attempt = executor.Attempt(server, Folder(tmp_path), RUN)
+    attempt = executor.Attempt(server, Folder(tmp_path), Task(RUN, "train"))
     ended = math.inf
     try:
         for _ in attempt.events(1800.0, lambda: server.now >= asked):

@@ -3,16 +3,18 @@
 import errno
 import json
 import shutil
+from collections import Counter
 
 import pytest
 
 import bakeoff
 from bakeoff import api
-from bakeoff.compute.run import evaluate, worker
+from bakeoff.compute.run import evaluate, execution, worker
 from bakeoff.errors import SetupError
+from bakeoff.scoring import outputs
 from bakeoff.store import checksums
-from bakeoff.store.run_folder import Folder
-from tests.conftest import Inline, write_splits
+from bakeoff.store.run_folder import Folder, RunFolder
+from tests.conftest import Inline, inline, write_splits
 
 FUNCTION = "def length(output, references):\n    return float(len(output))\n"
 
@@ -103,7 +105,7 @@ def test_trials_are_kept_with_another_metric(again):
 
 def test_scores_alone_load_no_base(again, monkeypatch):
     again()
-    monkeypatch.setattr("bakeoff.compute.run.context.load_base", None)
+    monkeypatch.setattr(worker, "work_on", None)
     changed, _ = again(metrics=["chrf"])
     assert "test/chrf" in changed.entries["lora"]["metrics"]
     assert changed.document["status"] == "done"
@@ -119,6 +121,68 @@ def test_an_edited_metric_scores_again(again, tmp_path):
     assert trained == []
     means = [results.entries["lora"]["metrics"]["test/length"]["mean"] for results in (one, two)]
     assert means[0] == -means[1] != 0
+
+
+def test_scores_by_code_that_was_edited_after_the_plan_are_not_kept(again, tmp_path, monkeypatch):
+    file = tmp_path / "score.py"
+    file.write_text(FUNCTION)
+    one, _ = again(metrics=[f"{file}:length"])
+    file.write_text(FUNCTION + "# as planned\n")
+
+    def edited(path, tasks, _):
+        for task in tasks:
+            if task.run.entry == "lora":
+                file.write_text(FUNCTION.replace("len(output)", "-len(output)"))
+            yield from inline(path, [task])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(api, "LocalExecutor", lambda _: Inline(edited))
+        failed, trained = again(metrics=[f"{file}:length"])
+    assert trained == []
+    assert failed.entries["last_layers"]["status"] == "done"
+    assert failed.entries["lora"]["error"] == (
+        f"metrics: {file}:length: the code was edited after this bakeoff had started, so its scores are not kept. "
+        "Run the same command again"
+    )
+    two, trained = again(metrics=[f"{file}:length"])
+    assert trained == []
+    for name, row in one.entries.items():
+        assert two.entries[name]["metrics"]["test/length"]["mean"] == -row["metrics"]["test/length"]["mean"] != 0
+
+
+def test_code_that_is_edited_while_it_scores_is_noticed(again, tmp_path):
+    file = tmp_path / "score.py"
+    file.write_text(
+        "from pathlib import Path\n\n"
+        "def edits(output, references):\n"
+        "    if output not in references:\n"
+        "        Path(__file__).write_text('def edits(output, references):\\n    return 0\\n')\n"
+        "    return 1\n"
+    )
+    results, _ = again(metrics=[f"{file}:edits"], baselines=["base", "lead-1"])
+    assert "the code was edited after" in results.document["baselines"]["lead-1"]["error"]
+
+
+def test_what_is_left_is_asked_once_and_what_was_trained_keeps_its_checksums(again, tiny_config, monkeypatch):
+    again()
+    asked, hashed = Counter(), Counter()
+    left_to_do, digest = RunFolder.left_to_do, checksums.digest
+
+    def asking(files, plan):
+        asked[files.path.name] += 1
+        return left_to_do(files, plan)
+
+    def hashing(path):
+        hashed[path.suffix] += 1
+        return digest(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "left_to_do", asking)
+        patch.setattr(checksums, "digest", hashing)
+        patch.setattr(api, "write_results", lambda folder: (None, {}))  # a report has checks of its own
+        again(metrics=["chrf"])
+    assert dict(asked) == {run.id: 1 for run in Folder(tiny_config["output"]).runs()}
+    assert hashed[".safetensors"] == 3  # of three entries
 
 
 def test_a_metric_that_fails_loses_no_training(again, tmp_path):
@@ -150,8 +214,11 @@ def test_a_kill_while_outputs_are_made_or_scored_again_loses_no_training(again, 
     with monkeypatch.context() as patch:
         if killed_at == "write_result":
             patch.setattr("bakeoff.store.run_folder.RunFolder.write_result", end)
+        elif killed_at == "score_outputs":
+            patch.setattr(outputs, killed_at, end)
         else:
             patch.setattr(evaluate, killed_at, end)
+            patch.setattr(execution, killed_at, end)
         with pytest.raises(Ended):
             again(**change)
     resumed, trained = again(**change)
@@ -162,7 +229,7 @@ def test_a_kill_while_outputs_are_made_or_scored_again_loses_no_training(again, 
 
 def test_what_is_not_scored_as_planned_yet_is_shown_as_unfinished(again, tiny_config, monkeypatch):
     again()
-    monkeypatch.setattr(evaluate, "score_outputs", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(outputs, "score_outputs", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         again(metrics=["chrf"])
     document = bakeoff.load_results(tiny_config["output"]).document
@@ -223,9 +290,9 @@ def test_a_run_whose_process_dies_at_once_has_no_record_of_before(again, tiny_co
     again()
     seen = []
 
-    def died(path, runs, _):
-        for run in runs:
-            seen.append(Folder(path).run(run.id).result())
+    def died(path, tasks, _):
+        for task in tasks:
+            seen.append(Folder(path).run(task.run.id).result())
             raise KeyboardInterrupt
         yield
 

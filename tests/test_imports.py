@@ -77,6 +77,16 @@ def test_a_border_that_is_crossed_through_other_modules_is_noticed():
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
 
 
+def test_what_scores_again_loads_no_torch():
+    """Neither the process that starts such runs, nor the run."""
+    paths, graph = modules(SOURCE), graph_of(SOURCE, "bakeoff", top_only=True)
+    libraries = {
+        name for other in loaded_by("compute.run.scorer", graph) & paths.keys() for name in external(paths[other])
+    }
+    assert "compute.run.execution" in loaded_by("compute.run.scorer", graph)
+    assert libraries.isdisjoint(TORCH)
+
+
 def test_help_loads_nothing_heavy():
     code = (
         "import sys; from bakeoff.cli.main import main\n"

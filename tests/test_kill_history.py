@@ -7,8 +7,8 @@ import pytest
 
 import bakeoff
 from bakeoff import api
-from bakeoff.compute.run.worker import execute
-from bakeoff.compute.training.checkpoint import Stopped
+from bakeoff.compute.run.execution import execute
+from bakeoff.interrupts import Stopped
 from bakeoff.store.records import RunResult
 from bakeoff.store.run_folder import Folder
 from tests.conftest import Inline, inline, write_splits
@@ -46,13 +46,13 @@ def records(folder):
 def killing(condemned):
     """Return an executor whose process of the runs that `condemned` accepts is killed at once."""
 
-    def carry_out(path, runs, _):
+    def carry_out(path, tasks, _):
         folder = Folder(path)
-        for run in runs:
-            if condemned(run):
-                folder.run(run.id).write_result(RunResult(run, "failed", error="killed", cause="ended"))
+        for task in tasks:
+            if condemned(task.run):
+                folder.run(task.run.id).write_result(RunResult(task.run, "failed", error="killed", cause="ended"))
             else:
-                yield from inline(path, [run])
+                yield from inline(path, [task])
 
     return lambda _: Inline(carry_out)
 
@@ -98,16 +98,17 @@ def test_a_final_run_that_was_begun_at_other_settings_starts_anew(undisturbed, t
     folder = Folder(tmp_path / "out")
     final, survivor = finals_of(whole)[1], best_trial(whole)
 
-    def stopped_in_the_final_run(path, runs, _):
-        for run in runs:
+    def stopped_in_the_final_run(path, tasks, _):
+        for task in tasks:
+            run = task.run
             if run.id == survivor:
                 folder.run(run.id).write_result(RunResult(run, "failed", error="killed", cause="ended"))
             elif run.id == final:
                 with pytest.raises(Stopped):  # after its first step
-                    execute(path, run.id, print, lambda: True)
+                    execute(path, run.id, task.left, print, lambda: True)
                 raise KeyboardInterrupt
             else:
-                yield from inline(path, [run])
+                yield from inline(path, [task])
 
     with monkeypatch.context() as patch:
         patch.setattr(api, "LocalExecutor", lambda _: Inline(stopped_in_the_final_run))

@@ -17,14 +17,14 @@ import bakeoff
 from bakeoff.cli.main import main
 from bakeoff.config.config import RESERVED, load_config
 from bakeoff.data.examples import Example
-from bakeoff.driver.executor import Attempt
+from bakeoff.driver.executor import Attempt, LocalExecutor
 from bakeoff.errors import BakeoffError, ConfigError
 from bakeoff.scoring import custom
 from bakeoff.scoring.custom import MetricError, call, code_identity, number_of, tried
 from bakeoff.scoring.metrics import measures, rules, score_outputs
 from bakeoff.store.event_log import Reader
 from bakeoff.store.events import State
-from bakeoff.store.records import Run
+from bakeoff.store.records import Run, Task
 from bakeoff.store.run_folder import Folder
 
 TEST = [Example("1", "document", "summary")]
@@ -223,7 +223,7 @@ def test_a_metric_that_never_ends_is_named_when_its_run_is_ended(tmp_path):
     silent, said = [], [{"started": process.pid}, {"event": State(run="base-1", state="scoring", metric=own).row()}]
 
     class Server:
-        def ask(self, folder, run):
+        def ask(self, folder, task):
             pass
 
         def hear(self):
@@ -236,7 +236,7 @@ def test_a_metric_that_never_ends_is_named_when_its_run_is_ended(tmp_path):
 
     run = Run("base-1", "base", "baseline", "base", {}, 0)
     try:
-        (state, failed) = Attempt(Server(), Folder(tmp_path), run).events(0.05, bool)
+        (state, failed) = Attempt(Server(), Folder(tmp_path), Task(run, "score")).events(0.05, bool)
     finally:
         process.kill()
     assert state.metric == own
@@ -245,6 +245,48 @@ def test_a_metric_that_never_ends_is_named_when_its_run_is_ended(tmp_path):
     )
     assert failed.error == text
     assert Folder(tmp_path).run("base-1").result().cause == "stalled"
+
+
+ENDS = """
+import os, signal
+from pathlib import Path
+
+def ends(output, references):
+    if output in references:  # as a plan tries it
+        return 1.0
+    for act in ("exit", "server", "fork"):
+        try:
+            os.close(os.open(Path(__file__).parent / act, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            continue
+        if act == "exit":
+            os._exit(3)
+        if act == "server":
+            os.kill(os.getppid(), signal.SIGKILL)
+            signal.pause()
+        os.fork()
+    return 0.0
+"""
+
+
+def test_runs_that_only_score_by_a_function_that_ends_their_process_are_records(
+    copied, shared, tmp_path, processes, monkeypatch
+):
+    (tmp_path / "own.py").write_text(ENDS)
+    config = {**shared[0], "output": str(copied.path), "metrics": [f"{tmp_path}/own.py:ends"]}
+    servers = []
+    start = LocalExecutor.start
+    monkeypatch.setattr(LocalExecutor, "start", lambda executor, kind: servers.append(kind) or start(executor, kind))
+    failed = bakeoff.run(config, display="none").document
+    rows = failed["baselines"] | failed["entries"]
+    assert [row["error"] for row in rows.values() if row["error"]] == [
+        "its process ended with status 3",
+        "its process ended with SIGKILL. Out of memory? Try a smaller protocol.batch_size",
+    ]
+    assert servers == ["score", "score"]
+    again = bakeoff.run(config, display="none").document
+    assert again["status"] == "done"
+    assert servers == ["score"] * 3
 
 
 def test_a_run_tells_of_each_function_before_it_scores(tmp_path, shared):

@@ -23,7 +23,7 @@ from bakeoff.compute.run.profile import measure
 from bakeoff.compute.training.loss import evaluate_loss, mean_loss
 from bakeoff.compute.training.trunk_cache import open_trunk
 from bakeoff.config.config import load_config
-from bakeoff.driver.costs import least_bytes
+from bakeoff.driver.counts import least_bytes
 from bakeoff.errors import ConfigError, SetupError
 from bakeoff.methods import build_method, method_names
 from bakeoff.store.run_folder import Folder

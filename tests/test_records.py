@@ -78,7 +78,7 @@ def test_a_curve_without_validations_has_no_lowest_loss(searched):
     files.path.mkdir()
     files.metrics_file.write_text('{"step": 3, "epoch": 1.0, "seconds": 1.0, "train/loss": 2.0}\n')
     files.write_result(RunResult(replace(run), "paused", steps=3, metrics={"validation/loss": 2.0}))
-    schedule = Scheduler(searched, SimpleNamespace(), Bus())
+    schedule = Scheduler(searched, SimpleNamespace(), Bus(), {})
     assert schedule.loss(run, 3) is None
 
 

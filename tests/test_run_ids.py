@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 import bakeoff
 from bakeoff.config.sections import ProtocolConfig, TuneConfig
-from bakeoff.driver.plan import make_runs
+from bakeoff.driver.runs import make_runs
 from bakeoff.errors import ConfigError
 from bakeoff.tuning.entries import read_entry
 

@@ -13,11 +13,12 @@ import torch
 import bakeoff
 from bakeoff import api
 from bakeoff.compute.run import process
+from bakeoff.compute.run.request import serve
 from bakeoff.config.config import dump_config, load_config
 from bakeoff.driver.executor import Attempt, LocalExecutor, RunServer
 from bakeoff.errors import SetupError
 from bakeoff.store.files import write_json
-from bakeoff.store.records import Run
+from bakeoff.store.records import Run, Task
 from bakeoff.store.run_folder import Folder
 from tests.test_grace import Server
 
@@ -67,7 +68,7 @@ class Spares(LocalExecutor):
         self.script = [sys.executable, "-c", SPARE, *words]
         super().__init__(load_config(folder.config_file))
 
-    def start(self):
+    def start(self, kind):
         return RunServer(self.script, self.environment)
 
 
@@ -91,7 +92,7 @@ def three_runs(folder, place, *options):
     for run in runs:
         folder.run(run.id).path.mkdir(parents=True)
         write_json(folder.run(run.id).run_file, asdict(run))
-    return list(Spares(folder, str(place), *options).run(folder.path, runs))
+    return list(Spares(folder, str(place), *options).run(folder.path, [Task(run, "train") for run in runs]))
 
 
 def pids(file):
@@ -122,7 +123,7 @@ def test_nothing_is_forked_after_an_accelerator_was_touched(monkeypatch):
     monkeypatch.setattr(process, "initialized", lambda: True)
     monkeypatch.setattr(os, "fork", lambda: pytest.fail("forked"))
     with pytest.raises(SetupError, match="a library has used the GPU.* Try: CUDA_VISIBLE_DEVICES="):
-        process.serve(io.StringIO('{"folder": "x", "run": "a-1"}\n'), io.StringIO())
+        serve(io.StringIO('{"folder": "x", "run": "a-1"}\n'), io.StringIO(), process.refuse_touched)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +138,7 @@ def test_a_server_forks_where_there_is_no_accelerator(monkeypatch, device, there
 
 def test_a_server_that_refuses_is_one_line(tmp_path):
     run = Run("lora-1", "lora", "entry", "lora", {}, 0)
-    attempt = Attempt(Server([(0, {"refused": "no GPU. Try: another"})]), Folder(tmp_path), run)
+    attempt = Attempt(Server([(0, {"refused": "no GPU. Try: another"})]), Folder(tmp_path), Task(run, "train"))
     with pytest.raises(SetupError, match=r"^no GPU\. Try: another$"):
         list(attempt.events(60.0, bool))
 
@@ -149,8 +150,8 @@ def test_a_bakeoff_without_forks_gives_what_others_give(shared, tmp_path, monkey
         def __init__(self, config):
             super().__init__(config, once=True)
 
-        def start(self):
-            servers.append(super().start())
+        def start(self, kind):
+            servers.append(super().start(kind))
             return servers[-1]
 
     monkeypatch.setattr(api, "LocalExecutor", Once)

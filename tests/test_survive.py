@@ -16,14 +16,14 @@ import yaml
 
 import bakeoff
 from bakeoff import api
-from bakeoff.compute.run import process
-from bakeoff.compute.run.process import limit
-from bakeoff.compute.run.worker import explained
+from bakeoff.compute.run import request
+from bakeoff.compute.run.execution import explained
+from bakeoff.compute.run.request import limit
 from bakeoff.config.config import Config
 from bakeoff.driver.executor import LocalExecutor
 from bakeoff.errors import SetupError
 from bakeoff.interrupts import stoppable
-from bakeoff.store.records import Run
+from bakeoff.store.records import Run, Task
 from bakeoff.store.run_folder import Folder
 from tests.conftest import Inline, inline, write_splits
 from tests.test_run import children
@@ -85,8 +85,9 @@ class Ready(LocalExecutor):
 
     def __init__(self, config, folder):
         super().__init__(config)
-        self.server.ask(folder, Run("none", "none", "entry", "lora", {}, 0))
-        wait_for(lambda: "exit" in (self.server.hear() or {}))
+        server = self.server("train")
+        server.ask(folder, Task(Run("none", "none", "entry", "lora", {}, 0), "train"))
+        wait_for(lambda: "exit" in (server.hear() or {}))
 
 
 def checkpoints(config, entry):
@@ -178,11 +179,11 @@ def test_an_error_outside_of_a_runs_own_record_stands_in_its_log(tmp_path, monke
     def broken(*_):
         raise KeyError("ranked")
 
-    monkeypatch.setattr(process, "execute", broken)
-    monkeypatch.setattr(process, "load_config", lambda _: Config(data="docstrings", entries=["lora"]))
+    monkeypatch.setattr(request, "execute", broken)
+    monkeypatch.setattr(request, "load_config", lambda _: Config(data="docstrings", entries=["lora"]))
     with open(2, "w", closefd=False) as stderr, (tmp_path / "events").open("w") as events:
         monkeypatch.setattr(sys, "stderr", stderr)
-        process.serve([f'{{"folder": "{tmp_path}", "run": "a-1"}}'], events)
+        request.serve([f'{{"folder": "{tmp_path}", "run": "a-1", "left": "train"}}'], events, bool)
     assert '{"exit": 1}' in (tmp_path / "events").read_text()
     assert Folder(tmp_path).run("a-1").log_file.read_text().endswith("KeyError: 'ranked'\n")
 

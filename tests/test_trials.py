@@ -150,9 +150,9 @@ def started(monkeypatch):
     seen = []
     start = scheduler.Scheduler.start
 
-    def noted(self, run):
+    def noted(self, run, *left):
         seen.append((run.entry, run.kind, run.trial, run.seed, run.until))
-        return start(self, run)
+        return start(self, run, *left)
 
     monkeypatch.setattr(scheduler.Scheduler, "start", noted)
     return seen

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from bakeoff.config.config import Config, dump_config, load_config
+from bakeoff.driver.again import plan_again, unchanged
 from bakeoff.driver.bus import Bus
 from bakeoff.driver.device import survey
 from bakeoff.driver.executor import LocalExecutor, environment_of
 from bakeoff.driver.plan import make_plan
 from bakeoff.driver.probes import run_probes
-from bakeoff.driver.resume import check_free, prepare
+from bakeoff.driver.resume import check_free, left_to_do, prepare
 from bakeoff.driver.scheduler import Scheduler
 from bakeoff.driver.trust import check_trusted, wishes
 from bakeoff.errors import BakeoffError, SetupError
@@ -111,23 +112,20 @@ def run(source: Source, overrides: dict[str, Any] | None = None, display: str = 
 
 def run_all(folder: Folder, config: Config, display: str, executor: LocalExecutor) -> Results:
     """Plan, carry out every run that is not done, and write results and report into the folder."""
-    from bakeoff.compute.model.base import load_tokenizer
-    from bakeoff.hub import fetch
-
     began = time.monotonic()
-    survey(config.machine.device)  # before anything is downloaded
-    fetch(config.model, config.pin)
-    tokenizer = load_tokenizer(config.model, config.pin)
+    tokenizer = None if unchanged(config, folder) else fetched(config, executor)
     if config.data.source == "docstrings":
         open_display(display, []).note("reading the docstrings of installed packages")
     with owned(folder) as took_over:
         check_free(folder, config)  # again: another bakeoff may have run here since
-        planned = make_plan(config, tokenizer, folder)
+        planned = plan_again(config, folder) if tokenizer is None else None
+        planned = planned or make_plan(config, tokenizer or fetched(config, executor), folder)
         if not planned.data.is_current():
             folder.clear_trunk()
         notes = [took_over] if took_over else []
-        notes += prepare(folder, config, planned)
-        session, log = Session.to_come(folder, planned.document, config.protocol), EventLog(folder.events_file)
+        left = left_to_do(folder, planned.document)
+        notes += prepare(folder, config, planned, left)
+        session, log = Session.to_come(folder, planned.document, config.protocol, left), EventLog(folder.events_file)
         with (
             stoppable() as stop,
             session.display(display) as screen,
@@ -139,9 +137,20 @@ def run_all(folder: Folder, config: Config, display: str, executor: LocalExecuto
             bus = Bus(log, screen)
             for line in [*notes, *planned.document.data.findings]:
                 bus.note(line)
-            for event in executor.run(folder.path, Scheduler(folder, planned, bus).runs(), stop):
+            for event in executor.run(folder.path, Scheduler(folder, planned, bus, left).tasks(), stop):
                 bus.handle(event)
     return results
+
+
+def fetched(config: Config, executor: LocalExecutor) -> Any:
+    """Return the base's tokenizer, after what is missing of the base was downloaded; start the server of its runs."""
+    executor.start_early()
+    survey(config.machine.device)  # before anything is downloaded
+    from bakeoff.compute.model.loading import load_tokenizer
+    from bakeoff.hub import fetch
+
+    fetch(config.model, config.pin)
+    return load_tokenizer(config.model, config.pin)
 
 
 def pinned(config: Config, folder: Folder) -> Config:

@@ -45,6 +45,10 @@ class SetupError(BakeoffError):
     """The model, the run folder or the environment cannot be used."""
 
 
+class DivergedError(BakeoffError):
+    """A figure of a training is not finite any more."""
+
+
 LINES = "\n\t"  # what a text of several lines keeps; a file has "\r" before its line breaks, too
 JOINERS = "\u200c\u200d"  # shown nowhere, and letters and emoji need them
 

@@ -11,6 +11,10 @@ class EndAtOnce(KeyboardInterrupt):
     """A second request to stop: nothing more is written."""
 
 
+class Stopped(BaseException):
+    """A run was asked to stop; its checkpoint is written."""
+
+
 @contextmanager
 def stoppable() -> Iterator[Callable[[], bool]]:
     """Yield a function that says whether this process was asked to stop; a second request raises EndAtOnce.

@@ -30,9 +30,14 @@ def one_line(where: str, hint: str = "") -> Iterator[None]:
     except BaseException as error:
         # A library in Rust panics with what is no Exception.
         foreign = isinstance(error, Exception) or type(error).__name__ == "PanicException"
-        if not foreign or any(words in str(error).lower() for words in NO_MEMORY):
+        if not foreign or no_memory(error):
             raise
         raise SetupError(f"{where} ({in_short(error)}).{f' {hint}' if hint else ''}") from error
+
+
+def no_memory(error: BaseException) -> bool:
+    """Return whether an error says, as a library words it, that the machine or its accelerator has no more memory."""
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in NO_MEMORY)
 
 
 class HangsError(BaseException):

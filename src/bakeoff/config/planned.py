@@ -1,11 +1,18 @@
 """The config that a run folder's plan was made from: config.yaml beside it may be edited, or of the next session."""
 
+from typing import Any
+
 from pydantic import ValidationError
 
 from bakeoff.config.config import Config, explain
 from bakeoff.errors import ConfigError
 from bakeoff.store.plan_document import PlanDocument
 from bakeoff.store.run_folder import Folder
+
+
+def planned(config: Config) -> dict[str, Any]:
+    """Return what a plan holds of its config: all but the place of the results."""
+    return config.model_dump(mode="json", exclude={"output"})
 
 
 def planned_config(folder: Folder, plan: PlanDocument) -> Config:

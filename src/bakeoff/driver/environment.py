@@ -14,8 +14,14 @@ PACKAGES = ("bakeoff", "torch", "transformers", "peft", "bitsandbytes", "tokeniz
 
 def environment(device: str = "auto") -> dict[str, Any]:
     """Return a flat mapping of versions and hardware, on which results may depend; `device` is `machine.device`."""
+    found = survey(device)
+    accelerator = {"gpu": found.name, "native_precision": found.native_precision}
+    return {"date": datetime.now(UTC).isoformat(timespec="seconds")} | machine() | accelerator
+
+
+def machine() -> dict[str, Any]:
+    """Return the part of `environment` that is known without torch."""
     facts: dict[str, Any] = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "processor": processor(),
@@ -27,8 +33,14 @@ def environment(device: str = "auto") -> dict[str, Any]:
             facts[name] = version(name)
         except PackageNotFoundError:
             facts[name] = None
-    found = survey(device)
-    return facts | {"gpu": found.name, "native_precision": found.native_precision}
+    return facts
+
+
+def accelerators() -> list[Any]:
+    """Return what shows without torch whether this process may use the same accelerators as another one."""
+    devices = sorted(str(file) for file in Path("/dev").glob("nvidia*"))
+    hidden = [os.environ.get(f"{maker}_VISIBLE_DEVICES") for maker in ("CUDA", "HIP")]
+    return [devices, Path("/dev/kfd").exists(), Path("/dev/dri").exists(), *hidden]
 
 
 def processor() -> str:

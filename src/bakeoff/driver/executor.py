@@ -17,7 +17,7 @@ from bakeoff.config.config import Config
 from bakeoff.config.planned import planned_config
 from bakeoff.errors import SetupError
 from bakeoff.store.events import Event, Failed, RunEvent, State, event_of
-from bakeoff.store.records import Cause, Run, RunResult
+from bakeoff.store.records import Cause, RunResult, Step, Task
 from bakeoff.store.run_folder import Folder
 
 # glibc returns large blocks to the kernel at every training step; keeping them saves 10 to 25 % of its time. oneDNN
@@ -49,34 +49,56 @@ UNSAVED = ("training", "validating", "saving")  # states in which there is somet
 
 
 class LocalExecutor:
-    """Carries out runs on this machine. Its server starts at once: its imports take seconds, while a plan is made.
+    """Carries out runs on this machine, with one server for runs that need a model, and one for runs that only score.
 
-    A server that does not fork (on an accelerator, or if `once` is set) carries out one run. Meanwhile the server of
-    the next run is started, and waits.
+    On an accelerator, or if `once` is set, a server of runs that need a model does not fork: it carries out one run.
+    Meanwhile the next server is started, and waits.
     """
 
     def __init__(self, config: Config, once: bool = False) -> None:
         options = ["--once"] if once else []
-        self.words = command("compute.run.process", *options, config.machine.device, *search_path())
+        self.words = {
+            "model": command("compute.run.process", *options, config.machine.device, *search_path()),
+            "score": command("compute.run.scorer", *search_path()),
+        }
         self.environment = environment_of(config)
-        self.server = self.start()
+        self.servers: dict[str, RunServer] = {}
 
-    def start(self) -> "RunServer":
+    def start(self, kind: str) -> "RunServer":
         """Start a server."""
-        return RunServer(self.words, self.environment)
+        return RunServer(self.words[kind], self.environment)
+
+    def start_early(self) -> None:
+        """Start the server of runs that need a model: its imports take seconds, while a plan is made."""
+        self.server("train")
 
     def reserve(self) -> None:
         """Start the server of the next run, because the one there is carries out its only one."""
-        self.server = self.start()
+        self.servers["model"] = self.start("model")
+
+    def server(self, left: Step) -> "RunServer":
+        """Return the server of runs for which this is left to do; start it if it is not there, or was killed."""
+        kind = "score" if left == "score" else "model"
+        server = self.servers.get(kind)
+        if server is None or server.process.poll() is not None:
+            if server:
+                server.close()
+            server = self.servers[kind] = self.start(kind)
+        return server
+
+    def close(self) -> None:
+        """End all servers, and the current run."""
+        for server in self.servers.values():
+            server.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.server.close()
+        self.close()
 
-    def run(self, path: Path, runs: Iterable[Run], stop: Callable[[], bool] = bool) -> Iterator[Event]:
-        """Carry out `runs` of the bakeoff in folder `path` and yield their events.
+    def run(self, path: Path, tasks: Iterable[Task], stop: Callable[[], bool] = bool) -> Iterator[Event]:
+        """Carry out `tasks` of the bakeoff in folder `path` and yield their events.
 
         If a process dies silently, or makes no progress for `safety.stall_seconds`, a failed record says so, and the
         next run starts. Once `stop` is true, the current run writes a checkpoint and KeyboardInterrupt is raised.
@@ -84,20 +106,17 @@ class LocalExecutor:
         """
         stall = planned_config(Folder(path), Folder(path).plan()).safety.stall_seconds
         try:
-            for run in runs:
-                if self.server.process.poll() is not None:  # killed with a run, or while others planned
-                    self.server.close()
-                    self.server = self.start()
-                server = self.server
+            for task in tasks:
+                server = self.server(task.left)
                 try:
-                    yield from Attempt(server, Folder(path), run, self.reserve).events(stall, stop)
+                    yield from Attempt(server, Folder(path), task, self.reserve).events(stall, stop)
                 finally:
-                    if server is not self.server:
+                    if server not in self.servers.values():
                         server.close()
                 if stop():  # before another run is chosen: this one may have left no record
                     raise KeyboardInterrupt
         finally:
-            self.server.close()
+            self.close()
 
 
 class RunServer:
@@ -119,11 +138,12 @@ class RunServer:
                     self.messages.put(json.loads(line))
         self.messages.put({"server": self.process.wait()})
 
-    def ask(self, folder: Path, run: Run) -> None:
+    def ask(self, folder: Path, task: Task) -> None:
         """Ask for a run."""
         assert self.process.stdin is not None
+        asked = {"folder": str(folder.resolve()), "run": task.run.id, "left": task.left}
         with suppress(BrokenPipeError):  # then the thread says how it ended
-            print(json.dumps({"folder": str(folder.resolve()), "run": run.id}), file=self.process.stdin, flush=True)
+            print(json.dumps(asked), file=self.process.stdin, flush=True)
 
     def hear(self) -> dict[str, Any] | None:
         """Return the next message, or None if none comes for a moment.
@@ -151,8 +171,9 @@ class RunServer:
 class Attempt:
     """One running run, in its own process."""
 
-    def __init__(self, server: RunServer, folder: Folder, run: Run, reserve: Callable[[], None] = lambda: None):
-        self.server, self.folder, self.run, self.reserve = server, folder, run, reserve
+    def __init__(self, server: RunServer, folder: Folder, task: Task, reserve: Callable[[], None] = lambda: None):
+        self.server, self.folder, self.task, self.reserve = server, folder, task, reserve
+        self.run = task.run
         self.process: int | None = None
         self.state = self.metric = ""
         self.stepped_at = self.longest_step = 0.0  # in seconds, with what comes between it and the next
@@ -160,7 +181,7 @@ class Attempt:
 
     def events(self, stall_seconds: float, stop: Callable[[], bool]) -> Iterator[Event]:
         """Start the run and yield its events; if its process leaves no record, write one and yield that."""
-        self.server.ask(self.folder.path, self.run)
+        self.server.ask(self.folder.path, self.task)
         silent = left = 0.0
         status = None
         while status is None:

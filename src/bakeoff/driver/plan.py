@@ -1,33 +1,33 @@
 """The plan: turns a config into a list of runs with ids, exact parameter counts and facts about the data."""
 
-import hashlib
-import json
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
 from bakeoff import __version__
 from bakeoff.config.config import BASELINES, Config
-from bakeoff.config.sections import ProtocolConfig
+from bakeoff.config.planned import planned
+from bakeoff.data.examples import Example
 from bakeoff.data.prepared import PreparedData
 from bakeoff.data.prompt_format import TEMPLATES, make_form
-from bakeoff.data.sources import content_identity, load_or_count, origin_identity
+from bakeoff.data.sources import Splits, content_identity, load_or_count, origin_identity
 from bakeoff.data.tokenizer_checks import Marked, look_at_tokens, marked
-from bakeoff.data.tokens import (
-    statistics,
-)
-from bakeoff.driver.costs import exact_counts, least_bytes
-from bakeoff.driver.counts import check_ids, context_finding, count, fit_context
+from bakeoff.data.tokens import statistics
+from bakeoff.driver.counts import check_ids, context_finding, count, exact_counts, fit_context, least_bytes
 from bakeoff.driver.device import survey
+from bakeoff.driver.environment import accelerators
+from bakeoff.driver.runs import make_runs
 from bakeoff.errors import ConfigError
 from bakeoff.methods import INSTALLED, method_class
-from bakeoff.scoring.baselines import BASE, base_in, settle, takes_model
+from bakeoff.scoring.baselines import base_in, settle
 from bakeoff.scoring.metrics import blind_spots, rules, scoring
+from bakeoff.store.content_hash import hash_of
 from bakeoff.store.plan_document import PlanDocument
 from bakeoff.store.records import Quantize, Run
 from bakeoff.store.run_folder import SCHEMA, SPLITS, Folder
 from bakeoff.store.scratch import scratch
 from bakeoff.tuning.entries import Entry, read_entries
-from bakeoff.tuning.search import Settings, budget, rungs
+from bakeoff.tuning.search import budget, rungs
 
 if TYPE_CHECKING:
     from bakeoff.compute.model.device import Facts
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 ROUNDING = ("tf32", "deterministic")  # in a run's id where they are set
 # Parts of the protocol that a result does not depend on, or that a run's id holds in another form.
 NOT_IN_RESULTS = {"seed", "seeds", "trunk_cache", "precision", "gradient_checkpointing", "quantize", *ROUNDING}
+# Parts of a plan that the metrics alone determine, and the hash of all others.
+SCORES = {"metrics", "primary", "score_signature", "scoring", "basis", "config"}
 # What of all that is held equal determines the examples and their tokens.
 IN_TOKENS = ("version", "template", "target", "model", "data", "max_tokens", "texts")
 
@@ -45,7 +47,7 @@ class Plan:
 
     `held_equal` is what every run's id is made from besides its own settings: everything that training depends on. What
     outputs and scores depend on besides is in the document, as `decoding` and `scoring`. `virtual_tokens` is the number
-    of positions of the context that are kept free for soft prompts.
+    of positions of the context that are kept free for soft prompts. `again`: the plan was made from the last one.
     """
 
     config: Config
@@ -55,6 +57,7 @@ class Plan:
     held_equal: dict[str, Any]
     virtual_tokens: int
     data: PreparedData
+    again: bool = False
 
 
 def make_plan(config: Config, tokenizer: Any = None, folder: Folder | None = None) -> Plan:
@@ -77,21 +80,21 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
     shapes = count(config, entries, tokenizer)
     max_tokens = fit_context(config, methods, shapes["context"])
     splits, findings, read = load_or_count(config.data, config.template, config.target, must_read)
-    scored = scoring(config.metrics, config.primary, splits["test"])
-    scored_by = rules(config.metrics, splits["test"])
-    findings += blind_spots(config.metrics, splits["test"]) if read else []
+    scores = scores_by(config, splits["test"])
     if max_tokens < config.protocol.max_tokens:
         findings.append(context_finding(config, methods, shapes["context"], max_tokens))
     form = make_form(tokenizer, config.template, shapes["encoder_decoder"]) if tokenizer and read else None
     steps = config.protocol.epochs * -(-len(splits["train"]) // config.protocol.batch_size)
-    identity = content_identity(splits)
-    held_equal = held_equal_by(config, shapes, steps) | {"data": identity, "max_tokens": max_tokens}
     device = survey(config.machine.device)
     findings += precision_findings(config, device)
     marked_texts = marked(splits, form) if form else Marked()
-    held_equal |= {"texts": marked_texts.marks} if marked_texts.marks else {}
-    in_tokens = [*(held_equal[key] for key in IN_TOKENS if key in held_equal), config.generation.max_new_tokens]
-    data = PreparedData(folder, splits, hash_of([*in_tokens, origin_identity(splits)]))
+    asked = config.protocol.precision
+    held_equal = held_equal_by(
+        config, splits, max_tokens, marked_texts.marks, precision=device.native_precision if asked == "auto" else asked,
+        template=config.template or TEMPLATES[shapes["encoder_decoder"]],
+        rungs=rungs(steps, config.tune is not None and config.tune.halving),
+    )  # fmt: skip
+    data = prepared_data(folder, config, splits, held_equal)
     tokens, output_tokens = data.encode(form, max_tokens, config.generation.max_new_tokens) if form else ({}, None)
     if form and output_tokens:
         findings += look_at_tokens(splits, tokens, form, marked_texts, output_tokens)
@@ -101,6 +104,7 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
         findings.append(
             f"lengths and cut documents are not measured: the tokenizer of {config.model} is not on this machine"
         )
+    findings += blind_spots(config.metrics, splits["test"]) if read else []
     baselines, not_run = settle(config, splits, tokens, form, shapes["context"], output_tokens)
     lengths = {split: rows.lengths for split, rows in tokens.items()}
     facts = {s: statistics(lengths[s]) if lengths else {"examples": len(splits[s])} for s in SPLITS}
@@ -111,14 +115,13 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
         "name": config.name,
         "version": __version__,
         "model": model_facts(config, shapes),
-        "data": {"source": config.data.source, "identity": identity, "splits": facts, "findings": findings},
-        "config": config.model_dump(mode="json", exclude={"output"}),
+        "data": {"source": config.data.source, "identity": held_equal["data"], "splits": facts, "findings": findings},
+        "config": planned(config),
         "data_fingerprint": data.data_fingerprint,
         "decoding": hash_of(config.generation.model_dump()),
-        "scoring": hash_of(scored_by),
         "precision": precision,
         "template": held_equal["template"],
-        **scored,
+        **scores,
         "max_tokens": max_tokens,
         "output_tokens": output_tokens,
         "texts": marked_texts.marks,
@@ -130,8 +133,8 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
         "not_run": not_run,
         "runs": runs,
     })  # fmt: skip
-    virtual_tokens = max(m.virtual_tokens for group in methods.values() for m in group)
-    return Plan(config, document, entries, runs, held_equal, virtual_tokens, data)
+    document = document.model_copy(update={"basis": basis_of(config, document)})
+    return Plan(config, document, entries, runs, held_equal, virtual_tokens(entries), data)
 
 
 def precision_findings(config: Config, device: "Facts") -> list[str]:
@@ -159,21 +162,52 @@ def model_facts(config: Config, shapes: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def held_equal_by(config: Config, shapes: dict[str, Any], steps: int) -> dict[str, Any]:
-    """Return what the config and the base hold equal for all trainings."""
+def held_equal_by(config: Config, splits: Splits, max_tokens: int, texts: list[str], **others: Any) -> dict[str, Any]:
+    """Return what is held equal for all trainings; `others` are precision, template and rungs."""
     from bakeoff.hub import base_identity
 
-    asked = config.protocol.precision
     return {
-        "precision": survey(config.machine.device).native_precision if asked == "auto" else asked,
         "version": __version__,
-        "template": config.template or TEMPLATES[shapes["encoder_decoder"]],
         "target": config.target,
         "model": base_identity(config.model, config.pin) or config.model,
         "protocol": config.protocol.model_dump(exclude=NOT_IN_RESULTS),
-        "rungs": rungs(steps, config.tune is not None and config.tune.halving),
+        "data": content_identity(splits),
+        "max_tokens": max_tokens,
+        **({"texts": texts} if texts else {}),
         **{name: True for name in ROUNDING if getattr(config.protocol, name)},
+        **others,
     }
+
+
+def prepared_data(folder: Folder, config: Config, splits: Splits, held_equal: dict[str, Any]) -> PreparedData:
+    """Return a plan's data with their fingerprint."""
+    in_tokens = [*(held_equal[key] for key in IN_TOKENS if key in held_equal), config.generation.max_new_tokens]
+    return PreparedData(folder, splits, hash_of([*in_tokens, origin_identity(splits)]))
+
+
+def scores_by(config: Config, test: Sequence[Example]) -> dict[str, Any]:
+    """Return a plan's facts about scores, after trying each metric; raise a BakeoffError if one cannot score."""
+    return {**scoring(config.metrics, config.primary, test), "scoring": hash_of(rules(config.metrics, test))}
+
+
+def virtual_tokens(entries: dict[str, Entry]) -> int:
+    """Return the number of positions of the context that the largest soft prompt takes."""
+    return max(method.virtual_tokens for entry in entries.values() for method in entry.methods())
+
+
+def basis_of(config: Config, plan: PlanDocument) -> str:
+    """Return a hash of what a plan is made from besides data and metrics, and of its content besides scores."""
+    from bakeoff.hub import base_stamps
+
+    given = config.model_dump(mode="json", exclude={"metrics", "primary", "output"})
+    row = {key: value for key, value in plan.row().items() if key not in SCORES}
+    row |= {"data": row["data"] | {"findings": without_scores(plan.data.findings)}}
+    return hash_of([__version__, given, base_stamps(config.model, config.pin), accelerators(), row])
+
+
+def without_scores(findings: list[str]) -> list[str]:
+    """Return those findings that are not about a metric."""
+    return [line for line in findings if not line.startswith("metrics: ")]
 
 
 def checked_entries(config: Config) -> dict[str, Entry]:
@@ -227,68 +261,3 @@ def entry_plan(entry: Entry, config: Config, steps: int, counts: dict[str, Any],
         + counts.pop("packed_bytes"),
         **counts,
     }
-
-
-def make_runs(
-    protocol: ProtocolConfig, baselines: dict[str, Settings], entries: dict[str, Entry], steps: int,
-    held_equal: dict[str, Any],
-) -> list[Run]:  # fmt: skip
-    """Return the runs of the baselines, then every entry's trials and its final runs, one per seed.
-
-    The baselines' base is stored as the protocol says; the untouched base is measured in every other way that an entry
-    has it, too.
-    The settings of a tuned entry's final runs are not known yet: their ids come from its search, and the chosen
-    settings are in run.json.
-    """
-    seeds = range(protocol.seed, protocol.seed + protocol.seeds)
-    own, seed = protocol.quantize, protocol.seed
-    runs = [
-        make_run(n, "baseline", n, given, seed, 0, held_equal, own if takes_model(n) else "none")
-        for n, given in baselines.items()
-    ]
-    others = sorted({entry.quantize for entry in entries.values()} - {own})
-    runs += [make_run(base_in(other), "baseline", BASE, {}, seed, 0, held_equal, other) for other in others]
-    for name, entry in entries.items():
-        if entry.trial_points:
-            runs += [
-                make_trial(entry, i, point, protocol.seed, steps, held_equal)
-                for i, point in enumerate(entry.trial_points, 1)
-            ]
-            search = {"fixed": entry.fixed, "ladder": entry.trial_points}  # its hash is in ids
-            finals = [
-                make_run(name, "entry", entry.method, search, s, steps, held_equal, entry.quantize) for s in seeds
-            ]
-            runs += [replace(final, settings={}) for final in finals]
-        else:
-            settings = entry.build().model_dump(mode="json")
-            runs += [
-                make_run(name, "entry", entry.method, settings, s, steps, held_equal, entry.quantize) for s in seeds
-            ]
-    return runs
-
-
-def make_trial(entry: Entry, number: int, point: Settings, seed: int, steps: int, held_equal: dict[str, Any]) -> Run:
-    """Return the run that tries one point of an entry's search."""
-    settings = entry.build(point).model_dump(mode="json")
-    search = hash_of([entry.name, entry.fixed, entry.trial_points, seed, held_equal, *packed(entry.quantize)])
-    run = make_run(entry.name, "trial", entry.method, settings, seed, steps, held_equal, entry.quantize)
-    return replace(run, trial=number, search=search)
-
-
-def make_run(
-    entry: str, kind: Any, method: str, settings: dict[str, Any], seed: int, steps: int, held_equal: dict[str, Any],
-    quantize: Quantize = "none",
-) -> Run:  # fmt: skip
-    """Return a run whose id has a hash of everything that determines its training."""
-    content_hash = hash_of([kind, method, settings, seed, held_equal, *packed(quantize)])
-    return Run(f"{entry}-{content_hash}", entry, kind, method, settings, seed, steps, quantize=quantize)
-
-
-def packed(quantize: Quantize) -> list[str]:
-    """Return what the hash in a run's id has of the base's storage: nothing if it is as in its files."""
-    return [] if quantize == "none" else [quantize]
-
-
-def hash_of(content: Any) -> str:
-    """Return a short hash of plain data."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]

@@ -8,6 +8,7 @@ again if the change is undone.
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -21,6 +22,7 @@ from bakeoff.store.checksums import read_whole
 from bakeoff.store.files import write_json, write_text
 from bakeoff.store.ownership import claim, refuse_foreign, refuse_links
 from bakeoff.store.plan_document import PlanDocument
+from bakeoff.store.records import Step
 from bakeoff.store.run_folder import Folder
 from bakeoff.store.signature import signature
 
@@ -51,25 +53,44 @@ def name_of(folder: Folder) -> str | None:
     return None
 
 
-def prepare(folder: Folder, config: Config, planned: Plan) -> list[str]:
-    """Write config, plan, environment and examples; return what has changed, one line per change."""
+def left_to_do(folder: Folder, plan: PlanDocument) -> dict[str, Step | SetupError]:
+    """Return what is left to do for each run that is not a trial, or why its files cannot be read now."""
+    left: dict[str, Step | SetupError] = {}
+    for run in plan.runs:
+        if run.kind != "trial":
+            try:
+                left[run.id] = folder.run(run.id).left_to_do(plan)
+            except SetupError as error:
+                left[run.id] = error
+    return left
+
+
+def prepare(folder: Folder, config: Config, planned: Plan, left: Mapping[str, Step | SetupError]) -> list[str]:
+    """Write config, plan, environment and examples; return what has changed, one line per change.
+
+    `left` says what is left to do for each run that is not a trial.
+    """
     before, notes = folder.last_plan(), []
     if before and plan_hash(before) != plan_hash(planned.document):
-        notes.append(change_note(folder, config, before, planned))
+        notes.append(change_note(folder, config, before, planned, Counter(left.values())))
     text = dump_config(config)
     before_it = signature(read_whole(folder.config_file)) if is_own(folder) else None
     claim(folder, signature(text.encode()), before_it)
     planned.data.complete()
     write_text(folder.config_file, text)
-    notes += renew_environment(folder, config.machine.device)
+    notes += [] if planned.again else renew_environment(folder, config.machine.device)
     write_json(folder.plan_file, planned.document.row())
     return notes
 
 
-def change_note(folder: Folder, config: Config, before: PlanDocument, planned: Plan) -> str:
-    """Return in one line what has changed since the last plan, and what happens to the finished runs."""
+def change_note(
+    folder: Folder, config: Config, before: PlanDocument, planned: Plan, left: Counter[Step | SetupError]
+) -> str:
+    """Return in one line what has changed since the last plan, and what happens to the finished runs.
+
+    `left` counts the runs by what is left to do for them.
+    """
     what = ", ".join(changes(folder, config, before, planned)) or "the plan"
-    left = Counter(folder.left_to_do(run.id, planned.document) for run in planned.runs if run.kind != "trial")
     stay = {run.id for run in planned.runs}
     others = sum(folder.is_complete(run.id, before) for run in before.runs if run.id not in stay)
     line = f"changed since the last session: {what}. Finished runs that are still used: {left['nothing']}"

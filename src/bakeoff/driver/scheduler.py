@@ -5,15 +5,16 @@ it would have made.
 """
 
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 
 from bakeoff.driver.bus import Bus
-from bakeoff.driver.plan import Plan, make_trial
+from bakeoff.driver.plan import Plan
+from bakeoff.driver.runs import make_trial
 from bakeoff.errors import ConfigError, SetupError
 from bakeoff.store.events import Failed, State
 from bakeoff.store.files import write_json
-from bakeoff.store.records import Run, RunResult
+from bakeoff.store.records import Run, RunResult, Step, Task
 from bakeoff.store.run_folder import Folder
 from bakeoff.tuning.entries import Entry
 from bakeoff.tuning.labels import setting_text
@@ -21,12 +22,15 @@ from bakeoff.tuning.search import Settings, edges, extension, survivors
 
 
 class Scheduler:
-    """Yields the runs of a planned bakeoff one by one, each chosen after those before it have ended."""
+    """Yields the runs of a planned bakeoff one by one, each chosen after those before it have ended.
 
-    def __init__(self, folder: Folder, planned: Plan, bus: Bus):
-        self.folder, self.planned, self.bus = folder, planned, bus
+    `left` says what was left to do for each run that is not a trial when the session began.
+    """
 
-    def runs(self) -> Iterator[Run]:
+    def __init__(self, folder: Folder, planned: Plan, bus: Bus, left: Mapping[str, Step | SetupError]):
+        self.folder, self.planned, self.bus, self.left = folder, planned, bus, left
+
+    def tasks(self) -> Iterator[Task]:
         """Yield every run that is not done yet, after writing its run.json; read its record before the next."""
         for run in self.planned.runs:
             if run.kind == "baseline":
@@ -35,12 +39,12 @@ class Scheduler:
             finals = [run for run in self.planned.runs if run.entry == entry.name and run.kind == "entry"]
             yield from self.tuned(entry, finals) if entry.trial_points else self.fixed(finals)
 
-    def fixed(self, finals: Sequence[Run]) -> Iterator[Run]:
+    def fixed(self, finals: Sequence[Run]) -> Iterator[Task]:
         """Yield the runs of an entry whose settings are known."""
         for run in finals:
             yield from self.unless_done(run)
 
-    def tuned(self, entry: Entry, finals: Sequence[Run]) -> Iterator[Run]:
+    def tuned(self, entry: Entry, finals: Sequence[Run]) -> Iterator[Task]:
         """Yield an entry's trials, then one final run per seed at the chosen settings.
 
         The final run of the first seed adopts its trial.
@@ -57,7 +61,7 @@ class Scheduler:
                 for trial in self.folder.trials(entry.name):
                     self.forget(trial)
 
-    def search(self, entry: Entry, trials: Sequence[Run]) -> Generator[Run, None, Run | None]:
+    def search(self, entry: Entry, trials: Sequence[Run]) -> Generator[Task, None, Run | None]:
         """Yield trials until one is chosen, and return it; return None if all failed.
 
         Trials that an earlier search, interrupted or damaged, has tried beyond this one's decisions are ignored.
@@ -89,9 +93,9 @@ class Scheduler:
             if further is None or trial.id != further.id:  # past the edge of another best one
                 self.folder.run(trial.id).remove()
         if further:
-            for run in self.reach(further):
+            for task in self.reach(further):
                 self.bus.add(further)
-                yield run
+                yield task
             best = self.best([best, further])
         assert best is not None
         chosen = ", ".join(f"{name} {setting_text(value, 3)}" for name, value in entry.chosen(best.settings).items())
@@ -130,7 +134,7 @@ class Scheduler:
         assert result is not None, run.id
         return result
 
-    def reach(self, trial: Run, rung: int | None = None) -> Iterator[Run]:
+    def reach(self, trial: Run, rung: int | None = None) -> Iterator[Task]:
         """Yield a trial unless it has reached the rung (None: the end), or has failed before it."""
         try:
             result = self.folder.run(trial.id).check()
@@ -157,40 +161,47 @@ class Scheduler:
         ended = [trial for trial in trials if trial.id in results]
         return min(ended, key=lambda trial: results[trial.id].metrics["validation/loss"], default=None)
 
-    def unless_done(self, run: Run) -> Iterator[Run]:
+    def unless_done(self, run: Run) -> Iterator[Task]:
         """Yield a run unless it is done with these settings, and its record is complete."""
-        result = self.folder.run(run.id).finished()
-        whole = self.folder.is_complete(run.id, self.planned.document)
-        if result is None or not whole or result.run.settings != run.settings:
-            yield self.start(run)
-            result = self.folder.run(run.id).result()
-        if result and result.status == "done":
-            self.forget(run)
-
-    def start(self, run: Run) -> Run:
-        """Return the run after writing what its process reads.
-
-        A final run that was begun with other settings, which the search chose while a trial had failed, starts from the
-        beginning.
-        """
+        left = self.left[run.id]
+        if isinstance(left, SetupError):
+            self.fail([run], str(left))
+            return
         files = self.folder.run(run.id)
         record = files.finished()
-        try:
-            begun = record.run if record else files.run()
-        except SetupError:  # damaged, or not there
-            begun = None
-        if begun is None or begun.settings != run.settings:
+        if record and record.run.settings != run.settings:
+            left = "train"
+        if left != "nothing":
+            yield self.start(run, left)
+        if files.done():
             self.forget(run)
+
+    def start(self, run: Run, left: Step = "train") -> Task:
+        """Return the task after writing what its process reads.
+
+        The earlier record is deleted or set aside, so a process that dies at once leaves no record. A final run that
+        was begun with other settings, which the search chose while a trial had failed, starts from the beginning.
+        """
+        files = self.folder.run(run.id)
+        if left == "train":
+            if not self.begun(run):
+                self.forget(run)
             files.forget_results()
-        # A process that dies before its first line leaves no record, rather than the one of before.
-        if run.kind == "trial":
-            files.result_file.unlink(missing_ok=True)
         else:
             files.set_aside()
         write_json(files.run_file, asdict(run))
-        return run
+        return Task(run, left)
 
-    def stop(self, trial: Run, rung: int) -> Iterator[Run]:
+    def begun(self, run: Run) -> bool:
+        """Return whether a run was begun before with the same settings."""
+        files = self.folder.run(run.id)
+        record = files.finished()
+        try:
+            return (record.run if record else files.run()).settings == run.settings
+        except SetupError:  # damaged, or not there
+            return False
+
+    def stop(self, trial: Run, rung: int) -> Iterator[Task]:
         """Leave a trial at the rung where it stops, and delete its checkpoints.
 
         A trial that went further, because another had failed when that was decided, is yielded again up to here: then
@@ -200,7 +211,6 @@ class Scheduler:
         files, result = self.folder.run(trial.id), self.result(trial)
         last = max([result.steps or 0, *(row["step"] for row in files.curve())])
         if last > rung or (last == rung and result.status == "failed"):
-            files.result_file.unlink()
             yield self.start(replace(trial, until=rung))
             self.forget(trial)
         if self.result(trial).status == "paused":

@@ -1,19 +1,20 @@
 """A session: one call of `bakeoff run`, from start to end. A bakeoff that resumes has several, each with its plan."""
 
-import hashlib
-import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from bakeoff.config.planned import planned_config
 from bakeoff.config.sections import ProtocolConfig
+from bakeoff.errors import SetupError
 from bakeoff.progress.display import Display
 from bakeoff.progress.eta import Forecast, measured_before
 from bakeoff.progress.open import open_display
+from bakeoff.store.content_hash import hash_of
 from bakeoff.store.event_log import earlier_events
 from bakeoff.store.events import Start
 from bakeoff.store.plan_document import PlanDocument
+from bakeoff.store.records import Step
 from bakeoff.store.run_folder import Folder
 
 
@@ -27,9 +28,10 @@ class Session:
     start: Start
 
     @classmethod
-    def to_come(cls, folder: Folder, plan: PlanDocument, protocol: ProtocolConfig) -> "Session":
-        """Return the next session of a folder with this plan, from the records in the folder."""
-        left = {run.id: folder.left_to_do(run.id, plan) for run in plan.runs if run.kind != "trial"}
+    def to_come(
+        cls, folder: Folder, plan: PlanDocument, protocol: ProtocolConfig, left: Mapping[str, Step | SetupError]
+    ) -> "Session":
+        """Return the next session of a folder with this plan; `left` is to do for each run that is not a trial."""
         tried = {run.id: folder.run(run.id).result() for run in plan.runs if run.kind == "trial"}
         done = sorted(run_id for run_id, step in left.items() if step == "nothing")
         again = {run_id: step for run_id, step in left.items() if step in ("decode", "score")}
@@ -53,5 +55,4 @@ class Session:
 
 def plan_hash(plan: PlanDocument) -> str:
     """Return a hash that identifies a session's plan: of its runs, and of how outputs are made and scored."""
-    content = [[run.id for run in plan.runs], plan.decoding, plan.scoring]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:10]
+    return hash_of([[run.id for run in plan.runs], plan.decoding, plan.scoring])

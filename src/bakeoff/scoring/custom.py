@@ -31,6 +31,7 @@ from bakeoff.store.scratch import scratch
 TRY_SECONDS = 300.0  # that a function has for its first score, in a plan: it may have a model to load
 SHOWN = 200  # characters of somebody else's message
 UNWRAPPED = 20  # layers around a function's code
+_LOADED: dict[str, Callable[..., Any]] = {}  # by name
 
 
 class MetricError(BakeoffError):
@@ -53,6 +54,7 @@ def load_function(name: str) -> Callable[..., Any]:
         raise ConfigError(f"metrics: {name}: cannot be imported ({error_text(error)})") from None
     if not callable(loaded):
         raise ConfigError(f"metrics: {name}: no function '{function}' in {module}")
+    _LOADED[name] = loaded
     return loaded
 
 
@@ -116,9 +118,10 @@ def error_text(error: BaseException) -> str:
 def code_identity(name: str) -> str:
     """Return a hash of a function's code: its module's file, and the file of the function itself if that is another.
 
-    It does not matter in which folder the files are. Empty if there is no file, as for a function in C.
+    The files are read now, but a module that this process has imported is not imported again. It does not matter in
+    which folder the files are. Empty if there is no file, as for a function in C.
     """
-    function = load_function(name)
+    function = _LOADED[name] if name in _LOADED else load_function(name)
     module, _, _ = name.rpartition(":")
     named = module if module.endswith(".py") else getattr(sys.modules[module], "__file__", None)
     files = dict.fromkeys(Path(file) for file in (named, code_file(function)) if file and Path(file).is_file())
@@ -181,8 +184,8 @@ def tried(name: str, output: str, references: Sequence[str]) -> str:
 def answer_to(asked: dict[str, Any]) -> dict[str, Any]:
     """Return the answer of the separate process in which `tried` runs a function."""
     try:
-        identity = code_identity(asked["name"])
         call(asked["name"], load_function(asked["name"]), 1, asked["output"], asked["references"])
+        identity = code_identity(asked["name"])
     except BakeoffError as error:
         return {"kind": type(error).__name__, "error": str(error)}
     return {"identity": identity}

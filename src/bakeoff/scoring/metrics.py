@@ -19,7 +19,7 @@ from bakeoff.config.config import is_function
 from bakeoff.data.examples import Example
 from bakeoff.errors import ConfigError, did_you_mean
 from bakeoff.scoring import rouge as rouge_score
-from bakeoff.scoring.custom import call, label_of, load_function, tried
+from bakeoff.scoring.custom import call, code_identity, label_of, load_function, tried
 from bakeoff.scoring.metric import Measure, Metric, References, Rows, Score
 from bakeoff.scoring.sacrebleu_metrics import bleu, character_f, sacrebleu_metric
 from bakeoff.scoring.words import meaning, only_latin, tokens, unparted
@@ -189,15 +189,23 @@ def rules(names: Sequence[str], test: Sequence[Example]) -> list[tuple[str, str]
     folder.
     """
     references = test[0].references or (test[0].summary,)
-    named_rules = []
-    for name in names:
-        if is_function(name):
-            code = tried(name, references[0], references)
-            named_rules.append((label_of(name) if name.rpartition(":")[0].endswith(".py") else name, code))
-        else:
-            score_outputs([name], references[:1], [references])
-            named_rules.append((name, metric(name).rule))
-    return named_rules
+    score_outputs([name for name in names if not is_function(name)], references[:1], [references])
+    return rules_by(names, lambda name: tried(name, references[0], references))
+
+
+def current_rules(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the same as `rules`, from the functions' files as they are now, in a process that has scored with them."""
+    return rules_by(names, code_identity)
+
+
+def rules_by(names: Sequence[str], code: Callable[[str], str]) -> list[tuple[str, str]]:
+    """Return `rules`; `code` returns the hash of a function's code."""
+    return [
+        (label_of(name) if name.rpartition(":")[0].endswith(".py") else name, code(name))
+        if is_function(name)
+        else (name, metric(name).rule)
+        for name in names
+    ]
 
 
 def blind_spots(names: Sequence[str], test: Sequence[Example]) -> list[str]:

@@ -62,12 +62,17 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def digests(folder: Path, files: Iterable[Path]) -> dict[str, str]:
-    """Return the SHA-256 of files by their paths below `folder`. Each file is synced to the disk first."""
-    hashes = {}
+def digests(folder: Path, files: Iterable[Path], known: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the SHA-256 of files by their paths below `folder`. Each file is synced to the disk first.
+
+    The hashes of files that are `known` are taken from there.
+    """
+    hashes = dict(known or {})
     for path in sorted(files):
-        sync(path)
-        hashes[path.relative_to(folder).as_posix()] = digest(path)
+        name = path.relative_to(folder).as_posix()
+        if name not in hashes:
+            sync(path)
+            hashes[name] = digest(path)
     return hashes
 
 

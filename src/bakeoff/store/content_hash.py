@@ -1,8 +1,10 @@
-"""SHA-256 of files. A file is read once, and again only if its size or modification time has changed."""
+"""SHA-256 of files and plain data. A file is read once, and again only if its size or modification time has changed."""
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 Stamped = tuple[str, int, int]  # a file's path, size and time of change in nanoseconds
 _KNOWN: dict[Stamped, str] = {}
@@ -34,3 +36,8 @@ def remember(files: Iterable[Stamped], stamps: Mapping[str, Sequence[int]], hash
         name = Path(file[0]).name
         if name in hashes and list(stamps.get(name, ())) == list(file[1:]):
             _KNOWN[file] = hashes[name]
+
+
+def hash_of(content: Any) -> str:
+    """Return a short hash of plain data."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]

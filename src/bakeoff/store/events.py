@@ -1,5 +1,6 @@
 """What happens in a bakeoff: a tagged union of events. Each is a line of events.jsonl; `kind` is its tag."""
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
@@ -141,6 +142,7 @@ class Failed(Line):
 
 RunEvent = State | Progress | Metrics | Done | Failed
 Event = Start | End | Note | RunEvent
+Emit = Callable[[Event], None]
 EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])
 
 

@@ -180,6 +180,8 @@ def run_of(row: Any) -> Run:
 class PlanDocument(Document):
     """plan.json. `decoding` is a hash of the generation settings, `scoring` of the metrics and their code.
 
+    `basis` is a hash of what the plan was made from besides data and metrics, and of its content besides scores.
+
     `config` is the resolved config that it was made from, without the folder of the results. `output_tokens` and
     `counts` are null if a plan was made without the base's tokenizer; such a plan is never written to a file. Only a
     plan made with --probe has a `forecast`.
@@ -192,6 +194,7 @@ class PlanDocument(Document):
     data: DataFacts
     config: dict[Text, Any]
     data_fingerprint: Text | None = None
+    basis: Text | None = None
     decoding: Text | None = None
     scoring: Text | None = None
     precision: Literal["fp32", "bf16", "fp16"]

@@ -9,6 +9,7 @@ Quantize = Literal["none", "nf4", "int8"]  # how the matrices of a run's base ar
 Cause = Literal["diverged", "memory", "ended", "stalled", "error"]
 # What is left to do of a planned run: an earlier step brings the later ones with it.
 Step = Literal["train", "decode", "score", "nothing"]
+OUTPUTS = "predictions.jsonl"  # the file of a run's outputs and their scores
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,14 @@ class Run:
     until: int | None = None
     adopts: str | None = None
     quantize: Quantize = "none"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A run that is to be carried out now, and what is left to do of it."""
+
+    run: Run
+    left: Step
 
 
 @dataclass
@@ -60,6 +69,11 @@ class RunResult:
     files: dict[str, str] = field(default_factory=dict)  # the SHA-256 of each of the run's other files
     decoding: str | None = None  # a hash of the generation settings that its outputs were made by; a trial has none
     scoring: str | None = None  # a hash of the metrics, and of their code, that its outputs were scored by
+
+    @property
+    def trained_files(self) -> dict[str, str]:
+        """Of `files` all but the outputs."""
+        return {name: mark for name, mark in self.files.items() if name != OUTPUTS}
 
     def check(self, name: str, complaint: str | None) -> None:
         """Record a check, which has passed if there is no complaint. A failed check does not end the run."""

@@ -13,7 +13,7 @@ from bakeoff import __version__
 from bakeoff.errors import SetupError
 from bakeoff.store.checksums import damaged, digest, digests, fault_of, read_mapping, sealed, unsealed
 from bakeoff.store.files import read_jsonl, remove_named, write_json
-from bakeoff.store.records import Run, RunResult, Step
+from bakeoff.store.records import OUTPUTS, Run, RunResult, Step
 
 if TYPE_CHECKING:
     from bakeoff.store.plan_document import PlanDocument
@@ -70,7 +70,7 @@ class RunFolder:
         self.result_file = path / "result.json"
         self.earlier_file = path / "earlier.json"  # its record of before, while its outputs are made or scored again
         self.metrics_file = path / "metrics.jsonl"
-        self.predictions_file = path / "predictions.jsonl"
+        self.predictions_file = path / OUTPUTS
         self.log_file = path / "log.txt"
         self.adapter = path / "adapter"
 
@@ -112,7 +112,7 @@ class RunFolder:
             return "train"
         if self.damaged_training(record):
             return "train"
-        outputs = {name: checksum for name, checksum in record.files.items() if name == self.predictions_file.name}
+        outputs = {name: mark for name, mark in record.files.items() if name not in record.trained_files}
         if record.decoding != plan.decoding or damaged(self.path, outputs):
             return "decode"
         if record.scoring != plan.scoring or not self.done():
@@ -121,8 +121,7 @@ class RunFolder:
 
     def damaged_training(self, record: RunResult) -> Path | None:
         """Return a file of a finished training that is damaged or missing, or None if all are complete."""
-        trained = {name: checksum for name, checksum in record.files.items() if name != self.predictions_file.name}
-        return damaged(self.path, trained)
+        return damaged(self.path, record.trained_files)
 
     def set_aside(self) -> None:
         """Keep the record of a finished training while its outputs or scores are made again."""
@@ -140,15 +139,16 @@ class RunFolder:
         result = self.result()
         return result is not None and result.status == "done"
 
-    def write_result(self, result: RunResult) -> None:
+    def write_result(self, result: RunResult, known: Mapping[str, str] | None = None) -> None:
         """Write result.json with a checksum of itself and, unless the run failed, of all files that the run left.
 
+        Checksums that are `known` stay as they are.
         The adapter's card is left out: it is written with the results, and may be edited.
         """
         if result.status != "failed":
             adapter = (file for file in self.adapter.rglob("*") if file.is_file() and file.suffix != ".md")
             left = (file for file in (self.metrics_file, self.predictions_file) if file.exists())
-            result.files = digests(self.path, [*adapter, *left])
+            result.files = digests(self.path, [*adapter, *left], known)
         write_json(self.result_file, sealed(asdict(result)))
         if result.status == "done":
             self.earlier_file.unlink(missing_ok=True)
@@ -201,16 +201,12 @@ class Folder:
         """Delete the trunk cache."""
         remove_named(self.trunk, TRUNK)
 
-    def left_to_do(self, run_id: str, plan: "PlanDocument") -> Step:
-        """Return what is left to do (train, decode, score or nothing) for a planned run that is not a trial."""
-        try:
-            return self.run(run_id).left_to_do(plan)
-        except SetupError:  # may not be read
-            return "train"
-
     def is_complete(self, run_id: str, plan: "PlanDocument") -> bool:
         """Return whether a run is done as planned, and all files that it left are still as they were written."""
-        return self.left_to_do(run_id, plan) == "nothing"
+        try:
+            return self.run(run_id).left_to_do(plan) == "nothing"
+        except SetupError:  # may not be read
+            return False
 
     def result(self, run_id: str, plan: "PlanDocument") -> RunResult | None:
         """Return a run's record, or None if it has no record with the plan's outputs and scores yet."""

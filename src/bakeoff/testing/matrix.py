@@ -9,10 +9,10 @@ import torch
 from bakeoff.compute.model.base import adapt, count_parameters, trainable
 from bakeoff.compute.run.checks import fingerprints, only_moved
 from bakeoff.compute.training.gradient_reach import adapted_shape
-from bakeoff.compute.training.loop import DivergedError, Trainer
+from bakeoff.compute.training.loop import Trainer
 from bakeoff.compute.training.loss import start
 from bakeoff.config.sections import ProtocolConfig
-from bakeoff.errors import SetupError
+from bakeoff.errors import DivergedError, SetupError
 from bakeoff.methods import build_method, method_class, method_names
 from bakeoff.store.records import Quantize
 from bakeoff.testing.families import FAMILIES, ROWS, family_base, family_shape

@@ -1,4 +1,4 @@
-"""Uses an adapter of a bakeoff: documents in, outputs out, on the same device exactly as in its evaluation."""
+"""Uses an adapter of a bakeoff: documents in, outputs out, exactly as in its evaluation."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -12,22 +12,21 @@ from torch import nn
 from bakeoff.compute.decoding.conformance import conforming
 from bakeoff.compute.model.base import Base, count_parameters, load_base
 from bakeoff.compute.model.device import Clocks, choose, peak_bytes, set_rounding
-from bakeoff.compute.training.loop import DivergedError
 from bakeoff.compute.training.loss import evaluate_loss, mean_loss
 from bakeoff.config.config import Config
 from bakeoff.config.planned import planned_config
 from bakeoff.data.examples import Example
 from bakeoff.data.tokenizer_checks import INDENT
 from bakeoff.data.tokens import Tokens, load_tokens
+from bakeoff.errors import DivergedError
 from bakeoff.hub import base_files
 from bakeoff.scoring.baselines import FEW_SHOT
 from bakeoff.store.content_hash import remember
-from bakeoff.store.events import Event, Note, Progress, event_of
+from bakeoff.store.events import Emit, Note, Progress, event_of
 from bakeoff.store.files import append_jsonl, read_jsonl
 from bakeoff.store.records import Run, RunResult
 from bakeoff.store.run_folder import SPLITS, Folder, RunFolder
 
-Emit = Callable[[Event], None]
 PROBE_EXAMPLES = 2  # enough to see whether two models are one
 LIFE_SECONDS = 5.0
 

@@ -3,7 +3,6 @@
 from array import array
 from collections.abc import Sequence
 from functools import partial
-from statistics import fmean as mean
 from typing import Any
 
 from torch import nn
@@ -14,13 +13,12 @@ from bakeoff.compute.model.device import peak_bytes, reset_peak
 from bakeoff.compute.run.checks import finite
 from bakeoff.compute.run.context import Work
 from bakeoff.compute.training.loss import Losses, evaluate_loss, mean_loss
-from bakeoff.config.config import is_function
-from bakeoff.data.prompt_format import make_form, plain
+from bakeoff.data.prompt_format import make_form
 from bakeoff.data.tokens import lengths_of
 from bakeoff.scoring.baselines import BLANK_LINE, first_answer
 from bakeoff.scoring.forgetting import neutral_rows
-from bakeoff.scoring.lengths import LENGTHS, text_lengths
-from bakeoff.scoring.metrics import Rows, score_outputs, value_of
+from bakeoff.scoring.lengths import text_lengths
+from bakeoff.scoring.outputs import references_of, scored, tell_function
 from bakeoff.store.files import write_jsonl
 from bakeoff.store.records import RunResult
 
@@ -93,37 +91,16 @@ def look_beside(work: Work, base: Base, adapted: nn.Module) -> None:
             metrics["validation/overfitting"] = metrics["validation/loss"] - loss
 
 
-def score(work: Work, outputs: Sequence[str], losses: list[tuple[float, int]] | None) -> RunResult:
+def score(work: Work, outputs: Sequence[str], losses: Losses | None) -> RunResult:
     """Store one row per test example and return the record with the mean scores."""
-    test, record = work.test, work.record
-    references = [[plain(text, work.indented) for text in e.references or [e.summary]] for e in test]
     with work.clocks.phase("evaluation"):
-        scores, corpus = score_outputs(work.config.metrics, outputs, references, partial(tell_metric, work))
-        lengths = text_lengths(outputs, references, load_tokenizer(work.config.model, work.config.pin))
-    rows: list[dict[str, Any]] = [
-        {"id": e.id, "output": o, **s, **n} for e, o, s, n in zip(test, outputs, scores, lengths, strict=True)
-    ]
-    if losses is not None:
-        rows = [{**row, "loss": loss, "tokens": count} for row, (loss, count) in zip(rows, losses, strict=True)]
+        tokenizer = load_tokenizer(work.config.model, work.config.pin)
+        beside: list[dict[str, Any]] = [*text_lengths(outputs, references_of(work.test, work.plan), tokenizer)]
+        if losses is not None:
+            pairs = zip(beside, losses, strict=True)
+            beside = [{**row, "loss": loss, "tokens": count} for row, (loss, count) in pairs]
+        begins = partial(tell_function, work.run.id, work.emit)
+        rows, means = scored(work.config.metrics, work.plan, work.test, outputs, beside, begins)
     write_jsonl(work.files.predictions_file, rows)
-    record.metrics |= {f"test/{name}": value for name, value in {**means(scores), **corpus}.items()}
-    record.metrics |= {f"test/{name}": sum(n[name] for n in lengths) / len(lengths) for name in LENGTHS}
+    work.record.metrics |= means
     return work.finished()
-
-
-def tell_metric(work: Work, name: str) -> None:
-    """Report that a function of the user's scores, so that it can be named if it never ends."""
-    if is_function(name):
-        work.report("state", {"state": "scoring", "metric": name})
-
-
-def means(scores: Rows) -> dict[str, float]:
-    """Return the mean of each score over the outputs; a score with precision and recall has three means."""
-    averages = {}
-    for name, first in scores[0].items():
-        if isinstance(first, dict):
-            for letter, suffix in (("f", ""), ("p", "_precision"), ("r", "_recall")):
-                averages[f"{name}{suffix}"] = mean([row[name][letter] for row in scores])  # type: ignore[index]
-        else:
-            averages[name] = mean([value_of(row[name]) for row in scores])
-    return averages

@@ -1,22 +1,15 @@
-"""One run from start to result: the only function that an executor calls.
+"""What a run does with a model: it trains, saves, loads what was saved and reads the test split, or decodes again."""
 
-A run reads its bakeoff's folder, has its own process, and writes a record whatever happens. Only this module catches
-every exception, to put it into the record.
-"""
-
-import sys
-import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from bakeoff.compute.model.adapter_files import load_adapter, save_adapter
 from bakeoff.compute.model.base import adapt, trainable
-from bakeoff.compute.model.device import out_of_memory, peak_bytes, reset_peak
+from bakeoff.compute.model.device import peak_bytes, reset_peak
 from bakeoff.compute.run.checks import (
     beats_unigram,
     equals_base,
@@ -26,72 +19,28 @@ from bakeoff.compute.run.checks import (
     same_when_loaded,
     start_tolerance,
 )
-from bakeoff.compute.run.context import Emit, Work
+from bakeoff.compute.run.context import Work
 from bakeoff.compute.run.evaluate import evaluate, score
 from bakeoff.compute.training.checkpoint import CheckpointWriter, checkpoint_files, load_newest
-from bakeoff.compute.training.loop import DivergedError, Trained, Trainer
+from bakeoff.compute.training.loop import Trained, Trainer
 from bakeoff.compute.training.loss import start
 from bakeoff.compute.training.trunk_cache import serve_trunks, stores_trunk
 from bakeoff.data.prompt_format import make_form
-from bakeoff.errors import BakeoffError
 from bakeoff.methods import Method, build_method
 from bakeoff.scoring.baselines import BLANK_LINE, cut_share, extract, few_shot_rows, shots_ids
-from bakeoff.store.events import Done, Failed, Note, Ranked, State, event_of
+from bakeoff.store.events import Emit, Note, event_of
 from bakeoff.store.files import write_jsonl
-from bakeoff.store.records import Cause, RunResult, Step
+from bakeoff.store.records import Run, RunResult, Step
 from bakeoff.store.run_folder import Folder
 
 
-def execute(path: Path, run_id: str, emit: Emit, stop_requested: Callable[[], bool] = bool) -> RunResult:
-    """Carry out one run of the bakeoff in folder `path`, write its record and return it; never raises an Exception.
-
-    Its run.json says what to run. A run with a checkpoint resumes from it. If `stop_requested` says that the run shall
-    stop, its training writes a checkpoint and Stopped is raised, which is not an Exception; then there is no record.
-    """
-    folder = Folder(path)
-    files = folder.run(run_id)
-    run = files.run()
-    try:
-        left = "train" if run.kind == "trial" else files.left_to_do(folder.plan())
-        if left == "train":
-            files.forget_results()
-            if not checkpoint_files(files.checkpoints):
-                files.metrics_file.unlink(missing_ok=True)
-        files.set_aside()
-        work = Work(folder, run, emit, stop_requested)
-        result = result_of(work) if left == "train" else again(work, left)
-    except Exception as error:
-        traceback.print_exc(file=sys.stderr)
-        reason, cause = explained(error)
-        files.set_aside()
-        result = RunResult(run, "failed", error=reason, cause=cause)
-        if cause == "diverged":
-            result.check("loss_finite", reason)
-    files.write_result(result)
-    if result.status == "done":
-        ranked = folder.plan().ranked_by
-        emit(
-            Done(
-                run=run_id, metrics={**result.metrics}, costs={**result.costs}, check_notes=result.check_notes,
-                ranked=Ranked(name=ranked.name, heading=ranked.heading),
-            )
-        )  # fmt: skip
-    elif result.status == "paused":
-        emit(State(run=run_id, state="paused"))
-    else:
-        emit(Failed(run=run_id, error=result.error))
-    return result
-
-
-def explained(error: Exception) -> tuple[str, Cause]:
-    """Return in one line why a run failed, and the kind of cause."""
-    text = str(error).strip() or type(error).__name__
-    if isinstance(error, BakeoffError):
-        return text, "diverged" if isinstance(error, DivergedError) else "error"
-    no_memory = isinstance(error, RuntimeError) and (out_of_memory(error) or "Cannot allocate memory" in text)
-    if no_memory or isinstance(error, MemoryError):
-        return f"out of memory ({text.splitlines()[0]}). Try a smaller protocol.batch_size or max_tokens", "memory"
-    return f"{type(error).__name__}: {text.splitlines()[0]}", "error"
+def work_on(folder: Folder, run: Run, left: Step, emit: Emit, stop_requested: Callable[[], bool]) -> RunResult:
+    """Return the record of a run that is trained, or whose outputs are made again, by what is left to do for it."""
+    files = folder.run(run.id)
+    if left == "train" and not checkpoint_files(files.checkpoints):
+        files.metrics_file.unlink(missing_ok=True)
+    work = Work(folder, run, emit, stop_requested)
+    return result_of(work) if left == "train" else decoded_again(work)
 
 
 def result_of(work: Work) -> RunResult:
@@ -109,25 +58,17 @@ def result_of(work: Work) -> RunResult:
     return evaluate(work, base, adapted)
 
 
-def again(work: Work, left: Step) -> RunResult:
-    """Return the record of a finished run whose outputs its adapter writes again, or are only scored again."""
-    before = work.files.finished()
-    assert before is not None, work.run.id
-    kept = {"test/loss", "test/cut_documents"} if left == "score" else set()
-    metrics = {name: value for name, value in before.metrics.items() if name in kept or not name.startswith("test/")}
-    decoding, scoring = work.record.decoding, work.record.scoring
-    record = replace(
-        before, run=work.run, metrics=metrics, costs=dict(before.costs), decoding=decoding, scoring=scoring
-    )
-    if left == "score":
-        work.record = record
-        work.state("scoring")
-        rows = work.files.predictions()
-        losses = [(row["loss"], row["tokens"]) for row in rows if "loss" in row]
-        return replace(score(work, [row["output"] for row in rows], losses or None), costs=before.costs)
+def decoded_again(work: Work) -> RunResult:
+    """Return the record of a finished run whose outputs its adapter makes again."""
     if work.run.kind == "baseline":
         return baseline(work)
-    work.record = record
+    before = work.files.finished()
+    assert before is not None, work.run.id
+    metrics = {name: value for name, value in before.metrics.items() if not name.startswith("test/")}
+    decoding, scoring = work.record.decoding, work.record.scoring
+    work.record = replace(
+        before, run=work.run, metrics=metrics, costs=dict(before.costs), decoding=decoding, scoring=scoring
+    )
     base = work.load()
     result = evaluate(work, base, load_adapter(base, work.files.adapter))
     result.costs["evaluation_seconds"] = before.costs.get("evaluation_seconds")  # with those of training's validations

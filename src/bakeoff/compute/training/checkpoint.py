@@ -27,6 +27,7 @@ from safetensors.torch import save_file
 from bakeoff.compute.model.device import out_of_memory, random_state, set_random_state
 from bakeoff.compute.training.loop import Progress, Trainer
 from bakeoff.config.machine import SafetyConfig
+from bakeoff.interrupts import Stopped
 from bakeoff.methods.saved import kind_of, shown
 from bakeoff.store.checksums import digest, sync
 from bakeoff.store.run_folder import CHECKPOINT
@@ -35,10 +36,6 @@ KEPT = 2
 FREE_SHARE = 0.25  # of the disk's free space, where no budget is given
 LARGE_SECONDS = 1.0  # a checkpoint that takes longer
 TIME_SHARE = 0.05  # of the run's time that large ones may take
-
-
-class Stopped(BaseException):
-    """The run was asked to stop; its checkpoint is written."""
 
 
 class CheckpointWriter:

@@ -16,15 +16,11 @@ from bakeoff.compute.training.trunk_cache import find_trunk
 from bakeoff.config.lr_schedule import lr_multiplier
 from bakeoff.config.sections import ProtocolConfig
 from bakeoff.data.tokens import Tokens, lengths_of
-from bakeoff.errors import BakeoffError
+from bakeoff.errors import DivergedError
 from bakeoff.methods import Method
 
 Report = Callable[[str, dict[str, Any]], None]
 AfterStep = Callable[["Trainer", bool], None]
-
-
-class DivergedError(BakeoffError):
-    """The loss is not finite any more."""
 
 
 @dataclass

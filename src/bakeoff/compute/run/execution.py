@@ -1,0 +1,89 @@
+"""One run from start to record: the only function that an executor calls.
+
+A run reads its bakeoff's folder, has its own process, and writes a record whatever happens. Only this module catches
+every exception, to put it into the record. It loads torch for runs that need a model alone.
+"""
+
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from bakeoff.config.planned import planned_config
+from bakeoff.data.examples import Example
+from bakeoff.errors import BakeoffError, DivergedError
+from bakeoff.library_errors import no_memory
+from bakeoff.scoring.lengths import LENGTHS
+from bakeoff.scoring.outputs import scored, tell_function
+from bakeoff.store.events import Done, Emit, Failed, Ranked, State
+from bakeoff.store.files import write_jsonl
+from bakeoff.store.records import Cause, Run, RunResult, Step
+from bakeoff.store.run_folder import Folder
+
+STAYS = {"test/loss", "test/cut_documents"}  # of the test metrics, when the same outputs are scored again
+
+
+def execute(path: Path, run_id: str, left: Step, emit: Emit, stop_requested: Callable[[], bool] = bool) -> RunResult:
+    """Do what is left of one run of the bakeoff in folder `path`, write its record and return it; raises no Exception.
+
+    Its run.json says what to run. A run with a checkpoint resumes from it. If `stop_requested` says that the run shall
+    stop, its training writes a checkpoint and Stopped is raised, which is not an Exception; then there is no record.
+    """
+    folder = Folder(path)
+    files = folder.run(run_id)
+    run = files.run()
+    try:
+        if left == "score":
+            result = scored_again(folder, run, emit)
+        else:
+            from bakeoff.compute.run.worker import work_on
+
+            result = work_on(folder, run, left, emit, stop_requested)
+    except Exception as error:
+        traceback.print_exc(file=sys.stderr)
+        reason, cause = explained(error)
+        result = RunResult(run, "failed", error=reason, cause=cause)
+        if cause == "diverged":
+            result.check("loss_finite", reason)
+    files.write_result(result, known=result.trained_files)  # of a training before this one
+    if result.status == "done":
+        ranked = folder.plan().ranked_by
+        emit(
+            Done(
+                run=run_id, metrics={**result.metrics}, costs={**result.costs}, check_notes=result.check_notes,
+                ranked=Ranked(name=ranked.name, heading=ranked.heading),
+            )
+        )  # fmt: skip
+    elif result.status == "paused":
+        emit(State(run=run_id, state="paused"))
+    else:
+        emit(Failed(run=run_id, error=result.error))
+    return result
+
+
+def explained(error: Exception) -> tuple[str, Cause]:
+    """Return in one line why a run failed, and the cause's kind."""
+    text = str(error).strip() or type(error).__name__
+    if isinstance(error, BakeoffError):
+        return text, "diverged" if isinstance(error, DivergedError) else "error"
+    if isinstance(error, RuntimeError | MemoryError) and no_memory(error):
+        return f"out of memory ({text.splitlines()[0]}). Try a smaller protocol.batch_size or max_tokens", "memory"
+    return f"{type(error).__name__}: {text.splitlines()[0]}", "error"
+
+
+def scored_again(folder: Folder, run: Run, emit: Emit) -> RunResult:
+    """Score the stored outputs of a finished run by the metrics of the plan; return its record with these scores."""
+    emit(State(run=run.id, state="scoring"))
+    files, plan, names = folder.run(run.id), folder.plan(), planned_config(folder, folder.plan()).metrics
+    before, rows = files.finished(), files.predictions()
+    assert before is not None, run.id
+    kept = [name for name in (*LENGTHS, "loss", "tokens") if name in rows[0]]
+    rows, means = scored(
+        names, plan, [Example.from_row(row) for row in folder.examples("test")], [row["output"] for row in rows],
+        [{name: row[name] for name in kept} for row in rows], partial(tell_function, run.id, emit),
+    )  # fmt: skip
+    write_jsonl(files.predictions_file, rows)
+    metrics = {name: value for name, value in before.metrics.items() if name in STAYS or not name.startswith("test/")}
+    return replace(before, run=run, metrics=metrics | means, scoring=plan.scoring)

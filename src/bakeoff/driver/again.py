@@ -1,0 +1,70 @@
+"""The plan of a finished bakeoff in which only the metrics may have changed: its last plan, with other scores.
+
+It is made without torch and the base, whose shapes, lengths and ids stay as they are.
+"""
+
+from bakeoff.config.config import Config
+from bakeoff.config.planned import planned
+from bakeoff.data.sources import load_or_count
+from bakeoff.driver.environment import machine
+from bakeoff.driver.plan import (
+    Plan,
+    basis_of,
+    checked_entries,
+    held_equal_by,
+    prepared_data,
+    scores_by,
+    virtual_tokens,
+    without_scores,
+)
+from bakeoff.driver.trust import is_own
+from bakeoff.hub import base_files
+from bakeoff.scoring.metrics import blind_spots
+from bakeoff.store.content_hash import remember
+from bakeoff.store.plan_document import PlanDocument
+from bakeoff.store.run_folder import Folder
+
+
+def unchanged(config: Config, folder: Folder) -> PlanDocument | None:
+    """Return the last plan where all runs are finished and only data, `metrics` and `primary` may have changed."""
+    before = folder.last_plan()
+    if before is None or not is_own(folder) or not finished(folder, before) or not same_machine(folder):
+        return None
+    return before if before.basis == basis_of(config, before) else None
+
+
+def plan_again(config: Config, folder: Folder) -> Plan | None:
+    """Return the plan; None where a run is not finished, or anything but `metrics` and `primary` has changed."""
+    before = unchanged(config, folder)
+    if before is None:
+        return None
+    remember(base_files(config.model, config.pin), before.model.files, before.model.weights)
+    splits, _, _ = load_or_count(config.data, config.template, config.target, must_read=True)
+    held_equal = held_equal_by(
+        config, splits, before.max_tokens, before.texts,
+        precision=before.precision, template=before.template, rungs=before.rungs,
+    )  # fmt: skip
+    data = prepared_data(folder, config, splits, held_equal)
+    if data.data_fingerprint != before.data_fingerprint or not data.is_current():
+        return None
+    row, entries = before.row(), checked_entries(config)
+    findings = [*without_scores(before.data.findings), *blind_spots(config.metrics, splits["test"])]
+    row |= {
+        "data": row["data"] | {"findings": findings},
+        "config": planned(config),
+        **scores_by(config, splits["test"]),
+    }
+    document = PlanDocument.model_validate(row)
+    return Plan(config, document, entries, document.runs, held_equal, virtual_tokens(entries), data, again=True)
+
+
+def finished(folder: Folder, plan: PlanDocument) -> bool:
+    """Return whether every run of a plan has come to its end, its outputs made as planned."""
+    records = [folder.run(run.id).finished() for run in plan.runs if run.kind != "trial"]
+    return all(record is not None and record.decoding == plan.decoding for record in records)
+
+
+def same_machine(folder: Folder) -> bool:
+    """Return whether versions and hardware are those that the folder's environment has."""
+    before = folder.environment()
+    return all(before.get(name) == fact for name, fact in machine().items())
