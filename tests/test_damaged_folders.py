@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import bakeoff
 from bakeoff.cli.main import main
-from bakeoff.compute.run.worker import execute
+from bakeoff.compute.run.execution import execute
 from bakeoff.compute.training.checkpoint import Stopped
 from bakeoff.store.checksums import SEAL, sealed
 from bakeoff.store.run_folder import SPLITS, Folder
@@ -184,7 +184,7 @@ def resumed(finished, tmp_path_factory):
     finals["lora"].set_aside()
     finals["last_layers"].forget_results()
     with pytest.raises(Stopped):
-        execute(folder.path, finals["last_layers"].path.name, lambda event: None, lambda: True)
+        execute(folder.path, finals["last_layers"].path.name, "train", lambda event: None, lambda: True)
     folder.results_file.unlink()
     folder.events_file.write_text("".join(folder.events_file.read_text().splitlines(keepends=True)[:-2]))
     names = {file.name for file in folder.path.rglob("*")}

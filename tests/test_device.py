@@ -17,6 +17,7 @@ from bakeoff.config.config import load_config
 from bakeoff.driver import device as driver
 from bakeoff.driver.executor import environment_of
 from bakeoff.errors import ConfigError, SetupError
+from bakeoff.store.files import write_json
 
 
 class Accelerator:
@@ -214,8 +215,9 @@ def test_copied_baselines_touch_no_accelerator(machine, tiny_config, monkeypatch
     results = bakeoff.run(cpu, display="none")
     from bakeoff.compute.run.execution import execute
 
-    text = results.folder.config_file.read_text()
-    results.folder.config_file.write_text(text.replace("device: cpu", "device: cuda"))
+    row = results.folder.plan().row()
+    row["config"]["machine"]["device"] = "cuda"
+    write_json(results.folder.plan_file, row)
     for run in results.folder.plan().runs:
         if run.entry in ("lead-1", "oracle"):
             results.folder.run(run.id).predictions_file.unlink()

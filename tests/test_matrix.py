@@ -65,7 +65,7 @@ def test_the_command_prints_what_was_probed(monkeypatch):
     assert "| bias | yes | no |" in out
     assert "- bias, not with llama: LlamaForCausalLM has no biases" in out
     out = CliRunner().invoke(main, ["methods", "olora", "--matrix"]).stdout
-    assert out.splitlines()[2] == "| olora | no | yes |"
+    assert out.splitlines()[2] == "| olora | no | yes | yes | yes |"
     assert CliRunner().invoke(main, ["methods", "lara", "--matrix"]).exit_code == 2
 
 

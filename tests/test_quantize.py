@@ -202,7 +202,7 @@ def changed_config(folder, target, **changes):
         ({"quant_method": "hqq"}, "none", r"is quantised by 'hqq', which bakeoff does not load. Allowed: .*GPTQ, AWQ"),
         ({"quant_method": "gptq", "bits": 4}, "none", r"\(gptq\), which takes optimum and gptqmodel to load. Try: pip"),
         ({"bits": 4}, "none", "is quantised by 'None', which bakeoff does not load"),
-        ("nf4", "none", "is quantised by 'nf4', which bakeoff does not load"),
+        ("nf4", "none", "m: cannot be loaded"),
         (
             {"load_in_4bit": True, "bnb_4bit_quant_type": 5},
             "none",

@@ -15,6 +15,7 @@ from bakeoff import api
 from bakeoff.compute.run import process
 from bakeoff.compute.run.request import serve
 from bakeoff.config.config import dump_config, load_config
+from bakeoff.driver import executor
 from bakeoff.driver.executor import Attempt, LocalExecutor, RunServer
 from bakeoff.errors import SetupError
 from bakeoff.store.files import write_json
@@ -52,12 +53,14 @@ if line:
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, monkeypatch):
     """A run folder of three runs that nothing was written of."""
     found = Folder(tmp_path / "out")
     found.path.mkdir()
     config = load_config({"data": "docstrings", "entries": ["lora"]})
     found.config_file.write_text(dump_config(config))
+    monkeypatch.setattr(Folder, "plan", lambda _: None)
+    monkeypatch.setattr(executor, "planned_config", lambda *_: config)
     return found
 
 

@@ -56,7 +56,7 @@ SPOILT = {
     "an infinite decay": ("protocol: {weight_decay: .inf}", "protocol.weight_decay: must be a finite number"),
     "a share above one": ("protocol: {warmup_share: 6}", "protocol.warmup_share: "),
     "an unknown choice": ("protocol: {schedule: cosin}", "protocol.schedule: must be 'linear', 'cosine' or 'constant'"),
-    "an unknown precision": ("protocol: {precision: fp16}", "protocol.precision: "),
+    "an unknown precision": ("protocol: {precision: fp8}", "protocol.precision: "),
     "a cache of no size": ("protocol: {trunk_cache: lots}", "protocol.trunk_cache"),
     "few tokens": ("protocol: {max_tokens: 4}", "protocol.max_tokens: "),
     "no trials": ("tune: {trials: 0}", "tune.trials: "),

@@ -180,7 +180,8 @@ def test_an_error_outside_of_a_runs_own_record_stands_in_its_log(tmp_path, monke
         raise KeyError("ranked")
 
     monkeypatch.setattr(request, "execute", broken)
-    monkeypatch.setattr(request, "load_config", lambda _: Config(data="docstrings", entries=["lora"]))
+    monkeypatch.setattr(Folder, "plan", lambda _: None)
+    monkeypatch.setattr(request, "planned_config", lambda *_: Config(data="docstrings", entries=["lora"]))
     with open(2, "w", closefd=False) as stderr, (tmp_path / "events").open("w") as events:
         monkeypatch.setattr(sys, "stderr", stderr)
         request.serve([f'{{"folder": "{tmp_path}", "run": "a-1", "left": "train"}}'], events, bool)

@@ -50,13 +50,13 @@ def test_a_config_that_is_edited_while_its_bakeoff_runs_changes_no_run(shared, t
     config, results = shared
     edited = {"epochs": 9, "max_tokens": 48, "evaluate_every": 3, "seeds": 1}
 
-    def edit(path, runs, _):
-        for run in runs:
+    def edit(path, tasks, _):
+        for task in tasks:
             words = yaml.safe_load(Folder(path).config_file.read_text())
             Folder(path).config_file.write_text(yaml.safe_dump({**words, "protocol": edited}))
-            yield from inline(path, [run])
+            yield from inline(path, [task])
 
-    monkeypatch.setattr(api, "LocalExecutor", lambda: Inline(edit))
+    monkeypatch.setattr(api, "LocalExecutor", lambda _: Inline(edit))
     found = bakeoff.run({**config, "output": str(tmp_path / "out")}, display="none")
     for name, row in results.entries.items():
         assert (found.entries[name]["steps"], found.entries[name]["metrics"]) == (row["steps"], row["metrics"])

@@ -13,7 +13,6 @@ from torch import nn
 from transformers import BitsAndBytesConfig, FineGrainedFP8Config, PreTrainedConfig, PreTrainedModel
 from transformers.quantizers import AutoHfQuantizer, HfQuantizer
 from transformers.quantizers.quantizers_utils import should_convert_module
-from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from bakeoff.config.sections import Quantize
 from bakeoff.errors import SetupError
@@ -29,9 +28,7 @@ HOW = "Try: quantize: none, or a checkpoint that is not quantised"
 def own_config(config: PreTrainedConfig) -> dict[str, Any]:
     """Return what a checkpoint's config says about its quantisation; empty if it is not quantised."""
     found = getattr(config, "quantization_config", None) or {}
-    if isinstance(found, QuantizationConfigMixin):
-        return found.to_dict()
-    return found if isinstance(found, dict) else {"quant_method": found}
+    return found if isinstance(found, dict) else found.to_dict()
 
 
 def stored_as(config: PreTrainedConfig) -> str | None:
