@@ -9,7 +9,7 @@ from bakeoff.compute.decoding.conformance import conforming
 from bakeoff.compute.decoding.greedy import generate
 from bakeoff.compute.model.adapter_files import check_base, load_adapter
 from bakeoff.compute.model.base import Base, for_decoding, load_base
-from bakeoff.compute.model.device import choose, out_of_memory, set_rounding
+from bakeoff.compute.model.device import choose, out_of_memory, set_products
 from bakeoff.config.config import Config, load_config
 from bakeoff.config.planned import planned_config
 from bakeoff.config.sections import encodable
@@ -41,7 +41,7 @@ class Summarizer:
         base_of = {key: getattr(signed, key) for key in ("model", "revision", "trust_remote_code")}
         self.config = planned_config(folder, plan).model_copy(update=base_of)
         check_base(self.config, plan.model)
-        set_rounding(self.config.protocol)
+        set_products(self.config.protocol.tf32)
         base = load_base(self.config.model, plan.precision, self.config.pin, run.quantize, choose(device))
         base, self.note = conforming(base)
         self.model = load_adapter(base, adapter, made_by(run, self.config, plan.model))

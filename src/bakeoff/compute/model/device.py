@@ -86,16 +86,18 @@ def compute_on(device: torch.device) -> None:
 
 
 def set_rounding(protocol: ProtocolConfig) -> None:
-    """Let this process compute as the protocol says; no accelerator is initialised.
-
-    Sums within products of bf16 and fp16 are kept in fp32, on every device alike.
-    """
+    """Let this process, which is a run's own, compute as the protocol says; no accelerator is initialised."""
     torch.use_deterministic_algorithms(protocol.deterministic)
     if protocol.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is used first
+    set_products(protocol.tf32)
+
+
+def set_products(tf32: bool) -> None:
+    """Let products of bf16 and fp16 on GPUs add up in fp32; with `tf32`, factors of fp32 products are rounded there."""
     matmul = torch.backends.cuda.matmul
     matmul.allow_bf16_reduced_precision_reduction = matmul.allow_fp16_reduced_precision_reduction = False
-    matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = protocol.tf32
+    matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
 
 
 def initialized() -> bool:
