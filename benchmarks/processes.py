@@ -34,7 +34,7 @@ class Kill:
     """One process that was ended at a random moment."""
 
     victim: str  # driver, server or run
-    state: str  # the entry that was at work, or "planning"
+    state: str  # the entry that was running, or "planning"
     lost_seconds: float  # since what is kept on disk was written
 
 

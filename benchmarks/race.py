@@ -283,7 +283,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.steps < 3:
         parser.error("--steps: at least 3, because one or two warm up")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a contender at work ends with the race
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a running contender ends with the race
     results = race(arguments)
     if arguments.json:
         print(json.dumps(results, indent=1))

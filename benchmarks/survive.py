@@ -28,7 +28,7 @@ RESULTS = Path(__file__).parent / "results/survive.jsonl"
 
 
 def at_work(output: Path) -> tuple[str, float]:
-    """Return the entry whose run is at work, and when what is kept of it was written last."""
+    """Return the entry that is running, and when what is kept of it was written last."""
     started = max(output.glob("runs/*/run.json"), key=lambda file: file.stat().st_mtime, default=None)
     if started is None:
         return "planning", 0.0
@@ -64,7 +64,7 @@ def kill_some(process: subprocess.Popen[str], output: Path, chosen: random.Rando
 def soak(config: Path, folder: Path, kills: int) -> Outcome:
     """Run one bakeoff under so many kills and compare it with the one that nobody touched.
 
-    What has happened so far is kept beside it, so that a soak that was ended itself goes on with the same bakeoff.
+    What has happened so far is kept beside it, so that a soak that was itself ended resumes with the same bakeoff.
     """
     chosen, output, state = random.Random(), folder / "soak", folder / "soak.json"
     outcome = Outcome("soak", "processes killed at random moments")

@@ -39,7 +39,7 @@ def test_it_has_learnt_the_prose_of_documentation(loaded):
         ids = tokenizer(text, return_tensors="pt")["input_ids"]
         logits = model(input_ids=ids).logits[0, :-1]
         loss = torch.nn.functional.cross_entropy(logits, ids[0, 1:]).item()
-        # A uniform guess costs ln 8192 = 9.0 nats a token; half of it is far beyond single-token frequencies (6.4).
+        # A uniform guess costs ln 8192 = 9.0 nats per token; half of it is far beyond single-token frequencies (6.4).
         assert loss < 0.5 * math.log(8192)
 
 

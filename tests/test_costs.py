@@ -61,7 +61,7 @@ def test_an_estimate_is_measured_seconds_times_the_amounts_of_work():
     assert once.seconds == pytest.approx(found.seconds - 3 * 10 * 0.3 / 60 * 15)
     tuned = expected_costs(document(trials=4), every_other, {"lora": MEASURED})
     # Four trials take 25 steps with 2.5 trainings' 8 validations in 4 + 2 + 1 set-ups; a step further is 0.75 likely
-    # with two fields. The first seed's run goes on from one of them.
+    # with two fields. The first seed's run resumes one of them.
     trials = (2.5 + 0.75) * (10 * step + 8 * validation) + (7 + 0.75) * 1.0
     finals = 3 * (2 * 1.0 + tested) + 2 * (10 * step + 8 * validation)
     assert tuned.seconds == pytest.approx(trials + finals)

@@ -46,7 +46,7 @@ def steps(seconds, count):
         ([*steps(30, 4), (125, said(state="saving")), (425, {"exit": 143})], 100, None),
         # a step with a validation of 50 seconds was seen, and comes again
         ([*steps(30, 2), (110, said(step=3, steps=100)), (200, {"exit": 143})], 112, None),
-        # a validation longer than any before tells every five seconds that it goes on
+        # a validation longer than any before reports every five seconds that it is running
         ([*steps(1, 9), *((t, said()) for t in range(10, 200, 5)), (201, {"exit": 143})], 12, None),
         # it hangs
         (steps(1, 9), 15, 35),

@@ -135,7 +135,7 @@ def token_loss(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def held_out_loss(model: torch.nn.Module, stream: numpy.ndarray, sequences: int) -> float:
-    """Return the mean loss in nats a token over evenly spaced 512-token windows of the held-out packages."""
+    """Return the mean loss in nats per token over evenly spaced 512-token windows of the held-out packages."""
     model.eval()
     starts = numpy.linspace(0, len(stream) - 512, sequences).astype(int)
     losses = [token_loss(model, torch.from_numpy(stream[s : s + 512].astype(numpy.int64))[None]) for s in starts]

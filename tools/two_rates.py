@@ -15,7 +15,10 @@ from bakeoff.store.run_folder import Folder
 DOCS = Path(__file__).parent.parent / "docs"
 CONDITIONS = {"shared": "one shared rate, 5e-5", "tuned": "its own tuned rate"}
 COLOURS = ["#d55e00", "#0072b2"]
-METRICS = {"test/loss": "test loss (nats a token; lower is better)", "test/rougeL": "test ROUGE-L F (higher is better)"}
+METRICS = {
+    "test/loss": "test loss (nats per token; lower is better)",
+    "test/rougeL": "test ROUGE-L F (higher is better)",
+}
 Names = dict[str, tuple[str, str]]
 TIMED = {"train s", "tokens/s", "tuning s", "peak memory"}  # columns of costs
 

@@ -30,7 +30,7 @@ COLUMNS = {
 }  # fmt: skip
 REDRAW_SECONDS = 0.25
 DAY_SECONDS = 86_400  # a time of day tells when something ends that ends sooner
-# What is shown first where not all rows fit; every other state is a run at work. What ended says how the work goes, so
+# What is shown first where not all rows fit; every other state is running. What ended says how the work proceeds, so
 # that of those that wait only the NEXT few come before it.
 ORDER = {"paused": 1, "failed": 2, "done": 2, "waiting": 3, "stopped": 4, "done before": 5}
 NEXT = 3

@@ -57,7 +57,7 @@ class JsonDisplay(Display):
 
     def write(self, row: dict[str, Any]) -> None:
         """Write one line."""
-        tell(json.dumps(row))
+        write_line(json.dumps(row))
 
 
 class PlainDisplay(Display):
@@ -111,10 +111,10 @@ class PlainDisplay(Display):
     def note(self, text: str) -> None:
         """Print one line with the time since the start."""
         minutes, seconds = divmod(int(self.clock() - self.start), 60)
-        tell(f"[{minutes:3d}:{seconds:02d}] {text}")
+        write_line(f"[{minutes:3d}:{seconds:02d}] {text}")
 
 
-def tell(line: str) -> None:
+def write_line(line: str) -> None:
     """Write a line on standard error, made printable. If its disk is full, the bakeoff continues."""
     try:
         print(printable(line), file=sys.stderr, flush=True)

@@ -84,7 +84,7 @@ class Trackers:
         self.project = folder.plan().name
         self.open: dict[str, list[Any]] = {}
         self.met: set[str] = set()  # runs of which something was logged
-        self.mlflow_runs: dict[str, str] = {}  # so that a trial goes on in the run that it paused in
+        self.mlflow_runs: dict[str, str] = {}  # so that a trial resumes in the run that it paused in
 
     def take(self, event: RunEvent) -> None:
         """Pass on validations and final measurements; close the trackers of a run that ends or pauses."""

@@ -42,7 +42,7 @@ def scratch() -> Iterator[Path]:
         try:
             fcntl.flock(own, fcntl.LOCK_SH)
             for other in Path(folder).parent.glob("bakeoff-*-*"):
-                with suppress(OSError):  # at work, or another user's
+                with suppress(OSError):  # in use, or another user's
                     clear(other)
             yield Path(folder)
         finally:

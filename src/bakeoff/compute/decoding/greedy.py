@@ -15,7 +15,7 @@ from bakeoff.compute.model.kv_cache import RoomyCache
 from bakeoff.compute.model.shared_prefix import Beginning, read_beginning, turns_by_length
 from bakeoff.compute.training.loss import Losses
 
-LEAVE_SHARE = 0.75  # ended rows leave the batch, which copies the cache, once no more than this share goes on
+LEAVE_SHARE = 0.75  # ended rows leave the batch, which copies the cache, once no more than this share remains
 CACHE_BYTES = 2**30  # of keys and values, where the config leaves open how many rows are decoded side by side ...
 MOST_ROWS = 64  # ... and no more than this: beyond it little is gained (design/LOG.md)
 

@@ -90,7 +90,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(base.device.type, enabled=base.precision == "fp16")
         self.rungs = rungs
         self.keep: AfterStep | None = None  # called after every step, with whether it was validated
-        # Stored or not: dropout draws its numbers a part at a time, and a run that goes on without must draw the same.
+        # Stored or not: dropout draws its numbers a part at a time, and a run that resumes without must draw the same.
         self.part_tokens = part_tokens(base, above_trunk=bool(find_trunk(adapted)[1]))
         self.clocks = Clocks(base.device)
         self.at = Progress(micro_batch=protocol.batch_size)
