@@ -1,10 +1,12 @@
 """Model folders as others leave them: each is right, or refused by plan and by load in one line, in no time."""
 
+import gc
 import hashlib
 import json
 import os
 import re
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -248,3 +250,21 @@ def test_any_damage_to_a_model_folder_is_one_line_or_does_no_harm(tiny_config, l
             spoilt[data.draw(st.integers(0, len(spoilt) - 1))] = data.draw(st.integers(0, 255))
         file.write_bytes(spoilt)
     said({**tiny_config, "model": str(folder), "entries": ["lora"]})
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_the_collector_rests_while_a_tokenizer_is_read(llama, tmp_path, monkeypatch, broken):
+    folder, seen = shutil.copytree(llama, tmp_path / "llama"), []
+    read = loading.AutoTokenizer.from_pretrained
+
+    def watched(*given, **how):
+        seen.append(gc.isenabled())
+        if broken:
+            raise OSError("cannot be read")
+        return read(*given, **how)
+
+    monkeypatch.setattr(loading.AutoTokenizer, "from_pretrained", watched)
+    with pytest.raises(SetupError) if broken else nullcontext():
+        loading.load_tokenizer(str(folder))
+    assert seen == [False]
+    assert gc.isenabled()

@@ -5,6 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bakeoff.collector import uncollected
 from bakeoff.errors import SetupError, did_you_mean, listed, printable
 from bakeoff.store.checksums import fault_of, read_mapping, unsealed
 from bakeoff.store.records import Run
@@ -149,10 +150,12 @@ class EntryResult:
         `device` is named as in `machine.device`. Raises SetupError if the folder is from elsewhere and names a model
         folder or code, unless `trust` is set.
         """
-        from bakeoff.compute.decoding.summarizer import Summarizer
         from bakeoff.config.config import load_config
         from bakeoff.driver.trust import check_trusted, model_wishes
 
         config = load_config(self.folder.config_file)
         check_trusted(self.folder, config, model_wishes(config), trust)
-        return Summarizer(self.folder, self.adapter, self.best_run(), device)
+        with uncollected():
+            from bakeoff.compute.decoding.summarizer import Summarizer
+
+            return Summarizer(self.folder, self.adapter, self.best_run(), device)

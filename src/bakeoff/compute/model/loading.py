@@ -26,6 +26,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from bakeoff.collector import uncollected
 from bakeoff.config.sections import LATEST, Pin
 from bakeoff.errors import SetupError
 from bakeoff.hub import ALLOWED, CODE, CONFIG, TOKENIZER, fetch, model_folder, on_hub
@@ -56,7 +57,7 @@ def load_tokenizer(name: str, pin: Pin = LATEST) -> Any:
 
 @lru_cache(maxsize=2)
 def _load_tokenizer(name: str, pin: Pin, folder: Path, files: tuple[Stamped, ...]) -> Any:
-    with loading(name, pin, folder) as options:
+    with loading(name, pin, folder) as options, uncollected():
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
         ids = tokenizer("text", add_special_tokens=False)["input_ids"]
         tokenizer.decode(ids)
