@@ -63,7 +63,7 @@ FILES = [
     ("t.csv", b'document,summary\na,b\n"c,d\ne,f\n', "t.csv:3: not CSV .*a double quote opened and never closed"),
     ("t.csv", b"document,document\na,b\n", "t.csv:1: two columns are named 'document'"),
     ("t.csv", b"document,summary\na,\xe9t\xe9\n", "t.csv:2: not UTF-8 text"),
-    ("t.csv", "document,summary\na,b\n".encode("utf-16"), "t.csv:1: not UTF-8 text, but UTF-16. Try: iconv -f UTF-16"),
+    ("t.csv", "document,summary\na,b\n".encode("utf-16"), "t.csv:1: not UTF-8 text, but UTF-16. Set data.encoding"),
     ("t.csv", b"a,b\nc,d\n", "t.csv:2: no column 'document'. Allowed: a, b"),
     ("t.csv", b"a good film,1\na bad one,0\n", "no column .document.. .* Its first row.* is the row .* missing"),
     ("t.csv", b"long " * 30 + b",b\nc,d\n", "t.csv:2: no column 'document'. .* is the row .* missing"),
@@ -74,7 +74,8 @@ FILES = [
     ("t.parquet", lambda folder: parquet(folder)[:200] + b"\xff" * 90 + parquet(folder)[290:], "t.parquet: "),
     ("t.arrow", b"ARROW1", "t.arrow: not a complete arrow file"),
     ("t.arrow", jsonl(ROW), "t.arrow: not a complete arrow file"),
-    ("t.xlsx", b"PK\x03\x04", "t.xlsx: .xlsx is not a known format. Allowed: .jsonl"),
+    ("t.ods", b"PK\x03\x04", "t.ods: .ods is not a known format. Allowed: .jsonl"),
+    ("t.xlsx", b"PK\x03\x04", "t.xlsx: not a complete .xlsx file"),
     ("t.jsonl.gz", gzip.compress(jsonl(ROW), mtime=0), "t.jsonl.gz: .gz is not a known format"),
     ("t", b"plain prose\n", "t:1: not JSON"),
 ]  # fmt: skip

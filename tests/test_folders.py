@@ -130,7 +130,7 @@ def test_a_bakeoff_over_files_for_splits_is_called_as_their_folder(tmp_path):
     files = [write(folder / f"{split}.csv", make_rows(6, i)) for i, split in enumerate(SPLITS)]
     assert init(*files).name == "Dialog-Sums"
     assert init(files[0]).name == "Dialog-Sums"
-    assert init(write(folder / "tickets.csv", make_rows(6, 1))).name == "tickets"
+    assert init(write(folder / "tickets.csv", make_rows(60, 1))).name == "tickets"
 
 
 def test_init_of_a_folder_with_splits_names_it_as_the_source(tmp_path):

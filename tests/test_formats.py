@@ -7,7 +7,7 @@ import pyarrow
 import pytest
 from pyarrow import ipc, parquet
 
-from bakeoff.data import lines
+from bakeoff.data import json_documents
 from bakeoff.data.formats import first_rows, read_rows
 
 ROWS = [{"text": 'x,\n"\u00e9"; [1', "label": str(i)} for i in range(1500)]
@@ -44,7 +44,7 @@ THIRD = {
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_format_gives_the_same_rows(tmp_path, monkeypatch, name):
-    monkeypatch.setattr(lines, "BLOCK", 700)
+    monkeypatch.setattr(json_documents, "BLOCK", 700)
     path = write(tmp_path / name, ROWS)
     rows = list(read_rows([path]))
     assert [row.values for row in rows] == ROWS

@@ -15,6 +15,7 @@ from bakeoff.config.sections import DataConfig
 from bakeoff.data import stored
 from bakeoff.data.formats import first_rows, read_rows
 from bakeoff.data.sources import load_examples
+from bakeoff.data.streams import Reading
 from bakeoff.errors import DataError, SetupError
 from tests.conftest import make_rows, write_rows
 
@@ -69,7 +70,7 @@ def test_a_named_column_that_stands_twice_is_refused(tmp_path):
     parquet.write_table(pyarrow.Table.from_arrays(columns, ["document", "summary", "summary"]), tmp_path / "a.parquet")
     with pytest.raises(DataError, match="two columns are named 'summary'. Rename one of them"):
         load_examples(DataConfig(train=str(tmp_path / "a.parquet")))
-    (row, _) = read_rows([tmp_path / "a.parquet"], {"document"})
+    (row, _) = read_rows([tmp_path / "a.parquet"], Reading(columns=frozenset({"document"})))
     assert row.values["document"] == "a"
 
 

@@ -107,9 +107,11 @@ def kind_of(value: Any) -> str:
     return KINDS.get(type(value)) or type(value).__name__
 
 
-def no_utf8(error: UnicodeDecodeError) -> str:
+ICONV = "Try: iconv -f CP1252 -t UTF-8 OLD > NEW, with the file's own encoding for CP1252"
+
+
+def no_utf8(error: UnicodeDecodeError, cure: str = ICONV) -> str:
     """Return a message that a text is not UTF-8."""
-    cure = "Try: iconv -f CP1252 -t UTF-8 OLD > NEW, with the file's own encoding for CP1252"
     return f"not UTF-8 text ({error.reason}). {cure}"
 
 

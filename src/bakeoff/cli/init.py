@@ -13,9 +13,9 @@ from pydantic import ValidationError
 from bakeoff.cli.schema import SCHEMA_FILE
 from bakeoff.config.config import Config, explain
 from bakeoff.config.sections import Section
-from bakeoff.data.column_guess import Guess, guess_columns, splits_of
-from bakeoff.data.folders import WORDS, place_of, splits_in, words_of
-from bakeoff.data.formats import first_rows
+from bakeoff.data.folders import WORDS, words_of
+from bakeoff.data.formats import stem_of
+from bakeoff.data.proposal import propose
 from bakeoff.errors import ConfigError, DataError, in_line
 from bakeoff.methods.reference import describe_methods
 
@@ -49,25 +49,14 @@ def draft(files: Sequence[Path], output: Path, model: str = "base") -> Draft:
     Raises ConfigError or DataError if the splits are unclear, or a file cannot be read.
     """
     if not files:
-        data, guess = (
-            {"source": "docstrings"},
-            Guess({}, ["no data file was given: the config uses the docstring task of the demo"]),
-        )
+        data = {"source": "docstrings"}
+        reasons = ["no data file was given: the config uses the docstring task of the demo"]
         about = "the docstring task"
     else:
-        gone = [file for file in files if not file.exists()]
-        if gone:
-            raise DataError(f"{gone[0]}: no such file. Try: ls {gone[0].parent}")
-        folder = place_of(files[0], None) if len(files) == 1 and files[0].is_dir() else None
-        splits = splits_in(folder) if folder else {split: [file] for split, file in splits_of(files).items()}
-        if folder and "train" in splits:
-            paths = {"source": folder}
-        else:
-            splits = splits if "train" in splits else {"train": [*files]}
-            paths = {split: named[0] for split, named in splits.items()}
-        tables = {split: first_rows(named) for split, named in splits.items()}
-        guess = guess_columns(tables, str(splits["train"][0]))
-        data = {key: os.path.relpath(path, output.parent) for key, path in paths.items()} | guess.columns
+        proposed = propose(files)
+        base = output.parent.resolve()
+        data = {k: os.path.relpath(v, base) if isinstance(v, Path) else v for k, v in proposed.data.items()}
+        reasons = proposed.reasons
         about = ", ".join(in_line(str(file)) for file in files)
     raw = {"name": name_of(files), "model": model, "data": data, "entries": ENTRIES}
     try:
@@ -78,17 +67,17 @@ def draft(files: Sequence[Path], output: Path, model: str = "base") -> Draft:
     lines = [
         f"# yaml-language-server: $schema={SCHEMA_FILE}",
         f"# A bakeoff over {about}. Next: bakeoff plan {own}, then: bakeoff run {own}",
-        *(f"# {line}" for line in guess.reasons),
+        *(f"# {line}" for line in reasons),
         "",
         *section_lines(config, {"entries": entry_lines()}),
     ]
-    return Draft("\n".join(lines) + "\n", guess.reasons)
+    return Draft("\n".join(lines) + "\n", reasons)
 
 
 def name_of(files: Sequence[Path]) -> str:
     """Return the name for a bakeoff: that of its file, or of the folder if the file is named after a split."""
     path = files[0].resolve() if files else Path("docstrings")
-    stem = path.stem
+    stem = stem_of(path)
     if len(files) > 1 or (files and not path.is_dir() and {*words_of(stem)} <= WORDS.keys()):
         stem = path.parent.name
     kept = "".join(c if c.isascii() and (c.isalnum() or c in "._") else "-" for c in stem).strip("-._")

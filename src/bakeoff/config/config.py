@@ -17,7 +17,7 @@ from bakeoff.config.sections import DataConfig, GenerationConfig, Pin, ProtocolC
 from bakeoff.config.templates import TemplateError, prompt_template, target_template
 from bakeoff.config.yaml import read_yaml
 from bakeoff.errors import ConfigError, did_you_mean, in_line, plain
-from bakeoff.store.paths import at_home, is_folder
+from bakeoff.store.paths import at_home, is_file, is_folder
 
 METRICS = (
     "rouge", "rouge_unicode", "exact_match", "exact_match_squad", "token_f1", "token_f1_squad", "chrf",
@@ -237,8 +237,9 @@ def absolute(config: Config, base: Path) -> Config:
         files = ("train", "validation", "test", "references_file")
         paths = {s: resolved(p) for s in files if (p := getattr(data, s))}
     else:
-        folder = data.source != "docstrings" and is_folder(resolved(data.source))
-        paths = {"source": resolved(data.source)} if folder else {}
+        path = resolved(data.source)
+        found = data.source != "docstrings" and (is_folder(path) or (is_file(path) and "." in Path(path).name))
+        paths = {"source": path} if found else {}
     changes: dict[str, Any] = {"data": data.model_copy(update=paths)}
     if config.model != "base" and is_folder(base / at_home(config.model)):
         changes["model"] = resolved(config.model)

@@ -3,8 +3,10 @@
 Field descriptions also become the schema.
 """
 
+import codecs
 from dataclasses import dataclass
 from difflib import get_close_matches
+from encodings.aliases import aliases
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -56,7 +58,10 @@ LATEST = Pin()
 
 
 OF_A_SOURCE = ("config", "revision")  # fields that mean nothing beside files
-OF_FILES = ("train", "validation", "test", "document", "summary", "id", "validation_share", "test_share", "unusable")
+OF_FILES = (
+    "train", "validation", "test", "encoding", "document", "summary", "id", "validation_share", "test_share",
+    "unusable",
+)  # fmt: skip
 
 
 class DataConfig(Section):
@@ -65,7 +70,8 @@ class DataConfig(Section):
     source: str = Field(
         "files",
         description="where the examples come from: files (named by train, validation and test), the path of a folder "
-        "with one file or folder per split, the id of a hub dataset, or docstrings (the task of the demo)",
+        "with one file or folder per split, of a workbook (.xlsx) or a database (SQLite, DuckDB) with a sheet or table "
+        "per split, the id of a hub dataset, or docstrings (the task of the demo)",
     )
     config: str | None = Field(
         None,
@@ -74,18 +80,19 @@ class DataConfig(Section):
     revision: str | None = Field(None, description="branch, tag or commit of a hub dataset; null: main")
     train: str | None = Field(
         None,
-        description="training examples: a file (JSONL, JSON, CSV, TSV, Parquet, Arrow) or a folder of such files, "
-        "relative to the config file; for a hub dataset, the name of the split",
+        description="training examples: a file (JSONL, JSON, CSV, TSV, Parquet, Arrow, Excel, SQLite, DuckDB; text "
+        "also compressed, .gz, .bz2 or .zst) or a folder of such files, relative to the config file; in `source`, the "
+        "name of the split, sheet or table, or a query that starts with SELECT",
     )
     validation: str | None = Field(
         None,
-        description="validation examples, which choose the best checkpoint: a file or folder like `train`, or the name "
-        "of a split; null: a share of the training examples",
+        description="validation examples, which choose the best checkpoint: a file, folder, name or query like "
+        "`train`; null: a share of the training examples",
     )
     test: str | None = Field(
         None,
-        description="test examples, which each final run reads once: a file or folder like `train`, or the name of a "
-        "split; null: a share of the training examples",
+        description="test examples, which each final run reads once: a file, folder, name or query like `train`; null: "
+        "a share of the training examples",
     )
     validation_share: float = Field(
         0.1, gt=0, lt=0.5,
@@ -97,6 +104,9 @@ class DataConfig(Section):
         description="share of the training examples used for the test if `test` is null; chosen by the hash of the "
         "group or document",
     )  # fmt: skip
+    encoding: str = Field(
+        "utf-8", description="encoding of text files, for example cp1252 (Windows, Western Europe), utf-16 or shift_jis"
+    )
     document: str = Field("document", description="column with the source text")
     summary: str = Field("summary", description="column with the target text")
     id: str | None = Field(None, description="column with a unique id per example; null: the line number is the id")
@@ -144,6 +154,19 @@ class DataConfig(Section):
         if value not in known and get_close_matches(value, known, cutoff=0.8):
             raise ValueError(f"unknown source '{value}'.{did_you_mean(value, known)}")
         return value
+
+    @field_validator("encoding")
+    @classmethod
+    def _of_text(cls, value: str) -> str:
+        try:
+            codecs.getincrementaldecoder(value)
+            b"a".decode(value, "replace")
+        except LookupError:  # also where bytes are decoded to something else than text
+            known = sorted({name.replace("_", "-") for name in aliases.values() if not name.endswith("_codec")})
+            raise ValueError(f"unknown encoding '{value:.60}'.{did_you_mean(value, known)}") from None
+        except UnicodeError:
+            raise ValueError(f"'{value:.60}' decodes nothing") from None
+        return codecs.lookup(value).name
 
     @model_validator(mode="after")
     def _paths(self) -> "DataConfig":

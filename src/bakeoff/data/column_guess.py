@@ -8,7 +8,7 @@ from statistics import mean
 from typing import Any
 
 from bakeoff.data.folders import SPLITS, split_of, words_of
-from bakeoff.data.formats import Table
+from bakeoff.data.formats import Table, stem_of
 from bakeoff.errors import ConfigError, DataError, in_line, listed
 
 # Words in a column's name, the surest first.
@@ -21,6 +21,14 @@ SUMMARY = (
     "output", "answer", "response", "completion", "label", "reference",
 )  # fmt: skip
 KEYS = {"id", "uid", "guid", "key", "no", "nr"}
+# Words in the name of a column that says which rows depend on each other.
+GROUPS = KEYS | {
+    "group", "author", "user", "customer", "patient", "student", "speaker", "thread", "conversation", "session",
+    "account", "family", "article", "document", "doc", "source", "url",
+}  # fmt: skip
+REFERENCES = {"reference", "ref", "gold", "human", "annotator"}
+GROUPS_WANTED = 20  # different values in the first rows: fewer would be categories
+LIKE = 3.0  # times as long or as short as the summary
 TEXT_SHARE = 0.9  # of a text column's values are texts
 
 
@@ -52,7 +60,7 @@ def splits_of(files: Sequence[Path]) -> dict[str, Path]:
         return {"train": files[0]}
     by_split: dict[str, Path] = {}
     for file in files:
-        split = split_of(file.stem)
+        split = split_of(stem_of(file))
         if split is None or split in by_split:
             raise ConfigError(
                 f"init: {file}: is it train, validation or test? Give one file, or files whose names contain these "
@@ -82,15 +90,21 @@ def guess_columns(tables: Mapping[str, Table], where: str) -> Guess:
     summary = choose(rest, SUMMARY, below=document.length)
     columns: dict[str, Any] = {"document": document.name, "summary": summary.name}
     reasons = [why("document", document, DOCUMENT), why("summary", summary, SUMMARY)]
-    references = numbered(tables["test"].columns, summary.name) if "test" in tables else []
+    references = references_in(tables["test"], table, document, summary) if "test" in tables else []
     if references:
         columns["references"] = references
-        reasons.append(f"references: {listed([*map(in_line, references)])}, which are side by side in the test file")
+        reasons.append(
+            f"references: {listed([*map(in_line, references)])}, which are like the summary in the test file"
+        )
     others = [name for name in table.columns if name not in (document.name, summary.name, *references)]
     key = next((name for name in others if KEYS & {*words_of(name)} and names_rows(name, tables.values())), None)
     if key is not None:
         columns["id"] = key
         reasons.append(f"id: {quoted(key)}, by its name, and because no value repeats in the first rows")
+    shared = next((name for name in others if GROUPS & {*words_of(name)} and groups_rows(name, tables.values())), None)
+    if shared is not None:
+        columns["group"] = shared
+        reasons.append(f"group: {quoted(shared)}, by its name, and because several rows have the same value")
     return Guess(columns, reasons)
 
 
@@ -124,10 +138,25 @@ def quoted(name: str) -> str:
     return f"'{name}'" if name.isprintable() else repr(name)
 
 
-def numbered(columns: Sequence[str], stem: str) -> list[str]:
-    """Return the columns that are named `stem` with a number, if there are several."""
-    numbered = [name for name in columns if re.fullmatch(re.escape(stem) + r"[ _.-]?\d+", name)]
-    return numbered if len(numbered) > 1 else []
+def references_in(test: Table, train: Table, document: Look, summary: Look) -> list[str]:
+    """Return the columns of the test file that are like the summary in name and length, if there are several."""
+    own = {summary.name, *(set(test.columns) - set(train.columns))}
+    looks = [look for name in test.columns if name in own and (look := look_at(name, test.rows))]
+    words = {*words_of(summary.name), *REFERENCES}
+    alike = [
+        look.name for look in looks
+        if look.name != document.name and words & {*words_of(look.name)}
+        and summary.length / LIKE < look.length < summary.length * LIKE
+    ]  # fmt: skip
+    return alike if len(alike) > 1 else []
+
+
+def groups_rows(name: str, tables: Any) -> bool:
+    """Return whether a column has a text or whole number in every row of every table, and many values stand twice."""
+    values = [row.get(name) for table in tables for row in table.rows]
+    if not all(isinstance(v, str | int) and v != "" for v in values):
+        return False
+    return GROUPS_WANTED <= len(set(values)) < len(values)
 
 
 def names_rows(name: str, tables: Any) -> bool:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from bakeoff.data.dialect import Dialect, dialect_of
-from bakeoff.data.lines import LONGEST, TOO_LONG, Row, lines_of, opened, refuse_wide
+from bakeoff.data.lines import LONGEST, TOO_LONG, Row, lines_of, refuse_wide
+from bakeoff.data.streams import OTHER_ENCODING, Reading, ending_of, opened
 from bakeoff.errors import DataError, no_utf8
 
 NEVER_CLOSED = "Is a double quote opened and never closed?"
@@ -20,16 +21,16 @@ HINTS = {
 }
 
 
-def delimited_rows(path: Path) -> Iterator[Row]:
+def delimited_rows(path: Path, reading: Reading) -> Iterator[Row]:
     """Yield the rows of a CSV or TSV file whose first row names the columns; every value is a text.
 
     The delimiter and the place of that first row are found from the file's own rows (`dialect_of`).
     """
     csv.field_size_limit(LONGEST)
-    with opened([path]) as (stream,):
+    with opened(path, reading.encoding) as stream:
         refuse_wide(path, stream.read(200))
         stream.seek(0)
-        dialect = dialect_of(stream, path.suffix.lower() == ".tsv")
+        dialect = dialect_of(stream, ending_of(path) == ".tsv")
         lines, above = DecodedLines(path, stream), dialect.skipped
         names: list[str] = []
         try:
@@ -105,7 +106,7 @@ class DecodedLines:
             try:
                 text = content.decode("utf-8-sig" if self.number == 1 else "utf-8")
             except UnicodeDecodeError as error:
-                reason = no_utf8(error)
+                reason = no_utf8(error, OTHER_ENCODING)
                 text = content.decode("latin-1")  # so that the row ends where it ends; its text is not used
             widths.append(content.count(b"\t") + 1)
             self.held = Held(begins, reason, widths)

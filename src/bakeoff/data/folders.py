@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from bakeoff.data.formats import data_files
-from bakeoff.errors import DataError
+from bakeoff.data.formats import data_files, parts_of, stem_of
+from bakeoff.data.sheets import only_table
+from bakeoff.errors import DataError, listed
 
 SPLITS = {"train": ("train", "training", "trn"), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 # A name's word says its split alone or as in trainset; testimonials says none.
@@ -33,7 +34,7 @@ def splits_in(folder: Path) -> dict[str, list[Path]]:
     files = data_files(folder)
     by_split: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
-        split = split_of(path.stem) if path in files or is_part(path) else None
+        split = split_of(stem_of(path)) if path in files or is_part(path) else None
         if split:
             by_split.setdefault(split, []).append(path)
     return by_split
@@ -53,17 +54,17 @@ def place_of(folder: Path, config: str | None) -> Path:
     if config is not None:
         candidates = [path for path in below if path.name == config]
         if not candidates:
-            raise DataError(f"{folder}: data.config: it has no folder '{config}'. {listed(below)}")
+            raise DataError(f"{folder}: data.config: it has no folder '{config}'. {folders_listed(below)}")
         return candidates[0]
     if splits_in(folder) or data_files(folder):
         return folder
     candidates = [path for path in below if splits_in(path)]
     if len(candidates) > 1:
-        raise DataError(f"{folder}: several of its folders have splits. Set data.config. {listed(candidates)}")
+        raise DataError(f"{folder}: several of its folders have splits. Set data.config. {folders_listed(candidates)}")
     return candidates[0] if candidates else folder
 
 
-def listed(paths: Iterable[Path]) -> str:
+def folders_listed(paths: Iterable[Path]) -> str:
     """Return the names of the first of some paths, as text."""
     names = [path.name for path in paths]
     return f"Allowed: {', '.join(names[:10]) or 'none'}{', ...' if len(names) > 10 else ''}"
@@ -85,9 +86,29 @@ def split_in_folder(folder: Path, split: str, name: str | None = None, config: s
     return one_of(place, split, splits[split]) if split in splits else None
 
 
+def part_of_file(path: Path, split: str, name: str | None) -> str | None:
+    """Return the sheet or table of a split: the one of that `name`, or the one whose name contains the split.
+
+    A file without such names is all training examples. Raises DataError if it is unclear.
+    """
+    if name is not None:
+        return name
+    splits: dict[str | None, list[str]] = {}
+    for part in parts_of(path):
+        splits.setdefault(split_of(part), []).append(part)
+    named = splits.get(split, [])
+    if len(named) > 1:
+        raise DataError(f"{path}: several sheets or tables for this split ({listed(named)}). Set data.{split} to one")
+    if named or split != "train":
+        return named[0] if named else None
+    if len(splits.keys() - {None}):
+        raise DataError(f"{path}: no sheet or table has train in its name. Set data.train to one")
+    return only_table(path, splits.get(None, []), "sheet or table")
+
+
 def one_of(folder: Path, split: str, paths: list[Path]) -> list[Path]:
     """Return the paths of a split if they are one file, or all shards of one; raise DataError otherwise."""
-    shards = [SHARD.fullmatch(path.stem) for path in paths]
+    shards = [SHARD.fullmatch(stem_of(path)) for path in paths]
     if len({(shard[1], shard[3]) if shard else path for shard, path in zip(shards, paths, strict=True)}) > 1:
         names = ", ".join(path.name for path in paths[:3])
         raise DataError(

@@ -14,15 +14,18 @@ from bakeoff.data.columns import Columns, columns_of
 from bakeoff.data.docstrings import load_docstrings, manifest_findings
 from bakeoff.data.examples import Example
 from bakeoff.data.findings import few_groups, look_through
-from bakeoff.data.folders import split_in_folder, splits_in
+from bakeoff.data.folders import part_of_file, split_in_folder, splits_in
+from bakeoff.data.formats import READERS, has_parts
 from bakeoff.data.hub_dataset import AbsentError, HubDataset
 from bakeoff.data.overlap import Overlap, of
 from bakeoff.data.splitting import content_hashes, limited, origins_of, split_off, take
 from bakeoff.data.stored import Refusals, StoredExamples, store_files, store_rows
+from bakeoff.data.streams import UTF8, Reading, ending_of
 from bakeoff.errors import ConfigError, DataError
-from bakeoff.store.paths import is_folder
+from bakeoff.store.paths import is_file, is_folder
 from bakeoff.store.run_folder import SPLITS
 
+DROPPED = "rows dropped"
 Splits = dict[str, Sequence[Example]]
 Read = tuple[StoredExamples, Refusals]
 
@@ -116,10 +119,10 @@ def read_splits(config: DataConfig, columns: dict[str, Columns]) -> tuple[dict[s
     """
     splits: dict[str, StoredExamples] = {}
     findings: list[str] = []
-    of_folder = not config.of_files and is_folder(config.source)
-    if of_folder and config.revision:
-        raise DataError(f"data.revision: {config.revision}: only hub datasets have one, and data.source is a folder")
-    hub = None if config.of_files or of_folder else hub_dataset(config)
+    of_path = not config.of_files and (is_folder(config.source) or has_parts(Path(config.source)))
+    if of_path and config.revision:
+        raise DataError(f"data.revision: {config.revision}: only hub datasets have one, and data.source is a path")
+    hub = None if config.of_files or of_path else hub_dataset(config)
     for split in SPLITS:
         try:
             loaded = hub_split(config, hub, split, columns[split]) if hub else file_split(config, split, columns[split])
@@ -134,7 +137,7 @@ def read_splits(config: DataConfig, columns: dict[str, Columns]) -> tuple[dict[s
                 rest += ". Fix or remove them, or set data.unusable: drop" if rest else ", or set data.unusable: drop"
             raise DataError(f"data.{split}: {refused.first}{rest}")
         if refused.first:
-            findings.append(f"data.{split}: {of(refused.total, refused.rows)} rows dropped: {refused}")
+            findings.append(f"data.{split}: {of(refused.total, refused.rows)} {DROPPED}: {refused}")
     shares = {s: getattr(config, f"{s}_share") for s in ("validation", "test") if s not in splits}
     if shares and splits["train"]:
         parts = split_off(splits["train"], shares, config.group)
@@ -147,10 +150,14 @@ def read_splits(config: DataConfig, columns: dict[str, Columns]) -> tuple[dict[s
 
 def hub_dataset(config: DataConfig) -> HubDataset:
     """Return the hub dataset that a config names; raise DataError if it cannot be one."""
+    if is_file(config.source) and ending_of(Path(config.source)) in READERS:
+        raise DataError(f"data.source: {config.source}: a file of one table. Set data.train to it, without data.source")
     if config.source.count("/") > 1 or config.source.startswith((".", "/", "~")) or not config.source.strip():
         raise DataError(
             f"data.source: {config.source}: no such folder. Allowed: files, docstrings, a folder, or a hub dataset's id"
         )
+    if config.encoding != UTF8:
+        raise DataError(f"data.encoding: {config.encoding}: only files have one, and data.source is a hub dataset")
     return HubDataset(config.source, config.config, config.revision)
 
 
@@ -164,20 +171,23 @@ def hub_split(config: DataConfig, hub: HubDataset, split: str, columns: Columns)
 
 
 def file_split(config: DataConfig, split: str, columns: Columns) -> Read | None:
-    """Return a split of files or a folder, or None if it is missing and is to be split off train."""
-    name = getattr(config, split)
+    """Return a split of files, a folder, a workbook or database; None if it is missing, and to be split off train."""
+    name, part = getattr(config, split), None
     paths: list[Path] | None
     if config.of_files:
         paths = [Path(name)] if name else None
         inner = list(splits_in(Path(name))) if name and is_folder(name) else []
         if len(inner) > 1:
             raise DataError(f"{name}: contains files for {' and '.join(inner)}. Set data.source to it")
-    else:
+    elif is_folder(config.source):
         paths = split_in_folder(Path(config.source), split, name, config.config)
+    else:
+        part = part_of_file(Path(config.source), split, name)
+        paths = None if part is None else [Path(config.source)]
     if paths is None:
         return None
     beside = Path(config.references_file) if split == "test" and config.references_file else None
-    return store_files(paths, columns, beside)
+    return store_files(paths, columns, beside, Reading(config.encoding, part))
 
 
 def content_identity(splits: Splits) -> str:

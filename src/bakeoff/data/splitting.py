@@ -12,6 +12,10 @@ from bakeoff.errors import DataError
 TEXTS = 2**64
 
 
+class FewError(DataError):
+    """There are too few different documents or groups to split off a share."""
+
+
 def split_off(examples: StoredExamples, shares: dict[str, float], group: str | None) -> dict[str, StoredExamples]:
     """Return the examples in parts: `train` and, for each name in `shares`, about that share of them.
 
@@ -30,7 +34,7 @@ def split_off(examples: StoredExamples, shares: dict[str, float], group: str | N
         what = f"groups ('{group}')" if group else "documents"
         count = len(numpy.unique(places))
         larger = f", or raise data.{empty[0] if empty[0] in shares else 'test'}_share" if count >= len(parts) else ""
-        raise DataError(
+        raise FewError(
             f"data.{empty[0]}: too few different {what} ({count}) in {examples.store.name} to split off a share. "
             f"Name a file for it{larger}"
         )

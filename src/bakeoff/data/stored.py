@@ -11,7 +11,7 @@ import weakref
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 
 from bakeoff.data.columns import Columns, RowError
 from bakeoff.data.examples import Example
-from bakeoff.data.formats import read_rows, stays_in_place
-from bakeoff.data.lines import Row, json_row, opened
+from bakeoff.data.formats import ALL, read_rows, stays_in_place
+from bakeoff.data.lines import Row, json_row
+from bakeoff.data.streams import Reading, opened
 from bakeoff.errors import DataError
 from bakeoff.store.scratch import room
 
@@ -53,7 +54,7 @@ class Store:
                 descriptor, int.from_bytes(os.pread(descriptor, HEAD, place), "little"), place + HEAD
             )
             return
-        with opened([self.path or Path(self.name)]) as (stream,):
+        with opened(self.path or Path(self.name)) as stream:
 
             def line(place: int) -> bytes:
                 stream.seek(place)
@@ -151,18 +152,21 @@ class Refusals:
         return ", ".join(parts)
 
 
-def store_files(paths: Sequence[Path], columns: Columns, beside: Path | None = None) -> tuple[StoredExamples, Refusals]:
+def store_files(
+    paths: Sequence[Path], columns: Columns, beside: Path | None = None, reading: Reading = ALL
+) -> tuple[StoredExamples, Refusals]:
     """Return the examples in files of any format, and the rows that cannot be used.
 
     With `beside`, references are in that file, one row per row of the first. An example's id is its line number unless
     `columns` name one.
     """
-    rows = read_rows(paths, columns.names)
+    reading = replace(reading, columns=columns.names)
+    rows = read_rows(paths, reading)
     name = str(paths[0] if len(paths) == 1 else paths[0].parent)
-    if beside is None and len(paths) == 1 and stays_in_place(paths[0]):
+    if beside is None and len(paths) == 1 and stays_in_place(paths[0], reading.encoding):
         store = Store(name, lambda number, content: columns.example(json_row(name, number, content)), path=paths[0])
         return _index(store, ((row, None) for row in rows), columns)
-    others = read_rows([beside], columns.names) if beside else None
+    others = read_rows([beside], reading) if beside else None
     pairs = zip_longest(rows, others) if others else ((row, None) for row in rows)
     return store_rows(_even(pairs, name, beside), name, columns)
 

@@ -4,7 +4,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from bakeoff.data.lines import Row, opened
+from bakeoff.data.lines import Row
+from bakeoff.data.streams import Reading, opened
 from bakeoff.errors import DataError
 
 BATCH = 50  # rows that are unpacked at a time: a file of a megabyte can hold gigabytes
@@ -12,7 +13,7 @@ BATCH = 50  # rows that are unpacked at a time: a file of a megabyte can hold gi
 NO_VALUE = (ArithmeticError, ValueError, LookupError, TypeError)
 
 
-def table_rows(path: Path, columns: Collection[str] | None = None) -> Iterator[Row]:
+def table_rows(path: Path, reading: Reading) -> Iterator[Row]:
     """Yield the rows of a Parquet or Arrow file with these columns, or with all that Python can represent.
 
     Raises DataError if the file is damaged, or if a needed column appears twice or cannot be represented.
@@ -20,8 +21,8 @@ def table_rows(path: Path, columns: Collection[str] | None = None) -> Iterator[R
     import pyarrow
 
     number = 0
-    with opened([path]) as (stream,):
-        batches = read_batches(stream, path.suffix.lower() == ".parquet", columns)
+    with opened(path) as stream:
+        batches = read_batches(stream, path.suffix.lower() == ".parquet", reading.columns)
         while True:
             try:
                 batch = next(batches, None)
@@ -32,7 +33,7 @@ def table_rows(path: Path, columns: Collection[str] | None = None) -> Iterator[R
                 raise DataError(f"{path}: cannot be read ({error})") from None
             if batch is None:
                 return
-            for values in python_rows(batch, str(path), columns):
+            for values in python_rows(batch, str(path), reading.columns):
                 number += 1
                 yield Row(str(path), number, values, unit="row ")
 

@@ -1,0 +1,157 @@
+"""What init writes can be planned: columns, references, groups, encodings, empty cells, sheets and tables."""
+
+import gzip
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from bakeoff.cli.main import main
+from bakeoff.config.config import load_config
+from bakeoff.data.sources import load_examples
+from tests.conftest import make_rows
+from tests.test_databases import made
+from tests.test_formats import write
+from tests.test_workbooks import table, workbook
+
+
+def init(*files):
+    """Return what init says, and the config that it writes, after reading its data as a plan does."""
+    config = files[0].parent / "out.yaml"
+    config.unlink(missing_ok=True)
+    out = CliRunner().invoke(main, ["init", *map(str, files), "-o", str(config)])
+    assert out.exit_code == 0, out.output
+    loaded = load_config(config)
+    load_examples(loaded.data)
+    return out.stdout, loaded
+
+
+def test_columns_of_the_test_file_like_the_summary_are_references(tmp_path):
+    train = write(
+        tmp_path / "train.csv", [{"dialogue": r["document"], "summary": r["summary"]} for r in make_rows(60, 1)]
+    )
+    rows = make_rows(9, 2)
+    named = ["summary", "summary_b", "human reference"]
+    others = {"dialogue": "x " * 40, "topic": "a topic", "note": "n"}
+    test = write(tmp_path / "test.csv", [others | dict.fromkeys(named, row["summary"]) for row in rows])
+    said, config = init(train, test)
+    assert config.data.references == named
+    assert "references: summary, summary_b, human reference, which are like the summary in the test file" in said
+    write(test, [{"dialogue": "x " * 40, "summary": row["summary"], "summary_long": "y" * 900} for row in rows])
+    assert init(train, test)[1].data.references is None
+
+
+def test_rows_that_share_an_author_are_a_group_and_categories_are_none(tmp_path):
+    rows = [{"thread id": f"t{i // 3}", "author": f"a{i % 4}", **row} for i, row in enumerate(make_rows(120, 1))]
+    said, config = init(write(tmp_path / "a.csv", rows))
+    assert (config.data.group, config.data.id) == ("thread id", None)
+    assert "group: 'thread id', by its name, and because several rows have the same value" in said
+    splits = load_examples(config.data)[0]
+    assert not {e.group for e in splits["train"]} & {e.group for e in splits["test"]}
+    late = [*rows, *({**row, "thread id": ""} for row in make_rows(150, 3))]  # empty where nobody looks at first
+    assert (
+        init(write(tmp_path / "b.csv", [{"thread id": "", "author": "", **row} for row in rows] + late))[1].data.group
+        is None
+    )
+    long = [{"thread id": f"t{i // 3}", **row} for i, row in enumerate(make_rows(240, 1))]
+    long[230]["thread id"] = ""
+    said, config = init(write(tmp_path / "c.csv", long))
+    assert config.data.group is None
+    assert "group:" not in said
+
+
+def test_rows_with_empty_cells_are_told_and_dropped(tmp_path):
+    rows = make_rows(80, 1)
+    rows[3]["summary"], rows[9]["document"] = " ", ""
+    said, config = init(write(tmp_path / "a.csv", rows))
+    assert config.data.unusable == "drop"
+    assert "unusable: drop, because some rows cannot be used. data.train: 2 of 80 (2.5%) rows dropped: 2 empty" in said
+    assert init(write(tmp_path / "b.csv", make_rows(80, 1)))[1].data.unusable == "stop"
+
+
+def test_an_id_that_is_empty_in_a_late_row_is_not_proposed(tmp_path):
+    rows = [{"id": f"r{i}", **row} for i, row in enumerate(make_rows(240, 1))]
+    assert init(write(tmp_path / "a.csv", rows))[1].data.id == "id"
+    rows[230]["id"] = ""
+    said, config = init(write(tmp_path / "a.csv", rows))
+    assert (config.data.id, config.data.unusable) == (None, "stop")
+    rows[231]["summary"] = ""
+    config = init(write(tmp_path / "a.csv", rows))[1]
+    assert (config.data.id, config.data.unusable) == (None, "drop")
+    rows[230]["id"] = "late"
+    config = init(write(tmp_path / "a.csv", rows))[1]
+    assert (config.data.id, config.data.unusable) == ("id", "drop")
+
+
+def test_few_documents_get_larger_shares_and_too_few_are_refused(tmp_path):
+    said, config = init(write(tmp_path / "a.csv", make_rows(12, 2)))
+    assert config.data.test_share > 0.1
+    assert "because there are few documents" in said
+    out = CliRunner().invoke(
+        main, ["init", str(write(tmp_path / "b.csv", make_rows(2, 1))), "-o", str(tmp_path / "b.yaml")]
+    )
+    assert out.exit_code == 2
+    assert "too few different documents (2)" in out.stderr
+    assert not (tmp_path / "b.yaml").exists()
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-16-be"])
+def test_the_encoding_is_proposed_with_what_it_makes_of_a_line(tmp_path, encoding):
+    rows = [{"document": f"Gr\u00fc\u00dfe aus K\u00f6ln, Nummer {i}", "summary": f"{i}"} for i in range(60)]
+    rows = [{**row, "summary": f"s {row['summary']}"} for row in rows]
+    path = tmp_path / "a.csv"
+    path.write_bytes(write(path, rows).read_text(encoding="utf-8").encode(encoding))
+    said, config = init(path)
+    splits = load_examples(config.data)[0]
+    assert {e.document for part in splits.values() for e in part} == {row["document"] for row in rows}
+    if encoding == "cp1252":
+        assert (
+            'encoding: cp1252 is a guess, because a.csv:2 is not UTF-8. With it this line is: "Gr\u00fc\u00dfe aus'
+            in said
+        )
+
+
+def test_one_broken_line_in_utf8_does_not_change_the_encoding(tmp_path):
+    rows = [{"document": f"Gr\u00fc\u00dfe {i}", "summary": f"s{i}"} for i in range(60)]
+    path = write(tmp_path / "a.csv", rows)
+    path.write_bytes(path.read_bytes() + b"caf\xe9,x\n")
+    config = init(path)[1]
+    assert (config.data.encoding, config.data.unusable) == ("utf-8", "drop")
+
+
+def test_sheets_and_tables_are_proposed(tmp_path):
+    book = workbook(tmp_path / "cases.xlsx", Notes=[["n", "m"], [1, 2]], Cases=table(make_rows(60, 1)))
+    said, config = init(book)
+    assert (config.data.source, config.data.train, config.name) == (str(book), "Cases", "cases")
+    assert "train: 'Cases', the first of 2 sheets or tables that has two columns with texts" in said
+    config = init(workbook(tmp_path / "one.xlsx", Cases=table(make_rows(60, 1))))[1]
+    assert (config.data.source, config.data.train) == ("files", str(tmp_path / "one.xlsx"))
+    base = made(tmp_path / "a.sqlite", train=make_rows(30, 1), test=make_rows(6, 2), other=make_rows(3, 3))
+    said, config = init(base)
+    assert (config.data.source, config.data.train, config.data.test) == (str(base), "train", "test")
+    assert "test: 'test', by its name" in said
+
+
+@pytest.mark.parametrize("kind", ["object of objects", "gzip", "duckdb"])
+def test_other_kinds_of_files_are_proposed(tmp_path, kind):
+    rows = make_rows(60, 1)
+    if kind == "object of objects":
+        path = tmp_path / "a.json"
+        path.write_text(json.dumps({f"k{i}": row for i, row in enumerate(rows)}, indent=2))
+    elif kind == "gzip":
+        path = tmp_path / "corpus.csv.gz"
+        path.write_bytes(gzip.compress(write(tmp_path / "plain.csv", rows).read_bytes()))
+    else:
+        path = made(tmp_path / "a.duckdb", t=rows)
+    said, config = init(path)
+    assert config.name == {"gzip": "corpus"}.get(kind, "a")
+    assert (config.data.document, config.data.summary) == ("document", "summary")
+    if kind == "object of objects":
+        assert config.data.id == "key"
+
+
+def test_a_workbook_without_a_table_is_one_line(tmp_path):
+    out = CliRunner().invoke(main, ["init", str(workbook(tmp_path / "a.xlsx", S=[])), "-o", str(tmp_path / "c.yaml")])
+    assert out.exit_code == 2
+    assert "a.xlsx: contains no sheet with rows" in out.stderr
+    assert len(out.stderr.splitlines()) == 1
