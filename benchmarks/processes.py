@@ -106,8 +106,10 @@ def victims(driver: int) -> dict[str, int]:
     found = {"driver": driver}
     for server in children(driver):
         found["server"] = server
-        for run in children(server):
-            found["run"] = run
+        for holder in children(server):
+            found["holder"] = holder
+            for run in children(holder):
+                found["run"] = run
     return found
 
 

@@ -1,7 +1,9 @@
 """Where nothing may be forked, each run has a process that was started, and had its libraries, before it was asked."""
 
 import io
+import json
 import os
+import re
 import sys
 import time
 from dataclasses import asdict
@@ -13,7 +15,6 @@ import torch
 import bakeoff
 from bakeoff import api
 from bakeoff.compute.run import process
-from bakeoff.compute.run.request import serve
 from bakeoff.config.config import dump_config, load_config
 from bakeoff.driver import executor
 from bakeoff.driver.executor import Attempt, LocalExecutor, RunServer
@@ -123,10 +124,18 @@ def test_what_a_run_leaves_behind_keeps_nothing_waiting(folder, tmp_path):
 
 
 def test_nothing_is_forked_after_an_accelerator_was_touched(monkeypatch):
+    events = io.StringIO()
     monkeypatch.setattr(process, "initialized", lambda: True)
+    monkeypatch.setattr(process, "forks", lambda _: True)
+    monkeypatch.setattr(process, "open_channel", lambda _: events)
     monkeypatch.setattr(os, "fork", lambda: pytest.fail("forked"))
-    with pytest.raises(SetupError, match="a library has used the GPU.* Try: CUDA_VISIBLE_DEVICES="):
-        serve(io.StringIO('{"folder": "x", "run": "a-1"}\n'), io.StringIO(), process.refuse_touched)
+    monkeypatch.setattr(sys, "argv", ["process", "cpu"])
+    monkeypatch.setattr(sys, "stdin", io.StringIO('{"folder": "x", "run": "a-1"}\n'))
+    process.main()
+    said = json.loads(events.getvalue())["refused"]
+    assert re.search("a library has used the GPU.* Try: CUDA_VISIBLE_DEVICES=", said)
+        "a library has used the GPU.* Try: CUDA_VISIBLE_DEVICES=", json.loads(events.getvalue())["refused"]
+    )
 
 
 @pytest.mark.parametrize(

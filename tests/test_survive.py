@@ -26,7 +26,7 @@ from bakeoff.interrupts import stoppable
 from bakeoff.store.records import Run, Task
 from bakeoff.store.run_folder import Folder
 from tests.conftest import Inline, inline, write_splits
-from tests.test_run import children
+from tests.test_run import process_of_run
 
 
 @pytest.fixture(scope="module")
@@ -92,10 +92,6 @@ class Ready(LocalExecutor):
 
 def checkpoints(config, entry):
     return list(Path(config["output"]).glob(f"runs/{entry}-*/checkpoints/*.safetensors"))
-
-
-def process_of_run(driver):
-    return next((run for process in children(driver) for run in children(process)), None)
 
 
 def test_hanging_and_crashing_runs_are_records_and_the_same_command_mends_all(

@@ -113,7 +113,7 @@ def check_base_name(config_file: Path, model: Any) -> None:
         raise refuse(config_file, f"names the base {named!r:.80}, but the run used {model!r:.80}")
 
 
-def check_base(config: Config, planned: BaseFacts) -> None:
+def check_base(config: Config, planned: BaseFacts, which: str = "that the adapter was trained on") -> None:
     """Raise SetupError if the base's files are not those of the bakeoff; `planned` is what its plan says about them.
 
     Unchanged sizes and times are enough; else the content is compared, which takes a second per gigabyte.
@@ -128,6 +128,6 @@ def check_base(config: Config, planned: BaseFacts) -> None:
     changed = sorted(name for name, checksum in weights.items() if now.get(name) != checksum)
     what = f"{changed[0]} has changed" if changed else "its config or tokenizer has changed"
     raise SetupError(
-        f"model: {config.model}: not the base that the adapter was trained on ({what}, by its SHA-256). "
+        f"model: {config.model}: not the base {which} ({what}, by its SHA-256). "
         "Try: restore its files, or bakeoff run again"
     )

@@ -3,15 +3,18 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any
 
 from torch import nn
 
 from bakeoff.compute.decoding.conformance import conforming
+from bakeoff.compute.model.adapter_files import check_base
 from bakeoff.compute.model.base import Base, count_parameters, load_base
 from bakeoff.compute.model.device import Clocks, choose, peak_bytes, set_rounding
+from bakeoff.compute.run.handover import NOTHING, Given
+from bakeoff.compute.run.resident import wanted_by
 from bakeoff.compute.training.loss import evaluate_loss, mean_loss
 from bakeoff.config.config import Config
 from bakeoff.config.planned import planned_config
@@ -34,8 +37,11 @@ LIFE_SECONDS = 5.0
 class Work:
     """A running run."""
 
-    def __init__(self, folder: Folder, run: Run, emit: Emit, stop_requested: Callable[[], bool]):
+    def __init__(
+        self, folder: Folder, run: Run, emit: Emit, stop_requested: Callable[[], bool], given: Given = NOTHING
+    ):
         self.folder, self.run, self.emit, self.stop_requested = folder, run, emit, stop_requested
+        self.resident, self.handover = given.resident, given.handover
         self.files: RunFolder = folder.run(run.id)
         self.plan = folder.plan()
         self.config: Config = planned_config(folder, self.plan)
@@ -55,6 +61,7 @@ class Work:
         if run.kind != "trial":
             self.record.decoding, self.record.scoring = self.plan.decoding, self.plan.scoring
         self.calls: dict[str, Any] = {}  # what is known of the base's calls, once it was tried
+        self.shared_seconds = 0.0  # that loading and trying a base took which this process has from another
 
     @cached_property
     def test(self) -> list[Example]:
@@ -74,20 +81,48 @@ class Work:
         self.report("state", {"state": state})
 
     def load(self) -> Base:
-        """Return the base, freshly loaded; the first time it is tried on two rows.
+        """Return the base, which nothing has changed; where it is loaded the first time, it is tried on two rows.
 
-        At each call the run shows that it is alive. Raises SetupError if the base cannot be used.
+        At each call the run shows that it is alive. Raises SetupError if the base cannot be used, or is not the plan's.
         """
         self.state("loading")
-        base = load_base(self.config.model, self.plan.precision, self.config.pin, self.run.quantize, self.device)
-        if not self.calls:
-            base, note = conforming(base)
-            self.calls = {"cached": base.cached, "head_alone": base.head_alone}
-            if note:
-                self.emit(Note(text=note))
-        base = replace(base, **self.calls)
+        check_base(self.config, self.plan.model, "that this bakeoff was planned with")
+        base, note = self.shared() or self.loaded()
+        if note and not self.calls:
+            self.emit(Note(text=note))
+        self.calls = {"cached": base.cached, "head_alone": base.head_alone}
         base.model.get_input_embeddings().register_forward_pre_hook(self.show_life)
         return base
+
+    def shared(self) -> tuple[Base, str | None] | None:
+        """Return the base that this process has from another, and a note on its calls; None if none is left."""
+        resident, self.resident = self.resident, None
+        if resident is None or resident.wanted != wanted_by(self.config, self.plan, self.run):
+            return None
+        self.shared_seconds = resident.seconds
+        return resident.base, resident.note
+
+    def loaded(self) -> tuple[Base, str | None]:
+        """Return the base, loaded by this process, and a note on its calls; the first time it is tried."""
+        base = load_base(self.config.model, self.plan.precision, self.config.pin, self.run.quantize, self.device)
+        return (replace(base, **self.calls), None) if self.calls else conforming(base)
+
+    def hand_over(self, trained_loss: float) -> bool:
+        """Leave what was trained and measured to the process that evaluates it; return False if this one does."""
+        if self.handover is None:
+            return False
+        left = {"record": asdict(self.record), "seconds": self.clocks.seconds, "calls": self.calls}
+        self.handover.leave({**left, "loss": trained_loss})
+        return True
+
+    def take_over(self) -> float | None:
+        """Go on from what another process has trained and return its loss; None if there is nothing."""
+        left = self.handover and self.handover.left()
+        if not left:
+            return None
+        self.record = RunResult.from_json(left["record"])
+        self.clocks.seconds, self.calls = left["seconds"], left["calls"]
+        return left["loss"]
 
     def show_life(self, *_: Any) -> None:
         """Report from time to time that the run is alive, if it has nothing else to report, as in a long validation."""

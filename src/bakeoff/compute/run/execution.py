@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from bakeoff.compute.run.handover import NOTHING, Given
 from bakeoff.config.planned import planned_config
 from bakeoff.data.examples import Example
 from bakeoff.errors import BakeoffError, DivergedError
@@ -25,11 +26,14 @@ from bakeoff.store.run_folder import Folder
 STAYS = {"test/loss", "test/cut_documents"}  # of the test metrics, when the same outputs are scored again
 
 
-def execute(path: Path, run_id: str, left: Step, emit: Emit, stop_requested: Callable[[], bool] = bool) -> RunResult:
+def execute(
+    path: Path, run_id: str, left: Step, emit: Emit, stop_requested: Callable[[], bool] = bool, given: Given = NOTHING
+) -> RunResult | None:
     """Do what is left of one run of the bakeoff in folder `path`, write its record and return it; raises no Exception.
 
     Its run.json says what to run. A run with a checkpoint resumes from it. If `stop_requested` says that the run shall
     stop, its training writes a checkpoint and Stopped is raised, which is not an Exception; then there is no record.
+    Returns None, without a record, after a training whose evaluation is the next process's (`given.handover`).
     """
     folder = Folder(path)
     files = folder.run(run_id)
@@ -40,7 +44,10 @@ def execute(path: Path, run_id: str, left: Step, emit: Emit, stop_requested: Cal
         else:
             from bakeoff.compute.run.worker import work_on
 
-            result = work_on(folder, run, left, emit, stop_requested)
+            found = work_on(folder, run, left, emit, stop_requested, given)
+            if found is None:
+                return None
+            result = found
     except Exception as error:
         traceback.print_exc(file=sys.stderr)
         reason, cause = explained(error)

@@ -20,9 +20,9 @@ import transformers
 
 from bakeoff.compute.model.device import choose, initialized, visible
 from bakeoff.compute.run import worker
-from bakeoff.compute.run.request import carry_out, open_channel, say, serve
+from bakeoff.compute.run.holder import serve_from_base
+from bakeoff.compute.run.request import carry_out, open_channel, say
 from bakeoff.errors import BakeoffError, SetupError
-from bakeoff.store.run_folder import Folder
 
 PRELOADED = (peft, torch, transformers, worker)
 
@@ -35,7 +35,7 @@ def forks(device: str) -> bool:
     return choose(device).type == "cpu" and not visible()
 
 
-def refuse_touched(_: Folder) -> None:
+def refuse_touched() -> None:
     """Raise SetupError if an accelerator was touched: a forked process could not use it."""
     if initialized():
         raise SetupError(
@@ -63,7 +63,8 @@ def main() -> None:
     channel = open_channel(asked.places)
     try:
         if forks(asked.device) and not asked.once:
-            serve(sys.stdin, channel, refuse_touched)
+            refuse_touched()
+            serve_from_base(sys.stdin, channel)
         else:
             os._exit(serve_once(sys.stdin, channel))  # as a forked process: nothing is taken down in order
     except BakeoffError as error:

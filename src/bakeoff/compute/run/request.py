@@ -11,11 +11,13 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 from bakeoff.child_process import also_search, end_with_parent, limit
 from bakeoff.compute.run.execution import execute
+from bakeoff.compute.run.handover import NOTHING, Given
 from bakeoff.config.planned import planned_config
 from bakeoff.interrupts import Stopped
 from bakeoff.store.events import Event
@@ -42,12 +44,17 @@ def serve(requests: TextIO, events: TextIO, prepare: Callable[[Folder], object])
     """Fork a process for each request, one after the other, until the requests end; call `prepare` before each."""
     for line in requests:
         prepare(Folder(json.loads(line)["folder"]))
-        pid = os.fork()
-        if pid == 0:
-            end_with_parent()
-            os._exit(carry_out(line, events))
-        _, status = os.waitpid(pid, 0)
-        say(events, exit=os.waitstatus_to_exitcode(status))
+        say(events, exit=forked(partial(carry_out, line, events)))
+
+
+def forked(carry: Callable[[], int]) -> int:
+    """Do something in a forked process, which ends with this one; return its exit status, -N if signal N ended it."""
+    pid = os.fork()
+    if pid == 0:
+        end_with_parent()
+        os._exit(carry())
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status)
 
 
 def say(events: TextIO, **message: Any) -> None:
@@ -55,37 +62,43 @@ def say(events: TextIO, **message: Any) -> None:
     print(f"\n{json.dumps(message)}", file=events, flush=True)
 
 
-def carry_out(line: str, events: TextIO) -> int:
+def carry_out(line: str, events: TextIO, given: Given = NOTHING) -> int:
     """Carry out a request and return the exit status, whatever happens."""
     try:
         request = json.loads(line)
-        return run(Path(request["folder"]), request["run"], request["left"], events)
+        return run(Path(request["folder"]), request["run"], request["left"], events, given)
     except BaseException:  # before the run's own record begins, or after it: the log says why
         traceback.print_exc()
         sys.stderr.flush()
         return 1
 
 
-def run(folder: Path, run_id: str, left: Step, events: TextIO) -> int:
-    """Carry out one run with its own log file as standard output and error; return the exit status."""
-    stop_requested = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop_requested.set())
-    print(json.dumps({"started": os.getpid()}), file=events, flush=True)
-    log_file = Folder(folder).run(run_id).log_file
+def log_to(folder: Folder, run_id: str) -> None:
+    """Make a run's log file this process's standard output and error."""
+    log_file = folder.run(run_id).log_file
     log_file.parent.mkdir(parents=True, exist_ok=True)
     log = opened(log_file, os.O_RDWR | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    os.close(log)
+
+
+def run(folder: Path, run_id: str, left: Step, events: TextIO, given: Given = NOTHING) -> int:
+    """Carry out one run with its own log file as standard output and error; return the exit status."""
+    stop_requested = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop_requested.set())
+    print(json.dumps({"started": os.getpid()}), file=events, flush=True)
+    log_to(Folder(folder), run_id)
     limit(planned_config(Folder(folder), Folder(folder).plan()).safety.memory_limit)
 
     def emit(event: Event) -> None:
         print(json.dumps({"event": event.row()}), file=events, flush=True)
 
     try:
-        result = execute(folder, run_id, left, emit, stop_requested.is_set)
+        result = execute(folder, run_id, left, emit, stop_requested.is_set, given)
     except Stopped:
         return STOPPED
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-    return 0 if result.status == "done" else 1
+    return 0 if result is None or result.status == "done" else 1

@@ -21,6 +21,7 @@ from bakeoff.compute.run.checks import (
 )
 from bakeoff.compute.run.context import Work
 from bakeoff.compute.run.evaluate import evaluate, score
+from bakeoff.compute.run.handover import NOTHING, Given
 from bakeoff.compute.training.checkpoint import CheckpointWriter, checkpoint_files, load_newest
 from bakeoff.compute.training.loop import Trained, Trainer
 from bakeoff.compute.training.loss import start
@@ -34,22 +35,31 @@ from bakeoff.store.records import Run, RunResult, Step
 from bakeoff.store.run_folder import Folder
 
 
-def work_on(folder: Folder, run: Run, left: Step, emit: Emit, stop_requested: Callable[[], bool]) -> RunResult:
-    """Return the record of a run that is trained, or whose outputs are made again, by what is left to do for it."""
+def work_on(
+    folder: Folder, run: Run, left: Step, emit: Emit, stop_requested: Callable[[], bool], given: Given = NOTHING
+) -> RunResult | None:
+    """Return the record of a run that is trained, or whose outputs are made again, by what is left to do for it.
+
+    None if it is trained now and another process evaluates it.
+    """
     files = folder.run(run.id)
     if left == "train" and not checkpoint_files(files.checkpoints):
         files.metrics_file.unlink(missing_ok=True)
-    work = Work(folder, run, emit, stop_requested)
+    work = Work(folder, run, emit, stop_requested, given)
     return result_of(work) if left == "train" else decoded_again(work)
 
 
-def result_of(work: Work) -> RunResult:
-    """Return the record of a trial, of an entry's final training, or of a baseline."""
+def result_of(work: Work) -> RunResult | None:
+    """Return the record of a trial, of an entry's final training, or of a baseline; None if another process does."""
     if work.run.kind == "baseline":
         return baseline(work)
-    trained_loss = train(work, build_method(work.run.entry, {"method": work.run.method, **work.run.settings}))
+    trained_loss = work.take_over()
     if trained_loss is None:
-        return work.finished()
+        trained_loss = train(work, build_method(work.run.entry, {"method": work.run.method, **work.run.settings}))
+        if trained_loss is None:
+            return work.finished()
+        if work.hand_over(trained_loss):
+            return None
     with work.clocks.phase("reload"):
         base = work.load()
         adapted = load_adapter(base, work.files.adapter)
@@ -109,6 +119,7 @@ def train(work: Work, method: Method) -> float | None:
         start(base, adapted, method, work.tokens["train"], work.config.protocol.batch_size)
         before = fingerprints(adapted)
         to_train = set(trainable(adapted))
+    work.clocks.add({"setup": work.shared_seconds})
     if base_loss is not None:
         record.check("step0_equals_base", equals_base(base_loss, work.probe(base, adapted), start_tolerance(base)))
     work.count(adapted)

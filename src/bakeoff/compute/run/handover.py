@@ -1,0 +1,41 @@
+"""What a run's process is given by the process that forked it, and leaves for the run's next one. It loads no torch."""
+
+import json
+from dataclasses import dataclass
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bakeoff.compute.run.resident import Resident
+
+
+class Handover:
+    """A file without a name: however its processes end, the system takes it back."""
+
+    def __init__(self) -> None:
+        self.file = TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - open as long as its owner
+
+    def leave(self, content: dict[str, Any]) -> None:
+        """Leave plain data for the next process."""
+        json.dump(content, self.file)
+        self.file.flush()
+
+    def left(self) -> dict[str, Any] | None:
+        """Return what the process before left; None if it left nothing."""
+        self.file.seek(0)
+        text = self.file.read()
+        return json.loads(text) if text else None
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a run's process has from the one that forked it; nothing, if it was started in another way.
+
+    With a `handover` a run has two processes: the first one trains, the second one evaluates the saved adapter.
+    """
+
+    resident: "Resident | None" = None
+    handover: Handover | None = None
+
+
+NOTHING = Given()

@@ -1,0 +1,68 @@
+"""A base that one process loads and tries for many runs, whose processes are forked from it (see `holder`)."""
+
+import gc
+import os
+import time
+from dataclasses import dataclass
+
+import torch
+
+from bakeoff.child_process import limit
+from bakeoff.compute.decoding.conformance import conforming
+from bakeoff.compute.model.base import Base, load_base
+from bakeoff.config.config import Config
+from bakeoff.config.sections import Pin
+from bakeoff.hub import base_files
+from bakeoff.scoring.baselines import extract
+from bakeoff.store.content_hash import Stamped
+from bakeoff.store.plan_document import PlanDocument
+from bakeoff.store.records import Quantize, Run
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The base that a run wants. Where two are equal, loading gives the same base."""
+
+    name: str
+    pin: Pin
+    files: tuple[Stamped, ...]
+    precision: str
+    quantize: Quantize
+    memory_limit: int | None  # under which it is loaded
+
+
+@dataclass
+class Resident:
+    """A loaded base that was tried, in a process that was forked after that."""
+
+    wanted: Wanted
+    base: Base
+    note: str | None  # if its calls are slower than usual
+    seconds: float  # that loading and trying took
+
+
+def wanted_by(config: Config, plan: PlanDocument, run: Run) -> Wanted | None:
+    """Return the base that a run wants; None if it wants none, or one whose files are not on this machine."""
+    files = base_files(config.model, config.pin)
+    copied = run.kind == "baseline" and extract(run.entry, []) is not None
+    if copied or not files:
+        return None
+    return Wanted(config.model, config.pin, files, plan.precision, run.quantize, config.safety.memory_limit)
+
+
+def load(wanted: Wanted) -> Resident:
+    """Return the base, loaded and tried by this thread alone.
+
+    A process that is forked has only the thread that forked it: it would wait for the others without end. Raises
+    RuntimeError if something has started a thread all the same.
+    """
+    limit(wanted.memory_limit)
+    torch.set_num_threads(1)
+    start = time.perf_counter()
+    base, note = conforming(load_base(wanted.name, wanted.precision, wanted.pin, wanted.quantize))
+    seconds = time.perf_counter() - start
+    gc.collect()
+    gc.freeze()  # else a run's first collection would write to all objects, and copy their pages
+    if len(os.listdir("/proc/self/task")) > 1:  # noqa: PTH208 - names alone
+        raise RuntimeError("loading has started threads")
+    return Resident(wanted, base, note, seconds)
