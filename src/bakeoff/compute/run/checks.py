@@ -87,7 +87,7 @@ def few_skipped(skipped: int, steps: int) -> str | None:
 
 
 def same_when_loaded(trained_loss: float, loaded_loss: float) -> str | None:
-    """Complain if the saved adapter on a fresh base has another loss than the model that was trained."""
+    """Complain if the saved adapter on an untouched base has another loss than the model that was trained."""
     if math.isclose(loaded_loss, trained_loss, rel_tol=RELOAD_TOLERANCE):
         return None
     return f"loss {trained_loss:.9g} when trained, {loaded_loss:.9g} when loaded"

@@ -1,9 +1,9 @@
 """The server of runs that need a model: imports the heavy libraries before it is asked for a run.
 
 `python -P -m bakeoff.compute.run.process [--once] DEVICE [PLACE...]` carries out requests (see `request`). Where torch
-finds no accelerator it forks a process for each request, which shares the libraries' memory. Elsewhere, or with --once,
-it says {"once": true}, carries out the one run itself, and ends: after an accelerator was touched, which bitsandbytes
-does when it is imported, no forked process can use it.
+finds no accelerator it forks the processes of runs, which share the memory of libraries and base (see `holder`).
+Elsewhere, or with --once, it says {"once": true}, carries out the one run itself, and ends: after an accelerator was
+touched, which bitsandbytes does when it is imported, no forked process can use it.
 
 A server that can carry out no run says {"refused": reason}. It is a program of its own and does not use
 `multiprocessing`, whose children import the user's main script again and use pickles.
