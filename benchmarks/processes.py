@@ -176,4 +176,4 @@ def record(files: RunFolder) -> dict[str, Any]:
 
 def curve(files: RunFolder) -> list[dict[str, float]]:
     """Return a run's losses without their times."""
-    return [{**row, "seconds": 0} for row in files.curve()]
+    return [row.row() | {"seconds": 0} for row in files.curve()]

@@ -33,7 +33,7 @@ from bakeoff.data.tokens import statistics as token_statistics
 from bakeoff.driver.environment import environment
 from bakeoff.driver.executor import ALLOCATOR
 from bakeoff.hub import EMBEDDED
-from bakeoff.store.files import append_jsonl, read_jsonl
+from bakeoff.store.files import append_jsonl, json_object, read_jsonl
 from contenders import BATCH_SIZE, MAX_TOKENS, METHOD_SETTINGS
 from useful import matrix_peak, useful_flops
 from whole import race_whole
@@ -54,7 +54,7 @@ class Kept:
 
     def __init__(self, path: Path | None, setting: str):
         self.path, self.setting = path, setting
-        rows = read_jsonl(path) if path and path.exists() else ()
+        rows = read_jsonl(path, json_object) if path and path.exists() else ()
         self.found = {row["name"]: row["figures"] for row in rows if row["setting"] == setting}
 
     def take(self, name: str, measure: Callable[[], Any]) -> Any:
@@ -185,7 +185,7 @@ def fixed_cost(folder: Path, model: str) -> float:
             "baselines": ["base"],
         }  # fmt: skip
         start = time.perf_counter()
-        costs = bakeoff.run(config, display="none").entries["lora"]["costs"]
+        costs = bakeoff.run(config, display="none").entries["lora"].costs
         work = seeds * sum(costs[f"{phase}_seconds"] for phase in ("train", "evaluation", "generation"))
         seconds.append(time.perf_counter() - start - work)
     return (seconds[1] - seconds[0]) / 8

@@ -31,7 +31,7 @@ def main() -> None:
         config = config_of(given.data / name, given.model, given.output, given.train, given.tokens)
         results = bakeoff.run(config, display="plain")
         print(f"\n{results.folder.path.name}\n\n{results}")
-        print(*(f"- {finding}" for finding in results.document["data"]["findings"]), sep="\n")
+        print(*(f"- {finding}" for finding in results.document.data.findings), sep="\n")
 
 
 def config_of(folder: Path, model: str, output: Path, train: int, tokens: int) -> dict[str, object]:

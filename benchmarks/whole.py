@@ -98,7 +98,7 @@ def main() -> None:
 
     from bakeoff.hub import EMBEDDED
     from bakeoff.methods import build_method
-    from bakeoff.store.files import read_jsonl
+    from bakeoff.store.files import json_object, read_jsonl
     from contenders import DEVICE, DROPOUTS, native_bf16
     from decoding import hf_greedy
 
@@ -117,7 +117,7 @@ def main() -> None:
         )
         return {"input_ids": prompt + target, "labels": [-100] * len(prompt) + target, "prompt": prompt}
 
-    raw = {split: list(read_jsonl(folder / f"whole/data/{split}.jsonl")) for split in SIZES}
+    raw = {split: list(read_jsonl(folder / f"whole/data/{split}.jsonl", json_object)) for split in SIZES}
     data = {split: [encode(row) for row in rows] for split, rows in raw.items()}
     arguments = TrainingArguments(
         output_dir=str(folder / "script"), per_device_train_batch_size=8, per_device_eval_batch_size=16, seed=seed,

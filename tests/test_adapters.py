@@ -225,7 +225,7 @@ def test_an_adapter_half_written_on_a_full_disk_is_never_taken_for_whole(tiny_co
     with pytest.raises(SetupError, match=r"has no finished run: it failed \(.*No space left"):
         first.entry("last_layers").load()
     again = bakeoff.run(tiny_config, {"protocol.epochs": 1}, display="none")
-    assert again.document["status"] == "done"
+    assert again.document.status == "done"
     rows = again.entry("last_layers").predictions()
     written = again.entry("last_layers").load().generate([row["document"] for row in rows])
     assert written == [row["output"] for row in rows]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bakeoff.analysis.comparison import summarize_together
 from bakeoff.analysis.convergence import converged
 from bakeoff.analysis.statistics import Resamples, Scores, estimate
-from bakeoff.analysis.summary import summarize
+from bakeoff.analysis.summary import COUNTED, OF_ENTRIES, summarize
 from bakeoff.analysis.table import csv_table, markdown_table, text_table
 from bakeoff.analysis.verdict import LOSS, PREFERENCES, Yardstick, make_verdict
 from bakeoff.config.sections import ProtocolConfig
@@ -21,7 +21,9 @@ from bakeoff.errors import SetupError
 from bakeoff.report.cards import write_cards
 from bakeoff.report.differences import choices, difference_rows, recommendation
 from bakeoff.report.facts import sections
+from bakeoff.store.documents import CurveRow
 from bakeoff.store.files import write_json, write_jsonl
+from bakeoff.store.results_document import ResultsDocument, ResultsRow
 from bakeoff.store.run_folder import Folder
 
 BY = Yardstick()
@@ -38,8 +40,11 @@ def table_of(entries, documents, baselines, with_loss):
     rows, scores = {}, {}
     for name, (status, seeds, level, noise, spread) in everything:
         entry = len(name) == 1
-        rows[name] = {"kind": "entry" if entry else "baseline", "status": status, "costs": {"adapter_bytes": seeds}}
-        rows[name] |= {"method": "lora" if entry else "base", "settings": {}}
+        rows[name] = ResultsRow(
+            kind="entry" if entry else "baseline", method="lora" if entry else "base", status=status, settings={},
+            error=None, seeds=seeds, runs=[], metrics={}, costs={"adapter_bytes": seeds}, checks={}, check_notes={},
+            **dict.fromkeys((*COUNTED, *OF_ENTRIES)),
+        )  # fmt: skip
         if status == "unfinished" or (status == "failed" and seeds == 1):
             continue
         size = (seeds if entry else 1, documents)
@@ -52,41 +57,42 @@ def table_of(entries, documents, baselines, with_loss):
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(one_entry, max_size=5), st.sampled_from([1, 2, 9]), st.lists(one_entry, max_size=2), st.booleans())
-def test_a_headlines_numbers_are_those_of_the_pair_it_names(entries, documents, baselines, with_loss):
+def test_a_headlines_numbers_are_those_of_the_pair_it_names(shared, entries, documents, baselines, with_loss):
     rows, estimates = table_of(entries, documents, baselines, with_loss)
     verdict = make_verdict(rows, estimates, BY)
-    results = {"verdict": verdict, "entries": {n: r for n, r in rows.items() if r["kind"] == "entry"}}
-    json.dumps(verdict, allow_nan=False)
-    assert len(difference_rows(verdict)) == len(verdict["pairs"]) + len(verdict["baseline_pairs"])
+    found = {n: r for n, r in rows.items() if r.kind == "entry"}
+    results = shared[1].document.model_copy(update={"verdict": verdict, "entries": found})
+    json.dumps(verdict.row(), allow_nan=False)
+    assert len(difference_rows(verdict)) == len(verdict.pairs) + len(verdict.baseline_pairs)
     assert len(choices(results)) == len(PREFERENCES)
-    best = verdict["best"]
+    best = verdict.best
     if best is None:
         with pytest.raises(SetupError, match="no entry has finished"):
             recommendation(results, "size")
         return
-    mine = {pair["second"]: pair for pair in verdict["pairs"] if pair["first"] == best}
+    mine = {pair.second: pair for pair in verdict.pairs if pair.first == best}
     # Every entry that has finished is tied with the best or said to be behind it.
-    done = {n for n, row in rows.items() if row["kind"] == "entry" and row["status"] == "done"}
+    done = {n for n, row in rows.items() if row.kind == "entry" and row.status == "done"}
     assert {best, *mine} == done
-    headline = verdict["headline"]
+    headline = verdict.headline
     if not mine or documents == 1:
         assert not any(name in headline for name in (" above ", " tied "))
         return
     if found := re.search(r" points \(95 % interval (\S+) to (\S+)\) above (\w)\.$", headline):
         pair, numbers = mine[found[3]], found.group(1, 2)
-        assert all(other["different"] for other in mine.values())
-        assert pair["difference"] == min(other["difference"] for other in mine.values())
+        assert all(other.different for other in mine.values())
+        assert pair.difference == min(other.difference for other in mine.values())
     elif found := re.match(r"(\w) and (\w) are tied .*, 95 % interval (\S+) to ([^;).]+\.\d)", headline):
         pair, numbers = mine[found[2]], found.group(3, 4)
         assert found[1] == best
-        assert [name for name, other in mine.items() if not other["different"]] == [found[2]]
+        assert [name for name, other in mine.items() if not other.different] == [found[2]]
     else:
         most = re.search(r"differences from (\w) of at most (\S+) points", headline)
-        tied = [other["difference"] for other in mine.values() if not other["different"]]
+        tied = [other.difference for other in mine.values() if not other.different]
         assert most.groups() == (best, BY.shown(max(tied)))
         return
-    assert numbers == (BY.shown(pair["low"]), BY.shown(pair["high"]))
-    assert f" {BY.shown(pair['difference'])}" in headline
+    assert numbers == (BY.shown(pair.low), BY.shown(pair.high))
+    assert f" {BY.shown(pair.difference)}" in headline
 
 
 @given(
@@ -94,14 +100,14 @@ def test_a_headlines_numbers_are_those_of_the_pair_it_names(entries, documents, 
     st.sampled_from(["linear", "cosine", "constant"]),
 )
 def test_a_curve_of_any_length_tells_of_convergence_or_nothing(points, schedule):
-    curve = [{"step": step, "validation/loss": loss} for step, loss in sorted(points)]
+    curve = [CurveRow(step=step, epoch=1.0, seconds=0.0, validation_loss=loss) for step, loss in sorted(points)]
     found = converged([curve, []], ProtocolConfig(schedule=schedule), 40)
     assert found in (None, True, False)
     assert converged([curve[-1:]], ProtocolConfig(schedule=schedule), 40) is None
 
 
 def test_a_curve_with_its_last_validation_alone_tells_nothing():
-    assert converged([[{"step": 40, "validation/loss": 2.0}]], ProtocolConfig(), 40) is None
+    assert converged([[CurveRow(step=40, epoch=1.0, seconds=0.0, validation_loss=2.0)]], ProtocolConfig(), 40) is None
 
 
 class Laboratory:
@@ -129,7 +135,7 @@ class Laboratory:
                     replace(record, status="failed", error="out of memory", metrics={}, costs={}, checks={})
                 )
             elif state != "waiting":
-                rows = [dict(row) for row in self.predictions[source]]
+                rows = [row.row() for row in self.predictions[source]]
                 for row in rows:
                     row["rougeL"] = dict.fromkeys("prf", 0.5) if state == "equal" else row["rougeL"]
                     row |= {"loss": row["loss"] * (1 + number / 100)} if "loss" in row else {}
@@ -144,7 +150,7 @@ def laboratory(shared, tmp_path_factory):
 
 def shown(folder, results):
     """Let every view of the results but the page be made."""
-    json.dumps(results, allow_nan=False)
+    json.dumps(results.row(), allow_nan=False)
     text_table(results)
     sections(results)
     choices(results)
@@ -162,47 +168,48 @@ def test_no_state_of_runs_is_without_a_summary(laboratory, shared, data):
     results = summarize(laboratory.folder)
     shown(laboratory.folder, results)
     kinds = {"done" if state == "equal" else state for state in states}
-    assert results["status"] == (kinds.pop() if kinds in ({"done"}, {"failed"}) else "incomplete")
+    assert results.status == (kinds.pop() if kinds in ({"done"}, {"failed"}) else "incomplete")
     for order in (1, -1):
         folders = [laboratory.folder, shared[1].folder][::order]
         merged = summarize_together(folders, [results, shared[1].document][::order])
         shown(None, merged)
-        assert {row["status"] for row in merged["baselines"].values()} == {"done"}  # they are, in one of the two
-        assert "neutral/forgetting" in merged["entries"]["out/lora"]["metrics"]
+        assert {row.status for row in merged.baselines.values()} == {"done"}  # they are, in one of the two
+        assert "neutral/forgetting" in merged.entries["out/lora"].metrics
 
 
 def test_interrupted_before_the_first_run_ends_is_unfinished_and_not_failed(laboratory):
     laboratory.put(["waiting"] * len(laboratory.runs))
     results = summarize(laboratory.folder)
-    assert {row["status"] for row in results["entries"].values()} == {"unfinished"}
-    assert results["status"] == "incomplete"
+    assert {row.status for row in results.entries.values()} == {"unfinished"}
+    assert results.status == "incomplete"
     laboratory.put(["failed"] * len(laboratory.runs))
-    assert summarize(laboratory.folder)["status"] == "failed"
+    assert summarize(laboratory.folder).status == "failed"
 
 
 def test_a_baseline_that_is_done_in_the_second_folder_alone_is_the_seconds(laboratory, shared):
     laboratory.put(["waiting" if run.kind == "baseline" else "done" for _, run in laboratory.runs])
     results = summarize(laboratory.folder)
-    assert results["baselines"]["lead-1"]["status"] == "unfinished"
+    assert results.baselines["lead-1"].status == "unfinished"
     for order in (1, -1):
         folders, documents = [laboratory.folder, shared[1].folder], [results, shared[1].document]
         merged = summarize_together(folders[::order], documents[::order])
-        assert {name: row["status"] for name, row in merged["baselines"].items()} == dict.fromkeys(
-            shared[1].document["baselines"], "done"
+        assert {name: row.status for name, row in merged.baselines.items()} == dict.fromkeys(
+            shared[1].document.baselines, "done"
         )
-        assert {pair["second"] for pair in merged["verdict"]["baseline_pairs"]} == {"base", "few-shot-2", "lead-1"}
-        forgetting = {"neutral/forgetting" in row["metrics"] for row in merged["entries"].values()}
+        assert {pair.second for pair in merged.verdict.baseline_pairs} == {"base", "few-shot-2", "lead-1"}
+        forgetting = {"neutral/forgetting" in row.metrics for row in merged.entries.values()}
         assert forgetting == {True}, "the second folder's base serves the first's entries"
 
 
 def test_an_entry_named_as_another_bakeoffs_baseline_keeps_its_own_row(laboratory, shared):
     laboratory.put(["done"] * len(laboratory.runs))
-    document = json.loads(json.dumps(shared[1].document))
+    document = shared[1].document.row()
     document["entries"]["lead-1"] = document["entries"].pop("lora")
     del document["baselines"]["lead-1"]
+    document = ResultsDocument.model_validate(document)
     results = summarize(laboratory.folder)
     for order in (1, -1):
         folders, documents = [laboratory.folder, shared[1].folder], [results, document]
         merged = summarize_together(folders[::order], documents[::order])
-        assert merged["baselines"]["lead-1"]["kind"] == "baseline"
-        assert merged["entries"]["out/lead-1"]["kind"] == "entry"
+        assert merged.baselines["lead-1"].kind == "baseline"
+        assert merged.entries["out/lead-1"].kind == "entry"

@@ -163,15 +163,15 @@ def test_a_baseline_without_room_is_a_row_and_no_failure(tiny_config):
     tiny_config["baselines"] = ["base", "few-shot-9", "lead-2"]
     assert list(bakeoff.plan(tiny_config)["not_run"]) == ["few-shot-9"]
     results = bakeoff.run(tiny_config, {"protocol.epochs": 1}, display="none")
-    row = results.document["baselines"]["few-shot-9"]
-    assert results.document["status"] == "done"
-    assert (row["status"], row["metrics"]) == ("not run", {})
-    assert row["error"].startswith("the context of 64 tokens is too short: 9 examples take")
+    row = results.document.baselines["few-shot-9"]
+    assert results.document.status == "done"
+    assert (row.status, row.metrics) == ("not run", {})
+    assert row.error.startswith("the context of 64 tokens is too short: 9 examples take")
     assert "few-shot-9" not in results.verdict
     assert 'few-shot-9,baseline,not run,"the context of 64 tokens is too short' in results.folder.csv_file.read_text()
     for file in (results.folder.report_file, results.folder.markdown_file):
         assert "not run: the context of 64 tokens is too short" in file.read_text()
-    assert list(results.document["baselines"]) == ["base", "few-shot-9", "lead-2"]
+    assert list(results.document.baselines) == ["base", "few-shot-9", "lead-2"]
 
 
 def test_few_shot_is_measured_where_it_fits(tiny_config):
@@ -179,15 +179,15 @@ def test_few_shot_is_measured_where_it_fits(tiny_config):
     tiny_config["protocol"] = {"epochs": 1, "max_tokens": 20}
     tiny_config["baselines"] = ["base", "few-shot-1"]
     results = bakeoff.run(tiny_config, display="none")
-    row = results.document["baselines"]["few-shot-1"]
-    shot, base = row["metrics"], results.document["baselines"]["base"]["metrics"]
-    assert row["status"] == "done"
-    assert len(row["settings"]["examples"]) == 1
-    assert shot["test/loss"]["mean"] != base["test/loss"]["mean"]
-    assert 0 <= shot["test/rougeL"]["mean"] <= 1
+    row = results.document.baselines["few-shot-1"]
+    shot, base = row.metrics, results.document.baselines["base"].metrics
+    assert row.status == "done"
+    assert len(row.settings["examples"]) == 1
+    assert shot["test/loss"].mean != base["test/loss"].mean
+    assert 0 <= shot["test/rougeL"].mean <= 1
     assert "neutral/loss" not in shot
-    predictions = results.folder.run(row["runs"][0]).predictions()
-    assert all("\n\n" not in p["output"] and p["tokens"] > 0 for p in predictions)
+    predictions = results.folder.run(row.runs[0]).predictions()
+    assert all("\n\n" not in p.output and p.tokens > 0 for p in predictions)
     assert json.loads(results.folder.plan_file.read_text())["not_run"] == {}
 
 

@@ -48,9 +48,10 @@ def report(demo):
     examples = [json.loads(line) for line in folder.examples_file("test").read_text().splitlines()]
     write_jsonl(folder.examples_file("test"), [{**e, "document": f"{HOSTILE} {e['document']}"} for e in examples])
     run = folder.run(next(r.id for r in folder.runs() if r.entry == "lora"))
-    scores = [{"rougeL": {**row["rougeL"], "f": (7 * i % 10) / 10}} for i, row in enumerate(run.predictions())]
+    scores = [{"rougeL": {**row.row()["rougeL"], "f": (7 * i % 10) / 10}} for i, row in enumerate(run.predictions())]
     rows = zip(run.predictions(), scores, strict=True)
-    write_jsonl(run.predictions_file, [{**row, "output": f"{HOSTILE} {row['output']}", **score} for row, score in rows])
+    hostile = [row.row() | {"output": f"{HOSTILE} {row.output}"} | score for row, score in rows]
+    write_jsonl(run.predictions_file, hostile)
     run.write_result(run.result())
     return refresh_report(folder.path)
 
@@ -102,9 +103,10 @@ def test_it_is_drawn_in_light_dark_and_on_a_phone(browser, report, name, setting
 
 
 def test_the_table_is_sorted_by_click_and_by_key(browser, report, demo):
-    losses = {n: row["metrics"]["test/loss"]["mean"] for n, row in demo.entries.items()}
+    losses = {n: row.metrics["test/loss"].mean for n, row in demo.entries.items()}
     levels = {
-        n: row["metrics"].get("test/loss", {"mean": None})["mean"] for n, row in demo.document["baselines"].items()
+        n: row.metrics["test/loss"].mean if "test/loss" in row.metrics else None
+        for n, row in demo.document.baselines.items()
     }
     measured = {n: v for n, v in (losses | levels).items() if v is not None}
     with opened(browser, report) as page:

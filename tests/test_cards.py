@@ -1,4 +1,3 @@
-import copy
 import json
 
 import pytest
@@ -14,8 +13,8 @@ from bakeoff.store.run_folder import RunFolder
 
 def read(shared, name, **changes):
     """Return the card of an entry of the shared bakeoff, its text and as the hub reads it."""
-    results = copy.deepcopy(shared[1].document) | changes
-    files = shared[1].folder.run(results["entries"][name]["runs"][0])
+    results = shared[1].document.model_copy(update=changes)
+    files = shared[1].folder.run(results.entries[name].runs[0])
     text = card(results, name, files, files.result())
     return files, text, ModelCard(text)
 
@@ -29,7 +28,7 @@ def test_every_adapter_has_a_card_and_nothing_of_this_machine_is_in_it(shared):
 
 def test_a_card_is_written_again_until_it_is_edited(shared, copied):
     card, other = (
-        copied.run(shared[1].entries[name]["runs"][0]).adapter / "README.md" for name in ("lora", "last_layers")
+        copied.run(shared[1].entries[name].runs[0]).adapter / "README.md" for name in ("lora", "last_layers")
     )
     written = card.read_text()
     card.write_text(written.replace("# lora", "# My lora"))
@@ -82,7 +81,7 @@ def test_the_hub_finds_library_tags_and_scores(shared, name, library):
 
 
 def test_a_hub_model_is_named_as_the_base(shared):
-    model = {**shared[1].document["model"], "name": "org/model"}
+    model = shared[1].document.model.model_copy(update={"name": "org/model"})
     _, text, found = read(shared, "lora", model=model)
     assert found.data.base_model == "org/model"
     assert "base_model:adapter:org/model" in found.data.tags
@@ -90,7 +89,7 @@ def test_a_hub_model_is_named_as_the_base(shared):
 
 
 def test_a_card_says_how_the_adapter_is_loaded_and_names_no_folder_of_this_machine(shared, monkeypatch, tmp_path):
-    data = {**shared[1].document["data"], "source": "/home/me/texts"}
+    data = shared[1].document.data.model_copy(update={"source": "/home/me/texts"})
     _, text, found = read(shared, "lora", data=data)
     assert {result.dataset_type for result in found.data.eval_results} == {"texts"}
     assert f'load_results("path/of/{shared[1].folder.path.name}")' in text
@@ -103,8 +102,8 @@ def test_a_card_says_how_the_adapter_is_loaded_and_names_no_folder_of_this_machi
 def test_what_users_write_stays_text(shared):
     nasty = 'x"\n---\n# [a](b) `` ``` |'
     template = "```\n</pre><script>\n{{ document }}\n````"
-    _, text, found = read(shared, "lora", model={**shared[1].document["model"], "name": f"/home/{nasty}"},
-                          template=template)  # fmt: skip
+    model = shared[1].document.model.model_copy(update={"name": f"/home/{nasty}"})
+    _, text, found = read(shared, "lora", model=model, template=template)
     head = text.split("\n---\n")[0].removeprefix("---\n")
     assert yaml.safe_load(head) == found.data.to_dict()
     headings = [line for line in text.splitlines() if line.startswith("# ")]

@@ -15,6 +15,7 @@ from bakeoff.report.charts.quality import costs, pareto, qualities, quality_cost
 from bakeoff.report.figures import draw_figures
 from bakeoff.report.source import Source
 from bakeoff.report.view import MOST, in_view, view_note
+from bakeoff.store.results_document import ResultsDocument
 
 # Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB.
 BLINDNESS = {
@@ -89,10 +90,8 @@ def test_figures_hold_their_data_and_stand_alone_as_files(shared):
     figures = {figure.name: figure for figure in draw_figures(source).all()}
     lines = figures["loss-against-trainable"].csv.splitlines()
     assert lines[0] == "entry,quality,low,high,cost"
-    loss = shared[1].entries["lora"]["metrics"]["test/loss"]
-    assert (
-        f"lora,{loss['mean']},{loss['low']},{loss['high']},{shared[1].entries['lora']['trainable_parameters']}" in lines
-    )
+    loss = shared[1].entries["lora"].metrics["test/loss"]
+    assert f"lora,{loss.mean},{loss.low},{loss.high},{shared[1].entries['lora'].trainable_parameters}" in lines
     for figure in figures.values():
         ElementTree.fromstring(figure.file)
         assert "var(" not in figure.file
@@ -100,11 +99,17 @@ def test_figures_hold_their_data_and_stand_alone_as_files(shared):
         for entry in shared[1].entries if figure.name.startswith(("cost", "rouge", "loss")) else ():
             assert entry in figure.label
     kept = [line for line in figures["curves-3"].csv.splitlines() if line.endswith("True")]
-    result = shared[1].folder.run(shared[1].entries["lora"]["runs"][0]).result()
+    result = shared[1].folder.run(shared[1].entries["lora"].runs[0]).result()
     assert [int(line.split(",")[1]) for line in kept] == [result.best_step]
 
 
-def test_long_curves_are_thinned_in_the_drawing_and_whole_in_the_data():
+def with_entries(shared, *names, **changes):
+    """Return results whose entries have these names, and are otherwise the shared bakeoff's LoRA with changes."""
+    row = shared[1].entries["lora"].model_copy(update=changes)
+    return shared[1].document.model_copy(update={"entries": dict.fromkeys(names, row)})
+
+
+def test_long_curves_are_thinned_in_the_drawing_and_whole_in_the_data(shared):
     rows = [
         {
             "entry": "a",
@@ -117,7 +122,7 @@ def test_long_curves_are_thinned_in_the_drawing_and_whole_in_the_data():
         }
         for i in range(1000)
     ]
-    (figure,) = curves(rows, {"entries": {"a": {"improved": True, "converged": False}}})
+    (figure,) = curves(rows, with_entries(shared, "a", improved=True, converged=False))
     assert len(figure.csv.splitlines()) == 1 + 1000
     assert len(figure.short_csv.splitlines()) <= 1 + DRAWN + 1
     assert figure.short_csv.splitlines()[-1].endswith("2.001,True")
@@ -125,28 +130,28 @@ def test_long_curves_are_thinned_in_the_drawing_and_whole_in_the_data():
     assert "not converged" in figure.svg
 
 
-def test_losses_beyond_the_axis_are_told():
+def test_losses_beyond_the_axis_are_told(shared):
     rows = [
         {"entry": name, "run": "r", "step": i, "epoch": i, "train": 2.0, "validation": loss, "kept": i == 1}
         for name, losses in {"calm": (3, 2), "wild": (28.125, 2.5)}.items()
         for i, loss in enumerate(losses)
     ]
-    entries = {name: {"improved": True, "converged": True} for name in ("calm", "wild")}
-    calm, wild = curves(rows, {"entries": entries})
+    calm, wild = curves(rows, with_entries(shared, "calm", "wild", improved=True, converged=True))
     assert calm.notes == ()
     assert wild.notes == ("Losses above 6.00, the highest 28.12, are drawn at the axis's end",)
 
 
-def test_many_pairs_are_shown_for_the_best_entry_first():
+def test_many_pairs_are_shown_for_the_best_entry_first(shared):
     names = [f"e{i}" for i in range(7)]
+    gap = {"difference": 0.01, "low": -0.01, "high": 0.03, "p_holm": 1.0}
+    pair = shared[1].document.verdict.pairs[0].model_copy(update=gap)
     pairs = [
-        {"first": a, "second": b, "difference": 0.01, "low": -0.01, "high": 0.03, "p_holm": 1.0, "different": a == "e0"}
+        pair.model_copy(update={"first": a, "second": b, "different": a == "e0"})
         for a, b in itertools.combinations(names, 2)
     ]
     assert len(pairs) > BRIEF
-    best, everything = pair_figures(
-        {"best": "e0", "pairs": pairs, "baseline_pairs": [], "heading": "ROUGE-L", "bounded": True}
-    )
+    verdict = shared[1].document.verdict.model_copy(update={"best": "e0", "pairs": pairs, "baseline_pairs": []})
+    best, everything = pair_figures(verdict)
     assert [len(figure.rows) for figure in (best, everything)] == [6, 21]
     assert best.label.endswith("None is tied.")
     assert "e5 \N{MINUS SIGN} e6" in everything.label.split("Tied: ")[1]
@@ -160,9 +165,9 @@ def test_text_in_a_figure_stays_text():
     assert json.loads(json.dumps(figure.rows)) == rows
 
 
-def many(document: dict, count: int) -> dict:
+def many(document: ResultsDocument, count: int) -> ResultsDocument:
     """Return results of so many entries, one after the other a little worse, and every two of them a pair."""
-    found = json.loads(json.dumps(document))
+    found = document.row()
     (old, row), *_ = found["entries"].items()
     names = [f"entry_{i:03d}" for i in range(count)]
     found["entries"] = {
@@ -176,18 +181,18 @@ def many(document: dict, count: int) -> dict:
     verdict["baseline_pairs"] = [
         level | {"first": n, "second": b} for b in ("base", "lead-1", "few-shot-2") for n in names
     ]
-    return found
+    return ResultsDocument.model_validate(found)
 
 
 def test_no_figure_of_many_entries_is_more_than_a_reader_can_see(shared):
     results = many(shared[1].document, 60)
     view = in_view(results)
-    assert len(view["entries"]) == MOST
-    assert {"entry_000", "entry_059"} < view["entries"].keys()  # the best, and the one recommended for its size
-    assert "entry_058" not in view["entries"]
-    assert len(view["verdict"]["pairs"]) == MOST * (MOST - 1) / 2
+    assert len(view.entries) == MOST
+    assert {"entry_000", "entry_059"} < view.entries.keys()  # the best, and the one recommended for its size
+    assert "entry_058" not in view.entries
+    assert len(view.verdict.pairs) == MOST * (MOST - 1) / 2
     assert f"show {MOST} of 60 entries" in view_note(view, "ROUGE-L")
-    figures = {figure.name: figure for figure in pair_figures(view["verdict"])}
+    figures = {figure.name: figure for figure in pair_figures(view.verdict)}
     assert len(figures["differences-pairs-best"].rows) == MOST - 1
     assert all(len(figure.rows) <= ROWS for figure in figures.values())
     assert f"of {MOST * 3} pairs" in figures["differences-baselines"].notes[0]
@@ -195,18 +200,17 @@ def test_no_figure_of_many_entries_is_more_than_a_reader_can_see(shared):
         assert view_note(entries, "ROUGE-L") == ""
 
 
-def test_seeds_of_an_entry_are_drawn_as_far_as_they_can_be_told_apart():
+def test_seeds_of_an_entry_are_drawn_as_far_as_they_can_be_told_apart(shared):
     rows = [{"entry": "a", "run": f"r{i}", "step": 1, "epoch": 1.0, "train": 2.0, "validation": 3.0, "kept": True}
             for i in range(30)]  # fmt: skip
-    (figure,) = curves(rows, {"entries": {"a": {"improved": True, "converged": True}}})
+    (figure,) = curves(rows, with_entries(shared, "a"))
     assert len(figure.rows) == 30
     assert len(figure.drawn) == SEEDS
     assert f"The first {SEEDS} of 30 seeds are drawn" in figure.notes
 
 
 def test_what_is_lowest_on_the_loss_axis_is_the_loss_and_not_the_quality(shared):
-    results = json.loads(json.dumps(shared[1].document))
-    results["entries"] = {"lora": results["entries"]["lora"]}
+    results = shared[1].document.model_copy(update={"entries": {"lora": shared[1].entries["lora"]}})
     by_loss = quality_cost(results, qualities(results)[-1], costs(results)[0])
     by_score = quality_cost(results, qualities(results)[0], costs(results)[0])
     assert by_loss.notes[0].startswith("lora has both the lowest cost and the lowest test loss;")
@@ -214,10 +218,9 @@ def test_what_is_lowest_on_the_loss_axis_is_the_loss_and_not_the_quality(shared)
 
 
 def test_scores_of_like_names_have_figures_of_their_own(shared):
-    results = json.loads(json.dumps(shared[1].document))
-    measure = results["metrics"][0]
-    results["metrics"] = [measure | {"name": name} for name in ("a/b", "a.b", "loss")]
-    results["primary"] = "a/b"
+    measure = shared[1].document.metrics[0]
+    measures = [measure.model_copy(update={"name": name}) for name in ("a/b", "a.b", "loss")]
+    results = shared[1].document.model_copy(update={"metrics": measures, "primary": "a/b"})
     names = [axis.name for axis in qualities(results)]
     assert len(set(names)) == len(names) == 4
     assert all(name.replace("-", "").isalnum() for name in names)

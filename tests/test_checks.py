@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bakeoff.analysis.table import failures
+from bakeoff.analysis.remarks import failures
 from bakeoff.api import refresh_report
 from bakeoff.compute.model.adapter_files import load_adapter
 from bakeoff.compute.model.base import Base, load_base
@@ -37,7 +37,8 @@ from bakeoff.methods.lora import Lora
 from bakeoff.methods.method import Method
 from bakeoff.methods.soft_prompts import PromptTuning
 from bakeoff.progress.plain import PlainDisplay
-from bakeoff.results import Results
+from bakeoff.results import Results, load_results
+from bakeoff.store.documents import CurveRow
 from bakeoff.store.run_folder import Folder
 
 
@@ -98,9 +99,9 @@ def test_losses_are_compared_and_must_be_numbers():
     assert few_skipped(7, 60).startswith("7 of 60 steps were skipped")
     assert same_when_loaded(2.5, 2.5 * (1 + 1e-7)) is None
     assert same_when_loaded(2.5, 2.5001) == "loss 2.5 when trained, 2.5001 when loaded"
-    row = {"step": 3, "epoch": 1.0, "train/loss": 2.0}
+    row = CurveRow(step=3, epoch=1.0, seconds=0.0, train_loss=2.0)
     assert finite([row], [(1.0, 2)]) is None
-    assert finite([row, {**row, "train/loss": math.inf}], []) == "train/loss is inf at step 3"
+    assert finite([row, row.model_copy(update={"train_loss": math.inf})], []) == "train/loss is inf at step 3"
     assert finite([row], [(math.nan, 2), (1.0, 1)]) == "the loss of 1 test examples is not finite"
 
 
@@ -139,8 +140,8 @@ def test_a_method_that_moves_the_base_is_told_everywhere(copied, monkeypatch, ca
         "Failed for lora: training changed the weights that it should, and no bit of any other. Here: should not"
         in page
     )
-    document = json.loads(copied.results_file.read_text())
-    assert document["status"] == "done"
+    document = load_results(copied.path).document
+    assert document.status == "done"
     assert any(line.startswith("lora: check only_intended_moved failed") for line in failures(document))
     assert "check only_intended_moved failed" in str(Results(copied, document))
 
@@ -171,9 +172,9 @@ def test_an_adapter_that_is_not_what_was_trained_is_told(copied, monkeypatch):
 def test_the_gap_is_measured_on_the_saved_adapter_with_dropout_off(shared):
     _, results = shared
     for row in results.entries.values():
-        base = load_base(results.document["model"]["name"], results.document["precision"])
-        adapted = load_adapter(base, results.folder.run(row["runs"][0]).adapter)
+        base = load_base(results.document.model.name, results.document.precision)
+        adapted = load_adapter(base, results.folder.run(row.runs[0]).adapter)
         train = load_tokens(results.folder.tokens_file("train"))
         sample = [train[i] for i in range(0, 40, 5)]  # 8 validation examples, 40 for training
         loss = mean_loss(evaluate_loss(base, adapted, sample, 16))
-        assert row["metrics"]["train_sample/loss"]["mean"] == pytest.approx(loss, rel=1e-6)
+        assert row.metrics["train_sample/loss"].mean == pytest.approx(loss, rel=1e-6)

@@ -39,7 +39,7 @@ def test_run_show_report_generate(config_file, tiny_config):
 def test_generate_keeps_every_documents_place_and_says_what_was_cut(shared):
     folder, results = str(shared[1].folder.path), shared[1]
     texts = ["ba be bi bo", " \n", "ba be " * 100]
-    room = results.document["max_tokens"] - results.document["output_tokens"]
+    room = results.document.max_tokens - results.document.output_tokens
 
     def generate(text, *options):
         return CliRunner().invoke(main, ["generate", folder, "--entry", "prompt_tuning", *options], input=text)

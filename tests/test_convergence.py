@@ -5,12 +5,13 @@ import pytest
 from bakeoff.analysis.convergence import converged, pace
 from bakeoff.config.lr_schedule import lr_multiplier
 from bakeoff.config.sections import ProtocolConfig
+from bakeoff.store.documents import CurveRow
 
 LINEAR = ProtocolConfig(epochs=4, warmup_share=0)
 
 
 def curve(*losses, every=25):
-    return [{"step": every * i, "validation/loss": loss} for i, loss in enumerate(losses)]
+    return [CurveRow(step=every * i, epoch=0.0, seconds=0.0, validation_loss=loss) for i, loss in enumerate(losses)]
 
 
 def test_a_curve_that_is_gone_tells_nothing():

@@ -195,8 +195,8 @@ def resumed(finished, tmp_path_factory):
 def measured(folder):
     """Return every row's status and metrics."""
     document = bakeoff.load_results(folder).document
-    rows = document["entries"] | document["baselines"]
-    return {name: (row["status"], row["metrics"]) for name, row in rows.items()}
+    rows = document.entries | document.baselines
+    return {name: (row.status, row.metrics) for name, row in rows.items()}
 
 
 def try_one(folder, command, draw, undisturbed):

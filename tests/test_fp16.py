@@ -88,7 +88,7 @@ def test_a_bakeoff_in_fp16_counts_its_skipped_steps_and_uses_the_planned_precisi
     config = tiny_config | {"entries": {"lora": tiny_config["entries"]["lora"]}, "baselines": ["base"]}
     results = bakeoff.run(config, {"protocol.precision": "fp16"}, display="none")
     row = results.entries["lora"]
-    assert results.document["precision"] == "fp16"
+    assert results.document.precision == "fp16"
     assert 0 <= row["costs"]["skipped_steps"] < 10
     assert {name for name, passed in row["checks"].items() if not passed} <= {
         "step0_beats_unigram",
@@ -133,7 +133,7 @@ def test_a_deterministic_bakeoff_runs_and_has_ids_of_its_own(tiny_config, monkey
         results = bakeoff.run(config, {"protocol.deterministic": True}, display="none")
     finally:
         set_rounding(ProtocolConfig())
-    assert results.document["status"] == "done"
+    assert results.document.status == "done"
     results.best().load()
     assert not torch.are_deterministic_algorithms_enabled()  # whoever generates decides that for their own process
     ids = {run.id for run in plain.runs}

@@ -89,12 +89,12 @@ def test_entries_without_an_adapter_are_told_apart(shared, copied):
     assert "Did you mean 'lora'" in refused(copied.path, DOCUMENT, "--entry", "lara")
     for name in ("base", "lead-1", "oracle", "few-shot-2"):
         assert f"'{name}' is a baseline, which has no adapter" in refused(copied.path, DOCUMENT, "--entry", name)
-    run = copied.run(shared[1].entries["lora"]["runs"][0])
+    run = copied.run(shared[1].entries["lora"].runs[0])
     shutil.rmtree(run.adapter)
     assert "the adapter of entry 'lora' was removed. Try: bakeoff run " in refused(
         copied.path, DOCUMENT, "--entry", "lora"
     )
-    assert bakeoff.load_results(copied.path).entries["lora"]["metrics"] == shared[1].entries["lora"]["metrics"]
+    assert bakeoff.load_results(copied.path).entries["lora"].metrics == shared[1].entries["lora"].metrics
     assert generate(copied.path, DOCUMENT, "--entry", "last_layers").exit_code == 0
     result = run.result()
     result.status, result.error = "failed", "the loss is nan"
@@ -112,7 +112,7 @@ def test_folders_that_are_no_bakeoffs(shared, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "other").mkdir()
     (tmp_path / "other/plan.json").write_text('{"steps": 3}')
-    run = shared[1].folder.run(shared[1].entries["lora"]["runs"][0])
+    run = shared[1].folder.run(shared[1].entries["lora"].runs[0])
     for place in (tmp_path / "file", tmp_path / "empty", tmp_path / "other", tmp_path / "no", run.path, run.adapter):
         assert str(place) in refused(place)
 
@@ -154,7 +154,7 @@ def test_a_base_that_has_changed_or_gone_is_noticed_and_one_that_has_moved_serve
 
 
 def test_another_template_or_other_settings_than_the_runs_are_refused(copied, shared):
-    run = copied.run(shared[1].entries["lora"]["runs"][0])
+    run = copied.run(shared[1].entries["lora"].runs[0])
     manifest = run.adapter / "bakeoff.json"
     told = json.loads(manifest.read_text())
     told["settings"]["lora_alpha"] = 1
@@ -197,7 +197,7 @@ def said_of(folder):
 def test_a_damaged_file_of_an_adapter_gives_the_right_outputs_or_one_line(spoilt, pick, place, kind, sums):
     folder, wanted = spoilt
     found = bakeoff.load_results(folder.path)
-    run = folder.run(found.entries["lora"]["runs"][0])
+    run = folder.run(found.entries["lora"].runs[0])
     files = sorted(file for file in run.adapter.iterdir() if file.suffix != ".md")
     assert len(files) == 3
     file, others = files[pick], found.entry("last_layers").adapter

@@ -40,8 +40,8 @@ def trainer_of(tiny_model, fields, precision, device, deterministic=False):
 def test_a_whole_bakeoff_runs_on_it_in_processes_of_its_own(gpu, tiny_config, processes):
     survey.cache_clear()
     results = bakeoff.run(tiny_config, display="none")
-    assert results.document["status"] == "done"
-    assert results.document["environment"]["gpu"]
+    assert results.document.status == "done"
+    assert results.document.environment["gpu"]
     for row in results.entries.values():
         assert {name for name, passed in row["checks"].items() if not passed} <= {"step0_beats_unigram"}
         assert row["costs"]["peak_bytes"] > 0

@@ -61,8 +61,8 @@ def again(tiny_config, monkeypatch):
 
 def measured(results):
     """Return all that is compared of results: rows without costs, ids and clocks."""
-    rows = {**results.document["entries"], **results.document["baselines"]}
-    return {name: (row["status"], row["metrics"], row["checks"]) for name, row in rows.items()}
+    rows = {**results.document.entries, **results.document.baselines}
+    return {name: (row.status, row.metrics, row.checks) for name, row in rows.items()}
 
 
 def predictions(results):
@@ -100,15 +100,15 @@ def test_trials_are_kept_with_another_metric(again):
     again(**tuned)
     changed, trained = again(**tuned, metrics=["chrf"], generation={"max_new_tokens": 2})
     assert trained == []
-    assert changed.entries["lora"]["tuning"]["trials"]
+    assert changed.entries["lora"].tuning.trials
 
 
 def test_scores_alone_load_no_base(again, monkeypatch):
     again()
     monkeypatch.setattr(worker, "work_on", None)
     changed, _ = again(metrics=["chrf"])
-    assert "test/chrf" in changed.entries["lora"]["metrics"]
-    assert changed.document["status"] == "done"
+    assert "test/chrf" in changed.entries["lora"].metrics
+    assert changed.document.status == "done"
 
 
 def test_an_edited_metric_scores_again(again, tmp_path):
@@ -119,7 +119,7 @@ def test_an_edited_metric_scores_again(again, tmp_path):
     file.write_text(FUNCTION.replace("len(output)", "-len(output)"))
     two, trained = again(metrics=metrics)
     assert trained == []
-    means = [results.entries["lora"]["metrics"]["test/length"]["mean"] for results in (one, two)]
+    means = [results.entries["lora"].metrics["test/length"].mean for results in (one, two)]
     assert means[0] == -means[1] != 0
 
 
@@ -139,15 +139,15 @@ def test_scores_by_code_that_was_edited_after_the_plan_are_not_kept(again, tmp_p
         patch.setattr(api, "LocalExecutor", lambda _: Inline(edited))
         failed, trained = again(metrics=[f"{file}:length"])
     assert trained == []
-    assert failed.entries["last_layers"]["status"] == "done"
-    assert failed.entries["lora"]["error"] == (
+    assert failed.entries["last_layers"].status == "done"
+    assert failed.entries["lora"].error == (
         f"metrics: {file}:length: the code was edited after this bakeoff had started, so its scores are not kept. "
         "Run the same command again"
     )
     two, trained = again(metrics=[f"{file}:length"])
     assert trained == []
     for name, row in one.entries.items():
-        assert two.entries[name]["metrics"]["test/length"]["mean"] == -row["metrics"]["test/length"]["mean"] != 0
+        assert two.entries[name].metrics["test/length"].mean == -row.metrics["test/length"].mean != 0
 
 
 def test_code_that_is_edited_while_it_scores_is_noticed(again, tmp_path):
@@ -160,7 +160,7 @@ def test_code_that_is_edited_while_it_scores_is_noticed(again, tmp_path):
         "    return 1\n"
     )
     results, _ = again(metrics=[f"{file}:edits"], baselines=["base", "lead-1"])
-    assert "the code was edited after" in results.document["baselines"]["lead-1"]["error"]
+    assert "the code was edited after" in results.document.baselines["lead-1"].error
 
 
 def test_what_is_left_is_asked_once_and_what_was_trained_keeps_its_checksums(again, tiny_config, monkeypatch):
@@ -193,10 +193,10 @@ def test_a_metric_that_fails_loses_no_training(again, tmp_path):
     )
     failed, trained = again(metrics=[f"{file}:bad"])
     assert trained == []
-    assert "division by zero" in failed.entries["lora"]["error"]
+    assert "division by zero" in failed.entries["lora"].error
     fixed, trained = again(metrics=["chrf"])
     assert trained == []
-    assert fixed.document["status"] == "done"
+    assert fixed.document.status == "done"
 
 
 class Ended(BaseException):
@@ -223,7 +223,7 @@ def test_a_kill_while_outputs_are_made_or_scored_again_loses_no_training(again, 
             again(**change)
     resumed, trained = again(**change)
     assert trained == []
-    assert resumed.document["status"] == "done"
+    assert resumed.document.status == "done"
     assert not list(resumed.folder.path.rglob("earlier.json"))
 
 
@@ -233,8 +233,8 @@ def test_what_is_not_scored_as_planned_yet_is_shown_as_unfinished(again, tiny_co
     with pytest.raises(KeyboardInterrupt):
         again(metrics=["chrf"])
     document = bakeoff.load_results(tiny_config["output"]).document
-    assert document["status"] == "incomplete"
-    assert {row["status"] for row in document["entries"].values()} != {"done"}
+    assert document.status == "incomplete"
+    assert {row.status for row in document.entries.values()} != {"done"}
 
 
 def test_a_file_that_cannot_be_read_for_now_loses_no_training(again, tiny_config, monkeypatch):
@@ -250,10 +250,10 @@ def test_a_file_that_cannot_be_read_for_now_loses_no_training(again, tiny_config
         patch.setattr(checksums, "digest", denied)
         refused, trained = again(metrics=["chrf"])
     assert trained == []
-    assert "cannot be read (Permission denied)" in refused.entries["lora"]["error"]
+    assert "cannot be read (Permission denied)" in refused.entries["lora"].error
     after, trained = again(metrics=["chrf"])
     assert trained == []
-    assert after.document["status"] == "done"
+    assert after.document.status == "done"
 
 
 def test_a_torn_run_file_loses_no_training(again, tiny_config):
@@ -263,7 +263,7 @@ def test_a_torn_run_file_loses_no_training(again, tiny_config):
         folder.run(run.id).run_file.write_text("{")
     after, trained = again(metrics=["chrf"])
     assert trained == []
-    assert after.document["status"] == "done"
+    assert after.document.status == "done"
 
 
 def test_trials_that_all_fail_later_lose_no_final_training(again, tiny_config, monkeypatch):
@@ -280,10 +280,10 @@ def test_trials_that_all_fail_later_lose_no_final_training(again, tiny_config, m
     with monkeypatch.context() as patch:
         patch.setattr(worker, "train", fail)
         failed, _ = again(**tuned)
-    assert "every trial failed" in failed.entries["lora"]["error"]
+    assert "every trial failed" in failed.entries["lora"].error
     after, trained = again(**tuned)
     assert {kind for _, kind in trained} == {"trial"}
-    assert after.document["status"] == "done"
+    assert after.document.status == "done"
 
 
 def test_a_run_whose_process_dies_at_once_has_no_record_of_before(again, tiny_config, monkeypatch):

@@ -40,13 +40,13 @@ def test_what_a_change_does_not_touch_is_kept_and_what_is_taken_back_is_there_ag
     said = capsys.readouterr().err
     assert "changed since the last session: protocol.seeds, entries.top.method, " in said
     assert "are still used: 3\n" in said
-    assert wider.entries["lora"]["runs"][0] == first.entries["lora"]["runs"][0]
+    assert wider.entries["lora"].runs[0] == first.entries["lora"].runs[0]
     seen.clear()
     other = bakeoff.run(config, {"protocol.epochs": 2}, display="plain")
     assert "are still used: 0; that are no longer used: 6 (they stay on disk" in capsys.readouterr().err
     assert [run[0] for run in seen] == ["base", "lead-1", "lora"]
     assert list(other.entries) == ["lora"]
-    assert other.entries["lora"]["steps"] == 2 * first.entries["lora"]["steps"]
+    assert other.entries["lora"].steps == 2 * first.entries["lora"].steps
     seen.clear()
     again = bakeoff.run(config, display="none")
     assert seen == []
@@ -60,7 +60,7 @@ def test_changed_data_base_and_settings_are_noticed_and_named(config, tiny_model
     file.write_text("".join(content.splitlines(keepends=True)[1:]))
     second = bakeoff.run(config, display="plain")
     assert "changed since the last session: the data" in capsys.readouterr().err
-    assert not set(first.entries["lora"]["runs"]) & set(second.entries["lora"]["runs"])
+    assert not set(first.entries["lora"].runs) & set(second.entries["lora"].runs)
     assert len(Folder(config["output"]).examples_file("train").read_text().splitlines()) == 23
     file.write_text(content)
     base = tmp_path / "base"
@@ -85,10 +85,10 @@ def test_other_groups_and_ids_change_the_verdict_and_repeat_no_run(config, tmp_p
         write_rows(tmp_path / f"{split}.jsonl", [{**row, "author": "a", "thread": "t", "key": "k"} for row in other])
     seen = started(monkeypatch)
     first = bakeoff.run(config, display="none")
-    assert (first.document["verdict"]["documents"], len(seen)) == (6, 3)
+    assert (first.document.verdict.documents, len(seen)) == (6, 3)
     for changes, documents in (({"group": "author"}, 2), ({"group": "thread"}, 3), ({"id": "key"}, 6)):
         again = bakeoff.run({**config, "data": config["data"] | changes}, display="none")
-        assert again.document["verdict"]["documents"] == documents
+        assert again.document.verdict.documents == documents
         assert len(seen) == 3
     assert json.loads(again.folder.examples_file("test").read_text().splitlines()[1])["id"] == "k1"
     assert [row["id"] for row in again.entry("lora").predictions()] == [f"k{i}" for i in range(6)]
@@ -98,12 +98,12 @@ def test_an_extension_of_another_search_is_not_this_ones(config):
     """A trial past the edge stands in no plan; those of other settings in the same folder must not be taken for it."""
     config["entries"] = {"lora": {"r": 2}}
     first = bakeoff.run(config, {"protocol.epochs": 2}, display="none")
-    assert first.entries["lora"]["tuning"]["extended"]
+    assert first.entries["lora"].tuning.extended
     second = bakeoff.run(config, display="none")
-    assert {t["steps"] for t in second.entries["lora"]["tuning"]["trials"]} <= {1, 2, 3}
-    assert len(second.entries["lora"]["tuning"]["trials"]) <= 3
+    assert {t["steps"] for t in second.entries["lora"].tuning.trials} <= {1, 2, 3}
+    assert len(second.entries["lora"].tuning.trials) <= 3
     config["entries"] = {"lora": {"r": 2, "learning_rate": 0.01}}
-    assert bakeoff.run(config, display="none").entries["lora"]["tuning"]["trials"] == []
+    assert bakeoff.run(config, display="none").entries["lora"].tuning.trials == []
 
 
 def test_another_machine_is_told_and_kept_in_the_record(config, capsys):
@@ -112,8 +112,8 @@ def test_another_machine_is_told_and_kept_in_the_record(config, capsys):
     file.write_text(json.dumps(first.folder.environment() | {"torch": "1.0"}))
     again = bakeoff.run(config, display="plain")
     assert "the machine has changed: torch 1.0 -> " in capsys.readouterr().err
-    assert again.document["environment"]["changes"].startswith("torch 1.0 -> ")
-    assert again.entries["lora"]["metrics"] == first.entries["lora"]["metrics"]
+    assert again.document.environment["changes"].startswith("torch 1.0 -> ")
+    assert again.entries["lora"].metrics == first.entries["lora"].metrics
 
 
 def test_damaged_data_plan_and_config_are_made_again(config, monkeypatch):

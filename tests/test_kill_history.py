@@ -39,7 +39,7 @@ def records(folder):
         record = dataclasses.asdict(files.result())
         record["costs"] = sorted(record["costs"])
         record["files"] = {k: v for k, v in record["files"].items() if k != "metrics.jsonl"}
-        found[file.parent.name] = record, [{**row, "seconds": 0} for row in files.curve()]
+        found[file.parent.name] = record, [row.row() | {"seconds": 0} for row in files.curve()]
     return found
 
 
@@ -84,12 +84,12 @@ def test_a_trial_that_went_on_in_the_place_of_a_killed_one_leaves_the_record_it_
         disturbed = bakeoff.run({**config, "output": str(folder.path)}, display="none")
     further = [run for run in folder.trials("lora") if records(folder)[run.id] != records(whole).get(run.id)]
     assert len(further) > 1  # not only the killed one
-    assert disturbed.entries["lora"]["settings"] != whole.run(finals_of(whole)[0]).run().settings
+    assert disturbed.entries["lora"].settings != whole.run(finals_of(whole)[0]).run().settings
     again = bakeoff.run({**config, "output": str(folder.path)}, display="none")
     assert records(folder) == records(whole)
     tuning = [json.loads(f.results_file.read_text())["entries"]["lora"]["tuning"] for f in (folder, whole)]
     assert {**tuning[0], "seconds": 0} == {**tuning[1], "seconds": 0}
-    assert again.document["status"] == "done"
+    assert again.document.status == "done"
 
 
 def test_a_final_run_that_was_begun_at_other_settings_starts_anew(undisturbed, tmp_path, monkeypatch):

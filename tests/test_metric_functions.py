@@ -156,8 +156,8 @@ def test_plan_and_run_of_a_metric_that_exits(tiny_config, tmp_path):
         "import os, sys\ndef f(output, references):\n    return 1 if output in references else sys.exit(0)\n"
     )
     results = bakeoff.run(config, display="none")
-    assert "SystemExit for output" in results.document["entries"]["last_layers"]["error"]
-    assert results.document["status"] == "failed"
+    assert "SystemExit for output" in results.document.entries["last_layers"].error
+    assert results.document.status == "failed"
 
 
 WRAPPED = {

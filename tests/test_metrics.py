@@ -117,16 +117,16 @@ def test_a_bakeoff_is_ranked_by_the_metric_that_its_config_names(tiny_config, tm
     config["template"] = "{{ who }} {{ document }} {% if who == 'g1' %}ba{% endif %}"
     results = bakeoff.run(config, display="none")
     document = results.document
-    row = document["entries"]["lora"]
+    row = document.entries["lora"]
     outputs = [p["output"] for p in results.entry("lora").predictions()]
-    assert row["metrics"]["test/words"]["mean"] == pytest.approx(sum(len(o.split()) for o in outputs) / 10)
-    assert set(row["metrics"]) >= {"test/exact_match", "test/chrf", "test/chrf_corpus"}
-    assert not any("rouge" in name for name in row["metrics"])
-    assert "low" not in row["metrics"]["test/chrf_corpus"]
-    assert (document["primary"], document["verdict"]["metric"]) == ("words", "test/words")
+    assert row.metrics["test/words"].mean == pytest.approx(sum(len(o.split()) for o in outputs) / 10)
+    assert set(row.metrics) >= {"test/exact_match", "test/chrf", "test/chrf_corpus"}
+    assert not any("rouge" in name for name in row.metrics)
+    assert row.metrics["test/chrf_corpus"].low is None
+    assert (document.primary, document.verdict.metric) == ("words", "test/words")
     assert "the only finished entry: words " in results.verdict
-    assert document["verdict"]["documents"] == 5
-    assert document["verdict"]["unit"] == "groups"
+    assert document.verdict.documents == 5
+    assert document.verdict.unit == "groups"
     assert "| words |" in str(results)
     assert "ROUGE" not in (results.folder.path / "results.md").read_text()
     assert (

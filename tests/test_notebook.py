@@ -18,7 +18,7 @@ def test_results_are_a_table_with_charts_that_needs_no_style_or_script(shared):
     html = shared[1]._repr_html_()
     page = Page(html)
     assert [re.sub(r"\W*(\w.*?)\n.*", r"\1", row[0], flags=re.S) for row in page.rows[1:]] == [
-        *shared[1].entries, *shared[1].document["baselines"],
+        *shared[1].entries, *shared[1].document.baselines,
     ]  # fmt: skip
     assert page.tags.count("svg") == 2
     assert page.loads == []
@@ -28,10 +28,9 @@ def test_results_are_a_table_with_charts_that_needs_no_style_or_script(shared):
 
 
 def test_failures_and_markup_are_text(shared):
-    document = {**shared[1].document, "name": HOSTILE}
-    row = document["entries"]["lora"]
-    document["entries"] = {**document["entries"], "lora": {**row, "status": "failed", "error": HOSTILE}}
-    html = notebook_html(document)
+    row = shared[1].entries["lora"].model_copy(update={"status": "failed", "error": HOSTILE})
+    entries = shared[1].entries | {"lora": row}
+    html = notebook_html(shared[1].document.model_copy(update={"name": HOSTILE, "entries": entries}))
     assert "script" not in Page(html).tags
     assert "failed: &lt;script&gt;" in html
 
@@ -46,7 +45,7 @@ def test_the_example_notebook_runs(shared, tmp_path, monkeypatch):
     NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     shown = next(o["data"] for o in outputs if "<svg" in o.get("data", {}).get("text/html", ""))
-    assert shared[1].document["verdict"]["best"] in shown["text/html"]
+    assert shared[1].document.verdict.best in shown["text/html"]
     last = next(o["data"]["text/plain"] for o in notebook.cells[-1]["outputs"] if "data" in o)
     assert last.startswith("[")
     assert last.count("'") + last.count('"') >= 4

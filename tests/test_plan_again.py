@@ -68,8 +68,8 @@ def test_a_bakeoff_with_another_metric_loads_no_torch(config, tmp_path):
     code = (
         "import sys, json, bakeoff\n"
         f"results = bakeoff.run(json.load(open({str(tmp_path / 'c.json')!r})), display='none')\n"
-        "assert 'test/chrf' in results.entries['lora']['metrics'], results.entries\n"
-        "print(results.document['status'], sorted({'torch', 'transformers', 'peft'} & set(sys.modules)))"
+        "assert 'test/chrf' in results.entries['lora'].metrics, results.entries\n"
+        "print(results.document.status, sorted({'torch', 'transformers', 'peft'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1:] == ["done []"], done.stderr

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import re
 import shutil
 import unicodedata
@@ -14,7 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from bakeoff.analysis.table import columns, csv_table, failures, markdown_table, text_table
+from bakeoff.analysis.columns import columns
+from bakeoff.analysis.remarks import failures
+from bakeoff.analysis.table import csv_table, markdown_table, text_table
 from bakeoff.cli.main import main
 from bakeoff.errors import BakeoffError, did_you_mean, printable
 from bakeoff.progress.open import open_display
@@ -24,10 +25,12 @@ from bakeoff.report.notebook import notebook_html
 from bakeoff.report.page import render
 from bakeoff.report.plan import plan_lines, plan_table
 from bakeoff.report.source import Source
-from bakeoff.results import Results
+from bakeoff.results import Results, load_results
 from bakeoff.store.events import Failed, State
 from bakeoff.store.files import write_json
+from bakeoff.store.plan_document import Span
 from bakeoff.store.records import Run
+from bakeoff.store.results_document import ResultsDocument, TrialRow
 
 NASTY = ("\x1b[31mred", "[bold]x[/]", "[/nothing]", "=1+1", "\t=1", "\r@x", "\x00", "\ud800", "a\u202eb", "a\nb", "]]>",
          "<script>", "`|*", "\x9b2J", "</svg>", "{{ 7*7 }}", "\\")  # fmt: skip
@@ -48,30 +51,41 @@ def printed(*things: object) -> str:
     return console.file.getvalue()
 
 
-def renamed(document: dict, name: str, heading: str, note: str) -> dict:
+def renamed(document: ResultsDocument, name: str, heading: str, note: str) -> ResultsDocument:
     """Return results whose first entry, ranked score, bakeoff and failure have texts of somebody else."""
-    found = json.loads(json.dumps(document))
-    (old, row), *others = found["entries"].items()
-    found["entries"] = {name: row} | dict(others)
-    for pair in [*found["verdict"]["pairs"], *found["verdict"]["baseline_pairs"]]:
-        pair |= {k: name for k in ("first", "second") if pair[k] == old}
-    verdict = found["verdict"]
-    verdict["best"] = name if verdict["best"] == old else verdict["best"]
-    verdict["tied_with_best"] = [name if n == old else n for n in verdict["tied_with_best"]]
-    verdict["recommendations"] = {k: name if n == old else n for k, n in verdict["recommendations"].items()}
-    found |= {"name": name, "score_signature": note, "notes": [note]}
-    verdict |= {"text": note, "headline": note, "heading": heading}
-    next(m for m in found["metrics"] if m["name"] == found["primary"])["heading"] = heading
-    row["check_notes"] = {"loss_finite": note}
-    row["checks"] = {"loss_finite": False}
-    found["baselines"]["lead-1"] |= {"status": "failed", "error": note}
-    return found
+    (old, row), *others = document.entries.items()
+
+    def new(entry):
+        return name if entry == old else entry
+
+    def pairs(found):
+        return [pair.model_copy(update={"first": new(pair.first), "second": new(pair.second)}) for pair in found]
+
+    verdict = document.verdict
+    verdict = verdict.model_copy(
+        update={
+            "best": new(verdict.best), "tied_with_best": [*map(new, verdict.tied_with_best)],
+            "recommendations": {k: new(n) for k, n in verdict.recommendations.items()},
+            "pairs": pairs(verdict.pairs), "baseline_pairs": pairs(verdict.baseline_pairs),
+            "text": note, "headline": note, "heading": heading,
+        }
+    )  # fmt: skip
+    row = row.model_copy(update={"check_notes": {"loss_finite": note}, "checks": {"loss_finite": False}})
+    lead = document.baselines["lead-1"].model_copy(update={"status": "failed", "error": note})
+    ranked = {document.primary: {"heading": heading}}
+    return document.model_copy(
+        update={
+            "name": name, "score_signature": note, "notes": [note], "verdict": verdict,
+            "entries": {name: row} | dict(others), "baselines": document.baselines | {"lead-1": lead},
+            "metrics": [m.model_copy(update=ranked.get(m.name, {})) for m in document.metrics],
+        }
+    )  # fmt: skip
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(name=TEXTS, heading=TEXTS, note=TEXTS)
 def test_any_name_heading_and_note_goes_through_every_view(shared, name, heading, note):
-    if name in shared[1].entries | shared[1].document["baselines"]:
+    if name in shared[1].entries | shared[1].document.baselines:
         return
     results = renamed(shared[1].document, name, heading, note)
     shown = printed(text_table(results, 300)) + "".join(map(printable, failures(results)))
@@ -104,7 +118,7 @@ def test_a_long_name_of_characters_beyond_16_bits_is_drawn(shared):
 
 
 def test_a_control_character_does_not_end_the_process_inside_the_chart_library(copied):
-    results = renamed(json.loads(copied.results_file.read_text()), "a\x1b[2Jb\x00", "h\x07\x1b]0;x\x07", "n\x1b")
+    results = renamed(load_results(copied.path).document, "a\x1b[2Jb\x00", "h\x07\x1b]0;x\x07", "n\x1b")
     figure = cost_bar(results, next(c for c in columns(results) if c.key == "trainable_parameters"))
     assert r"a\x1b[2Jb\x00" in figure.svg
     assert quiet(notebook_html(results))
@@ -138,12 +152,14 @@ def test_notes_and_errors_of_a_watched_bakeoff_are_not_obeyed(kind, capsys):
 
 
 def test_a_searched_fields_name_stays_in_the_figures_folder(copied, monkeypatch):
-    results = json.loads(copied.results_file.read_text())
-    row = results["entries"]["lora"]
+    results = load_results(copied.path).document
+    row = results.entries["lora"]
     field = "../../../../outside/x"
-    row["search"] = {field: {"low": 1, "high": 9, "scale": "log"}}
-    trial = {"trial": 1, "settings": {field: 128}, "validation_loss": 2.0, "steps": 3, "status": "done", "error": None}
-    row["tuning"] |= {"chosen": {field: 128}, "trials": [trial], "edge": {}, "extended": None}
+    trial = TrialRow(trial=1, run="a", settings={field: 128}, validation_loss=2.0, steps=3, status="done", error=None)
+    tuning = {"chosen": {field: 128}, "trials": [trial], "edge": {}, "extended": None}
+    search = {field: Span(low=1, high=9, scale="log")}
+    row = row.model_copy(update={"search": search, "tuning": row.tuning.model_copy(update=tuning)})
+    results = results.model_copy(update={"entries": {"lora": row}})
     from bakeoff.report.charts.sweep import sweeps
 
     (figure,) = sweeps(results)

@@ -255,9 +255,9 @@ def test_a_checkpoint_in_few_bits_is_a_base(quantize, llama, texts, tmp_path):
     results = bakeoff.run(
         config_of(tmp_path / "m", texts, tmp_path, {"lora": {"r": 2}}, precision="bf16"), display="none"
     )
-    assert {row["status"] for row in (results.entries | results.document["baselines"]).values()} == {"done"}
-    assert results.entries["lora"]["packed_parameters"] == packed_size(family_shape("llama", quantize))[0]
-    assert results.entries["lora"]["check_notes"].keys() <= RANDOM
+    assert {row.status for row in (results.entries | results.document.baselines).values()} == {"done"}
+    assert results.entries["lora"].packed_parameters == packed_size(family_shape("llama", quantize))[0]
+    assert results.entries["lora"].check_notes.keys() <= RANDOM
     with pytest.raises(SetupError, match="entries.full: trains weights of the base itself"):
         bakeoff.plan(config_of(tmp_path / "m", texts, tmp_path, {"full": {}}))
 
@@ -325,26 +325,26 @@ def twins(llama, texts, tmp_path_factory):
 
 def test_each_storage_has_a_base_of_its_own(twins):
     document = twins[1].document
-    assert document["status"] == "done"
-    baselines = document["baselines"]
-    assert {n: row["quantize"] for n, row in baselines.items()} == {
+    assert document.status == "done"
+    baselines = document.baselines
+    assert {n: row.quantize for n, row in baselines.items()} == {
         "base": "none", "lead-1": None, "base-int8": "int8", "base-nf4": "nf4"
     }  # fmt: skip
-    losses = {row["quantize"]: row["metrics"]["neutral/loss"]["mean"] for n, row in baselines.items() if n != "lead-1"}
+    losses = {row.quantize: row.metrics["neutral/loss"].mean for n, row in baselines.items() if n != "lead-1"}
     assert len(set(losses.values())) == 3
-    for row in document["entries"].values():
-        assert row["check_notes"].keys() <= RANDOM
-        metrics = row["metrics"]
-        own = metrics["neutral/loss"]["mean"] - losses[row["quantize"]]
-        assert metrics["neutral/forgetting"]["mean"] == pytest.approx(own)
-    pairs = {(pair["first"], pair["second"]) for pair in document["verdict"]["baseline_pairs"]}
+    for row in document.entries.values():
+        assert row.check_notes.keys() <= RANDOM
+        metrics = row.metrics
+        own = metrics["neutral/loss"].mean - losses[row.quantize]
+        assert metrics["neutral/forgetting"].mean == pytest.approx(own)
+    pairs = {(pair.first, pair.second) for pair in document.verdict.baseline_pairs}
     assert {("lora-nf4", "base-nf4"), ("lora-nf4", "base")} <= pairs
     assert not {("lora", "base-nf4"), ("lora-int8", "base-nf4")} & pairs
 
 
 def test_the_same_lora_over_four_bits_by_two_names_is_one(twins):
     entries = twins[1].entries
-    assert entries["qlora"]["metrics"]["test/loss"] == entries["lora-nf4"]["metrics"]["test/loss"]
+    assert entries["qlora"].metrics["test/loss"] == entries["lora-nf4"].metrics["test/loss"]
 
 
 def test_the_verdict_says_what_few_bits_cost_and_save(twins):
@@ -362,7 +362,7 @@ def test_a_run_of_a_packed_base_can_be_used_and_its_card_says_how(twins):
     _, results = twins
     entry = results.entry("qlora")
     document = results.folder.examples("test")
-    first = next(iter(document))["document"]
+    first = next(iter(document)).document
     assert entry.load().generate([first]) == [entry.predictions()[0]["output"]]
     card = (entry.adapter / "README.md").read_text()
     assert 'bnb_4bit_quant_type="nf4"' in card

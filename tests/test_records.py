@@ -47,8 +47,8 @@ def test_a_search_of_many_runs_is_read_once(searched, monkeypatch):
     monkeypatch.setattr(Folder, "plan", lambda self: plans.append(1) or plan)
     run = RunFolder.run
     monkeypatch.setattr(RunFolder, "run", lambda self: read.append(self.path.name) or run(self))
-    trials = summarize(searched)["entries"]["lora"]["tuning"]["trials"]
-    assert [row["run"] for row in trials] == ["lora-t1", "lora-t2"]
+    trials = summarize(searched).entries["lora"].tuning.trials
+    assert [row.run for row in trials] == ["lora-t1", "lora-t2"]
     assert len(plans) == 1
     assert all(not name.startswith("lora-t") for name in read)  # the plan knows those
 
@@ -61,7 +61,7 @@ def test_a_further_trial_counts_with_what_was_searched_alone(searched):
     start(searched, row, id="lora-t3", trial=3, settings=row["settings"] | {"learning_rate": 0.1})
     start(searched, row, id="last_layers-t3", trial=3)
     assert [run.id for run in searched.trials("lora")] == ["lora-t1", "lora-t2", "lora-t3"]
-    assert len(summarize(searched)["entries"]["lora"]["tuning"]["trials"]) == 3
+    assert len(summarize(searched).entries["lora"].tuning.trials) == 3
 
 
 def test_a_final_run_without_the_searched_field_has_chosen_nothing(searched):
@@ -69,7 +69,7 @@ def test_a_final_run_without_the_searched_field_has_chosen_nothing(searched):
     assert chosen_settings(searched, [row["id"]], ["learning_rate"]) == {"learning_rate": 0.01}
     start(searched, row, settings={})
     assert chosen_settings(searched, [row["id"]], ["learning_rate"]) is None
-    assert summarize(searched)["entries"]["lora"]["tuning"]["chosen"] is None
+    assert summarize(searched).entries["lora"].tuning.chosen is None
 
 
 def test_a_curve_without_validations_has_no_lowest_loss(searched):

@@ -11,12 +11,16 @@ import pytest
 from rich.console import Console
 
 import bakeoff
-from bakeoff.analysis.table import columns, escape_markdown, remarks, text_table
+from bakeoff.analysis.columns import columns
+from bakeoff.analysis.remarks import remarks
+from bakeoff.analysis.table import escape_markdown, text_table
 from bakeoff.api import refresh_report
 from bakeoff.errors import SetupError
 from bakeoff.report.source import Source
 from bakeoff.report.writing import write_report
+from bakeoff.store.checksums import read_mapping, unsealed
 from bakeoff.store.files import write_json, write_jsonl
+from bakeoff.store.results_document import ResultsDocument, stored_results
 from bakeoff.store.run_folder import Folder
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -58,6 +62,10 @@ class Page(HTMLParser):
             self.rows[-1][-1] += data + "\n"
 
 
+def written(folder: Folder) -> ResultsDocument:
+    return stored_results(unsealed(read_mapping(folder.results_file)))
+
+
 def page_of(folder: Folder) -> tuple[str, Page]:
     text = refresh_report(folder.path).read_text(encoding="utf-8")
     return text, Page(text)
@@ -65,17 +73,17 @@ def page_of(folder: Folder) -> tuple[str, Page]:
 
 def test_the_page_holds_every_figure_and_loads_nothing(copied):
     text, page = page_of(copied)
-    results = json.loads(copied.results_file.read_text())
+    results = written(copied)
     table, differences = page.rows[:8], page.rows[8:]
     assert [re.sub(r"\n.*", "", row[0], flags=re.S) for row in table] == [
         "entry", "prompt_tuning", "last_layers", "lora", "base", "few-shot-2", "lead-1", "oracle",
     ]  # fmt: skip
-    assert f"{results['entries']['lora']['metrics']['test/loss']['mean']:.3f}" in page.rows[3][1]
+    assert f"{results.entries['lora'].metrics['test/loss'].mean:.3f}" in page.rows[3][1]
     assert all(len(row) == 1 + len(columns(results)) for row in table)
     assert len(differences) == 1 + 3 + 3 * 3  # a heading, every two entries, every entry with each baseline
-    pair = results["verdict"]["pairs"][0]
-    assert differences[1][0].strip() == f"{pair['first']} \N{MINUS SIGN} {pair['second']}"
-    assert f"{100 * pair['low']:.1f} to {100 * pair['high']:.1f}" in differences[1][1]
+    pair = results.verdict.pairs[0]
+    assert differences[1][0].strip() == f"{pair.first} \N{MINUS SIGN} {pair.second}"
+    assert f"{100 * pair.low:.1f} to {100 * pair.high:.1f}" in differences[1][1]
     assert all(f">for {word}</span><b>" in text for word in ("quality", "memory", "size", "time"))
     assert all(load.startswith(("data:text/csv", "#", "figures/")) for load in page.loads)
     assert all((copied.path / load).exists() for load in page.loads if load.startswith("figures/"))
@@ -85,7 +93,7 @@ def test_the_page_holds_every_figure_and_loads_nothing(copied):
     assert text.count('class="drawing"') == drawings
     assert len(list(copied.figures.glob("*.svg"))) == len(list(copied.figures.glob("*.csv"))) == drawings
     assert len(text) < 1_500_000
-    assert results["verdict"]["headline"] in page.verdict
+    assert results.verdict.headline in page.verdict
 
 
 def test_a_report_removes_its_own_figures_and_nothing_else(copied):
@@ -102,13 +110,13 @@ def test_a_report_removes_its_own_figures_and_nothing_else(copied):
 
 def test_csv_and_markdown_agree_with_the_results(copied):
     write_report(copied.path)
-    results = json.loads(copied.results_file.read_text())
+    results = written(copied)
     rows = {row["entry"]: row for row in csv.DictReader(io.StringIO(copied.csv_file.read_text()))}
-    assert list(rows) == [*results["entries"], *results["baselines"]]
-    for name, row in results["entries"].items():
-        assert float(rows[name]["test/rougeL"]) == row["metrics"]["test/rougeL"]["mean"]
-        assert float(rows[name]["test/loss/high"]) == row["metrics"]["test/loss"]["high"]
-        assert int(rows[name]["trainable_parameters"]) == row["trainable_parameters"]
+    assert list(rows) == [*results.entries, *results.baselines]
+    for name, row in results.entries.items():
+        assert float(rows[name]["test/rougeL"]) == row.metrics["test/rougeL"].mean
+        assert float(rows[name]["test/loss/high"]) == row.metrics["test/loss"].high
+        assert int(rows[name]["trainable_parameters"]) == row.trainable_parameters
     assert rows["lead-1"]["test/loss"] == ""
     lines = [line for line in copied.markdown_file.read_text().splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {len(columns(results)) + 2}
@@ -134,7 +142,8 @@ def test_failed_and_missing_runs_are_rows_that_say_so(copied):
     assert "unfinished" in rows["last_layers"][1]
     assert page.tags.count("script") == 1
     assert text.count('aria-label="Loss of') == 2  # the failed run's curve stays
-    assert not Source.of([copied], {}).predictions({"runs": [failed.id]})  # what it left has no part
+    results = written(copied)
+    assert not Source.of([copied], results).predictions(results.entries["lora"])  # what it left has no part
     with pytest.raises(SetupError, match="entry 'lora' has no finished run"):
         bakeoff.load_results(copied.path).entry("lora").predictions()
     assert "Not in this comparison: last_layers (unfinished) and lora (failed)" in text
@@ -154,7 +163,7 @@ def test_training_that_never_improved_is_said_everywhere(copied):
     remark = "lora: training never improved on the start; try another learning_rate"
     assert remark in text
     assert remark in copied.markdown_file.read_text().replace("\\", "")
-    assert f"not better: {remark}" in remarks(json.loads(copied.results_file.read_text()))
+    assert f"not better: {remark}" in remarks(written(copied))
 
 
 def test_a_bakeoff_without_any_result_has_a_page(copied):
@@ -169,7 +178,7 @@ def test_texts_of_users_are_shown_and_never_read_as_markup(copied):
     examples = [json.loads(line) for line in copied.examples_file("test").read_text().splitlines()]
     write_jsonl(copied.examples_file("test"), [{**e, "document": HOSTILE, "summary": HOSTILE} for e in examples])
     run = copied.run(next(r.id for r in copied.runs() if r.entry == "lora"))
-    write_jsonl(run.predictions_file, [{**row, "output": HOSTILE} for row in run.predictions()])
+    write_jsonl(run.predictions_file, [row.row() | {"output": HOSTILE} for row in run.predictions()])
     run.write_result(run.result())
     plan = copied.plan().row()
     next(m for m in plan["metrics"] if m["name"] == plan["primary"])["heading"] = HOSTILE
@@ -184,13 +193,13 @@ def test_rows_of_one_source_document_are_one_piece_of_evidence(copied):
     rows = [json.loads(line) for line in copied.examples_file("test").read_text().splitlines()]
     write_jsonl(copied.examples_file("test"), [{**r, "document": f"text {i % 3}"} for i, r in enumerate(rows)])
     page_of(copied)
-    assert json.loads(copied.results_file.read_text())["verdict"]["documents"] == 3
+    assert written(copied).verdict.documents == 3
     write_jsonl(copied.examples_file("test"), [{**r, "document": "the same"} for r in rows])
     text, _ = page_of(copied)
-    results = json.loads(copied.results_file.read_text())
+    results = written(copied)
     assert "One test document cannot tell entries apart" in text
-    assert "low" not in results["entries"]["lora"]["metrics"]["test/rougeL"]
-    assert results["verdict"]["pairs"][0]["p_holm"] is None
+    assert results.entries["lora"].metrics["test/rougeL"].low is None
+    assert results.verdict.pairs[0].p_holm is None
 
 
 def test_several_seeds_and_one_entry(tiny_config):
@@ -198,8 +207,8 @@ def test_several_seeds_and_one_entry(tiny_config):
     results = bakeoff.run(tiny_config, {"protocol.seeds": 2, "protocol.epochs": 1}, display="none")
     text = results.folder.report_file.read_text()
     assert text.count('class="drawing"') == 4 * 4 + 1 + 1 + 5  # a single entry has pairs with the baselines only
-    assert results.entries["lora"]["seeds"] == 2
-    assert results.document["verdict"]["covers"] == "documents and two seeds"
+    assert results.entries["lora"].seeds == 2
+    assert results.document.verdict.covers == "documents and two seeds"
     assert "seeds</dt><dd>0, 1</dd>" in text
 
 
@@ -209,9 +218,9 @@ def test_a_folder_without_results_is_refused(tmp_path):
 
 
 def test_a_column_measured_nowhere_is_not_the_best(shared):
-    results = json.loads(json.dumps(shared[1].document))
-    for row in results["entries"].values():
-        row["costs"]["peak_bytes"] = None
+    unknown = {"peak_bytes": None}
+    entries = {n: row.model_copy(update={"costs": row.costs | unknown}) for n, row in shared[1].entries.items()}
+    results = shared[1].document.model_copy(update={"entries": entries})
     console = Console(file=io.StringIO(), width=300, force_terminal=True, color_system="standard")
     console.print(text_table(results, 300))
     assert "not measured" in console.file.getvalue()

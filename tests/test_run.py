@@ -56,20 +56,20 @@ def test_the_plan_foretells_counts_and_steps(shared):
     config, results = shared
     plan = bakeoff.plan(config)
     for name, row in plan["entries"].items():
-        assert row["trainable_parameters"] == results.entries[name]["trainable_parameters"]
-        assert row["total_parameters"] == results.entries[name]["total_parameters"]
-        assert row["steps"] == results.entries[name]["steps"] == 10
+        assert row["trainable_parameters"] == results.entries[name].trainable_parameters
+        assert row["total_parameters"] == results.entries[name].total_parameters
+        assert row["steps"] == results.entries[name].steps == 10
     assert [r["id"] for r in plan["runs"]] == [r.id for r in results.folder.runs()]
 
 
 def test_curves_hold_every_validation_and_the_best_is_kept(shared):
     _, results = shared
     for row in results.entries.values():
-        curve = results.folder.run(row["runs"][0]).curve()
-        assert [point["step"] for point in curve] == [0, 3, 5, 6, 9, 10]
-        best = min(curve, key=lambda point: point["validation/loss"])
-        assert row["best_step"] == best["step"]
-        assert row["metrics"]["validation/loss"]["mean"] == best["validation/loss"]
+        curve = results.folder.run(row.runs[0]).curve()
+        assert [point.step for point in curve] == [0, 3, 5, 6, 9, 10]
+        best = min(curve, key=lambda point: point.validation_loss)
+        assert row.best_step == best.step
+        assert row.metrics["validation/loss"].mean == best.validation_loss
 
 
 def test_the_same_config_gives_the_same_losses_in_processes_of_their_own(shared, tmp_path, processes):
@@ -77,9 +77,9 @@ def test_the_same_config_gives_the_same_losses_in_processes_of_their_own(shared,
     again = bakeoff.run(
         {**config, "output": str(tmp_path / "again"), "entries": {"lora": config["entries"]["lora"]}}, display="none"
     )
-    assert again.entries["lora"]["metrics"] == results.entries["lora"]["metrics"]
-    assert again.entries["lora"]["runs"] == results.entries["lora"]["runs"]
-    (run,) = again.entries["lora"]["runs"]
+    assert again.entries["lora"].metrics == results.entries["lora"].metrics
+    assert again.entries["lora"].runs == results.entries["lora"].runs
+    (run,) = again.entries["lora"].runs
     files = {file.name for file in again.folder.run(run).path.iterdir() if file.is_file()}
     assert files == {"run.json", "result.json", "metrics.jsonl", "predictions.jsonl", "log.txt"}
 
@@ -92,9 +92,9 @@ def test_results_print_make_a_frame_and_load_the_winner(shared):
     assert repr(results).startswith(f"<Results of {results.folder.path}: done; entries prompt_tuning, last_layers")
     frame = results.to_pandas()
     assert list(frame.index) == [*ENTRIES, "base", "few-shot-2", "lead-1", "oracle"]
-    assert frame.loc["lora", "test/loss"] == results.entries["lora"]["metrics"]["test/loss"]["mean"]
+    assert frame.loc["lora", "test/loss"] == results.entries["lora"].metrics["test/loss"].mean
     best = results.best()
-    assert best.name == results.document["verdict"]["recommendations"]["quality"]
+    assert best.name == results.document.verdict.recommendations["quality"]
     rows = best.predictions()
     assert best.load().generate([row["document"] for row in rows]) == [row["output"] for row in rows]
     with pytest.raises(SetupError, match="Did you mean 'lora'"):
@@ -110,11 +110,11 @@ def test_the_package_lists_what_is_public_and_wants_a_path_or_a_mapping():
 def test_a_failing_run_is_a_row_and_the_others_go_on(tiny_config):
     tiny_config["entries"] = {"wild": {"method": "last_layers", "learning_rate": 1e30}, "lora": {"r": 2}}
     results = bakeoff.run(tiny_config, {"protocol.clip_norm": None}, display="none")
-    assert results.document["status"] == "incomplete"
-    assert results.entries["wild"]["status"] == "failed"
-    assert "Try a lower learning_rate" in results.entries["wild"]["error"]
-    assert results.entries["wild"]["checks"] == {"loss_finite": False}
-    assert results.entries["lora"]["status"] == "done"
+    assert results.document.status == "incomplete"
+    assert results.entries["wild"].status == "failed"
+    assert "Try a lower learning_rate" in results.entries["wild"].error
+    assert results.entries["wild"].checks == {"loss_finite": False}
+    assert results.entries["lora"].status == "done"
     assert "wild (failed)" in results.verdict
 
 
@@ -143,10 +143,10 @@ def test_a_killed_run_is_a_row_and_is_run_again(tiny_config, processes):
     results = bakeoff.run(tiny_config, {"protocol.epochs": 200}, display="none")
     killer.join()
     assert (
-        results.entries["lora"]["error"]
+        results.entries["lora"].error
         == "its process ended with SIGKILL. Out of memory? Try a smaller protocol.batch_size"
     )
-    assert results.document["baselines"]["base"]["status"] == "done"
+    assert results.document.baselines["base"].status == "done"
 
 
 def test_soft_prompts_leave_room_in_the_context(tiny_config):
@@ -176,8 +176,8 @@ def test_a_run_id_follows_all_that_determines_a_result(tiny_config):
 def test_an_entry_may_be_called_like_a_baseline_of_another_length(tiny_config):
     tiny_config["entries"] = {"lead-2": {"method": "lora", "r": 2}}
     results = bakeoff.run(tiny_config, {"protocol.epochs": 1}, display="none")
-    assert results.entries["lead-2"]["metrics"]["test/loss"]["mean"] > 0
-    assert results.entries["lead-2"]["costs"]["train_seconds"] > 0
+    assert results.entries["lead-2"].metrics["test/loss"].mean > 0
+    assert results.entries["lead-2"].costs["train_seconds"] > 0
 
 
 def test_a_model_without_weights_or_tokenizer_is_refused_before_anything_is_written(tiny_config, tiny_model, tmp_path):
@@ -229,7 +229,7 @@ def test_nothing_outlives_a_killed_driver_and_the_bakeoff_goes_on(tiny_config, t
     while any(Path(f"/proc/{pid}").exists() for pid in family) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not any(Path(f"/proc/{pid}").exists() for pid in family)
-    assert bakeoff.run(config, display="none").document["status"] == "done"
+    assert bakeoff.run(config, display="none").document.status == "done"
 
 
 def test_test_scores_are_against_every_reference(tiny_config, tmp_path):
@@ -241,21 +241,21 @@ def test_test_scores_are_against_every_reference(tiny_config, tmp_path):
     tiny_config["data"]["test"] = str(write_rows(tmp_path / "several.jsonl", rows))
     tiny_config["entries"] = {"lora": {"r": 2}}
     results = bakeoff.run(tiny_config, {"protocol.epochs": 1}, display="none")
-    assert "mean over references" in results.document["score_signature"]
+    assert "mean over references" in results.document.score_signature
     assert "mean over references" in str(results)
     scorer = RougeScorer(["rougeL"], use_stemmer=True)
-    for row in (results.entries["lora"], results.document["baselines"]["lead-1"]):
-        outputs = [p["output"] for p in results.folder.run(row["runs"][0]).predictions()]
+    for row in (results.entries["lora"], results.document.baselines["lead-1"]):
+        outputs = [p.output for p in results.folder.run(row.runs[0]).predictions()]
         each = [
             [scorer.score(text, output)["rougeL"].fmeasure for text in texts]
             for output, texts in zip(outputs, references, strict=True)
         ]
         expected = {"rougeL": [sum(s) / len(s) for s in each], "rougeL_max": [max(s) for s in each]}
         for name, scores in expected.items():
-            metric = row["metrics"][f"test/{name}"]
-            assert metric["mean"] == pytest.approx(sum(scores) / len(scores), abs=1e-9)
-            assert metric["low"] <= metric["mean"] <= metric["high"]
+            metric = row.metrics[f"test/{name}"]
+            assert metric.mean == pytest.approx(sum(scores) / len(scores), abs=1e-9)
+            assert metric.low <= metric.mean <= metric.high
         words = [len(output.split()) for output in outputs]
-        assert row["metrics"]["test/output_words"]["mean"] == pytest.approx(sum(words) / len(words))
-        assert row["metrics"]["test/reference_tokens"]["mean"] > 0
+        assert row.metrics["test/output_words"].mean == pytest.approx(sum(words) / len(words))
+        assert row.metrics["test/reference_tokens"].mean > 0
     assert results.best().predictions()[2]["references"] == references[2]

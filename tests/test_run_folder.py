@@ -155,7 +155,7 @@ def content(folder):
 def test_a_users_files_in_a_run_folder_stay(shared, copied):
     """Beside bakeoff's own, in any of its folders: nothing but names of the layout is ever removed."""
     config, results = shared
-    run = copied.run(results.entries["lora"]["runs"][0])
+    run = copied.run(results.entries["lora"].runs[0])
     mine = [copied.path / "notes.txt", copied.path / "data/mine.jsonl", copied.figures / "mine.svg",
             copied.trunk / "mine.bin", copied.trunk / "a.tmp", run.path / "mine.txt", run.adapter / "mine.txt",
             run.checkpoints / "mine.safetensors", run.checkpoints / ".mine.tmp",
@@ -168,7 +168,7 @@ def test_a_users_files_in_a_run_folder_stay(shared, copied):
     for file in left:
         file.touch()
     again = bakeoff.run({**config, "output": str(copied.path)}, {"trackers": []}, display="none")
-    assert again.entries["lora"]["metrics"] == results.entries["lora"]["metrics"]
+    assert again.entries["lora"].metrics == results.entries["lora"].metrics
     assert [file.read_text() for file in mine] == ["mine"] * len(mine)
     assert not any(file.exists() for file in left)  # of bakeoff's own, which was killed while it wrote
 
@@ -176,7 +176,7 @@ def test_a_users_files_in_a_run_folder_stay(shared, copied):
 @pytest.mark.parametrize("name", ["figures", "runs", "data", "trunk", "events.jsonl", "results.csv", "ADAPTER", "log"])
 def test_nothing_is_written_through_a_link_in_a_run_folder(shared, copied, tmp_path, name):
     config, results = shared
-    run = copied.run(results.entries["lora"]["runs"][0])
+    run = copied.run(results.entries["lora"].runs[0])
     path = {"ADAPTER": run.adapter, "log": run.log_file}.get(name, copied.path / name)
     elsewhere = tmp_path / "elsewhere"
     if path.exists():
@@ -237,7 +237,7 @@ def test_what_is_damaged_is_made_anew_or_named(tiny_config):
         results.entry("lora").load()
     again = bakeoff.run(tiny_config, {"protocol.epochs": 1}, display="none")
     assert lead.predictions_file.read_text() == whole
-    assert again.entries["lora"]["metrics"] == first["entries"]["lora"]["metrics"]
+    assert again.entries["lora"].metrics == first["entries"]["lora"]["metrics"]
     assert again.entry("lora").adapter == lora.adapter
 
 
@@ -281,7 +281,7 @@ def test_a_page_over_several_bakeoffs_replaces_no_file_of_a_users(shared, copied
 def test_nothing_is_written_through_a_hard_link_in_a_run_folder(shared, copied, tmp_path):
     """A folder from elsewhere may hold one to a file of the user's; what is appended goes to a copy."""
     config, results = shared
-    run = copied.run(results.entries["lora"]["runs"][0])
+    run = copied.run(results.entries["lora"].runs[0])
     run.result_file.unlink()
     run.log_file.touch()
     trackers = copied.path / "trackers.log"

@@ -26,10 +26,10 @@ def test_where_every_trial_fails_the_entry_has_failed_and_is_tried_again(tiny_co
     }
     changes = {"protocol.clip_norm": None, "tune.trials": 2, "protocol.epochs": 1}
     results = bakeoff.run(tiny_config, changes, display="none")
-    assert results.document["status"] == "incomplete"
-    assert results.entries["wild"]["status"] == "failed"
-    assert results.entries["wild"]["error"].startswith("every trial failed: the training loss is")
-    assert results.entries["lora"]["status"] == "done"
+    assert results.document.status == "incomplete"
+    assert results.entries["wild"].status == "failed"
+    assert results.entries["wild"].error.startswith("every trial failed: the training loss is")
+    assert results.entries["lora"].status == "done"
     seen = started(monkeypatch)
     bakeoff.run(tiny_config, changes, display="none")
     assert [run[:3] for run in seen] == [("wild", "trial", 1), ("wild", "trial", 2)]
@@ -40,13 +40,13 @@ def test_several_fields_are_searched_together_and_whole_numbers_stay_whole(tiny_
         "lora": {"r": {"low": 1, "high": 8}, "lora_dropout": {"low": 0, "high": 0.5, "scale": "linear"}}
     }
     results = bakeoff.run(tiny_config, {"tune": {"trials": 3, "halving": False}, "protocol.epochs": 1}, display="none")
-    trials = results.entries["lora"]["tuning"]["trials"]
+    trials = results.entries["lora"].tuning.trials
     assert all(set(t["settings"]) == {"learning_rate", "r", "lora_dropout"} for t in trials)
     assert all(isinstance(t["settings"]["r"], int) for t in trials)
     assert {t["steps"] for t in trials} == {5}
     plan = bakeoff.plan(tiny_config, {"tune.trials": 3})["entries"]["lora"]
-    largest, chosen = (max(t["r"] for t in plan["trial_points"]), results.entries["lora"]["tuning"]["chosen"]["r"])
-    assert plan["trainable_parameters"] * chosen == largest * results.entries["lora"]["trainable_parameters"]
+    largest, chosen = (max(t["r"] for t in plan["trial_points"]), results.entries["lora"].tuning.chosen["r"])
+    assert plan["trainable_parameters"] * chosen == largest * results.entries["lora"].trainable_parameters
 
 
 def test_a_soft_prompt_is_not_extended_past_the_room_kept_for_it(tiny_config):
@@ -55,7 +55,7 @@ def test_a_soft_prompt_is_not_extended_past_the_room_kept_for_it(tiny_config):
     longest = max(point["num_virtual_tokens"] for point in plan["entries"]["prompt_tuning"]["trial_points"])
     assert plan["max_tokens"] == min(60, 64 - longest)
     results = bakeoff.run(tiny_config, {"tune.trials": 2, "protocol.max_tokens": 60}, display="none")
-    found = results.entries["prompt_tuning"]["tuning"]
+    found = results.entries["prompt_tuning"].tuning
     assert max(t["settings"]["num_virtual_tokens"] for t in found["trials"]) == longest
     if found["edge"] == {"num_virtual_tokens": "high"}:
         assert found["extended"] == "no room"

@@ -172,7 +172,7 @@ def test_ids_and_texts_in_data_make_no_files(tiny_config, tmp_path, monkeypatch)
     before = {path for path in tmp_path.rglob("*") if path.is_file()}
     output = Path(tiny_config["output"])
     results = bakeoff.run(tiny_config, {"protocol.epochs": 1}, display="none")
-    assert results.document["status"] == "done"
+    assert results.document.status == "done"
     after = {path for path in tmp_path.rglob("*") if path.is_file()} - before
     assert all(path.is_relative_to(output) for path in after)
     page = results.folder.report_file.read_text()
@@ -253,4 +253,4 @@ def test_a_folder_is_ones_own_by_a_key_that_stays_at_home(shared, copied, monkey
     assert (tmp_path / "another user/bakeoff/key").stat().st_mode & 0o777 == 0o600
     monkeypatch.setenv("XDG_STATE_HOME", "/proc/no home")
     assert not is_own(copied)
-    assert bakeoff.run({**config, "output": str(copied.path)}, display="none").document["status"] == "done"
+    assert bakeoff.run({**config, "output": str(copied.path)}, display="none").document.status == "done"

@@ -170,7 +170,7 @@ def test_a_bakeoff_without_forks_gives_what_others_give(shared, tmp_path, monkey
     results = bakeoff.run(
         config | {"entries": entries, "baselines": ["base"], "output": str(tmp_path / "out")}, display="none"
     )
-    assert results.entries["lora"]["status"] == "done"
+    assert results.entries["lora"].status == "done"
     ours, other = results.entry("lora").best_run(), expected.entry("lora").best_run()
     one, two = (r.folder.run(run.id) for r, run in ((results, ours), (expected, other)))
     assert one.predictions_file.read_bytes() == two.predictions_file.read_bytes()

@@ -57,13 +57,13 @@ def config(undisturbed, tmp_path):
 
 
 def assert_same(results, expected):
-    assert results.document["status"] == "done"
+    assert results.document.status == "done"
     assert results.verdict == expected.verdict
     for name, row in expected.entries.items():
-        assert results.entries[name]["metrics"] == row["metrics"]
-        one, other = (r.folder.run(row["runs"][0]) for r in (results, expected))
+        assert results.entries[name].metrics == row.metrics
+        one, other = (r.folder.run(row.runs[0]) for r in (results, expected))
         assert one.predictions_file.read_bytes() == other.predictions_file.read_bytes()
-        assert [{**r, "seconds": 0} for r in one.curve()] == [{**r, "seconds": 0} for r in other.curve()]
+        assert [r.row() | {"seconds": 0} for r in one.curve()] == [r.row() | {"seconds": 0} for r in other.curve()]
         for file in other.adapter.glob("*.safetensors"):
             assert (one.adapter / file.name).read_bytes() == file.read_bytes()
     assert not list(results.folder.path.rglob("checkpoints"))
@@ -141,7 +141,7 @@ def test_a_killed_driver_and_one_that_is_asked_to_stop_lose_nothing(config, undi
     assert checkpoints(config, "top")
     assert output.report_file.exists()
     left = bakeoff.load_results(output.path)  # top may have come to its end before it was asked
-    assert [left.entries[name]["status"] for name in ("lora", "small")] == ["done", "unfinished"]
+    assert [left.entries[name].status for name in ("lora", "small")] == ["done", "unfinished"]
     assert re.search(r"Not in this comparison: .*small \(unfinished\)", left.verdict)
     assert_same(bakeoff.run(config, display="none"), undisturbed[1])
 

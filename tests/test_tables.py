@@ -157,8 +157,10 @@ def test_examples_that_were_stored_by_older_code_are_read_rightly(tmp_path):
         {"id": "x", "document": "c", "summary": "d", "group": "g", "references": ["d", "e"], "around": ["<", ">"]},
     ]
     from bakeoff.data.examples import Example
-    from bakeoff.store.files import read_jsonl
+    from bakeoff.store.run_folder import Folder
 
-    found = [Example.from_row(row) for row in read_jsonl(write_rows(tmp_path / "test.jsonl", rows))]
+    (tmp_path / "data").mkdir()
+    write_rows(tmp_path / "data/test.jsonl", rows)
+    found = [Example.from_row(row.row()) for row in Folder(tmp_path).examples("test")]
     assert found == [Example("1", "a", "b"), Example("x", "c", "d", "g", ("d", "e"), ("<", ">"))]
     assert [example.row() for example in found] == rows

@@ -35,7 +35,7 @@ def test_tensorboard_files_hold_curves_and_scores(tiny_config):
         board = EventAccumulator(str(folder.path / "tensorboard" / run.id)).Reload()
         points = {point.step: point.value for point in board.Scalars("validation/loss")}
         # a trial that went on after its rung has the point there once more
-        assert points == pytest.approx({row["step"]: row["validation/loss"] for row in curve})
+        assert points == pytest.approx({row.step: row.validation_loss for row in curve})
         if run.kind == "entry":
             (last,) = board.Scalars("test/rougeL")
             assert last.value == pytest.approx(record.metrics["test/rougeL"])

@@ -143,7 +143,7 @@ def test_a_method_that_changes_the_base_has_no_trunk(tiny_config, monkeypatch):
     monkeypatch.setattr(LastLayers, "keeps_base", False)
     tiny_config["entries"], tiny_config["baselines"] = {"last_layers": {}}, ["base"]
     results = bakeoff.run(tiny_config, {"protocol.epochs": 1}, display="none")
-    assert results.entries["last_layers"]["costs"].get("trunk_seconds") is None
+    assert results.entries["last_layers"].costs.get("trunk_seconds") is None
 
 
 def test_a_bakeoff_gives_the_same_losses_with_and_without(tiny_config, tmp_path):
@@ -153,10 +153,10 @@ def test_a_bakeoff_gives_the_same_losses_with_and_without(tiny_config, tmp_path)
     first = bakeoff.run(tiny_config, {"protocol.precision": "fp32"}, display="none")
     off = {"protocol.precision": "fp32", "protocol.trunk_cache": "off", "output": str(tmp_path / "off")}
     second = bakeoff.run(tiny_config, off, display="none")
-    losses = [r.entries["last_layers"]["metrics"]["test/loss"]["mean"] for r in (first, second)]
+    losses = [r.entries["last_layers"].metrics["test/loss"].mean for r in (first, second)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    assert first.entries["last_layers"]["costs"]["trunk_seconds"] > 0
-    assert second.entries["last_layers"]["costs"].get("trunk_seconds") is None
+    assert first.entries["last_layers"].costs["trunk_seconds"] > 0
+    assert second.entries["last_layers"].costs.get("trunk_seconds") is None
     assert not first.folder.trunk.exists()
 
 

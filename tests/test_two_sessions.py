@@ -59,7 +59,7 @@ def test_a_config_that_is_edited_while_its_bakeoff_runs_changes_no_run(shared, t
     monkeypatch.setattr(api, "LocalExecutor", lambda _: Inline(edit))
     found = bakeoff.run({**config, "output": str(tmp_path / "out")}, display="none")
     for name, row in results.entries.items():
-        assert (found.entries[name]["steps"], found.entries[name]["metrics"]) == (row["steps"], row["metrics"])
+        assert (found.entries[name].steps, found.entries[name].metrics) == (row["steps"], row["metrics"])
 
 
 def test_a_plan_of_no_config_is_one_line(copied):
@@ -87,7 +87,7 @@ def test_examples_of_another_session_are_never_taken_for_the_plans(shared, copie
     with pytest.raises(SetupError, match=r"its examples do not match its plan. Try: bakeoff run again"):
         bakeoff.load_results(copied.path)
     again = bakeoff.run({**config, "output": str(copied.path)}, display="none")
-    assert again.document["entries"] == results.document["entries"]
+    assert again.document.entries == results.document.entries
 
 
 def test_what_runs_can_be_shown_planned_and_reported_meanwhile(shared, copied):
@@ -125,7 +125,7 @@ def test_other_trials_of_an_older_search_change_no_record_of_the_new_one(tiny_co
     fresh = bakeoff.run({**config, "tune": four, "output": str(tmp_path / "fresh")}, display="none")
     bakeoff.run({**config, "tune": one}, display="none")
     resumed = bakeoff.run({**config, "tune": four}, display="none")
-    found = [{**r.entries["lora"]["tuning"], "seconds": 0} for r in (fresh, resumed)]
+    found = [{**r.entries["lora"].tuning, "seconds": 0} for r in (fresh, resumed)]
     assert found[0] == found[1]
     assert found[0]["trials"][0]["steps"] < max(trial["steps"] for trial in found[0]["trials"])  # it does stop early
 
@@ -244,4 +244,4 @@ def test_runs_whose_plan_is_lost_keep_all_that_belongs_to_them(shared, copied, l
     with pytest.raises(bakeoff.BakeoffError, match="no room for the document"):
         bakeoff.run(mine, {"generation.max_new_tokens": 60}, display="none")
     assert kept(copied) == before
-    assert bakeoff.run(mine, display="none").document["entries"] == results.document["entries"]
+    assert bakeoff.run(mine, display="none").document.entries == results.document.entries

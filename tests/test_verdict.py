@@ -6,19 +6,29 @@ import numpy
 import pytest
 
 from bakeoff.analysis.statistics import Resamples, Scores, estimate
+from bakeoff.analysis.summary import COUNTED, OF_ENTRIES
 from bakeoff.analysis.twins import memory_saved, twins
 from bakeoff.analysis.verdict import LOSS, Yardstick, make_verdict
 from bakeoff.errors import SetupError
 from bakeoff.report.differences import difference_rows, recommendation
+from bakeoff.store.plan_document import Span
+from bakeoff.store.results_document import MeanScore, ResultsRow
 
 METRIC = Yardstick().metric
 CLAIMS = ("better", "best on", "leads", "behind", "above")
 
 
 def row_of(kind="entry", status="done", size=100.0, peak=1.0, seconds=1.0, validation=3.0):
-    costs = {"adapter_bytes": size, "peak_bytes": peak, "train_seconds": seconds}
-    facts = {"kind": kind, "status": status, "costs": costs, "metrics": {"validation/loss": {"mean": validation}}}
-    return facts | {"method": kind, "settings": {}}
+    return ResultsRow(
+        kind=kind, method=kind, status=status, settings={}, error=None, seeds=1, runs=[], checks={}, check_notes={},
+        metrics={"validation/loss": MeanScore(mean=validation)},
+        costs={"adapter_bytes": size, "peak_bytes": peak, "train_seconds": seconds},
+        **dict.fromkeys((*COUNTED, *OF_ENTRIES)),
+    )  # fmt: skip
+
+
+def with_costs(row, **costs):
+    return row.model_copy(update={"costs": costs})
 
 
 def judge(rows, rouge, losses=None, resamples=2000):
@@ -27,7 +37,7 @@ def judge(rows, rouge, losses=None, resamples=2000):
     for metric, values in ((METRIC, rouge), (LOSS, losses or {})):
         for name, array in values.items():
             array = numpy.atleast_2d(array)
-            table[name, metric] = Scores(array, numpy.ones(array.shape[1]), rows[name]["kind"] == "entry")
+            table[name, metric] = Scores(array, numpy.ones(array.shape[1]), rows[name].kind == "entry")
     documents = next(iter(table.values())).numerators.shape[1] if table else 0
     return make_verdict(rows, estimate(table, Resamples(range(documents), resamples=resamples)), Yardstick())
 
@@ -57,45 +67,46 @@ def test_a_tie_is_named_with_its_interval_and_the_rest_are_behind(tie):
     rows, rouge = tie
     verdict = judge(rows, rouge)
     first, second = sorted("ab", key=lambda n: -rouge[n].mean())
-    assert (verdict["best"], verdict["tied_with_best"]) == (first, [second])
-    pair = verdict["pairs"][0]
-    assert (pair["first"], pair["second"]) == (first, second)
-    assert pair["difference"] == pytest.approx(rouge[first].mean() - rouge[second].mean())
-    assert pair["low"] < 0 < pair["high"]
-    assert verdict["headline"].startswith(f"{first} and {second} are tied on ROUGE-L (difference ")
-    assert f"95 % interval {100 * pair['low']:.1f} to {100 * pair['high']:.1f}" in verdict["headline"]
-    assert "the adapter of b is 100.0x smaller than that of a" in verdict["text"]
-    assert f"c is behind {first} by " in verdict["text"]
-    assert "lead-1" not in verdict["text"]
-    assert "d (failed)" in verdict["text"]
-    assert "one seed per entry, so not over seeds" in verdict["text"]
-    assert not any(claim in verdict["headline"] for claim in CLAIMS)
+    assert (verdict.best, verdict.tied_with_best) == (first, [second])
+    pair = verdict.pairs[0]
+    assert (pair.first, pair.second) == (first, second)
+    assert pair.difference == pytest.approx(rouge[first].mean() - rouge[second].mean())
+    assert pair.low < 0 < pair.high
+    assert verdict.headline.startswith(f"{first} and {second} are tied on ROUGE-L (difference ")
+    assert f"95 % interval {100 * pair.low:.1f} to {100 * pair.high:.1f}" in verdict.headline
+    assert "the adapter of b is 100.0x smaller than that of a" in verdict.text
+    assert f"c is behind {first} by " in verdict.text
+    assert "lead-1" not in verdict.text
+    assert "d (failed)" in verdict.text
+    assert "one seed per entry, so not over seeds" in verdict.text
+    assert not any(claim in verdict.headline for claim in CLAIMS)
 
 
-def test_a_recommendation_is_the_cheapest_of_the_tied_and_quality_is_by_validation(tie):
+def test_a_recommendation_is_the_cheapest_of_the_tied_and_quality_is_by_validation(shared, tie):
     verdict = judge(*tie)
-    assert verdict["recommendations"] == {"quality": "a", "memory": "b", "size": "b", "time": "a"}
-    results = {"verdict": verdict, "entries": tie[0]}
+    assert verdict.recommendations == {"quality": "a", "memory": "b", "size": "b", "time": "a"}
+    results = shared[1].document.model_copy(update={"verdict": verdict, "entries": tie[0]})
     assert recommendation(results, "size") == (
         "Preferring size: b (smallest adapter, 10 B; of the 2 entries tied on ROUGE-L)."
     )
-    tie[0]["a"]["costs"]["peak_bytes"] = None
+    tie[0]["a"] = with_costs(tie[0]["a"], peak_bytes=None)
     unmeasured = judge(*tie)
-    assert unmeasured["recommendations"]["memory"] is None
-    assert "not measured" in recommendation({"verdict": unmeasured, "entries": tie[0]}, "memory")
+    assert unmeasured.recommendations["memory"] is None
+    results = results.model_copy(update={"verdict": unmeasured, "entries": tie[0]})
+    assert "not measured" in recommendation(results, "memory")
 
 
 def test_every_pair_is_there_once_with_adjusted_p_values(tie):
     verdict = judge(*tie)
-    named = [frozenset((p["first"], p["second"])) for p in verdict["pairs"]]
+    named = [frozenset((p.first, p.second)) for p in verdict.pairs]
     assert sorted(map(sorted, named)) == [list(pair) for pair in combinations("abc", 2)]
-    for pair in verdict["pairs"]:
-        assert pair["difference"] >= 0
-        assert pair["p_holm"] >= pair["p"]
-        assert pair["different"] == (pair["p_holm"] < 0.05)
-        assert pair["loss"] is None
-    assert [p["second"] for p in verdict["baseline_pairs"]] == ["lead-1"] * 3
-    assert verdict["detectable_gap"] > 0
+    for pair in verdict.pairs:
+        assert pair.difference >= 0
+        assert pair.p_holm >= pair.p
+        assert pair.different == (pair.p_holm < 0.05)
+        assert pair.loss is None
+    assert [p.second for p in verdict.baseline_pairs] == ["lead-1"] * 3
+    assert verdict.detectable_gap > 0
     assert len(difference_rows(verdict)) == 6
 
 
@@ -104,15 +115,15 @@ def test_a_clear_winner_is_best_with_the_gap_to_the_next():
     base = generator.uniform(0.2, 0.5, (3, 200))
     rouge = {"a": base + 0.2, "b": base + generator.normal(0, 0.02, (3, 200))}
     verdict = judge({n: row_of() for n in "ab"}, rouge)
-    assert verdict["headline"].startswith("a is best on ROUGE-L: ")
-    assert "points (95 % interval " in verdict["headline"]
-    assert verdict["headline"].endswith(" above b.")
-    assert "behind" not in verdict["text"]
-    assert verdict["tied_with_best"] == []
-    assert "Intervals are 95 % confidence intervals over 200 test documents and seeds." in verdict["text"]
-    assert verdict["covers"] == "documents and seeds"
+    assert verdict.headline.startswith("a is best on ROUGE-L: ")
+    assert "points (95 % interval " in verdict.headline
+    assert verdict.headline.endswith(" above b.")
+    assert "behind" not in verdict.text
+    assert verdict.tied_with_best == []
+    assert "Intervals are 95 % confidence intervals over 200 test documents and seeds." in verdict.text
+    assert verdict.covers == "documents and seeds"
     two = judge({n: row_of() for n in "ab"}, {name: scores[:2] for name, scores in rouge.items()})
-    assert "and two seeds (two are too few to know their spread; use three)." in two["text"]
+    assert "and two seeds (two are too few to know their spread; use three)." in two.text
 
 
 def test_what_only_one_pair_alone_would_show_is_a_tie_and_said_to_be():
@@ -122,11 +133,11 @@ def test_what_only_one_pair_alone_would_show_is_a_tie_and_said_to_be():
     rouge = {n: 0.3 + 0.02 * noise[i] for i, n in enumerate("abcdef")}
     rouge["a"] = rouge["a"] + 0.0065
     verdict = judge({n: row_of() for n in "abcdef"}, rouge)
-    pairs = [p for p in verdict["pairs"] if p["first"] == "a"]
-    assert any(p["low"] > 0 for p in pairs)
-    assert all(not p["different"] for p in pairs)
-    assert sorted(verdict["tied_with_best"]) == list("bcdef")
-    assert not any(claim in verdict["text"] for claim in CLAIMS)
+    pairs = [p for p in verdict.pairs if p.first == "a"]
+    assert any(p.low > 0 for p in pairs)
+    assert all(not p.different for p in pairs)
+    assert sorted(verdict.tied_with_best) == list("bcdef")
+    assert not any(claim in verdict.text for claim in CLAIMS)
 
 
 def test_a_lone_tie_whose_own_interval_leaves_out_zero_says_why_it_is_one():
@@ -137,11 +148,11 @@ def test_a_lone_tie_whose_own_interval_leaves_out_zero_says_why_it_is_one():
     # Standard error 0.002, so t = 2.14 and p = 0.035; c against d leaves Holm's factor at two.
     rouge = {"a": low + 0.00428 + 0.02 * noise[0], "b": low, "c": high + 0.02 * noise[1], "d": high + 0.02 * noise[2]}
     verdict = judge({n: row_of() for n in rouge}, rouge, resamples=10_000)
-    pair = verdict["pairs"][0]
-    assert pair["low"] > 0
-    assert 0.05 < pair["p_holm"] == pytest.approx(2 * pair["p"])
-    assert verdict["headline"].startswith("a and b are tied on ROUGE-L (difference 0.4, 95 % interval 0.0 to 0.8; ")
-    assert verdict["headline"].endswith("not significant after correction for all pairs).")
+    pair = verdict.pairs[0]
+    assert pair.low > 0
+    assert 0.05 < pair.p_holm == pytest.approx(2 * pair.p)
+    assert verdict.headline.startswith("a and b are tied on ROUGE-L (difference 0.4, 95 % interval 0.0 to 0.8; ")
+    assert verdict.headline.endswith("not significant after correction for all pairs).")
 
 
 def test_a_tie_with_the_third_entry_shows_that_pairs_difference():
@@ -150,12 +161,12 @@ def test_a_tie_with_the_third_entry_shows_that_pairs_difference():
     lower = {"a": 0, "b": 0.05, "c": 0.055, "d": 0.2, "e": 0.21, "f": 0.22, "g": 0.23}
     rouge = {n: documents - by + numpy.array(noisy if n == "c" else calm) for n, by in lower.items()}
     verdict = judge({n: row_of() for n in rouge}, rouge)
-    first, third = verdict["pairs"][0], verdict["pairs"][1]
-    assert (first["second"], first["different"]) == ("b", True)
-    assert (third["second"], third["different"]) == ("c", False)
-    shown = f"{100 * third['difference']:.1f}, 95 % interval {100 * third['low']:.1f} to {100 * third['high']:.1f}"
-    assert verdict["headline"] == f"a and c are tied on ROUGE-L (difference {shown})."
-    assert f"b is behind a by {100 * first['difference']:.1f} points" in verdict["text"]
+    first, third = verdict.pairs[0], verdict.pairs[1]
+    assert (first.second, first.different) == ("b", True)
+    assert (third.second, third.different) == ("c", False)
+    shown = f"{100 * third.difference:.1f}, 95 % interval {100 * third.low:.1f} to {100 * third.high:.1f}"
+    assert verdict.headline == f"a and c are tied on ROUGE-L (difference {shown})."
+    assert f"b is behind a by {100 * first.difference:.1f} points" in verdict.text
 
 
 def test_loss_is_judged_beside_rouge():
@@ -164,10 +175,10 @@ def test_loss_is_judged_beside_rouge():
     losses = {"a": generator.normal(3, 0.3, 150)}
     losses["b"] = losses["a"] - 0.2 + generator.normal(0, 0.05, 150)
     verdict = judge({n: row_of() for n in "ab"}, rouge, losses)
-    loss = verdict["pairs"][0]["loss"]
-    assert loss["different"]
-    assert "The test loss of b is lower than that of a by 0.2" in verdict["text"]
-    assert "tied on ROUGE-L" in verdict["headline"]
+    loss = verdict.pairs[0].loss
+    assert loss.different
+    assert "The test loss of b is lower than that of a by 0.2" in verdict.text
+    assert "tied on ROUGE-L" in verdict.headline
 
 
 def test_an_entry_that_does_not_beat_a_baseline_is_told_so_but_none_must_beat_the_oracle():
@@ -175,46 +186,50 @@ def test_an_entry_that_does_not_beat_a_baseline_is_told_so_but_none_must_beat_th
     rouge["oracle"] = numpy.full(50, 0.9)
     rows = {"a": row_of(), **{n: row_of("baseline") for n in ("lead-1", "base", "oracle")}}
     verdict = judge(rows, rouge)
-    assert "Not shown to beat the document's first sentence (lead-1): a." in verdict["text"]
-    assert "Not shown to beat the untouched base: a." in verdict["text"]
-    assert "oracle" not in verdict["text"]
-    assert verdict["headline"].startswith("a is the only finished entry: ROUGE-L 20.0 (95 % interval ")
+    assert "Not shown to beat the document's first sentence (lead-1): a." in verdict.text
+    assert "Not shown to beat the untouched base: a." in verdict.text
+    assert "oracle" not in verdict.text
+    assert verdict.headline.startswith("a is the only finished entry: ROUGE-L 20.0 (95 % interval ")
 
 
-def test_nothing_finished_one_document_and_equal_entries():
+def test_nothing_finished_one_document_and_equal_entries(shared):
     empty = judge({"a": row_of(status="failed")}, {})
-    assert (empty["best"], empty["pairs"], empty["detectable_gap"]) == (None, [], None)
-    assert set(empty["recommendations"].values()) == {None}
+    assert (empty.best, empty.pairs, empty.detectable_gap) == (None, [], None)
+    assert set(empty.recommendations.values()) == {None}
     with pytest.raises(SetupError, match="no entry has finished"):
-        recommendation({"verdict": empty, "entries": {}}, "size")
+        recommendation(shared[1].document.model_copy(update={"verdict": empty, "entries": {}}), "size")
     single = judge({n: row_of() for n in "ab"}, {"a": numpy.array([0.5]), "b": numpy.array([0.1])})
-    assert single["headline"] == "One test document cannot tell entries apart, so nothing can be concluded."
-    assert single["tied_with_best"] == ["b"]
-    assert single["pairs"][0]["p"] is None
+    assert single.headline == "One test document cannot tell entries apart, so nothing can be concluded."
+    assert single.tied_with_best == ["b"]
+    assert single.pairs[0].p is None
     assert "not known" in str(difference_rows(single))
     equal = judge({n: row_of() for n in "ab"}, {n: numpy.full(20, 0.25) for n in "ab"})
-    assert equal["headline"] == "a and b are tied on ROUGE-L (difference 0.0, 95 % interval 0.0 to 0.0)."
-    assert equal["detectable_gap"] is None
+    assert equal.headline == "a and b are tied on ROUGE-L (difference 0.0, 95 % interval 0.0 to 0.0)."
+    assert equal.detectable_gap is None
 
 
 def test_twins_are_compared_by_their_bits():
     """What differs in how its base is stored alone, with the most bits as the measure; searched values may differ."""
-    plain = row_of(peak=1000) | {"method": "lora", "settings": {"r": 4, "learning_rate": 1e-3}}
-    plain["search"] = {"learning_rate": {"low": 1e-5, "high": 1e-2, "scale": "log"}}
-    four = plain | {"quantize": "nf4", "settings": {"r": 4, "learning_rate": 2e-3}, "costs": {"peak_bytes": 400}}
+
+    def row(peak=1000, rate=1e-3, **changes):
+        search = {"learning_rate": Span(low=1e-5, high=1e-2, scale="log")}
+        facts = {"method": "lora", "settings": {"r": 4, "learning_rate": rate}, "search": search}
+        return row_of(peak=peak).model_copy(update=facts | changes)
+
+    plain, four = row(), row(400, 2e-3, quantize="nf4")
     rows = {
-        "four": four, "plain": plain | {"quantize": "none"}, "q": four | {"method": "qlora"},
-        "eight": four | {"quantize": "int8", "costs": {"peak_bytes": 1100}}, "wide": four | {"settings": {"r": 8}},
+        "four": four, "plain": row(quantize="none"), "q": row(400, 2e-3, quantize="nf4", method="qlora"),
+        "eight": row(1100, 2e-3, quantize="int8"), "wide": row(400, quantize="nf4", settings={"r": 8}),
     }  # fmt: skip
     assert twins(rows) == [("four", "plain"), ("q", "plain"), ("eight", "plain")]
     assert twins({n: rows[n] for n in ("four", "eight", "wide")}) == [("four", "eight")]
     assert memory_saved(four, plain) == " and saves 60% of the peak memory of training (400 B, not 1,000 B)"
     assert memory_saved(rows["eight"], plain) == " and adds 10% to the peak memory of training (1.07 KiB, not 1,000 B)"
-    assert memory_saved(four, plain | {"costs": {}}) == ""
+    assert memory_saved(four, with_costs(plain)) == ""
     best = numpy.random.default_rng(0).uniform(0.2, 0.6, 300)
-    text = judge({n: rows[n] for n in ("four", "plain")}, {"plain": best, "four": best - 0.01})["text"]
+    text = judge({n: rows[n] for n in ("four", "plain")}, {"plain": best, "four": best - 0.01}).text
     assert "four is plain over a base in nf4, which costs 1.0 points (95 % interval 1.0 to 1.0) and saves 60%" in text
     noise = numpy.random.default_rng(1).normal(0, 0.1, 300)
     text = judge({n: rows[n] for n in ("four", "plain")}, {"plain": best, "four": best - noise + noise.mean() + 1e-3})
-    assert "which gains 0.1 points (95 % interval" in text["text"]
-    assert "; not significant) and saves 60%" in text["text"]
+    assert "which gains 0.1 points (95 % interval" in text.text
+    assert "; not significant) and saves 60%" in text.text

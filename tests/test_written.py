@@ -159,7 +159,7 @@ def test_an_indent_is_learnt_scored_and_generated(tmp_path, monkeypatch):
 
     monkeypatch.setattr("bakeoff.compute.run.evaluate.read_and_generate", perfect)
     results = bakeoff.run(config, display="none")
-    assert results.document["entries"]["last_layers"]["metrics"]["test/same"]["mean"] == 1
+    assert results.document.entries["last_layers"].metrics["test/same"].mean == 1
     assert results.entry("last_layers").predictions()[0]["output"] == rows[0]["summary"]
     plan = json.loads(results.folder.plan_file.read_text())
     assert plan["texts"] == ["indent"]

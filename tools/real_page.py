@@ -10,7 +10,7 @@ from typing import Any
 from bakeoff.analysis.table import markdown_table
 from bakeoff.api import load_results
 from bakeoff.compute.model.base import count_parameters, shape_only
-from bakeoff.scoring.metrics import value_of
+from bakeoff.store.documents import PredictionRow
 from bakeoff.store.plan_document import PlanDocument
 from bakeoff.store.run_folder import Folder
 from two_rates import (
@@ -63,11 +63,11 @@ unpacked to bf16, since the original ones could not be had here. Other work ran 
 
 Learning rates chosen by validation loss: {chosen_rates(table)}.
 
-> {document["verdict"]["text"]}
+> {document.verdict.text}
 
 The same at the shared rate (one seed, so intervals are over documents alone):
 
-> {shared["verdict"]["text"]}
+> {shared.verdict.text}
 
 ![validation loss over the steps](real-model-curves.svg)
 
@@ -97,7 +97,7 @@ Of the first seed, for test dialogues that were chosen by their place in the fil
 def references(folder: Folder) -> list[str]:
     """Return the references of the first test example."""
     first = next(iter(folder.examples("test")))
-    return first.get("references") or [first["summary"]]
+    return first.references or [first.summary]
 
 
 def outputs(folder: Folder, twin: Folder) -> str:
@@ -106,16 +106,16 @@ def outputs(folder: Folder, twin: Folder) -> str:
     examples = [*folder.examples("test")]
     parts = []
     for place in range(0, len(examples), len(examples) // SHOWN)[:SHOWN]:
-        lines = [f"> {line}" for line in quoted(examples[place]["document"]).split("\n")]
-        table = ["| | output | ROUGE-L |", "|---|---|---:|", f"| reference | {cell(examples[place]['summary'])} | |"]
+        lines = [f"> {line}" for line in quoted(examples[place].document).split("\n")]
+        table = ["| | output | ROUGE-L |", "|---|---|---:|", f"| reference | {cell(examples[place].summary)} | |"]
         for name, rows_of in written.items():
-            score = value_of(rows_of[place]["rougeL"])
-            table.append(f"| {name} | {cell(rows_of[place]['output'])} | {score:.2f} |")
+            score = rows_of[place].score("rougeL")
+            table.append(f"| {name} | {cell(rows_of[place].output)} | {score:.2f} |")
         parts.append("\n>\n".join(lines) + "\n\n" + "\n".join(table))
     return "\n\n".join(parts)
 
 
-def written_by(folder: Folder, names: tuple[str, ...]) -> dict[str, list[dict[str, Any]]]:
+def written_by(folder: Folder, names: tuple[str, ...]) -> dict[str, list[PredictionRow]]:
     """Return the predictions of each of these entries' or baselines' first run, by heading."""
     first: dict[str, str] = {}
     for run in folder.plan().runs:

@@ -49,7 +49,7 @@ the machine, so times are left out.
 
 Learning rates chosen by validation loss: {chosen_rates(table)}.
 
-> {document["verdict"]["text"]}
+> {document.verdict.text}
 
 ![validation loss over the steps](study-curves.svg)
 

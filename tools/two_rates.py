@@ -26,20 +26,20 @@ TIMED = {"train s", "tokens/s", "tuning s", "peak memory"}  # columns of costs
 def rows(document: Any, names: Names) -> list[dict[str, Any]]:
     """Return a row an entry: method, condition, learning rate and each metric's mean with its interval."""
     found = []
-    for name, entry in document["entries"].items():
+    for name, entry in document.entries.items():
         method, condition = names[name]
-        spans = {metric: entry["metrics"][metric] for metric in METRICS}
+        spans = {metric: entry.metrics[metric] for metric in METRICS}
         found.append({
-            "method": method, "condition": CONDITIONS[condition], "rate": entry["learning_rate"],
-            **{f"{metric}/{k}": v for metric, span in spans.items() for k, v in span.items()},
+            "method": method, "condition": CONDITIONS[condition], "rate": entry.learning_rate,
+            **{f"{metric}/{k}": v for metric, span in spans.items() for k, v in span.row().items()},
         })  # fmt: skip
     return found
 
 
 def scores_picture(table: list[dict[str, Any]], document: Any) -> alt.HConcatChart:
     """Return the panels of all metrics side by side; `document` has the untouched base's means."""
-    order, base = order_of(table), document["baselines"]["base"]["metrics"]
-    panels = [panel(table, order, metric, base[metric]["mean"]) for metric in METRICS]
+    order, base = order_of(table), document.baselines["base"].metrics
+    panels = [panel(table, order, metric, base[metric].mean) for metric in METRICS]
     return alt.hconcat(*panels).resolve_scale(color="shared")
 
 
@@ -77,7 +77,7 @@ def curves(folder: Folder, names: Names) -> list[dict[str, Any]]:
             method, condition = names[run.entry]
             facts = {"method": method, "condition": CONDITIONS[condition], "run": f"{folder.path.name}/{run.id}"}
             curve = folder.run(run.id).curve()
-            points += [{**facts, "step": row["step"], "loss": row["validation/loss"]} for row in curve]
+            points += [{**facts, "step": row.step, "loss": row.validation_loss} for row in curve]
     return points
 
 

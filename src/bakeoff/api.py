@@ -219,7 +219,7 @@ def write_results(folder: Folder) -> tuple[Path, ResultsDocument]:
     folder.runs_folder.mkdir(exist_ok=True)
     with in_turn(folder.runs_folder, REPORT_SECONDS):
         document = summarize(folder)
-        write_json(folder.results_file, sealed(signed(document)))
+        write_json(folder.results_file, sealed(signed(document.row())))
         return write_report_of(folder, document), document
 
 

@@ -9,7 +9,7 @@ from bakeoff.collector import uncollected
 from bakeoff.errors import SetupError, did_you_mean, listed, printable
 from bakeoff.store.checksums import fault_of, read_mapping, unsealed
 from bakeoff.store.records import Run
-from bakeoff.store.results_document import ResultsDocument, ResultsRow
+from bakeoff.store.results_document import ResultsDocument, ResultsRow, stored_results
 from bakeoff.store.run_folder import SCHEMA, Folder
 from bakeoff.store.signature import unsigned
 
@@ -25,9 +25,9 @@ def load_results(path: str | Path) -> "Results":
     """
     folder = Folder(path)
     with suppress(ValueError):  # changed since, or not written here
-        written: Any = unsigned(unsealed(read_mapping(folder.results_file)))
+        written = unsigned(unsealed(read_mapping(folder.results_file)))
         if written.get("schema") == SCHEMA and written.get("records") == folder.content_hash():
-            return Results(folder, written)  # and the plan is what it was then
+            return Results(folder, stored_results(written))  # and the plan is what it was then
     folder.plan()
     from bakeoff.analysis.summary import summarize  # loads what computes intervals
 
@@ -35,7 +35,11 @@ def load_results(path: str | Path) -> "Results":
 
 
 class Results:
-    """The results of a bakeoff. `document` is results.json; printing this object gives the table."""
+    """The results of a bakeoff; printing this object gives the table.
+
+    `document` is results.json as a model, for example `document.entries["lora"].metrics["test/loss"].mean`. Its
+    `model_dump()` returns plain dictionaries and lists.
+    """
 
     def __init__(self, folder: Folder, document: ResultsDocument):
         self.folder = folder
@@ -43,8 +47,8 @@ class Results:
 
     def __repr__(self) -> str:
         """Return the place of the results, how complete they are, and the best entry."""
-        best = self.document["verdict"]["best"]
-        facts = [self.document["status"], f"entries {listed([*self.entries])}", *([f"best {best}"] if best else [])]
+        best = self.document.verdict.best
+        facts = [self.document.status, f"entries {listed([*self.entries])}", *([f"best {best}"] if best else [])]
         return f"<Results of {self.folder.path}: {'; '.join(facts)}>"
 
     def __str__(self) -> str:
@@ -62,12 +66,12 @@ class Results:
     @property
     def entries(self) -> dict[str, ResultsRow]:
         """The entries' rows by name."""
-        return self.document["entries"]
+        return self.document.entries
 
     @property
     def verdict(self) -> str:
         """The verdict's sentences."""
-        return self.document["verdict"]["text"]
+        return self.document.verdict.text
 
     def to_pandas(self) -> "pandas.DataFrame":
         """Return a data frame with one row per entry or baseline; means, lows and highs of metrics are columns."""
@@ -76,16 +80,16 @@ class Results:
         except ImportError:
             raise SetupError("results.to_pandas: pandas is not installed. Try: pip install bakeoff[pandas]") from None
         rows = {}
-        for name, row in (self.entries | self.document["baselines"]).items():
-            flat = {k: v for k, v in row.items() if not isinstance(v, dict | list)} | row["costs"]
-            for metric, values in row["metrics"].items():
-                flat |= {metric if k == "mean" else f"{metric}/{k}": v for k, v in values.items()}
+        for name, row in self.document.rows.items():
+            flat = {k: v for k, v in row.row().items() if not isinstance(v, dict | list)} | row.costs
+            for metric, score in row.metrics.items():
+                flat |= {metric if k == "mean" else f"{metric}/{k}": v for k, v in score.row().items()}
             rows[name] = flat
         return pandas.DataFrame.from_dict(rows, orient="index")
 
     def entry(self, name: str) -> "EntryResult":
         """Return one entry's result by name."""
-        if name in self.document["baselines"]:
+        if name in self.document.baselines:
             raise SetupError(f"{self.folder.path}: '{name}' is a baseline, which has no adapter. Try: name an entry")
         if name not in self.entries:
             raise SetupError(f"{self.folder.path}: no entry '{name}'.{did_you_mean(name, self.entries)}")
@@ -96,8 +100,8 @@ class Results:
 
         It is never chosen on test data. If the validation loss was not measured, it is the first in the verdict.
         """
-        verdict = self.document["verdict"]
-        name = verdict["recommendations"]["quality"] or verdict["best"]
+        verdict = self.document.verdict
+        name = verdict.recommendations["quality"] or verdict.best
         if name is None:
             raise SetupError(f"{self.folder.path}: no entry has finished. Try: bakeoff run again, or read its report")
         return self.entry(name)
@@ -126,7 +130,7 @@ class EntryResult:
 
     def best_run(self) -> Run:
         """Return the finished run with the lowest validation loss; raise SetupError if none has finished."""
-        files = [self.folder.run(run_id) for run_id in self.row["runs"]]
+        files = [self.folder.run(run_id) for run_id in self.row.runs]
         done = [r for f in files if (r := f.finished()) and r.run.kind == "entry"]
         if not done:
             failed = next((f": it failed ({r.error})" for f in files if (r := f.result()) and r.status == "failed"), "")
@@ -136,13 +140,14 @@ class EntryResult:
         return min(done, key=lambda r: r.metrics.get("validation/loss", math.inf)).run
 
     def predictions(self) -> list[dict[str, Any]]:
-        """Return the outputs of the entry's first finished run, with their references."""
+        """Return the outputs of the entry's first finished run, with their examples."""
         examples, plan = self.folder.examples("test"), self.folder.plan()
-        whole = (self.folder.run(i) for i in self.row["runs"] if self.folder.is_complete(i, plan))
+        whole = (self.folder.run(i) for i in self.row.runs if self.folder.is_complete(i, plan))
         rows = next((files.predictions() for files in whole), None)
         if rows is None:
             raise SetupError(f"{self.folder.path}: entry '{self.name}' has no finished run")
-        return [{**example, **row, "id": example["id"]} for example, row in zip(examples, rows, strict=True)]
+        pairs = zip(examples, rows, strict=True)
+        return [example.row() | row.row() | {"id": example.id} for example, row in pairs]
 
     def load(self, trust: bool = False, device: str = "auto") -> Any:
         """Return a `Summarizer`: the base with this adapter, ready to generate.

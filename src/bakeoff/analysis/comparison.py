@@ -1,7 +1,7 @@
 """Compares several bakeoffs over the same test documents, if their protocols allow it."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from bakeoff.analysis.statistics import Resamples, estimate
@@ -9,7 +9,7 @@ from bakeoff.analysis.summary import read_clusters, read_scores, yardstick
 from bakeoff.analysis.verdict import make_verdict
 from bakeoff.config.planned import planned_config
 from bakeoff.errors import SetupError
-from bakeoff.scoring.forgetting import add_forgetting
+from bakeoff.scoring.forgetting import with_forgetting
 from bakeoff.store.plan_document import PlanDocument
 from bakeoff.store.records import Run
 from bakeoff.store.results_document import ResultsDocument, ResultsRow
@@ -42,36 +42,34 @@ def summarize_together(folders: Sequence[Folder], documents: Sequence[Document])
     rows: dict[str, ResultsRow] = {}
     runs: dict[str, tuple[Folder, PlanDocument, list[Run]]] = {}
     for place, (folder, plan, document, renamed) in enumerate(zip(folders, plans, documents, names, strict=True)):
-        for name, row in (document["entries"] | document["baselines"]).items():
+        for name, row in document.rows.items():
             known = rows.get(renamed[name])
-            if known is None or (known["status"] != "done" and row["status"] == "done"):  # a baseline is one in all
-                rows[renamed[name]] = row | {
-                    "metrics": dict(row["metrics"]),
-                    "place": place,
-                }  # in whose folder its runs lie
-                runs[renamed[name]] = folder, plan, [run for run in plan.runs if run.id in row["runs"]]
-    add_forgetting(rows)
+            if known is None or (known.status != "done" and row.status == "done"):  # a baseline is one in all
+                rows[renamed[name]] = row.model_copy(update={"place": place})  # in whose folder its runs lie
+                runs[renamed[name]] = folder, plan, [run for run in plan.runs if run.id in row.runs]
+    rows = with_forgetting(rows)
     scores = {}
     for name, (folder, plan, group) in runs.items():
         results = {run.id: folder.result(run.id, plan) for run in group}
-        if sum(bool(result and result.status == "done") for result in results.values()) != rows[name]["seeds"]:
+        if sum(bool(result and result.status == "done") for result in results.values()) != rows[name].seeds:
             raise SetupError(f"{folder.path}: its runs changed while they were read. Try: bakeoff report again")
         scores[name] = read_scores(folder, plan, group, results) if group else {}
     by_metric = {(n, metric): s for n, table in scores.items() for metric, s in table.items()}
     estimates = estimate(by_metric, Resamples(clusters))
     by = yardstick(plans[0], planned_config(folders[0], plans[0]))
-    statuses = {document["status"] for document in documents}
-    return {
-        **documents[0],
-        "name": " + ".join(labels(folders, documents)),
-        "status": statuses.pop() if len(statuses) == 1 else "incomplete",
-        "entries": {n: row for n, row in rows.items() if row["kind"] == "entry"},
-        "baselines": {n: row for n, row in rows.items() if row["kind"] == "baseline"},
-        "verdict": make_verdict({n: row for n, row in rows.items() if row["status"] != "not run"}, estimates, by),
-        "environment": environments(documents),
-        "notes": notes(folders, documents),
-        "not_held_equal": list(not_held_equal(documents)),
-    }
+    statuses = {document.status for document in documents}
+    return documents[0].model_copy(
+        update={
+            "name": " + ".join(labels(folders, documents)),
+            "status": statuses.pop() if len(statuses) == 1 else "incomplete",
+            "entries": {n: row for n, row in rows.items() if row.kind == "entry"},
+            "baselines": {n: row for n, row in rows.items() if row.kind == "baseline"},
+            "verdict": make_verdict({n: row for n, row in rows.items() if row.status != "not run"}, estimates, by),
+            "environment": environments(documents),
+            "notes": notes(folders, documents),
+            "not_held_equal": list(not_held_equal(documents)),
+        }
+    )
 
 
 def refuse_other(first: Folder, one: Document, second: Folder, other: Document) -> None:
@@ -120,7 +118,7 @@ def numbered(names: Sequence[str]) -> list[int]:
 def facts(document: Document) -> dict[str, Any]:
     """Return what a bakeoff held equal, under dotted keys."""
     facts: dict[str, Any] = {}
-    values: Mapping[str, Any] = document
+    values = document.row()
     for key in HELD_EQUAL:
         section, _, name = key.partition(".")
         value = values[section][name] if name else values[section]
@@ -130,7 +128,7 @@ def facts(document: Document) -> dict[str, Any]:
 
 def labels(folders: Sequence[Folder], documents: Sequence[Document]) -> list[str]:
     """Return the names of the bakeoffs, or of their folders if two bakeoffs have the same name."""
-    for found in ([d["name"] for d in documents], [f.path.resolve().name for f in folders]):
+    for found in ([d.name for d in documents], [f.path.resolve().name for f in folders]):
         if len(set(found)) == len(found):
             return found
     return [str(folder.path) for folder in folders]
@@ -138,31 +136,31 @@ def labels(folders: Sequence[Folder], documents: Sequence[Document]) -> list[str
 
 def new_names(folders: Sequence[Folder], documents: Sequence[Document]) -> list[dict[str, str]]:
     """Return the names of each bakeoff's rows in the comparison; an entry may have the name of another's baseline."""
-    uses = Counter(name for document in documents for name in document["entries"])
-    uses.update({name for document in documents for name in document["baselines"]})
+    uses = Counter(name for document in documents for name in document.entries)
+    uses.update({name for document in documents for name in document.baselines})
     return [
-        {n: f"{label}/{n}" if uses[n] > 1 else n for n in document["entries"]} | {n: n for n in document["baselines"]}
+        {n: f"{label}/{n}" if uses[n] > 1 else n for n in document.entries} | {n: n for n in document.baselines}
         for label, document in zip(labels(folders, documents), documents, strict=True)
     ]
 
 
 def environments(documents: Sequence[Document]) -> dict[str, Any]:
     """Return the environment; if bakeoffs differ in a value, a list of all. The date is that of the last bakeoff."""
-    keys = dict.fromkeys(key for document in documents for key in document["environment"])
-    values = {k: list(dict.fromkeys(document["environment"].get(k) for document in documents)) for k in keys}
+    keys = dict.fromkeys(key for document in documents for key in document.environment)
+    values = {k: list(dict.fromkeys(document.environment.get(k) for document in documents)) for k in keys}
     merged = {key: found[0] if len(found) == 1 else found for key, found in values.items()}
     return merged | ({"date": max(filter(None, values["date"]))} if any(values.get("date", [])) else {})
 
 
 def notes(folders: Sequence[Folder], documents: Sequence[Document]) -> list[str]:
     """Return what a reader must know about a comparison whose entries did not run in one bakeoff."""
-    counts = zip(labels(folders, documents), (len(d["entries"]) for d in documents), strict=True)
+    counts = zip(labels(folders, documents), (len(d.entries) for d in documents), strict=True)
     lines = [f"Entries of {len(documents)} bakeoffs, judged together: {', '.join(f'{n} ({c})' for n, c in counts)}."]
     lines += [
         f"Not held equal: {setting} ({' and '.join(map(str, values))})."
         for setting, values in not_held_equal(documents).items()
     ]
-    differing = [k for k in MACHINE if len({d["environment"].get(k) for d in documents}) > 1]
+    differing = [k for k in MACHINE if len({d.environment.get(k) for d in documents}) > 1]
     if differing:
         lines.append(f"They differ in {', '.join(differing)}, so times and memory compare only within each.")
     return lines
@@ -170,7 +168,7 @@ def notes(folders: Sequence[Folder], documents: Sequence[Document]) -> list[str]
 
 def not_held_equal(documents: Sequence[Document]) -> dict[str, list[Any]]:
     """Return the settings in which the compared bakeoffs differ, with their values."""
-    by_setting, sections = {}, list[Mapping[str, Any]](documents)
+    by_setting, sections = {}, [document.row() for document in documents]
     for setting in MAY_DIFFER:
         section, _, key = setting.partition(".")
         by_setting[setting] = list(dict.fromkeys(document[section][key] for document in sections))

@@ -6,18 +6,20 @@ import numpy
 
 from bakeoff.analysis.convergence import converged
 from bakeoff.analysis.statistics import Estimate, Resamples, Scores, estimate
-from bakeoff.analysis.trials import add_tuning
+from bakeoff.analysis.trials import tuning
 from bakeoff.analysis.verdict import LOSS, Yardstick, make_verdict
 from bakeoff.config.config import Config
 from bakeoff.config.planned import planned_config
 from bakeoff.errors import SetupError
 from bakeoff.scoring.baselines import takes_model
-from bakeoff.scoring.forgetting import add_forgetting
-from bakeoff.scoring.metrics import value_of
+from bakeoff.scoring.forgetting import with_forgetting
 from bakeoff.store.plan_document import PlanDocument
 from bakeoff.store.records import Run, RunResult
-from bakeoff.store.results_document import ResultsDocument
+from bakeoff.store.results_document import MeanScore, ResultsDocument, ResultsRow
 from bakeoff.store.run_folder import SCHEMA, Folder
+
+COUNTED = ("trainable_parameters", "total_parameters", "learning_rate", "steps", "best_step")  # of one run, not means
+OF_ENTRIES = ("tuning", "converged", "improved")  # null for baselines
 
 
 def summarize(folder: Folder) -> ResultsDocument:
@@ -39,39 +41,32 @@ def summarize(folder: Folder) -> ResultsDocument:
     resamples = Resamples(read_clusters(folder, plan, config))
     estimates = estimate({(n, metric): s for n, table in scores.items() for metric, s in table.items()}, resamples)
     by_name = {n: {metric: estimates[n, metric] for metric in table} for n, table in scores.items()}
-    rows: dict[str, Any] = {
-        name: entry_row(folder, config, group, results, by_name[name]) for name, group in groups.items()
-    }
-    for name, row in rows.items():
-        add_tuning(folder, plan, name, row)
-        planned = plan.entries[name].row() if name in plan.entries else {}
-        row |= {k: v for k, v in planned.items() if k not in row or row[k] is None}
-    rows |= {name: not_run_row(name, reason) for name, reason in plan.not_run.items()}
-    add_forgetting(rows)
-    compared = {name: row for name, row in rows.items() if row["status"] != "not run"}
-    statuses = {row["status"] for row in compared.values()}
-    return {
-        "schema": SCHEMA,
-        "name": plan.name,
-        "status": statuses.pop() if statuses in ({"done"}, {"failed"}) else "incomplete",
-        "model": plan.model.row(),
-        "data": plan.data.row(),
-        "precision": plan.precision,
-        "max_tokens": plan.max_tokens,
-        "output_tokens": plan.output_tokens,
-        "protocol": config.protocol.model_dump(),
-        "tune": config.tune.model_dump() if config.tune else None,
-        "generation": config.generation.model_dump(),
-        "template": plan.template,
-        "metrics": [metric.row() for metric in plan.metrics],
-        "primary": plan.primary,
-        "score_signature": plan.score_signature,
-        "entries": {n: r for n, r in rows.items() if r["kind"] == "entry"},
-        "baselines": {n: rows[n] for n in (*config.baselines, *rows) if n in rows and rows[n]["kind"] == "baseline"},
-        "verdict": make_verdict(compared, estimates, yardstick(plan, config)),
-        "environment": folder.environment(),
-        "records": folder.content_hash(),
-    }
+    rows = {name: entry_row(folder, plan, config, group, results, by_name[name]) for name, group in groups.items()}
+    rows = with_forgetting(rows | {name: not_run_row(name, reason) for name, reason in plan.not_run.items()})
+    compared = {name: row for name, row in rows.items() if row.status != "not run"}
+    statuses = {row.status for row in compared.values()}
+    return ResultsDocument(
+        schema_version=SCHEMA,
+        name=plan.name,
+        status="done" if statuses == {"done"} else "failed" if statuses == {"failed"} else "incomplete",
+        model=plan.model,
+        data=plan.data,
+        precision=plan.precision,
+        max_tokens=plan.max_tokens,
+        output_tokens=plan.output_tokens,
+        protocol=config.protocol.model_dump(),
+        tune=config.tune.model_dump() if config.tune else None,
+        generation=config.generation.model_dump(),
+        template=plan.template,
+        metrics=plan.metrics,
+        primary=plan.primary,
+        score_signature=plan.score_signature,
+        entries={n: row for n, row in rows.items() if row.kind == "entry"},
+        baselines={n: rows[n] for n in (*config.baselines, *rows) if n in rows and rows[n].kind == "baseline"},
+        verdict=make_verdict(compared, estimates, yardstick(plan, config)),
+        environment=folder.environment(),
+        records=folder.content_hash(),
+    )
 
 
 def read_clusters(folder: Folder, plan: PlanDocument, config: Config) -> list[str]:
@@ -81,7 +76,7 @@ def read_clusters(folder: Folder, plan: PlanDocument, config: Config) -> list[st
     config names their column: the packages of the docstring task are too few per test split to be resampled.
     """
     key = "group" if config.data.group else "document"
-    clusters = [row[key].strip() for row in folder.examples("test")]
+    clusters = [getattr(row, key).strip() for row in folder.examples("test")]
     if len(clusters) != plan.data.splits.test.examples:
         raise SetupError(f"{folder.examples_file('test')}: not as many rows as planned. Try: bakeoff run again")
     return clusters
@@ -94,20 +89,20 @@ def yardstick(plan: PlanDocument, config: Config) -> Yardstick:
 
 
 def entry_row(
-    folder: Folder, config: Config, group: list[Run], results: dict[str, RunResult | None],
+    folder: Folder, plan: PlanDocument, config: Config, group: list[Run], results: dict[str, RunResult | None],
     estimates: dict[str, Estimate],
-) -> dict[str, Any]:  # fmt: skip
+) -> ResultsRow:  # fmt: skip
     """Return one entry's or baseline's row: status, counts, metrics with intervals, costs averaged over its seeds."""
     done = [r for run in group if (r := results[run.id]) and r.status == "done"]
     failed = [r for run in group if (r := results[run.id]) and r.status == "failed"]
     ended = [*done, *failed]
-    status = "failed" if failed else "done" if len(done) == len(group) else "unfinished"
+    settings = (ended[0].run if ended else group[0]).settings
     row: dict[str, Any] = {
         "kind": group[0].kind,
         "method": group[0].method,
-        "settings": (ended[0].run if ended else group[0]).settings,
+        "settings": settings,
         "quantize": group[0].quantize if group[0].kind == "entry" or takes_model(group[0].method) else None,
-        "status": status,
+        "status": "failed" if failed else "done" if len(done) == len(group) else "unfinished",
         "error": failed[0].error if failed else None,
         "seeds": len(done),
         "runs": [run.id for run in group],
@@ -119,35 +114,43 @@ def entry_row(
             for r in reversed(ended)  # so that the first run's note stays
             for k, note in r.check_notes.items()
         },
+        **{name: getattr(done[0], name) if done else settings.get(name) for name in COUNTED},
     }
-    trained = bool(done) and group[0].kind == "entry"
-    curves = [folder.run(r.run.id).curve() for r in done] if trained else []
-    row["converged"] = converged(curves, config.protocol, group[0].steps or 0)
-    row["improved"] = all(r.best_step != 0 for r in done) if trained else None
-    for name in ("trainable_parameters", "total_parameters", "learning_rate", "steps", "best_step"):
-        row[name] = getattr(done[0], name) if done else row["settings"].get(name)
-    return row
+    row |= dict.fromkeys(OF_ENTRIES)
+    if group[0].kind == "entry":
+        row |= of_entry(folder, plan, config, group, done)
+        row["costs"]["tuning_seconds"] = row["tuning"].seconds
+    planned = dict(plan.entries[group[0].entry]) if group[0].entry in plan.entries else {}
+    return ResultsRow(**{**row, **{k: v for k, v in planned.items() if row.get(k) is None}})
 
 
-def not_run_row(name: str, reason: str) -> dict[str, Any]:
-    """Return the row of a baseline that cannot be run here: it has no measurements, and did not fail."""
-    nothing = dict.fromkeys(
-        ("converged", "improved", "trainable_parameters", "total_parameters", "learning_rate", "steps", "best_step")
-    )
+def of_entry(
+    folder: Folder, plan: PlanDocument, config: Config, group: list[Run], done: list[RunResult]
+) -> dict[str, Any]:
+    """Return the OF_ENTRIES of one entry: how its settings were chosen, and whether training converged and helped."""
     return {
-        "kind": "baseline", "method": name, "settings": {}, "quantize": None, "status": "not run", "error": reason,
-        "seeds": 0, "runs": [], "metrics": {}, "costs": {}, "checks": {}, "check_notes": {}, "tuning": None, **nothing,
-    }  # fmt: skip
-
-
-def metrics(done: list[RunResult], estimates: dict[str, Estimate]) -> dict[str, dict[str, float]]:
-    """Return {"split/name": {"mean", "low", "high"}}, without low and high if there is no interval."""
-    table: dict[str, dict[str, float]] = {
-        n: {"mean": v} for n, v in averages([r.metrics for r in done]).items() if v is not None
+        "tuning": tuning(folder, plan, group[0].entry, [run.id for run in group]),
+        "converged": converged([folder.run(r.run.id).curve() for r in done], config.protocol, group[0].steps or 0),
+        "improved": all(r.best_step != 0 for r in done) if done else None,
     }
+
+
+def not_run_row(name: str, reason: str) -> ResultsRow:
+    """Return the row of a baseline that cannot be run here: it has no measurements, and did not fail."""
+    nothing: dict[str, Any] = dict.fromkeys((*COUNTED, *OF_ENTRIES))
+    return ResultsRow(
+        kind="baseline", method=name, settings={}, quantize=None, status="not run", error=reason, seeds=0, runs=[],
+        metrics={}, costs={}, checks={}, check_notes={}, **nothing,
+    )  # fmt: skip
+
+
+def metrics(done: list[RunResult], estimates: dict[str, Estimate]) -> dict[str, MeanScore]:
+    """Return the mean of each metric over the seeds, under split/name; a metric with an estimate has its interval."""
+    table = {n: MeanScore(mean=v) for n, v in averages([r.metrics for r in done]).items() if v is not None}
     for name, score in estimates.items():
         span = score.interval()
-        table[name] = {"mean": score.value} | (dict(zip(("low", "high"), span, strict=True)) if span else {})
+        ends = dict(zip(("low", "high"), span, strict=True)) if span else {}
+        table[name] = MeanScore(mean=score.value, **ends)
     return table
 
 
@@ -164,24 +167,22 @@ def read_scores(
     tables = [files.predictions() for files in done]
     planned = plan.data.splits.test.examples
     for files, rows in zip(done, tables, strict=True):
-        if len(rows) != planned or any(row.keys() != tables[0][0].keys() for row in rows):
+        if len(rows) != planned or any(row.model_fields_set != tables[0][0].model_fields_set for row in rows):
             raise SetupError(f"{files.predictions_file}: not as many rows as planned. Try: bakeoff run again")
     if not tables:
         return {}
     seeded = group[0].kind == "entry"
-    ones = numpy.ones(len(tables[0]))
+    first, ones = tables[0][0], numpy.ones(len(tables[0]))
     bounds = {m.name: (0, 1) if m.bounded else (-numpy.inf, numpy.inf) for m in plan.metrics}
     bounds |= {f"{name}_max": span for name, span in bounds.items()}
     scores = {
-        f"test/{name}": Scores(
-            numpy.array([[value_of(row[name]) for row in rows] for rows in tables]), ones, seeded, span
-        )
+        f"test/{name}": Scores(numpy.array([[row.score(name) for row in rows] for rows in tables]), ones, seeded, span)
         for name, span in bounds.items()
-        if name in tables[0][0]
+        if name in first.model_fields_set
     }
-    if "loss" in tables[0][0]:
-        losses = numpy.array([[row["loss"] for row in rows] for rows in tables])
-        tokens = numpy.array([row["tokens"] for row in tables[0]], dtype=float)
+    if first.loss is not None:
+        losses = numpy.array([[row.loss for row in rows] for rows in tables], dtype=float)
+        tokens = numpy.array([row.tokens for row in tables[0]], dtype=float)
         scores[LOSS] = Scores(losses, tokens, seeded, (0, numpy.inf))
     return scores
 

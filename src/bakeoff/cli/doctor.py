@@ -132,10 +132,10 @@ def family(name: str, device: str) -> Check:
             document = api.run(tiny_bakeoff(name, Path(temporary)), {"machine.device": device}, display="none").document
         except BakeoffError as error:
             return Check(name, "problem", str(error))
-    entry = document["entries"]["lora"]
-    if entry["status"] != "done":
-        return Check(name, "problem", f"a tiny bakeoff failed: {entry['error']}")
-    broken = [check for check, passed in entry["checks"].items() if not passed and check != "step0_beats_unigram"]
+    entry = document.entries["lora"]
+    if entry.status != "done":
+        return Check(name, "problem", f"a tiny bakeoff failed: {entry.error}")
+    broken = [check for check, passed in entry.checks.items() if not passed and check != "step0_beats_unigram"]
     if broken:
         return Check(name, "problem", f"the checks of a tiny bakeoff failed: {', '.join(broken)}")
     took = time.monotonic() - begun

@@ -4,7 +4,7 @@ import io
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,7 +12,9 @@ from bakeoff.cli.group import DEVICE, DISPLAY, TRUST, Commands, overrides
 from bakeoff.cli.setup import AS_JSON, doctor, init, schema
 from bakeoff.cli.terminal import open_console, say, say_line, whisper
 from bakeoff.errors import LINES, BakeoffError, no_utf8, printable
-from bakeoff.store.results_document import ResultsDocument
+
+if TYPE_CHECKING:
+    from bakeoff.store.results_document import ResultsDocument
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -39,13 +41,14 @@ def run_and_show(source: Path, settings: tuple[str, ...], display: str, trust: b
     results = api.run(source, parse(settings), display, trust)
     print_results(results.document)
     say(f"report: {results.folder.report_file}")
-    if results.document["status"] != "done":
+    if results.document.status != "done":
         sys.exit(1)
 
 
-def print_results(document: ResultsDocument) -> None:
+def print_results(document: "ResultsDocument") -> None:
     """Print the table and the verdict."""
-    from bakeoff.analysis.table import failures, remarks, text_table
+    from bakeoff.analysis.remarks import failures, remarks
+    from bakeoff.analysis.table import text_table
 
     console = open_console()
     console.print(text_table(document, console.width))
@@ -53,7 +56,7 @@ def print_results(document: ResultsDocument) -> None:
         say_line(console, line, "red")
     for line in remarks(document):
         say_line(console, line, "yellow")
-    say_line(console, document["verdict"]["text"])
+    say_line(console, document.verdict.text)
 
 
 @main.command()
@@ -147,12 +150,12 @@ def show(folder: Path, prefer: str | None, as_json: bool) -> None:
     from bakeoff.results import load_results
 
     document = load_results(folder).document
-    text, shown = None, dict[str, Any](document)
+    text, shown = None, document.row()
     if prefer:
         from bakeoff.report.differences import recommendation
 
         text = recommendation(document, prefer)
-        entry = document["verdict"]["recommendations"][prefer]
+        entry = document.verdict.recommendations[prefer]
         shown["preferred"] = {"for": prefer, "entry": entry, "text": text}
     if as_json:
         click.echo(json.dumps(shown, indent=1))

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from bakeoff.data.examples import Example
 from bakeoff.errors import DataError, SetupError
-from bakeoff.store.files import ASSETS, read_jsonl, write_jsonl
+from bakeoff.store.files import ASSETS, json_object, read_jsonl, write_jsonl
 
 SUMMARY_WORDS = (3, 25)
 BODY_WORDS = 25
@@ -121,7 +121,7 @@ def load_docstrings() -> dict[str, list[Example]]:
     cache = cache_folder() / f"docstrings-{sources_identity()}.jsonl"
     if cache.exists():
         with suppress(SetupError):  # damaged: then made anew
-            rows = list(read_jsonl(cache, torn=False))
+            rows = list(read_jsonl(cache, json_object, torn=False))
             return {s: [Example.from_row(row["example"]) for row in rows if row["split"] == s] for s in MANIFEST}
     splits = read_docstrings()
     with suppress(OSError):  # a cache that cannot be written costs time, nothing else

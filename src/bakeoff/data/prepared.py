@@ -13,6 +13,7 @@ from bakeoff.data.sources import Splits
 from bakeoff.data.tokenizer_checks import whole_lengths
 from bakeoff.data.tokens import StoredTokens, encode, load_tokens, longest_output, save_tokens, target_lengths
 from bakeoff.store.checksums import digests
+from bakeoff.store.documents import ExampleRow
 from bakeoff.store.files import write_json, write_jsonl
 from bakeoff.store.run_folder import SPLITS, Folder
 
@@ -54,6 +55,7 @@ class PreparedData:
         folder = self.folder
         folder.made_file.unlink(missing_ok=True)
         for split in SPLITS:
-            write_jsonl(folder.examples_file(split), (example.row() for example in self.splits[split]))
+            rows = (ExampleRow.model_validate(example.row()) for example in self.splits[split])
+            write_jsonl(folder.examples_file(split), (row.row() for row in rows))
         files = [file(split) for file in (folder.examples_file, folder.tokens_file) for split in SPLITS]
         write_json(folder.made_file, {"data_fingerprint": self.data_fingerprint, "files": digests(folder.path, files)})

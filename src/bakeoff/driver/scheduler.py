@@ -149,10 +149,10 @@ class Scheduler:
             curve = self.folder.run(trial.id).curve()
         except SetupError:  # damaged, of a trial that failed: another's is whole by now
             curve = []
-        reached = any(row["step"] >= rung for row in curve)
+        reached = any(row.step >= rung for row in curve)
         if self.result(trial).status == "failed" and not reached:
             return None
-        losses = [row["validation/loss"] for row in curve if row["step"] <= rung and "validation/loss" in row]
+        losses = [row.validation_loss for row in curve if row.step <= rung and row.validation_loss is not None]
         return min(losses, default=None)
 
     def best(self, trials: Sequence[Run]) -> Run | None:
@@ -209,7 +209,7 @@ class Scheduler:
         """
         self.forget(trial)
         files, result = self.folder.run(trial.id), self.result(trial)
-        last = max([result.steps or 0, *(row["step"] for row in files.curve())])
+        last = max([result.steps or 0, *(row.step for row in files.curve())])
         if last > rung or (last == rung and result.status == "failed"):
             yield self.start(replace(trial, until=rung))
             self.forget(trial)

@@ -104,7 +104,7 @@ class Trackers:
         if event.run not in self.met:
             self.met.add(event.run)
             before = self.folder.run(event.run).curve()
-            rows = [*(row for row in before if row["step"] < event.step), event.values()]
+            rows = [*(row.row() for row in before if row.step < event.step), event.values()]
         for row in rows:
             self.log(event.run, {k: v for k, v in row.items() if k != "step"}, int(row["step"]))
 

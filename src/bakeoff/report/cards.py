@@ -14,7 +14,7 @@ from bakeoff.methods import method_class, method_names
 from bakeoff.store.checksums import read_mapping, read_whole
 from bakeoff.store.files import write_text
 from bakeoff.store.records import Quantize, RunResult
-from bakeoff.store.results_document import ResultsDocument
+from bakeoff.store.results_document import ResultsDocument, interval_of
 from bakeoff.store.run_folder import Folder, RunFolder
 
 DIGITS = 3
@@ -48,8 +48,8 @@ AS_WRITTEN = "<!-- Written by bakeoff. Once edited, this card is never written a
 def write_cards(folder: Folder, results: ResultsDocument) -> list[Path]:
     """Write the card of every saved adapter whose run is done, except edited cards; return the written ones."""
     written, plan = [], folder.plan()
-    for name, row in results["entries"].items():
-        for run_id in row["runs"]:
+    for name, row in results.entries.items():
+        for run_id in row.runs:
             files = folder.run(run_id)
             record = folder.result(run_id, plan)
             if (
@@ -85,14 +85,13 @@ def card(results: ResultsDocument, name: str, files: RunFolder, record: RunResul
     parts = [
         f"---\n{front_matter(results, name, record, bool(peft))}\n---",
         f"# {escape_markdown(name)}: {escape_markdown(base_name(results))} adapted by {record.run.method}",
-        f"Trained by bakeoff {__version__} as entry `{name}` of the bakeoff "
-        f"`{results['name']}`, seed {record.run.seed}.",
+        f"Trained by bakeoff {__version__} as entry `{name}` of the bakeoff `{results.name}`, seed {record.run.seed}.",
         scores(results, name, record),
-        escape_markdown(results["verdict"]["text"]),
+        escape_markdown(results.verdict.text),
         "## How to use it",
         usage(results, name, files, peft if plain_base(record.run.method) else {}, record.run.quantize),
         "The text before the output, with the document in its place:",
-        fenced(results["template"]),
+        fenced(results.template),
         "## How it was made",
         facts(results, record),
     ]
@@ -104,12 +103,12 @@ def front_matter(results: ResultsDocument, name: str, record: RunResult, peft: b
     """Return the card's YAML, in which the hub finds base, library, tags and scores."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    hub_id = results["model"]["name"] if on_hub(results) else None
-    task = "summarization" if results["primary"].startswith("rouge") else "text-generation"
-    source = published(results["data"]["source"])
+    hub_id = results.model.name if on_hub(results) else None
+    task = "summarization" if results.primary.startswith("rouge") else "text-generation"
+    source = published(results.data.source)
     evaluated = [
         EvalResult(
-            task_type=task, dataset_type=source, dataset_name=results["name"], dataset_split="test",
+            task_type=task, dataset_type=source, dataset_name=results.name, dataset_split="test",
             metric_type=hub_metric(metric), metric_name=heading, metric_value=round(record.metrics[metric], 6),
         )
         for metric, heading in measured(results, record).items()
@@ -120,7 +119,7 @@ def front_matter(results: ResultsDocument, name: str, record: RunResult, peft: b
         pipeline_tag=task,
         tags=["bakeoff", record.run.method, *([f"base_model:adapter:{hub_id}"] if hub_id else [])],
         metrics=sorted({hub_metric(metric) for metric in measured(results, record)} - {"loss"}),
-        model_name=f"{results['name']} {name}",
+        model_name=f"{results.name} {name}",
         eval_results=evaluated,
     )
     return data.to_yaml()
@@ -128,7 +127,7 @@ def front_matter(results: ResultsDocument, name: str, record: RunResult, peft: b
 
 def measured(results: ResultsDocument, record: RunResult) -> dict[str, str]:
     """Return the headings of a run's test scores, by metric."""
-    headings = {"test/loss": "test loss"} | {f"test/{m['name']}": m["heading"] for m in results["metrics"]}
+    headings = {"test/loss": "test loss"} | {f"test/{m.name}": m.heading for m in results.metrics}
     return {metric: heading for metric, heading in headings.items() if metric in record.metrics}
 
 
@@ -141,13 +140,13 @@ def hub_metric(metric: str) -> str:
 
 def on_hub(results: ResultsDocument) -> bool:
     """Return whether the base has a name that others can use: it is not the embedded base or a folder."""
-    name = results["model"]["name"]
+    name = results.model.name
     return name != "base" and not Path(name).is_absolute()
 
 
 def base_name(results: ResultsDocument) -> str:
     """Return the base's name for a card."""
-    name = results["model"]["name"]
+    name = results.model.name
     return "bakeoff's embedded base" if name == "base" else published(name)
 
 
@@ -164,19 +163,20 @@ def run_folder(files: RunFolder) -> str:
 
 def scores(results: ResultsDocument, name: str, record: RunResult) -> str:
     """Return a table of test scores: this adapter's, its entry's over all seeds, and the untouched base's."""
-    entry = results["entries"][name]["metrics"]
-    base = results["baselines"]["base"]["metrics"] if "base" in results["baselines"] else {}
+    entry = results.entries[name].metrics
+    base = results.baselines["base"].metrics if "base" in results.baselines else {}
     lines = ["| test split | this adapter | entry, mean of seeds (95 %) | base |", "|---|---:|---:|---:|"]
     for metric, heading in measured(results, record).items():
         mean, untouched = entry.get(metric), base.get(metric)
-        span = f" ({mean['low']:.{DIGITS}f} to {mean['high']:.{DIGITS}f})" if mean and "low" in mean else ""
+        ends = interval_of(mean) if mean else None
+        span = f" ({ends[0]:.{DIGITS}f} to {ends[1]:.{DIGITS}f})" if ends else ""
         cells = (
             shown(record.metrics[metric]),
-            f"{shown(mean and mean['mean'])}{span}",
-            shown(untouched and untouched["mean"]),
+            f"{shown(mean.mean if mean else None)}{span}",
+            shown(untouched.mean if untouched else None),
         )
         lines.append(f"| {escape_markdown(heading)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + f"\n\n{escape_markdown(results['score_signature'])}"
+    return "\n".join(lines) + f"\n\n{escape_markdown(results.score_signature)}"
 
 
 def shown(value: float | None) -> str:
@@ -197,8 +197,8 @@ def usage(
     if not peft:
         return own
     family = "AutoModelForSeq2SeqLM" if peft.get("task_type") == "SEQ_2_SEQ_LM" else "AutoModelForCausalLM"
-    base = json.dumps(results["model"]["name"] if on_hub(results) else "path/of/the/base")
-    dtype = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[results["precision"]]
+    base = json.dumps(results.model.name if on_hub(results) else "path/of/the/base")
+    dtype = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[results.precision]
     code = WITH_PEFT.format(
         family=family,
         base=base,
@@ -211,19 +211,19 @@ def usage(
 
 def facts(results: ResultsDocument, record: RunResult) -> str:
     """Return settings, data, costs and environment as a list."""
-    environment, protocol = results["environment"], results["protocol"]
+    environment, protocol = results.environment, results.protocol
     settings = ", ".join(f"{key} {value}" for key, value in record.run.settings.items())
-    splits = ", ".join(f"{split} {row['examples']:,}" for split, row in results["data"]["splits"].items())
-    model, commit = results["model"], results["model"].get("revision")
+    splits = ", ".join(f"{split} {row.examples:,}" for split, row in results.data.splits.named())
+    model, commit = results.model, results.model.revision
     trained, total = record.trainable_parameters or 0, record.total_parameters or 1
     lines = {
         "settings": settings,
         "trainable parameters": f"{trained:,} of {total:,} ({100 * trained / total:.4f} %)",
         "steps": f"{record.steps} of {protocol['batch_size']} examples; the best checkpoint by validation loss is of "
         f"step {record.best_step}",
-        "examples": f"{splits}; content {results['data']['identity']}",
-        "base": f"{base_name(results)}, {f'commit {commit}, ' if commit else ''}content {model['identity']}",
-        "precision": results["precision"],
+        "examples": f"{splits}; content {results.data.identity}",
+        "base": f"{base_name(results)}, {f'commit {commit}, ' if commit else ''}content {model.identity}",
+        "precision": results.precision,
         "base stored": record.run.quantize if record.run.quantize in PACKED else "as in its files",
         "made": ", ".join(f"{k} {environment[k]}" for k in ("date", "torch", "transformers", "peft", "processor", "gpu")
                           if environment.get(k)),

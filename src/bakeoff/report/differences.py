@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bakeoff.analysis.table import size
+from bakeoff.analysis.columns import size
 from bakeoff.analysis.verdict import COSTS, PREFERENCES
 from bakeoff.errors import SetupError
 from bakeoff.store.results_document import Difference, ResultsDocument, Verdict
@@ -19,9 +19,9 @@ WORDS = {
 def difference_rows(verdict: Verdict) -> list[dict[str, Any]]:
     """Return one row per pair, baselines last: names, and the result on the score that ranks and on loss."""
     rows = []
-    for pair in [*verdict["pairs"], *verdict["baseline_pairs"]]:
-        cells = [*cell(pair, *((100, 1) if verdict["bounded"] else (1, 3))), *cell(pair["loss"], 1, 3)]
-        rows.append({"name": f"{pair['first']} \N{MINUS SIGN} {pair['second']}", "cells": cells})
+    for pair in [*verdict.pairs, *verdict.baseline_pairs]:
+        cells = [*cell(pair, *((100, 1) if verdict.bounded else (1, 3))), *cell(pair.loss, 1, 3)]
+        rows.append({"name": f"{pair.first} \N{MINUS SIGN} {pair.second}", "cells": cells})
     return rows
 
 
@@ -29,22 +29,22 @@ def cell(pair: Difference | None, scale: float, digits: int) -> list[dict[str, A
     """Return the cells of one metric's difference: value with interval, adjusted p value, conclusion."""
     if pair is None:
         return [{"text": "\N{EN DASH}", "interval": "", "value": ""}] * 3
-    value = scale * pair["difference"]
-    low, high = (None if end is None else scale * end for end in (pair["low"], pair["high"]))
+    value = scale * pair.difference
+    low, high = (None if end is None else scale * end for end in (pair.low, pair.high))
     span = NOT_KNOWN if low is None or high is None else f"{low:.{digits}f} to {high:.{digits}f}"
-    p = pair["p_holm"]
+    p = pair.p_holm
     shown = NOT_KNOWN if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
-    said = "different" if pair["different"] else "not shown to differ"
+    said = "different" if pair.different else "not shown to differ"
     texts = [(f"{value:.{digits}f}", span, value), (shown, "", "" if p is None else p), (said, "", said)]
     return [{"text": text, "interval": interval, "value": raw} for text, interval, raw in texts]
 
 
 def recommendation(results: ResultsDocument, preference: str) -> str:
     """Return a sentence with the entry that a preference chooses among those tied with the best."""
-    verdict = results["verdict"]
-    if verdict["best"] is None:
+    verdict = results.verdict
+    if verdict.best is None:
         raise SetupError(f"--prefer {preference}: no entry has finished. Try: bakeoff run again, or read its report")
-    among = [verdict["best"], *verdict["tied_with_best"]]
+    among = [verdict.best, *verdict.tied_with_best]
     named = WORDS[preference][0]
     name, why = choice(results, preference)
     if name is None:
@@ -54,22 +54,22 @@ def recommendation(results: ResultsDocument, preference: str) -> str:
 
 def rivals(verdict: Verdict) -> str:
     """Return in words among how many entries a preference chooses."""
-    count = 1 + len(verdict["tied_with_best"])
-    return f"of the {count} entries tied on {verdict['heading']}" if count > 1 else "the only entry in the top group"
+    count = 1 + len(verdict.tied_with_best)
+    return f"of the {count} entries tied on {verdict.heading}" if count > 1 else "the only entry in the top group"
 
 
 def choice(results: ResultsDocument, preference: str) -> tuple[str | None, str]:
     """Return the entry that a preference chooses, and why; None if that was not measured for all of them."""
-    name = results["verdict"]["recommendations"][preference]
+    name = results.verdict.recommendations[preference]
     if name is None:
         return None, ""
-    row = results["entries"][name]
-    value = row["costs"][COSTS[preference]] if preference in COSTS else row["metrics"]["validation/loss"]["mean"]
+    row = results.entries[name]
+    value = row.costs[COSTS[preference]] if preference in COSTS else row.metrics["validation/loss"].mean
     return name, WORDS[preference][1](value)
 
 
 def choices(results: ResultsDocument) -> list[dict[str, str | None]]:
     """Return every preference with its entry and the reason, for the page's cards."""
     choices = {word: choice(results, word) for word in PREFERENCES}
-    among = rivals(results["verdict"])
+    among = rivals(results.verdict)
     return [{"word": word, "name": name, "why": f"{why}; {among}"} for word, (name, why) in choices.items()]

@@ -3,9 +3,7 @@
 from itertools import combinations
 from typing import Any
 
-from bakeoff.analysis.table import rows_of
 from bakeoff.report.source import Source
-from bakeoff.scoring.metrics import value_of
 
 SPACED = 8
 MOST = 60
@@ -20,32 +18,34 @@ def samples(source: Source) -> list[dict[str, Any]]:
     Keys: place, id, document, cut (characters left out), reference, spaced, outputs (number, name, text, score; entries
     first). A number is the row's place in the table.
     """
-    rows = rows_of(source.results)
+    rows = source.results.rows
     outputs = {name: found for name, row in rows.items() if (found := source.predictions(row))}
     if not outputs:
         return []
-    scores = {name: [value_of(row[source.results["primary"]]) for row in found] for name, found in outputs.items()}
-    compared = [name for name in outputs if name in source.results["entries"]]
+    scores = {name: [row.score(source.results.primary) for row in found] for name, found in outputs.items()}
+    compared = [name for name in outputs if name in source.results.entries]
     spaced, further = wanted(scores, compared if len(compared) > 1 else list(outputs))
-    examples = {i: example for i, example in enumerate(source.examples()) if i in {*spaced, *further}}
+    examples = {i: example.printable() for i, example in enumerate(source.examples()) if i in {*spaced, *further}}
     numbers = {name: number for number, name in enumerate(rows)}
     shown: list[dict[str, Any]] = []
     letters = 0
     for i in [*spaced, *further]:
+        document, reference = examples[i].document, examples[i].summary
+        texts = {name: found[i].printable().output for name, found in outputs.items()}
         sample = {
             "place": i,
-            "id": examples[i]["id"],
-            "document": examples[i]["document"][:DOCUMENT],
-            "cut": max(0, len(examples[i]["document"]) - DOCUMENT),
-            "reference": examples[i]["summary"],
+            "id": examples[i].id,
+            "document": document[:DOCUMENT],
+            "cut": max(0, len(document) - DOCUMENT),
+            "reference": reference,
             "spaced": i in spaced,
             "outputs": [
-                {"number": numbers[name], "name": name, "text": found[i]["output"], "score": scores[name][i]}
-                for name, found in outputs.items()
+                {"number": numbers[name], "name": name, "text": text, "score": scores[name][i]}
+                for name, text in texts.items()
             ],
         }
-        letters += sum(map(len, [sample["document"], sample["reference"], *(o["text"] for o in sample["outputs"])]))
-        letters += FRAME * len(outputs)
+        letters += len(document[:DOCUMENT]) + len(reference)
+        letters += sum(FRAME + len(text) for text in texts.values())
         if shown and letters > LETTERS:
             break
         shown.append(sample)

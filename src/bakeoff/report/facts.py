@@ -2,11 +2,10 @@
 
 from typing import Any
 
-from bakeoff.analysis.table import counted, rows_of, size
+from bakeoff.analysis.columns import counted, size
 from bakeoff.analysis.twins import storage
 from bakeoff.report.plan import split_line
 from bakeoff.scoring.baselines import BASE
-from bakeoff.store.plan_document import SplitFacts
 from bakeoff.store.results_document import ResultsDocument
 
 Pairs = list[tuple[str, str]]
@@ -33,8 +32,7 @@ LABELS = {
 def sections(results: ResultsDocument) -> list[dict[str, Any]]:
     """Return the sections as title, note, pairs of name and value, and points."""
     untuned = {
-        label: [n for n, r in results["entries"].items() if (t := r["tuning"]) and t["label"] == label]
-        for label in LABELS
+        label: [n for n, r in results.entries.items() if (t := r.tuning) and t.label == label] for label in LABELS
     }
     notes = [f"{text} ({', '.join(untuned[label])})." for label, text in LABELS.items() if untuned[label]]
     stored = storages(results)
@@ -44,7 +42,7 @@ def sections(results: ResultsDocument) -> list[dict[str, Any]]:
     note = " ".join(notes)
     return [
         section("What was held equal", note, held_equal(results)),
-        section("Data", pairs=data_facts(results), points=[point(f) for f in results["data"]["findings"]]),
+        section("Data", pairs=data_facts(results), points=[point(f) for f in results.data.findings]),
         section("Baselines", points=[point(line) for line in baseline_lines(results)]),
         section("Checks and failures", points=check_points(results)),
         section("Environment", pairs=environment_facts(results)),
@@ -54,7 +52,7 @@ def sections(results: ResultsDocument) -> list[dict[str, Any]]:
 def storages(results: ResultsDocument) -> dict[str, list[str]]:
     """Return the entries by how their base is stored."""
     found: dict[str, list[str]] = {}
-    for name, row in results["entries"].items():
+    for name, row in results.entries.items():
         found.setdefault(storage(row), []).append(name)
     return found
 
@@ -72,15 +70,15 @@ def point(text: str, bad: bool = False) -> dict[str, Any]:
 
 def held_equal(results: ResultsDocument) -> Pairs:
     """Return what was the same for every entry, also of several bakeoffs."""
-    protocol, generation = results["protocol"], results["generation"]
-    differing = set(results.get("not_held_equal", ()))
+    protocol, generation = results.protocol, results.generation
+    differing = set(results.not_held_equal)
     clipping = f"clipped at norm {protocol['clip_norm']:g}" if protocol["clip_norm"] else "not clipped"
     chosen = " (auto: what the hardware multiplies natively)" if protocol["precision"] == "auto" else ""
-    precision = f"{results['precision']} for frozen weights and matrix products{chosen}, fp32 for trained weights"
+    precision = f"{results.precision} for frozen weights and matrix products{chosen}, fp32 for trained weights"
     size = generation["batch_size"]
     side_by_side = f", batches of {counted(size, 'document')}" if size else ", as many documents together as fit"
     side_by_side = "" if "generation.batch_size" in differing else side_by_side
-    outputs = f"at most {counted(results['output_tokens'], 'token')}{side_by_side}"
+    outputs = f"at most {counted(results.output_tokens, 'token')}{side_by_side}"
     epochs = counted(protocol["epochs"], "epoch")
     waited = counted(protocol["patience"] or 0, "validation")
     patience = f"; a run ends after {waited} without a new best" if protocol["patience"] else ""
@@ -88,14 +86,14 @@ def held_equal(results: ResultsDocument) -> Pairs:
     stored = next(iter(kinds)) if len(kinds := storages(results)) == 1 else None
     return [
         ("examples and order", "for each seed the same examples in the same batches"),
-        ("template", results["template"]),
-        ("length", f"at most {results['max_tokens']} tokens; a document that is too long is cut at its end"),
+        ("template", results.template),
+        ("length", f"at most {results.max_tokens} tokens; a document that is too long is cut at its end"),
         ("training", f"{epochs}, batches of {protocol['batch_size']}, loss on target tokens only"),
         ("optimizer", f"AdamW on fp32 weights, weight decay {protocol['weight_decay']:g}, gradients {clipping}"),
         ("schedule", f"{protocol['schedule']} after a warm-up over {protocol['warmup_share']:.0%} of the steps"),
         ("precision", precision),
         *([("base", f"its matrices stored {STORED[stored]}")] if stored not in (None, "none") else []),
-        ("tuning", tuning_rule(results["tune"])),
+        ("tuning", tuning_rule(results.tune)),
         ("checkpoint", f"the one with the lowest validation loss{patience}"),
         ("decoding", f"greedy in {generation['precision']}, {outputs}"),
         *([] if differing & {"protocol.seed", "protocol.seeds"} else [("seeds", ", ".join(map(str, seeds)))]),
@@ -116,28 +114,28 @@ def tuning_rule(tune: dict[str, Any] | None) -> str:
 
 def data_facts(results: ResultsDocument) -> Pairs:
     """Return counts, lengths and cut documents of each split, and the content's hash."""
-    data = results["data"]
-    pairs = [("source", data["source"]), ("content hash", data["identity"])]
-    for split, facts in data["splits"].items():
+    data = results.data
+    pairs = [("source", data.source), ("content hash", data.identity)]
+    for split, facts in data.splits.named():
         mean = ""
-        if "cut_documents" in facts:
-            mean = f"; mean {facts['prompt_tokens_mean']:.0f} tokens in, {facts['target_tokens_mean']:.0f} out"
-        pairs.append((split, split_line(SplitFacts.model_validate(facts)) + mean))
+        if facts.cut_documents is not None:
+            mean = f"; mean {facts.prompt_tokens_mean:.0f} tokens in, {facts.target_tokens_mean:.0f} out"
+        pairs.append((split, split_line(facts) + mean))
     return pairs
 
 
 def baseline_lines(results: ResultsDocument) -> list[str]:
     """Return one line on each baseline."""
     lines = []
-    for name, row in results["baselines"].items():
+    for name, row in results.baselines.items():
         kind, _, count = name.rpartition("-")
         if kind == "few-shot":
             text = (
                 f"the base with {counted(int(count), 'training example')} before the document; an output ends at its "
                 "first blank line"
             )
-            share = row["metrics"].get("test/cut_documents", {"mean": 0})["mean"]
-            text += f"; {share:.1%} of documents were cut further to make room for them" if share else ""
+            cut = row.metrics.get("test/cut_documents")
+            text += f"; {cut.mean:.1%} of documents were cut further to make room for them" if cut and cut.mean else ""
         elif kind == "lead":
             text = f"the first {count} sentences of the document" if count != "1" else "the document's first sentence"
         else:
@@ -154,19 +152,19 @@ def baseline_lines(results: ResultsDocument) -> list[str]:
 
 def check_points(results: ResultsDocument) -> list[dict[str, Any]]:
     """Return failures first, then every check with the rows that passed it."""
-    rows = rows_of(results)
+    rows = results.rows
     points = [
-        point(f"{n}: {row['status']}: {row['error'] or 'no result yet'}", row["status"] != "not run")
+        point(f"{n}: {row.status}: {row.error or 'no result yet'}", row.status != "not run")
         for n, row in rows.items()
-        if row["status"] != "done"
+        if row.status != "done"
     ]
     for check, meaning in CHECKS.items():
-        checked = {n: row["checks"][check] for n, row in rows.items() if check in row["checks"]}
+        checked = {n: row.checks[check] for n, row in rows.items() if check in row.checks}
         broken = [n for n, passed in checked.items() if not passed]
         passed = [n for n in checked if n not in broken]
         if passed:
             points.append(point(f"Passed for {', '.join(passed)}: {meaning}."))
-        points += [point(f"Failed for {n}: {meaning}. Here: {rows[n]['check_notes'][check]}.", True) for n in broken]
+        points += [point(f"Failed for {n}: {meaning}. Here: {rows[n].check_notes[check]}.", True) for n in broken]
     return points or [point("No run has finished yet.")]
 
 
@@ -174,7 +172,7 @@ def environment_facts(results: ResultsDocument) -> Pairs:
     """Return the environment block; bytes in a readable unit, and all values if several bakeoffs differ."""
     return [
         (name.removesuffix("_bytes").replace("_", " "), environment_value(name, value))
-        for name, value in results["environment"].items()
+        for name, value in results.environment.items()
         if value is not None
     ]
 

@@ -50,7 +50,7 @@ def draw_figures(source: Source) -> Figures:
         axes=draw_axes(results),
         curves=curves(source.curve_rows(), results),
         sweeps=sweeps(results),
-        pairs=pair_figures(results["verdict"]),
+        pairs=pair_figures(results.verdict),
         bars=cost_bars(results),
     )
 

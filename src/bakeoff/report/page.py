@@ -8,19 +8,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
-from bakeoff.analysis.table import (
-    NOT_BETTER,
-    NOT_CONVERGED,
-    best_values,
-    columns,
-    csv_table,
-    failed_checks,
-    failure,
-    is_best,
-    markdown_table,
-    rows_of,
-    standing,
-)
+from bakeoff.analysis.columns import best_values, columns, is_best
+from bakeoff.analysis.remarks import NOT_BETTER, NOT_CONVERGED, failed_checks, failure, standing
+from bakeoff.analysis.table import csv_table, markdown_table
 from bakeoff.errors import listed
 from bakeoff.report.differences import choices, difference_rows
 from bakeoff.report.examples import samples
@@ -46,44 +36,44 @@ TITLES = (
 def render(source: Source, figures: Figures, beside: str) -> str:
     """Return the page of a bakeoff, from everything that has finished so far; `beside` is the folder of its figures."""
     results, view = source.results, source.shown().results
-    csv, verdict, facts, shown = csv_table(results), results["verdict"], sections(results), samples(source.shown())
-    entries, differences = list(view["entries"]), difference_rows(view["verdict"])
+    csv, verdict, facts, shown = csv_table(results), results.verdict, sections(results), samples(source.shown())
+    entries, differences = list(view.entries), difference_rows(view.verdict)
     empty = {
         "quality-against-cost": not figures.axes.figures, "sweeps": not figures.sweeps,
         "differences": not differences, "costs": not figures.bars,
     }  # fmt: skip
     style = colours(":root", len(entries)) + (HERE / "page.css").read_text(encoding="utf-8")
     return page_template().render(
-        name=results["name"],
+        name=results.name,
         css=Markup(style + switches(len(entries), figures.axes)),
         script=Markup((HERE / "page.js").read_text(encoding="utf-8")),
         shapes=SWATCHES,
-        headline=verdict["headline"],
-        details=verdict["text"].removeprefix(verdict["headline"]).strip(),
+        headline=verdict.headline,
+        details=verdict.text.removeprefix(verdict.headline).strip(),
         setting=setting(results),
-        notes=results.get("notes", []),
+        notes=results.notes,
         contents=[(i, title) for i, title in TITLES if not empty.get(i)] + [(f["id"], f["title"]) for f in facts],
-        choices=choices(results) if verdict["best"] else [],
+        choices=choices(results) if verdict.best else [],
         entries=entries,
         numbers={name: number for number, name in enumerate(entries)},
-        left_out=view_note(view, verdict["heading"]),
+        left_out=view_note(view, verdict.heading),
         columns=columns(results),
         rows=table_rows(results),
         trunk=trunk_times(results),
-        score_signature=results["score_signature"],
-        heading=verdict["heading"],
-        bounded=verdict["bounded"],
-        ranked_by=f"{verdict['heading']}, points" if verdict["bounded"] else verdict["heading"],
+        score_signature=results.score_signature,
+        heading=verdict.heading,
+        bounded=verdict.bounded,
+        ranked_by=f"{verdict.heading}, points" if verdict.bounded else verdict.heading,
         differences=differences,
         figures=figures,
         beside=beside,
-        not_converged=listed([n for n, row in results["entries"].items() if row["converged"] is False]),
+        not_converged=listed([n for n, row in results.entries.items() if row.converged is False]),
         not_converged_text=NOT_CONVERGED,
-        not_better=listed([n for n, row in results["entries"].items() if row["improved"] is False]),
+        not_better=listed([n for n, row in results.entries.items() if row.improved is False]),
         not_better_text=NOT_BETTER,
         samples=shown,
         compared=compared(view, [output["name"] for output in shown[0]["outputs"]] if shown else []),
-        test_examples=results["data"]["splits"]["test"]["examples"],
+        test_examples=results.data.splits.test.examples,
         facts=facts,
         config=source.config,
         csv=csv,
@@ -103,7 +93,7 @@ def page_template() -> Template:
 
 def trunk_times(results: ResultsDocument) -> str:
     """Return how long computing the frozen blocks once took, for each entry that stored them."""
-    seconds = {name: row["costs"].get("trunk_seconds") or 0.0 for name, row in results["entries"].items()}
+    seconds = {name: row.costs.get("trunk_seconds") or 0.0 for name, row in results.entries.items()}
     return listed([f"{name} {value:.1f} s" for name, value in seconds.items() if value > 0.05])
 
 
@@ -114,23 +104,22 @@ def unbroken(text: str) -> Markup:
 
 def compared(results: ResultsDocument, names: list[str]) -> list[str]:
     """Return the two rows that are compared first: the best entry and the next one, or any with outputs."""
-    verdict = results["verdict"]
-    ranked = [verdict["best"], *(p["second"] for p in verdict["pairs"] if p["first"] == verdict["best"])]
+    verdict = results.verdict
+    ranked = [verdict.best, *(p.second for p in verdict.pairs if p.first == verdict.best)]
     return [name for name in dict.fromkeys([*ranked, *names]) if name in names][:2] + [""] * 2
 
 
 def setting(results: ResultsDocument) -> str:
     """Return in one line what was compared on which data."""
-    splits = results["data"]["splits"]
-    counts = ", ".join(f"{facts['examples']:,} {split}" for split, facts in splits.items())
-    model = results["model"]
-    date = results["environment"].get("date", "")[:10]
-    entries = f"{len(results['entries'])} entries" if len(results["entries"]) > 1 else "1 entry"
+    counts = ", ".join(f"{facts.examples:,} {split}" for split, facts in results.data.splits.named())
+    model = results.model
+    date = results.environment.get("date", "")[:10]
+    entries = f"{len(results.entries)} entries" if len(results.entries) > 1 else "1 entry"
     return " · ".join(
         part
         for part in (
-            f"{entries} on {model['name']} ({model['total_parameters']:,} parameters)",
-            f"{results['data']['source']}: {counts} examples",
+            f"{entries} on {model.name} ({model.total_parameters:,} parameters)",
+            f"{results.data.source}: {counts} examples",
             date,
         )
         if part
@@ -141,7 +130,7 @@ def table_rows(results: ResultsDocument) -> list[dict[str, Any]]:
     """Return the table's rows as text, the best value of each column marked."""
     best = best_values(results)
     rows = []
-    for name, row in rows_of(results).items():
+    for name, row in results.rows.items():
         cells = [
             {
                 "text": column.text(row),
@@ -154,7 +143,7 @@ def table_rows(results: ResultsDocument) -> list[dict[str, Any]]:
         rows.append(
             {
                 "name": name,
-                "kind": row["kind"],
+                "kind": row.kind,
                 "tag": standing(name, results),
                 "failed_checks": len(failed_checks(row)),
                 "failure": failure(row),

@@ -4,7 +4,8 @@ import math
 
 from rich.table import Table
 
-from bakeoff.analysis.table import NO_SUCH_THING, cell, counted, rate, size
+from bakeoff.analysis.columns import NO_SUCH_THING, counted, rate, size
+from bakeoff.analysis.table import cell
 from bakeoff.errors import listed
 from bakeoff.store.plan_document import EntryFacts, PlanDocument, SplitFacts
 from bakeoff.tuning.labels import setting_text

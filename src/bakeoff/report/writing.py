@@ -6,17 +6,16 @@ report import it.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from bakeoff.analysis.table import csv_table, markdown_table
-from bakeoff.errors import SetupError, printable_within
+from bakeoff.errors import SetupError
 from bakeoff.report.cards import write_cards
 from bakeoff.report.figures import check_own, draw_figures, note_page, write_figures
 from bakeoff.report.page import render
 from bakeoff.report.source import Source
 from bakeoff.store.checksums import read_mapping, unsealed
 from bakeoff.store.files import write_text
-from bakeoff.store.results_document import ResultsDocument
+from bakeoff.store.results_document import ResultsDocument, stored_results
 from bakeoff.store.run_folder import Folder
 
 
@@ -24,7 +23,7 @@ def write_report(path: str | Path) -> Path:
     """Write a bakeoff's page, figures, CSV, Markdown and adapters' cards; return the page's path."""
     folder = Folder(path)
     try:
-        results: Any = unsealed(read_mapping(folder.results_file))
+        results = stored_results(unsealed(read_mapping(folder.results_file)))
     except ValueError:
         raise SetupError(
             f"{folder.path}: no results.json, or a damaged one. Try: bakeoff report {folder.path}"
@@ -34,9 +33,9 @@ def write_report(path: str | Path) -> Path:
 
 def write_report_of(folder: Folder, document: ResultsDocument) -> Path:
     """Write everything that `write_report` writes, from results that the caller has."""
-    results = printable_within(document)
+    results = document.printable()
     write_text(folder.csv_file, csv_table(results))
-    write_text(folder.markdown_file, f"{markdown_table(results)}\n{results['verdict']['text']}\n")
+    write_text(folder.markdown_file, f"{markdown_table(results)}\n{results.verdict.text}\n")
     write_cards(folder, results)
     source = Source.of([folder], results)
     figures = draw_figures(source.shown())

@@ -12,7 +12,7 @@ from typing import Any
 
 from bakeoff.data.tokens import Tokens
 from bakeoff.scoring.baselines import BASE
-from bakeoff.store.results_document import ResultsRow
+from bakeoff.store.results_document import MeanScore, ResultsRow
 
 PASSAGES = 12
 WORDS = (60, 150)
@@ -56,16 +56,19 @@ def neutral_rows(tokenizer: Any, max_tokens: int, encoder_decoder: bool = False)
     return [Tokens(row[:n], row[n:]) for row, n in zip(rows, read, strict=True)]
 
 
-def add_forgetting(rows: Mapping[str, ResultsRow]) -> None:
-    """Add to each entry's metrics how its adapter changes the loss on neutral text: adapted minus its own base.
+def with_forgetting(rows: Mapping[str, ResultsRow]) -> dict[str, ResultsRow]:
+    """Return rows whose entries' metrics have how the adapter changes the loss on neutral text: adapted minus own base.
 
-    It is in nats per token, above 0 if the model got worse. Nothing is added if either loss was not measured. An
-    entry's own base is stored as the entry's is: what fewer bits change is not forgotten by training.
+    It is in nats per token, above 0 if the model got worse. It is missing if either loss was not measured. An entry's
+    own base is stored as the entry's is: what fewer bits change is not forgotten by training.
     """
-    losses = {name: row["metrics"].get("neutral/loss") for name, row in rows.items()}
-    stored = {name: row.get("quantize") or "none" for name, row in rows.items()}
-    bases = {stored[name]: losses[name] for name, row in rows.items() if row["method"] == BASE}
+    losses = {name: row.metrics.get("neutral/loss") for name, row in rows.items()}
+    stored = {name: row.quantize or "none" for name, row in rows.items()}
+    bases = {stored[name]: losses[name] for name, row in rows.items() if row.method == BASE}
+    found = dict(rows)
     for name, row in rows.items():
         own, adapted = bases.get(stored[name]), losses[name]
-        if row["kind"] == "entry" and own and adapted:
-            row["metrics"]["neutral/forgetting"] = {"mean": adapted["mean"] - own["mean"]}
+        if row.kind == "entry" and own and adapted:
+            forgetting = {"neutral/forgetting": MeanScore(mean=adapted.mean - own.mean)}
+            found[name] = row.model_copy(update={"metrics": row.metrics | forgetting})
+    return found

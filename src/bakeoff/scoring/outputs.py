@@ -13,6 +13,7 @@ from bakeoff.scoring.lengths import LENGTHS
 from bakeoff.scoring.metric import Rows
 from bakeoff.scoring.metrics import current_rules, score_outputs, value_of
 from bakeoff.store.content_hash import hash_of
+from bakeoff.store.documents import PredictionRow
 from bakeoff.store.events import Emit, State
 from bakeoff.store.plan_document import PlanDocument
 
@@ -26,7 +27,7 @@ def references_of(test: Sequence[Example], plan: PlanDocument) -> list[list[str]
 def scored(
     names: Sequence[str], plan: PlanDocument, test: Sequence[Example], outputs: Sequence[str],
     beside: Sequence[Mapping[str, Any]], begins: Callable[[str], object] = bool,
-) -> tuple[list[dict[str, Any]], dict[str, float]]:  # fmt: skip
+) -> tuple[list[PredictionRow], dict[str, float]]:  # fmt: skip
     """Return a row per test example, and the means `test/...` over them, by all the metrics named.
 
     `beside` is what else the rows have: LENGTHS, and the loss where there is one. `begins` is called with each metric
@@ -34,7 +35,8 @@ def scored(
     """
     scores, corpus = score_outputs(names, outputs, references_of(test, plan), begins)
     check_code(names, plan)
-    rows = [{"id": e.id, "output": o, **s, **more} for e, o, s, more in zip(test, outputs, scores, beside, strict=True)]
+    parts = zip(test, outputs, scores, beside, strict=True)
+    rows = [PredictionRow.model_validate({"id": e.id, "output": o, **s, **more}) for e, o, s, more in parts]
     found = {**means(scores), **corpus, **{name: sum(row[name] for row in beside) / len(beside) for name in LENGTHS}}
     return rows, {f"test/{name}": value for name, value in found.items()}
 

@@ -5,18 +5,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
-from bakeoff.store.documents import Count, Figure, Name, Whole
+from bakeoff.store.documents import Count, CurveRow, Document, Figure, Measured, Name
 
-Measured = Whole | float | None  # a loss may be NaN
 Positive = Annotated[Figure, Field(gt=0)]
 
 
-class Line(BaseModel):
+class Line(Document):
     """What every event has. Keys that its kind does not name are kept."""
-
-    model_config = ConfigDict(
-        strict=True, extra="allow", frozen=True, serialize_by_alias=True, validate_by_name=True, validate_by_alias=True
-    )
 
     time: Annotated[float, Field(ge=0, lt=2**40, allow_inf_nan=False)] | None = Field(
         None, description="Seconds since 1970. Every line of the file has one; it is set when the event is written."
@@ -42,7 +37,7 @@ class Start(Line):
     kind: Literal["start"] = "start"
     done: list[str]
     steps: dict[str, Count]
-    again: dict[str, Literal["decode", "score"]] = {}
+    again: dict[str, Literal["decode", "score"]] = Field({})
     plan: str | None = None
 
 
@@ -98,18 +93,11 @@ class Progress(Line):
         return self
 
 
-class Metrics(Line):
+class Metrics(CurveRow, Line):
     """A validation during training: a row of the run's metrics.jsonl."""
-
-    __pydantic_extra__: dict[str, Measured] = Field(init=False)
 
     run: Name
     kind: Literal["metrics"] = "metrics"
-    step: Annotated[Whole | float, Field(ge=0, le=2**53)]
-    epoch: Figure
-    seconds: Figure
-    train_loss: Measured = Field(None, alias="train/loss")
-    validation_loss: Measured = Field(None, alias="validation/loss")
 
 
 class Ranked(BaseModel):

@@ -10,11 +10,12 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, TypeVar
 
 from bakeoff.errors import SetupError
 from bakeoff.store.checksums import LARGEST, open_regular, sync
 
+Line = TypeVar("Line")
 ASSETS = Path(__file__).parent.parent / "assets"  # what the package ships beside its code
 
 
@@ -118,14 +119,11 @@ def remove_named(folder: Path, names: str) -> None:
         folder.rmdir()
 
 
-def read_jsonl(
-    path: Path, torn: bool = True, fault: Callable[[Any], str | None] = lambda _: None
-) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a JSONL file.
+def read_jsonl(path: Path, read: Callable[[bytes], Line], torn: bool = True) -> Iterator[Line]:
+    """Yield what `read` makes of each line of a JSONL file.
 
-    Raises SetupError if there is no file, or a line is not an object, or has a `fault`.
-
-    A last line that a crash has left incomplete is ignored unless `torn` is False.
+    Raises SetupError if there is no file, or `read` raises ValueError. A last line that a crash has left incomplete is
+    ignored unless `torn` is False.
     """
     try:
         file = open_regular(path)
@@ -137,9 +135,17 @@ def read_jsonl(
             number += 1
             if line.endswith(b"\n") or not torn or len(line) > LARGEST:
                 try:
-                    row = json.loads(line) if len(line) <= LARGEST else None
+                    if len(line) > LARGEST:
+                        raise ValueError("too long")
+                    row = read(line)
                 except (ValueError, RecursionError):
-                    row = None
-                if not isinstance(row, dict) or fault(row) is not None:
-                    raise SetupError(f"{path}:{number}: damaged. Try: bakeoff run again")
+                    raise SetupError(f"{path}:{number}: damaged. Try: bakeoff run again") from None
                 yield row
+
+
+def json_object(line: bytes) -> dict[str, Any]:
+    """Return the object in a line of JSON; raise ValueError if it holds something else."""
+    value = json.loads(line)
+    if not isinstance(value, dict):
+        raise ValueError("not an object")
+    return value

@@ -3,24 +3,12 @@
 from dataclasses import fields
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from bakeoff.store.documents import Count, Figure, Name, Number, RunRow, Text, is_number, run_fault, words
+from bakeoff.store.documents import Count, Document, Figure, Name, Number, RunRow, Text, is_number, run_fault, words
 from bakeoff.store.records import Quantize, Run
 
 Parameters = Annotated[int, Field(ge=1, le=2**62)]
-
-
-class Document(BaseModel):
-    """Base of all parts of a plan."""
-
-    model_config = ConfigDict(
-        strict=True, extra="allow", frozen=True, serialize_by_alias=True, validate_by_name=True, validate_by_alias=True
-    )
-
-    def row(self) -> dict[str, Any]:
-        """Return the document as its file holds it."""
-        return self.model_dump(exclude_unset=True)
 
 
 class Products(Document):
@@ -45,8 +33,8 @@ class BaseFacts(Document):
     name: Text
     revision: Text | None
     identity: Text | None
-    weights: dict[Text, Text] = {}
-    files: dict[Text, list[int]] = {}
+    weights: dict[Text, Text] = Field({})
+    files: dict[Text, list[int]] = Field({})
     context: Count | None
     total_parameters: Parameters
     architecture: Text | None = None
@@ -204,7 +192,7 @@ class PlanDocument(Document):
     score_signature: Text
     max_tokens: Parameters
     output_tokens: Parameters | None
-    texts: list[Text] = []
+    texts: list[Text] = Field([])
     rungs: list[Count]
     epochs: Annotated[int, Field(ge=1, le=2**31)]
     memory_bytes: Annotated[Figure, Field(ge=1)]

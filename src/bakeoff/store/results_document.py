@@ -1,21 +1,24 @@
-"""results.json as typed dictionaries: the source of `bakeoff report`, the page and `Results.document`."""
+"""results.json as models: the source of `bakeoff report`, the page and `Results.document`. Other keys are kept."""
 
-from typing import Any, Literal, NotRequired, TypeAlias
+from typing import Annotated, Any, Literal
 
-from typing_extensions import TypedDict
+from pydantic import Field, ValidationError
 
-Interval: TypeAlias = float | None  # an end of a 95 % interval; null where no interval can be computed
+from bakeoff.store.documents import Document, Figure, words
+from bakeoff.store.plan_document import BaseFacts, DataFacts, MetricFacts, Products, Span
+
+Interval = float | None  # an end of a 95 % interval; null where no interval can be computed
 
 
-class Score(TypedDict):
+class MeanScore(Document):
     """A mean over the seeds of an entry, with its 95 % interval if it has one."""
 
     mean: float
-    low: NotRequired[float]
-    high: NotRequired[float]
+    low: float | None = None
+    high: float | None = None
 
 
-class Difference(TypedDict):
+class Difference(Document):
     """A paired difference, first - second. `p_holm` is p after Holm's correction; it is under 0.05 if `different`.
 
     `detectable` is the smallest gap that would be found in 80 of 100 such bakeoffs. `covers` says which chance the
@@ -40,7 +43,7 @@ class Pair(Difference):
     loss: Difference | None
 
 
-class Verdict(TypedDict):
+class Verdict(Document):
     """The conclusion of the comparison. `recommendations` has an entry for each preference."""
 
     headline: str
@@ -59,7 +62,7 @@ class Verdict(TypedDict):
     recommendations: dict[str, str | None]
 
 
-class TrialRow(TypedDict):
+class TrialRow(Document):
     """One trial of an entry. `settings` has only the searched fields."""
 
     trial: int | None
@@ -71,10 +74,12 @@ class TrialRow(TypedDict):
     error: str | None
 
 
-class Tuning(TypedDict):
+class Tuning(Document):
     """How an entry's settings were chosen. `edge` names the fields whose best value was the lowest or highest tried.
 
-    `extended` is the result of the one trial past that edge: better, worse, failed, or "no room".
+    `chosen` are the values of the searched fields, once a final run was started. `extended` is the result of the one
+    trial past the edge: better, worse, failed, or "no room" if the field's bounds allow no further value. `seconds` are
+    those of the trials' optimizer steps; those of the chosen trial also count for the final run of its seed.
     """
 
     label: str
@@ -85,7 +90,7 @@ class Tuning(TypedDict):
     seconds: float | None
 
 
-class ResultsRow(TypedDict):
+class ResultsRow(Document):
     """An entry or a baseline, with what the plan says about it. `place` is the number of its bakeoff among several.
 
     `quantize` says how its base is stored; it is null for a baseline without a model.
@@ -94,12 +99,12 @@ class ResultsRow(TypedDict):
     kind: Literal["entry", "baseline"]
     method: str
     settings: dict[str, Any]
-    quantize: NotRequired[str | None]
+    quantize: str | None = None
     status: Literal["done", "failed", "unfinished", "not run"]
     error: str | None
     seeds: int
     runs: list[str]
-    metrics: dict[str, Score]
+    metrics: dict[str, MeanScore]
     costs: dict[str, float | None]
     checks: dict[str, bool]
     check_notes: dict[str, str]
@@ -107,42 +112,42 @@ class ResultsRow(TypedDict):
     improved: bool | None
     trainable_parameters: int | None
     total_parameters: int | None
-    learning_rate: float | None
+    learning_rate: Figure | None
     steps: int | None
     best_step: int | None
     tuning: Tuning | None
-    trials: NotRequired[int]
-    trial_steps: NotRequired[int]
-    search: NotRequired[dict[str, Any]]
-    trial_points: NotRequired[list[dict[str, float]]]
-    least_bytes: NotRequired[float]
-    trainable_percent: NotRequired[float]
-    packed_parameters: NotRequired[int]
-    step_products: NotRequired[dict[str, float]]
-    trunk_products: NotRequired[dict[str, float]]
-    place: NotRequired[int]
+    trials: int = 0
+    trial_steps: int = 0
+    search: dict[str, Span] = Field({})
+    trial_points: list[dict[str, Figure]] = Field([])
+    least_bytes: Figure | None = None
+    trainable_percent: Figure | None = None
+    packed_parameters: int = 0
+    step_products: Products | None = None
+    trunk_products: Products | None = None
+    place: int = 0
 
 
-class ResultsDocument(TypedDict):
+class ResultsDocument(Document):
     """results.json, without its checksum and signature. Model, data and metrics are those of plan.json.
 
     `records` is a hash of everything that the results were made from. `notes` and `not_held_equal` exist only if
     several bakeoffs are compared, `of_entries` only if a view leaves entries out.
     """
 
-    schema: Literal[3]
+    schema_version: Literal[3] = Field(alias="schema")
     name: str
     status: Literal["done", "failed", "incomplete"]
-    model: dict[str, Any]
-    data: dict[str, Any]
-    precision: str
+    model: BaseFacts
+    data: DataFacts
+    precision: Literal["fp32", "bf16", "fp16"]
     max_tokens: int
     output_tokens: int
     protocol: dict[str, Any]
     tune: dict[str, Any] | None
     generation: dict[str, Any]
     template: str
-    metrics: list[dict[str, Any]]
+    metrics: Annotated[list[MetricFacts], Field(min_length=1)]
     primary: str
     score_signature: str
     entries: dict[str, ResultsRow]
@@ -150,6 +155,24 @@ class ResultsDocument(TypedDict):
     verdict: Verdict
     environment: dict[str, Any]
     records: str
-    notes: NotRequired[list[str]]
-    not_held_equal: NotRequired[list[str]]
-    of_entries: NotRequired[int]
+    notes: list[str] = Field([])
+    not_held_equal: list[str] = Field([])
+    of_entries: int | None = None
+
+    @property
+    def rows(self) -> dict[str, ResultsRow]:
+        """All rows by name, entries first."""
+        return self.entries | self.baselines
+
+
+def interval_of(value: MeanScore | Difference) -> tuple[float, float] | None:
+    """Return a value's 95 % interval, or None if it has none."""
+    return None if value.low is None or value.high is None else (value.low, value.high)
+
+
+def stored_results(row: dict[str, Any]) -> ResultsDocument:
+    """Return the results in a run folder's results.json; raise ValueError, in words, if they are not results."""
+    try:
+        return ResultsDocument.model_validate(row)
+    except ValidationError as error:
+        raise ValueError(words(error)) from None

@@ -7,29 +7,31 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from bakeoff import __version__
 from bakeoff.errors import SetupError
 from bakeoff.store.checksums import damaged, digest, digests, fault_of, read_mapping, sealed, unsealed
+from bakeoff.store.documents import (
+    CurveRow,
+    EnvironmentRow,
+    ExampleRow,
+    MadeRow,
+    PredictionRow,
+    is_number,
+    result_fault,
+    run_fault,
+    whole,
+)
 from bakeoff.store.files import read_jsonl, remove_named, write_json
+from bakeoff.store.plan_document import PlanDocument, stored_plan
 from bakeoff.store.records import OUTPUTS, Run, RunResult, Step
-
-if TYPE_CHECKING:
-    from bakeoff.store.plan_document import PlanDocument
 
 SPLITS = ("train", "validation", "test")
 CHECKPOINT = r"\d{9}-[0-9a-f]{64}\.safetensors|\.\d+\.tmp"  # names of a run's checkpoints, and of one not finished
 TRUNK = r"(train|validation)-(encoder|\d+)-(fp32|bf16|fp16)(-nf4|-int8)?\.(bin|tmp)|\.lock"
 SCHEMA: Final = 3  # the form of plan.json and results.json
 PLAN_KEYS = {"name", "model", "data", "entries", "runs"}  # by which a bakeoff's plan is told from another program's
-
-
-def documents() -> Any:
-    """Return the module that checks documents. It is imported late: showing a finished table does not need pydantic."""
-    from bakeoff.store import documents
-
-    return documents
 
 
 def refuse_other_form(file: Path, document: Mapping[str, Any]) -> None:
@@ -45,18 +47,11 @@ def refuse_other_form(file: Path, document: Mapping[str, Any]) -> None:
     )
 
 
-def read_plan(row: dict[str, Any]) -> "PlanDocument":
-    """Return the plan in the content of plan.json; raise ValueError if the content is damaged."""
-    from bakeoff.store.plan_document import stored_plan
-
-    return stored_plan(row)
-
-
 def read_result(file: Path) -> RunResult | None:
     """Return the record in a file, or None if it is missing or damaged; raise SetupError if it may not be read."""
     with suppress(ValueError, TypeError):  # changed since, or a later version's
         row = unsealed(read_mapping(file))
-        return None if documents().result_fault(row) else RunResult.from_json(row)
+        return None if result_fault(row) else RunResult.from_json(row)
     return None
 
 
@@ -86,7 +81,7 @@ class RunFolder:
     def run(self) -> Run:
         """Return the run as the driver started it; raise SetupError if it was never started."""
         started = read_mapping(self.run_file)
-        if started.get("id") != self.path.name or documents().run_fault(started):
+        if started.get("id") != self.path.name or run_fault(started):
             raise SetupError(f"{self.path}: no run was started here (no run.json)")
         return Run(**started)
 
@@ -102,7 +97,7 @@ class RunFolder:
                 return record
         return None
 
-    def left_to_do(self, plan: "PlanDocument") -> Step:
+    def left_to_do(self, plan: PlanDocument) -> Step:
         """Return what is left to do (train, decode, score or nothing) so that this run matches `plan`.
 
         The run is a baseline or a final run.
@@ -161,14 +156,14 @@ class RunFolder:
             raise SetupError(f"{broken}: {fault_of(broken)}")
         return result
 
-    def curve(self) -> list[dict[str, float]]:
-        """Return the rows of metrics.jsonl: step, epoch, seconds, and train/loss or validation/loss."""
-        return list(read_jsonl(self.metrics_file, fault=documents().curve_fault)) if self.metrics_file.exists() else []
+    def curve(self) -> list[CurveRow]:
+        """Return the rows of metrics.jsonl."""
+        return list(read_jsonl(self.metrics_file, CurveRow.model_validate_json)) if self.metrics_file.exists() else []
 
-    def predictions(self) -> list[dict[str, Any]]:
-        """Return one row per test example, in test order: id, output, loss, tokens, and scores as {p, r, f}."""
-        file, wrong = self.predictions_file, documents().prediction_fault
-        return list(read_jsonl(file, torn=False, fault=wrong)) if file.exists() else []
+    def predictions(self) -> list[PredictionRow]:
+        """Return one row per test example, in test order."""
+        file = self.predictions_file
+        return list(read_jsonl(file, PredictionRow.model_validate_json, torn=False)) if file.exists() else []
 
 
 class Folder:
@@ -201,14 +196,14 @@ class Folder:
         """Delete the trunk cache."""
         remove_named(self.trunk, TRUNK)
 
-    def is_complete(self, run_id: str, plan: "PlanDocument") -> bool:
+    def is_complete(self, run_id: str, plan: PlanDocument) -> bool:
         """Return whether a run is done as planned, and all files that it left are still as they were written."""
         try:
             return self.run(run_id).left_to_do(plan) == "nothing"
         except SetupError:  # may not be read
             return False
 
-    def result(self, run_id: str, plan: "PlanDocument") -> RunResult | None:
+    def result(self, run_id: str, plan: PlanDocument) -> RunResult | None:
         """Return a run's record, or None if it has no record with the plan's outputs and scores yet."""
         result = self.run(run_id).result()
         if result and result.status == "done":
@@ -224,11 +219,11 @@ class Folder:
         """Return the file of a split's token ids, in the order of its examples."""
         return self.path / "data" / f"{split}.tokens.bin"
 
-    def examples(self, split: str) -> Iterator[dict[str, Any]]:
-        """Yield a split's examples as rows."""
-        return read_jsonl(self.examples_file(split), torn=False, fault=documents().example_fault)
+    def examples(self, split: str) -> Iterator[ExampleRow]:
+        """Yield a split's examples."""
+        return read_jsonl(self.examples_file(split), ExampleRow.model_validate_json, torn=False)
 
-    def plan(self) -> "PlanDocument":
+    def plan(self) -> PlanDocument:
         """Return plan.json; raise SetupError if this is not a run folder, or plan.json is damaged."""
         plan = read_mapping(self.plan_file)
         if not plan.keys() >= PLAN_KEYS:
@@ -236,11 +231,11 @@ class Folder:
             raise SetupError(f"{self.path}: {fault}. Try: ls bakeoffs")
         refuse_other_form(self.plan_file, plan)
         try:
-            return read_plan(plan)
+            return stored_plan(plan)
         except ValueError as error:
             raise SetupError(f"{self.plan_file}: damaged ({error}). Try: bakeoff run again") from None
 
-    def last_plan(self) -> "PlanDocument | None":
+    def last_plan(self) -> PlanDocument | None:
         """Return plan.json, or None if it cannot be read or belongs to another program.
 
         Raises SetupError if another version made it with another schema, because it then only looks damaged.
@@ -249,7 +244,7 @@ class Folder:
         if plan.keys() >= PLAN_KEYS:
             refuse_other_form(self.plan_file, plan)
             with suppress(ValueError):  # damaged
-                return read_plan(plan)
+                return stored_plan(plan)
         return None
 
     def planned(self) -> bool:
@@ -260,11 +255,11 @@ class Folder:
 
     def made(self) -> dict[str, Any]:
         """Return data/made.json, or an empty mapping if it cannot be read."""
-        return documents().whole(documents().MadeRow, read_mapping(self.made_file))
+        return whole(MadeRow, read_mapping(self.made_file))
 
     def environment(self) -> dict[str, Any]:
         """Return environment.json, or an empty mapping if it cannot be read."""
-        return documents().whole(documents().EnvironmentRow, read_mapping(self.environment_file))
+        return whole(EnvironmentRow, read_mapping(self.environment_file))
 
     def holds(self, data_fingerprint: str) -> bool:
         """Return whether the examples and tokens of all splits exist, are complete, and were made from this data."""
@@ -275,7 +270,7 @@ class Folder:
         """Return the planned runs in order."""
         return self.plan().runs
 
-    def trials(self, entry: str, plan: "PlanDocument | None" = None) -> list[Run]:
+    def trials(self, entry: str, plan: PlanDocument | None = None) -> list[Run]:
         """Return an entry's trials in order: the planned ones, and the extension if it was started.
 
         `plan` is the plan of this folder, if the caller has read it already.
@@ -288,7 +283,7 @@ class Folder:
             if file.parent.name not in known:
                 with suppress(SetupError):  # damaged
                     started = RunFolder(file.parent).run()
-                    searched = all(documents().is_number(started.settings.get(field)) for field in fields)
+                    searched = all(is_number(started.settings.get(field)) for field in fields)
                     if started.kind == "trial" and started.search in searches and searched:
                         runs.append(started)
         return runs

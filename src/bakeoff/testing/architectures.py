@@ -34,7 +34,7 @@ from bakeoff.library_errors import in_short, one_line
 from bakeoff.methods import build_method, method_class
 from bakeoff.methods.soft_prompts import SoftPrompt
 from bakeoff.store.checksums import open_regular
-from bakeoff.store.files import append_jsonl, read_jsonl
+from bakeoff.store.files import append_jsonl, json_object, read_jsonl
 from bakeoff.testing.families import ROWS
 from bakeoff.testing.tiny_configs import tiny_base, tiny_shape
 
@@ -83,17 +83,18 @@ def kept_rows(file: Path) -> dict[str, Row]:
         begins = stream.read(len(LINE))
     try:
         if LINE.startswith(begins):  # its last line may be torn
-            return {line["kind"]: line["row"] for line in read_jsonl(file, fault=line_fault)}
+            return dict(read_jsonl(file, stored_row))
     except SetupError:  # a line of something else
         pass
     raise SetupError(f"--keep: {file}: exists, and was not written by --keep. Try: another file")
 
 
-def line_fault(line: Mapping[str, Any]) -> str | None:
-    """Return what is wrong with a line of stored rows."""
-    row = line.get("row")
-    whole = isinstance(line.get("kind"), str) and isinstance(row, dict) and {"model", "note"} <= row.keys()
-    return None if whole else "not a row of an architecture"
+def stored_row(line: bytes) -> tuple[str, Row]:
+    """Return an architecture and its row from a line of stored rows; raise ValueError if it holds something else."""
+    kind, row = (json_object(line).get(key) for key in ("kind", "row"))
+    if not (isinstance(kind, str) and isinstance(row, dict) and {"model", "note"} <= row.keys()):
+        raise ValueError("not a row of an architecture")
+    return kind, row
 
 
 def isolated_row(kind: str, factory: Any, seconds: float = SECONDS, memory: int = MEMORY) -> Row:

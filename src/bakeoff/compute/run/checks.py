@@ -12,6 +12,7 @@ from torch import nn
 from bakeoff.compute.model.base import Base
 from bakeoff.compute.model.quantization import scales
 from bakeoff.data.tokens import Tokens
+from bakeoff.store.documents import CurveRow
 
 RELOAD_TOLERANCE = 1e-6  # relative, as the next
 START_TOLERANCE = {"fp32": 1e-5, "bf16": 1e-2, "fp16": 2e-3}  # not on a CPU
@@ -110,11 +111,11 @@ def beats_unigram(loss: float, rows: Sequence[Tokens]) -> str | None:
     )
 
 
-def finite(curve: Iterable[Mapping[str, float]], losses: Iterable[tuple[float, int]]) -> str | None:
+def finite(curve: Iterable[CurveRow], losses: Iterable[tuple[float, int]]) -> str | None:
     """Complain of the first loss that is not finite, in the curve's rows or among the test examples' sums."""
     for row in curve:
-        for name, value in row.items():
-            if not math.isfinite(value):
-                return f"{name} is {value} at step {row['step']}"
+        for name, value in row.row().items():
+            if value is not None and not math.isfinite(value):
+                return f"{name} is {value} at step {row.step}"
     odd = sum(not math.isfinite(loss) for loss, _ in losses)
     return f"the loss of {odd} test examples is not finite" if odd else None

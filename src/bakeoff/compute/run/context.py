@@ -25,8 +25,9 @@ from bakeoff.errors import DivergedError
 from bakeoff.hub import base_files
 from bakeoff.scoring.baselines import FEW_SHOT
 from bakeoff.store.content_hash import remember
+from bakeoff.store.documents import CurveRow
 from bakeoff.store.events import Emit, Note, Progress, event_of
-from bakeoff.store.files import append_jsonl, read_jsonl
+from bakeoff.store.files import append_jsonl
 from bakeoff.store.records import Run, RunResult
 from bakeoff.store.run_folder import SPLITS, Folder, RunFolder
 
@@ -51,7 +52,6 @@ class Work:
         self.output_tokens = self.plan.output_tokens
         self.indented = INDENT in self.plan.texts
         self.tokens: dict[str, Sequence[Tokens]] = {s: load_tokens(folder.tokens_file(s)) for s in SPLITS}
-        self.test_file = folder.examples_file("test")
         self.few_shot = run.kind == "baseline" and run.entry.startswith(FEW_SHOT)
         self.trunk_folder = folder.trunk
         self.device = choose(self.config.machine.device)
@@ -66,12 +66,12 @@ class Work:
     @cached_property
     def test(self) -> list[Example]:
         """The test examples; only their outputs' scores need them."""
-        return [Example.from_row(row) for row in read_jsonl(self.test_file)]
+        return [Example.from_row(row.row()) for row in self.folder.examples("test")]
 
     def report(self, kind: str, values: dict[str, Any]) -> None:
         """Pass on what the loop reports, steps with the peak so far; curves also go to the run's metrics file."""
         if kind == "metrics":
-            append_jsonl(self.files.metrics_file, values)
+            append_jsonl(self.files.metrics_file, CurveRow.model_validate(values).row())
         if "seconds_left" in values:
             values = {**values, "peak_bytes": peak_bytes(self.device)}
         self.emit(event_of({"run": self.run.id, "kind": kind, **values}))

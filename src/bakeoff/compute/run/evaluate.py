@@ -101,6 +101,6 @@ def score(work: Work, outputs: Sequence[str], losses: Losses | None) -> RunResul
             beside = [{**row, "loss": loss, "tokens": count} for row, (loss, count) in pairs]
         begins = partial(tell_function, work.run.id, work.emit)
         rows, means = scored(work.config.metrics, work.plan, work.test, outputs, beside, begins)
-    write_jsonl(work.files.predictions_file, rows)
+    write_jsonl(work.files.predictions_file, (row.row() for row in rows))
     work.record.metrics |= means
     return work.finished()

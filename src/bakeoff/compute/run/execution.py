@@ -23,6 +23,7 @@ from bakeoff.store.files import write_jsonl
 from bakeoff.store.records import Cause, Run, RunResult, Step
 from bakeoff.store.run_folder import Folder
 
+BESIDE = {*LENGTHS, "loss", "tokens"}  # of a row of predictions, no scores
 STAYS = {"test/loss", "test/cut_documents"}  # of the test metrics, when the same outputs are scored again
 
 
@@ -86,11 +87,10 @@ def scored_again(folder: Folder, run: Run, emit: Emit) -> RunResult:
     files, plan, names = folder.run(run.id), folder.plan(), planned_config(folder, folder.plan()).metrics
     before, rows = files.finished(), files.predictions()
     assert before is not None, run.id
-    kept = [name for name in (*LENGTHS, "loss", "tokens") if name in rows[0]]
-    rows, means = scored(
-        names, plan, [Example.from_row(row) for row in folder.examples("test")], [row["output"] for row in rows],
-        [{name: row[name] for name in kept} for row in rows], partial(tell_function, run.id, emit),
-    )  # fmt: skip
-    write_jsonl(files.predictions_file, rows)
+    test = [Example.from_row(example.row()) for example in folder.examples("test")]
+    beside = [{name: value for name, value in row.row().items() if name in BESIDE} for row in rows]
+    begins = partial(tell_function, run.id, emit)
+    rows, means = scored(names, plan, test, [row.output for row in rows], beside, begins)
+    write_jsonl(files.predictions_file, (row.row() for row in rows))
     metrics = {name: value for name, value in before.metrics.items() if name in STAYS or not name.startswith("test/")}
     return replace(before, run=run, metrics=metrics | means, scoring=plan.scoring)

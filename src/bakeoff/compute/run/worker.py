@@ -135,7 +135,7 @@ def train(work: Work, method: Method) -> float | None:
     record.learning_rate = method.learning_rate
     complaint = only_moved(before, fingerprints(adapted), to_train, record.best_step or 0, method.may_stay_unchanged)
     record.check("only_intended_moved", complaint)
-    first = work.files.curve()[0]["validation/loss"]
+    first = next(row.validation_loss for row in work.files.curve() if row.validation_loss is not None)
     record.check("step0_beats_unigram", beats_unigram(first, work.tokens["validation"]))
     for name, complaint in carried.get("check_notes", {}).items():
         record.check(name, complaint)
@@ -161,7 +161,7 @@ def keep(work: Work, trainer: Trainer, carried: dict[str, Any]) -> CheckpointWri
     def extra() -> dict[str, Any]:
         return {
             "run": work.run.id,
-            "curve": work.files.curve(),
+            "curve": [row.row() for row in work.files.curve()],
             "seconds": work.clocks.seconds,
             "peak_bytes": work.record.costs.get("peak_bytes") or peak(),
             "check_notes": carried.get("check_notes", {}) | work.record.check_notes,

@@ -2,7 +2,7 @@
 
 import altair as alt
 
-from bakeoff.analysis.table import Column, columns
+from bakeoff.analysis.columns import Column, columns
 from bakeoff.report.charts.drawing import INK, TIP, Figure, colors, data, draw, heading
 from bakeoff.store.results_document import ResultsDocument
 
@@ -25,8 +25,8 @@ def cost_bars(results: ResultsDocument) -> list[Figure]:
 
 def cost_bar(results: ResultsDocument, column: Column) -> Figure | None:
     """Return the figure of one cost, or None if it was measured for no entry."""
-    names = [n for n, row in results["entries"].items() if row["status"] == "done"]
-    values = {n: column.value(results["entries"][n]) for n in names}
+    names = [n for n, row in results.entries.items() if row.status == "done"]
+    values = {n: column.value(results.entries[n]) for n in names}
     if not any(values.values()):
         return None
     rows = [{"entry": n, "value": v, "shown": "" if v is None else column.form(v)} for n, v in values.items()]
@@ -41,7 +41,7 @@ def cost_bar(results: ResultsDocument, column: Column) -> Figure | None:
     tips = [{**row, "tip": f"{row['entry']}: {row['shown']}"} for row in rows]
     base = data("costs").encode(x=x, y=y)
     bars = base.mark_bar(height=13, cornerRadiusEnd=2, opacity=1).encode(
-        color=colors(list(results["entries"])), description=TIP
+        color=colors(list(results.entries)), description=TIP
     )
     text = base.mark_text(align="left", dx=5, fontSize=11, color=INK, aria=False).encode(text=alt.Text("shown:N"))
     drawn = draw([bars, text], {"costs": tips}, (WIDTH, {"step": ROW}), heading(title), names)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import altair as alt
 
-from bakeoff.analysis.table import counted
+from bakeoff.analysis.columns import counted
 from bakeoff.errors import listed
 from bakeoff.report.charts.drawing import INK, TIP, Figure, Point, data, draw, heading, hue
 from bakeoff.store.results_document import ResultsDocument, ResultsRow
@@ -30,7 +30,7 @@ def curves(rows: Sequence[Point], results: ResultsDocument) -> list[Figure]:
     span = [losses[0], min(losses[-1], 3 * losses[len(losses) // 2])]
     epochs = math.ceil(max(row["epoch"] for row in rows))
     figures = []
-    for number, (name, row) in enumerate(results["entries"].items()):
+    for number, (name, row) in enumerate(results.entries.items()):
         own = [{k: v for k, v in r.items() if k != "entry"} for r in rows if r["entry"] == name]
         kept = [r for r in own if r["kept"]]
         if not kept:
@@ -52,9 +52,9 @@ def curves(rows: Sequence[Point], results: ResultsDocument) -> list[Figure]:
 
 def remark(row: ResultsRow, lowest: float, runs: int) -> tuple[str, bool]:
     """Return what a curve's shape means for its entry, and whether that is bad."""
-    if row["improved"] is False:
+    if row.improved is False:
         return "training never improved on its start", True
-    if row["converged"] is False:
+    if row.converged is False:
         return "not converged: loss was still falling", True
     seeds = f" in {counted(runs, 'seed')}" if runs > 1 else ""
     return f"lowest validation loss {lowest:.3f}{seeds}", False

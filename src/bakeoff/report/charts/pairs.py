@@ -18,32 +18,32 @@ def pair_figures(verdict: Verdict) -> list[Figure]:
 
     With many entries the pairs of the best one have their own figure, and all pairs follow.
     """
-    pairs, levels = verdict["pairs"], verdict["baseline_pairs"]
+    pairs, levels = verdict.pairs, verdict.baseline_pairs
     groups = [("pairs", "Entries with each other", pairs), ("baselines", "Entries with the baselines", levels)]
     if len(pairs) > BRIEF:
-        first = [p for p in pairs if verdict["best"] in (p["first"], p["second"])]
-        groups.insert(0, ("pairs-best", f"Entries with the best, {verdict['best']}", first))
+        first = [p for p in pairs if verdict.best in (p.first, p.second)]
+        groups.insert(0, ("pairs-best", f"Entries with the best, {verdict.best}", first))
         groups[1] = ("pairs", f"All {len(pairs)} pairs of entries", pairs)
     return [
         figure(name, title, readable(group), verdict, len(group))
-        for name, title, group in groups if any(p["low"] is not None for p in group)
+        for name, title, group in groups if any(p.low is not None for p in group)
     ]  # fmt: skip
 
 
 def readable(pairs: Sequence[Pair]) -> Sequence[Pair]:
     """Return at most ROWS pairs: those of the highest entries, each with everything that it is compared with."""
-    firsts = list(dict.fromkeys(pair["first"] for pair in pairs))
+    firsts = list(dict.fromkeys(pair.first for pair in pairs))
     kept = set(firsts)
-    while len([pair for pair in pairs if pair["first"] in kept]) > ROWS and len(kept) > 1:
+    while len([pair for pair in pairs if pair.first in kept]) > ROWS and len(kept) > 1:
         kept.discard(firsts.pop())
-    return [pair for pair in pairs if pair["first"] in kept]
+    return [pair for pair in pairs if pair.first in kept]
 
 
 def figure(name: str, title: str, pairs: Sequence[Pair], verdict: Verdict, count: int) -> Figure:
     """Return one figure of the pairs whose interval is known, which may be the first of `count` pairs."""
-    rows = [pair_row(p, verdict["bounded"]) for p in pairs if p["low"] is not None]
-    measure = verdict["heading"]
-    axis = f"difference in {measure}, points" if verdict["bounded"] else f"difference in {measure}"
+    rows = [pair_row(p, verdict.bounded) for p in pairs if p.low is not None]
+    measure = verdict.heading
+    axis = f"difference in {measure}, points" if verdict.bounded else f"difference in {measure}"
     tied = [row["pair"] for row in rows if row["said"] == "tied"]
     label = f"{title}, differences on {measure}: " + "; ".join(row["tip"] for row in rows)
     label += f". Tied: {', '.join(tied)}." if tied else ". None is tied."
@@ -55,14 +55,14 @@ def figure(name: str, title: str, pairs: Sequence[Pair], verdict: Verdict, count
 
 def pair_row(pair: Pair, bounded: bool) -> Point:
     """Return one pair's difference as a row; a score from 0 to 1 is in points (hundredths)."""
-    name = f"{pair['first']} \N{MINUS SIGN} {pair['second']}"
-    assert pair["low"] is not None  # others have no place in the figure
-    assert pair["high"] is not None
-    value, low, high = ((100 if bounded else 1) * end for end in (pair["difference"], pair["low"], pair["high"]))
+    name = f"{pair.first} \N{MINUS SIGN} {pair.second}"
+    assert pair.low is not None  # others have no place in the figure
+    assert pair.high is not None
+    value, low, high = ((100 if bounded else 1) * end for end in (pair.difference, pair.low, pair.high))
     form = (lambda v: f"{v:.1f}") if bounded else (lambda v: f"{v:.3g}")
-    said = "different" if pair["different"] else "tied"
+    said = "different" if pair.different else "tied"
     tip = f"{name}: {form(value)}{' points' if bounded else ''} (95 % {form(low)} to {form(high)}), {said}"
-    return {"pair": name, "difference": value, "low": low, "high": high, "p_holm": pair["p_holm"], "said": said,
+    return {"pair": name, "difference": value, "low": low, "high": high, "p_holm": pair.p_holm, "said": said,
             "tip": tip}  # fmt: skip
 
 

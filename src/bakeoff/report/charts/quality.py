@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import altair as alt
 
-from bakeoff.analysis.table import TEST_LOSS, Column, columns
+from bakeoff.analysis.columns import TEST_LOSS, Column, columns
 from bakeoff.report.charts.drawing import INK, SOFT, TIP, Figure, Point, colors, data, draw, safe_name, shapes
 from bakeoff.report.charts.labels import LETTER, LINE, place
 from bakeoff.store.results_document import ResultsDocument, ResultsRow
@@ -31,13 +31,11 @@ class Axis:
 
 def qualities(results: ResultsDocument) -> list[Axis]:
     """Return the axes of quality: the score that ranks, the first others, test loss."""
-    scores = sorted(results["metrics"], key=lambda m: m["name"] != results["primary"])[:SCORES]
+    scores = sorted(results.metrics, key=lambda m: m.name != results.primary)[:SCORES]
     by_key = {column.key: column for column in columns(results)}
-    names = [safe_name(m["name"]) for m in scores]
+    names = [safe_name(m.name) for m in scores]
     names = [name if [*names, "loss"].count(name) == 1 else f"{name}-{i}" for i, name in enumerate(names, start=1)]
-    axes = [
-        Axis(by_key[f"metrics/test/{m['name']}"], name, m["heading"]) for m, name in zip(scores, names, strict=True)
-    ]
+    axes = [Axis(by_key[f"metrics/test/{m.name}"], name, m.heading) for m, name in zip(scores, names, strict=True)]
     return [*axes, Axis(TEST_LOSS, "loss", TEST_LOSS.heading, lower=True)]
 
 
@@ -54,18 +52,18 @@ def costs(results: ResultsDocument) -> list[Axis]:
 
 def quality_cost(results: ResultsDocument, quality: Axis, cost: Axis) -> Figure | None:
     """Return one figure; None if no finished entry has both values. A cost of 0 is left out on a log axis."""
-    names = list(results["entries"])
-    points = [p for n, row in results["entries"].items() if (p := point(n, row, quality, cost))]
+    names = list(results.entries)
+    points = [p for n, row in results.entries.items() if (p := point(n, row, quality, cost))]
     if not points:
         return None
     levels = [
         {"entry": n, "quality": value}
-        for n, row in results["baselines"].items() if (value := quality.column.value(row)) is not None
+        for n, row in results.baselines.items() if (value := quality.column.value(row)) is not None
     ]  # fmt: skip
     front = pareto(points, quality.lower)
     best = " and ".join([", ".join(p["entry"] for p in front[:-1]), front[-1]["entry"]]) if front[1:] else ""
     first = f"{front[0]['entry']} has both the lowest cost and the {'lowest' if quality.lower else 'highest'}"
-    first += f" {quality.title}" + (" of those shown" if "of_entries" in results else "")
+    first += f" {quality.title}" + (" of those shown" if results.of_entries else "")
     note = f"On the line: {best}." if best else f"{first}; the verdict says whether that is more than chance."
     near = [level for level in levels if is_near(level, points)]
     far = [f"{level['entry']} ({level['quality']:.3f})" for level in levels if level not in near]
@@ -85,7 +83,7 @@ def quality_cost(results: ResultsDocument, quality: Axis, cost: Axis) -> Figure 
 def point(name: str, row: ResultsRow, quality: Axis, cost: Axis) -> Point | None:
     """Return one entry's point, or None if a value is missing."""
     score, value = quality.column.value(row), cost.column.value(row)
-    if row["status"] != "done" or score is None or value is None or (cost.log and value <= 0):
+    if row.status != "done" or score is None or value is None or (cost.log and value <= 0):
         return None
     low, high = quality.column.interval(row) or (score, score)
     span = f" (95 % {low:.3f} to {high:.3f})" if low < high else ""

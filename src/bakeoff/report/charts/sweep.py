@@ -5,7 +5,8 @@ from typing import Any
 
 import altair as alt
 
-from bakeoff.analysis.table import counted, edge_note
+from bakeoff.analysis.columns import counted
+from bakeoff.analysis.remarks import edge_note
 from bakeoff.report.charts.drawing import INK, TIP, Figure, Point, data, draw, heading, hue, safe_name
 from bakeoff.store.results_document import ResultsDocument, TrialRow, Tuning
 from bakeoff.tuning.labels import setting_text
@@ -17,23 +18,23 @@ FAILURES = 4  # failed trials that are told one by one
 def sweeps(results: ResultsDocument) -> list[Figure]:
     """Return a figure for each searched field of each entry that has chosen."""
     figures = []
-    for number, (name, row) in enumerate(results["entries"].items()):
-        tuned = row["tuning"]
-        chosen = tuned["chosen"] if tuned else None
+    for number, (name, row) in enumerate(results.entries.items()):
+        tuned = row.tuning
+        chosen = tuned.chosen if tuned else None
         if tuned is None or chosen is None:
             continue
-        for place, (field, span) in enumerate(row["search"].items(), start=1):
-            points = [trial_point(t, field, chosen) for t in tuned["trials"]]
+        for place, (field, span) in enumerate(row.search.items(), start=1):
+            points = [trial_point(t, field, chosen) for t in tuned.trials]
             shown = [p for p in points if p["loss"] is not None and p["status"] != "failed"]
             if not shown:
                 continue
-            failed = failures(name, field, [t for t in tuned["trials"] if t["status"] == "failed"])
+            failed = failures(name, field, [t for t in tuned.trials if t.status == "failed"])
             edge = edge_note(name, row)
             label = f"{name}: validation loss by {field}: " + "; ".join(p["tip"] for p in shown)
             title = heading(
                 name, budget(tuned) + (f" · edge: {edge_word(tuned, field)}" if edge else ""), bad=bool(edge)
             )
-            svg = chart(shown, field, span["scale"] == "log", number, title)
+            svg = chart(shown, field, span.scale == "log", number, title)
             rows = [{k: p[k] for k in ("trial", "value", "loss", "steps", "status", "chosen")} for p in points]
             notes = failed + ((f"Edge: {edge}.",) if edge else ())
             figures.append(
@@ -52,34 +53,34 @@ def sweeps(results: ResultsDocument) -> list[Figure]:
 
 def trial_point(trial: TrialRow, field: str, chosen: dict[str, Any]) -> Point:
     """Return one trial as a point."""
-    value, loss, is_chosen = trial["settings"][field], trial["validation_loss"], trial["settings"] == chosen
-    said = "chosen" if is_chosen else trial["status"]
-    after = f" after {counted(trial['steps'], 'step')}" if trial["steps"] else ""
+    value, loss, is_chosen = trial.settings[field], trial.validation_loss, trial.settings == chosen
+    said = "chosen" if is_chosen else trial.status
+    after = f" after {counted(trial.steps, 'step')}" if trial.steps else ""
     tip = (
         f"{field} {setting_text(value)}: "
         + ("no loss" if loss is None else f"validation loss {loss:.3f}")
         + f"{after}, {said}"
     )
-    return {"trial": trial["trial"], "value": value, "loss": loss, "steps": trial["steps"], "status": trial["status"],
+    return {"trial": trial.trial, "value": value, "loss": loss, "steps": trial.steps, "status": trial.status,
             "chosen": is_chosen, "tip": tip}  # fmt: skip
 
 
 def failures(name: str, field: str, failed: Sequence[TrialRow]) -> tuple[str, ...]:
     """Return one line for each of the first failed trials, and one for the number of others."""
-    lines = [f"Failed trial of {name} at {setting_text(t['settings'][field])}: {t['error']}" for t in failed[:FAILURES]]
+    lines = [f"Failed trial of {name} at {setting_text(t.settings[field])}: {t.error}" for t in failed[:FAILURES]]
     more = len(failed) - FAILURES
     return (*lines, f"And {counted(more, 'failed trial')} more.") if more > 0 else tuple(lines)
 
 
 def budget(tuned: Tuning) -> str:
     """Return the number of an entry's trials, and of the steps that they took together."""
-    trials = tuned["trials"]
-    return f"{counted(len(trials), 'trial')}, {counted(sum(t['steps'] or 0 for t in trials), 'step')}"
+    trials = tuned.trials
+    return f"{counted(len(trials), 'trial')}, {counted(sum(t.steps or 0 for t in trials), 'step')}"
 
 
 def edge_word(tuned: Tuning, field: str) -> str:
     """Return at which end of the tried values an entry's best trial is; if of another field, also which field."""
-    edges = tuned["edge"]
+    edges = tuned.edge
     return f"{edges[field]}est tried" if field in edges else " and ".join(edges)
 
 

@@ -1,0 +1,65 @@
+"""What is said beside the table: where a row stands, why it has no results, failed checks, and edges of searches."""
+
+from bakeoff.errors import listed
+from bakeoff.store.results_document import ResultsDocument, ResultsRow
+
+NOT_CONVERGED = "at the end the loss was still falling at more than half its average rate, so longer training may help"
+NOT_BETTER = "training never improved on the start; try another learning_rate"
+
+
+def standing(name: str, results: ResultsDocument) -> str:
+    """Return "best", "first of a tie", "tied with the best" or nothing: the verdict in a word."""
+    verdict = results.verdict
+    if name == verdict.best:
+        return "first of a tie" if verdict.tied_with_best else "best"
+    return "tied with the best" if name in verdict.tied_with_best else ""
+
+
+def failure(row: ResultsRow) -> str | None:
+    """Return why a row has no results, or None if it has results."""
+    if row.status == "done":
+        return None
+    return f"{row.status}: {row.error}" if row.error else str(row.status)
+
+
+def failures(results: ResultsDocument) -> list[str]:
+    """Return one line for each row without results, and one for each check that a row failed."""
+    rows = results.rows
+    lines = [f"{name} {reason}" for name, row in rows.items() if (reason := failure(row))]
+    return lines + [f"{name}: {note}" for name, row in rows.items() for note in failed_checks(row)]
+
+
+def failed_checks(row: ResultsRow) -> list[str]:
+    """Return one line for each check that a row's runs failed; why a run failed is shown elsewhere."""
+    if row.status == "failed":
+        return []
+    return [f"check {name} failed: {note}" for name, note in row.check_notes.items()]
+
+
+def edge_note(name: str, row: ResultsRow) -> str | None:
+    """Return in words that an entry's best trial was on the edge of what was tried, or None if it was not."""
+    tuning = row.tuning
+    if not tuning or not tuning.edge:
+        return None
+    sides = " and ".join(f"{field} was the {side}est" for field, side in tuning.edge.items())
+    after = {
+        "better": "one step further was better and was chosen, so the best value may be even further",
+        "worse": "one step further was worse",
+        "failed": "one step further failed",
+        "no room": "its range ends there",
+    }.get(tuning.extended or "", "one step further has not run")
+    tried = len(row.trial_points)
+    return f"{name}: the best trial was at the edge of the search: {sides} of the {tried} tried; {after}"
+
+
+def remarks(results: ResultsDocument) -> list[str]:
+    """Return a line for each entry on the edge of its search, for those not converged, and for those not better."""
+    entries = results.entries
+    lines = [note for name, row in entries.items() if (note := edge_note(name, row))]
+    early = [name for name, row in entries.items() if row.converged is False]
+    if early:
+        lines.append(f"not converged: {listed(early)}: {NOT_CONVERGED}")
+    never = [name for name, row in entries.items() if row.improved is False]
+    if never:
+        lines.append(f"not better: {listed(never)}: {NOT_BETTER}")
+    return lines
