@@ -76,7 +76,8 @@ FILES = [
     ("t.arrow", jsonl(ROW), "t.arrow: not a complete arrow file"),
     ("t.ods", b"PK\x03\x04", "t.ods: .ods is not a known format. Allowed: .jsonl"),
     ("t.xlsx", b"PK\x03\x04", "t.xlsx: not a complete .xlsx file"),
-    ("t.jsonl.gz", gzip.compress(jsonl(ROW), mtime=0), "t.jsonl.gz: .gz is not a known format"),
+    ("t.jsonl.xz", jsonl(ROW), "t.jsonl.xz: .xz is not a known format"),
+    ("t.jsonl.gz", gzip.compress(jsonl(ROW), mtime=0)[:-9], "t.jsonl.gz: not a complete .gz file"),
     ("t", b"plain prose\n", "t:1: not JSON"),
 ]  # fmt: skip
 

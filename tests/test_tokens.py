@@ -40,7 +40,7 @@ def test_a_summary_that_leaves_no_room_is_cut_and_one_that_fits_is_not(base):
     assert (len(long.target), long.kept) == (4, 1)
     assert base.tokenizer.eos_token_id not in long.target
     assert (len(fits.target), fits.kept, fits.target[-1]) == (10, 1, base.tokenizer.eos_token_id)
-    with pytest.raises(DataError, match=r"data.test: example '7': no room .* in 16 tokens beside outputs of 11 tokens"):
+    with pytest.raises(DataError, match=r"data.test: no room .* in 16 tokens beside outputs of 11 tokens"):
         list(encode([Example("7", "ba", "be")], form_of(base), 16, 11, "data.test"))
 
 

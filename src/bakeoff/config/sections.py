@@ -129,6 +129,11 @@ class DataConfig(Section):
         description="what to do with rows that cannot be used (a text is missing or empty, a line is not JSON): stop "
         "with an error, or drop them and report it",
     )
+    long_targets: Literal["cut", "drop", "stop"] = Field(
+        "cut",
+        description="what to do with targets that are so long that `protocol.max_tokens` has no room for a document "
+        "beside them: cut them to the longest output, drop their examples, or stop with an error",
+    )
     shared_documents: Literal["keep", "drop"] = Field(
         "keep",
         description="what to do with training documents that are also in validation or test, or nearly so: keep or "

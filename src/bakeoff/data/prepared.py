@@ -11,7 +11,15 @@ from bakeoff.data.examples import Example
 from bakeoff.data.prompt_format import Form
 from bakeoff.data.sources import Splits
 from bakeoff.data.tokenizer_checks import whole_lengths
-from bakeoff.data.tokens import StoredTokens, encode, load_tokens, longest_output, save_tokens, target_lengths
+from bakeoff.data.tokens import (
+    StoredTokens,
+    encode,
+    load_tokens,
+    longest_output,
+    save_tokens,
+    target_lengths,
+    widest_template,
+)
 from bakeoff.store.checksums import digests
 from bakeoff.store.documents import ExampleRow
 from bakeoff.store.files import write_json, write_jsonl
@@ -37,15 +45,16 @@ class PreparedData:
         prompts always leave room for the usual length, so that training stays the same if other outputs are asked for.
         """
         train: Sequence[Example] = self.splits["train"]
+        widest = max(widest_template(self.splits[split], form) for split in SPLITS)
         if not self.is_current():
-            usual = longest_output(target_lengths(train, form), form, max_tokens)
+            usual = longest_output(target_lengths(train, form), form, max_tokens, widest)
             for split in SPLITS:
                 room = (max_new_tokens or usual) if split == "test" else usual
                 rows = encode(self.splits[split], form, max_tokens, room, f"data.{split}")
                 save_tokens(self.folder.tokens_file(split), rows)
         tokens = {split: load_tokens(self.folder.tokens_file(split)) for split in SPLITS}
         if max_new_tokens is None:
-            max_new_tokens = longest_output(whole_lengths(tokens["train"], train, form), form, max_tokens)
+            max_new_tokens = longest_output(whole_lengths(tokens["train"], train, form), form, max_tokens, widest)
         return tokens, max_new_tokens
 
     def complete(self) -> None:

@@ -75,7 +75,8 @@ def look_at_tokens(
         if counted.cut_targets:
             lines.append(
                 f"{where}: {of(counted.cut_targets, len(rows))} targets leave no room for a document and are cut to "
-                f"{output_tokens} tokens, the longest output. Raise protocol.max_tokens as far as the context allows"
+                f"{output_tokens} tokens, the longest output (data.long_targets: cut, drop or stop). Raise "
+                f"protocol.max_tokens as far as the context allows"
             )
         if split != "validation":
             lines += round_trip(where, splits[split], form)

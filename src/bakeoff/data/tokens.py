@@ -93,14 +93,16 @@ def encode(
             fixed = len(head) + len(tail)
             longest = max_tokens if form.encoder_decoder else max_tokens - fixed - 1
             if output_tokens > longest or fixed >= max_tokens:
+                own = example.around is not None and fixed > output_tokens
                 cause = (
                     f"{fixed} tokens of template. Shorten the template"
-                    if example.around and fixed > output_tokens
+                    if own
                     else f"outputs of {output_tokens} tokens. Lower generation.max_new_tokens"
                 )
+                row = f"example '{example.id}': " if own else ""
                 raise DataError(
-                    f"{where}: example '{example.id}': no room for the document in {max_tokens} tokens beside {cause}, "
-                    "or raise protocol.max_tokens as far as the model's context allows"
+                    f"{where}: {row}no room for the document in {max_tokens} tokens beside {cause}, or raise "
+                    "protocol.max_tokens as far as the model's context allows"
                 )
             kept = target if len(target) <= longest else target[:output_tokens]
             room = max_tokens - fixed - (0 if form.encoder_decoder else max(len(kept), output_tokens))
@@ -114,17 +116,38 @@ def target_lengths(examples: Iterable[Example], form: Form) -> Ints:
     return numpy.fromiter((len(ids) for part in summaries for ids in form.targets(part)), numpy.int32)
 
 
-def longest_output(targets: Ints, form: Form, max_tokens: int) -> int:
+def longest_output(targets: Ints, form: Form, max_tokens: int, widest: int = 0) -> int:
     """Return the 99th percentile of the targets' lengths in tokens.
 
-    If that leaves no room for a document, return half of the tokens that the template leaves.
+    If that leaves no room for a document, return half of the tokens that the template leaves, in the row where it is
+    `widest`.
     """
     usual = int(numpy.ceil(numpy.percentile(targets, 99)))
     if form.encoder_decoder:
         return min(usual, max_tokens)
     (head, tail), *_ = form.around([Example("", "-", "-")])
     room = max_tokens - len(head) - len(tail)
-    return usual if usual < room else max(1, room // 2)
+    longest = usual if usual < room else max(1, room // 2)
+    return longest if longest < max_tokens - widest else max(1, (max_tokens - widest) // 2)
+
+
+def widest_template(examples: Iterable[Example], form: Form) -> int:
+    """Return the most tokens that the template has in a row; 0 if it is the same for all rows."""
+    own = (chunk for chunk in _chunks(examples) if any(e.around for e in chunk))
+    return max((len(head) + len(tail) for chunk in own for head, tail in form.around(chunk)), default=0)
+
+
+def excess(examples: Iterable[Example], form: Form, max_tokens: int) -> Ints:
+    """Return by how many tokens each target is too long to leave room for a document, (examples,); 0 if it is not."""
+
+    def rows() -> Iterator[int]:
+        for chunk in _chunks(examples):
+            targets = form.targets([e.summary for e in chunk])
+            for (head, tail), target in zip(form.around(chunk), targets, strict=True):
+                longest = max_tokens if form.encoder_decoder else max_tokens - len(head) - len(tail) - 1
+                yield max(0, len(target) - longest)
+
+    return numpy.fromiter(rows(), numpy.int32)
 
 
 def _chunks(examples: Iterable[Example]) -> Iterator[list[Example]]:

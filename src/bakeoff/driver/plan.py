@@ -8,6 +8,7 @@ from bakeoff import __version__
 from bakeoff.config.config import BASELINES, Config
 from bakeoff.config.planned import planned
 from bakeoff.data.examples import Example
+from bakeoff.data.long_targets import beyond_outputs, settled
 from bakeoff.data.prepared import PreparedData
 from bakeoff.data.prompt_format import TEMPLATES, make_form
 from bakeoff.data.sources import Splits, content_identity, load_or_count, origin_identity
@@ -84,9 +85,10 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
     if max_tokens < config.protocol.max_tokens:
         findings.append(context_finding(config, methods, shapes["context"], max_tokens))
     form = make_form(tokenizer, config.template, shapes["encoder_decoder"]) if tokenizer and read else None
+    splits, dropped = settled(splits, form, max_tokens, config.data.long_targets) if form else (splits, [])
     steps = config.protocol.epochs * -(-len(splits["train"]) // config.protocol.batch_size)
     device = survey(config.machine.device)
-    findings += precision_findings(config, device)
+    findings += [*dropped, *precision_findings(config, device)]
     marked_texts = marked(splits, form) if form else Marked()
     asked = config.protocol.precision
     held_equal = held_equal_by(
@@ -98,6 +100,7 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
     tokens, output_tokens = data.encode(form, max_tokens, config.generation.max_new_tokens) if form else ({}, None)
     if form and output_tokens:
         findings += look_at_tokens(splits, tokens, form, marked_texts, output_tokens)
+        findings += beyond_outputs(splits, tokens, form, output_tokens, config.generation.max_new_tokens)
     if tokens:
         check_ids(config.model, tokenizer, shapes["embedded_ids"], tokens)
     if not tokenizer:
