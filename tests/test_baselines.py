@@ -18,6 +18,7 @@ from bakeoff.scoring.baselines import (
     NoRoomError,
     Reference,
     _words,
+    around_shots,
     choose_shots,
     cut_share,
     extract,
@@ -110,10 +111,16 @@ def test_shots_are_of_the_shorter_half_whatever_the_order(tokenizer):
         choose_shots(11, examples, rows)
 
 
+def with_shots(rows, shots, tokenizer, context):
+    form = make_form(tokenizer, TEMPLATE, False)
+    around = around_shots({"train": shots, "test": rows}, [], list, range(len(shots)), form, "\n\n")
+    return few_shot_rows(rows, around, form, context, 8)
+
+
 def test_a_few_shot_prompt_is_the_template_again_and_again(tokenizer):
     examples = examples_of(12, 9, 30)
     rows = list(encode(examples, make_form(tokenizer, TEMPLATE, False), 100, 8, "test"))
-    made = few_shot_rows(rows[2:], rows[:2], make_form(tokenizer, TEMPLATE, False), 512, 8)
+    made = with_shots(rows[2:], rows[:2], tokenizer, 512)
     assert tokenizer.decode(made[0].prompt) == (
         f"Text: {examples[0].document}\nTL;DR: answer number 0\n\n"
         f"Text: {examples[1].document}\nTL;DR: answer number 1\n\n"
@@ -121,17 +128,17 @@ def test_a_few_shot_prompt_is_the_template_again_and_again(tokenizer):
     )
     assert tokenizer.eos_token_id not in made[0].prompt
     assert (made[0].target, made[0].cut) == (rows[2].target, False)
-    assert cut_share(made, rows[2:], made[0].head - rows[2].head) == 0
-    unbounded = few_shot_rows(rows[2:], rows[:2], make_form(tokenizer, TEMPLATE, False), None, 8)
+    assert cut_share(made, rows[2:]) == 0
+    unbounded = with_shots(rows[2:], rows[:2], tokenizer, None)
     assert unbounded == made
 
 
 def test_documents_are_cut_to_the_context_and_nothing_else_is(tokenizer):
     rows = list(encode(examples_of(5, 6, *[20] * 10), make_form(tokenizer, TEMPLATE, False), 100, 8, "test"))
     shots, test = rows[:2], rows[2:]
-    whole = few_shot_rows(test, shots, make_form(tokenizer, TEMPLATE, False), 512, 8)
+    whole = with_shots(test, shots, tokenizer, 512)
     context = max(len(row.prompt) for row in whole) + 8 - 3
-    made = few_shot_rows(test, shots, make_form(tokenizer, TEMPLATE, False), context, 8)
+    made = with_shots(test, shots, tokenizer, context)
     for row, uncut in zip(made, whole, strict=True):
         assert len(row.prompt) + max(8, len(row.target)) <= context
         text = tokenizer.decode(row.prompt)
@@ -139,10 +146,10 @@ def test_documents_are_cut_to_the_context_and_nothing_else_is(tokenizer):
         assert tokenizer.decode(uncut.prompt).startswith(text.removesuffix("\nTL;DR:"))
         assert row.cut == len(uncut.prompt) - len(row.prompt)
     cut = sum(row.cut > 0 for row in made) / len(made)
-    assert cut_share(made, test, made[0].head - test[0].head) == cut > 0
+    assert cut_share(made, test) == cut > 0
     for context in (60, 30):
-        with pytest.raises(NoRoomError, match=f"context of {context} tokens is too short: 2 examples take"):
-            few_shot_rows(test, shots, make_form(tokenizer, TEMPLATE, False), context, 8)
+        with pytest.raises(NoRoomError, match=f"context of {context} tokens is too short: the examples take"):
+            with_shots(test, shots, tokenizer, context)
 
 
 def test_a_few_shot_output_ends_where_the_base_goes_on_with_another_example():
@@ -166,7 +173,7 @@ def test_a_baseline_without_room_is_a_row_and_no_failure(tiny_config):
     row = results.document.baselines["few-shot-9"]
     assert results.document.status == "done"
     assert (row.status, row.metrics) == ("not run", {})
-    assert row.error.startswith("the context of 64 tokens is too short: 9 examples take")
+    assert row.error.startswith("the context of 64 tokens is too short: the examples take")
     assert "few-shot-9" not in results.verdict
     assert 'few-shot-9,baseline,not run,"the context of 64 tokens is too short' in results.folder.csv_file.read_text()
     for file in (results.folder.report_file, results.folder.markdown_file):

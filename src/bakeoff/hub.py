@@ -30,7 +30,7 @@ from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_b
 from bakeoff.config.sections import LATEST, Pin
 from bakeoff.errors import SetupError
 from bakeoff.library_errors import first_line, one_line
-from bakeoff.model_files import READ, check_kinds, check_links, check_weights, weight_files
+from bakeoff.model_files import READ, check_kinds, check_links, check_weights, end_ids, weight_files
 from bakeoff.store.content_hash import Stamped, file_hashes, stamped
 from bakeoff.store.files import ASSETS
 
@@ -38,6 +38,7 @@ constants.HF_HUB_DISABLE_TELEMETRY = True  # what is asked of the hub says nothi
 EMBEDDED = ASSETS / "base"
 ANSWER_SECONDS = 5.0  # how long the hub may take to answer at all
 CONFIG = ("config.json",)
+STOPS = ("config.json", "generation_config.json")
 TOKENIZER = ("*.json", "*.txt", "*.model", "*.jinja")
 WEIGHTS = ("model.safetensors", "model-*.safetensors")  # not consolidated.safetensors, which are the same once more
 CODE = ("*.py",)
@@ -213,6 +214,15 @@ def fetch(name: str, pin: Pin = LATEST) -> None:
         )
     for file in weights:
         check_weights(name, file)
+
+
+def stop_ids(name: str, pin: Pin) -> list[int]:
+    """Return the ids that a base's own files end outputs with; files that are missing or hold no ids are ignored."""
+    try:
+        folder = model_folder(name, pin, (*CONFIG, *TOKENIZER), ask_hub=False)
+    except SetupError:
+        return []
+    return sorted({i for file in STOPS for i in end_ids(folder / file)})
 
 
 def base_files(name: str, pin: Pin) -> tuple[Stamped, ...]:

@@ -72,3 +72,13 @@ def check_weights(name: str, file: Path) -> None:
         raise SetupError(
             f"model: {name}: {file.name} is damaged ({first_line(error)}). Remove it, and run again"
         ) from None
+
+
+def end_ids(file: Path) -> list[int]:
+    """Return the ids of `eos_token_id` in a config; an empty list if it is missing or holds none."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return []
+    ids = found if isinstance(found, list) else [found]
+    return [i for i in ids if isinstance(i, int) and not isinstance(i, bool) and i >= 0]

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
+from bakeoff.config.chat import Chat, ChatConfig
 from bakeoff.config.machine import MachineConfig, SafetyConfig
 from bakeoff.config.sections import DataConfig, GenerationConfig, Pin, ProtocolConfig, Section, TuneConfig
 from bakeoff.config.templates import TemplateError, prompt_template, target_template
@@ -60,7 +61,12 @@ class Config(Section):
         None,
         description="prompt that comes before the target: a Jinja template over the columns of a row; it must contain "
         "{{ document }} exactly once, which is the only part that is cut; null: '{{ document }}\\nTL;DR:', for "
-        "encoder-decoders 'summarize: {{ document }}'",
+        "encoder-decoders 'summarize: {{ document }}'; for a base with a chat template, see `chat`",
+    )
+    chat: Chat = Field(
+        None,
+        description="how the base's own chat template is used; null: as by default, if the base has one and "
+        "`template` is not set; off: never",
     )
     target: str | None = Field(
         None,
@@ -114,6 +120,11 @@ class Config(Section):
         return at_home(self.output) if self.output else Path("bakeoffs") / self.name
 
     @property
+    def prompt(self) -> str | None:
+        """The template of the prompt, or of the user's turn; None: the usual one."""
+        return self.chat.user if isinstance(self.chat, ChatConfig) else self.template
+
+    @property
     def pin(self) -> Pin:
         """Which version of the model is meant, and whether its own code may run."""
         return Pin(self.revision, self.trust_remote_code is not None)
@@ -136,6 +147,22 @@ class Config(Section):
         if value in (False, "off"):  # YAML reads a bare off as false
             return None
         return {} if value in (True, "on") else value
+
+    @field_validator("chat", mode="before")
+    @classmethod
+    def _short_chat(cls, value: Any) -> Any:
+        if value in (False, "off"):  # YAML reads a bare off as false
+            return "off"
+        if not isinstance(value, dict | ChatConfig | None):
+            raise ValueError("expected off, or a mapping of system, user, kwargs and date")
+        return value
+
+    @field_validator("chat")
+    @classmethod
+    def _one_prompt(cls, value: Chat, fields: ValidationInfo) -> Chat:
+        if isinstance(value, ChatConfig) and fields.data.get("template") is not None:
+            raise ValueError("'template' is set, too, which is for plain text. Remove it, or write it as chat.user")
+        return value
 
     @field_validator("entries", mode="before")
     @classmethod
@@ -280,7 +307,7 @@ def dump_config(config: Config) -> str:
 def explain(where: str, raw: dict[str, Any], error: ValidationError) -> str:
     """Return pydantic's first complaint as one line: where, what, got, what to try."""
     first = error.errors()[0]
-    place = ".".join(in_line(p) for p in first["loc"] if p != "[key]")
+    place = ".".join(in_line(p) for p in first["loc"] if p not in ("[key]", "ChatConfig"))
     if first["type"] == "extra_forbidden":
         return f"{where}: {place}: unknown key.{did_you_mean(str(first['loc'][-1]), known_keys(first['loc'][:-1]))}"
     if first["type"] == "missing":

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy
 
 from bakeoff.data.examples import Example
+from bakeoff.data.forms import AnyForm
 from bakeoff.data.overlap import of
-from bakeoff.data.prompt_format import Form
 from bakeoff.data.sources import Splits
 from bakeoff.data.splitting import take
 from bakeoff.data.tokenizer_checks import whole_lengths
@@ -18,7 +18,7 @@ TOLD = 0.02  # a share of the test targets that is longer than outputs; by defau
 ROOM = "Raise protocol.max_tokens as far as the model's context allows"
 
 
-def settled(splits: Splits, form: Form, max_tokens: int, policy: str) -> tuple[Splits, list[str]]:
+def settled(splits: Splits, form: AnyForm, max_tokens: int, policy: str) -> tuple[Splits, list[str]]:
     """Return the splits without the examples that the policy drops, and findings.
 
     Raises DataError if the policy is to stop and there is such a target, or if nothing is left of a split.
@@ -45,7 +45,7 @@ def settled(splits: Splits, form: Form, max_tokens: int, policy: str) -> tuple[S
 
 
 def beyond_outputs(
-    splits: Mapping[str, Sequence[Example]], tokens: Mapping[str, StoredTokens], form: Form, output_tokens: int,
+    splits: Mapping[str, Sequence[Example]], tokens: Mapping[str, StoredTokens], form: AnyForm, output_tokens: int,
     asked: int | None,
 ) -> list[str]:  # fmt: skip
     """Return a finding if more test targets than usual are longer than an output can be."""

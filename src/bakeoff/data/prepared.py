@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bakeoff.data.examples import Example
-from bakeoff.data.prompt_format import Form
+from bakeoff.data.forms import AnyForm
 from bakeoff.data.sources import Splits
 from bakeoff.data.tokenizer_checks import whole_lengths
 from bakeoff.data.tokens import (
@@ -38,7 +38,7 @@ class PreparedData:
         """Return whether the folder's data are complete and belong to this plan."""
         return self.folder.holds(self.data_fingerprint)
 
-    def encode(self, form: Form, max_tokens: int, max_new_tokens: int | None) -> tuple[dict[str, StoredTokens], int]:
+    def encode(self, form: AnyForm, max_tokens: int, max_new_tokens: int | None) -> tuple[dict[str, StoredTokens], int]:
         """Write every split's token ids, unless they exist; return them, and how many tokens an output may have.
 
         Test prompts leave room for `max_new_tokens`, or for outputs of the usual length if that is None. Training

@@ -26,6 +26,20 @@ TRIED = 1000  # tokens of a vocabulary that may be a text
 
 
 @dataclass(frozen=True)
+class Parts:
+    """An example as ids: the prompt before, of and after its document, and its target.
+
+    `gaps` are spans of the target that are given and not trained, as turns between answers are.
+    """
+
+    head: list[int]
+    document: list[int]
+    tail: list[int]
+    target: list[int]
+    gaps: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
 class Form:
     """How an example becomes ids: `begin` template and document `end`, and `target_begin` summary `target_end`.
 
@@ -49,6 +63,13 @@ class Form:
         each = {text for pair in texts for text in pair if text}
         ids = dict(zip(each, plain_ids(self.tokenizer, list(each), self.parsed), strict=True)) if each else {}
         return [([*self.begin, *ids.get(before, ())], [*ids.get(after, ()), *self.end]) for before, after in texts]
+
+    def parts(self, examples: Sequence[Example]) -> list[Parts]:
+        """Return the examples as ids; template parts, document and target are tokenized apart."""
+        documents = self.documents([example.document for example in examples])
+        targets = self.targets([example.summary for example in examples])
+        pairs = zip(self.around(examples), documents, targets, strict=True)
+        return [Parts(head, document, tail, target) for (head, tail), document, target in pairs]
 
     def documents(self, texts: list[str]) -> list[list[int]]:
         """Return each document's own ids."""

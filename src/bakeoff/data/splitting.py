@@ -62,6 +62,6 @@ def origins_of(examples: Sequence[Example]) -> NDArray[numpy.uint64]:
     return numpy.fromiter((e.origin for e in examples), numpy.uint64, len(examples))
 
 
-def take(examples: Sequence[Example], chosen: NDArray[numpy.int64]) -> Sequence[Example]:
+def take(examples: Sequence[Example], chosen: NDArray[numpy.int64] | Sequence[int]) -> Sequence[Example]:
     """Return the examples at these indices."""
     return examples.take(chosen) if isinstance(examples, StoredExamples) else [examples[i] for i in chosen]

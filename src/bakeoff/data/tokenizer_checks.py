@@ -7,9 +7,12 @@ from itertools import zip_longest
 
 import numpy
 
+from bakeoff.data.chat_form import ChatForm
+from bakeoff.data.chat_parity import parity
 from bakeoff.data.examples import Example
+from bakeoff.data.forms import AnyForm
 from bakeoff.data.overlap import of
-from bakeoff.data.prompt_format import Form, special_tokens
+from bakeoff.data.prompt_format import special_tokens
 from bakeoff.data.tokens import Ints, StoredTokens, target_lengths
 from bakeoff.errors import DataError
 from bakeoff.store.run_folder import SPLITS
@@ -35,7 +38,7 @@ class Marked:
         return [mark for mark, there in ((INDENT, self.indented), (SPECIAL, self.special)) if there]
 
 
-def marked(splits: Mapping[str, Sequence[Example]], form: Form) -> Marked:
+def marked(splits: Mapping[str, Sequence[Example]], form: AnyForm) -> Marked:
     """Return which texts of all splits need care."""
     texts = Marked()
     tokens = sorted(set(special_tokens(form.tokenizer).values()), key=lambda token: (-len(token), token))
@@ -50,7 +53,7 @@ def marked(splits: Mapping[str, Sequence[Example]], form: Form) -> Marked:
 
 
 def look_at_tokens(
-    splits: Mapping[str, Sequence[Example]], tokens: Mapping[str, StoredTokens], form: Form, marked_texts: Marked,
+    splits: Mapping[str, Sequence[Example]], tokens: Mapping[str, StoredTokens], form: AnyForm, marked_texts: Marked,
     output_tokens: int,
 ) -> list[str]:  # fmt: skip
     """Return findings; raise DataError if the tokenizer cannot write most of a split's targets."""
@@ -78,6 +81,8 @@ def look_at_tokens(
                 f"{output_tokens} tokens, the longest output (data.long_targets: cut, drop or stop). Raise "
                 f"protocol.max_tokens as far as the context allows"
             )
+        if isinstance(form, ChatForm):
+            lines += parity(where, splits[split], rows, form)
         if split != "validation":
             lines += round_trip(where, splits[split], form)
     return lines
@@ -92,7 +97,7 @@ class Counted:
     cut_targets: int
 
 
-def count(rows: StoredTokens, form: Form) -> Counted:
+def count(rows: StoredTokens, form: AnyForm) -> Counted:
     """Return what a split's ids show."""
     tokenizer = form.tokenizer
     unknown, space = tokenizer.unk_token_id, tokenizer.convert_tokens_to_ids("\u2581")  # which stands before a word
@@ -115,7 +120,7 @@ def count(rows: StoredTokens, form: Form) -> Counted:
     return Counted(documents[0] / max(1, documents[1]), targets[0] / max(1, targets[1]), cut)
 
 
-def round_trip(where: str, examples: Sequence[Example], form: Form) -> list[str]:
+def round_trip(where: str, examples: Sequence[Example], form: AnyForm) -> list[str]:
     """Return a finding if targets change when they are encoded and decoded."""
     every = max(1, len(examples) // TRIED)
     texts = [example.summary.rstrip() for example in spaced(examples, every)]
@@ -142,6 +147,6 @@ def difference(one: str, other: str) -> tuple[str, str]:
     return one[start : at + CONTEXT], other[start : at + CONTEXT]
 
 
-def whole_lengths(rows: StoredTokens, examples: Sequence[Example], form: Form) -> Ints:
+def whole_lengths(rows: StoredTokens, examples: Sequence[Example], form: AnyForm) -> Ints:
     """Return the lengths of a split's targets before any was cut; texts are read only if some were."""
     return target_lengths(examples, form) if count(rows, form).cut_targets else rows.lengths.targets

@@ -16,7 +16,7 @@ import numpy
 from numpy.typing import NDArray
 
 from bakeoff.data.examples import Example
-from bakeoff.data.prompt_format import Form
+from bakeoff.data.forms import AnyForm
 from bakeoff.errors import DataError, SetupError
 from bakeoff.store.files import replacing
 
@@ -77,19 +77,18 @@ class Lengths:
 
 
 def encode(
-    examples: Iterable[Example], form: Form, max_tokens: int, output_tokens: int, where: str
+    examples: Iterable[Example], form: AnyForm, max_tokens: int, output_tokens: int, where: str
 ) -> Iterator[Tokens]:
     """Yield the examples' ids; raise DataError if `output_tokens` leave no room for a document in `max_tokens`.
 
     A causal base reads prompt and target one after the other: a document is cut so that its summary fits into
     `max_tokens`, and so that `output_tokens` can be generated after it. An encoder-decoder has `max_tokens` for each. A
-    target that leaves no room for one token of its document is cut to `output_tokens`, without an end. Template parts,
-    document and summary are tokenized separately, so that cutting the document changes no other token.
+    target that leaves no room for one token of its document is cut to `output_tokens`, without an end. Cutting the
+    document changes no other token.
     """
     for chunk in _chunks(examples):
-        documents = form.documents([e.document for e in chunk])
-        targets = form.targets([e.summary for e in chunk])
-        for example, (head, tail), document, target in zip(chunk, form.around(chunk), documents, targets, strict=True):
+        for example, parts in zip(chunk, form.parts(chunk), strict=True):
+            head, document, tail, target = parts.head, parts.document, parts.tail, parts.target
             fixed = len(head) + len(tail)
             longest = max_tokens if form.encoder_decoder else max_tokens - fixed - 1
             if output_tokens > longest or fixed >= max_tokens:
@@ -110,13 +109,13 @@ def encode(
             yield Tokens([*head, *document[:room], *tail], kept, cut, len(head), len(tail))
 
 
-def target_lengths(examples: Iterable[Example], form: Form) -> Ints:
+def target_lengths(examples: Iterable[Example], form: AnyForm) -> Ints:
     """Return the length in tokens of each summary with its end-of-text, (examples,)."""
     summaries = ([e.summary for e in chunk] for chunk in _chunks(examples))
     return numpy.fromiter((len(ids) for part in summaries for ids in form.targets(part)), numpy.int32)
 
 
-def longest_output(targets: Ints, form: Form, max_tokens: int, widest: int = 0) -> int:
+def longest_output(targets: Ints, form: AnyForm, max_tokens: int, widest: int = 0) -> int:
     """Return the 99th percentile of the targets' lengths in tokens.
 
     If that leaves no room for a document, return half of the tokens that the template leaves, in the row where it is
@@ -137,7 +136,7 @@ def widest_template(examples: Iterable[Example], form: Form) -> int:
     return max((len(head) + len(tail) for chunk in own for head, tail in form.around(chunk)), default=0)
 
 
-def excess(examples: Iterable[Example], form: Form, max_tokens: int) -> Ints:
+def excess(examples: Iterable[Example], form: AnyForm, max_tokens: int) -> Ints:
     """Return by how many tokens each target is too long to leave room for a document, (examples,); 0 if it is not."""
 
     def rows() -> Iterator[int]:

@@ -12,6 +12,7 @@ from bakeoff.driver.plan import (
     basis_of,
     checked_entries,
     held_equal_by,
+    in_ids,
     prepared_data,
     scores_by,
     virtual_tokens,
@@ -39,10 +40,10 @@ def plan_again(config: Config, folder: Folder) -> Plan | None:
     if before is None:
         return None
     remember(base_files(config.model, config.pin), before.model.files, before.model.weights)
-    splits, _, _ = load_or_count(config.data, config.template, config.target, must_read=True)
+    splits, _, _ = load_or_count(config.data, config.prompt, config.target, must_read=True)
     held_equal = held_equal_by(
         config, splits, before.max_tokens, before.texts,
-        precision=before.precision, template=before.template, rungs=before.rungs,
+        precision=before.precision, template=before.template, rungs=before.rungs, **in_ids(before.chat),
     )  # fmt: skip
     data = prepared_data(folder, config, splits, held_equal)
     if data.data_fingerprint != before.data_fingerprint or not data.is_current():

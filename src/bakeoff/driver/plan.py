@@ -8,9 +8,10 @@ from bakeoff import __version__
 from bakeoff.config.config import BASELINES, Config
 from bakeoff.config.planned import planned
 from bakeoff.data.examples import Example
+from bakeoff.data.forms import AnyForm, chat_facts, chat_findings, form_of, uses_chat
 from bakeoff.data.long_targets import beyond_outputs, settled
 from bakeoff.data.prepared import PreparedData
-from bakeoff.data.prompt_format import TEMPLATES, make_form
+from bakeoff.data.prompt_format import TEMPLATES
 from bakeoff.data.sources import Splits, content_identity, load_or_count, origin_identity
 from bakeoff.data.tokenizer_checks import Marked, look_at_tokens, marked
 from bakeoff.data.tokens import statistics
@@ -19,11 +20,12 @@ from bakeoff.driver.device import survey
 from bakeoff.driver.environment import accelerators
 from bakeoff.driver.runs import make_runs
 from bakeoff.errors import ConfigError
+from bakeoff.hub import stop_ids
 from bakeoff.methods import INSTALLED, method_class
 from bakeoff.scoring.baselines import base_in, settle
 from bakeoff.scoring.metrics import blind_spots, rules, scoring
 from bakeoff.store.content_hash import hash_of
-from bakeoff.store.plan_document import PlanDocument
+from bakeoff.store.plan_document import ChatFacts, PlanDocument
 from bakeoff.store.records import Quantize, Run
 from bakeoff.store.run_folder import SCHEMA, SPLITS, Folder
 from bakeoff.store.scratch import scratch
@@ -39,7 +41,7 @@ NOT_IN_RESULTS = {"seed", "seeds", "trunk_cache", "precision", "gradient_checkpo
 # Parts of a plan that the metrics alone determine, and the hash of all others.
 SCORES = {"metrics", "primary", "score_signature", "scoring", "basis", "config"}
 # What of all that is held equal determines the examples and their tokens.
-IN_TOKENS = ("version", "template", "target", "model", "data", "max_tokens", "texts")
+IN_TOKENS = ("version", "template", "target", "model", "data", "max_tokens", "texts", "chat")
 
 
 @dataclass
@@ -80,11 +82,13 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
     methods = {name: entry.methods() for name, entry in entries.items()}
     shapes = count(config, entries, tokenizer)
     max_tokens = fit_context(config, methods, shapes["context"])
-    splits, findings, read = load_or_count(config.data, config.template, config.target, must_read)
+    form, chat = planned_form(config, tokenizer, shapes["encoder_decoder"])
+    splits, findings, read = load_or_count(config.data, config.prompt, config.target, must_read)
     scores = scores_by(config, splits["test"])
     if max_tokens < config.protocol.max_tokens:
         findings.append(context_finding(config, methods, shapes["context"], max_tokens))
-    form = make_form(tokenizer, config.template, shapes["encoder_decoder"]) if tokenizer and read else None
+    findings += chat_findings(form, chat)
+    form = form if read else None
     splits, dropped = settled(splits, form, max_tokens, config.data.long_targets) if form else (splits, [])
     steps = config.protocol.epochs * -(-len(splits["train"]) // config.protocol.batch_size)
     device = survey(config.machine.device)
@@ -93,8 +97,8 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
     asked = config.protocol.precision
     held_equal = held_equal_by(
         config, splits, max_tokens, marked_texts.marks, precision=device.native_precision if asked == "auto" else asked,
-        template=config.template or TEMPLATES[shapes["encoder_decoder"]],
-        rungs=rungs(steps, config.tune is not None and config.tune.halving),
+        template=form.template if form else config.prompt or TEMPLATES[shapes["encoder_decoder"]],
+        rungs=rungs(steps, config.tune is not None and config.tune.halving), **in_ids(chat),
     )  # fmt: skip
     data = prepared_data(folder, config, splits, held_equal)
     tokens, output_tokens = data.encode(form, max_tokens, config.generation.max_new_tokens) if form else ({}, None)
@@ -124,6 +128,7 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
         "decoding": hash_of(config.generation.model_dump()),
         "precision": precision,
         "template": held_equal["template"],
+        "chat": chat,
         **scores,
         "max_tokens": max_tokens,
         "output_tokens": output_tokens,
@@ -138,6 +143,19 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
     })  # fmt: skip
     document = document.model_copy(update={"basis": basis_of(config, document)})
     return Plan(config, document, entries, runs, held_equal, virtual_tokens(entries), data)
+
+
+def planned_form(config: Config, tokenizer: Any, encoder_decoder: bool) -> tuple[AnyForm | None, ChatFacts | None]:
+    """Return the form of the examples, and what of a chat template is in the plan; without a tokenizer neither."""
+    if tokenizer is None:
+        return None, None
+    form = form_of(config, tokenizer, uses_chat(config, tokenizer, encoder_decoder), encoder_decoder)
+    return form, chat_facts(form, stop_ids(config.model, config.pin))
+
+
+def in_ids(chat: ChatFacts | None) -> dict[str, str]:
+    """Return what of a chat template is in the ids of runs; nothing where prompts are plain text."""
+    return {} if chat is None else {"chat": chat.rendered}
 
 
 def precision_findings(config: Config, device: "Facts") -> list[str]:

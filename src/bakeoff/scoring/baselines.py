@@ -5,18 +5,20 @@ the best extract that a greedy choice finds. They are plain texts and token ids:
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Any
 
 import numpy
 
 from bakeoff.config.config import Config
+from bakeoff.data.chat_form import ChatForm
 from bakeoff.data.examples import Example
+from bakeoff.data.forms import AnyForm
 from bakeoff.data.prompt_format import Form, plain, plain_ids
-from bakeoff.data.splitting import content_hashes
+from bakeoff.data.splitting import content_hashes, take
 from bakeoff.data.tokens import Tokens, lengths_of
 from bakeoff.errors import BakeoffError
 from bakeoff.scoring.rouge import sentences_at_marks, stemming
@@ -39,7 +41,7 @@ class NoRoomError(BakeoffError):
 
 def settle(
     config: Config, splits: Mapping[str, Sequence[Example]], tokens: Mapping[str, Sequence[Tokens]],
-    form: Form | None, context: int | None, output_tokens: int | None,
+    form: AnyForm | None, context: int | None, output_tokens: int | None,
 ) -> tuple[dict[str, Settings], dict[str, str]]:  # fmt: skip
     """Return the settings of each baseline to run, and the reasons why the others are not run.
 
@@ -55,9 +57,9 @@ def settle(
         if name.startswith(FEW_SHOT) and form is not None and output_tokens is not None:
             try:
                 places = choose_shots(int(name.removeprefix(FEW_SHOT)), train, tokens["train"])
-                shots = [tokens["train"][i] for i in places]
-                between = separator(train)
-                few_shot_rows(tokens["test"], shots, form, context, output_tokens, between)
+                between = BLANK_LINE if isinstance(form, ChatForm) else separator(train)
+                shown = around_shots(tokens, splits["test"], partial(take, train, places), places, form, between)
+                few_shot_rows(tokens["test"], shown, form, context, output_tokens)
                 run[name] = {"examples": places} | ({} if between == BLANK_LINE else {"separator": between})
             except NoRoomError as error:
                 not_run[name] = str(error)
@@ -117,31 +119,47 @@ def separator(train: Sequence[Example]) -> str:
     return tried[0] if tried else BLANK_LINE
 
 
+def around_shots(
+    tokens: Mapping[str, Sequence[Tokens]], test: Iterable[Example], train: Callable[[], Sequence[Example]],
+    places: Sequence[int], form: AnyForm, between: str,
+) -> Iterator[tuple[list[int], list[int]]]:  # fmt: skip
+    """Yield the ids before and after each test document in a prompt with the training examples at `places`.
+
+    They come in the same template, with `between` after each; by a chat template they are turns, for which their texts
+    are needed: `train` returns them.
+    """
+    if isinstance(form, ChatForm):
+        shown = replace(form, shots=tuple(train()))
+        for example in test:
+            yield from shown.around([example])
+        return
+    prefix, begin = shots_ids([tokens["train"][i] for i in places], form, between), len(form.begin)
+    for row in tokens["test"]:
+        yield [*form.begin, *prefix, *row.prompt[begin : row.head]], row.prompt[len(row.prompt) - row.tail :]
+
+
 def few_shot_rows(
-    rows: Sequence[Tokens], shots: Sequence[Tokens], form: Form, context: int | None, output_tokens: int,
-    between: str = BLANK_LINE,
+    rows: Sequence[Tokens], around: Iterable[tuple[list[int], list[int]]], form: AnyForm, context: int | None,
+    output_tokens: int,
 ) -> list[Tokens]:  # fmt: skip
-    """Return the rows with `shots` before each prompt, in the same template, and `between` after each of them.
+    """Return the rows with other ids `around` each document: with training examples before it.
 
     A document is cut further if the model's `context` of tokens leaves no room for it, its summary and an output.
     Raises NoRoomError if that takes away too much (KEPT_SHARE, ROOMLESS_SHARE).
     """
-    prefix = shots_ids(shots, form, between)
     made, without_room = [], 0
-    for row in rows:
-        length = row.kept
+    for row, (head, tail) in zip(rows, around, strict=True):
+        length, document = row.kept, row.prompt[row.head : len(row.prompt) - row.tail]
         output = 0 if form.encoder_decoder else max(len(row.target), output_tokens)
-        room = length if context is None else context - len(prefix) - row.head - row.tail - output
+        room = length if context is None else context - len(head) - len(tail) - output
         without_room += room < max(1, KEPT_SHARE * length)
-        begin, end = len(form.begin), len(row.prompt) - row.tail
         cut = max(0, length - room)
-        prompt = [*form.begin, *prefix, *row.prompt[begin : end - cut], *row.prompt[end:]]
-        made.append(replace(row, prompt=prompt, cut=row.cut + cut, head=row.head + len(prefix)))
+        prompt = [*head, *document[: length - cut], *tail]
+        made.append(replace(row, prompt=prompt, cut=row.cut + cut, head=len(head), tail=len(tail)))
         if room < 1 or without_room > ROOMLESS_SHARE * len(rows):
             raise NoRoomError(
-                f"the context of {context} tokens is too short: {len(shots)} "
-                f"example{'s take' if shots[1:] else ' takes'} "
-                f"{len(prefix)} of them, which leaves too few for the documents"
+                f"the context of {context} tokens is too short: the examples take {len(head) - row.head} of "
+                "them, which leaves too few for the documents"
             )
     return made
 
@@ -159,12 +177,9 @@ def shots_ids(shots: Sequence[Tokens], form: Form, between: str = BLANK_LINE) ->
     return ids
 
 
-def cut_share(rows: Sequence[Tokens], whole: Sequence[Tokens], prefix: int) -> float:
-    """Return the share of few-shot rows whose document is shorter than in the rows that the entries see.
-
-    `prefix` is the number of tokens of the examples.
-    """
-    return sum(len(r.prompt) < prefix + len(w.prompt) for r, w in zip(rows, whole, strict=True)) / len(rows)
+def cut_share(rows: Sequence[Tokens], whole: Sequence[Tokens]) -> float:
+    """Return the share of few-shot rows whose document is shorter than in the rows that the entries see."""
+    return sum(row.kept < one.kept for row, one in zip(rows, whole, strict=True)) / len(rows)
 
 
 def first_answer(output: str, between: str = BLANK_LINE, indented: bool = False) -> str:

@@ -98,6 +98,16 @@ class MetricFacts(Document):
     corpus: bool = False
 
 
+class ChatFacts(Document):
+    """How the base's chat template is used.
+
+    `rendered` is a hash of what it writes around turns, `ends` are the ids that end an output.
+    """
+
+    rendered: Text
+    ends: Annotated[list[Count], Field(min_length=1)]
+
+
 class TokenCounts(Document):
     """Tokens of one run: in an epoch, in the longest batch, in validation and test, and the most that outputs have."""
 
@@ -170,6 +180,8 @@ class PlanDocument(Document):
 
     `basis` is a hash of what the plan was made from besides data and metrics, and of its content besides scores.
 
+    `chat` is null if prompts are plain text.
+
     `config` is the resolved config that it was made from, without the folder of the results. `output_tokens` and
     `counts` are null if a plan was made without the base's tokenizer; such a plan is never written to a file. Only a
     plan made with --probe has a `forecast`.
@@ -187,6 +199,7 @@ class PlanDocument(Document):
     scoring: Text | None = None
     precision: Literal["fp32", "bf16", "fp16"]
     template: Text
+    chat: ChatFacts | None = None
     metrics: Annotated[list[MetricFacts], Field(min_length=1)]
     primary: Text
     score_signature: Text

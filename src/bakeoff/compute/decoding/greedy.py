@@ -43,7 +43,7 @@ def generate(
     batch_size: int | None = None,
     on_progress: OnProgress = silent,
 ) -> list[list[int]]:
-    """Return the greedy continuation of each prompt, in the given order, without its end-of-text token.
+    """Return the greedy continuation of each prompt, in the given order, without the token that ends it.
 
     Prompts are sorted by length; their common start is read once. Finished rows leave the batch. An output does not
     depend on the others in its batch, so a batch is halved if memory runs out; without a `batch_size` it is as large as
@@ -137,7 +137,7 @@ def _decode(
     beginning: Beginning | None,
     reading: Reading,
 ) -> tuple[list[list[int]], Losses]:
-    end = base.tokenizer.eos_token_id
+    ends = base.ends
     rows = list(range(len(prompts)))  # which prompt each row of the shrinking batch is
     outputs: list[list[int]] = [[] for _ in rows]
     ended: set[int] = set()
@@ -151,7 +151,7 @@ def _decode(
             reading.tokens += sum(map(len, prompts)) + sum(map(len, targets))
         for left in reversed(range(max_new_tokens)):
             for row, token in zip(rows, chosen.tolist(), strict=True):
-                if token == end:
+                if token in ends:
                     ended.add(row)
                 elif row not in ended:
                     outputs[row].append(token)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from bakeoff.config.sections import encodable
 from bakeoff.config.templates import prompt_template
 from bakeoff.data.columns import columns_of
 from bakeoff.data.examples import Example
-from bakeoff.data.prompt_format import make_form
+from bakeoff.data.forms import form_of, stops_of
 from bakeoff.data.tokenizer_checks import INDENT
 from bakeoff.data.tokens import Tokens, encode
 from bakeoff.errors import DataError, SetupError
@@ -45,8 +46,8 @@ class Summarizer:
         base = load_base(self.config.model, plan.precision, self.config.pin, run.quantize, choose(device))
         base, self.note = conforming(base)
         self.model = load_adapter(base, adapter, made_by(run, self.config, plan.model))
-        self.base = for_decoding(base, self.model, self.config.generation.precision)
-        self.form = make_form(base.tokenizer, self.config.template, base.decoder_start is not None)
+        self.base = replace(for_decoding(base, self.model, self.config.generation.precision), stops=stops_of(plan))
+        self.form = form_of(self.config, base.tokenizer, plan.chat is not None, base.decoder_start is not None)
         data = self.config.data
         self.columns = columns_of(data.document, data.summary, prompt_template(self.form.template))
         self.max_tokens, self.output_tokens = lengths(folder, plan, base)

@@ -45,6 +45,12 @@ class Base:
     cached: bool = True  # whether what the model keeps of a text can be used; some architectures keep it in other ways
     head_alone: bool = False  # whether logits are known to be what the head puts out
     quantize: Quantize = "none"  # how its matrices were packed while it was loaded
+    stops: frozenset[int] = frozenset()  # ids that end an output, besides the tokenizer's end of text
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """The ids that end an output."""
+        return self.stops | {self.tokenizer.eos_token_id}
 
     @property
     def pad(self) -> int:

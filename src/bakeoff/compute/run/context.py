@@ -19,6 +19,7 @@ from bakeoff.compute.training.loss import evaluate_loss, mean_loss
 from bakeoff.config.config import Config
 from bakeoff.config.planned import planned_config
 from bakeoff.data.examples import Example
+from bakeoff.data.forms import AnyForm, form_of, stops_of
 from bakeoff.data.tokenizer_checks import INDENT
 from bakeoff.data.tokens import Tokens, load_tokens
 from bakeoff.errors import DivergedError
@@ -68,6 +69,12 @@ class Work:
         """The test examples; only their outputs' scores need them."""
         return [Example.from_row(row.row()) for row in self.folder.examples("test")]
 
+    def train_examples(self, places: Sequence[int]) -> list[Example]:
+        """Return the training examples at these places."""
+        rows = read_jsonl(self.folder.examples_file("train"))
+        found = {i: Example.from_row(row) for i, row in enumerate(rows) if i in places}
+        return [found[i] for i in places]
+
     def report(self, kind: str, values: dict[str, Any]) -> None:
         """Pass on what the loop reports, steps with the peak so far; curves also go to the run's metrics file."""
         if kind == "metrics":
@@ -92,7 +99,11 @@ class Work:
             self.emit(Note(text=note))
         self.calls = {"cached": base.cached, "head_alone": base.head_alone}
         base.model.get_input_embeddings().register_forward_pre_hook(self.show_life)
-        return base
+        return replace(base, stops=stops_of(self.plan))
+
+    def form(self, base: Base) -> AnyForm:
+        """Return the form of the examples."""
+        return form_of(self.config, base.tokenizer, self.plan.chat is not None, base.decoder_start is not None)
 
     def shared(self) -> tuple[Base, str | None] | None:
         """Return the base that this process has from another, and a note on its calls; None if none is left."""

@@ -13,7 +13,6 @@ from bakeoff.compute.model.device import peak_bytes, reset_peak
 from bakeoff.compute.run.checks import finite
 from bakeoff.compute.run.context import Work
 from bakeoff.compute.training.loss import Losses, evaluate_loss, mean_loss
-from bakeoff.data.prompt_format import make_form
 from bakeoff.data.tokens import lengths_of
 from bakeoff.scoring.baselines import BLANK_LINE, first_answer
 from bakeoff.scoring.forgetting import neutral_rows
@@ -46,9 +45,8 @@ def evaluate(work: Work, base: Base, adapted: nn.Module) -> RunResult:
     work.record.metrics["test/loss"] = mean_loss(losses)
     work.record.check("loss_finite", finite(work.files.curve(), losses))
     work.record.costs["evaluation_peak_bytes"] = peak_bytes(work.device)
-    form = make_form(base.tokenizer, work.config.template, base.decoder_start is not None)
-    outputs = form.texts(ids, work.indented)
-    if work.few_shot:
+    outputs = work.form(base).texts(ids, work.indented)
+    if work.few_shot and work.plan.chat is None:  # a chat template's examples are turns, each with its end
         between = work.run.settings.get("separator", BLANK_LINE)
         outputs = [first_answer(text, between, work.indented) for text in outputs]
     return score(work, outputs, losses)

@@ -26,9 +26,8 @@ from bakeoff.compute.training.checkpoint import CheckpointWriter, checkpoint_fil
 from bakeoff.compute.training.loop import Trained, Trainer
 from bakeoff.compute.training.loss import start
 from bakeoff.compute.training.trunk_cache import serve_trunks, stores_trunk
-from bakeoff.data.prompt_format import make_form
 from bakeoff.methods import Method, build_method
-from bakeoff.scoring.baselines import BLANK_LINE, cut_share, extract, few_shot_rows, shots_ids
+from bakeoff.scoring.baselines import BLANK_LINE, around_shots, cut_share, extract, few_shot_rows
 from bakeoff.store.events import Emit, Note, event_of
 from bakeoff.store.files import write_jsonl
 from bakeoff.store.records import Run, RunResult, Step
@@ -95,12 +94,12 @@ def baseline(work: Work) -> RunResult:
     if not work.few_shot:
         return evaluate(work, base, base.model)
     whole = work.tokens["test"]
-    shots = [work.tokens["train"][i] for i in work.run.settings["examples"]]
-    form = make_form(base.tokenizer, work.config.template, base.decoder_start is not None)
+    form, places = work.form(base), work.run.settings["examples"]
     between = work.run.settings.get("separator", BLANK_LINE)
-    rows = few_shot_rows(whole, shots, form, work.plan.model.context, work.output_tokens, between)
+    around = around_shots(work.tokens, work.test, partial(work.train_examples, places), places, form, between)
+    rows = few_shot_rows(whole, around, form, work.plan.model.context, work.output_tokens)
     work.tokens["test"] = rows
-    work.record.metrics["test/cut_documents"] = cut_share(rows, whole, len(shots_ids(shots, form, between)))
+    work.record.metrics["test/cut_documents"] = cut_share(rows, whole)
     return evaluate(work, base, base.model)
 
 

@@ -1,0 +1,200 @@
+"""Jinja for the chat templates that come with models: what transformers gives them, with every step counted.
+
+A chat template is code from elsewhere. transformers' sandbox keeps it away from Python, but lets it run forever or fill
+the memory. Here every value is charged by its size to an account with a limit per conversation, as in `sandbox.py`.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from datetime import date
+from functools import lru_cache
+from typing import Any
+
+from bakeoff.config.sandbox import CHARACTERS, STEPS, TemplateError, TooMuchError, charge, counted, left
+
+LARGEST = 10_000  # number that a template may give to a function, a filter or a width
+MAX_SOURCE = 100_000  # characters of a chat template
+MAX_TEXT = 10_000_000  # characters of a rendered conversation
+RANDOM = ("random", "lipsum")  # which would make other ids of the same text
+# What a template's own errors, and errors of the operators and functions that it uses, raise.
+NO_VALUE = (TypeError, ValueError, ArithmeticError, LookupError, AssertionError, AttributeError, RecursionError)
+NO_TEMPLATE = (*NO_VALUE, SyntaxError, MemoryError)
+
+
+class ChatTemplate:
+    """A chat template that is rendered with limited steps. `asks_date` says whether it has asked for today's date."""
+
+    def __init__(self, source: str, day: str):
+        from jinja2 import TemplateError as JinjaError
+
+        if len(source) > MAX_SOURCE:
+            raise TemplateError(f"has {len(source):,} characters. Allowed: {MAX_SOURCE:,}")
+        self.asks_date = False
+
+        def strftime_now(form: str) -> str:
+            self.asks_date = True
+            check_widths(form)
+            return date.fromisoformat(day).strftime(form)
+
+        made = environment()
+        try:
+            self._template = made.from_string(counted(made.parse(source)))
+        except (JinjaError, *NO_TEMPLATE) as error:
+            raise TemplateError(f"not a template ({in_short(error)})") from None
+        self._given = {"strftime_now": strftime_now}
+
+    def render(self, messages: list[dict[str, Any]], values: Mapping[str, Any], generation_prompt: bool) -> str:
+        """Return a conversation as text; raise TemplateError if the template refuses it or takes too many steps.
+
+        `values` are special tokens and the config's `kwargs`.
+        """
+        from jinja2 import TemplateError as JinjaError
+
+        given = {**self._given, **values, "messages": messages, "tools": None, "documents": None}
+        parts, length = [], 0
+        left.set([STEPS])
+        try:
+            for part in self._template.generate({**given, "add_generation_prompt": generation_prompt}):
+                parts.append(part)
+                length += len(part)
+                if length > MAX_TEXT:
+                    raise TooMuchError(f"makes a text of more than {MAX_TEXT:,} characters")
+        except (JinjaError, *NO_VALUE, MemoryError) as error:
+            raise TemplateError(in_short(error)) from None
+        return "".join(parts)
+
+
+def in_short(error: BaseException) -> str:
+    """Return an error's text on one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def charged(value: Any) -> Any:
+    """Return a value of a step, after charging its size."""
+    if isinstance(value, str):
+        charge(1 + len(value) // CHARACTERS)
+    else:
+        charge(1 + len(value) if isinstance(value, list | tuple | Mapping | range) else 1)
+    return value
+
+
+def each(value: Any) -> Any:
+    """Return the items of a loop, charging a step for each."""
+    if isinstance(value, Iterator):
+        items = []
+        for item in value:
+            charge(1)
+            items.append(item)
+        return items
+    return charged(value)
+
+
+def text(value: Any) -> str:
+    """Return a value as Jinja writes it, after charging it."""
+    return charged(str(value))
+
+
+def check_arguments(values: Any) -> None:
+    """Raise TooMuchError for a number by which a function could make a huge text."""
+    for value in values:
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise TooMuchError(f"gives the number {value:,} to a function. Allowed: up to {LARGEST:,}")
+
+
+def check_widths(form: Any) -> None:
+    """Raise TooMuchError for a format with a huge width."""
+    if isinstance(form, str) and re.search(r"\d{5,}|\{[^{}]*\{", form):
+        raise TooMuchError(f"formats with a width of more than {LARGEST:,}, or one that is given apart")
+
+
+def tojson(
+    value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
+) -> str:
+    """Return a value as JSON, as transformers' own filter does."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def raise_exception(message: Any) -> None:
+    """Let a template refuse a conversation."""
+    raise TemplateError(in_short(Exception(message)))
+
+
+def careful(function: Any) -> Any:
+    """Return one of Jinja's filters, whose numbers are checked and whose result is charged."""
+    from functools import wraps
+
+    @wraps(function)  # and with it, what Jinja passes to it by itself
+    def apply(*values: Any, **others: Any) -> Any:
+        check_arguments(values)
+        check_arguments(others.values())
+        for value in values:
+            check_widths(value if function.__name__ == "do_format" else None)
+        return each(function(*values, **others))
+
+    return apply
+
+
+@lru_cache(maxsize=1)
+def environment() -> Any:
+    """Return the environment of all chat templates."""
+    import jinja2
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.nodes import CallBlock
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """{% generation %}, around an assistant's text, changes nothing in what is rendered."""
+
+        tags = {"generation"}  # noqa: RUF012 - Jinja's own way
+
+        def parse(self, parser: Any) -> Any:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return CallBlock(self.call_method("inside"), [], [], body).set_lineno(line)
+
+        def inside(self, caller: Any) -> Any:
+            return caller()
+
+    class Environment(ImmutableSandboxedEnvironment):
+        """Charges what calls and operators make."""
+
+        intercepted_binops = frozenset(("+", "*", "**", "%"))
+
+        def call(self, context: Any, function: Any, /, *values: Any, **others: Any) -> Any:
+            check_arguments(value for value in (*values, *others.values()) if not isinstance(value, bool))
+            owner = getattr(getattr(function, "__wrapped__", function), "__self__", None)
+            if isinstance(owner, str):
+                charged(owner)
+                if getattr(function, "__name__", "") in ("format", "format_map"):
+                    check_widths(owner)
+            return charged(super().call(context, function, *values, **others))
+
+        def call_binop(self, context: Any, operator: str, one: Any, other: Any) -> Any:
+            sizes = [len(part) for part in (one, other) if isinstance(part, str | list | tuple)]
+            if operator == "*":
+                counts = [abs(part) for part in (one, other) if isinstance(part, int)]
+                charge(sum(sizes) * sum(counts) if sizes and counts else 1)
+            if operator in ("*", "**") and not sizes:
+                check_arguments((one, other))
+            if operator == "**" and isinstance(other, int) and abs(other) > 100:
+                raise TooMuchError(f"raises a number to the power {other}. Allowed: up to 100")
+            if operator == "%" and isinstance(one, str):
+                check_widths(one)
+                check_arguments(other if isinstance(other, tuple) else (other,))
+            return charged(super().call_binop(context, operator, one, other))
+
+    class Namespace(jinja2.utils.Namespace):
+        """Holds no names that Python keeps for itself."""
+
+        def __setitem__(self, name: str, value: Any) -> None:
+            if name.startswith("_"):
+                raise TemplateError(f"sets '{name}' on a namespace. Allowed: names without an underscore in front")
+            super().__setitem__(name, value)
+
+    made = Environment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols], optimized=False)
+    made.filters = {name: careful(made.filters[name]) for name in made.filters if name not in RANDOM}
+    made.filters |= {"tojson": careful(tojson), "charged": charged, "each": each, "text": text}
+    made.globals = {name: value for name, value in made.globals.items() if name not in RANDOM}
+    made.globals |= {"raise_exception": raise_exception, "namespace": Namespace}
+    return made
