@@ -77,14 +77,14 @@ def test_training_generation_and_plain_use_are_one(style, chat_bases, tmp_path):
     planned = results.folder.plan()
     tokenizer, options = AutoTokenizer.from_pretrained(model), config.get("chat", {}).get("kwargs", {})
     for split in SPLITS:
-        examples = [Example.from_row(row) for row in results.folder.examples(split)]
+        examples = [Example.from_row(row.row()) for row in results.folder.examples(split)]
         for example, row in zip(examples, load_tokens(results.folder.tokens_file(split)), strict=True):
             whole = [*messages_of(example.document), {"role": "assistant", "content": example.summary}]
             prompt = tokenizer.apply_chat_template(whole[:1], add_generation_prompt=True, **options)["input_ids"]
             assert row.prompt == prompt
             assert prompt + row.target == tokenizer.apply_chat_template(whole, **options)["input_ids"][: len(row)]
             assert row.target[-1] in planned.chat.ends
-    documents = [row["document"] for row in results.folder.examples("test")]
+    documents = [row.document for row in results.folder.examples("test")]
     if style != "thinking":
         for name in ("lora", "prompt_tuning"):
             entry = results.entry(name)

@@ -71,8 +71,8 @@ class Work:
 
     def train_examples(self, places: Sequence[int]) -> list[Example]:
         """Return the training examples at these places."""
-        rows = read_jsonl(self.folder.examples_file("train"))
-        found = {i: Example.from_row(row) for i, row in enumerate(rows) if i in places}
+        rows = enumerate(self.folder.examples("train"))
+        found = {i: Example.from_row(row.row()) for i, row in rows if i in places}
         return [found[i] for i in places]
 
     def report(self, kind: str, values: dict[str, Any]) -> None:
