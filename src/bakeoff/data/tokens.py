@@ -130,7 +130,7 @@ def longest_output(targets: Ints, form: AnyForm, max_tokens: int, widest: int = 
     return longest if longest < max_tokens - widest else max(1, (max_tokens - widest) // 2)
 
 
-def widest_template(examples: Iterable[Example], form: Form) -> int:
+def widest_template(examples: Iterable[Example], form: AnyForm) -> int:
     """Return the most tokens that the template has in a row; 0 if it is the same for all rows."""
     own = (chunk for chunk in _chunks(examples) if any(e.around for e in chunk))
     return max((len(head) + len(tail) for chunk in own for head, tail in form.around(chunk)), default=0)
