@@ -12,10 +12,12 @@ from typing import ClassVar
 
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 
 from bakeoff.errors import SetupError
 from bakeoff.methods import method, method_names, register
 from bakeoff.methods.last_layers import LastLayers
+from bakeoff.methods.lora import Lora
 from bakeoff.methods.soft_prompts import PromptTuning
 from bakeoff.testing import CHECKS, FAMILIES, check_method
 
@@ -136,6 +138,19 @@ class LooksAtTheBatch(PromptTuning):
         return super().adapt(model, tokenizer)
 
 
+class MergesTwice(Lora):
+    def adapt(self, model, tokenizer):
+        def twice(adapted):
+            adapted.base_model.merge_adapter()
+            for layer in adapted.modules():
+                if isinstance(layer, LoraLayer):
+                    layer.get_base_layer().weight.data += layer.get_delta_weight("default")
+
+        adapted = super().adapt(model, tokenizer)
+        adapted.__class__ = type("Twice", (type(adapted),), {"merge_adapter": twice})
+        return adapted
+
+
 @pytest.mark.parametrize(
     ("broken", "check", "message"),
     [
@@ -148,6 +163,7 @@ class LooksAtTheBatch(PromptTuning):
         (SavesAnotherPrompt, "loads_as_it_was_saved", "when loaded"),
         (GathersAndForgets, "goes_on_as_if_never_stopped", "differ from those of a training that never stopped"),
         (LooksAtTheBatch, "ignores_batch_mates", "in a batch"),
+        (MergesTwice, "decodes_as_it_was_trained", "when merged"),
     ],
     ids=lambda value: getattr(value, "__name__", value),
 )

@@ -1,17 +1,21 @@
 import random
 from collections import Counter
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
 import transformers
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 from bakeoff.compute.decoding import greedy
 from bakeoff.compute.decoding.greedy import generate, read_and_generate
-from bakeoff.compute.model.base import Base, for_decoding, load_base
+from bakeoff.compute.model.base import Base, adapt, for_decoding, load_base, trainable
 from bakeoff.compute.model.kv_cache import RoomyCache
 from bakeoff.compute.training.loss import evaluate_loss
 from bakeoff.data.tokens import Tokens
+from bakeoff.methods import method_names
+from bakeoff.testing.contract import Cell
 from bakeoff.testing.families import tokenizer
 from tests.test_methods import SETTINGS, adapted_by
 
@@ -129,3 +133,45 @@ def test_a_cache_with_room_equals_the_growing_one():
             for cache in (ours, theirs):
                 cache.reorder_cache(torch.tensor([0, 2]))
     assert ours.get_seq_length() == 8
+
+
+MERGED = {
+    "adalora", "dora", "eva", "fourierft", "ia3", "layer_norm", "loha", "lokr", "lora", "lora_plus", "olora", "pissa",
+    "randlora", "rslora", "trainable_tokens", "vblora", "vera",
+}  # fmt: skip
+
+
+def adapted_cell(name, family="llama", **settings):
+    """Return a method's tiny model of a family, with trained weights that change what it computes."""
+    torch.manual_seed(0)
+    base = Cell(name, family, settings).base()
+    adapted = adapt(base, Cell(name, family, settings).method)
+    with torch.no_grad():
+        for weight in trainable(adapted).values():
+            weight.add_(0.05 * torch.randn_like(weight))
+    return base, adapted.requires_grad_(False).eval()
+
+
+@pytest.mark.parametrize("name", sorted({*method_names()} - {"bias"}))  # Llama has none
+def test_decoding_merges_what_peft_has_put_on_matrices(name):
+    base, adapted = adapted_cell(name)
+    ids = torch.tensor([PROMPTS[0]])
+    with torch.no_grad():
+        before = adapted(input_ids=ids).logits
+        for_decoding(base, adapted, "fp32")
+        after = adapted(input_ids=ids).logits
+    layers = [m for m in adapted.modules() if isinstance(m, BaseTunerLayer)]
+    assert bool(layers and all(m.merged for m in layers)) == (name in MERGED)
+    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("precision", "family", "settings"),
+    [("bf16", "llama", {}), ("fp32", "gpt2", {"target_modules": ["wte"]})],
+    ids=["rounded", "shared with the head"],
+)
+def test_decoding_leaves_matrices_alone_where_a_merge_would_change_more(precision, family, settings):
+    base, adapted = adapted_cell("lora", family, **settings)
+    before = {name: weight.clone() for name, weight in adapted.named_parameters()}
+    for_decoding(replace(base, precision=precision), adapted.bfloat16() if precision == "bf16" else adapted, precision)
+    assert all(torch.equal(weight, before[name].to(weight.dtype)) for name, weight in adapted.named_parameters())

@@ -4,6 +4,7 @@ It is for methods of other packages as well as for those that come with bakeoff.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from bakeoff.compute.decoding.greedy import generate
 from bakeoff.compute.model.base import Base, adapt, count_parameters, trainable
+from bakeoff.compute.model.merging import merge
 from bakeoff.compute.run.checks import fingerprints, only_moved, shown
 from bakeoff.compute.training.checkpoint import load_newest, save_checkpoint
 from bakeoff.compute.training.loop import Trainer
@@ -189,6 +191,17 @@ def ignores_batch_mates(cell: Cell) -> None:
     assert written == wanted, f"outputs {written} in a batch, {wanted} alone"
 
 
+def decodes_as_it_was_trained(cell: Cell) -> None:
+    """If PEFT can add the trained weights to the base's matrices, losses and outputs stay as they were."""
+    base, adapted = cell.trained.base, deepcopy(cell.trained.adapted).eval()
+    prompts = [row.prompt for row in ROWS]
+    losses, written = evaluate_loss(base, adapted, ROWS, len(ROWS)), generate(base, adapted, prompts, 8)
+    if merge(adapted):
+        assert_close(evaluate_loss(base, adapted, ROWS, len(ROWS)), losses, "when merged")
+        merged = generate(base, adapted, prompts, 8)
+        assert merged == written, f"outputs {merged} when merged, {written} before"
+
+
 def assert_close(got: list[tuple[float, int]], want: list[tuple[float, int]], when: str) -> None:
     """Assert that the losses of examples are equal except for rounding."""
     for (loss, _), (wanted, _) in zip(got, want, strict=True):
@@ -200,6 +213,7 @@ CHECKS: dict[str, Callable[[Cell], None]] = {
     for check in (
         trains_what_it_means_to, leaves_the_base, lowers_the_loss, starts_as_it_says, counts_as_planned,
         loads_as_it_was_saved, goes_on_as_if_never_stopped, ignores_batch_mates,
+        decodes_as_it_was_trained,
     )
 }  # fmt: skip
 

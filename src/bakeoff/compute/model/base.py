@@ -23,6 +23,7 @@ from bakeoff.compute.model.loading import (
     load_tokenizer,
     read_config,
 )
+from bakeoff.compute.model.merging import merge
 from bakeoff.compute.model.quantization import check, loading_options, settle, shape_in
 from bakeoff.config.sections import LATEST, Pin
 from bakeoff.errors import SetupError
@@ -173,17 +174,18 @@ def set_modes(module: nn.Module, base_modules: set[nn.Module]) -> None:
 
 
 def for_decoding(base: Base, adapted: nn.Module, precision: str) -> Base:
-    """Return the base as greedy decoding calls it, its weights made fp32 in place if that is the `precision`.
+    """Return the base as greedy decoding calls it: if `precision` is fp32, weights become fp32 and adapters merged.
 
-    A bf16 product rounds by the shape of its batch, and one flipped near tie changes all that follows: on the
-    docstring task 2 outputs of 24 differed between batches of 1 and 16. On a CPU no output in fp32 does; a GPU's
-    libraries choose kernels by shape, so that there a near tie can flip too, more seldom.
+    Both happen in place. A bf16 product rounds by the shape of its batch, and one flipped near tie changes all that
+    follows: on the docstring task 2 outputs of 24 differed between batches of 1 and 16. On a CPU no output in fp32
+    does; a GPU's libraries choose kernels by shape, so that there a near tie can flip too, more seldom.
     """
     if precision == "fp32":
         nn.Module.float(adapted)  # transformers' own refuses what is packed, of which this changes nothing
         layers: list[Any] = [module for module in adapted.modules() if hasattr(module, "compute_dtype")]
         for layer in layers:  # in four bits, whose products are in a precision of their own
             layer.compute_dtype = torch.float32
+        merge(adapted)
     return replace(base, precision=precision)
 
 
