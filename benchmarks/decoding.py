@@ -33,8 +33,9 @@ def hf_greedy(model: Any, prompts: list[list[int]], end: int, new_tokens: int) -
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
         with torch.no_grad():
             grown = model.generate(
-                input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=new_tokens, pad_token_id=end
-            )
+                input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=new_tokens, pad_token_id=end,
+                use_cache=True,  # the embedded base's own generation config turns it off
+            )  # fmt: skip
         # PEFT's soft prompts make generate return new tokens only
         outputs += (grown[:, width:] if grown.shape[1] > new_tokens else grown).tolist()
     return outputs

@@ -204,7 +204,7 @@ def train(work: Path, tokens: int) -> dict:
 def export(work: Path, model: GPT2LMHeadModel) -> None:
     """Write config, tokenizer and fp16 weights into the package; fp16 keeps three more bits than bf16."""
     ASSET.mkdir(parents=True, exist_ok=True)
-    model.config.use_cache = True
+    model.config.use_cache = model.generation_config.use_cache = True
     model.set_attn_implementation("sdpa")
     model.save_pretrained(ASSET)
     weights = {name: weight.half().contiguous() for name, weight in load_file(ASSET / "model.safetensors").items()}

@@ -1,0 +1,1 @@
+"""What `benchmarks/gpu_check.py` asserts and measures on one GPU."""

@@ -1,0 +1,64 @@
+"""Ten minutes on one GPU: what of bakeoff is wrong or slow there. `python benchmarks/gpu_check.py [--smoke] [NAME ...]`
+
+It needs no network: models are random, of real shapes. Every check prints one JSON line, and none ends the others.
+Checks that do not fit into --seconds are skipped, and named. Names as arguments run single checks. With --smoke, shapes
+are tiny and the checks run on the processor. Exits with 1 if a check failed.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+import traceback
+from dataclasses import asdict
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from bakeoff.compute.model.device import facts, set_rounding
+from bakeoff.config.sections import ProtocolConfig
+from bakeoff.driver.environment import environment
+from gpu import equality, memory, speed
+from gpu.harness import CHECKS, DEVICE, Check, Found, clean
+
+MODULES = (memory, equality, speed)  # whose checks run in this order
+
+
+def attempt(check: Check) -> Found:
+    """Return what a check found; an exception is one that failed."""
+    try:
+        return check.run()
+    except Exception as error:  # no check ends the others
+        traceback.print_exc(limit=-3)
+        return {"failed": [f"{type(error).__name__}: {error}"[:300]]}
+
+
+def main() -> None:
+    """Run the checks, print what each found, and exit with 1 if one failed."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(CHECKS)}")
+    parser.add_argument("--smoke", action="store_true", help="tiny shapes on the processor")
+    parser.add_argument("--seconds", type=float, default=540, help="for all checks (default: 540)")
+    asked = parser.parse_args()
+    unknown = set(asked.names) - set(CHECKS)
+    if unknown:
+        parser.error(f"unknown check {', '.join(sorted(unknown))}. Allowed: {', '.join(CHECKS)}")
+    set_rounding(ProtocolConfig())
+    print(json.dumps({"device": asdict(facts(DEVICE)), **environment(str(DEVICE))}), flush=True)
+    begun, failed = time.monotonic(), []
+    for name in asked.names or CHECKS:
+        started = time.monotonic()
+        if not asked.names and started - begun + CHECKS[name].seconds > asked.seconds:
+            print(json.dumps({"check": name, "skipped": "no time left"}), flush=True)
+            continue
+        found = attempt(CHECKS[name])
+        failed += [name] if "failed" in found else []
+        print(json.dumps({"check": name, "seconds": round(time.monotonic() - started, 1), **found}), flush=True)
+        clean()
+    print(json.dumps({"failed": failed, "seconds": round(time.monotonic() - begun)}))
+    sys.exit(bool(failed))
+
+
+if __name__ == "__main__":
+    main()
