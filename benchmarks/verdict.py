@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy
 
-from bakeoff.analysis.verdict import LOSS, Pair
+from bakeoff.analysis.verdict import LOSS
+from bakeoff.store.results_document import Difference, Pair
 from simulated import METRIC, Design, bakeoffs, designs
 
 BEYOND = 3.0  # standard errors
@@ -42,9 +43,11 @@ def rate(values: Sequence[Any]) -> tuple[float, float]:
     return float(numpy.mean(values)), max(float(numpy.std(values)) / count**0.5, 1 / count)
 
 
-def on(metric: str, pair: Pair) -> Pair:
+def on(metric: str, pair: Pair) -> Difference:
     """Return a pair's figures on one metric."""
-    return pair["loss"] if metric == LOSS else pair
+    found = pair.loss if metric == LOSS else pair
+    assert found is not None  # every simulated entry has a loss
+    return found
 
 
 def equal_entries(design: Design) -> dict[str, Row]:
@@ -59,12 +62,12 @@ def equal_entries(design: Design) -> dict[str, Row]:
             spans = [(truth[e, m], value.interval()) for (e, m), value in estimates.items() if m == metric]
             count["score"].append(numpy.mean([low <= true <= high for true, (low, high) in spans]))
             seeds_vary = max(design.seeds) > 1
-            gaps = [0 if seeds_vary else truth[p["first"], metric] - truth[p["second"], metric] for p in pairs]
+            gaps = [0 if seeds_vary else truth[p.first, metric] - truth[p.second, metric] for p in pairs]
             of = [on(metric, pair) for pair in pairs]
-            held = [pair["low"] <= gap <= pair["high"] for pair, gap in zip(of, gaps, strict=True)]
+            held = [pair.low <= gap <= pair.high for pair, gap in zip(of, gaps, strict=True)]
             count["difference"].append(numpy.mean(held))
-            count["family"].append(any(pair["different"] for pair in of))
-            count["gap"] += [pair["detectable"] for pair in of if pair["detectable"] is not None]
+            count["family"].append(any(pair.different for pair in of))
+            count["gap"] += [pair.detectable for pair in of if pair.detectable is not None]
     return {
         metric: {key: rate(found) for key, found in count.items() if key != "gap"}
         | {"gap": float(numpy.median(count["gap"]))}
@@ -76,7 +79,7 @@ def same_entry(design: Design) -> dict[str, tuple[float, float]]:
     """Return how often an entry is called different from itself under other seeds, by metric."""
     means = {metric: [mean] * 2 for metric, mean in design.metrics.items()}
     found = [pairs[0] for _, pairs, _ in bakeoffs(design.of([0, 0]), means, [0, 0], stream=1)]
-    return {metric: rate([on(metric, pair)["different"] for pair in found]) for metric in means}
+    return {metric: rate([on(metric, pair).different for pair in found]) for metric in means}
 
 
 def one_ahead(design: Design, gaps: dict[str, float]) -> dict[str, tuple[float, float]]:
@@ -86,7 +89,7 @@ def one_ahead(design: Design, gaps: dict[str, float]) -> dict[str, tuple[float, 
     hits: dict[str, list[Any]] = {metric: [] for metric in means}
     for _, pairs, _ in bakeoffs(design, means, entries, stream=2):
         for metric, hit in hits.items():
-            hit.append(numpy.mean([on(metric, pair)["different"] for pair in pairs if pair["first"] == "0"]))
+            hit.append(numpy.mean([on(metric, pair).different for pair in pairs if pair.first == "0"]))
     return {metric: rate(hit) for metric, hit in hits.items()}
 
 
@@ -112,7 +115,7 @@ def tied(run: Sequence[int], count: int, estimates: Any, pairs: list[Pair], metr
     """Return which of a run's entries are its best or tied with it, as their owners."""
     sign = 1 if metric == METRIC else -1
     best = max(run, key=lambda entry: sign * estimates[str(entry), metric].value)
-    apart = {frozenset((p["first"], p["second"])) for p in pairs if on(metric, p)["different"]}
+    apart = {frozenset((p.first, p.second)) for p in pairs if on(metric, p).different}
     return {entry % count for entry in run if frozenset((str(entry), str(best))) not in apart}
 
 

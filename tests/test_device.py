@@ -200,7 +200,7 @@ def test_a_bakeoff_on_the_cpu_of_a_machine_with_a_gpu_leaves_it_alone(machine, t
     protocol = tiny_config["protocol"] | {"epochs": 1}
     config = tiny_config | {"entries": ["lora"], "protocol": protocol, "machine": {"device": "cpu"}}
     results = bakeoff.run(config, display="none")
-    assert [row["error"] for row in results.entries.values()] == [None]
+    assert [row.error for row in results.entries.values()] == [None]
     assert results.document.environment["gpu"] is None
     assert there.done == []
     results.best().load(device="cpu").generate(["bab beb"])

@@ -119,6 +119,13 @@ def test_plain_lines(capsys):
     ]
 
 
+def test_a_state_is_told_once_however_many_metrics_score(capsys):
+    with PlainDisplay(RUNS, [], None, Clock()) as display:
+        for metric in ({}, {"metric": "own.py:f"}, {"metric": "own.py:g"}):
+            display.handle(event_with("lora-0", "state", {"state": "scoring", **metric}))
+    assert capsys.readouterr().err.count("scoring") == 1
+
+
 def test_plain_lines_tell_documents_and_what_is_left_of_the_run_and_of_all(capsys):
     runs, clock = [run_of("lora"), run_of("lora", seed=1)], Clock()
     told = forecast(runs, clock)

@@ -25,7 +25,7 @@ def pair_of(spreads, first="a", second="b"):
     names = [chr(ord("a") + i) for i in range(len(spreads))]
     table = {(n, METRIC): estimate_of(float(n == first), s) for n, s in zip(names, spreads, strict=True)}
     pairs = compare(list(combinations(names, 2)), table, METRIC)
-    return next(pair for pair in pairs if (pair["first"], pair["second"]) == (first, second))
+    return next(pair for pair in pairs if (pair.first, pair.second) == (first, second))
 
 
 def test_the_pool_is_of_one_seed_and_weighted_by_degrees_of_freedom():
@@ -41,7 +41,7 @@ def test_a_pair_whose_seeds_agree_by_chance_has_the_spread_of_all():
     calm, usual = SeedSpread(0.001, 0, 2), SeedSpread(0.1, 0, 2)
     found = pair_of([calm, calm, usual, usual])
     variance = 2 * (0.001 + 0.001 + 0.1 + 0.1) / 4
-    assert found["p"] == pytest.approx(2 * stats.t.sf(1 / variance**0.5, 8), abs=0.02)
+    assert found.p == pytest.approx(2 * stats.t.sf(1 / variance**0.5, 8), abs=0.02)
     assert with_floor((calm, calm), pooled([calm] * 2 + [usual] * 2)) == (SeedSpread(pytest.approx(variance), 0, 8),)
 
 
@@ -62,8 +62,8 @@ def test_a_noise_that_documents_hold_already_is_not_floored_twice():
 def test_an_entry_with_one_seed_varies_as_the_others_do():
     known = SeedSpread(0.1, 0, 4)  # 0.5 of one seed
     found = pair_of([known, SeedSpread(0, 0, 0)])
-    assert found["p"] == pytest.approx(2 * stats.t.sf(1 / 0.6**0.5, 4), abs=0.02)
-    assert found["covers"] == "documents and some seeds"
+    assert found.p == pytest.approx(2 * stats.t.sf(1 / 0.6**0.5, 4), abs=0.02)
+    assert found.covers == "documents and some seeds"
 
 
 def test_a_baseline_has_no_seeds_to_floor():
@@ -71,8 +71,8 @@ def test_a_baseline_has_no_seeds_to_floor():
     table = {("a", METRIC): estimate_of(1.0, spread), ("b", METRIC): estimate_of(1.0, noisy)}
     table["lead-1", METRIC] = estimate_of(0.0, None)
     first = compare([("a", "lead-1"), ("b", "lead-1")], table, METRIC)[0]
-    assert first["p"] == pytest.approx(2 * stats.t.sf(1 / 0.06**0.5, 4), abs=0.02)
-    assert first["covers"] == "documents and seeds"
+    assert first.p == pytest.approx(2 * stats.t.sf(1 / 0.06**0.5, 4), abs=0.02)
+    assert first.covers == "documents and seeds"
 
 
 variances = st.floats(0.001, 10)

@@ -89,12 +89,12 @@ def test_a_bakeoff_in_fp16_counts_its_skipped_steps_and_uses_the_planned_precisi
     results = bakeoff.run(config, {"protocol.precision": "fp16"}, display="none")
     row = results.entries["lora"]
     assert results.document.precision == "fp16"
-    assert 0 <= row["costs"]["skipped_steps"] < 10
-    assert {name for name, passed in row["checks"].items() if not passed} <= {
+    assert 0 <= row.costs["skipped_steps"] < 10
+    assert {name for name, passed in row.checks.items() if not passed} <= {
         "step0_beats_unigram",
         "few_steps_skipped",
     }
-    assert "few_steps_skipped" in row["checks"]
+    assert "few_steps_skipped" in row.checks
     assert results.best().load().base.model.get_input_embeddings().weight.dtype == torch.float32  # decodes in it
 
 

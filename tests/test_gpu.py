@@ -43,8 +43,8 @@ def test_a_whole_bakeoff_runs_on_it_in_processes_of_its_own(gpu, tiny_config, pr
     assert results.document.status == "done"
     assert results.document.environment["gpu"]
     for row in results.entries.values():
-        assert {name for name, passed in row["checks"].items() if not passed} <= {"step0_beats_unigram"}
-        assert row["costs"]["peak_bytes"] > 0
+        assert {name for name, passed in row.checks.items() if not passed} <= {"step0_beats_unigram"}
+        assert row.costs["peak_bytes"] > 0
     assert results.best().load().generate(["bab beb bib bob"])
 
 

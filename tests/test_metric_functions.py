@@ -15,7 +15,8 @@ from click.testing import CliRunner
 
 import bakeoff
 from bakeoff.cli.main import main
-from bakeoff.config.config import RESERVED, load_config
+from bakeoff.config.config import load_config
+from bakeoff.config.names import RESERVED
 from bakeoff.data.examples import Example
 from bakeoff.driver.executor import Attempt, LocalExecutor
 from bakeoff.errors import BakeoffError, ConfigError
@@ -278,14 +279,14 @@ def test_runs_that_only_score_by_a_function_that_ends_their_process_are_records(
     start = LocalExecutor.start
     monkeypatch.setattr(LocalExecutor, "start", lambda executor, kind: servers.append(kind) or start(executor, kind))
     failed = bakeoff.run(config, display="none").document
-    rows = failed["baselines"] | failed["entries"]
-    assert [row["error"] for row in rows.values() if row["error"]] == [
+    rows = failed.baselines | failed.entries
+    assert [row.error for row in rows.values() if row.error] == [
         "its process ended with status 3",
         "its process ended with SIGKILL. Out of memory? Try a smaller protocol.batch_size",
     ]
     assert servers == ["score", "score"]
     again = bakeoff.run(config, display="none").document
-    assert again["status"] == "done"
+    assert again.status == "done"
     assert servers == ["score"] * 3
 
 

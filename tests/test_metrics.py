@@ -13,6 +13,7 @@ from bakeoff.cli.main import main
 from bakeoff.config.config import load_config
 from bakeoff.errors import BakeoffError, ConfigError
 from bakeoff.scoring.metrics import measures, metric, primary_of, score_outputs, signature, value_of
+from bakeoff.store.results_document import Difference
 from tests.conftest import make_rows, write_rows
 
 OUTPUTS = ["The cat sat on the mat.", "a dog", "", "Paris"]
@@ -98,9 +99,10 @@ def test_a_file_is_relative_to_the_config_and_a_module_is_not(tmp_path):
 
 
 def test_a_score_without_bounds_is_told_as_it_is():
-    pair = {"difference": 12.3456, "low": 1.0, "high": 20.5, "different": True}
+    facts = {"low": 1.0, "high": 20.5, "p": None, "p_holm": None, "different": True, "detectable": None, "covers": ""}
+    pair = Difference(difference=12.3456, **facts)
     assert Yardstick("words", "words", bounded=False).gap(pair) == "12.3 (95 % interval 1 to 20.5)"
-    assert Yardstick().gap({**pair, "difference": 0.1}) == "10.0 points (95 % interval 100.0 to 2050.0)"
+    assert Yardstick().gap(pair.model_copy(update={"difference": 0.1})) == "10.0 points (95 % interval 100.0 to 2050.0)"
 
 
 def test_a_bakeoff_is_ranked_by_the_metric_that_its_config_names(tiny_config, tmp_path):

@@ -6,7 +6,9 @@ import torch
 from bakeoff.compute.model.base import adapt, load_base, trainable
 from bakeoff.compute.training.loss import evaluate_loss, mean_loss
 from bakeoff.methods import build_method
-from bakeoff.scoring.forgetting import PASSAGE_TOKENS, PASSAGES, add_forgetting, neutral_rows, passages, prose
+from bakeoff.scoring.forgetting import PASSAGE_TOKENS, PASSAGES, neutral_rows, passages, prose, with_forgetting
+from bakeoff.store.results_document import MeanScore
+from tests.test_verdict import row_of
 
 
 def test_passages_are_prose_and_the_same_each_time():
@@ -69,20 +71,20 @@ def test_without_the_module_nothing_is_measured(monkeypatch, base):
 
 def test_forgetting_is_adapted_minus_base():
     def row(kind, quantize="none", **losses):
-        metrics = {f"{k}/loss": {"mean": v} for k, v in losses.items()}
-        return {
-            "kind": kind,
-            "method": "base" if kind == "baseline" else "lora",
-            "quantize": quantize,
-            "metrics": metrics,
-        }
+        return row_of(kind).model_copy(
+            update={
+                "method": "base" if kind == "baseline" else "lora",
+                "quantize": quantize,
+                "metrics": {f"{k}/loss": MeanScore(mean=v) for k, v in losses.items()},
+            }
+        )
 
     rows = {"base": row("baseline", neutral=4.0), "a": row("entry", neutral=4.5), "b": row("entry", test=1.0)}
     rows |= {"base-nf4": row("baseline", "nf4", neutral=4.25), "c": row("entry", "nf4", neutral=4.5)}
-    add_forgetting(rows)
-    assert rows["a"]["metrics"]["neutral/forgetting"] == {"mean": 0.5}
-    assert rows["c"]["metrics"]["neutral/forgetting"] == {"mean": 0.25}
-    assert "neutral/forgetting" not in rows["b"]["metrics"] | rows["base"]["metrics"]
+    rows = with_forgetting(rows)
+    assert rows["a"].metrics["neutral/forgetting"] == MeanScore(mean=0.5)
+    assert rows["c"].metrics["neutral/forgetting"] == MeanScore(mean=0.25)
+    assert "neutral/forgetting" not in rows["b"].metrics | rows["base"].metrics
     rows = {"base": row("baseline"), "a": row("entry", neutral=4.5)}
-    add_forgetting(rows)
-    assert "neutral/forgetting" not in rows["a"]["metrics"]
+    rows = with_forgetting(rows)
+    assert "neutral/forgetting" not in rows["a"].metrics

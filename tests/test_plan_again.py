@@ -90,6 +90,13 @@ def test_other_changes_need_a_plan_made_anew(config, changes):
     assert again(config, **METRICS, **changes) is None
 
 
+def test_limits_and_trackers_need_no_plan_made_anew(config):
+    changes = {"safety": {"checkpoint_seconds": 5.0}, "trackers": ["tensorboard"]}
+    document = again(config, **METRICS, **changes).document
+    assert document.config["safety"]["checkpoint_seconds"] == 5.0
+    assert document.config["trackers"] == ["tensorboard"]
+
+
 def test_changed_data_need_a_plan_made_anew(config):
     file = Path(config["data"]["test"])
     text = file.read_text()

@@ -22,7 +22,7 @@ from bakeoff.compute.run.request import forked
 from bakeoff.compute.run.resident import Resident, Wanted, load
 from bakeoff.config.sections import LATEST
 from bakeoff.driver.executor import LocalExecutor, RunServer
-from bakeoff.store.files import append_jsonl, read_jsonl
+from bakeoff.store.files import append_jsonl, json_object, read_jsonl
 from tests.conftest import Inline, inline
 
 # The server of runs, which notes where a base is loaded, and of which each run loads its own if it shall hold none.
@@ -84,7 +84,7 @@ def serve(monkeypatch, tmp_path):
         with (tmp_path / "events").open("w") as events:
             holder.serve_from_base(lines, events)
         said = [json.loads(line) for line in (tmp_path / "events").read_text().splitlines() if line]
-        return list(read_jsonl(notes)), [message["exit"] for message in said if "exit" in message]
+        return list(read_jsonl(notes, json_object)), [message["exit"] for message in said if "exit" in message]
 
     return serve
 
@@ -189,13 +189,13 @@ def test_runs_that_share_a_base_are_as_those_that_load_it_and_cost_as_much_memor
     assert len(note.read_text().split()) == 1
     expected = ran("expected", lambda _: Inline(), entries)
     for ours, other in zip(shared.entries.values(), expected.entries.values(), strict=True):
-        assert (ours["metrics"], ours["checks"]) == (other["metrics"], other["checks"])
-        one, two = (r.folder.run(row["runs"][0]) for r, row in ((shared, ours), (expected, other)))
+        assert (ours.metrics, ours.checks) == (other.metrics, other.checks)
+        one, two = (r.folder.run(row.runs[0]) for r, row in ((shared, ours), (expected, other)))
         assert one.predictions_file.read_bytes() == two.predictions_file.read_bytes()
         assert one.result().costs.keys() == two.result().costs.keys()
     alone = ran("alone", lambda config: Noting(config, note, holds=False), {"lora": entries["lora"]})
     assert len(note.read_text().split()) == 1 + 3  # for the base's own scores, to train, and to evaluate
-    peaks = [r.folder.run(r.entries["lora"]["runs"][0]).result().costs["peak_bytes"] for r in (shared, alone)]
+    peaks = [r.folder.run(r.entries["lora"].runs[0]).result().costs["peak_bytes"] for r in (shared, alone)]
     assert peaks[0] == pytest.approx(peaks[1], abs=0.3 * (tmp_path / "large/model.safetensors").stat().st_size)
 
 
@@ -218,7 +218,7 @@ def test_a_base_that_changes_under_a_bakeoff_is_one_line(tiny_config, tiny_model
 
     monkeypatch.setattr(api, "LocalExecutor", lambda _: Inline(changed))
     results = bakeoff.run({**tiny_config, "model": str(base), "entries": {"lora": {"r": 2}}}, display="none")
-    assert results.entries["lora"]["error"] == (
+    assert results.entries["lora"].error == (
         f"model: {base}: not the base that this bakeoff was planned with (model.safetensors has changed, by its "
         "SHA-256). Try: restore its files, or bakeoff run again"
     )

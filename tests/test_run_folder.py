@@ -44,6 +44,15 @@ def test_a_folder_of_something_else_is_left_alone(shared, tmp_path):
         bakeoff.load_results(tmp_path)
 
 
+@pytest.mark.parametrize("text", ["", '{"name": "sha', '{"name": "shared"}'])
+@pytest.mark.parametrize("command", ["show", "report", "watch"])
+def test_a_damaged_plan_is_said_to_be_damaged_and_not_missing(copied, command, text):
+    copied.plan_file.write_text(text)
+    done = CliRunner().invoke(main, [command, str(copied.path)])
+    assert done.exit_code == 2
+    assert done.stderr == f"bakeoff: {copied.plan_file}: damaged (not a plan). Try: bakeoff run again\n"
+
+
 @pytest.mark.parametrize("plan", ['{"format_version": "1.2", "name": "shared"}', "[1]", '{"model": "x", "data": 1}'])
 def test_another_programs_plan_makes_no_folder_a_bakeoffs(tiny_config, tmp_path, plan):
     words = tiny_config | {"output": "."}
@@ -221,8 +230,8 @@ def test_what_is_damaged_is_made_anew_or_named(tiny_config):
     first, folder = results.document, results.folder
     folder.results_file.write_text("{")
     assert bakeoff.load_results(folder.path).document == first
-    lora = folder.run(first["entries"]["lora"]["runs"][0])
-    lead = folder.run(first["baselines"]["lead-1"]["runs"][0])
+    lora = folder.run(first.entries["lora"].runs[0])
+    lead = folder.run(first.baselines["lead-1"].runs[0])
     whole = lead.predictions_file.read_text()
     flipped = whole.replace('"f": 0.', '"f": 1.', 1)  # still JSON
     assert flipped != whole
@@ -237,7 +246,7 @@ def test_what_is_damaged_is_made_anew_or_named(tiny_config):
         results.entry("lora").load()
     again = bakeoff.run(tiny_config, {"protocol.epochs": 1}, display="none")
     assert lead.predictions_file.read_text() == whole
-    assert again.entries["lora"].metrics == first["entries"]["lora"]["metrics"]
+    assert again.entries["lora"].metrics == first.entries["lora"].metrics
     assert again.entry("lora").adapter == lora.adapter
 
 

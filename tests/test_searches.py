@@ -8,12 +8,12 @@ def test_failed_trials_rank_last_and_are_told(tiny_config):
     tiny_config["entries"] = {"wild": {"method": "last_layers", "learning_rate": {"low": 1e-3, "high": 1e37}}}
     results = bakeoff.run(tiny_config, {"protocol.clip_norm": None, "tune.trials": 4}, display="none")
     row = results.entries["wild"]
-    assert row["status"] == "done"
-    statuses = [t["status"] for t in row["tuning"]["trials"]]
+    assert row.status == "done"
+    statuses = [t.status for t in row.tuning.trials]
     assert statuses[1:4] == ["failed"] * 3
-    assert all("not finite" in t["error"] or "loss is" in t["error"] for t in row["tuning"]["trials"][1:4])
+    assert all("not finite" in t.error or "loss is" in t.error for t in row.tuning.trials[1:4])
     assert statuses[0] == "done"
-    assert row["tuning"]["edge"] == {"learning_rate": "low"}
+    assert row.tuning.edge == {"learning_rate": "low"}
     page = results.folder.report_file.read_text()
     assert page.count("Failed trial of wild at") == 3
     assert "Edge:" in page
@@ -41,9 +41,9 @@ def test_several_fields_are_searched_together_and_whole_numbers_stay_whole(tiny_
     }
     results = bakeoff.run(tiny_config, {"tune": {"trials": 3, "halving": False}, "protocol.epochs": 1}, display="none")
     trials = results.entries["lora"].tuning.trials
-    assert all(set(t["settings"]) == {"learning_rate", "r", "lora_dropout"} for t in trials)
-    assert all(isinstance(t["settings"]["r"], int) for t in trials)
-    assert {t["steps"] for t in trials} == {5}
+    assert all(set(t.settings) == {"learning_rate", "r", "lora_dropout"} for t in trials)
+    assert all(isinstance(t.settings["r"], int) for t in trials)
+    assert {t.steps for t in trials} == {5}
     plan = bakeoff.plan(tiny_config, {"tune.trials": 3})["entries"]["lora"]
     largest, chosen = (max(t["r"] for t in plan["trial_points"]), results.entries["lora"].tuning.chosen["r"])
     assert plan["trainable_parameters"] * chosen == largest * results.entries["lora"].trainable_parameters
@@ -56,9 +56,9 @@ def test_a_soft_prompt_is_not_extended_past_the_room_kept_for_it(tiny_config):
     assert plan["max_tokens"] == min(60, 64 - longest)
     results = bakeoff.run(tiny_config, {"tune.trials": 2, "protocol.max_tokens": 60}, display="none")
     found = results.entries["prompt_tuning"].tuning
-    assert max(t["settings"]["num_virtual_tokens"] for t in found["trials"]) == longest
-    if found["edge"] == {"num_virtual_tokens": "high"}:
-        assert found["extended"] == "no room"
+    assert max(t.settings["num_virtual_tokens"] for t in found.trials) == longest
+    if found.edge == {"num_virtual_tokens": "high"}:
+        assert found.extended == "no room"
 
 
 def test_off_takes_the_methods_own_rate(tiny_config):

@@ -110,12 +110,12 @@ def test_hanging_and_crashing_runs_are_records_and_the_same_command_mends_all(
         patch.setattr(api, "LocalExecutor", lambda config: Ready(config, tmp_path / "none"))
         results = bakeoff.run(config, {"safety.stall_seconds": 15}, display="none")
     thread.join()
-    errors = {name: row["error"] for name, row in results.entries.items()}
+    errors = {name: row.error for name, row in results.entries.items()}
     assert errors["lora"].startswith("no progress for 15 seconds (safety.stall_seconds)")
     assert errors["top"] == "its process ended with SIGSEGV"
     assert errors["small"] is None
     assert "Not in this comparison: lora and top (failed)." in results.verdict
-    causes = [results.folder.run(row["runs"][0]).result().cause for row in results.entries.values()]
+    causes = [results.folder.run(row.runs[0]).result().cause for row in results.entries.values()]
     assert causes == ["stalled", "ended", None]
     again = bakeoff.run(config, display="none")
     assert_same(again, undisturbed[1])

@@ -59,7 +59,7 @@ def test_a_config_that_is_edited_while_its_bakeoff_runs_changes_no_run(shared, t
     monkeypatch.setattr(api, "LocalExecutor", lambda _: Inline(edit))
     found = bakeoff.run({**config, "output": str(tmp_path / "out")}, display="none")
     for name, row in results.entries.items():
-        assert (found.entries[name].steps, found.entries[name].metrics) == (row["steps"], row["metrics"])
+        assert (found.entries[name].steps, found.entries[name].metrics) == (row.steps, row.metrics)
 
 
 def test_a_plan_of_no_config_is_one_line(copied):
@@ -125,7 +125,7 @@ def test_other_trials_of_an_older_search_change_no_record_of_the_new_one(tiny_co
     fresh = bakeoff.run({**config, "tune": four, "output": str(tmp_path / "fresh")}, display="none")
     bakeoff.run({**config, "tune": one}, display="none")
     resumed = bakeoff.run({**config, "tune": four}, display="none")
-    found = [{**r.entries["lora"].tuning, "seconds": 0} for r in (fresh, resumed)]
+    found = [r.entries["lora"].tuning.row() | {"seconds": 0} for r in (fresh, resumed)]
     assert found[0] == found[1]
     assert found[0]["trials"][0]["steps"] < max(trial["steps"] for trial in found[0]["trials"])  # it does stop early
 

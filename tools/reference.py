@@ -12,7 +12,7 @@ from bakeoff.cli.main import main
 from bakeoff.config.config import Config
 from bakeoff.methods.method import method_class
 from bakeoff.methods.reference import method_document
-from bakeoff.store.documents import PredictionRow, ResultRow
+from bakeoff.store.documents import CurveRow, ExampleRow, PredictionRow, ResultRow
 from bakeoff.store.events import EVENTS, Event
 from bakeoff.store.plan_document import PlanDocument
 from bakeoff.store.results_document import ResultsDocument
@@ -30,7 +30,9 @@ DOCUMENTS: dict[str, tuple[Any, str]] = {
     "results.json": (ResultsDocument, "the results; `bakeoff show --json` prints them too"),
     "events.jsonl": (EVENTS, "what happens while a bakeoff is running, one event per line"),
     "result.json": (ResultRow, "the record of one run, in the folder of the run"),
+    "metrics.jsonl": (CurveRow, "the curve of one run, one validation per line"),
     "predictions.jsonl": (PredictionRow, "the outputs of one run with their scores, one test example per line"),
+    "data/SPLIT.jsonl": (ExampleRow, "the examples of a split (train, validation or test), one per line"),
 }
 
 
@@ -141,9 +143,9 @@ def folder_page() -> str:
     parts = [
         MADE,
         "# Documents in a run folder",
-        "The JSON Schema of each document that bakeoff writes. A document may also have keys that its schema does not "
-        f"name. `plan.json` and `results.json` have `schema: {SCHEMA}`. If the number differs, another version of "
-        "bakeoff made the folder, and this one refuses to read it.",
+        "The JSON Schema of each document that bakeoff writes. Each document except the examples may also have keys "
+        f"that its schema does not name. `plan.json` and `results.json` have `schema: {SCHEMA}`. If the number "
+        "differs, another version of bakeoff made the folder, and this one refuses to read it.",
     ]
     rows = [(f"`{n}`", words_, f"[schema]({schema_file(n)})") for n, (_, words_) in DOCUMENTS.items()]
     parts += table(("file", "content", "JSON Schema"), rows)
@@ -155,7 +157,7 @@ def folder_page() -> str:
 
 def schema_file(name: str) -> str:
     """Return the name of the file with a document's schema."""
-    return f"{name.partition('.')[0]}.schema.json"
+    return f"{Path(name).stem.replace('SPLIT', 'examples')}.schema.json"
 
 
 def schema_text(kind: Any) -> str:

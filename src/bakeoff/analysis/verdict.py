@@ -52,7 +52,7 @@ class Yardstick:
         """Return a 95 % interval in brackets, to follow its value; empty if there is none."""
         return "" if span is None else f" (95 % interval {self.shown(span[0])} to {self.shown(span[1])})"
 
-    def gap(self, pair: Pair) -> str:
+    def gap(self, pair: Difference) -> str:
         """Return a difference with its interval."""
         span = interval_of(pair)
         return f"{self.points(pair.difference)}{self.in_brackets(span)}"

@@ -1,6 +1,5 @@
 """The command line: parse, call, print. Heavy imports happen inside the commands."""
 
-import io
 import json
 import sys
 from pathlib import Path
@@ -8,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bakeoff.cli.group import DEVICE, DISPLAY, TRUST, Commands, overrides
+from bakeoff.cli.generate import generate
+from bakeoff.cli.group import DISPLAY, TRUST, Commands, overrides
 from bakeoff.cli.setup import AS_JSON, doctor, init, schema
 from bakeoff.cli.terminal import open_console, say, say_line, whisper
-from bakeoff.errors import LINES, BakeoffError, no_utf8, printable
 
 if TYPE_CHECKING:
     from bakeoff.store.results_document import ResultsDocument
@@ -23,7 +22,7 @@ def main() -> None:
     """Find out which way of adapting a language model is worth its cost on your task."""
 
 
-for command in (init, schema, doctor):
+for command in (init, schema, doctor, generate):
     main.add_command(command)
 
 
@@ -231,77 +230,6 @@ def methods(name: str | None, matrix: bool, architectures: bool, keep: Path | No
         click.echo(json.dumps(method_document(name), indent=1))
         return
     say(describe_method(name) if name else describe_methods())
-
-
-@main.command()
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option(
-    "--entry",
-    help="Entry whose adapter is used.  [default: the one with the lowest validation loss among those tied with the "
-    "best]",
-)
-@DEVICE
-@click.option(
-    "--rows", is_flag=True, help="Read JSONL from standard input: rows with the columns that the template uses."
-)
-@TRUST
-@AS_JSON
-def generate(folder: Path, entry: str | None, device: str, rows: bool, trust: bool, as_json: bool) -> None:
-    r"""Write outputs with a trained adapter.
-
-    FOLDER is the run folder of a bakeoff. The command reads documents from standard input, and prints an output for
-    each. Form feeds separate the documents, and also the outputs. The output of a blank document is empty.
-
-    For example: printf 'one\ftwo' | bakeoff generate FOLDER
-    """
-    from bakeoff.results import load_results
-
-    results = load_results(folder)
-    chosen = results.entry(entry) if entry else results.best()
-    documents = read_rows() if rows else read_documents()
-    summarizer = chosen.load(trust, device)
-    cut = summarizer.cut(documents)  # first of all: it refuses what is no document
-    whisper(f"entry: {chosen.name}")
-    if summarizer.note:
-        whisper(summarizer.note)
-    for i, (kept, total) in cut.items():
-        whisper(f"document {i + 1} was cut to {kept:,} of {total:,} tokens")
-    outputs = summarizer.generate(documents)
-    if as_json:
-        click.echo(json.dumps([{"document": i, "output": text} for i, text in enumerate(outputs, 1)], indent=1))
-        return
-    if sys.stdout.isatty():  # to a file or a pipe go the outputs as they are
-        outputs = [printable(text, LINES) for text in outputs]
-    click.echo("\n\f\n".join(outputs))
-
-
-def read_documents() -> list[str]:
-    """Return the documents on standard input; raise BakeoffError if there are none, or they are not UTF-8."""
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(encoding="utf-8", errors="strict")
-    try:
-        documents = sys.stdin.read().split("\f")
-    except UnicodeDecodeError as error:
-        raise BakeoffError(f"generate: standard input: {no_utf8(error)}") from None
-    except OSError as error:
-        raise BakeoffError(f"generate: standard input cannot be read ({error.strerror or error})") from None
-    if sys.stdin.isatty() and not documents[-1].endswith("\n"):
-        whisper("")  # what was typed last has no line end, and what is printed next would stand beside it
-    if not any(text.strip() for text in documents):
-        raise BakeoffError("generate: nothing on standard input. Try: bakeoff generate DIR < document.txt")
-    return documents
-
-
-def read_rows() -> list[dict[str, Any]]:
-    """Return the rows of JSONL on standard input; raise BakeoffError if one is not a row."""
-    from bakeoff.data.lines import json_row
-
-    lines = enumerate("\f".join(read_documents()).split("\n"), start=1)
-    rows = [json_row("standard input", number, text.encode()) for number, text in lines if text.strip()]
-    for row in rows:
-        if row.fault:
-            raise BakeoffError(f"generate: {row}: {row.fault[1]}")
-    return [row.values for row in rows]
 
 
 if __name__ == "__main__":

@@ -14,23 +14,13 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from bakeoff.config.chat import Chat, ChatConfig
 from bakeoff.config.machine import MachineConfig, SafetyConfig
+from bakeoff.config.names import BASELINES, checked_baselines, checked_metrics
 from bakeoff.config.sections import DataConfig, GenerationConfig, Pin, ProtocolConfig, Section, TuneConfig
 from bakeoff.config.templates import TemplateError, prompt_template, target_template
 from bakeoff.config.yaml import read_yaml
 from bakeoff.errors import ConfigError, did_you_mean, in_line, plain
 from bakeoff.store.paths import at_home, is_file, is_folder
 
-METRICS = (
-    "rouge", "rouge_unicode", "exact_match", "exact_match_squad", "token_f1", "token_f1_squad", "chrf",
-    "bleu", "bleu_zh", "bleu_ja_mecab", "bleu_ko_mecab", "bleu_intl", "bleu_char",
-)  # fmt: skip
-# What a row of predictions, its example and a run's record hold beside scores.
-RESERVED = (
-    "id", "output", "loss", "tokens", "output_words", "output_tokens", "reference_words", "reference_tokens",
-    "cut_documents", "document", "summary", "group", "references", "around",
-)  # fmt: skip
-FUNCTION = re.compile(r"(?:[A-Za-z_][\w.]*|.+\.py):[A-Za-z_]\w*")  # a metric that is Python code
-BASELINES = ("base", "few-shot-2", "lead-1", "oracle")
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
@@ -187,29 +177,12 @@ class Config(Section):
     @field_validator("baselines")
     @classmethod
     def _known_baselines(cls, value: list[str]) -> list[str]:
-        unknown = [name for name in value if not re.fullmatch(r"base|oracle|(lead|few-shot)-[1-9]\d?", name)]
-        if unknown:
-            hint = did_you_mean(unknown[0], BASELINES)
-            raise ValueError(f"unknown baseline '{unknown[0]}'.{hint} Allowed: base, few-shot-K, lead-K and oracle")
-        if "base" not in value or len(set(value)) < len(value):
-            raise ValueError("must include base, and no name twice")
-        return value
+        return checked_baselines(value)
 
     @field_validator("metrics")
     @classmethod
     def _known_metrics(cls, value: list[str]) -> list[str]:
-        unknown = [name for name in value if name not in METRICS and not is_function(name)]
-        if unknown:
-            raise ValueError(
-                f"unknown metric '{unknown[0]}'.{did_you_mean(unknown[0], METRICS)} Or name a function as "
-                f"module:function"
-            )
-        taken = [name for name in value if name.rpartition(":")[2] in RESERVED]
-        if taken:
-            raise ValueError(f"'{taken[0]}': the results use this name for something else. Rename the function")
-        if len(set(value)) < len(value):
-            raise ValueError("must not name a metric twice")
-        return value
+        return checked_metrics(value)
 
     @field_validator("template", "target")
     @classmethod
@@ -220,11 +193,6 @@ class Config(Section):
             except TemplateError as error:
                 raise ValueError(str(error)) from None
         return value
-
-
-def is_function(name: str) -> bool:
-    """Return whether a metric's name is that of a Python function."""
-    return FUNCTION.fullmatch(name) is not None
 
 
 def load_config(source: str | Path | dict[str, Any], overrides: dict[str, Any] | None = None) -> Config:

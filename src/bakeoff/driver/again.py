@@ -1,4 +1,4 @@
-"""The plan of a finished bakeoff in which only the metrics may have changed: its last plan, with other scores.
+"""The plan of a finished bakeoff in which only metrics, trackers and limits may have changed: its last one, rescored.
 
 It is made without torch and the base, whose shapes, lengths and ids stay as they are.
 """
@@ -27,7 +27,7 @@ from bakeoff.store.run_folder import Folder
 
 
 def unchanged(config: Config, folder: Folder) -> PlanDocument | None:
-    """Return the last plan where all runs are finished and only data, `metrics` and `primary` may have changed."""
+    """Return the last plan where all runs are finished and what has changed, apart from data, is in `plan_again`."""
     before = folder.last_plan()
     if before is None or not is_own(folder) or not finished(folder, before) or not same_machine(folder):
         return None
@@ -35,7 +35,10 @@ def unchanged(config: Config, folder: Folder) -> PlanDocument | None:
 
 
 def plan_again(config: Config, folder: Folder) -> Plan | None:
-    """Return the plan; None where a run is not finished, or anything but `metrics` and `primary` has changed."""
+    """Return the plan.
+
+    None where a run is not finished, or anything but `metrics`, `primary`, `safety` and `trackers` has changed.
+    """
     before = unchanged(config, folder)
     if before is None:
         return None

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
 from bakeoff import __version__
-from bakeoff.config.config import BASELINES, Config
+from bakeoff.config.config import Config
+from bakeoff.config.names import BASELINES
 from bakeoff.config.planned import planned
 from bakeoff.data.examples import Example
 from bakeoff.data.forms import AnyForm, chat_facts, chat_findings, form_of, uses_chat
@@ -217,10 +218,13 @@ def virtual_tokens(entries: dict[str, Entry]) -> int:
 
 
 def basis_of(config: Config, plan: PlanDocument) -> str:
-    """Return a hash of what a plan is made from besides data and metrics, and of its content besides scores."""
+    """Return a hash of what a plan is made from besides data and metrics, and of its content besides scores.
+
+    Trackers and the section `safety` change neither.
+    """
     from bakeoff.hub import base_stamps
 
-    given = config.model_dump(mode="json", exclude={"metrics", "primary", "output"})
+    given = config.model_dump(mode="json", exclude={"metrics", "primary", "output", "safety", "trackers"})
     row = {key: value for key, value in plan.row().items() if key not in SCORES}
     row |= {"data": row["data"] | {"findings": without_scores(plan.data.findings)}}
     return hash_of([__version__, given, base_stamps(config.model, config.pin), accelerators(), row])

@@ -6,7 +6,8 @@ the folder then has a signature of the config, made with a key that never leaves
 
 from pathlib import Path
 
-from bakeoff.config.config import Config, is_function
+from bakeoff.config.config import Config
+from bakeoff.config.names import is_function
 from bakeoff.errors import SetupError
 from bakeoff.store.checksums import read_mapping, read_whole
 from bakeoff.store.run_folder import Folder

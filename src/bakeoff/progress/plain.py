@@ -64,9 +64,10 @@ class PlainDisplay(Display):
     """One line for each thing that matters, for logs and pipes."""
 
     progress_at: dict[str, float]
+    states: dict[str, str]
 
     def __enter__(self) -> Self:
-        self.progress_at = {}
+        self.progress_at, self.states = {}, {}
         before = [self.names[run.id] for run in self.runs if run.id in self.done]
         if before:
             self.note(f"done before: {', '.join(before)}")
@@ -75,8 +76,10 @@ class PlainDisplay(Display):
     def show(self, event: RunEvent) -> None:
         """Print state changes, validations, ends, and now and then a line of progress."""
         name = self.names[event.run]
-        if event.kind == "state" and event.state != "validating":
-            self.note(f"{name}: {event.state}")
+        if event.kind == "state":
+            if event.state not in ("validating", self.states.get(event.run)):
+                self.note(f"{name}: {event.state}")
+            self.states[event.run] = event.state
         elif event.kind == "metrics":
             losses = {"train/loss": event.train_loss, "validation/loss": event.validation_loss}
             known = "  ".join(f"{label} {loss:.4f}" for label, loss in losses.items() if loss is not None)

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
-from bakeoff.config.config import is_function
+from bakeoff.config.names import is_function
 from bakeoff.data.examples import Example
 from bakeoff.errors import ConfigError, did_you_mean
 from bakeoff.scoring import rouge as rouge_score

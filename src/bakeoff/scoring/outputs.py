@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from bakeoff.config.config import is_function
+from bakeoff.config.names import is_function
 from bakeoff.data.examples import Example
 from bakeoff.data.prompt_format import plain
 from bakeoff.data.tokenizer_checks import INDENT

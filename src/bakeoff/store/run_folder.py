@@ -227,6 +227,8 @@ class Folder:
         """Return plan.json; raise SetupError if this is not a run folder, or plan.json is damaged."""
         plan = read_mapping(self.plan_file)
         if not plan.keys() >= PLAN_KEYS:
+            if self.plan_file.exists() and self.tag_file.exists():
+                raise SetupError(f"{self.plan_file}: damaged (not a plan). Try: bakeoff run again")
             fault = "not a run folder of bakeoff (plan.json is missing)" if self.path.exists() else "no such folder"
             raise SetupError(f"{self.path}: {fault}. Try: ls bakeoffs")
         refuse_other_form(self.plan_file, plan)

@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import cache
 
 from bakeoff.compute.run.request import open_channel, serve
-from bakeoff.config.config import is_function
+from bakeoff.config.names import is_function
 from bakeoff.config.planned import planned_config
 from bakeoff.scoring.metrics import score_outputs
 from bakeoff.store.run_folder import Folder

@@ -1,0 +1,48 @@
+"""The names of metrics and baselines in a config."""
+
+import re
+
+from bakeoff.errors import did_you_mean
+
+METRICS = (
+    "rouge", "rouge_unicode", "exact_match", "exact_match_squad", "token_f1", "token_f1_squad", "chrf",
+    "bleu", "bleu_zh", "bleu_ja_mecab", "bleu_ko_mecab", "bleu_intl", "bleu_char",
+)  # fmt: skip
+# What a row of predictions, its example and a run's record hold beside scores.
+RESERVED = (
+    "id", "output", "loss", "tokens", "output_words", "output_tokens", "reference_words", "reference_tokens",
+    "cut_documents", "document", "summary", "group", "references", "around",
+)  # fmt: skip
+FUNCTION = re.compile(r"(?:[A-Za-z_][\w.]*|.+\.py):[A-Za-z_]\w*")  # a metric that is Python code
+BASELINES = ("base", "few-shot-2", "lead-1", "oracle")
+
+
+def is_function(name: str) -> bool:
+    """Return whether a metric's name is that of a Python function."""
+    return FUNCTION.fullmatch(name) is not None
+
+
+def checked_baselines(names: list[str]) -> list[str]:
+    """Return the names of baselines; raise ValueError if one is unknown, base is missing, or a name is there twice."""
+    unknown = [name for name in names if not re.fullmatch(r"base|oracle|(lead|few-shot)-[1-9]\d?", name)]
+    if unknown:
+        hint = did_you_mean(unknown[0], BASELINES)
+        raise ValueError(f"unknown baseline '{unknown[0]}'.{hint} Allowed: base, few-shot-K, lead-K and oracle")
+    if "base" not in names or len(set(names)) < len(names):
+        raise ValueError("must include base, and no name twice")
+    return names
+
+
+def checked_metrics(names: list[str]) -> list[str]:
+    """Return the names of metrics; raise ValueError if one is unknown or taken, or is there twice."""
+    unknown = [name for name in names if name not in METRICS and not is_function(name)]
+    if unknown:
+        raise ValueError(
+            f"unknown metric '{unknown[0]}'.{did_you_mean(unknown[0], METRICS)} Or name a function as module:function"
+        )
+    taken = [name for name in names if name.rpartition(":")[2] in RESERVED]
+    if taken:
+        raise ValueError(f"'{taken[0]}': the results use this name for something else. Rename the function")
+    if len(set(names)) < len(names):
+        raise ValueError("must not name a metric twice")
+    return names
