@@ -54,7 +54,7 @@ def tie():
         "lead-1": best - 0.2,
     }
     rows = {
-        "a": row_of(size=1000, peak=5, seconds=1, validation=2.9),
+        "a": row_of(size=200_000, peak=5, seconds=1, validation=2.9),
         "b": row_of(size=10, peak=4, seconds=2, validation=3.1),
         "c": row_of(size=1, peak=1, seconds=0.1, validation=1.0),
         "lead-1": row_of("baseline"),
@@ -74,7 +74,7 @@ def test_a_tie_is_named_with_its_interval_and_the_rest_are_behind(tie):
     assert pair.low < 0 < pair.high
     assert verdict.headline.startswith(f"{first} and {second} are tied on ROUGE-L (difference ")
     assert f"95 % interval {100 * pair.low:.1f} to {100 * pair.high:.1f}" in verdict.headline
-    assert "the adapter of b is 100.0x smaller than that of a" in verdict.text
+    assert "the adapter of b is 20,000.0x smaller than that of a" in verdict.text
     assert f"c is behind {first} by " in verdict.text
     assert "lead-1" not in verdict.text
     assert "d (failed)" in verdict.text

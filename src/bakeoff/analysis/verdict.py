@@ -249,7 +249,7 @@ def cheaper(names: Sequence[str], rows: Rows) -> list[str]:
         return []
     small, large = min(known, key=lambda n: known[n]), max(known, key=lambda n: known[n])
     ratio = known[large] / known[small]
-    return [f"Of these, the adapter of {small} is {ratio:.1f}x smaller than that of {large}."] if ratio >= 1.05 else []
+    return [f"Of these, the adapter of {small} is {ratio:,.1f}x smaller than that of {large}."] if ratio >= 1.05 else []
 
 
 def recommendations(names: Sequence[str], rows: Rows) -> dict[str, str | None]:
