@@ -57,7 +57,7 @@ def test_their_examples_are_dropped_from_every_split_if_the_config_says_so(long_
     assert facts["identity"] != planned(long_config)["identity"]
     data = long_config["data"] | {"long_targets": "drop"}
     results = bakeoff.run({**long_config, "data": data}, {"protocol.epochs": 1}, display="none")
-    assert results.document["status"] == "done"
+    assert results.document.status == "done"
     assert len(results.entry("last_layers").predictions()) == 18
 
 

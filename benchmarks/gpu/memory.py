@@ -48,11 +48,11 @@ def whole_bakeoff() -> Found:
         }  # fmt: skip
         results = bakeoff.run(config, display="none")
         outputs = results.best().load(device=str(DEVICE)).generate(["Return the sum of two numbers."])
-        held = results.entries["lora"]["checks"] | {"step0_beats_unigram": True}  # so few targets can be guessed
+        held = results.entries["lora"].checks | {"step0_beats_unigram": True}  # so few targets can be guessed
         failed = [name for name, holds in held.items() if not holds]
-        used = results.document["environment"]["gpu"]
+        used = results.document.environment["gpu"]
     return {"failed_checks": failed, "gpu": used} | failing(
-        done=results.document["status"] == "done", checks=not failed, on_the_gpu=bool(used) == (DEVICE.type != "cpu"),
+        done=results.document.status == "done", checks=not failed, on_the_gpu=bool(used) == (DEVICE.type != "cpu"),
         generates=len(outputs) == 1,
     )  # fmt: skip
 
