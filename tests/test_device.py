@@ -208,6 +208,13 @@ def test_a_bakeoff_on_the_cpu_of_a_machine_with_a_gpu_leaves_it_alone(machine, t
     assert environment_of(load_config(config))["CUDA_VISIBLE_DEVICES"] == ""
 
 
+@pytest.mark.parametrize("said", [None, "0"])
+def test_runs_take_cudnns_attention_last_unless_the_user_says_otherwise(tiny_config, monkeypatch, said):
+    if said:
+        monkeypatch.setenv("TORCH_CUDNN_SDPA_DEPRIORITIZED", said)
+    assert environment_of(load_config(tiny_config))["TORCH_CUDNN_SDPA_DEPRIORITIZED"] == (said or "1")
+
+
 def test_copied_baselines_touch_no_accelerator(machine, tiny_config, monkeypatch):
     there = machine()
     entries = {"lora": tiny_config["entries"]["lora"]}

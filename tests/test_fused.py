@@ -1,13 +1,20 @@
 """The faster forms of a base's parts give what the plain ones give."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from bakeoff.compute.decoding.greedy import generate
 from bakeoff.compute.model import kernels
+from bakeoff.compute.model.base import adapt, trainable
+from bakeoff.compute.training.loss import batch_of, target_losses
+from bakeoff.methods import build_method
+from bakeoff.testing import ROWS, family_base
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -43,3 +50,78 @@ def test_a_frozen_head_gets_no_gradient_and_ties_stay(monkeypatch):
     model.lm_head(given).sum().backward()
     assert model.lm_head.weight.grad is None
     torch.testing.assert_close(given.grad, model.lm_head.weight.sum(0).expand(3, 16), rtol=1e-5, atol=1e-5)
+
+
+GROUPED = ("llama", "mistral", "qwen2", "qwen3", "gemma3", "granite")
+
+
+@pytest.mark.parametrize("family", GROUPED)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_shared_keys_and_values_are_attended_to_as_by_torch_but_not_grouped_in_fp32(family, precision, monkeypatch):
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    given, attend = [], nn.functional.scaled_dot_product_attention
+
+    def watched(*args, enable_gqa=False, **options):
+        given.append(enable_gqa)
+        return attend(*args, enable_gqa=enable_gqa, **options)
+
+    monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", watched)
+    found = []
+    for split in (False, True):
+        base = family_base(family)
+        base.model.to(dtype)
+        if split:
+            kernels.split_groups(base.model)
+        given.clear()
+        ids = torch.arange(9, 15)[None]  # not longer than the families' sliding windows
+        inputs = base.model.get_input_embeddings()(ids).detach().requires_grad_()
+        whole = base.model(inputs_embeds=inputs, use_cache=True)
+        whole.logits.float().square().mean().backward()
+        single = base.model(input_ids=ids[:, -1:], past_key_values=whole.past_key_values).logits
+        found.append((whole.logits, inputs.grad, single))
+        assert any(given) == (precision == "bf16" or not split)
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+        assert precision == "fp32" or torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(("device", "split"), [("cpu", False), ("cuda", True)])
+def test_a_base_is_attended_to_so_on_cuda_alone(device, split):
+    base = family_base("llama")
+    kernels.fuse(base.model, torch.device(device))
+    assert base.model.config._attn_implementation == ("attend_in_fp32" if split else "sdpa")
+    plain, prompts = family_base("llama"), [[9, 10, 11, 12], [30, 31, 32, 33, 34, 35, 36], [7]]
+    assert generate(base, base.model, prompts, 8, 3) == generate(plain, plain.model, prompts, 8, 1)
+    kernels.fuse(gpt2 := family_base("gpt2").model, torch.device(device))
+    assert gpt2.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma3", "t5", "bart"])
+@pytest.mark.parametrize("method", [{"method": "lora"}, {"method": "lora_plus"}, {"method": "adalora"}])
+def test_lora_without_the_casts_of_peft_has_the_same_bits(family, method):
+    found = []
+    for casts in (True, False):
+        base = family_base(family)
+        base.model.bfloat16()
+        torch.manual_seed(0)
+        adapted = adapt(replace(base, precision="bf16"), build_method("x", method))
+        layers = [module for module in adapted.modules() if isinstance(module, LoraLayer)]
+        assert not any(layer.cast_input_dtype_enabled for layer in layers)
+        for layer in layers:
+            layer.cast_input_dtype_enabled = casts
+        weights = trainable(adapted)
+        with torch.no_grad():
+            for weight in weights.values():
+                weight.add_(0.05 * torch.randn_like(weight))
+        losses = target_losses(replace(base, precision="bf16"), adapted, batch_of(base, ROWS))
+        losses.mean().backward()
+        found.append([losses, *(weight.grad for weight in weights.values())])
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("fields", [{"method": "lora", "lora_dropout": 0.1}, {"method": "dora"}])
+def test_what_is_computed_from_casts_keeps_them(fields):
+    adapted = adapt(family_base("llama"), build_method("x", fields))
+    layers = [module for module in adapted.modules() if isinstance(module, LoraLayer)]
+    assert layers
+    assert all(layer.cast_input_dtype_enabled for layer in layers)

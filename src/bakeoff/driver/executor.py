@@ -32,13 +32,15 @@ ALLOCATOR = {
 }
 
 
+# Torch's attention takes cuDNN last: it makes a plan for each new length, and nearly every batch has one.
+ATTENTION = {"TORCH_CUDNN_SDPA_DEPRIORITIZED": "1"}
 # Hides GPUs from runs on the processor: bitsandbytes and optimizers look at every one that they find.
 NO_GPU = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""}
 
 
 def environment_of(config: Config) -> dict[str, str]:
     """Return the environment of the processes of runs."""
-    return ALLOCATOR | dict(os.environ) | (NO_GPU if config.machine.device == "cpu" else {})
+    return ALLOCATOR | ATTENTION | dict(os.environ) | (NO_GPU if config.machine.device == "cpu" else {})
 
 
 POLL_SECONDS = 0.2

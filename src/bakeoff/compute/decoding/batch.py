@@ -51,7 +51,7 @@ class Causal:
             return self.read()
         logits = self.model(
             input_ids=self.tokens,
-            attention_mask=None if bool(self.mask.all()) else self.mask,
+            attention_mask=None if min(self.lengths) == self.width else self.mask,
             position_ids=self.mask.sum(1, keepdim=True) - 1,
             past_key_values=self.cache,
             use_cache=True,
@@ -75,10 +75,9 @@ class Causal:
             lengths += [before + virtual + n for n in prompts[rows]]
             if not alone:
                 self.cache.take(cache, rows, lengths[rows], len(prompts), before + virtual + max(prompts))
+        self.lengths, self.width = lengths, max(lengths)  # known here, where the mask's values would be waited for
         real = torch.tensor(lengths, device=self.base.device)[:, None]
-        self.mask = (
-            torch.arange(max(lengths), 0, -1, device=self.base.device) <= real
-        ).long()  # (batch, tokens so far)
+        self.mask = (torch.arange(self.width, 0, -1, device=self.base.device) <= real).long()  # (batch, tokens so far)
         return torch.cat(chosen)
 
     def read_part(self, rows: slice, cache: RoomyCache) -> tuple[torch.Tensor, int]:
@@ -100,7 +99,7 @@ class Causal:
 
     def keep(self, rows: torch.Tensor) -> None:
         """Continue with only the rows at these places."""
-        self.mask = self.mask[rows]
+        self.mask, self.lengths = self.mask[rows], [self.lengths[row] for row in rows.tolist()]
         self.cache.reorder_cache(rows)
 
     def append(self, tokens: torch.Tensor) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from bakeoff.compute.model.base import Base
+from bakeoff.compute.model.kernels import skip_casts
 from bakeoff.config.config import Config
 from bakeoff.errors import BakeoffError, SetupError
 from bakeoff.hub import PICKLED, base_hashes, base_identity, base_stamps, model_folder
@@ -66,7 +67,9 @@ def load_adapter(base: Base, folder: Path, expected: Mapping[str, Any] | None = 
     """
     method = saved_method(folder, expected or {})
     with one_line(f"{folder}: {method.name} cannot be applied to this base", MEND):
-        return nn.Module.to(method.load(base.model, folder), base.device).requires_grad_(False).eval()
+        adapted = nn.Module.to(method.load(base.model, folder), base.device).requires_grad_(False).eval()
+    skip_casts(adapted)
+    return adapted
 
 
 def saved_method(folder: Path, expected: Mapping[str, Any]) -> Method:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from bakeoff.compute.model.device import CPU, use
-from bakeoff.compute.model.kernels import fuse
+from bakeoff.compute.model.kernels import fuse, skip_casts
 from bakeoff.compute.model.loading import (
     check_tokenizer,
     check_weights_fit,
@@ -149,6 +149,7 @@ def adapt(base: Base, method: Method, gradient_checkpointing: bool = False) -> n
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+    skip_casts(adapted)
     set_modes(base.model, base_modules)
     if gradient_checkpointing:
         base.model.activation_checkpointing_enable({"use_reentrant": False})

@@ -1,11 +1,15 @@
 """Faster implementations of parts of a base, with the same results. They are installed when the base is loaded."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
+from peft.tuners.lora import LoraLayer
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.activations import NewGELUActivation
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 # MKL's fp32 products with GPT-2's 50,257 columns take up to twice as long as the same in parts (design/LOG.md).
 PART_COLUMNS = 2048
@@ -17,6 +21,8 @@ def fuse(model: PreTrainedModel, device: torch.device) -> None:
     head = model.get_output_embeddings()
     if device.type == "cpu" and type(head) is nn.Linear and head.out_features > PART_COLUMNS:
         model.set_output_embeddings(WideLinear.of(head))
+    if device.type == "cuda":
+        split_groups(model)
 
 
 def fuse_activations(model: nn.Module) -> None:
@@ -25,6 +31,51 @@ def fuse_activations(model: nn.Module) -> None:
         for name, child in module.named_children():
             if isinstance(child, NewGELUActivation):
                 setattr(module, name, nn.GELU(approximate="tanh"))
+
+
+def skip_casts(adapted: nn.Module) -> None:
+    """Let LoRA's layers take inputs as they are: PEFT casts them to fp32, and autocast each back to the same bits.
+
+    Not before dropout, which would be computed in bf16, nor in DoRA, whose scale would be.
+    """
+    for layer in adapted.modules():
+        if isinstance(layer, LoraLayer) and not layer.lora_variant:
+            layer.cast_input_dtype_enabled = any(type(d) is not nn.Identity for d in layer.lora_dropout.values())
+
+
+def split_groups(model: PreTrainedModel) -> None:
+    """Let a model whose heads share keys and values attend by `attend_in_fp32`."""
+    grouped = any(getattr(module, "num_key_value_groups", 1) > 1 for module in model.modules())
+    if grouped and model.config._attn_implementation == "sdpa":
+        AttentionInterface.register(attend_in_fp32.__name__, attend_in_fp32)
+        AttentionMaskInterface.register(attend_in_fp32.__name__, sdpa_mask)
+        model.set_attn_implementation(attend_in_fp32.__name__)
+
+
+def attend_in_fp32(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """Return what transformers' `sdpa` does: (batch, tokens, heads, width) of a query (batch, heads, tokens, width).
+
+    Without a mask that leaves heads that share keys and values to torch, which on CUDA has for them in fp32 only the
+    kernel that holds all scores: 137 GB for one text of 32,768 tokens and 32 heads. Here keys and values are repeated,
+    or for one token the heads of a group become its tokens.
+    """
+    groups = getattr(module, "num_key_value_groups", 1)
+    other = any(options.get(name) is not None for name in ("position_bias", "cache"))
+    if groups == 1 or attention_mask is not None or other or query.dtype != torch.float32:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    alone = SimpleNamespace(is_causal=getattr(module, "is_causal", True))
+    if query.shape[2] > 1:
+        return sdpa_attention_forward(alone, query, repeat_kv(key, groups), repeat_kv(value, groups), None, **options)
+    options["is_causal"] = False
+    out, _ = sdpa_attention_forward(alone, query.unflatten(1, (-1, groups)).flatten(2, 3), key, value, None, **options)
+    return out.transpose(1, 2).flatten(1, 2).unsqueeze(1), None
 
 
 class WideLinear(nn.Linear):
