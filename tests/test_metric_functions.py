@@ -298,3 +298,81 @@ def test_a_run_tells_of_each_function_before_it_scores(tmp_path, shared):
     events = Reader(results.folder.events_file).new_events()
     told = [event for event in events if event.kind == "state" and event.state == "scoring"]
     assert [event.metric for event in told] == [own] * 3
+
+
+ROWS = """
+def by_row(output, references, row):
+    row["tests"].append("not seen by others")
+    return len(row["tests"]) + (row["id"] == "1") * 10
+
+def together(outputs, references):
+    return [len(outputs) + len(texts) / 10 for texts in references]
+
+def with_rows(outputs, references, rows):
+    return (row["n"] for row in rows)
+
+def too_few(outputs, references):
+    return [1.0]
+
+def no_number(outputs, references):
+    return [None for _ in outputs]
+
+def no_list(outputs, references):
+    return 3
+
+def extra(output, references, weight=2):
+    return weight
+"""
+GIVEN = (["a", "b"], [["x"], ["y", "z"]])
+COLUMNS = [{"id": "1", "tests": ["t"], "n": 5}, {"id": "2", "tests": [], "n": 7}]
+
+
+@pytest.mark.parametrize(
+    ("function", "scores"),
+    [("by_row", [12, 1]), ("together", [2.1, 2.2]), ("with_rows", [5, 7]), ("extra", [2, 2])],
+)
+def test_a_function_gets_what_its_parameters_name(tmp_path, function, scores):
+    (tmp_path / "own.py").write_text(ROWS)
+    for _ in range(2):  # what a function does to its row changes nothing
+        rows, _ = score_outputs([f"{tmp_path}/own.py:{function}"], *GIVEN, columns=COLUMNS)
+        assert [row[function] for row in rows] == scores
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("too_few", "returned 1 scores for 2 outputs"),
+        ("no_number", "returned None for output 1. Expected a finite number"),
+        ("no_list", "own.py:no_list: TypeError"),
+        ("by_row", "own.py:by_row: KeyError for output 1: 'tests'"),
+    ],
+)
+def test_a_function_of_all_outputs_that_gives_no_scores_is_named(tmp_path, function, message):
+    (tmp_path / "own.py").write_text(ROWS)
+    with pytest.raises(MetricError, match=message):
+        score_outputs([f"{tmp_path}/own.py:{function}"], *GIVEN)
+
+
+def test_columns_of_the_test_split_reach_a_metric_and_rescore_when_they_change(tiny_config, tmp_path):
+    (tmp_path / "own.py").write_text("def has(output, references, row):\n    return row['word'] in row['document']\n")
+    own = f"{tmp_path}/own.py:has"
+    config = tiny_config | {"metrics": [own], "entries": ["last_layers"], "baselines": ["base"]}
+    with pytest.raises(MetricError, match="has: KeyError for output 1: 'word'"):
+        bakeoff.plan(config)
+    config["data"] = config["data"] | {"metric_columns": ["word"]}
+    with pytest.raises(BakeoffError, match=r"data.test: .*no column 'word'.* Set data.metric_columns"):
+        bakeoff.plan(config)
+    path = Path(config["data"]["test"])
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+
+    def write(word):
+        path.write_text("".join(json.dumps({**row, "word": word(row)}) + "\n" for row in rows))
+
+    write(lambda row: row["document"].split()[0])
+    results = bakeoff.run(config, display="none")
+    assert results.document.entries["last_layers"].metrics["test/has"].mean == 1
+    trained = {run.id for run in results.folder.plan().runs}
+    write(lambda row: "?" * (row is rows[0]) or row["document"].split()[0])
+    again = bakeoff.run(config, display="none")
+    assert again.document.entries["last_layers"].metrics["test/has"].mean == pytest.approx(0.9)
+    assert {run.id for run in again.folder.plan().runs} == trained

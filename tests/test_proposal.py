@@ -155,3 +155,28 @@ def test_a_workbook_without_a_table_is_one_line(tmp_path):
     assert out.exit_code == 2
     assert "a.xlsx: contains no sheet with rows" in out.stderr
     assert len(out.stderr.splitlines()) == 1
+
+
+def test_labels_json_and_other_scripts_are_recognised(tmp_path):
+    rows = [{"text": row["document"], "label": "yes" if i % 3 else " No"} for i, row in enumerate(make_rows(60, 1))]
+    said, config = init(write(tmp_path / "a.csv", rows))
+    assert (config.data.document, config.data.summary) == ("text", "label")
+    assert (config.metrics, config.labels, config.baselines) == (["accuracy"], ["yes", "No"], ["base", "few-shot-2"])
+    assert "metrics: accuracy, because the targets are 2 short texts: yes, No" in said
+    digits = [{**row, "label": str(i % 3)} for i, row in enumerate(rows)]
+    assert sorted(init(write(tmp_path / "d.csv", digits))[1].labels) == ["0", "1", "2"]
+    objects = [{"text": row["text"], "output": json.dumps({"n": i})} for i, row in enumerate(rows)]
+    assert init(write(tmp_path / "b.csv", objects))[1].metrics == ["json"]
+    chinese = [{"text": "\u6e2f\u53e3\u5f00\u653e" * 9 + str(i), "summary": f"\u6e2f\u53e3{i}"} for i in range(60)]
+    said, config = init(write(tmp_path / "c.csv", chinese))
+    assert (config.metrics, config.labels) == (["rouge_unicode"], None)
+    assert "metrics: rouge_unicode, because" in said
+    assert init(write(tmp_path / "e.csv", make_rows(60, 1)))[1].metrics == ["rouge"]
+
+
+def test_a_classification_that_init_proposes_is_planned(tmp_path):
+    rows = [{"text": row["document"], "label": "yes" if i % 3 else "no"} for i, row in enumerate(make_rows(90, 1))]
+    init(write(tmp_path / "a.csv", rows))
+    done = CliRunner().invoke(main, ["plan", str(tmp_path / "out.yaml"), "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["primary"] == "accuracy"

@@ -7,6 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from bakeoff.cli.main import main
+from bakeoff.config.config import load_config
+from bakeoff.config.templates import target_template
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 # The bases' parameters as their authors count them, and trained ones that follow from a shape by hand.
@@ -15,6 +17,18 @@ EXPECTED = {
     # LoRA on q and v of 12 encoder and twice 12 decoder attentions, 768 x 768 each
     "flan-t5-dialogsum": (247_577_856, {"prompt_tuning": 20 * 768, "lora": 36 * 2 * 2 * 768 * 16}),
     "olmo2-1b-dialogsum": (1_484_916_736, {"prompt_tuning": 20 * 2048, "last_layers": 67_117_056}),
+    # LoRA on q, k, v and o (2048 x 2048), gate, up and down (2048 x 8192) of 16 blocks
+    **dict.fromkeys(
+        ("ag-news", "dialogsum-json"),
+        (
+            1_484_916_736,
+            {
+                "prompt_tuning": 20 * 2048,
+                "last_layers": 67_117_056,
+                "lora": 16 * 16 * (4 * 2 * 2048 + 3 * (2048 + 8192)),
+            },
+        ),
+    ),
     # q, k and v, o, gate and up, down of 36 blocks
     "qwen3-8b-dialogsum": (
         8_190_735_360,
@@ -53,3 +67,18 @@ def test_a_recipe_is_planned_from_nothing(name, monkeypatch, tmp_path):
     assert {entry: plan["entries"][entry]["trainable_parameters"] for entry in trained} == trained
     assert any("not on this machine, and the hub does not answer" in finding for finding in plan["data"]["findings"])
     assert plan["data"]["splits"]["train"]["examples"] > 1000
+
+
+TARGETS = {
+    "ag-news": ({"label": 3}, "", "Technology"),
+    "dialogsum-json": ({"topic": 'a "b"'}, "c\nd", '{"topic": "a \\"b\\"", "summary": "c\\nd"}'),
+}
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_the_target_of_a_recipe_is_what_its_metric_scores(name):
+    config = load_config(RECIPES / f"{name}.yaml")
+    row, summary, target = TARGETS[name]
+    made = target_template(config.target).text(row, summary=summary)
+    assert made == target
+    assert made in config.labels if config.labels else json.loads(made)

@@ -18,6 +18,7 @@ from bakeoff.data.formats import stem_of
 from bakeoff.data.proposal import propose
 from bakeoff.errors import ConfigError, DataError, in_line
 from bakeoff.methods.reference import describe_methods
+from bakeoff.scoring.task_guess import task_of
 
 ENTRIES: dict[str, Any] = {"prompt_tuning": {}, "last_layers": {}, "lora": {}}
 WIDTH = 110
@@ -49,16 +50,18 @@ def draft(files: Sequence[Path], output: Path, model: str = "base") -> Draft:
     Raises ConfigError or DataError if the splits are unclear, or a file cannot be read.
     """
     if not files:
-        data = {"source": "docstrings"}
+        data: dict[str, Any] = {"source": "docstrings"}
+        task: dict[str, Any] = {}
         reasons = ["no data file was given: the config uses the docstring task of the demo"]
         about = "the docstring task"
     else:
         proposed = propose(files)
         base = output.parent.resolve()
         data = {k: os.path.relpath(v, base) if isinstance(v, Path) else v for k, v in proposed.data.items()}
-        reasons = proposed.reasons
+        task, why = task_of(proposed.splits)
+        reasons = [*proposed.reasons, *why]
         about = ", ".join(in_line(str(file)) for file in files)
-    raw = {"name": name_of(files), "model": model, "data": data, "entries": ENTRIES}
+    raw = {"name": name_of(files), "model": model, "data": data, "entries": ENTRIES, **task}
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:  # of a name that no config may hold

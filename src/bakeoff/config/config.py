@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from bakeoff.config.chat import Chat, ChatConfig
 from bakeoff.config.machine import MachineConfig, SafetyConfig
-from bakeoff.config.names import BASELINES, checked_baselines, checked_metrics
+from bakeoff.config.names import BASELINES, checked_baselines, checked_labels, checked_metrics
 from bakeoff.config.sections import DataConfig, GenerationConfig, Pin, ProtocolConfig, Section, TuneConfig
 from bakeoff.config.templates import TemplateError, prompt_template, target_template
 from bakeoff.config.yaml import read_yaml
@@ -80,13 +80,19 @@ class Config(Section):
         min_length=1,
         description="metrics that score the outputs: rouge, rouge_unicode (any script), exact_match, token_f1, "
         "exact_match_squad and token_f1_squad (SQuAD's rule), chrf, bleu, bleu_zh, bleu_ja_mecab, bleu_ko_mecab, "
-        "bleu_intl, bleu_char (other tokenizers), or a Python function (output, references) -> number, named as "
-        "module:function or file.py:function; its code is run, and a higher number must be better",
+        "bleu_intl, bleu_char (other tokenizers), accuracy (of labels, with macro F1), json (fields of JSON), or a "
+        "Python function (output, references) -> number, named as module:function or file.py:function; its code is "
+        "run, and a higher number must be better",
     )
     primary: str | None = Field(
         None,
         description="score that ranks the entries, for example rougeL, bleu or the name of a function; null: the score "
         "of the first metric",
+    )
+    labels: list[str] | None = Field(
+        None,
+        description="the texts that targets can be in a classification, in the order of the report; any other target "
+        "stops the plan; null: accuracy takes those of the test targets",
     )
     protocol: ProtocolConfig = Field(
         default_factory=ProtocolConfig, description="settings that are the same for every entry"
@@ -183,6 +189,17 @@ class Config(Section):
     @classmethod
     def _known_metrics(cls, value: list[str]) -> list[str]:
         return checked_metrics(value)
+
+    @field_validator("labels")
+    @classmethod
+    def _different_labels(cls, value: list[str] | None) -> list[str] | None:
+        return value if value is None else checked_labels(value)
+
+    @model_validator(mode="after")
+    def _labels_of_use(self) -> "Config":
+        if self.labels is not None and "accuracy" not in self.metrics:
+            raise ValueError("'labels' is set, but no metric uses it. Add accuracy to `metrics`, or remove it")
+        return self
 
     @field_validator("template", "target")
     @classmethod

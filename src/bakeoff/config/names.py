@@ -1,4 +1,4 @@
-"""The names of metrics and baselines in a config."""
+"""The names of metrics, baselines and labels in a config."""
 
 import re
 
@@ -6,12 +6,12 @@ from bakeoff.errors import did_you_mean
 
 METRICS = (
     "rouge", "rouge_unicode", "exact_match", "exact_match_squad", "token_f1", "token_f1_squad", "chrf",
-    "bleu", "bleu_zh", "bleu_ja_mecab", "bleu_ko_mecab", "bleu_intl", "bleu_char",
+    "bleu", "bleu_zh", "bleu_ja_mecab", "bleu_ko_mecab", "bleu_intl", "bleu_char", "accuracy", "json",
 )  # fmt: skip
 # What a row of predictions, its example and a run's record hold beside scores.
 RESERVED = (
     "id", "output", "loss", "tokens", "output_words", "output_tokens", "reference_words", "reference_tokens",
-    "cut_documents", "document", "summary", "group", "references", "around",
+    "cut_documents", "document", "summary", "group", "references", "around", "columns",
 )  # fmt: skip
 FUNCTION = re.compile(r"(?:[A-Za-z_][\w.]*|.+\.py):[A-Za-z_]\w*")  # a metric that is Python code
 BASELINES = ("base", "few-shot-2", "lead-1", "oracle")
@@ -46,3 +46,13 @@ def checked_metrics(names: list[str]) -> list[str]:
     if len(set(names)) < len(names):
         raise ValueError("must not name a metric twice")
     return names
+
+
+def checked_labels(labels: list[str]) -> list[str]:
+    """Return the labels of a classification; raise ValueError if there are fewer than two, or two are alike."""
+    alike = {" ".join(label.split()).casefold() for label in labels}
+    if len(labels) < 2:
+        raise ValueError("expected two or more")
+    if len(alike) < len(labels) or "" in alike:
+        raise ValueError("must be texts that differ in more than case and white space, and not be empty")
+    return labels

@@ -4,6 +4,7 @@ A template may come from elsewhere. So each value that it makes is charged, by i
 row. Nested loops, texts that double, and filters whose results are much larger than their inputs all reach this limit.
 """
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from datetime import date, time
@@ -20,7 +21,7 @@ PLAIN = (
     "count", "d", "default", "first", "float", "int", "last", "length", "list", "reverse", "sort", "unique",
 )  # fmt: skip
 OF_TEXT = ("capitalize", "lower", "string", "title", "trim", "truncate", "upper", "wordcount")
-FILTERS = tuple(sorted((*PLAIN, *OF_TEXT, "join", "replace", "round")))
+FILTERS = tuple(sorted((*PLAIN, *OF_TEXT, "join", "replace", "round", "tojson")))
 LOOP = {"index", "index0", "revindex", "revindex0", "first", "last", "length", "previtem", "nextitem"}
 left: ContextVar[list[int]] = ContextVar("left")  # steps of the row at hand
 
@@ -104,6 +105,15 @@ def rounded(value: Any, precision: int = 0, method: str = "common") -> float:
     return JINJAS["round"](value, precision, method)
 
 
+def as_json(value: Any) -> str:
+    """Return any value of a row as JSON on one line."""
+    from jinja2 import Undefined
+
+    if isinstance(value, Undefined):
+        str(value)  # which raises
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, default=lambda inner: str(plain(inner)))
+
+
 def checked(function: Any, of_text: bool) -> Any:
     """Return one of Jinja's filters, which accepts only texts (if `of_text`) and does not return iterators."""
     first = 1 if hasattr(function, "jinja_pass_arg") else 0  # which it is given before the template's own
@@ -153,7 +163,7 @@ def environment() -> Any:
     )
     made.globals.clear()
     made.filters = {name: checked(JINJAS[name], name in OF_TEXT) for name in (*PLAIN, *OF_TEXT)}
-    made.filters |= {"join": pass_environment(joined), "replace": replaced, "round": rounded}
+    made.filters |= {"join": pass_environment(joined), "replace": replaced, "round": rounded, "tojson": as_json}
     made.filters |= {"charged": charged, "each": each, "text": text}  # which no template may name
     return made
 

@@ -59,8 +59,8 @@ LATEST = Pin()
 
 OF_A_SOURCE = ("config", "revision")  # fields that mean nothing beside files
 OF_FILES = (
-    "train", "validation", "test", "encoding", "document", "summary", "id", "validation_share", "test_share",
-    "unusable",
+    "train", "validation", "test", "encoding", "document", "summary", "id", "metric_columns", "validation_share",
+    "test_share", "unusable",
 )  # fmt: skip
 
 
@@ -123,6 +123,11 @@ class DataConfig(Section):
     references_file: str | None = Field(
         None,
         description="file with the columns of `references`, one row per row of the test file; null: the test file",
+    )
+    metric_columns: list[str] = Field(
+        [],
+        description="columns of the test split that metrics in Python get in `row`, besides id, document, summary and "
+        "group",
     )
     unusable: Literal["stop", "drop"] = Field(
         "stop",

@@ -18,7 +18,7 @@ DOCUMENT = (
 )  # fmt: skip
 SUMMARY = (
     "summary", "summaries", "highlights", "tldr", "target", "abstract", "headline", "gist", "recap", "title", "subject",
-    "output", "answer", "response", "completion", "label", "reference",
+    "output", "answer", "response", "completion", "label", "sentiment", "intent", "category", "reference",
 )  # fmt: skip
 KEYS = {"id", "uid", "guid", "key", "no", "nr"}
 # Words in the name of a column that says which rows depend on each other.
@@ -26,6 +26,7 @@ GROUPS = KEYS | {
     "group", "author", "user", "customer", "patient", "student", "speaker", "thread", "conversation", "session",
     "account", "family", "article", "document", "doc", "source", "url",
 }  # fmt: skip
+LABELS = {"label", "class", "sentiment", "intent", "category"}  # of columns whose texts may be digits
 REFERENCES = {"reference", "ref", "gold", "human", "annotator"}
 GROUPS_WANTED = 20  # different values in the first rows: fewer would be categories
 LIKE = 3.0  # times as long or as short as the summary
@@ -78,7 +79,7 @@ def guess_columns(tables: Mapping[str, Table], where: str) -> Guess:
     `where` names the file of training examples. Raises DataError if fewer than two columns contain texts.
     """
     table = tables["train"]
-    looks = [look for name in table.columns if (look := look_at(name, table.rows))]
+    looks = [look for name in table.columns if (look := look_at(name, table.rows, bool(LABELS & {*words_of(name)})))]
     if len(looks) < 2:
         there = listed(table.columns) or "none"
         raise DataError(
@@ -108,11 +109,11 @@ def guess_columns(tables: Mapping[str, Table], where: str) -> Guess:
     return Guess(columns, reasons)
 
 
-def look_at(name: str, rows: Sequence[dict[str, Any]]) -> Look | None:
-    """Return what a column of texts looks like, or None if it does not contain texts."""
+def look_at(name: str, rows: Sequence[dict[str, Any]], of_digits: bool = False) -> Look | None:
+    """Return what a column of texts looks like; None if it does not contain texts, with letters or `of_digits`."""
     values = [row.get(name) for row in rows if row.get(name) not in (None, "")]
     firsts = [v[0] if isinstance(v, list) and v else v for v in values]
-    texts = [text for text in firsts if isinstance(text, str) and re.search(r"[^\W\d_]", text)]
+    texts = [text for text in firsts if isinstance(text, str) and (of_digits or re.search(r"[^\W\d_]", text))]
     if not texts or len(texts) < TEXT_SHARE * len(values):
         return None
     return Look(name, mean(len(text) for text in texts), len(set(texts)) / len(texts))

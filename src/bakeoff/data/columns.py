@@ -1,5 +1,6 @@
 """The meaning of a row's columns: document, target, references, id, group, and the columns of the template."""
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ class Columns:
     """How a row becomes an example. `references` are the columns of its targets; each has a text or a list of texts.
 
     `template` is that of the prompt, if it uses more columns than the document; `target` makes the texts of the
-    targets.
+    targets. `kept` are columns that stay with the example, for metrics.
     """
 
     document: str
@@ -37,12 +38,13 @@ class Columns:
     group: str | None = None
     template: RowTemplate | None = None
     target: RowTemplate | None = None
+    kept: tuple[str, ...] = ()
 
     @property
     def names(self) -> frozenset[str]:
         """The columns that are read from a row."""
         templates = [template.columns for template in (self.template, self.target) if template]
-        own = {self.document, *self.references, self.id or self.document, self.group or self.document}
+        own = {self.document, *self.references, *self.kept, self.id or self.document, self.group or self.document}
         return frozenset(own).union(*templates)
 
     def example(self, row: Row, beside: Row | None = None) -> Example:
@@ -59,6 +61,7 @@ class Columns:
             group="" if self.group is None else label_of(row, self.group),
             references=references if len(references) > 1 else (),
             around=self.around(row.values, str(row)),
+            columns={name: plain_value(value_of(row, name)) for name in self.kept} if self.kept else None,
         )
 
     def targets(self, row: Row, beside: Row) -> tuple[str, ...]:
@@ -109,6 +112,27 @@ def headless(row: Row) -> bool:
     names = [name.strip() for name in row.values] if row.file.lower().endswith((".csv", ".tsv")) else []
     figures = [re.fullmatch(r"-?\d[\d.,]*", name) is not None for name in names if name]
     return any(len(name) > LONG_NAME for name in names) or (any(figures) and not all(figures))
+
+
+def value_of(row: Row, column: str) -> Any:
+    """Return any value of a row; raise RowError if the column is missing."""
+    if column not in row.values:
+        cure = f"{no_column(column, tuple(row.values))} Set data.metric_columns"
+        raise RowError(f"no column '{column}'", f"{row}: {cure}")
+    return row.values[column]
+
+
+def plain_value(value: Any) -> Any:
+    """Return a value as JSON can hold it: numbers that are not finite become null, dates and so on texts."""
+    if isinstance(value, dict):
+        return {plain_value(str(key)): plain_value(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_value(inner) for inner in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, bool | int | None):
+        return value
+    return str(value).encode(errors="replace").decode()
 
 
 def texts_of(row: Row, column: str) -> list[str]:

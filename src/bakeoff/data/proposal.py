@@ -5,7 +5,7 @@ Columns are guessed from the first rows. Then all rows are read, so that what wo
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from bakeoff.config.config import explain
 from bakeoff.config.sections import DataConfig
 from bakeoff.data.column_guess import guess_columns, look_at, quoted, splits_of
+from bakeoff.data.examples import Example
 from bakeoff.data.folders import place_of, split_of, splits_in
 from bakeoff.data.formats import Table, files_in, first_rows, has_parts, is_text, parts_of
 from bakeoff.data.lines import lines_of, wide_name
@@ -28,19 +29,25 @@ AROUND = 30  # characters that are shown beside one that is not UTF-8
 
 
 class Found(NamedTuple):
-    """A section whose rows were read: how many can be used, and the findings."""
+    """A section whose rows were read: the examples, and the findings."""
 
     data: dict[str, Any]
-    rows: int
+    splits: Mapping[str, Sequence[Example]]
     findings: list[str]
+
+    @property
+    def rows(self) -> int:
+        """The number of examples."""
+        return sum(map(len, self.splits.values()))
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """The `data` section, with absolute paths, and the reasons, one line each."""
+    """The `data` section, with absolute paths, and the reasons, one line each, and the examples that it names."""
 
     data: dict[str, Any]
     reasons: list[str]
+    splits: Mapping[str, Sequence[Example]] = field(default_factory=dict)
 
 
 def propose(files: Sequence[Path]) -> Proposal:
@@ -139,7 +146,7 @@ def read(data: Mapping[str, Any]) -> Found:
             if share == SHARES[-1]:
                 raise
         else:
-            return Found({**data, **shares}, sum(map(len, splits.values())), findings)
+            return Found({**data, **shares}, splits, findings)
     raise AssertionError("the last share returns or raises")
 
 
@@ -153,7 +160,7 @@ def explained(proposal: Proposal, found: Found) -> Proposal:
     larger = [key for key in ("validation_share", "test_share") if key in found.data]
     if larger:
         reasons.append(f"{' and '.join(larger)}: {found.data[larger[0]]}, because there are few documents")
-    return Proposal(found.data, reasons)
+    return Proposal(found.data, reasons, found.splits)
 
 
 def section(data: Mapping[str, Any]) -> DataConfig:

@@ -108,7 +108,11 @@ def columns_for(config: DataConfig, template: str | None, target: str | None) ->
         group=config.group,
     )
     references = config.references or config.summary
-    test = replace(usual, references=(references,) if isinstance(references, str) else tuple(references))
+    test = replace(
+        usual,
+        references=(references,) if isinstance(references, str) else tuple(references),
+        kept=tuple(config.metric_columns),
+    )
     return {"train": usual, "validation": usual, "test": test}
 
 

@@ -24,6 +24,7 @@ from bakeoff.errors import ConfigError
 from bakeoff.hub import stop_ids
 from bakeoff.methods import INSTALLED, method_class
 from bakeoff.scoring.baselines import base_in, settle
+from bakeoff.scoring.labels import check_labels
 from bakeoff.scoring.metrics import blind_spots, rules, scoring
 from bakeoff.store.content_hash import hash_of
 from bakeoff.store.plan_document import ChatFacts, PlanDocument
@@ -85,6 +86,7 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
     max_tokens = fit_context(config, methods, shapes["context"])
     form, chat = planned_form(config, tokenizer, shapes["encoder_decoder"])
     splits, findings, read = load_or_count(config.data, config.prompt, config.target, must_read)
+    check_labels(config.labels if read else None, splits)
     scores = scores_by(config, splits["test"])
     if max_tokens < config.protocol.max_tokens:
         findings.append(context_finding(config, methods, shapes["context"], max_tokens))

@@ -12,6 +12,7 @@ from bakeoff.analysis.columns import best_values, columns, is_best
 from bakeoff.analysis.remarks import NOT_BETTER, NOT_CONVERGED, failed_checks, failure, standing
 from bakeoff.analysis.table import csv_table, markdown_table
 from bakeoff.errors import listed
+from bakeoff.report.confusion import confusions
 from bakeoff.report.differences import choices, difference_rows
 from bakeoff.report.examples import samples
 from bakeoff.report.facts import sections
@@ -29,7 +30,8 @@ SWATCHES = (
 )  # fmt: skip
 TITLES = (
     ("results", "Results"), ("quality-against-cost", "Quality against cost"), ("loss-curves", "Loss curves"),
-    ("sweeps", "Learning-rate sweep"), ("differences", "Differences"), ("outputs", "Outputs"), ("costs", "Costs"),
+    ("sweeps", "Learning-rate sweep"), ("differences", "Differences"), ("confusion", "Labels"), ("outputs", "Outputs"),
+    ("costs", "Costs"),
 )  # fmt: skip
 
 
@@ -37,10 +39,11 @@ def render(source: Source, figures: Figures, beside: str) -> str:
     """Return the page of a bakeoff, from everything that has finished so far; `beside` is the folder of its figures."""
     results, view = source.results, source.shown().results
     csv, verdict, facts, shown = csv_table(results), results.verdict, sections(results), samples(source.shown())
+    tables = confusions(source.shown())
     entries, differences = list(view.entries), difference_rows(view.verdict)
     empty = {
         "quality-against-cost": not figures.axes.figures, "sweeps": not figures.sweeps,
-        "differences": not differences, "costs": not figures.bars,
+        "differences": not differences, "confusion": not tables, "costs": not figures.bars,
     }  # fmt: skip
     style = colours(":root", len(entries)) + (HERE / "page.css").read_text(encoding="utf-8")
     return page_template().render(
@@ -71,6 +74,7 @@ def render(source: Source, figures: Figures, beside: str) -> str:
         not_converged_text=NOT_CONVERGED,
         not_better=listed([n for n, row in results.entries.items() if row.improved is False]),
         not_better_text=NOT_BETTER,
+        confusions=tables,
         samples=shown,
         compared=compared(view, [output["name"] for output in shown[0]["outputs"]] if shown else []),
         test_examples=results.data.splits.test.examples,

@@ -17,11 +17,12 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from copy import deepcopy
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bakeoff.child_process import command
 from bakeoff.errors import BakeoffError, ConfigError
@@ -31,6 +32,8 @@ from bakeoff.store.scratch import scratch
 TRY_SECONDS = 300.0  # that a function has for its first score, in a plan: it may have a model to load
 SHOWN = 200  # characters of somebody else's message
 UNWRAPPED = 20  # layers around a function's code
+Columns = Mapping[str, Any]  # of an example
+T = TypeVar("T")
 _LOADED: dict[str, Callable[..., Any]] = {}  # by name
 
 
@@ -44,7 +47,7 @@ def label_of(name: str) -> str:
 
 
 def load_function(name: str) -> Callable[..., Any]:
-    """Return the function, which takes an output and a list of references; raise ConfigError if it cannot be loaded."""
+    """Return the function, which takes outputs and references; raise ConfigError if it cannot be loaded."""
     module, _, function = name.rpartition(":")
     try:
         loaded = getattr(_module(module), function, None)
@@ -72,21 +75,69 @@ def _module(name: str) -> Any:
     return module
 
 
-def call(name: str, function: Callable[..., Any], number: int, output: str, references: Sequence[str]) -> float:
+def function_scores(
+    name: str, outputs: Sequence[str], references: Sequence[Sequence[str]], rows: Sequence[Columns]
+) -> list[float]:
+    """Return a function's score of each output; raise MetricError if it does not return one for each.
+
+    A function whose first parameter is `outputs` is called once, with lists of all outputs, references and rows.
+    `rows` have the columns of each output's example. They are passed on if the third parameter is `row` or `rows`.
+    """
+    function = load_function(name)
+    names = guarded(name, "", lambda: parameters(function))
+    with_rows = names[2:3] in (["row"], ["rows"])
+    if names[:1] != ["outputs"]:
+        given = zip(outputs, references, rows, strict=True)
+        return [
+            call(name, function, i, o, texts, row if with_rows else None) for i, (o, texts, row) in enumerate(given, 1)
+        ]
+    lists = [[*outputs], [[*texts] for texts in references], *([deepcopy([*rows])] if with_rows else [])]
+    values = guarded(name, "", lambda: [(value, number_of(value)) for value in function(*lists)])
+    if len(values) != len(outputs):
+        raise MetricError(f"metrics: {name}: returned {len(values)} scores for {len(outputs)} outputs")
+    return [checked(name, i, *value) for i, value in enumerate(values, start=1)]
+
+
+def parameters(function: Callable[..., Any]) -> list[str]:
+    """Return the names of a function's parameters that are given by place; none if they are not known."""
+    try:
+        known = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # of a function in C
+        return []
+    return [p.name for p in known if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+
+
+def call(
+    name: str, function: Callable[..., Any], number: int, output: str, references: Sequence[str],
+    row: Columns | None = None,
+) -> float:  # fmt: skip
     """Return a function's score of one output; raise MetricError if it returns none, whatever it does instead."""
+
+    def work() -> tuple[Any, float | None]:
+        value = function(output, list(references), *(() if row is None else (deepcopy(row),)))
+        return value, number_of(value)
+
+    return checked(name, number, *guarded(name, f" for output {number}", work))
+
+
+def guarded(name: str, of: str, work: Callable[[], T]) -> T:
+    """Return what somebody else's code returns; raise MetricError if it raises, and end a process that it forks."""
     process = os.getpid()
     try:
-        value = function(output, list(references))
-        if os.getpid() == process:
-            score = number_of(value)
+        result = work()
     except (KeyboardInterrupt, MemoryError):
         raise
-    except BaseException as error:  # of somebody else's function, which may raise anything, SystemExit too
+    except BaseException as error:  # which may raise anything, SystemExit too
         if os.getpid() == process:
             kind, _, text = error_text(error).partition(": ")
-            raise MetricError(f"metrics: {name}: {kind} for output {number}{text and f': {text}'}") from None
+            raise MetricError(f"metrics: {name}: {kind}{of}{text and f': {text}'}") from None
     if os.getpid() != process:
         os._exit(1)  # a copy of this process, which the function made: there is one run
+    return result
+
+
+def checked(name: str, number: int, value: Any, score: float | None) -> float:
+    """Return a score; raise MetricError, which shows the value that a function has returned, if it is none."""
     if score is None:
         plain = type(value) in (float, str, bool, type(None))  # of a class of its own even repr may raise
         shown = f"{value!r:.60}" if plain else type(value).__name__
@@ -148,7 +199,7 @@ def code_file(function: Any) -> str | None:
     return None
 
 
-def tried(name: str, output: str, references: Sequence[str]) -> str:
+def tried(name: str, output: str, references: Sequence[str], row: Columns | None = None) -> str:
     """Return a function's `code_identity`, after it has scored an output in a separate process.
 
     Raises ConfigError or MetricError if it does not return a score, whatever it does: it may print, exit, hang, fork,
@@ -162,7 +213,7 @@ def tried(name: str, output: str, references: Sequence[str]) -> str:
                 stdin=subprocess.PIPE, stdout=said, stderr=said, start_new_session=True,
             )  # fmt: skip
             try:
-                asked = json.dumps({"name": name, "output": output, "references": list(references)})
+                asked = json.dumps({"name": name, "output": output, "references": list(references), "row": row or {}})
                 with suppress(subprocess.TimeoutExpired):
                     process.communicate(asked.encode(), timeout=TRY_SECONDS)
             finally:
@@ -184,7 +235,7 @@ def tried(name: str, output: str, references: Sequence[str]) -> str:
 def answer_to(asked: dict[str, Any]) -> dict[str, Any]:
     """Return the answer of the separate process in which `tried` runs a function."""
     try:
-        call(asked["name"], load_function(asked["name"]), 1, asked["output"], asked["references"])
+        function_scores(asked["name"], [asked["output"]], [asked["references"]], [asked["row"]])
         identity = code_identity(asked["name"])
     except BakeoffError as error:
         return {"kind": type(error).__name__, "error": str(error)}

@@ -1,7 +1,9 @@
 """What a metric is: its columns, how outputs are scored, and which parts of a text it ignores."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 Score = float | dict[str, float]  # a number, or precision, recall and F as p, r and f
 Rows = Sequence[Mapping[str, Score]]
@@ -38,3 +40,13 @@ class Metric:
     rule: str = ""
     unseen: Callable[[str], float] = lambda text: 0.0
     blind: str = ""
+
+
+def overlap(output: "Counter[Any]", reference: "Counter[Any]") -> dict[str, float]:
+    """Return precision, recall and F of an output's parts; 1 if there are none on both sides."""
+    if not output or not reference:
+        same = float(output == reference)
+        return {"p": same, "r": same, "f": same}
+    common = (output & reference).total()
+    p, r = common / output.total(), common / reference.total()
+    return {"p": p, "r": r, "f": 2 * p * r / (p + r) if common else 0.0}

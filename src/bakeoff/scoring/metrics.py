@@ -19,10 +19,13 @@ from bakeoff.config.names import is_function
 from bakeoff.data.examples import Example
 from bakeoff.errors import ConfigError, did_you_mean
 from bakeoff.scoring import rouge as rouge_score
-from bakeoff.scoring.custom import call, code_identity, label_of, load_function, tried
-from bakeoff.scoring.metric import Measure, Metric, References, Rows, Score
+from bakeoff.scoring.custom import Columns, code_identity, function_scores, label_of, tried
+from bakeoff.scoring.json_fields import JSON
+from bakeoff.scoring.labels import ACCURACY
+from bakeoff.scoring.metric import Measure, Metric, References, Rows, Score, overlap
 from bakeoff.scoring.sacrebleu_metrics import bleu, character_f, sacrebleu_metric
 from bakeoff.scoring.words import meaning, only_latin, tokens, unparted
+from bakeoff.store.content_hash import hash_of
 
 LOOKED_AT = 2000  # references in which metrics' blind spots are looked for
 UNSEEN = 0.02  # a share of them that is told
@@ -50,20 +53,11 @@ def token_f1(name: str, explanation: str, words: Callable[[str], list[str]], **a
     def score(outputs: Sequence[str], references: References) -> Rows:
         pairs = zip(outputs, references, strict=True)
         return [
-            {name: max((_overlap(words(output), words(text)) for text in texts), key=lambda s: s["f"])}
+            {name: max((overlap(Counter(words(output)), Counter(words(text))) for text in texts), key=lambda s: s["f"])}
             for output, texts in pairs
         ]
 
     return Metric((Measure(name, name.replace("_", " ").replace("f1", "F1"), explanation),), name, score, **about)
-
-
-def _overlap(output: list[str], reference: list[str]) -> dict[str, float]:
-    if not output or not reference:
-        same = float(output == reference)
-        return {"p": same, "r": same, "f": same}
-    common = sum((Counter(output) & Counter(reference)).values())
-    p, r = common / len(output), common / len(reference)
-    return {"p": p, "r": r, "f": 2 * p * r / (p + r) if common else 0.0}
 
 
 def rouge_measures(suffix: str = "", heading: str = "") -> tuple[Measure, ...]:
@@ -105,6 +99,8 @@ METRICS = {
         signature=lambda several: "token F1: SQuAD's rule (no case, punctuation, articles), the best reference",
         unseen=lambda text: max(unparted(text), meaning(text)), blind=SQUAD.format("token_f1"),
     ),
+    "accuracy": ACCURACY,
+    "json": JSON,
     "chrf": sacrebleu_metric("chrf", "chrF", "F measure of character n-grams", character_f),
     "bleu": bleu(),
     **{f"bleu_{name.replace('-', '_')}": bleu(name) for name in ("zh", "ja-mecab", "ko-mecab", "intl", "char")},
@@ -118,26 +114,28 @@ def metric(name: str) -> Metric:
         return METRICS[name]
     label, shown = label_of(name), name.rpartition("/")[2]
 
-    def score(outputs: Sequence[str], references: References) -> Rows:
-        function = load_function(name)
-        pairs = zip(outputs, references, strict=True)
-        return [{label: call(name, function, i, output, texts)} for i, (output, texts) in enumerate(pairs, 1)]
+    def score(outputs: Sequence[str], references: References, rows: Sequence[Columns] | None = None) -> Rows:
+        found = function_scores(name, outputs, references, rows or [{} for _ in outputs])
+        return [{label: value} for value in found]
 
     measure = Measure(label, label.replace("_", " "), f"a mean of {shown}", bounded=False)
     return Metric((measure,), label, score, signature=lambda several: f"{label}: {shown}")
 
 
 def score_outputs(
-    names: Sequence[str], outputs: Sequence[str], references: References, begins: Callable[[str], object] = bool
-) -> tuple[Rows, dict[str, float]]:
+    names: Sequence[str], outputs: Sequence[str], references: References, begins: Callable[[str], object] = bool,
+    columns: Sequence[Columns] | None = None,
+) -> tuple[Rows, dict[str, float]]:  # fmt: skip
     """Return each output's scores by all metrics named, and the scores of the corpus as a whole.
 
-    `begins` is called with the name of each metric before it scores.
+    `begins` is called with the name of each metric before it scores. Functions of the user's that ask for an output's
+    row get the `columns` of its example.
     """
     tables = []
     for name in names:
         begins(name)
-        tables.append(metric(name).score(outputs, references))
+        given = (outputs, references, columns) if is_function(name) else (outputs, references)
+        tables.append(metric(name).score(*given))
     rows = [{k: v for row in parts for k, v in row.items()} for parts in zip(*tables, strict=True)]
     return rows, {k: v for name in names for k, v in metric(name).corpus(outputs, references).items()}
 
@@ -190,17 +188,25 @@ def rules(names: Sequence[str], test: Sequence[Example]) -> list[tuple[str, str]
     """
     references = test[0].references or (test[0].summary,)
     score_outputs([name for name in names if not is_function(name)], references[:1], [references])
-    return rules_by(names, lambda name: tried(name, references[0], references))
+    return rules_by(names, test, lambda name: tried(name, references[0], references, columns_of(test[0])))
 
 
-def current_rules(names: Sequence[str]) -> list[tuple[str, str]]:
+def current_rules(names: Sequence[str], test: Sequence[Example]) -> list[tuple[str, str]]:
     """Return the same as `rules`, from the functions' files as they are now, in a process that has scored with them."""
-    return rules_by(names, code_identity)
+    return rules_by(names, test, code_identity)
 
 
-def rules_by(names: Sequence[str], code: Callable[[str], str]) -> list[tuple[str, str]]:
+def columns_of(example: Example) -> dict[str, Any]:
+    """Return what a function of the user's gets as an output's row."""
+    own = {"id": example.id, "document": example.document, "summary": example.summary, "group": example.group}
+    return {**(example.columns or {}), **own}
+
+
+def rules_by(names: Sequence[str], test: Sequence[Example], code: Callable[[str], str]) -> list[tuple[str, str]]:
     """Return `rules`; `code` returns the hash of a function's code."""
-    return [
+    kept = test[0].columns is not None and any(map(is_function, names))
+    of_columns = [("columns", hash_of([example.columns for example in test]))] if kept else []
+    return of_columns + [
         (label_of(name) if name.rpartition(":")[0].endswith(".py") else name, code(name))
         if is_function(name)
         else (name, metric(name).rule)

@@ -11,7 +11,7 @@ from bakeoff.data.tokenizer_checks import INDENT
 from bakeoff.scoring.custom import MetricError
 from bakeoff.scoring.lengths import LENGTHS
 from bakeoff.scoring.metric import Rows
-from bakeoff.scoring.metrics import current_rules, score_outputs, value_of
+from bakeoff.scoring.metrics import columns_of, current_rules, score_outputs, value_of
 from bakeoff.store.content_hash import hash_of
 from bakeoff.store.documents import PredictionRow
 from bakeoff.store.events import Emit, State
@@ -33,21 +33,22 @@ def scored(
     `beside` is what else the rows have: LENGTHS, and the loss where there is one. `begins` is called with each metric
     before it scores. Raises MetricError where a metric gives no score, or its code is not the one of the plan.
     """
-    scores, corpus = score_outputs(names, outputs, references_of(test, plan), begins)
-    check_code(names, plan)
+    columns = [columns_of(example) for example in test]
+    scores, corpus = score_outputs(names, outputs, references_of(test, plan), begins, columns)
+    check_code(names, plan, test)
     parts = zip(test, outputs, scores, beside, strict=True)
     rows = [PredictionRow.model_validate({"id": e.id, "output": o, **s, **more}) for e, o, s, more in parts]
     found = {**means(scores), **corpus, **{name: sum(row[name] for row in beside) / len(beside) for name in LENGTHS}}
     return rows, {f"test/{name}": value for name, value in found.items()}
 
 
-def check_code(names: Sequence[str], plan: PlanDocument) -> None:
+def check_code(names: Sequence[str], plan: PlanDocument, test: Sequence[Example]) -> None:
     """Raise MetricError where a function's code is not the one that the plan was made with.
 
     It is called after the scores are made, so that an edit at any moment since the plan is noticed.
     """
     functions = [name for name in names if is_function(name)]
-    if functions and hash_of(current_rules(names)) != plan.scoring:
+    if functions and hash_of(current_rules(names, test)) != plan.scoring:
         raise MetricError(
             f"metrics: {', '.join(functions)}: the code was edited after this bakeoff had started, so its scores are "
             "not kept. Run the same command again"
