@@ -16,6 +16,8 @@ from bakeoff.store.signature import unsigned
 if TYPE_CHECKING:
     import pandas
 
+    from bakeoff.export import Export
+
 
 def load_results(path: str | Path) -> "Results":
     """Return the results in a run folder; raise SetupError if it is not a run folder.
@@ -106,6 +108,10 @@ class Results:
             raise SetupError(f"{self.folder.path}: no entry has finished. Try: bakeoff run again, or read its report")
         return self.entry(name)
 
+    def export(self, to: str, entry: str | None = None, trust: bool = False, **options: Any) -> "Export":
+        """Export an entry, by default the best, as `EntryResult.export` does."""
+        return (self.entry(entry) if entry else self.best()).export(to, trust, **options)
+
 
 class EntryResult:
     """One entry of a finished bakeoff."""
@@ -164,3 +170,14 @@ class EntryResult:
             from bakeoff.compute.decoding.summarizer import Summarizer
 
             return Summarizer(self.folder, self.adapter, self.best_run(), device)
+
+    def export(self, to: str, trust: bool = False, **options: Any) -> "Export":
+        """Export the adapter of the best seed: `to` is peft, merged or lora.
+
+        `options` are those of `bakeoff.export.Options`. The export is read back in a process of its own and compared
+        with the evaluation. Raises SetupError if it cannot be made; then nothing is left.
+        """
+        from bakeoff.export import Options, export_run
+
+        document = load_results(self.folder.path).document
+        return export_run(self.folder, document, self.best_run(), self.adapter, Options(to, **options), trust)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bakeoff.cli.export import export
 from bakeoff.cli.generate import generate
 from bakeoff.cli.group import DISPLAY, TRUST, Commands, overrides
 from bakeoff.cli.setup import AS_JSON, doctor, init, schema
@@ -22,7 +23,7 @@ def main() -> None:
     """Find out which way of adapting a language model is worth its cost on your task."""
 
 
-for command in (init, schema, doctor, generate):
+for command in (init, schema, doctor, generate, export):
     main.add_command(command)
 
 

@@ -83,7 +83,7 @@ def card(results: ResultsDocument, name: str, files: RunFolder, record: RunResul
     """Return the card of one run's adapter: front matter, then Markdown."""
     peft = read_mapping(files.adapter / "adapter_config.json")  # none where it is in a format of ours
     parts = [
-        f"---\n{front_matter(results, name, record, bool(peft))}\n---",
+        f"---\n{front_matter(results, name, record, 'peft' if peft else 'bakeoff')}\n---",
         f"# {escape_markdown(name)}: {escape_markdown(base_name(results))} adapted by {record.run.method}",
         f"Trained by bakeoff {__version__} as entry `{name}` of the bakeoff `{results.name}`, seed {record.run.seed}.",
         scores(results, name, record),
@@ -99,13 +99,14 @@ def card(results: ResultsDocument, name: str, files: RunFolder, record: RunResul
     return "\n\n".join([*parts, *(["\n".join(notes)] if notes else [])]) + "\n"
 
 
-def front_matter(results: ResultsDocument, name: str, record: RunResult, peft: bool) -> str:
-    """Return the card's YAML, in which the hub finds base, library, tags and scores."""
+def front_matter(results: ResultsDocument, name: str, record: RunResult, library: str) -> str:
+    """Return the card's YAML, in which the hub finds base, tags, scores, and the `library` that loads the files."""
     from huggingface_hub import EvalResult, ModelCardData
 
     hub_id = results.model.name if on_hub(results) else None
     task = "summarization" if results.primary.startswith("rouge") else "text-generation"
     source = published(results.data.source)
+    relation = "finetune" if library == "transformers" else "adapter"
     evaluated = [
         EvalResult(
             task_type=task, dataset_type=source, dataset_name=results.name, dataset_split="test",
@@ -115,9 +116,9 @@ def front_matter(results: ResultsDocument, name: str, record: RunResult, peft: b
     ]  # fmt: skip
     data = ModelCardData(
         base_model=hub_id,
-        library_name="peft" if peft else "bakeoff",
+        library_name=library,
         pipeline_tag=task,
-        tags=["bakeoff", record.run.method, *([f"base_model:adapter:{hub_id}"] if hub_id else [])],
+        tags=["bakeoff", record.run.method, *([f"base_model:{relation}:{hub_id}"] if hub_id else [])],
         metrics=sorted({hub_metric(metric) for metric in measured(results, record)} - {"loss"}),
         model_name=f"{results.name} {name}",
         eval_results=evaluated,

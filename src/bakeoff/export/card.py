@@ -1,0 +1,124 @@
+"""The card of an export, its README.md: what it is, what it lost, how to use it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from bakeoff import __version__
+from bakeoff.analysis.table import escape_markdown
+from bakeoff.config.templates import DOCUMENT, prompt_template
+from bakeoff.export.comparison import Check, nats, points
+from bakeoff.export.job import Job
+from bakeoff.report.cards import PACKED, base_name, facts, fenced, front_matter, on_hub, scores
+from bakeoff.store.files import write_text
+
+WHAT = {
+    "merged": "a whole model: the adapter is merged into the weights of its base",
+    "peft": "an adapter in PEFT's format, for the base that it was trained on",
+    "lora": "a plain LoRA that was made from the adapter, for the base that it was trained on",
+}
+WHOLE = """\
+```python
+from transformers import AutoTokenizer, {family}
+
+tokenizer = AutoTokenizer.from_pretrained("path/of/this/folder")
+model = {family}.from_pretrained("path/of/this/folder")
+prompt = {before} + document + {after}
+ids = tokenizer(prompt, return_tensors="pt").input_ids
+print(tokenizer.decode(model.generate(ids)[0{start}], skip_special_tokens=True))
+```"""
+ADAPTER = """\
+```python
+import torch
+from peft import PeftModel
+from transformers import {classes}
+
+{packed}base = {family}.from_pretrained({base}, {how})
+model = PeftModel.from_pretrained(base, "path/of/this/folder").eval()
+tokenizer = AutoTokenizer.from_pretrained("path/of/this/folder")
+settings = GenerationConfig.from_pretrained("path/of/this/folder")
+prompt = {before} + document + {after}
+ids = tokenizer(prompt, return_tensors="pt").input_ids
+print(tokenizer.decode(model.generate(input_ids=ids, generation_config=settings)[0{start}], skip_special_tokens=True))
+```"""
+
+
+def write_card(folder: Path, job: Job, made: dict[str, Any], check: Check | None, more: str = "") -> None:
+    """Write an export's card; `more` is what else there is to say about its use."""
+    record = job.folder.run(job.run.id).finished()
+    assert record is not None, job.run.id
+    document, name = job.document, job.run.entry
+    parts = [
+        f"---\n{front_matter(document, name, record, 'transformers' if job.form == 'merged' else 'peft')}\n---",
+        f"# {escape_markdown(name)}: {escape_markdown(base_name(document))} adapted by {job.run.method}",
+        f"This is {WHAT[job.form]}. bakeoff {__version__} exported it from entry `{name}` of the bakeoff "
+        f"`{document.name}`, seed {job.run.seed}.",
+        "## What the export lost",
+        lost(made, check),
+        "## Scores of the adapter before the export",
+        scores(document, name, record),
+        "## How to use it",
+        more or usage(job, made["encoder_decoder"]),
+        "The text before the output, with the document in its place:",
+        fenced(document.template),
+        "## How it was made",
+        facts(document, record),
+    ]
+    write_text(folder / "README.md", "\n\n".join(parts) + "\n")
+
+
+def lost(made: dict[str, Any], check: Check | None) -> str:
+    """Return what the check showed, as a table, or that there was none."""
+    size = {"size": f"{made['bytes']:,} bytes", "weights": made["dtype"]}
+    if "kept" in made:
+        kept = f"{100 * made['kept']:.4g} % of the squared size of all changes of weights"
+        size["rank"] = f"{made['rank']}, which keeps {kept}"
+    if check is None:
+        return f"**Not checked.** Nobody has read this export back.\n\n{table(size)}"
+    rows = {
+        "outputs equal to those of the evaluation": f"{check.equal} of {check.examples}",
+        f"{check.heading}, export - evaluation (95 % interval)": points(check.score),
+        "test loss, export - evaluation (95 % interval)": nats(check.loss) if check.loss else "not measured",
+        "prompts with the token ids of training": f"{check.prompts} of {check.examples}",
+        "the same, with the prompt tokenized as one text": f"{check.whole} of {check.uncut} that were not cut"
+        if check.uncut
+        else "all were cut",
+        "token that ends an output": "that of training" if check.ends else "**not that of training**",
+        "seconds for all outputs": f"{check.seconds:.1f}",
+        "read back by": check.by,
+    }
+    notes = [f"**{line[:1].upper()}{line[1:]}.**" for line in check.complaints()]
+    return "\n\n".join([*notes, table(rows | size)])
+
+
+def table(rows: dict[str, str]) -> str:
+    """Return a table of two columns."""
+    lines = "\n".join(f"| {escape_markdown(key)} | {value} |" for key, value in rows.items())
+    return f"| test split | |\n|---|---|\n{lines}"
+
+
+def usage(job: Job, encoder_decoder: bool) -> str:
+    """Return the code that loads the export and makes one output, as its check did."""
+    document = job.document
+    family = "AutoModelForSeq2SeqLM" if encoder_decoder else "AutoModelForCausalLM"
+    before, after = around(document.template) or ("the text before", "the text after")
+    words = {
+        "family": family, "before": json.dumps(before, ensure_ascii=False),
+        "after": json.dumps(after, ensure_ascii=False), "start": "" if encoder_decoder else ", ids.shape[1] :",
+    }  # fmt: skip
+    if job.form == "merged":
+        return WHOLE.format(**words)
+    packed = job.run.quantize in PACKED
+    base = document.model.name if on_hub(document) else "path/of/the/base"
+    return ADAPTER.format(
+        **words,
+        classes=", ".join(["AutoTokenizer", *(["BitsAndBytesConfig"] if packed else []), "GenerationConfig", family]),
+        packed=f"packed = {PACKED[job.run.quantize].format(dtype='float32')}\n" if packed else "",
+        base=json.dumps(base), how="quantization_config=packed" if packed else "dtype=torch.float32",
+    )  # fmt: skip
+
+
+def around(template: str) -> tuple[str, str] | None:
+    """Return the texts before and after the document; None where they differ from row to row."""
+    rows = prompt_template(template)
+    return rows.around({DOCUMENT: ""}) if rows.constant else None

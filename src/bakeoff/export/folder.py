@@ -1,0 +1,94 @@
+"""The folder of an export: there completely or not at all, and never in the place of something else.
+
+It is written beside its place, as `.NAME.PROCESS-xxxxxxxx.tmp`, and renamed in the end. A process that was killed
+leaves such a folder, which the next export to the same place removes.
+"""
+
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bakeoff import __version__
+from bakeoff.errors import SetupError
+from bakeoff.store.checksums import read_mapping
+from bakeoff.store.files import write_json
+from bakeoff.store.ownership import MADE_BY
+from bakeoff.store.scratch import is_alive
+
+MARK = "export.json"  # in every export: who made it, of what, and which files it has
+LEFT = r"-(?P<process>\d+)-[0-9a-f]{8}\.tmp"
+
+
+def default_folder(name: str, entry: str, to: str) -> Path:
+    """Return where an export is written if nobody says it."""
+    return Path("exports") / f"{name}-{entry}-{to}"
+
+
+def check_place(place: Path, force: bool, run_folder: Path) -> None:
+    """Raise SetupError if something is at an export's place that may not be replaced, or it is in a run folder."""
+    above = Path(os.path.realpath(place))
+    if above.is_relative_to(os.path.realpath(run_folder)):
+        raise SetupError(f"{place}: is inside the run folder, which has only bakeoff's records. Try: -o FOLDER")
+    if not (place.exists() or place.is_symlink()):
+        return
+    if not force:
+        again = ", or --force, which replaces this export" if is_export(place) else ""
+        raise SetupError(f"{place}: exists already. Try: -o FOLDER, another place{again}")
+    if not is_export(place):
+        raise SetupError(f"{place}: is not an export of bakeoff, so --force does not replace it. Try: -o FOLDER")
+    known = set(read_mapping(place / MARK)["files"]) | {MARK}
+    other = sorted({f.relative_to(place).as_posix() for f in place.rglob("*") if not f.is_dir()} - known)
+    if other:
+        raise SetupError(f"{place}: contains {other[0]}, which bakeoff did not write. Try: move it, or -o FOLDER")
+
+
+def is_export(place: Path) -> bool:
+    """Return whether bakeoff wrote the folder."""
+    if place.is_symlink() or not place.is_dir():
+        return False
+    mark = read_mapping(place / MARK)
+    return mark.get("made_by") == MADE_BY and isinstance(mark.get("files"), list)
+
+
+@contextmanager
+def written(place: Path, force: bool) -> Iterator[Path]:
+    """Make an empty folder that takes its place when the block ends, and is removed if it raises."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    sweep(place)
+    temporary = place.with_name(f".{place.name}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        old = None
+        if force and place.exists():
+            old = place.with_name(f".{place.name}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+            place.rename(old)
+        temporary.rename(place)
+        if old:
+            shutil.rmtree(old)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sweep(place: Path) -> None:
+    """Remove what killed processes have left of an export to this place."""
+    for other in place.parent.glob(f".{glob_escaped(place.name)}-*.tmp"):
+        left = re.fullmatch(rf"\.{re.escape(place.name)}{LEFT}", other.name)
+        if left and other.is_dir() and not other.is_symlink() and not is_alive(int(left["process"])):
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def glob_escaped(name: str) -> str:
+    """Return a name that a glob pattern takes literally."""
+    return re.sub(r"([*?[])", r"[\1]", name)
+
+
+def mark(folder: Path, facts: dict[str, Any]) -> None:
+    """Write who made an export, what is known of it, and which files it has."""
+    files = sorted(f.relative_to(folder).as_posix() for f in folder.rglob("*") if not f.is_dir())
+    write_json(folder / MARK, {"made_by": MADE_BY, "version": __version__, **facts, "files": files})

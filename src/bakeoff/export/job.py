@@ -1,0 +1,56 @@
+"""A run that is exported, and the processes that make its files and read them back. Only they load torch."""
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bakeoff.child_process import command
+from bakeoff.config.config import Config
+from bakeoff.driver.executor import environment_of
+from bakeoff.errors import SetupError
+from bakeoff.export.options import Form, Options
+from bakeoff.store.records import Run
+from bakeoff.store.results_document import ResultsDocument
+from bakeoff.store.run_folder import Folder
+
+MAKE, READ_BACK = "compute.export.make", "compute.export.read_back"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that is exported, with all that is known of it."""
+
+    folder: Folder
+    document: ResultsDocument
+    run: Run
+    adapter: Path
+    config: Config
+    options: Options
+    form: Form
+
+    def ask(self, module: str, **more: Any) -> dict[str, Any]:
+        """Return what a process finds that works on this run."""
+        asked = {"folder": os.path.abspath(self.folder.path), "run": self.run.id, "form": self.form, **more}  # noqa: PTH100
+        return ask(module, asked, environment_of(self.config))
+
+
+def ask(module: str, asked: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return what a process of ours finds; raise SetupError if it cannot do its work."""
+    done = subprocess.run(
+        command(module), input=json.dumps(asked), env=dict(environment), capture_output=True, text=True, check=False
+    )
+    lines = done.stdout.strip().splitlines()
+    if done.returncode or not lines:
+        name = signal.Signals(-done.returncode).name if done.returncode < 0 else f"status {done.returncode}"
+        hint = ". Out of memory? Try a machine with more" if done.returncode == -signal.SIGKILL else ""
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise SetupError(f"export: its process ended with {name}{hint} ({last:.300})")
+    found: dict[str, Any] = json.loads(lines[-1])
+    if "error" in found:
+        raise SetupError(found["error"])
+    return found

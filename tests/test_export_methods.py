@@ -1,0 +1,145 @@
+"""Every method on three families: exported, and read back by plain transformers and PEFT, it gives what it gave."""
+
+from functools import cache
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import AutoTokenizer, GenerationConfig
+
+from bakeoff.compute.decoding.greedy import generate
+from bakeoff.compute.export.files import write_adapter, write_lora, write_model
+from bakeoff.compute.export.low_rank import factors_of, snapshot
+from bakeoff.compute.export.merging import cannot_merge, merged, unpack
+from bakeoff.compute.export.read_back import load, loss, outputs
+from bakeoff.compute.model.base import Base, adapt, load_model, trainable
+from bakeoff.compute.model.device import CPU
+from bakeoff.compute.training.loss import evaluate_loss
+from bakeoff.config.sections import LATEST
+from bakeoff.errors import SetupError
+from bakeoff.methods import method_names
+from bakeoff.methods.method import quiet_peft
+from bakeoff.testing.contract import Cell
+from bakeoff.testing.families import ROWS, first_model, tokenizer
+
+METHODS = method_names()
+UNPACKED = [name for name in METHODS if name != "qlora"]  # whose plain kernel on a CPU needs weights 32 wide
+FAMILIES = ("gpt2", "llama", "t5")
+TOKENS = 6  # that an output has at most
+TOLERANCE = 1e-5  # relative: a merged weight is rounded once more
+BEYOND_LORA = ("full", "last_layers", "bias", "layer_norm", "trainable_tokens")  # they change more than matrices
+
+
+class Made:
+    """A method's adapter on a family, away from its start, saved as a run saves it; stands in for `Source`."""
+
+    def __init__(self, method, family, folder, quantize="none"):
+        self.cell = Cell(method, family, {}, quantize)
+        self.base_folder, self.adapter = folder / "base", folder / "adapter"
+        first_model(family).save_pretrained(self.base_folder)
+        tokenizer().save_pretrained(self.base_folder)
+        base = self.cell.base()
+        torch.manual_seed(3)
+        adapted = adapt(base, self.cell.method)
+        with torch.no_grad():
+            for weight in trainable(adapted).values():
+                weight.add_(torch.randn_like(weight) * 0.1)
+        self.adapter.mkdir()
+        self.cell.method.save(adapted, self.adapter)
+        fresh = self.cell.base()
+        kept = self.cell.method.load(fresh.model, self.adapter).requires_grad_(False).eval()
+        self.losses = [total for total, _ in evaluate_loss(fresh, kept, ROWS, 1)]
+        self.outputs = generate(fresh, kept, [row.prompt for row in ROWS], TOKENS)
+        self.config = SimpleNamespace(model=str(self.base_folder), pin=LATEST, revision=None)
+        self.run, self.output_tokens = SimpleNamespace(quantize=self.cell.quantize, method=method), TOKENS
+
+    def base(self):
+        model = load_model(str(self.base_folder), "fp32", LATEST, self.cell.quantize, CPU)
+        return Base(unpack(model), AutoTokenizer.from_pretrained(self.base_folder), CPU, "fp32")
+
+    def adapted(self, base):
+        return self.cell.method.load(base.model, self.adapter).requires_grad_(False).eval()
+
+    def gives_the_same(self, form, folder):
+        with quiet_peft():
+            model = load(self, form, folder).requires_grad_(False).eval()
+        config = GenerationConfig.from_pretrained(folder)
+        assert [loss(model, row)[0] for row in ROWS] == pytest.approx(self.losses, rel=TOLERANCE)
+        assert outputs(model, config, [row.prompt for row in ROWS]) == self.outputs
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Return a method's adapter on a family, made once; skip where the method refuses the family."""
+
+    @cache
+    def make(method, family):
+        cell = Cell(method, family, {})
+        if cell.refusal:
+            pytest.skip(cell.refusal)
+        return Made(method, family, tmp_path_factory.mktemp(f"{method}-{family}"))
+
+    return make
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_merged_model_gives_what_the_adapter_gave(made, method, family, tmp_path):
+    one = made(method, family)
+    base = one.base()
+    adapted = one.adapted(base)
+    if one.cell.method.virtual_tokens:
+        assert "virtual tokens" in cannot_merge(base, adapted)
+        with pytest.raises(SetupError, match="cannot be merged"):
+            merged(base, adapted)
+        return
+    assert write_model(one, base, merged(base, adapted), None, tmp_path) == "fp32"
+    one.gives_the_same("merged", tmp_path)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", UNPACKED)
+def test_an_adapter_gives_the_same_in_plain_peft(made, method, family, tmp_path):
+    one = made(method, family)
+    if not (one.adapter / "adapter_config.json").exists():
+        return  # it is refused (test_export)
+    write_adapter(one, one.base(), tmp_path)
+    one.gives_the_same("peft", tmp_path)
+    assert str(one.base_folder.parent) not in (tmp_path / "adapter_config.json").read_text()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", UNPACKED)
+def test_a_plain_lora_of_full_rank_gives_the_same(made, method, family, tmp_path):
+    one = made(method, family)
+    if one.cell.method.virtual_tokens:
+        return
+    base = one.base()
+    before = snapshot(base.model)
+    model = merged(base, one.adapted(base))
+    if method in BEYOND_LORA:
+        with pytest.raises(SetupError, match="which a LoRA cannot. Try: --to merged"):
+            factors_of(before, model, 64, method)
+        return
+    factors = factors_of(before, model, 64, method)
+    assert factors.kept == pytest.approx(1, abs=1e-6)
+    write_lora(one, one.base(), factors, tmp_path)
+    one.gives_the_same("lora", tmp_path)
+
+
+def test_an_adapter_over_a_base_in_eight_bits_is_merged_into_a_whole_one(tmp_path):
+    one = Made("lora", "llama", tmp_path, "int8")
+    base = one.base()
+    write_model(one, base, merged(base, one.adapted(base)), None, tmp_path / "whole")
+    one.gives_the_same("merged", tmp_path / "whole")
+    assert "quantization_config" not in (tmp_path / "whole/config.json").read_text()
+
+
+def test_weights_that_a_format_does_not_hold_are_refused(made, tmp_path):
+    one = made("lora", "llama")
+    base = one.base()
+    model = merged(base, one.adapted(base))
+    with torch.no_grad():
+        model.get_input_embeddings().weight[5, 0] = 1e30
+    with pytest.raises(SetupError, match="numbers that fp16 does not have. Try: --dtype fp32, or bf16"):
+        write_model(one, base, model, "fp16", tmp_path)
