@@ -110,7 +110,7 @@ def test_an_ended_training_keeps_its_best_weights_only(tiny_model, tmp_path):
 
 
 def keeper(folder, stop_requested=bool, **safety):
-    return CheckpointWriter(folder, SafetyConfig(**safety), dict, stop_requested)
+    return CheckpointWriter(folder, SafetyConfig(**safety), lambda _: {}, stop_requested)
 
 
 def test_a_checkpoint_follows_every_validation_and_the_last_two_are_kept(tiny_model, tmp_path):

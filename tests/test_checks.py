@@ -14,6 +14,7 @@ import torch
 
 from bakeoff.analysis.remarks import failures
 from bakeoff.api import refresh_report
+from bakeoff.compute.model import position_hash
 from bakeoff.compute.model.adapter_files import load_adapter
 from bakeoff.compute.model.base import Base, load_base
 from bakeoff.compute.run.checks import (
@@ -178,3 +179,35 @@ def test_the_gap_is_measured_on_the_saved_adapter_with_dropout_off(shared):
         sample = [train[i] for i in range(0, 40, 5)]  # 8 validation examples, 40 for training
         loss = mean_loss(evaluate_loss(base, adapted, sample, 16))
         assert row.metrics["train_sample/loss"].mean == pytest.approx(loss, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8, torch.int64])
+@pytest.mark.parametrize("size", [1, 3, 40, 129])
+def test_a_hash_sees_every_bit_and_the_order_of_a_tensors_words(monkeypatch, dtype, size):
+    monkeypatch.setattr(position_hash, "CPU_WORDS", 8)  # several parts
+    hash_of = position_hash.position_hash
+    chosen = random.Random(size)
+    plain = torch.tensor([chosen.randint(0, 255) for _ in range(size * dtype.itemsize)], dtype=torch.uint8)
+    before = hash_of(plain.view(dtype))
+    assert before == hash_of(plain.clone().view(dtype).reshape(1, -1, 1))
+    assert before == hash_of(torch.cat([torch.zeros(dtype.itemsize, dtype=torch.uint8), plain]).view(dtype)[1:])
+    for _ in range(50):
+        other, flipped = plain.clone(), chosen.sample(range(8 * len(plain)), chosen.randint(1, min(8, len(plain))))
+        for bit in flipped:
+            other[bit // 8] ^= 1 << bit % 8
+        assert hash_of(other.view(dtype)) != before
+    moved = plain.roll(8)
+    assert (hash_of(moved.view(dtype)) == before) == torch.equal(moved, plain)
+    assert hash_of(torch.cat([plain, torch.zeros_like(plain)]).view(dtype)) != before
+
+
+def test_a_hash_sees_pairs_of_signs_and_zeros():
+    values = torch.arange(1.0, 33.0)
+    hashes = {position_hash.position_hash(values)}
+    for first in range(32):
+        for second in range(first):
+            flipped = values.clone()
+            flipped[[first, second]] *= -1
+            hashes.add(position_hash.position_hash(flipped))
+    assert len(hashes) == 1 + 32 * 31 / 2
+    assert len({position_hash.position_hash(torch.zeros(size)) for size in range(9)}) == 9

@@ -16,6 +16,7 @@ import bakeoff
 from bakeoff.compute.model import quantization
 from bakeoff.compute.model.adapter_files import load_adapter, save_adapter
 from bakeoff.compute.model.base import Base, adapt, count_parameters, for_decoding, load_base, shape_only, trainable
+from bakeoff.compute.model.device import CPU, facts
 from bakeoff.compute.model.loading import quiet
 from bakeoff.compute.model.quantization import packed_size, scales, shape_in, stored_as
 from bakeoff.compute.run.checks import fingerprints, only_moved
@@ -23,7 +24,7 @@ from bakeoff.compute.run.profile import measure
 from bakeoff.compute.training.loss import evaluate_loss, mean_loss
 from bakeoff.compute.training.trunk_cache import open_trunk
 from bakeoff.config.config import load_config
-from bakeoff.driver.counts import least_bytes
+from bakeoff.driver.memory import Sizes, least_bytes
 from bakeoff.errors import ConfigError, SetupError
 from bakeoff.methods import build_method, method_names
 from bakeoff.store.run_folder import Folder
@@ -299,15 +300,16 @@ def test_a_saved_adapter_says_what_its_base_is_in(llama, texts, tmp_path):
 
 def test_the_least_memory_knows_few_bits(llama, texts, tmp_path):
     entries = {"none": {"method": "lora"}, "int8": {"method": "lora", "quantize": "int8"}, "qlora": {}}
-    rows = bakeoff.plan(config_of(llama, texts, tmp_path, entries, precision="bf16"))["entries"]
+    config = config_of(llama, texts, tmp_path, entries, precision="bf16") | {"generation": {"precision": "bf16"}}
+    rows = bakeoff.plan(config)["entries"]
     packed = 3 * (2 * 16 * 16 + 2 * 8 * 16 + 3 * 16 * 32)
     outputs = 3 * (16 + 8 + 8 + 16 + 32 + 32 + 16)
     assert {row["packed_parameters"] for n, row in rows.items() if n != "none"} == {packed}
     assert rows["none"]["least_bytes"] - rows["int8"]["least_bytes"] == 2 * packed - packed - 4 * outputs
     four = packed / 2 + packed / 64 + 4 * packed / 64 / 256
     assert rows["none"]["least_bytes"] - rows["qlora"]["least_bytes"] == 2 * packed - round(four)
-    assert rows["none"]["least_bytes"] == least_bytes(rows["none"]["total_parameters"],
-                                                      rows["none"]["trainable_parameters"], "bf16")  # fmt: skip
+    sizes = Sizes(rows["none"]["total_parameters"], rows["none"]["trainable_parameters"])
+    assert rows["none"]["least_bytes"] == least_bytes(sizes, "bf16", "bf16", facts(CPU))
 
 
 @pytest.fixture(scope="module")

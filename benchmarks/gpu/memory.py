@@ -59,7 +59,7 @@ def whole_bakeoff() -> Found:
 
 @check(30)
 def hashing() -> Found:
-    """How long the SHA-256 of every weight of an 8B base takes: copied to the host, in threads."""
+    """How long the hash of every weight of an 8B base takes, computed where it lies."""
     base = make_base("8B")
     size = sum(weight.numel() * weight.element_size() for weight in base.model.parameters())
     start = time.perf_counter()
@@ -92,7 +92,7 @@ def freed_before_evaluation() -> Found:
         rows = rows_of(16, 100, 20)
         trainer, _ = trainer_for(base, adapted, method)
         with tempfile.TemporaryDirectory() as folder:
-            writer = CheckpointWriter(Path(folder), SafetyConfig(), lambda: {"step": trainer.at.step}, bool)
+            writer = CheckpointWriter(Path(folder), SafetyConfig(), lambda trainer: {"step": trainer.at.step}, bool)
             trainer.keep = writer.after_step
             trainer.train(rows, rows[:2])
         return torch.cuda.memory_allocated()

@@ -87,7 +87,7 @@ def plan(
             folder = Folder(temporary)
             planned = make_plan(config, tokenizer, folder)
             write_text(folder.config_file, dump_config(config))
-            probes = run_probes(folder, planned.entries, planned.document.precision, environment_of(config))
+            probes = run_probes(folder, planned.entries, planned.document, environment_of(config))
             forecast = expected_costs(planned.document, config.protocol, probes)
             return planned.document.model_copy(update={"forecast": forecast}).row()
 

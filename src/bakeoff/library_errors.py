@@ -14,7 +14,11 @@ from typing import Any
 from bakeoff.errors import BakeoffError, SetupError
 
 LONGEST = 300  # characters of a foreign message: some quote a whole file
-NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
+# As torch's allocators, GPU drivers, bitsandbytes, cuBLAS (CUBLAS_STATUS_ALLOC_FAILED), cuDNN and SYCL word it.
+NO_MEMORY = (
+    "out of memory", "can't allocate memory", "cannot allocate memory", "status_alloc_failed",
+    "device_allocation_failed", "host_allocation_failed", "out_of_device_memory", "out_of_host_memory",
+)  # fmt: skip
 
 
 @contextmanager

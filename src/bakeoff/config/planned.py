@@ -15,6 +15,12 @@ def planned(config: Config) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude={"output"})
 
 
+def decodes_in(plan: PlanDocument, config: Config) -> str:
+    """Return the precision that a plan's outputs are decoded in; `config` is the plan's."""
+    asked = config.generation.precision
+    return plan.decoding_precision or ("fp32" if asked == "auto" else asked)
+
+
 def planned_config(folder: Folder, plan: PlanDocument) -> Config:
     """Return the config that `plan`, a folder's, was made from; raise ConfigError where it holds none."""
     try:

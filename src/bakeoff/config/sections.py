@@ -309,10 +309,12 @@ class GenerationConfig(Section):
         None, ge=1, le=100_000,
         description="documents that are decoded together; on a CPU this does not change the outputs, on a GPU a token "
         "that is almost as likely as another may change; null: as many as keep their keys and values within 1 GiB, at "
-        "most 64",
+        "most 64; on a GPU within half of its free memory, at most 256",
     )  # fmt: skip
-    precision: Literal["fp32", "bf16", "fp16"] = Field(
-        "fp32",
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto",
         description="number format of decoding; fp32: no output depends on the others in its batch (on a GPU hardly "
-        "any); bf16 and fp16: need less memory, but a token that is almost as likely as another may change",
+        "any); bf16 and fp16: need less memory, but a token that is almost as likely as another may change; auto: "
+        "fp32, or the format of protocol.precision if the base has more than 2 billion weights, or its fp32 weights do "
+        "not fit into memory; the plan says which",
     )

@@ -1,4 +1,4 @@
-"""What a plan counts before any measurement: parameters and products by shapes alone, tokens, the least memory."""
+"""What a plan counts before any measurement: parameters and products by shapes alone, and tokens."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,9 +14,6 @@ from bakeoff.methods import Method
 from bakeoff.store.records import Quantize
 from bakeoff.tuning.entries import Entry
 
-WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
-TRAINED_BYTES = 16  # an fp32 weight, its gradient and AdamW's two moments
-
 
 def count(given: Config, entries: Mapping[str, Entry], tokenizer: Any = None) -> dict[str, Any]:
     """Return exact counts of the base and of every entry, from shapes alone: no weights are read.
@@ -25,6 +22,7 @@ def count(given: Config, entries: Mapping[str, Entry], tokenizer: Any = None) ->
     the base cannot be run: its weights or its tokenizer do not fit it, or a method cannot be put on it.
     """
     from bakeoff.compute.model.base import count_parameters, shape_only
+    from bakeoff.compute.model.kv_cache import values_per_token
     from bakeoff.compute.model.loading import check_files, check_tokenizer
     from bakeoff.compute.training.flops import forward_products
 
@@ -38,6 +36,7 @@ def count(given: Config, entries: Mapping[str, Entry], tokenizer: Any = None) ->
         "context": getattr(config, "max_position_embeddings", None),
         "embedded_ids": base.get_input_embeddings().weight.shape[0],
         "encoder_decoder": base.config.is_encoder_decoder,
+        "cache_values": values_per_token(base.config),
         "model": {
             "total_parameters": count_parameters(base)[1],
             "architecture": type(base).__name__,
@@ -105,11 +104,6 @@ def exact_counts(lengths: Mapping[str, Lengths], protocol: ProtocolConfig, outpu
         "test_tokens": int(lengths["test"].totals.sum(dtype=numpy.int64)),
         "output_tokens": len(lengths["test"].totals) * output_tokens,
     }
-
-
-def least_bytes(total: int, trainable: int, precision: str) -> int:
-    """Return what a run's weights, gradients and optimizer take: less than this it cannot need."""
-    return (total - trainable) * WEIGHT_BYTES[precision] + trainable * TRAINED_BYTES
 
 
 def check_ids(name: str, tokenizer: Any, rows: int, tokens: Mapping[str, Iterable[Tokens]]) -> None:

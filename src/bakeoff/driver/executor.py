@@ -36,11 +36,16 @@ ALLOCATOR = {
 ATTENTION = {"TORCH_CUDNN_SDPA_DEPRIORITIZED": "1"}
 # Hides GPUs from runs on the processor: bitsandbytes and optimizers look at every one that they find.
 NO_GPU = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""}
+# Lets torch's allocator on GPUs grow its blocks: each batch has another length, and memory in pieces runs out earlier.
+GPU_ALLOCATOR = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+OWN_ALLOCATOR = {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF"}  # what a user may have set
 
 
 def environment_of(config: Config) -> dict[str, str]:
     """Return the environment of the processes of runs."""
-    return ALLOCATOR | ATTENTION | dict(os.environ) | (NO_GPU if config.machine.device == "cpu" else {})
+    if config.machine.device == "cpu":
+        return ALLOCATOR | ATTENTION | dict(os.environ) | NO_GPU
+    return ALLOCATOR | ATTENTION | ({} if OWN_ALLOCATOR & os.environ.keys() else GPU_ALLOCATOR) | dict(os.environ)
 
 
 POLL_SECONDS = 0.2

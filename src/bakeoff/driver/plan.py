@@ -16,9 +16,10 @@ from bakeoff.data.prompt_format import TEMPLATES
 from bakeoff.data.sources import Splits, content_identity, load_or_count, origin_identity
 from bakeoff.data.tokenizer_checks import Marked, look_at_tokens, marked
 from bakeoff.data.tokens import statistics
-from bakeoff.driver.counts import check_ids, context_finding, count, exact_counts, fit_context, least_bytes
+from bakeoff.driver.counts import check_ids, context_finding, count, exact_counts, fit_context
 from bakeoff.driver.device import survey
 from bakeoff.driver.environment import accelerators
+from bakeoff.driver.memory import Sizes, check_room, decoding_findings, decoding_precision, least_bytes
 from bakeoff.driver.runs import make_runs
 from bakeoff.errors import ConfigError
 from bakeoff.hub import stop_ids
@@ -119,6 +120,13 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
     lengths = {split: rows.lengths for split, rows in tokens.items()}
     facts = {s: statistics(lengths[s]) if lengths else {"examples": len(splits[s])} for s in SPLITS}
     precision = held_equal["precision"]
+    sizes = {name: sizes_of(shapes["entries"][name], max_tokens * shapes["cache_values"]) for name in entries}
+    unpacked = max(row.total - row.packed for row in sizes.values())
+    decoding = decoding_precision(config.generation.precision, precision, unpacked, device)
+    least = {name: least_bytes(row, precision, decoding, device) for name, row in sizes.items()}
+    findings += decoding_findings(config.generation.precision, decoding, unpacked)
+    if must_read:
+        check_room(least, decoding, device)
     runs = make_runs(config.protocol, baselines, entries, steps, held_equal)
     document = PlanDocument.model_validate({
         "schema": SCHEMA,
@@ -128,8 +136,9 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
         "data": {"source": config.data.source, "identity": held_equal["data"], "splits": facts, "findings": findings},
         "config": planned(config),
         "data_fingerprint": data.data_fingerprint,
-        "decoding": hash_of(config.generation.model_dump()),
+        "decoding": hash_of(config.generation.model_dump() | {"precision": decoding}),
         "precision": precision,
+        "decoding_precision": decoding,
         "template": held_equal["template"],
         "chat": chat,
         **scores,
@@ -140,7 +149,7 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
         "epochs": config.protocol.epochs,
         "memory_bytes": device.total_bytes,
         "counts": exact_counts(lengths, config.protocol, output_tokens) if output_tokens else None,
-        "entries": {n: entry_plan(e, config, steps, shapes["entries"][n], precision) for n, e in entries.items()},
+        "entries": {n: entry_plan(e, config, steps, shapes["entries"][n], least[n]) for n, e in entries.items()},
         "not_run": not_run,
         "runs": runs,
     })  # fmt: skip
@@ -265,7 +274,13 @@ def checked_entries(config: Config) -> dict[str, Entry]:
     return entries
 
 
-def entry_plan(entry: Entry, config: Config, steps: int, counts: dict[str, Any], precision: str) -> dict[str, Any]:
+def sizes_of(counts: dict[str, Any], cache: int) -> Sizes:
+    """Return what of an entry takes memory, by its counts; `cache` numbers are in the cache of its longest row."""
+    total, trained, packed = (counts[f"{kind}_parameters"] for kind in ("total", "trainable", "packed"))
+    return Sizes(total, trained, packed, counts.pop("packed_bytes"), cache)
+
+
+def entry_plan(entry: Entry, config: Config, steps: int, counts: dict[str, Any], least: int) -> dict[str, Any]:
     """Return what the plan says about one entry.
 
     `trial_steps` are those of all its trials, if none fails and no extension is needed; the chosen trial is also the
@@ -282,9 +297,6 @@ def entry_plan(entry: Entry, config: Config, steps: int, counts: dict[str, Any],
         "trial_points": entry.trial_points,
         "learning_rate": None if "learning_rate" in entry.ranges else entry.methods()[0].learning_rate,
         "quantize": entry.quantize,
-        "least_bytes": least_bytes(
-            counts["total_parameters"] - counts["packed_parameters"], counts["trainable_parameters"], precision
-        )
-        + counts.pop("packed_bytes"),
+        "least_bytes": least,
         **counts,
     }

@@ -7,27 +7,29 @@ from typing import Any
 
 from bakeoff.child_process import command
 from bakeoff.errors import SetupError
+from bakeoff.store.plan_document import PlanDocument
 from bakeoff.store.run_folder import Folder
 from bakeoff.tuning.entries import Entry
 
 
 def run_probes(
-    folder: Folder, entries: Mapping[str, Entry], precision: str, environment: Mapping[str, str]
+    folder: Folder, entries: Mapping[str, Entry], plan: PlanDocument, environment: Mapping[str, str]
 ) -> dict[str, dict[str, Any]]:
     """Return what a probe measured for each entry, at the largest point of its search.
 
     `folder` has config and tokens. If a probe was killed, as the system does if memory runs out, `error` says so.
     Raises SetupError if a probe ends in another way.
     """
-    return {name: run_probe(folder, entry, precision, environment) for name, entry in entries.items()}
+    return {name: run_probe(folder, entry, plan, environment) for name, entry in entries.items()}
 
 
-def run_probe(folder: Folder, entry: Entry, precision: str, environment: Mapping[str, str]) -> dict[str, Any]:
+def run_probe(folder: Folder, entry: Entry, plan: PlanDocument, environment: Mapping[str, str]) -> dict[str, Any]:
     """Return what a probe measured for one entry."""
     method = max(entry.methods(), key=lambda m: (m.virtual_tokens, str(m.model_dump())))
-    settings = method.model_dump(mode="json")
-    asked = {"entry": entry.name, "method": entry.method, "settings": settings, "precision": precision}
-    asked["quantize"] = entry.quantize
+    asked = {
+        "entry": entry.name, "method": entry.method, "settings": method.model_dump(mode="json"),
+        "precision": plan.precision, "decoding": plan.decoding_precision, "quantize": entry.quantize,
+    }  # fmt: skip
     words = command("compute.run.profile", str(folder.path))
     done = subprocess.run(words, input=json.dumps(asked), env=environment, capture_output=True, text=True, check=False)
     if done.returncode == 0:

@@ -96,30 +96,38 @@ def forecast_lines(plan: PlanDocument) -> list[str]:
             f"{counts.longest_batch_tokens:,}; each run reads {counts.test_tokens:,} test tokens and writes up "
             f"to {counts.output_tokens:,}"
         )
-    forecast, memory = plan.forecast, plan.memory_bytes
-    too_large = [n for n, row in plan.entries.items() if row.least_bytes > memory]
+    forecast = plan.forecast
     if not forecast:
         least = listed([f"{name} {size(row.least_bytes)}" for name, row in plan.entries.items()])
         lines.append(
-            f"memory of weights and optimizer alone: {least}. Try: --probe, which measures time and peak memory"
+            f"memory without activations and logits: {least}. Try: --probe, which measures time and peak memory"
         )
-        return lines + no_room(too_large, memory)
+        return lines + no_room(plan)
     for name, row in forecast.entries.items():
         probed = row.error or f"about {duration(row.seconds or 0)}, {size(row.peak_bytes or 0)} at the peak"
         lines.append(f"{name}: {probed}")
     if forecast.seconds is not None:
         lines.append(f"all entries: about {duration(forecast.seconds)}, without baselines and the trunk cache")
-    return lines + no_room([n for n in plan.entries if n in {*too_large, *forecast.too_large}], memory)
+    return lines + no_room(plan)
 
 
-def no_room(names: list[str], memory: float) -> list[str]:
-    """Return a line that names the entries that do not fit into memory; an empty list if all fit."""
-    if not names:
+def no_room(plan: PlanDocument) -> list[str]:
+    """Return a line that names the entries that do not fit into memory, and what is missing; none if all fit."""
+    probed = plan.forecast.entries if plan.forecast else {}
+    lacking = []
+    for name, row in plan.entries.items():
+        peak = probed[name].peak_bytes if name in probed else None
+        missing = max(row.least_bytes, peak or 0) - plan.memory_bytes
+        if missing > 0:
+            lacking.append(f"{name} ({size(missing)} are missing)")
+        elif name in probed and probed[name].error:
+            lacking.append(name)
+    if not lacking:
         return []
     return [
-        f"needs more than the {size(memory)} of memory: {listed(names)}. Try: a smaller protocol.batch_size or "
-        f"max_tokens, "
-        "protocol.gradient_checkpointing: true, protocol.quantize: nf4, or a smaller base"
+        f"does not fit into the {size(plan.memory_bytes)} of memory: {listed(lacking)}. Try: a smaller "
+        "protocol.batch_size or max_tokens, protocol.gradient_checkpointing: true, protocol.quantize: nf4, or a "
+        "smaller base"
     ]
 
 

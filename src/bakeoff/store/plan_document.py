@@ -198,6 +198,7 @@ class PlanDocument(Document):
     decoding: Text | None = None
     scoring: Text | None = None
     precision: Literal["fp32", "bf16", "fp16"]
+    decoding_precision: Literal["fp32", "bf16", "fp16"] | None = None
     template: Text
     chat: ChatFacts | None = None
     metrics: Annotated[list[MetricFacts], Field(min_length=1)]

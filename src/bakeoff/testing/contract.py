@@ -49,7 +49,7 @@ class Cell:
         values = {"learning_rate": min(high, LARGEST_RATE), **cls.tiny, **settings}
         self.method, self.family = build_method(method, {"method": method, **values}), family
         self.curve: list[float] = []  # validation losses of `trained`
-        self.before: dict[str, bytes] = {}  # its fingerprints before the first step
+        self.before: dict[str, int] = {}  # its fingerprints before the first step
         self.reached: set[str] = set()  # what a batch's loss has gradients for, before the first step
 
     def base(self) -> Base:

@@ -9,15 +9,17 @@ from torch import nn
 
 from bakeoff.compute.decoding.batch import decoding
 from bakeoff.compute.model.base import DTYPES, Base
-from bakeoff.compute.model.device import out_of_memory, wait
+from bakeoff.compute.model.device import out_of_memory, room, wait
 from bakeoff.compute.model.forward import autocast
-from bakeoff.compute.model.kv_cache import RoomyCache
+from bakeoff.compute.model.kv_cache import RoomyCache, values_per_token
 from bakeoff.compute.model.shared_prefix import Beginning, read_beginning, turns_by_length
 from bakeoff.compute.training.loss import Losses
 
 LEAVE_SHARE = 0.75  # ended rows leave the batch, which copies the cache, once no more than this share remains
 CACHE_BYTES = 2**30  # of keys and values, where the config leaves open how many rows are decoded side by side ...
 MOST_ROWS = 64  # ... and no more than this: beyond it little is gained (design/LOG.md)
+# On an accelerator. A step of few rows is as long as one of hundreds; what is left is for prompts that are read.
+CACHE_SHARE, MOST_ROWS_ON_DEVICE = 0.5, 256
 
 
 @dataclass
@@ -86,7 +88,7 @@ def read_and_generate(
     reading = Reading()
     beginning = read_beginning(base, adapted, prompts)
     alike = one_length(base)
-    done, most = 0, batch_size or MOST_ROWS
+    done, most = 0, batch_size or max(MOST_ROWS, MOST_ROWS_ON_DEVICE)
     while done < len(order):
         longest = len(prompts[order[done]])
         members = order[done : done + (most if batch_size else min(most, rows_at_once(base, longest + max_new_tokens)))]
@@ -118,14 +120,14 @@ def one_length(base: Base) -> bool:
 
 
 def rows_at_once(base: Base, tokens: int) -> int:
-    """Return how many rows of so many tokens have their keys and values in CACHE_BYTES, at most MOST_ROWS."""
-    config = base.model.config.get_text_config(decoder=True)
-    own = vars(config)  # where blocks differ a config gives none of these by its name, though it has one for most
-    heads = getattr(config, "num_attention_heads", 1)
-    width = own.get("head_dim") or config.hidden_size // heads
-    heads = own.get("num_key_value_heads") or heads
-    row_bytes = 2 * config.num_hidden_layers * heads * width * tokens * DTYPES[base.precision].itemsize
-    return max(1, min(MOST_ROWS, CACHE_BYTES // row_bytes))
+    """Return how many rows of so many tokens have their keys and values in the room there is, at most MOST_ROWS.
+
+    The room is CACHE_BYTES on a CPU, and a share of an accelerator's free memory, which also takes more rows.
+    """
+    row_bytes = values_per_token(base.model.config) * tokens * DTYPES[base.precision].itemsize
+    if base.device.type == "cpu":
+        return max(1, min(MOST_ROWS, CACHE_BYTES // row_bytes))
+    return max(1, min(MOST_ROWS_ON_DEVICE, int(CACHE_SHARE * room(base.device)) // row_bytes))
 
 
 def _decode(

@@ -12,7 +12,7 @@ from bakeoff.compute.model.adapter_files import check_base, load_adapter
 from bakeoff.compute.model.base import Base, for_decoding, load_base
 from bakeoff.compute.model.device import choose, out_of_memory, set_products
 from bakeoff.config.config import Config, load_config
-from bakeoff.config.planned import planned_config
+from bakeoff.config.planned import decodes_in, planned_config
 from bakeoff.config.sections import encodable
 from bakeoff.config.templates import prompt_template
 from bakeoff.data.columns import columns_of
@@ -46,7 +46,7 @@ class Summarizer:
         base = load_base(self.config.model, plan.precision, self.config.pin, run.quantize, choose(device))
         base, self.note = conforming(base)
         self.model = load_adapter(base, adapter, made_by(run, self.config, plan.model))
-        self.base = replace(for_decoding(base, self.model, self.config.generation.precision), stops=stops_of(plan))
+        self.base = replace(for_decoding(base, self.model, decodes_in(plan, self.config)), stops=stops_of(plan))
         self.form = form_of(self.config, base.tokenizer, plan.chat is not None, base.decoder_start is not None)
         data = self.config.data
         self.columns = columns_of(data.document, data.summary, prompt_template(self.form.template))

@@ -4,6 +4,7 @@ All that bakeoff asks of an accelerator is asked here, of `torch.accelerator`: C
 and MPS are one to the others. `python -m bakeoff.compute.model.device DEVICE` prints `Facts` as JSON.
 """
 
+import gc
 import json
 import os
 import resource
@@ -18,7 +19,7 @@ import torch
 
 from bakeoff.config.sections import ProtocolConfig
 from bakeoff.errors import ConfigError, SetupError, listed
-from bakeoff.library_errors import in_short
+from bakeoff.library_errors import in_short, no_memory
 
 CPU = torch.device("cpu")
 # AMD GPUs whose matrix units multiply bf16: from MI100 and RX 7000 on; torch says that all of them can.
@@ -160,6 +161,14 @@ def memory(device: torch.device) -> tuple[int, int]:
     return total, total
 
 
+def room(device: torch.device) -> int:
+    """Return the bytes that this process can still take of a device: free ones, and those that torch keeps for it."""
+    free = memory(device)[0]
+    if device.type in ("cuda", "xpu"):
+        free += torch.accelerator.memory_reserved(device) - torch.accelerator.memory_allocated(device)
+    return free
+
+
 def wait(device: torch.device) -> None:
     """Wait until a device has finished its work; one that this process has not used yet is left alone."""
     if device.type != "cpu":
@@ -193,7 +202,14 @@ def peak_bytes(device: torch.device) -> int:
 
 def out_of_memory(error: RuntimeError) -> bool:
     """Return whether an error says that the device, or on a CPU the machine, has no more memory."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or no_memory(error)
+
+
+def release(device: torch.device) -> None:
+    """Give back the memory of what is not referred to any more, also in circles: another base shall have room."""
+    gc.collect()
+    if device.type != "cpu":
+        torch.accelerator.empty_cache()
 
 
 class Clocks:

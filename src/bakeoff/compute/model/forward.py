@@ -6,6 +6,7 @@ module does not know data sets or optimizers.
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Any
 
 import torch
@@ -15,9 +16,12 @@ from torch.utils.checkpoint import checkpoint
 from transformers import Cache, PreTrainedModel
 
 from bakeoff.compute.model.base import DTYPES, Base, inner
+from bakeoff.compute.model.device import memory
 from bakeoff.compute.model.head import head_input, logits_of, only_rows
 
 LOGITS_BYTES = 256 * 2**20  # of fp32 logits that are held at once; more are computed in parts
+# On an accelerator: of all its memory, since the same run shall have the same parts, and peak, whatever else is on it.
+LOGITS_SHARE = 1 / 32
 UNCHANGED: AbstractContextManager[None] = nullcontext()
 
 
@@ -128,7 +132,16 @@ def losses_and_first(
 
 def logits_at_once(model: PreTrainedModel) -> int:
     """Return of how many positions the logits are held at once."""
-    return max(1, LOGITS_BYTES // (4 * model.get_output_embeddings().weight.shape[0]))
+    weight, most = model.get_output_embeddings().weight, LOGITS_BYTES
+    if weight.device.type not in ("cpu", "meta"):
+        most = max(most, int(LOGITS_SHARE * total_bytes(weight.device)))
+    return max(1, most // (4 * weight.shape[0]))
+
+
+@cache
+def total_bytes(device: torch.device) -> int:
+    """Return the bytes of an accelerator's memory, free or not."""
+    return memory(device)[1]
 
 
 def hidden_rows(model: PreTrainedModel, inputs: dict[str, Any], rows: torch.Tensor) -> torch.Tensor:

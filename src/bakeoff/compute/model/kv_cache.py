@@ -56,6 +56,15 @@ class RoomyLayer(DynamicLayer):
             self.see(end)
 
 
+def values_per_token(config: PreTrainedConfig) -> int:
+    """Return how many numbers the cache of a model holds for one token of one row, by its config."""
+    text = config.get_text_config(decoder=True)
+    own = vars(text)  # where blocks differ a config gives none of these by its name, though it has one for most
+    heads = getattr(text, "num_attention_heads", 1)
+    width = own.get("head_dim") or text.hidden_size // heads
+    return 2 * text.num_hidden_layers * (own.get("num_key_value_heads") or heads) * width
+
+
 class RoomyCache(DynamicCache):
     """A cache of such blocks, each with all tokens: the mask hides what a sliding window must not see.
 

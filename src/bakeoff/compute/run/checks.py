@@ -1,15 +1,13 @@
 """Checks on every run (protocol rule 11). Each returns None if it passes, else a few words on what is wrong."""
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
-import torch
 from torch import nn
 
 from bakeoff.compute.model.base import Base
+from bakeoff.compute.model.position_hash import position_hash
 from bakeoff.compute.model.quantization import scales
 from bakeoff.data.tokens import Tokens
 from bakeoff.store.documents import CurveRow
@@ -20,25 +18,15 @@ MOST_SKIPPED = 0.1  # of the steps in fp16
 NAMES_SHOWN = 3
 
 
-def fingerprints(adapted: nn.Module) -> dict[str, bytes]:
-    """Return a SHA-256 of each tensor by name, computed in as many threads as torch has.
-
-    The tensors are parameters, buffers and the scales of packed weights.
-    """
-
-    def digest(tensor: torch.Tensor) -> bytes:
-        # Detached it is a plain tensor; what is packed in few bits would take its scales along to the host.
-        plain = tensor.detach().contiguous().cpu().reshape(-1)
-        return hashlib.sha256(memoryview(plain.view(torch.uint8).numpy())).digest()  # type: ignore[arg-type]
-
+def fingerprints(adapted: nn.Module) -> dict[str, int]:
+    """Return a hash of each tensor by name: of parameters, buffers and the scales of packed weights."""
     tensors = dict((*adapted.named_parameters(), *adapted.named_buffers(), *scales(adapted)))
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        return dict(zip(tensors, pool.map(digest, tensors.values()), strict=True))
+    return {name: position_hash(tensor) for name, tensor in tensors.items()}
 
 
 def only_moved(
-    before: Mapping[str, bytes],
-    after: Mapping[str, bytes],
+    before: Mapping[str, int],
+    after: Mapping[str, int],
     trained: Collection[str],
     steps: int,
     may_stay_unchanged: Callable[[str], bool] = lambda name: False,

@@ -13,6 +13,7 @@ from bakeoff.compute.model.device import peak_bytes, reset_peak
 from bakeoff.compute.run.checks import finite
 from bakeoff.compute.run.context import Work
 from bakeoff.compute.training.loss import Losses, evaluate_loss, mean_loss
+from bakeoff.config.planned import decodes_in
 from bakeoff.data.tokens import lengths_of
 from bakeoff.scoring.baselines import BLANK_LINE, first_answer
 from bakeoff.scoring.forgetting import neutral_rows
@@ -24,7 +25,7 @@ from bakeoff.store.records import RunResult
 
 def evaluate(work: Work, base: Base, adapted: nn.Module) -> RunResult:
     """Read the test split once for its loss, greedy outputs and their scores, in one pass if that is possible."""
-    tokens, precision = work.tokens["test"], work.config.generation.precision
+    tokens, precision = work.tokens["test"], decodes_in(work.plan, work.config)
     reset_peak(work.device)
     work.state("testing")
     if not work.few_shot:

@@ -1,8 +1,9 @@
 """A probe: measures an entry's steps, reading and decoding on this device, with the longest examples.
 
-`python -m bakeoff.compute.run.profile FOLDER` reads {"entry", "method", "settings", "precision", "quantize"} from
-standard input and prints its measurements as JSON. The folder has a config and tokens, as a plan writes them. The probe
-has its own process so that its memory peak is its own, and so that running out of memory ends nothing else.
+`python -m bakeoff.compute.run.profile FOLDER` reads {"entry", "method", "settings", "precision", "decoding",
+"quantize"} from standard input and prints its measurements as JSON. The folder has a config and tokens, as a plan
+writes them. The probe has its own process so that its memory peak is its own, and so that running out of memory ends
+nothing else.
 """
 
 import json
@@ -14,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from bakeoff.compute.decoding.batch import decoding
+from bakeoff.compute.decoding import batch as decoded
 from bakeoff.compute.decoding.conformance import conforming
 from bakeoff.compute.decoding.greedy import reads_targets, rows_at_once
 from bakeoff.compute.model.base import Base, adapt, for_decoding, load_base
@@ -65,9 +66,18 @@ def to_decode(base: Base, rows: StoredTokens, batch_size: int | None) -> list[li
 
 
 def measure(
-    folder: Folder, entry: str, method: str, settings: dict[str, object], precision: str, quantize: Quantize
+    folder: Folder,
+    entry: str,
+    method: str,
+    settings: dict[str, object],
+    precision: str,
+    decoding: str,
+    quantize: Quantize,
 ) -> Probe:
-    """Return what an entry costs: some steps on its longest batch, reading as many examples, and decoding."""
+    """Return what an entry costs: some steps on its longest batch, reading as many examples, and decoding.
+
+    `decoding` is the precision of that.
+    """
     config = load_config(folder.config_file)
     protocol = config.protocol.model_copy(
         update={"epochs": STEPS, "evaluate_every": None, "patience": None, "trunk_cache": "off"}
@@ -98,8 +108,8 @@ def measure(
     del trainer
     with clocks.phase("evaluation"):
         evaluate_loss(base, adapted, batch, 2 * protocol.batch_size)
-    probe.reads_targets = reads_targets(base, config.generation.precision)
-    decoder = for_decoding(base, adapted, config.generation.precision)
+    probe.reads_targets = reads_targets(base, decoding)
+    decoder = for_decoding(base, adapted, decoding)
     prompts = to_decode(decoder, load_tokens(folder.tokens_file("test")), config.generation.batch_size)
     decode(decoder, adapted, prompts[:1], Clocks())  # warms up
     decode(decoder, adapted, prompts, clocks)
@@ -116,7 +126,7 @@ def decode(base: Base, adapted: nn.Module, prompts: Sequence[Sequence[int]], clo
     adapted.eval()
     with autocast(base):
         with clocks.phase("prefill"):
-            batch = decoding(base, adapted, prompts, WRITTEN + 1)
+            batch = decoded.decoding(base, adapted, prompts, WRITTEN + 1)
             batch.append(batch.next_tokens())
         with clocks.phase("generation"):
             for _ in range(WRITTEN):

@@ -14,6 +14,7 @@ from bakeoff.config.config import Config
 from bakeoff.config.sections import Pin
 from bakeoff.hub import base_files
 from bakeoff.scoring.baselines import extract
+from bakeoff.scoring.forgetting import passages
 from bakeoff.store.content_hash import Stamped
 from bakeoff.store.plan_document import PlanDocument
 from bakeoff.store.records import Quantize, Run
@@ -61,6 +62,7 @@ def load(wanted: Wanted) -> Resident:
     start = time.perf_counter()
     base, note = conforming(load_base(wanted.name, wanted.precision, wanted.pin, wanted.quantize))
     seconds = time.perf_counter() - start
+    passages()  # are found once for all runs
     gc.collect()
     gc.freeze()  # else a run's first collection would write to all objects, and copy their pages
     if len(os.listdir("/proc/self/task")) > 1:  # noqa: PTH208 - names alone

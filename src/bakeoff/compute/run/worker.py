@@ -9,7 +9,7 @@ import torch
 
 from bakeoff.compute.model.adapter_files import load_adapter, save_adapter
 from bakeoff.compute.model.base import adapt, trainable
-from bakeoff.compute.model.device import peak_bytes, reset_peak
+from bakeoff.compute.model.device import peak_bytes, release, reset_peak
 from bakeoff.compute.run.checks import (
     beats_unigram,
     equals_base,
@@ -59,6 +59,7 @@ def result_of(work: Work) -> RunResult | None:
             return work.finished()
         if work.hand_over(trained_loss):
             return None
+        release(work.device)
     with work.clocks.phase("reload"):
         base = work.load()
         adapted = load_adapter(base, work.files.adapter)
@@ -154,15 +155,15 @@ def keep(work: Work, trainer: Trainer, carried: dict[str, Any]) -> CheckpointWri
     """Let the trainer write checkpoints, and return their writer; `carried` comes from the one that it resumes from."""
     first = trainer.at.step
 
-    def peak() -> int:
+    def peak(trainer: Trainer) -> int:
         return max(carried.get("peak_bytes", 0), peak_bytes(work.device) if trainer.at.step > first else 0)
 
-    def extra() -> dict[str, Any]:
+    def extra(trainer: Trainer) -> dict[str, Any]:
         return {
             "run": work.run.id,
             "curve": [row.row() for row in work.files.curve()],
             "seconds": work.clocks.seconds,
-            "peak_bytes": work.record.costs.get("peak_bytes") or peak(),
+            "peak_bytes": work.record.costs.get("peak_bytes") or peak(trainer),
             "check_notes": carried.get("check_notes", {}) | work.record.check_notes,
         }
 
@@ -184,7 +185,7 @@ def take_steps(work: Work, trainer: Trainer, keeper: CheckpointWriter) -> None:
     reset_peak(work.device)
     work.state("training")
     trained = trainer.train(work.tokens["train"], work.tokens["validation"], work.run.until)
-    record.costs["peak_bytes"] = keeper.extra()["peak_bytes"]
+    record.costs["peak_bytes"] = keeper.extra(trainer)["peak_bytes"]
     record.costs["micro_batch_size"] = trained.micro_batch
     record.costs["tokens_per_second"] = trained.tokens / trainer.clocks.seconds["train"]
     record.steps, record.best_step = trained.steps, trained.best_step

@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from bakeoff.compute.model.device import out_of_memory, random_state, set_random_state
-from bakeoff.compute.training.loop import Progress, Trainer
+from bakeoff.compute.training.loop import Progress, Trainer, place_of_best
 from bakeoff.config.machine import SafetyConfig
 from bakeoff.interrupts import Stopped
 from bakeoff.methods.saved import kind_of, shown
@@ -41,15 +41,16 @@ TIME_SHARE = 0.05  # of the run's time that large ones may take
 class CheckpointWriter:
     """Writes a run's checkpoints when they are due: after each validation, and every so many seconds.
 
-    `extra` returns plain data to keep with them; `stop_requested` says whether the run was asked to stop; `saved_step`
-    is the step that is on the disk already.
+    `extra` returns plain data of a trainer to keep with them; `stop_requested` says whether the run was asked to stop;
+    `saved_step` is the step that is on the disk already. A writer does not refer to its trainer, which refers to it:
+    in a circle the model would outlive its training.
     """
 
     def __init__(
         self,
         folder: Path,
         safety: SafetyConfig,
-        extra: Callable[[], dict[str, Any]],
+        extra: Callable[[Trainer], dict[str, Any]],
         stop_requested: Callable[[], bool],
         saved_step: int | None = None,
     ):
@@ -80,7 +81,7 @@ class CheckpointWriter:
             if KEPT * size_of(trainer) > self.budget:
                 raise OSError(f"two checkpoints of {size_of(trainer):,} bytes are over the {self.budget:,} allowed")
             with trainer.clocks.phase("checkpoint"):
-                save_checkpoint(self.folder, trainer, self.extra())
+                save_checkpoint(self.folder, trainer, self.extra(trainer))
             self.saved_step = trainer.at.step
         except (OSError, SafetensorError) as error:
             print(f"no checkpoint at step {trainer.at.step}: {error}", file=sys.stderr)
@@ -230,7 +231,7 @@ def restore(trainer: Trainer, name: str, tensor: torch.Tensor) -> None:
     elif part == "random":
         set_random_state(trainer.base.device, tensor)
     elif part == "best":
-        trainer.best[key] = tensor.to(trainer.weights[key].device)
+        trainer.best[key] = tensor.to(place_of_best(trainer.weights, trainer.base.device))
     elif part == "weights":
         trainer.weights[key].copy_(tensor)
     else:

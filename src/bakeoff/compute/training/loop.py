@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bakeoff.compute.model.base import Base, trainable
-from bakeoff.compute.model.device import Clocks, out_of_memory
+from bakeoff.compute.model.device import CPU, Clocks, out_of_memory
 from bakeoff.compute.training.batches import epoch_batches, parts
 from bakeoff.compute.training.loss import Serve, batch_of, evaluate_loss, mean_loss, part_tokens, target_losses, whole
 from bakeoff.compute.training.trunk_cache import find_trunk
@@ -21,6 +21,9 @@ from bakeoff.methods import Method
 
 Report = Callable[[str, dict[str, Any]], None]
 AfterStep = Callable[["Trainer", bool], None]
+BEST_BYTES = (
+    2**30
+)  # of best weights that an accelerator holds; a copy to the host at each better validation costs little
 
 
 @dataclass
@@ -57,6 +60,26 @@ class Progress:
 def steps_in(examples: int, protocol: ProtocolConfig) -> int:
     """Return how many optimizer steps a run takes."""
     return protocol.epochs * math.ceil(examples / protocol.batch_size)
+
+
+def place_of_best(weights: Mapping[str, nn.Parameter], device: torch.device) -> torch.device:
+    """Return where the best weights are kept: beside the trained ones, or in the host's memory if they are large."""
+    size = sum(weight.numel() * weight.element_size() for weight in weights.values())
+    return device if size <= BEST_BYTES else CPU
+
+
+@torch.no_grad()
+def copies(
+    weights: Mapping[str, nn.Parameter], device: torch.device, before: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Return copies of the weights on a device, in the tensors of the copies `before`, if there are any."""
+    place = place_of_best(weights, device)
+    pinned = place != device and device.type == "cuda"  # from there and to there the GPU copies by itself
+    if not before:
+        before = {n: torch.empty_like(w, device=place, pin_memory=pinned) for n, w in weights.items()}
+    for name, weight in weights.items():
+        before[name].copy_(weight)
+    return before
 
 
 class Trainer:
@@ -211,7 +234,7 @@ class Trainer:
         at.since_best += 1
         if loss < at.best_loss:
             at.best_loss, at.best_step, at.since_best = loss, at.step, 0
-            self.best = {n: w.detach().clone() for n, w in self.weights.items()}
+            self.best = copies(self.weights, self.base.device, self.best)
         row = {
             "step": at.step,
             "epoch": epoch,

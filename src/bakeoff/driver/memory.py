@@ -1,0 +1,89 @@
+"""The memory that a run cannot do without, by counts alone: what does not fit is known before anything runs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bakeoff.analysis.columns import size
+from bakeoff.errors import SetupError
+
+if TYPE_CHECKING:
+    from bakeoff.compute.model.device import Facts
+
+WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+TRAINED_BYTES = 16  # an fp32 weight, its gradient and AdamW's two moments
+CONTEXT_BYTES = 300 * 2**20  # of an accelerator's driver and libraries in a process that uses it: the least seen
+LARGE = 2 * 10**9  # weights: their fp32 copies take 8 GB, and their fp32 products a GPU's slowest units
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What of an adapted model takes memory: numbers of weights, bytes of those that are packed, and its cache's."""
+
+    total: int
+    trained: int
+    packed: int = 0
+    packed_bytes: int = 0
+    cache: int = 0  # numbers that the cache of the longest row holds
+
+
+def decoding_precision(asked: str, precision: str, weights: int, device: "Facts") -> str:
+    """Return the precision of decoding, for all entries: as asked, else fp32 for what is small and fits.
+
+    `precision` is that of the frozen weights; `weights` is the largest number of unpacked ones of any entry.
+    """
+    if asked != "auto":
+        return asked
+    too_large = weights * WEIGHT_BYTES["fp32"] + context_bytes(device) > device.total_bytes
+    return precision if too_large or weights > LARGE else "fp32"
+
+
+def decoding_findings(asked: str, decoding: str, weights: int) -> list[str]:
+    """Return what is to be said where `auto` does not decode in fp32."""
+    if asked != "auto" or decoding == "fp32":
+        return []
+    why = f"its {weights:,} weights in fp32 would take {size(WEIGHT_BYTES['fp32'] * weights)}"
+    return [
+        f"outputs are decoded in {decoding}, because {why}. A token that is almost as likely as another may depend on "
+        "the other documents in its batch. To change that: generation.precision: fp32"
+    ]
+
+
+def least_bytes(sizes: Sizes, precision: str, decoding: str, device: "Facts") -> int:
+    """Return what a run takes at least: the larger of training and decoding, without activations and logits.
+
+    Training has weights, gradients, optimizer and the best weights; decoding has weights and one row's cache.
+    """
+    frozen = sizes.total - sizes.packed - sizes.trained
+    training = frozen * WEIGHT_BYTES[precision] + sizes.trained * (TRAINED_BYTES + best_bytes(sizes.trained, device))
+    written = (sizes.total - sizes.packed + sizes.cache) * WEIGHT_BYTES[decoding]
+    return max(training, written) + sizes.packed_bytes + context_bytes(device)
+
+
+def best_bytes(trained: int, device: "Facts") -> int:
+    """Return the bytes of a trained weight's best value on a device: large ones are in the host's memory."""
+    from bakeoff.compute.training.loop import BEST_BYTES
+
+    return 4 if device.device == "cpu" or 4 * trained <= BEST_BYTES else 0
+
+
+def context_bytes(device: "Facts") -> int:
+    """Return what a process that uses a device takes of its memory for that alone."""
+    return 0 if device.device == "cpu" else CONTEXT_BYTES
+
+
+def check_room(least: Mapping[str, int], decoding: str, device: "Facts") -> None:
+    """Raise SetupError if an entry cannot fit into an accelerator's memory, of which `least` is what it takes.
+
+    A processor's memory can be exceeded: the system moves pages to the disk, slowly; the plan only says so.
+    """
+    name, most = max(least.items(), key=lambda item: item[1])
+    if device.device == "cpu" or most <= device.total_bytes:
+        return
+    cures = "a smaller base, protocol.quantize: nf4, or a method that trains fewer weights"
+    if decoding == "fp32":
+        cures += ", generation.precision: bf16"
+    raise SetupError(
+        f"entries.{name}: does not fit: it takes at least {size(most)} of memory, "
+        f"{size(most - device.total_bytes)} more than {device.device} has ({size(device.total_bytes)}). Try: {cures}"
+    )
