@@ -172,7 +172,8 @@ def test_a_bakeoff_that_does_not_fit_is_planned_and_not_run(tiny_config, monkeyp
     assert found["decoding_precision"] == "bf16"
     assert any(line.startswith("outputs are decoded in bf16, because") for line in found["data"]["findings"])
     assert all(row["least_bytes"] > found["memory_bytes"] for row in found["entries"].values())
-    with pytest.raises(SetupError, match=r"entries\.\w+: does not fit: it takes at least 300 MiB of memory, \d+ KiB more than cuda:0"):
+    said = r"entries\.\w+: does not fit: it takes at least 300 MiB of memory, \d+ KiB more than cuda:0"
+    with pytest.raises(SetupError, match=said):
         bakeoff.run(tiny_config, {"protocol.precision": "bf16"}, display="none")
     monkeypatch.setattr(plan, "survey", lambda _: HOST)
     assert bakeoff.plan(tiny_config)["decoding_precision"] == "fp32"
