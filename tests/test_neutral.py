@@ -8,6 +8,7 @@ from bakeoff.compute.training.loss import evaluate_loss, mean_loss
 from bakeoff.methods import build_method
 from bakeoff.scoring.forgetting import PASSAGE_TOKENS, PASSAGES, neutral_rows, passages, prose, with_forgetting
 from bakeoff.store.results_document import MeanScore
+from tests.test_forms import tokenizer_that_adds
 from tests.test_verdict import row_of
 
 
@@ -40,6 +41,16 @@ def test_rows_fit_and_hold_no_template():
     assert max(len(row) for row in neutral_rows(tokenizer, 32)) == 32
     halves = neutral_rows(tokenizer, 32, encoder_decoder=True)
     assert all(len(row.prompt) == len(row.target) == 16 for row in halves)
+
+
+@pytest.mark.parametrize("begin", [["<s>"], ["<s>", "</s>"]])
+def test_a_passage_begins_with_what_the_tokenizer_puts_before_a_text(begin):
+    tokenizer = tokenizer_that_adds(" ".join([*begin, "$A"]))
+    rows = neutral_rows(tokenizer, 48)
+    assert rows
+    for row in rows:
+        assert row.prompt == tokenizer.convert_tokens_to_ids(begin)
+        assert len(row) == 48
 
 
 def test_the_loss_is_the_models_own(base):
