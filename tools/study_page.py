@@ -18,7 +18,7 @@ from two_rates import (
     rankings,
     rows,
     scores_picture,
-    without_costs,
+    without,
     write_picture,
 )
 
@@ -53,7 +53,7 @@ Learning rates chosen by validation loss: {chosen_rates(table)}.
 
 ![validation loss over the steps](study-curves.svg)
 
-{without_costs(markdown_table(document))}
+{without(markdown_table(document))}
 """
 
 

@@ -4,6 +4,7 @@ Both conditions may be in one bakeoff or in two: `names` say of each of its entr
 and which condition. A ranking is by the mean over seeds.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -125,10 +126,10 @@ def chosen_rates(table: list[dict[str, Any]]) -> str:
     return ", ".join(f"{row['method']} {row['rate']:.2g}" for row in tuned)
 
 
-def without_costs(table: str) -> str:
-    """Return the Markdown table without its costs in seconds and memory, for a machine that had other work."""
+def without(table: str, headings: Collection[str] = TIMED) -> str:
+    """Return the Markdown table without some columns; by default the costs, for a machine that had other work."""
     lines = [line for line in table.splitlines() if line.strip()]
     grid = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines if line.startswith("|")]
-    keep = [i for i, heading in enumerate(grid[0]) if heading not in TIMED]
+    keep = [i for i, heading in enumerate(grid[0]) if heading not in headings]
     kept = ["| " + " | ".join(row[i] for i in keep) + " |" for row in grid]
     return "\n".join([*kept, "", *(f"{line}\n" for line in lines if not line.startswith("|"))]).rstrip()
