@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: install demo test check browser base race verdict docs clean
+.PHONY: install demo test check browser base race gpu-check gpu-check-smoke verdict docs clean
 
 install: $(STAMP)
 
@@ -42,6 +42,13 @@ race: install
 	mkdir -p build
 	$(BIN)/python benchmarks/race.py --keep build/race.jsonl
 	mv build/race.jsonl build/race-done.jsonl
+
+# What is wrong or slow on this machine's GPU; ten minutes. And the same with tiny shapes on the processor; two minutes.
+gpu-check: install
+	$(BIN)/python benchmarks/gpu_check.py
+
+gpu-check-smoke: install
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/gpu_check.py --smoke
 
 # Is the verdict right as often as it says? Simulated bakeoffs with a known truth; some minutes.
 verdict: install

@@ -8,12 +8,13 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from bakeoff.compute.model.base import adapt, load_base, load_tokenizer
 from bakeoff.compute.model.device import choose, native_precision, peak_bytes, reset_peak, wait
@@ -32,6 +33,7 @@ METHOD_SETTINGS: dict[str, dict[str, Any]] = {
     "prompt_tuning": {"method": "prompt_tuning", "num_virtual_tokens": 6, "learning_rate": 5e-5},
     "last_layers": {"method": "last_layers", "blocks": 1, "head": True, "learning_rate": 5e-5},
 }
+ATTENTION_INPUTS = ["q_proj", "k_proj", "v_proj"]  # of Qwen3, what c_attn is of GPT-2
 DROPOUTS = ("attn_pdrop", "embd_pdrop", "resid_pdrop")
 
 
@@ -79,17 +81,39 @@ def hugging_face(method: Method, folder: Path, steps: int, rows: Sequence[Tokens
     return timed(trainer)
 
 
-def trl(method: Method, folder: Path, steps: int, rows: Sequence[Tokens]) -> dict[str, Any]:
-    """TRL's SFTTrainer with its defaults, on prompt and completion texts."""
+def trl(method: Method, folder: Path, steps: int, rows: Sequence[Tokens], best: bool) -> dict[str, Any]:
+    """TRL's SFTTrainer on prompt and completion texts: with its defaults, or (`best`) packed, with Liger's kernels."""
+    model, tokenizer = peer_model(method, folder, dropout=False)
+    faster = {"packing": True, "use_liger_kernel": find_spec("liger_kernel") is not None} if best else {}
+    return sft(model, tokenizer, folder, steps, rows, faster)
+
+
+def unsloth(method: Method, folder: Path, steps: int, rows: Sequence[Tokens]) -> dict[str, Any]:
+    """Unsloth's LoRA as its documentation has it; it needs a GPU, and knows no other of the race's methods."""
+    from unsloth import FastLanguageModel
+
+    settings = method.model_dump()
+    model, tokenizer = FastLanguageModel.from_pretrained(
+        str(folder), max_seq_length=MAX_TOKENS, load_in_4bit=False, dtype=None
+    )
+    lora = {name: settings[name] for name in ("r", "lora_alpha", "target_modules")}
+    model = FastLanguageModel.get_peft_model(model, **lora, lora_dropout=0, bias="none")
+    tokenizer.pad_token = tokenizer.eos_token
+    return sft(model, tokenizer, folder, steps, rows, {})
+
+
+def sft(
+    model: Any, tokenizer: Any, folder: Path, steps: int, rows: Sequence[Tokens], faster: dict[str, Any]
+) -> dict[str, Any]:
+    """Train with TRL's SFTTrainer."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    model, tokenizer = peer_model(method, folder, dropout=False)
     texts = [
         {"prompt": tokenizer.decode(r.prompt), "completion": tokenizer.decode(r.target, skip_special_tokens=True)}
         for r in rows
     ]
-    arguments = SFTConfig(**peer_arguments(folder, steps), max_length=MAX_TOKENS, bf16=native_bf16())
+    arguments = SFTConfig(**peer_arguments(folder, steps), max_length=MAX_TOKENS, bf16=native_bf16(), **faster)
     data = Dataset.from_list(texts)
     return timed(SFTTrainer(model=model, args=arguments, train_dataset=data, processing_class=tokenizer))
 
@@ -123,7 +147,8 @@ def timed(trainer: Any) -> dict[str, Any]:
 
     def counted(examples: list[Any]) -> Any:
         batch = collate(examples)
-        tokens.append(int(batch["attention_mask"].sum()))
+        mask = batch.get("attention_mask")  # there is none of rows that are packed
+        tokens.append(int(batch["input_ids"].numel() if mask is None else mask.sum()))
         return batch
 
     trainer.data_collator = counted
@@ -134,9 +159,11 @@ def timed(trainer: Any) -> dict[str, Any]:
 
 
 def peer_model(method: Method, folder: Path, dropout: bool) -> tuple[torch.nn.Module, Any]:
-    """Return the adapted model in fp32, as the peers' users have it, and its tokenizer."""
-    silent = {} if dropout else dict.fromkeys(DROPOUTS, 0.0)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **silent)
+    """Return the adapted model and its tokenizer: in fp32, as the peers' users have it; on a GPU as it is stored."""
+    config = AutoConfig.from_pretrained(folder)
+    silent = {} if dropout else {name: 0.0 for name in DROPOUTS if hasattr(config, name)}
+    dtype = torch.float32 if DEVICE.type == "cpu" else "auto"
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **silent)
     tokenizer = load_tokenizer(str(folder))
     tokenizer.pad_token = tokenizer.eos_token
     return method.adapt(model, tokenizer), tokenizer
@@ -147,16 +174,25 @@ def native_bf16() -> bool:
     return native_precision(DEVICE) == "bf16"
 
 
+def settings_of(kind: str, folder: Path) -> dict[str, Any]:
+    """Return the settings of one of the race's methods for a model's architecture."""
+    settings = METHOD_SETTINGS[kind]
+    gpt2 = AutoConfig.from_pretrained(folder).model_type == "gpt2"
+    return settings | {"target_modules": ATTENTION_INPUTS} if kind == "lora" and not gpt2 else settings
+
+
 def main() -> None:
     """Run one contender and print its figures."""
     name, kind, folder, steps = sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
     rows = load_tokens(folder / "race.tokens.bin")[: steps * BATCH_SIZE]
-    method = build_method(kind, METHOD_SETTINGS[kind])
+    method = build_method(kind, settings_of(kind, folder))
     torch.manual_seed(0)
     if name == "bakeoff":
         figures = bakeoff(method, folder, steps, rows)
-    elif name == "trl":
-        figures = trl(method, folder, steps, rows)
+    elif name in ("trl", "trl_best"):
+        figures = trl(method, folder, steps, rows, best=name == "trl_best")
+    elif name == "unsloth":
+        figures = unsloth(method, folder, steps, rows)
     else:
         figures = hugging_face(method, folder, steps, rows, plain=name == "study")
     print(json.dumps(figures))

@@ -8,65 +8,49 @@ same command resumes after an interrupt, and measures nothing twice.
 
 import argparse
 import json
-import os
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPT2Config, Qwen3Config
 
 import bakeoff
+from bakeoff.compute.model.device import choose
 from bakeoff.config.sections import DataConfig
 from bakeoff.data.prompt_format import make_form
 from bakeoff.data.sources import load_examples
 from bakeoff.data.tokens import encode, load_tokens, save_tokens
 from bakeoff.data.tokens import statistics as token_statistics
 from bakeoff.driver.environment import environment
-from bakeoff.driver.executor import ALLOCATOR
 from bakeoff.hub import EMBEDDED
-from bakeoff.store.files import append_jsonl, json_object, read_jsonl
-from contenders import BATCH_SIZE, MAX_TOKENS, METHOD_SETTINGS
+from contenders import BATCH_SIZE, MAX_TOKENS, METHOD_SETTINGS, settings_of
+from decoding import FULL, race_decoding, show_decoding
+from measured import Kept, run
 from useful import matrix_peak, useful_flops
 from whole import race_whole
 
 SHARED = Path(__file__).parent.parent.parent / "shared"
-SHAPES = {"gpt2": {}, "tiny": {"n_embd": 64, "n_layer": 2, "n_head": 2}}
-CONTENDERS = ("bakeoff", "trainer", "trl", "study")
+SHAPES: dict[str, dict[str, int]] = {
+    "gpt2": {},
+    "tiny": {"n_embd": 64, "n_layer": 2, "n_head": 2},
+    "0.5B": {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
+             "num_key_value_heads": 2, "head_dim": 64, "vocab_size": 151936},
+    "8B": {"hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36, "num_attention_heads": 32,
+           "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936},
+    "tiny Qwen3": {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+                   "num_key_value_heads": 2, "head_dim": 16},
+}  # fmt: skip
+CONTENDERS = {"bakeoff": None, "trainer": None, "trl": "trl", "trl_best": "trl", "unsloth": "unsloth", "study": None}
 PARTS = ("training", "decoding", "fixed", "whole")
-PACKAGES = ("torch", "transformers", "peft", "trl")
+PACKAGES = ("torch", "transformers", "peft", "trl", "liger-kernel", "unsloth")
 WARM_UP_STEPS = 1
-
-
-class Kept:
-    """Measurements by name, noted in a file of JSON lines where there is one, and not taken again.
-
-    A name holds for one `setting`, which is all that measurements must share to stand in one table.
-    """
-
-    def __init__(self, path: Path | None, setting: str):
-        self.path, self.setting = path, setting
-        rows = read_jsonl(path, json_object) if path and path.exists() else ()
-        self.found = {row["name"]: row["figures"] for row in rows if row["setting"] == setting}
-
-    def take(self, name: str, measure: Callable[[], Any]) -> Any:
-        """Return what was measured under this name before, or measure now; None, a failure, is not kept."""
-        if name not in self.found:
-            figures = measure()
-            if figures is None:
-                return None
-            self.found[name] = figures
-            if self.path:
-                append_jsonl(self.path, {"setting": self.setting, "name": name, "figures": figures})
-        return self.found[name]
 
 
 def prepare(folder: Path, shape: str, steps: int) -> dict[str, Any]:
@@ -75,9 +59,13 @@ def prepare(folder: Path, shape: str, steps: int) -> dict[str, Any]:
     tokenizer = AutoTokenizer.from_pretrained(gpt2 if gpt2.exists() else EMBEDDED)
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
-    config = GPT2Config(vocab_size=len(tokenizer), **SHAPES[shape])
+    kind = Qwen3Config if "head_dim" in SHAPES[shape] else GPT2Config
+    config = kind(**{"vocab_size": len(tokenizer), **SHAPES[shape]})
     config.bos_token_id = config.eos_token_id = config.pad_token_id = tokenizer.eos_token_id
-    GPT2LMHeadModel(config).save_pretrained(folder)
+    # As checkpoints of that size are: in bf16, and made where they are used.
+    dtype = torch.float32 if kind is GPT2Config else torch.bfloat16
+    with torch.device(choose("auto")):
+        AutoModelForCausalLM.from_config(config, dtype=dtype).save_pretrained(folder)
     dialogues = SHARED / "data/dialogsum"
     limit = steps * BATCH_SIZE
     if dialogues.exists():
@@ -89,17 +77,6 @@ def prepare(folder: Path, shape: str, steps: int) -> dict[str, Any]:
     save_tokens(folder / "race.tokens.bin", encode(examples, make_form(tokenizer, None, False), MAX_TOKENS, 64, "race"))
     lengths = load_tokens(folder / "race.tokens.bin").lengths
     return {"data": "dialogsum" if dialogues.exists() else "docstrings", **token_statistics(lengths)}
-
-
-def run(script: str, arguments: list[str], ours: bool) -> dict[str, Any] | None:
-    """Return a contender's figures, or None where it failed (its last words go to standard error)."""
-    command = [sys.executable, str(Path(__file__).parent / script), *arguments]
-    extra = ALLOCATOR if ours else {}  # part of our engine; peers start as their users start them
-    done = subprocess.run(command, env={**os.environ, **extra}, capture_output=True, text=True, check=False)
-    if done.returncode:
-        print(f"{script} {' '.join(arguments[:2])}: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
-        return None
-    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def race_training(
@@ -130,7 +107,7 @@ def race_training(
 def training_table(folder: Path, results: dict[str, list[dict[str, Any]]], peak: float) -> list[dict[str, Any]]:
     """Return a row a method and contender: medians, how many times bakeoff's in the same rounds, useful work."""
     rows = load_tokens(folder / "race.tokens.bin")
-    config = GPT2Config.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder)
     steps = len(rows) / BATCH_SIZE
     targets = sum(len(row.target) for row in rows) / steps
     table = []
@@ -143,29 +120,11 @@ def training_table(folder: Path, results: dict[str, list[dict[str, Any]]], peak:
             pairs = [r[figure] / ours[r["round"]][figure] for r in measured if r["round"] in ours]
             row[f"{figure}_ratio"] = statistics.median(pairs) if pairs else None
         row["target_tokens_per_second"] = targets / row["step_seconds"]
-        row["share_of_peak"] = useful_flops(METHOD_SETTINGS[method], config, rows) / steps / row["step_seconds"] / peak
+        row["share_of_peak"] = (
+            useful_flops(settings_of(method, folder), config, rows) / steps / row["step_seconds"] / peak
+        )
         table.append(row)
     return table
-
-
-def race_decoding(folder: Path, rounds: int, kept: Kept) -> dict[str, Any] | None:
-    """Return tokens a second and peaks of both decoders, and the share of equal outputs; None where one failed."""
-    measured: dict[str, list[dict[str, Any]]] = {"bakeoff": [], "generate": []}
-    for number in range(rounds):
-        for name, figures in measured.items():
-            take = partial(run, "decoding.py", [name, str(folder)], name == "bakeoff")
-            figures.append(kept.take(f"decoding {number} {name}", take))
-    ours, theirs = measured.values()
-    if None in (*ours, *theirs):
-        return None
-    speeds = {n: statistics.median(f["tokens"] / f["seconds"] for f in figures) for n, figures in measured.items()}
-    pairs = list(zip(ours[0]["outputs"], theirs[0]["outputs"], strict=True))
-    return {
-        "tokens_per_second": speeds,
-        "ratio": statistics.median(t["seconds"] / o["seconds"] for o, t in zip(ours, theirs, strict=True)),
-        "peak_bytes": {n: figures[0]["peak_bytes"] for n, figures in measured.items()},
-        "equal_outputs": sum(a == b for a, b in pairs) / len(pairs),
-    }
 
 
 def fixed_cost(folder: Path, model: str) -> float:
@@ -176,11 +135,12 @@ def fixed_cost(folder: Path, model: str) -> float:
     """
     example = json.dumps({"document": "One two three four five six.", "summary": "One two."}) + "\n"
     (folder / "one.jsonl").write_text(example)
+    settings = settings_of("lora", EMBEDDED if model == "base" else Path(model))
     seconds = []
     for seeds in (2, 10):
         config = {
             "model": model, "data": dict.fromkeys(("train", "validation", "test"), str(folder / "one.jsonl")),
-            "entries": {"lora": METHOD_SETTINGS["lora"]}, "output": str(folder / f"fixed-{Path(model).name}-{seeds}"),
+            "entries": {"lora": settings}, "output": str(folder / f"fixed-{Path(model).name}-{seeds}"),
             "tune": "off", "protocol": {"epochs": 1, "seeds": seeds}, "generation": {"max_new_tokens": 1},
             "baselines": ["base"],
         }  # fmt: skip
@@ -208,10 +168,9 @@ def show(results: dict[str, Any]) -> None:
     print(f"{results['shape']} shape on {examples['examples']} examples of {examples['data']}, batch {BATCH_SIZE}\n")
     if "training" in results:
         show_training(results["training"])
-    if decoding := results.get("decoding"):
-        speeds = decoding["tokens_per_second"]
-        print(f"Decoding, batch 16, fp32: {speeds['bakeoff']:.0f} tokens/s, HF generate {speeds['generate']:.0f}: "
-              f"{decoding['ratio']:.2f} times; equal outputs {decoding['equal_outputs']:.0%}")  # fmt: skip
+    if "decoding" in results:
+        print("Decoding, batch 16, fp32; HF's time is given as times bakeoff's\n")
+        show_decoding(results["decoding"])
     if whole := results.get("whole"):
         print(f"A whole bakeoff on the embedded base: {whole['bakeoff_seconds']:.0f} s, {whole['scripts']} scripts "
               f"{whole['scripts_seconds']:.0f} s: {whole['ratio']:.2f} times")  # fmt: skip
@@ -238,7 +197,7 @@ def race(arguments: argparse.Namespace) -> dict[str, Any]:
     precision = where["native_precision"]
     hardware = f"{where['gpu'] or where['processor']}, {where['cores']} cores"
     kept = Kept(arguments.keep, f"{hardware}, {precision}, {arguments.shape}, {arguments.steps} steps")
-    contenders = [c for c in arguments.contenders if c != "trl" or installed("trl")]
+    contenders = [c for c in arguments.contenders if CONTENDERS[c] is None or installed(CONTENDERS[c])]
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         examples = prepare(folder, arguments.shape, arguments.steps)
@@ -251,14 +210,15 @@ def race(arguments: argparse.Namespace) -> dict[str, Any]:
             "versions": {name: installed(name) for name in PACKAGES},
             "matrix_peak_flops": kept.take("matrix peak", matrix_peak),
         }
+        models = {"the embedded base": "base", f"the {arguments.shape} shape": str(folder)}
         if "training" in arguments.parts:
             measured = race_training(folder, arguments.steps, arguments.rounds, arguments.methods, contenders, kept)
             results["rounds"] = measured
             results["training"] = training_table(folder, measured, results["matrix_peak_flops"])
         if "decoding" in arguments.parts:
-            results["decoding"] = race_decoding(folder, arguments.rounds, kept)
+            bases = {**models, **{Path(base).name: base for base in arguments.base}}
+            results["decoding"] = race_decoding(folder, bases, arguments.rounds, kept, FULL)
         if "fixed" in arguments.parts:
-            models = {"the embedded base": "base", f"the {arguments.shape} shape": str(folder)}
             results["fixed_seconds"] = {
                 name: kept.take(f"fixed {name}", partial(fixed_cost, folder, model)) for name, model in models.items()
             }
@@ -276,6 +236,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHOD_SETTINGS, default=list(METHOD_SETTINGS))
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--base", action="append", default=[], metavar="FOLDER", help="also decode with this base")
     parser.add_argument(
         "--keep", type=Path, metavar="FILE", help="write every measurement to this file, and resume from it"
     )
