@@ -1,6 +1,5 @@
 """SQLite and DuckDB: tables, views and queries are read, nothing is changed, and whatever else is asked is one line."""
 
-import os
 import signal
 import sqlite3
 import threading
@@ -171,7 +170,7 @@ def test_changes_that_are_not_in_the_file_yet_are_not_left_out_silently(tmp_path
     assert len(rows_of(path)) == 4
 
 
-@pytest.mark.parametrize("content", [b"", b"SQLite format 3\0", b"text", os.urandom(40)])
+@pytest.mark.parametrize("content", [b"", b"SQLite format 3\0", b"text", bytes(range(120, 160))])
 def test_what_is_no_database_says_so(tmp_path, content):
     (tmp_path / "a.db").write_bytes(content)
     assert in_one_line(lambda: rows_of(tmp_path / "a.db"))[1].startswith(f"{tmp_path}/a.db: ")
