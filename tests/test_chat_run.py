@@ -84,6 +84,8 @@ def test_training_generation_and_plain_use_are_one(style, chat_bases, tmp_path):
             assert row.prompt == prompt
             assert prompt + row.target == tokenizer.apply_chat_template(whole, **options)["input_ids"][: len(row)]
             assert row.target[-1] in planned.chat.ends
+    card = (results.entry("lora").adapter / "README.md").read_text()
+    assert '"content": "Summarize:\\n{{ document }}"' in card
     documents = [row.document for row in results.folder.examples("test")]
     if style != "thinking":
         for name in ("lora", "prompt_tuning"):

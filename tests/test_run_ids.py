@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bakeoff
-from bakeoff.config.sections import ProtocolConfig, TuneConfig
+from bakeoff.config.sections import ProtocolConfig
+from bakeoff.config.stages import TuneConfig
 from bakeoff.driver.runs import make_runs
 from bakeoff.errors import ConfigError
 from bakeoff.tuning.entries import read_entry

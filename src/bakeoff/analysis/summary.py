@@ -10,6 +10,8 @@ from bakeoff.analysis.trials import tuning
 from bakeoff.analysis.verdict import LOSS, Yardstick, make_verdict
 from bakeoff.config.config import Config
 from bakeoff.config.planned import planned_config
+from bakeoff.data.examples import Example
+from bakeoff.data.forms import chat_of
 from bakeoff.errors import SetupError
 from bakeoff.scoring.baselines import takes_model
 from bakeoff.scoring.forgetting import with_forgetting
@@ -58,6 +60,7 @@ def summarize(folder: Folder) -> ResultsDocument:
         tune=config.tune.model_dump() if config.tune else None,
         generation=config.generation.model_dump(),
         template=plan.template,
+        chat={**chat_of(config).model_dump(), "turns": config.data.conversation} if plan.chat else None,
         metrics=plan.metrics,
         primary=plan.primary,
         score_signature=plan.score_signature,
@@ -75,8 +78,8 @@ def read_clusters(folder: Folder, plan: PlanDocument, config: Config) -> list[st
     Rows with the same source text are one cluster, because they are not independent evidence. Groups count only if the
     config names their column: the packages of the docstring task are too few per test split to be resampled.
     """
-    key = "group" if config.data.group else "document"
-    clusters = [getattr(row, key).strip() for row in folder.examples("test")]
+    examples = (Example.from_row(row.row()) for row in folder.examples("test"))
+    clusters = [(example.group if config.data.group else example.source).strip() for example in examples]
     if len(clusters) != plan.data.splits.test.examples:
         raise SetupError(f"{folder.examples_file('test')}: not as many rows as planned. Try: bakeoff run again")
     return clusters

@@ -23,7 +23,9 @@ from bakeoff.errors import LINES, BakeoffError, no_utf8, printable
 )
 @DEVICE
 @click.option(
-    "--rows", is_flag=True, help="Read JSONL from standard input: rows with the columns that the template uses."
+    "--rows",
+    is_flag=True,
+    help="Read JSONL from standard input: rows with the columns that the template uses, or with turns so far.",
 )
 @TRUST
 @AS_JSON

@@ -25,6 +25,9 @@ class ChatConfig(Section):
         description="text of the user's turn: a Jinja template over the columns of a row; it must contain "
         "{{ document }} exactly once, which is the only part that is cut",
     )
+    train_on: Literal["all", "last"] = Field(
+        "all", description="which answers of a conversation are trained: all, or the last alone; the last is tested"
+    )
     kwargs: dict[str, Any] = Field(
         {}, description="further values for the chat template, for example {enable_thinking: false}"
     )

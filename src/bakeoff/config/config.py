@@ -12,10 +12,11 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from bakeoff.config.chat import Chat, ChatConfig
+from bakeoff.config.chat import USER, Chat, ChatConfig
 from bakeoff.config.machine import MachineConfig, SafetyConfig
 from bakeoff.config.names import BASELINES, checked_baselines, checked_labels, checked_metrics
-from bakeoff.config.sections import DataConfig, GenerationConfig, Pin, ProtocolConfig, Section, TuneConfig
+from bakeoff.config.sections import DataConfig, Pin, ProtocolConfig, Section
+from bakeoff.config.stages import GenerationConfig, TuneConfig
 from bakeoff.config.templates import TemplateError, prompt_template, target_template
 from bakeoff.config.yaml import read_yaml
 from bakeoff.errors import ConfigError, did_you_mean, in_line, plain
@@ -118,7 +119,9 @@ class Config(Section):
     @property
     def prompt(self) -> str | None:
         """The template of the prompt, or of the user's turn; None: the usual one."""
-        return self.chat.user if isinstance(self.chat, ChatConfig) else self.template
+        if not isinstance(self.chat, ChatConfig):
+            return self.template
+        return None if self.data.conversation and self.chat.user == USER else self.chat.user
 
     @property
     def pin(self) -> Pin:
@@ -159,6 +162,24 @@ class Config(Section):
         if isinstance(value, ChatConfig) and fields.data.get("template") is not None:
             raise ValueError("'template' is set, too, which is for plain text. Remove it, or write it as chat.user")
         return value
+
+    @model_validator(mode="after")
+    def _turns_of_their_own(self) -> "Config":
+        if self.data.conversation:
+            user = self.chat.user != USER if isinstance(self.chat, ChatConfig) else False
+            there = {
+                "template": self.template,
+                "target": self.target,
+                "chat.user": user,
+                "chat: off": self.chat == "off",
+            }
+            for key, value in there.items():
+                if value:
+                    raise ValueError(
+                        f"'{key}' and data.{self.data.conversation} are both set. Conversations have turns of their "
+                        f"own, which the base's chat template renders. Remove one of the two"
+                    )
+        return self
 
     @field_validator("entries", mode="before")
     @classmethod

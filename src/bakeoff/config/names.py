@@ -11,7 +11,7 @@ METRICS = (
 # What a row of predictions, its example and a run's record hold beside scores.
 RESERVED = (
     "id", "output", "loss", "tokens", "output_words", "output_tokens", "reference_words", "reference_tokens",
-    "cut_documents", "document", "summary", "group", "references", "around", "columns",
+    "cut_documents", "document", "summary", "group", "references", "around", "columns", "turns",
 )  # fmt: skip
 FUNCTION = re.compile(r"(?:[A-Za-z_][\w.]*|.+\.py):[A-Za-z_]\w*")  # a metric that is Python code
 BASELINES = ("base", "few-shot-2", "lead-1", "oracle")

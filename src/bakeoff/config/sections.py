@@ -58,9 +58,13 @@ LATEST = Pin()
 
 
 OF_A_SOURCE = ("config", "revision")  # fields that mean nothing beside files
+# Which columns hold a conversation, by the first of each form.
+CONVERSATIONS: dict[str, tuple[str, ...]] = {
+    "messages": (), "conversations": (), "prompt": ("completion",), "instruction": ("output", "input")
+}  # fmt: skip
 OF_FILES = (
     "train", "validation", "test", "encoding", "document", "summary", "id", "metric_columns", "validation_share",
-    "test_share", "unusable",
+    "test_share", "unusable", *CONVERSATIONS, "completion", "output", "input",
 )  # fmt: skip
 
 
@@ -109,6 +113,29 @@ class DataConfig(Section):
     )
     document: str = Field("document", description="column with the source text")
     summary: str = Field("summary", description="column with the target text")
+    messages: str | None = Field(
+        None,
+        description="column with a conversation, in place of document and summary: a list of turns, each with role "
+        "(system, user, assistant) and content",
+    )
+    conversations: str | None = Field(
+        None,
+        description="likewise in ShareGPT's form: a list of turns, each with from (system, human, gpt) and value",
+    )
+    prompt: str | None = Field(
+        None,
+        description="likewise in two columns: this one with all turns before the last answer, or the user's text alone",
+    )
+    completion: str | None = Field(
+        None, description="column with the answer to `prompt`: a text, or a list with one assistant's turn"
+    )
+    instruction: str | None = Field(
+        None, description="likewise in Alpaca's form: column with the instruction; needs `output`"
+    )
+    input: str | None = Field(
+        None, description="column with what `instruction` is about, which follows it in the user's turn; may be empty"
+    )
+    output: str | None = Field(None, description="column with the answer to `instruction`")
     id: str | None = Field(None, description="column with a unique id per example; null: the line number is the id")
     group: str | None = Field(
         None,
@@ -156,6 +183,27 @@ class DataConfig(Section):
     def of_files(self) -> bool:
         """Whether train, validation and test are paths."""
         return self.source == "files"
+
+    @property
+    def conversation(self) -> str | None:
+        """The form in which rows hold conversations, one of CONVERSATIONS; None if they hold documents."""
+        return next((form for form in CONVERSATIONS if getattr(self, form) is not None), None)
+
+    @model_validator(mode="after")
+    def _one_form(self) -> "DataConfig":
+        forms = [form for form in CONVERSATIONS if getattr(self, form) is not None]
+        if len(forms) > 1:
+            raise ValueError(f"'{forms[0]}' and '{forms[1]}' are both set. A row has one conversation: remove one")
+        for form, others in CONVERSATIONS.items():
+            there = [name for name in others if getattr(self, name) is not None]
+            if there and form not in forms:
+                raise ValueError(f"'{there[0]}' is set, and '{form}' is missing, to which it belongs")
+            if form in forms and others and others[0] not in there:
+                raise ValueError(f"'{others[0]}' is missing. Name the column with the answer")
+        for name in ("document", "summary") if forms else ():
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"'{name}' and '{forms[0]}' are both set. A row has a document or a conversation")
+        return self
 
     @field_validator("source")
     @classmethod
@@ -277,44 +325,3 @@ class ProtocolConfig(Section):
     @classmethod
     def _yaml_off(cls, value: Any) -> Any:
         return "off" if value is False else value  # YAML reads a bare off as false
-
-
-class TuneConfig(Section):
-    """How settings are searched: every entry with something to search gets the same number of trials."""
-
-    trials: int = Field(
-        4,
-        ge=1,
-        le=1000,
-        description="trials per entry, each with different settings and the first seed; one more follows if the best "
-        "is at the edge of the search",
-    )
-    halving: bool = Field(
-        True,
-        description="stop the worse half of an entry's trials after a quarter of the steps, and again after half of "
-        "the steps",
-    )
-
-
-class GenerationConfig(Section):
-    """How outputs are decoded: greedily, the same for every entry; a model's own generation settings are not used."""
-
-    max_new_tokens: int | None = Field(
-        None,
-        ge=1,
-        description="maximum tokens per output; null: the 99th percentile of the training targets' lengths, or half of "
-        "the tokens that the template leaves if that leaves no room for a document",
-    )
-    batch_size: int | None = Field(
-        None, ge=1, le=100_000,
-        description="documents that are decoded together; on a CPU this does not change the outputs, on a GPU a token "
-        "that is almost as likely as another may change; null: as many as keep their keys and values within 1 GiB, at "
-        "most 64; on a GPU within half of its free memory, at most 256",
-    )  # fmt: skip
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto",
-        description="number format of decoding; fp32: no output depends on the others in its batch (on a GPU hardly "
-        "any); bf16 and fp16: need less memory, but a token that is almost as likely as another may change; auto: "
-        "fp32, or the format of protocol.precision if the base has more than 2 billion weights, or its fp32 weights do "
-        "not fit into memory; the plan says which",
-    )

@@ -1,9 +1,10 @@
 """The form of an example for a base with a chat template: turns before it, its own turn, and an assistant's answer."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from bakeoff.config.chat import ChatConfig
@@ -11,8 +12,8 @@ from bakeoff.config.sandbox import TemplateError
 from bakeoff.config.templates import DOCUMENT, prompt_template
 from bakeoff.data.chat_ids import Text, text_ids
 from bakeoff.data.chat_rows import ChatRow, LaidOut
-from bakeoff.data.chat_template import ASSISTANT, SYSTEM, USER, Message, Rendered, Renderer, Span
-from bakeoff.data.examples import Example
+from bakeoff.data.chat_template import MARK, Rendered, Renderer, Span
+from bakeoff.data.examples import ASSISTANT, SYSTEM, TOOL, USER, Example, Turn
 from bakeoff.data.prompt_format import Parts, plain
 from bakeoff.errors import SetupError
 from bakeoff.store.content_hash import hash_of
@@ -27,7 +28,7 @@ class Conversation:
     `document` is the span of the document in the text of the last user's turn, None if all of its text is content.
     """
 
-    messages: tuple[Message, ...]
+    messages: tuple[Turn, ...]
     trained: tuple[int, ...]
     document: Span | None = None
 
@@ -101,11 +102,12 @@ class ChatForm:
 
     @cached_property
     def rendered(self) -> str:
-        """A hash of what the template writes around turns, and of the turns that all examples have."""
+        """A hash of what the template writes around turns, and of what the config says besides the user's text."""
         first = [SYSTEM] if self.chat.system else []
         orders = [(*first, *roles) for roles in ((USER,), (USER, ASSISTANT), (USER, ASSISTANT, USER, ASSISTANT))]
         layouts = [self.renderer.layout(roles, roles[-1] == USER) for roles in orders]
-        return hash_of([layouts, self.chat.system, self.renderer.control, self.end_id])
+        own = self.chat.model_dump(exclude={"user", "date"} | ({"train_on"} if self.chat.train_on == "all" else set()))
+        return hash_of([layouts, own, self.renderer.control, self.end_id])
 
     def _check_template(self) -> None:
         """Raise SetupError if the template cannot tell where an answer begins."""
@@ -125,22 +127,61 @@ class ChatForm:
         if not hasattr(self.tokenizer, "backend_tokenizer"):
             raise SetupError(f"chat: {name}: its tokenizer does not tell the place of its tokens in a text. {OFF}")
 
-    def opening(self) -> list[Message]:
-        """Return the turns that come before those of every example."""
-        turns = [(SYSTEM, self.chat.system)] if self.chat.system else []
-        for shot in self.shots:
-            turns += [(USER, self.user(shot)[0]), (ASSISTANT, shot.summary.rstrip())]
-        return turns
+    @property
+    def system(self) -> list[Turn]:
+        """The config's system text as a turn, for examples that have none of their own."""
+        return [(SYSTEM, self.chat.system)] if self.chat.system else []
+
+    @property
+    def shown(self) -> list[Turn]:
+        """The turns of `shots`."""
+        pairs = (((USER, self.user(shot)[0]), (ASSISTANT, shot.summary.rstrip())) for shot in self.shots)
+        return [turn for pair in pairs for turn in pair]
+
+    def tested(self) -> "ChatForm":
+        """Return the form of the test split, of whose conversations the last answer is asked."""
+        return replace(self, chat=self.chat.model_copy(update={"train_on": "last"}))
+
+    def check(self, turns: Sequence[Turn]) -> None:
+        """Raise TemplateError if the template refuses turns of these roles, or does not know one."""
+        self._check_roles(tuple(role for role, _ in turns))
+
+    @cached_property
+    def _check_roles(self) -> Callable[[tuple[str, ...]], None]:
+        @lru_cache(maxsize=1000)
+        def refusal(roles: tuple[str, ...]) -> str | None:
+            if TOOL in roles and not re.search(rf"['\"]{TOOL}['\"]", self.renderer.source):
+                return f"does not know the role '{TOOL}'"
+            turns = [(role, MARK.format(number)) for number, role in enumerate(roles)]
+            example = Example("", "-", turns[-1][1], turns=tuple(turns[:-1]))
+            try:
+                self._laid_out(self.conversation(example))
+            except TemplateError as error:
+                return str(error)
+            return None
+
+        def check(roles: tuple[str, ...]) -> None:
+            if reason := refusal(roles):
+                raise TemplateError(reason)
+
+        return check
 
     def user(self, example: Example) -> tuple[str, int]:
         """Return the text of an example's own turn, and where its document begins."""
-        before, after = example.around or self.constant
+        before, after = ("", "") if example.turns else example.around or self.constant
         return before + example.document + after, len(before)
 
     def conversation(self, example: Example) -> Conversation:
-        """Return an example's turns, after those of `opening`."""
+        """Return an example's turns, after the system text and the turns of `shots`."""
+        answer = (ASSISTANT, example.summary.rstrip())
+        if example.turns:
+            own = [*example.turns, answer]
+            first = [own.pop(0)] if own[0][0] == SYSTEM else self.system
+            turns = [*first, *self.shown, *own]
+            answers = [n for n, (role, _) in enumerate(turns) if role == ASSISTANT and n >= len(turns) - len(own)]
+            return Conversation(tuple(turns), tuple(answers if self.chat.train_on == "all" else answers[-1:]))
         content, start = self.user(example)
-        turns = [*self.opening(), (USER, content), (ASSISTANT, example.summary.rstrip())]
+        turns = [*self.system, *self.shown, (USER, content), answer]
         return Conversation(tuple(turns), (len(turns) - 1,), (start, start + len(example.document)))
 
     def rows(self, conversations: Sequence[Conversation]) -> list[ChatRow]:
@@ -210,6 +251,10 @@ class ChatForm:
     def _asked(self, example: Example) -> Conversation:
         given = self.conversation(example)
         return replace(given, messages=given.messages[:-1], trained=())
+
+    def prompt(self, example: Example) -> list[int]:
+        """Return the ids of an example's prompt."""
+        return self.prompts([self._asked(example)])[0][0]
 
     def around(self, examples: Sequence[Example]) -> list[tuple[list[int], list[int]]]:
         """Return the ids before and after the document in each example's prompt."""

@@ -13,10 +13,9 @@ from typing import Any
 from bakeoff.config.chat import ChatConfig
 from bakeoff.config.chat_sandbox import ChatTemplate
 from bakeoff.config.sandbox import TemplateError
+from bakeoff.data.examples import ASSISTANT, USER, Turn
 
-ASSISTANT, SYSTEM, USER = "assistant", "system", "user"
 MARK = "\ue000turn {}\ue001"  # in place of a turn's text
-Message = tuple[str, str]  # role and text
 Span = tuple[int, int]  # of characters, its end excluded
 
 
@@ -48,7 +47,7 @@ class Renderer:
         self.control = tuple(tokens)
         self._tokens = re.compile("|".join(map(re.escape, tokens)) or "(?!)")
 
-    def text(self, messages: Sequence[Message], generation_prompt: bool) -> str:
+    def text(self, messages: Sequence[Turn], generation_prompt: bool) -> str:
         """Return a conversation as text; raise TemplateError if the template refuses it."""
         given = [{"role": role, "content": content} for role, content in messages]
         return self.template.render(given, self.values, generation_prompt)
@@ -65,7 +64,7 @@ class Renderer:
             pieces.append(before)
         return (*pieces, rest)
 
-    def prompt(self, messages: Sequence[Message]) -> Rendered:
+    def prompt(self, messages: Sequence[Turn]) -> Rendered:
         """Return turns with the generation prompt; raise TemplateError if the places of their texts cannot be known."""
         text = self.text(messages, True)
         pieces = self.layout(tuple(role for role, _ in messages), True)
@@ -86,7 +85,7 @@ class Renderer:
             raise TemplateError("writes more around the turns than around other texts in their place")
         return Rendered(text, tuple(spans))
 
-    def whole(self, messages: Sequence[Message]) -> Rendered:
+    def whole(self, messages: Sequence[Turn]) -> Rendered:
         """Return turns that end with an answer; raise TemplateError if it does not follow its prompt."""
         *given, _ = messages
         prompt, text = self.prompt(given), self.text(messages, False)

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from bakeoff.data.conversation_guess import guess_conversation
 from bakeoff.data.folders import SPLITS, split_of, words_of
 from bakeoff.data.formats import Table, stem_of
 from bakeoff.errors import ConfigError, DataError, in_line, listed
@@ -31,6 +32,7 @@ REFERENCES = {"reference", "ref", "gold", "human", "annotator"}
 GROUPS_WANTED = 20  # different values in the first rows: fewer would be categories
 LIKE = 3.0  # times as long or as short as the summary
 TEXT_SHARE = 0.9  # of a text column's values are texts
+NEEDS_CHAT = "model: conversations need a base with a chat template; set model to an instruct base"
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,10 @@ def guess_columns(tables: Mapping[str, Table], where: str) -> Guess:
     `where` names the file of training examples. Raises DataError if fewer than two columns contain texts.
     """
     table = tables["train"]
+    talk = guess_conversation(table)
+    if talk:
+        labels, why_labels = labels_in(tables, [name for name in table.columns if name not in talk[0].values()])
+        return Guess({**talk[0], **labels}, [talk[1], NEEDS_CHAT, *why_labels])
     looks = [look for name in table.columns if (look := look_at(name, table.rows, bool(LABELS & {*words_of(name)})))]
     if len(looks) < 2:
         there = listed(table.columns) or "none"
@@ -98,6 +104,14 @@ def guess_columns(tables: Mapping[str, Table], where: str) -> Guess:
             f"references: {listed([*map(in_line, references)])}, which are like the summary in the test file"
         )
     others = [name for name in table.columns if name not in (document.name, summary.name, *references)]
+    labels, why_labels = labels_in(tables, others)
+    return Guess(columns | labels, reasons + why_labels)
+
+
+def labels_in(tables: Mapping[str, Table], others: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Return which of the other columns name rows and groups, and the reasons."""
+    columns: dict[str, Any] = {}
+    reasons: list[str] = []
     key = next((name for name in others if KEYS & {*words_of(name)} and names_rows(name, tables.values())), None)
     if key is not None:
         columns["id"] = key
@@ -106,7 +120,7 @@ def guess_columns(tables: Mapping[str, Table], where: str) -> Guess:
     if shared is not None:
         columns["group"] = shared
         reasons.append(f"group: {quoted(shared)}, by its name, and because several rows have the same value")
-    return Guess(columns, reasons)
+    return columns, reasons
 
 
 def look_at(name: str, rows: Sequence[dict[str, Any]], of_digits: bool = False) -> Look | None:

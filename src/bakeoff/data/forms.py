@@ -14,22 +14,34 @@ AnyForm = Form | ChatForm
 
 def uses_chat(config: Config, tokenizer: Any, encoder_decoder: bool) -> bool:
     """Return whether examples become conversations; raise ConfigError if they should and cannot."""
-    asked = isinstance(config.chat, ChatConfig)
+    talks, asked = config.data.conversation, isinstance(config.chat, ChatConfig)
     if config.chat == "off" or config.template is not None:
         return False
     reason = "is an encoder-decoder, which has no turns" if encoder_decoder else "has no chat template"
     if not encoder_decoder and tokenizer.chat_template:
         return True
+    if talks:
+        raise ConfigError(f"data.{talks}: {config.model} {reason}, which conversations need. Try: an instruct base")
     if asked:
         raise ConfigError(f"chat: {config.model} {reason}. Try: chat: off, or a base that was trained on conversations")
     return False
 
 
+def chat_of(config: Config) -> ChatConfig:
+    """Return how a config uses a chat template; by default if it does not say."""
+    return config.chat if isinstance(config.chat, ChatConfig) else ChatConfig()
+
+
 def form_of(config: Config, tokenizer: Any, chat: bool, encoder_decoder: bool) -> AnyForm:
     """Return the form of a bakeoff's examples; `chat` is what `uses_chat` returns, or what a plan says."""
     if chat:
-        return ChatForm(tokenizer, config.chat if isinstance(config.chat, ChatConfig) else ChatConfig())
+        return ChatForm(tokenizer, chat_of(config))
     return make_form(tokenizer, config.template, encoder_decoder)
+
+
+def as_tested(form: AnyForm) -> AnyForm:
+    """Return the form of the test split."""
+    return form.tested() if isinstance(form, ChatForm) else form
 
 
 def chat_facts(form: AnyForm | None, stops: list[int]) -> ChatFacts | None:

@@ -62,7 +62,7 @@ def blocks(examples: Iterable[Example]) -> Iterator[list[Example]]:
     characters = 0
     for example in examples:
         block.append(example)
-        characters += len(example.document)
+        characters += len(example.source)
         if len(block) == BLOCK_ROWS or characters >= BLOCK_CHARACTERS:
             yield block
             block, characters = [], 0
@@ -89,8 +89,8 @@ class Index:
         self.same: dict[int, list[int]] = {}  # places by hash
         sketches = []
         for i, example in enumerate(examples):
-            self.same.setdefault(hash_of_text(example.document.strip()), []).append(i)
-            sketches.append(shingles(example.document)[:SKETCH])
+            self.same.setdefault(hash_of_text(example.source.strip()), []).append(i)
+            sketches.append(shingles(example.source)[:SKETCH])
         owners = numpy.repeat(numpy.arange(len(sketches)), [len(s) for s in sketches])
         hashes = numpy.concatenate(sketches)
         order = numpy.argsort(hashes, kind="stable")
@@ -105,7 +105,7 @@ class Index:
         for text, place in self._candidates(texts):
             looked[text] += 1
             if looked[text] <= LOOKED_AT:
-                likely = likeness(shingles(self.examples[place].document), shingles(texts[text]))
+                likely = likeness(shingles(self.examples[place].source), shingles(texts[text]))
                 if likely >= ALIKE:
                     places_of.setdefault(text, []).append(place)
         return places_of
@@ -155,12 +155,12 @@ class Overlap:
         """Note which documents of the index a block's documents equal, or are like; return the places of those."""
         met = set()
         for i, example in enumerate(block):
-            places = index.same.get(hash_of_text(example.document.strip()))
+            places = index.same.get(hash_of_text(example.source.strip()))
             if places:
                 self.same[pair][places] = True
                 met.add(i)
-        for i, places in index.alike([example.document for example in block]).items():
-            exact = index.same.get(hash_of_text(block[i].document.strip()), [])
+        for i, places in index.alike([example.source for example in block]).items():
+            exact = index.same.get(hash_of_text(block[i].source.strip()), [])
             near = [place for place in places if place not in exact]
             self.alike[pair][near] = True
             if near:

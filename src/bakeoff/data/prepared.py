@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bakeoff.data.examples import Example
-from bakeoff.data.forms import AnyForm
+from bakeoff.data.forms import AnyForm, as_tested
 from bakeoff.data.sources import Splits
 from bakeoff.data.tokenizer_checks import whole_lengths
 from bakeoff.data.tokens import (
@@ -50,7 +50,9 @@ class PreparedData:
             usual = longest_output(target_lengths(train, form), form, max_tokens, widest)
             for split in SPLITS:
                 room = (max_new_tokens or usual) if split == "test" else usual
-                rows = encode(self.splits[split], form, max_tokens, room, f"data.{split}")
+                rows = encode(
+                    self.splits[split], as_tested(form) if split == "test" else form, max_tokens, room, f"data.{split}"
+                )
                 save_tokens(self.folder.tokens_file(split), rows)
         tokens = {split: load_tokens(self.folder.tokens_file(split)) for split in SPLITS}
         if max_new_tokens is None:

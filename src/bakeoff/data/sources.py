@@ -10,12 +10,15 @@ from numpy.typing import NDArray
 
 from bakeoff.config.sections import DataConfig
 from bakeoff.config.templates import prompt_template, target_template
-from bakeoff.data.columns import Columns, columns_of
+from bakeoff.data.chat_form import ChatForm
+from bakeoff.data.columns import columns_of
+from bakeoff.data.conversations import AnyColumns, conversations_of
 from bakeoff.data.docstrings import load_docstrings, manifest_findings
 from bakeoff.data.examples import Example
 from bakeoff.data.findings import few_groups, look_through
 from bakeoff.data.folders import part_of_file, split_in_folder, splits_in
 from bakeoff.data.formats import READERS, has_parts
+from bakeoff.data.forms import AnyForm
 from bakeoff.data.hub_dataset import AbsentError, HubDataset
 from bakeoff.data.overlap import Overlap, of
 from bakeoff.data.splitting import content_hashes, limited, origins_of, split_off, take
@@ -31,13 +34,13 @@ Read = tuple[StoredExamples, Refusals]
 
 
 def load_examples(
-    config: DataConfig, template: str | None = None, target: str | None = None
+    config: DataConfig, template: str | None = None, target: str | None = None, form: AnyForm | None = None
 ) -> tuple[Splits, list[str]]:
     """Return the examples of train, validation and test, and findings about them, one line each.
 
-    `template` and `target` are those of the config. A limit takes a sample in file order: the examples whose contents
-    hash lowest, so that one example more or less changes no other choice. Raises DataError if a file or row cannot be
-    used.
+    `template` and `target` are those of the config; conversations are checked by the chat template of `form`. A limit
+    takes a sample in file order: the examples whose contents hash lowest, so that one example more or less changes no
+    other choice. Raises DataError if a file or row cannot be used.
     """
     findings: list[str] = []
     shared: list[str] = []
@@ -49,7 +52,7 @@ def load_examples(
         findings += manifest_findings(docstrings)
         splits = {**docstrings}
     else:
-        stored, findings = read_splits(config, columns_for(config, template, target))
+        stored, findings = read_splits(config, columns_for(config, template, target, form))
         splits = {**stored}
     empty = next((split for split in SPLITS if not splits[split]), None)
     if empty:
@@ -67,14 +70,14 @@ def load_examples(
 
 
 def load_or_count(
-    config: DataConfig, template: str | None, target: str | None, must_read: bool
+    config: DataConfig, template: str | None, target: str | None, must_read: bool, form: AnyForm | None = None
 ) -> tuple[Splits, list[str], bool]:
     """Return examples, findings, and whether examples were read: a plan only counts a hub dataset that is not here.
 
     Each split then has as many empty examples as its limit. Raises AbsentError if a limit is missing.
     """
     try:
-        return *load_examples(config, template, target), True
+        return *load_examples(config, template, target, form), True
     except AbsentError as absent:
         limits = {split: getattr(config, f"{split}_limit") for split in SPLITS}
         if must_read or None in limits.values():
@@ -97,8 +100,15 @@ def apart(splits: Splits, drop: bool) -> list[str]:
     return findings
 
 
-def columns_for(config: DataConfig, template: str | None, target: str | None) -> dict[str, Columns]:
+def columns_for(
+    config: DataConfig, template: str | None, target: str | None, form: AnyForm | None = None
+) -> dict[str, AnyColumns]:
     """Return the meaning of columns in each split; only the test split has separate references."""
+    if config.conversation is not None:
+        chat = form if isinstance(form, ChatForm) else None
+        trained = conversations_of(config, references=False, check=chat.check if chat else None)
+        tested = conversations_of(config, references=True, check=chat.tested().check if chat else None)
+        return {"train": trained, "validation": trained, "test": tested}
     usual = columns_of(
         config.document,
         config.summary,
@@ -116,7 +126,7 @@ def columns_for(config: DataConfig, template: str | None, target: str | None) ->
     return {"train": usual, "validation": usual, "test": test}
 
 
-def read_splits(config: DataConfig, columns: dict[str, Columns]) -> tuple[dict[str, StoredExamples], list[str]]:
+def read_splits(config: DataConfig, columns: dict[str, AnyColumns]) -> tuple[dict[str, StoredExamples], list[str]]:
     """Return the splits of files, a folder or a hub dataset, and one line for each split with rows left out.
 
     A split without a file is split off train. Raises DataError, which names the split, if one cannot be used.
@@ -165,7 +175,7 @@ def hub_dataset(config: DataConfig) -> HubDataset:
     return HubDataset(config.source, config.config, config.revision)
 
 
-def hub_split(config: DataConfig, hub: HubDataset, split: str, columns: Columns) -> Read | None:
+def hub_split(config: DataConfig, hub: HubDataset, split: str, columns: AnyColumns) -> Read | None:
     """Return a split of a hub dataset, or None if it is missing and is to be split off train."""
     name = getattr(config, split) or hub.split(split)
     if name is None and split != "train":
@@ -174,7 +184,7 @@ def hub_split(config: DataConfig, hub: HubDataset, split: str, columns: Columns)
     return store_rows(((row, None) for row in rows), f"{hub.name} ({name})", columns)
 
 
-def file_split(config: DataConfig, split: str, columns: Columns) -> Read | None:
+def file_split(config: DataConfig, split: str, columns: AnyColumns) -> Read | None:
     """Return a split of files, a folder, a workbook or database; None if it is missing, and to be split off train."""
     name, part = getattr(config, split), None
     paths: list[Path] | None

@@ -22,7 +22,7 @@ def split_off(examples: StoredExamples, shares: dict[str, float], group: str | N
     The hash of an example's group, or of its document if there are no groups, decides in which part it is. So no group
     or document is in two parts, and another order, or more examples, moves none. Raises DataError if a part is empty.
     """
-    keys = (f"split\0{e.group if group else e.document.strip()}" for e in examples)
+    keys = (f"split\0{e.group if group else e.source.strip()}" for e in examples)
     places = numpy.fromiter((hash_of_text(key) for key in keys), numpy.uint64, len(examples)) / TEXTS
     parts, low = {}, 0.0
     for name, share in shares.items():

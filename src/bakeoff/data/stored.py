@@ -20,7 +20,8 @@ from typing import Any, BinaryIO, overload
 import numpy
 from numpy.typing import NDArray
 
-from bakeoff.data.columns import Columns, RowError
+from bakeoff.data.columns import RowError
+from bakeoff.data.conversations import AnyColumns
 from bakeoff.data.examples import Example
 from bakeoff.data.formats import ALL, read_rows, stays_in_place
 from bakeoff.data.lines import Row, json_row
@@ -121,6 +122,15 @@ class StoredExamples(Sequence[Example]):
         return example
 
 
+def place_of(example: Example, examples: Iterable[Example]) -> str:
+    """Return where an example stands: its file and line if it was read from a file, else its id."""
+    if isinstance(examples, StoredExamples):
+        found = next((i for i, other in enumerate(examples) if other == example), None)
+        if found is not None:
+            return f"{examples.store.name}:{examples.numbers[found]}"
+    return f"example '{example.id}'"
+
+
 @dataclass
 class Refusals:
     """The rows of a file that cannot be used: how many of each kind, and where the first ones are."""
@@ -153,7 +163,7 @@ class Refusals:
 
 
 def store_files(
-    paths: Sequence[Path], columns: Columns, beside: Path | None = None, reading: Reading = ALL
+    paths: Sequence[Path], columns: AnyColumns, beside: Path | None = None, reading: Reading = ALL
 ) -> tuple[StoredExamples, Refusals]:
     """Return the examples in files of any format, and the rows that cannot be used.
 
@@ -180,7 +190,9 @@ def _even(
         yield row, other
 
 
-def store_rows(rows: Iterable[tuple[Row, Row | None]], name: str, columns: Columns) -> tuple[StoredExamples, Refusals]:
+def store_rows(
+    rows: Iterable[tuple[Row, Row | None]], name: str, columns: AnyColumns
+) -> tuple[StoredExamples, Refusals]:
     """Return the examples in rows from anywhere, copied to a temporary file, and the rows that cannot be used."""
     with room(f"{name}: a copy of its rows"):
         copy = TemporaryFile(prefix="bakeoff-data-")  # noqa: SIM115 - as long as there are its examples
@@ -197,7 +209,9 @@ def discard(copy: BinaryIO) -> None:
         copy.close()
 
 
-def _index(store: Store, rows: Iterable[tuple[Row, Row | None]], columns: Columns) -> tuple[StoredExamples, Refusals]:
+def _index(
+    store: Store, rows: Iterable[tuple[Row, Row | None]], columns: AnyColumns
+) -> tuple[StoredExamples, Refusals]:
     places, numbers, content_hashes, origins, refusals = array("q"), array("i"), array("Q"), array("Q"), Refusals()
     end = 0  # of the copy
     for row, beside in rows:

@@ -47,7 +47,7 @@ def marked(splits: Mapping[str, Sequence[Example]], form: AnyForm) -> Marked:
         for example in splits[split]:
             texts.indented += example.summary[:1].isspace()
             around = () if form.parsed else example.around or ()
-            for token in {*special.findall("\0".join((example.document, example.summary, *around)))}:
+            for token in {*special.findall("\0".join((example.source, example.summary, *around)))}:
                 texts.special[token] = texts.special.get(token, 0) + 1
     return texts
 
@@ -82,7 +82,7 @@ def look_at_tokens(
                 f"protocol.max_tokens as far as the context allows"
             )
         if isinstance(form, ChatForm):
-            lines += parity(where, splits[split], rows, form)
+            lines += parity(where, splits[split], rows, form.tested() if split == "test" else form)
         if split != "validation":
             lines += round_trip(where, splits[split], form)
     return lines
@@ -110,7 +110,7 @@ def count(rows: StoredTokens, form: AnyForm) -> Counted:
         if unknown is not None:
             places = numpy.arange(len(ids)) - numpy.repeat(ends - part.totals, part.totals)  # of each id in its row
             prompts, heads, tails = (numpy.repeat(n, part.totals) for n in (part.prompts, part.heads, part.tails))
-            missing, text = ids == unknown, (ids != space) | (ids == unknown)
+            missing, text = ids == unknown, ((ids != space) | (ids == unknown)) & (ids >= 0)
             for counts, there in (
                 (documents, (places >= heads) & (places < prompts - tails)),
                 (targets, (places >= prompts) & (ids != end)),
@@ -148,5 +148,6 @@ def difference(one: str, other: str) -> tuple[str, str]:
 
 
 def whole_lengths(rows: StoredTokens, examples: Sequence[Example], form: AnyForm) -> Ints:
-    """Return the lengths of a split's targets before any was cut; texts are read only if some were."""
-    return target_lengths(examples, form) if count(rows, form).cut_targets else rows.lengths.targets
+    """Return the lengths of a split's last answers before any was cut; texts are read only if ids do not show them."""
+    unknown = count(rows, form).cut_targets or rows.lengths.gaps.any()
+    return target_lengths(examples, form) if unknown else rows.lengths.targets

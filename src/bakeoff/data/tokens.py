@@ -9,6 +9,7 @@ import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from itertools import groupby
 from pathlib import Path
 from typing import Any, overload
 
@@ -16,6 +17,7 @@ import numpy
 from numpy.typing import NDArray
 
 from bakeoff.data.examples import Example
+from bakeoff.data.fitting import fitted, parts_of
 from bakeoff.data.forms import AnyForm
 from bakeoff.errors import DataError, SetupError
 from bakeoff.store.files import replacing
@@ -23,7 +25,8 @@ from bakeoff.store.files import replacing
 # How much text goes through the tokenizer at once: what it holds meanwhile is some hundred bytes a token.
 CHUNK_EXAMPLES = 1000
 CHUNK_CHARACTERS = 1_000_000
-FACTS = 5  # numbers of a row beside its ids
+FACTS = 6  # numbers of a row beside its ids
+FORM = 2  # of the file: what another form holds is made again
 BARS = 24  # of a histogram
 
 Ints = NDArray[numpy.int32]
@@ -34,6 +37,7 @@ class Tokens:
     """One example as ids: `prompt` (template and document) and `target` (summary and end-of-text).
 
     `cut` tokens of the document were left out; the prompt has `head` tokens before the document and `tail` after it.
+    `gaps` are spans of the target that are given and not trained: the turns between the answers of a conversation.
     """
 
     prompt: list[int]
@@ -41,6 +45,15 @@ class Tokens:
     cut: int = 0
     head: int = 0
     tail: int = 0
+    gaps: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def trained(self) -> list[int]:
+        """The places in the target of the tokens that are trained."""
+        if not self.gaps:
+            return list(range(len(self.target)))
+        given = {place for gap in self.gaps for place in range(*gap)}
+        return [place for place in range(len(self.target)) if place not in given]
 
     @property
     def kept(self) -> int:
@@ -60,6 +73,12 @@ class Lengths:
     cut: Ints
     heads: Ints
     tails: Ints
+    gaps: Ints
+
+    @property
+    def trained(self) -> Ints:
+        """Tokens of the target that are trained."""
+        return self.targets - self.gaps
 
     @property
     def totals(self) -> Ints:
@@ -87,7 +106,11 @@ def encode(
     document changes no other token.
     """
     for chunk in _chunks(examples):
-        for example, parts in zip(chunk, form.parts(chunk), strict=True):
+        for example, parts in zip(chunk, parts_of(chunk, form, examples, where), strict=True):
+            if example.turns:
+                newest, cut = fitted(example, parts, form, max_tokens, output_tokens, where)
+                yield Tokens([*newest.head, *newest.document, *newest.tail], newest.target, cut, gaps=newest.gaps)
+                continue
             head, document, tail, target = parts.head, parts.document, parts.tail, parts.target
             fixed = len(head) + len(tail)
             longest = max_tokens if form.encoder_decoder else max_tokens - fixed - 1
@@ -173,7 +196,7 @@ def lengths_of(rows: Iterable[Tokens]) -> Lengths:
 
 
 def _facts(row: Tokens) -> tuple[int, ...]:
-    return len(row.prompt), len(row.target), row.cut, row.head, row.tail
+    return len(row.prompt), len(row.target), row.cut, row.head, row.tail, sum(end - start for start, end in row.gaps)
 
 
 def _lengths(facts: Any) -> Lengths:
@@ -192,9 +215,9 @@ def statistics(lengths: Lengths) -> dict[str, Any]:
         "cut_documents": float((lengths.cut > 0).mean()),
         "cut_tokens": float(lengths.cut.sum() / max(1, documents.sum(dtype=numpy.int64))),
         "prompt_tokens_mean": float(lengths.prompts.mean()),
-        "target_tokens_mean": float(lengths.targets.mean()),
+        "target_tokens_mean": float(lengths.trained.mean()),
         "document_lengths": histogram(documents),
-        "target_lengths": histogram(lengths.targets),
+        "target_lengths": histogram(lengths.trained),
     }
 
 
@@ -215,13 +238,17 @@ def save_tokens(path: Path, rows: Iterable[Tokens]) -> None:
     """Write rows as they come; `load_tokens` reads them.
 
     The file has int32: prompt and target of every row, then for every row the number of tokens of its parts; and last,
-    in eight bytes, the number of rows.
+    in eight bytes, the number of rows. An id that is in a gap of its target is stored as -1 minus the id.
     """
     facts = array("i")
     with replacing(path, "wb") as file:
         for row in rows:
             try:
-                file.write(array("i", row.prompt + row.target))
+                ids = array("i", row.prompt + row.target)
+                for start, end in row.gaps:
+                    for place in range(len(row.prompt) + start, len(row.prompt) + end):
+                        ids[place] = ~ids[place]
+                file.write(ids)
             except OverflowError:
                 largest = max(row.prompt + row.target)
                 raise SetupError(
@@ -247,6 +274,17 @@ def load_tokens(path: Path) -> "StoredTokens":
             if start == (ends[-1] if rows else 0):
                 return StoredTokens(path, ends - 4 * lengths.totals, lengths)
     raise SetupError(f"{path}: not a complete file of tokens. Try: remove the run folder, and run again")
+
+
+def gaps_in(target: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Return the spans of a target's ids that are stored as given ones."""
+    runs, place = [], 0
+    for given, group in groupby(target, key=lambda i: i < 0):
+        length = len(list(group))
+        if given:
+            runs.append((place, place + length))
+        place += length
+    return tuple(runs)
 
 
 class StoredTokens(Sequence[Tokens]):
@@ -287,5 +325,7 @@ class StoredTokens(Sequence[Tokens]):
         ids = array("i", content).tolist()
         if len(ids) < total:
             raise SetupError(f"{self.path}: cut short while it was in use. Try: remove the run folder, and run again")
-        facts = (int(values[index]) for values in (lengths.cut, lengths.heads, lengths.tails))
-        return Tokens(ids[:prompt], ids[prompt:], *facts)
+        cut, head, tail = (int(values[index]) for values in (lengths.cut, lengths.heads, lengths.tails))
+        target = ids[prompt:]
+        gaps = gaps_in(target) if lengths.gaps[index] else ()
+        return Tokens(ids[:prompt], [~i if i < 0 else i for i in target] if gaps else target, cut, head, tail, gaps)

@@ -15,7 +15,7 @@ from bakeoff.data.prepared import PreparedData
 from bakeoff.data.prompt_format import TEMPLATES
 from bakeoff.data.sources import Splits, content_identity, load_or_count, origin_identity
 from bakeoff.data.tokenizer_checks import Marked, look_at_tokens, marked
-from bakeoff.data.tokens import statistics
+from bakeoff.data.tokens import FORM, statistics
 from bakeoff.driver.counts import check_ids, context_finding, count, exact_counts, fit_context
 from bakeoff.driver.device import survey
 from bakeoff.driver.environment import accelerators
@@ -86,7 +86,7 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
     shapes = count(config, entries, tokenizer)
     max_tokens = fit_context(config, methods, shapes["context"])
     form, chat = planned_form(config, tokenizer, shapes["encoder_decoder"])
-    splits, findings, read = load_or_count(config.data, config.prompt, config.target, must_read)
+    splits, findings, read = load_or_count(config.data, config.prompt, config.target, must_read, form)
     check_labels(config.labels if read else None, splits)
     scores = scores_by(config, splits["test"])
     if max_tokens < config.protocol.max_tokens:
@@ -101,7 +101,7 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
     asked = config.protocol.precision
     held_equal = held_equal_by(
         config, splits, max_tokens, marked_texts.marks, precision=device.native_precision if asked == "auto" else asked,
-        template=form.template if form else config.prompt or TEMPLATES[shapes["encoder_decoder"]],
+        template=prompt_text(config, form) or TEMPLATES[shapes["encoder_decoder"]],
         rungs=rungs(steps, config.tune is not None and config.tune.halving), **in_ids(chat),
     )  # fmt: skip
     data = prepared_data(folder, config, splits, held_equal)
@@ -165,6 +165,13 @@ def planned_form(config: Config, tokenizer: Any, encoder_decoder: bool) -> tuple
     return form, chat_facts(form, stop_ids(config.model, config.pin))
 
 
+def prompt_text(config: Config, form: AnyForm | None) -> str | None:
+    """Return the template of the prompt or of the user's turn; conversations have all their turns in a column."""
+    if config.data.conversation:
+        return f"{{{{ {getattr(config.data, config.data.conversation)} }}}}"
+    return form.template if form else config.prompt
+
+
 def in_ids(chat: ChatFacts | None) -> dict[str, str]:
     """Return what of a chat template is in the ids of runs; nothing where prompts are plain text."""
     return {} if chat is None else {"chat": chat.rendered}
@@ -214,7 +221,7 @@ def held_equal_by(config: Config, splits: Splits, max_tokens: int, texts: list[s
 
 def prepared_data(folder: Folder, config: Config, splits: Splits, held_equal: dict[str, Any]) -> PreparedData:
     """Return a plan's data with their fingerprint."""
-    in_tokens = [*(held_equal[key] for key in IN_TOKENS if key in held_equal), config.generation.max_new_tokens]
+    in_tokens = [*(held_equal[key] for key in IN_TOKENS if key in held_equal), config.generation.max_new_tokens, FORM]
     return PreparedData(folder, splits, hash_of([*in_tokens, origin_identity(splits)]))
 
 

@@ -9,8 +9,9 @@ from bakeoff.analysis.table import escape_markdown
 from bakeoff.config.templates import DOCUMENT, prompt_template
 from bakeoff.export.comparison import Check, nats, points
 from bakeoff.export.job import Job
-from bakeoff.report.cards import PACKED, base_name, facts, fenced, front_matter, on_hub, scores
+from bakeoff.report.cards import PACKED, base_name, facts, front_matter, on_hub, prompt, scores
 from bakeoff.store.files import write_text
+from bakeoff.store.results_document import ResultsDocument
 
 WHAT = {
     "merged": "a whole model: the adapter is merged into the weights of its base",
@@ -23,8 +24,7 @@ from transformers import AutoTokenizer, {family}
 
 tokenizer = AutoTokenizer.from_pretrained("path/of/this/folder")
 model = {family}.from_pretrained("path/of/this/folder")
-prompt = {before} + document + {after}
-ids = tokenizer(prompt, return_tensors="pt").input_ids
+{asked}
 print(tokenizer.decode(model.generate(ids)[0{start}], skip_special_tokens=True))
 ```"""
 ADAPTER = """\
@@ -37,8 +37,7 @@ from transformers import {classes}
 model = PeftModel.from_pretrained(base, "path/of/this/folder").eval()
 tokenizer = AutoTokenizer.from_pretrained("path/of/this/folder")
 settings = GenerationConfig.from_pretrained("path/of/this/folder")
-prompt = {before} + document + {after}
-ids = tokenizer(prompt, return_tensors="pt").input_ids
+{asked}
 print(tokenizer.decode(model.generate(input_ids=ids, generation_config=settings)[0{start}], skip_special_tokens=True))
 ```"""
 
@@ -59,8 +58,7 @@ def write_card(folder: Path, job: Job, made: dict[str, Any], check: Check | None
         scores(document, name, record),
         "## How to use it",
         more or usage(job, made["encoder_decoder"]),
-        "The text before the output, with the document in its place:",
-        fenced(document.template),
+        *prompt(document),
         "## How it was made",
         facts(document, record),
     ]
@@ -101,10 +99,8 @@ def usage(job: Job, encoder_decoder: bool) -> str:
     """Return the code that loads the export and makes one output, as its check did."""
     document = job.document
     family = "AutoModelForSeq2SeqLM" if encoder_decoder else "AutoModelForCausalLM"
-    before, after = around(document.template) or ("the text before", "the text after")
     words = {
-        "family": family, "before": json.dumps(before, ensure_ascii=False),
-        "after": json.dumps(after, ensure_ascii=False), "start": "" if encoder_decoder else ", ids.shape[1] :",
+        "family": family, "asked": asked(document), "start": "" if encoder_decoder else ", ids.shape[1] :",
     }  # fmt: skip
     if job.form == "merged":
         return WHOLE.format(**words)
@@ -116,6 +112,24 @@ def usage(job: Job, encoder_decoder: bool) -> str:
         packed=f"packed = {PACKED[job.run.quantize].format(dtype='float32')}\n" if packed else "",
         base=json.dumps(base), how="quantization_config=packed" if packed else "dtype=torch.float32",
     )  # fmt: skip
+
+
+def asked(document: ResultsDocument) -> str:
+    """Return the code that makes the ids of a prompt."""
+    if document.chat is not None and document.chat["turns"]:
+        turns = '[{"role": "user", "content": question}]'
+    else:
+        around_it = around(document.template) or ("the text before", "the text after")
+        before, after = (json.dumps(text, ensure_ascii=False) for text in around_it)
+        text = f"{before} + document + {after}"
+        if document.chat is None:
+            return f'prompt = {text}\nids = tokenizer(prompt, return_tensors="pt").input_ids'
+        turns = f'[{{"role": "user", "content": {text}}}]'
+    system = document.chat["system"]
+    first = f'{{"role": "system", "content": {json.dumps(system, ensure_ascii=False)}}}, ' if system else ""
+    options = "".join(f", {key}={value!r}" for key, value in document.chat["kwargs"].items())
+    call = f'tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt"{options})'
+    return f"turns = [{first}{turns[1:]}\nids = {call}.input_ids"
 
 
 def around(template: str) -> tuple[str, str] | None:

@@ -90,8 +90,7 @@ def card(results: ResultsDocument, name: str, files: RunFolder, record: RunResul
         escape_markdown(results.verdict.text),
         "## How to use it",
         usage(results, name, files, peft if plain_base(record.run.method) else {}, record.run.quantize),
-        "The text before the output, with the document in its place:",
-        fenced(results.template),
+        *prompt(results),
         "## How it was made",
         facts(results, record),
     ]
@@ -208,6 +207,19 @@ def usage(
         how=", quantization_config=packed" if quantize in PACKED else "",
     )
     return f"{code}\n\nOr as in the bakeoff's own evaluation:\n\n{own}"
+
+
+def prompt(results: ResultsDocument) -> list[str]:
+    """Return what comes before an output: a text, or turns that the base's chat template renders."""
+    if results.chat is None:
+        return ["The text before the output, with the document in its place:", fenced(results.template)]
+    options = ["turns", "add_generation_prompt=True", *(f"{k}={v!r}" for k, v in results.chat["kwargs"].items())]
+    code = f"`tokenizer.apply_chat_template({', '.join(options)})` of the base's tokenizer"
+    if results.chat["turns"]:
+        return [f"The prompt is {code}, where `turns` are the conversation up to the last question."]
+    system = [{"role": "system", "content": results.chat["system"]}] if results.chat["system"] else []
+    turns = [*system, {"role": "user", "content": results.template}]
+    return [f"The prompt is {code}, with these turns:", fenced(json.dumps(turns, indent=1, ensure_ascii=False))]
 
 
 def facts(results: ResultsDocument, record: RunResult) -> str:

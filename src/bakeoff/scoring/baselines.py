@@ -15,7 +15,7 @@ import numpy
 
 from bakeoff.config.config import Config
 from bakeoff.data.chat_form import ChatForm
-from bakeoff.data.examples import Example
+from bakeoff.data.examples import Example, shortened
 from bakeoff.data.forms import AnyForm
 from bakeoff.data.prompt_format import Form, plain, plain_ids
 from bakeoff.data.splitting import content_hashes, take
@@ -30,6 +30,7 @@ BASE = "base"
 FEW_SHOT = "few-shot-"
 LEAD = "lead-"
 BLANK_LINE = "\n\n"
+Around = tuple[list[int], list[int], list[int]]  # before, of and after a document in a prompt
 KEPT_SHARE = 0.5  # a document that loses more than the rest of its tokens to the examples has no room ...
 MOSTLY = 0.5  # a share of a reference's letters that rouge-score does not see, from which words are of any script
 ROOMLESS_SHARE = 0.1  # ... and few-shot is not run where more than this share of the test documents have none
@@ -122,41 +123,46 @@ def separator(train: Sequence[Example]) -> str:
 def around_shots(
     tokens: Mapping[str, Sequence[Tokens]], test: Iterable[Example], train: Callable[[], Sequence[Example]],
     places: Sequence[int], form: AnyForm, between: str,
-) -> Iterator[tuple[list[int], list[int]]]:  # fmt: skip
-    """Yield the ids before and after each test document in a prompt with the training examples at `places`.
+) -> Iterator[Around]:  # fmt: skip
+    """Yield the ids before, of and after each test document in a prompt with the training examples at `places`.
 
     They come in the same template, with `between` after each; by a chat template they are turns, for which their texts
-    are needed: `train` returns them.
+    are needed: `train` returns them. All of a conversation stands before a document that is empty.
     """
     if isinstance(form, ChatForm):
         shown = replace(form, shots=tuple(train()))
-        for example in test:
-            yield from shown.around([example])
+        for example, row in zip(test, tokens["test"], strict=True):
+            if example.turns:
+                read = (one for one in shortened(example) if not row.cut or form.prompt(one) == row.prompt)
+                yield shown.prompt(next(read)), [], []
+            else:
+                ((head, tail),) = shown.around([example])
+                yield head, row.prompt[row.head : len(row.prompt) - row.tail], tail
         return
     prefix, begin = shots_ids([tokens["train"][i] for i in places], form, between), len(form.begin)
     for row in tokens["test"]:
-        yield [*form.begin, *prefix, *row.prompt[begin : row.head]], row.prompt[len(row.prompt) - row.tail :]
+        end = len(row.prompt) - row.tail
+        yield [*form.begin, *prefix, *row.prompt[begin : row.head]], row.prompt[row.head : end], row.prompt[end:]
 
 
 def few_shot_rows(
-    rows: Sequence[Tokens], around: Iterable[tuple[list[int], list[int]]], form: AnyForm, context: int | None,
-    output_tokens: int,
+    rows: Sequence[Tokens], around: Iterable[Around], form: AnyForm, context: int | None, output_tokens: int,
 ) -> list[Tokens]:  # fmt: skip
-    """Return the rows with other ids `around` each document: with training examples before it.
+    """Return the rows with other ids `around` their documents: with training examples before them.
 
     A document is cut further if the model's `context` of tokens leaves no room for it, its summary and an output.
     Raises NoRoomError if that takes away too much (KEPT_SHARE, ROOMLESS_SHARE).
     """
     made, without_room = [], 0
-    for row, (head, tail) in zip(rows, around, strict=True):
-        length, document = row.kept, row.prompt[row.head : len(row.prompt) - row.tail]
+    for row, (head, document, tail) in zip(rows, around, strict=True):
+        length = len(document)
         output = 0 if form.encoder_decoder else max(len(row.target), output_tokens)
         room = length if context is None else context - len(head) - len(tail) - output
-        without_room += room < max(1, KEPT_SHARE * length)
+        without_room += room < max(min(1, length), KEPT_SHARE * length)
         cut = max(0, length - room)
         prompt = [*head, *document[: length - cut], *tail]
         made.append(replace(row, prompt=prompt, cut=row.cut + cut, head=len(head), tail=len(tail)))
-        if room < 1 or without_room > ROOMLESS_SHARE * len(rows):
+        if room < min(1, length) or without_room > ROOMLESS_SHARE * len(rows):
             raise NoRoomError(
                 f"the context of {context} tokens is too short: the examples take {len(head) - row.head} of "
                 "them, which leaves too few for the documents"
@@ -179,7 +185,7 @@ def shots_ids(shots: Sequence[Tokens], form: Form, between: str = BLANK_LINE) ->
 
 def cut_share(rows: Sequence[Tokens], whole: Sequence[Tokens]) -> float:
     """Return the share of few-shot rows whose document is shorter than in the rows that the entries see."""
-    return sum(row.kept < one.kept for row, one in zip(rows, whole, strict=True)) / len(rows)
+    return sum(row.cut > one.cut for row, one in zip(rows, whole, strict=True)) / len(rows)
 
 
 def first_answer(output: str, between: str = BLANK_LINE, indented: bool = False) -> str:

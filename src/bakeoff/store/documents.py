@@ -135,8 +135,8 @@ class PredictionRow(Document):
 
 class ExampleRow(Document):
     """A row of a split's examples. `references` are all its summaries if there are several, `around` the prompt's texts
-    before and after the document if they are not the same for all examples, `columns` those that metrics need. It
-    has no other keys.
+    before and after the document if they are not the same for all examples, `columns` those that metrics need, `turns`
+    a conversation's turns before its last answer, as role and text. It has no other keys.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -148,6 +148,7 @@ class ExampleRow(Document):
     references: list[str] = Field([])
     around: Annotated[list[str], Field(min_length=2, max_length=2)] | None = None
     columns: dict[str, Any] | None = None
+    turns: list[Annotated[list[str], Field(min_length=2, max_length=2)]] = Field([])
 
 
 class MadeRow(TypedDict):

@@ -147,6 +147,7 @@ class ResultsDocument(Document):
     tune: dict[str, Any] | None
     generation: dict[str, Any]
     template: str
+    chat: dict[str, Any] | None = None
     metrics: Annotated[list[MetricFacts], Field(min_length=1)]
     primary: str
     score_signature: str

@@ -1,12 +1,21 @@
 """Small chat templates in the styles of the usual families, and tokenizers that have them, for tests."""
 
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import GenerationConfig, PreTrainedModel
 
+from bakeoff.compute.model.base import Base
+from bakeoff.compute.model.head import is_head_alone
+from bakeoff.compute.model.kernels import fuse
 from bakeoff.compute.model.loading import quiet
+from bakeoff.config.chat import ChatConfig
+from bakeoff.data.chat_form import ChatForm
+from bakeoff.data.examples import Example
+from bakeoff.data.tokens import Tokens, encode
 from bakeoff.testing.families import build, family_config
 
 CHATML = """{%- for m in messages -%}
@@ -70,7 +79,8 @@ STYLES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "mistral": (MISTRAL, ("[INST]", "[/INST]"), ()),
     "phi": (PHI, ("<|end|>",), ("<|user|>", "<|assistant|>", "<|system|>")),
 }
-SIZE = 320  # ids of such a tokenizer, at most
+# How each style is used: thoughts of earlier turns are dropped, so that only last answers can be trained.
+CHATS = {style: ChatConfig(train_on="last" if style == "thinking" else "all") for style in STYLES}
 WORDS = r" ?[\p{L}\p{N}]+| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
@@ -104,19 +114,41 @@ def chat_tokenizer(style: str) -> Any:
     return tokenizer
 
 
-def save_chat_base(folder: Path, style: str, family: str = "llama") -> None:
-    """Write a family's tiny seeded model with a style's tokenizer into a folder."""
-    from transformers import GenerationConfig
-
-    tokenizer = chat_tokenizer(style)
+@cache
+def chat_model(style: str, family: str) -> PreTrainedModel:
+    """Return a family's tiny seeded model with as many ids as a style's tokenizer; its matrices as in `family_base`."""
     config = family_config(family)
-    config.vocab_size = len(tokenizer)
-    with torch.random.fork_rng(), quiet():
+    config.vocab_size = len(chat_tokenizer(style))
+    with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = build(config)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.mul_(2 if parameter.ndim > 1 else 1)
-        model.generation_config = GenerationConfig(eos_token_id=[0, 1])
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        model = build(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2 if parameter.ndim > 1 else 1)
+    model.generation_config = GenerationConfig(eos_token_id=[0, 1])
+    return model
+
+
+def chat_base(style: str, family: str) -> Base:
+    """Return a family's tiny model with a style's tokenizer, on the CPU in fp32, the same at every call."""
+    model, form = deepcopy(chat_model(style, family)), ChatForm(chat_tokenizer(style), CHATS[style])
+    fuse(model, torch.device("cpu"))
+    stops = frozenset({form.end_id, 1})
+    device = torch.device("cpu")
+    return Base(model, form.tokenizer, device, "fp32", head_alone=is_head_alone(model), stops=stops)
+
+
+@cache
+def chat_rows(style: str) -> tuple[Tokens, ...]:
+    """Return three conversations as rows of a style: one of two answers, if the style can train both."""
+    form = ChatForm(chat_tokenizer(style), CHATS[style])
+    talk = Example("1", "Why?", "Because.", turns=(("user", "Who?"), ("assistant", "Me."), ("user", "Why?")))
+    examples = [talk, Example("2", "the hen", "hen"), Example("3", "a long one\n" * 2, "one, long")]
+    return tuple(encode(examples, form, 200, 4, "data.train"))
+
+
+def save_chat_base(folder: Path, style: str, family: str = "llama") -> None:
+    """Write a family's tiny model with a style's tokenizer into a folder."""
+    with quiet():
+        chat_model(style, family).save_pretrained(folder)
+        chat_tokenizer(style).save_pretrained(folder)

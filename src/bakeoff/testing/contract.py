@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
 
 from bakeoff.compute.decoding.greedy import generate
 from bakeoff.compute.model.base import Base, adapt, count_parameters, trainable
@@ -27,6 +28,7 @@ from bakeoff.errors import SetupError
 from bakeoff.methods import build_method, method_class
 from bakeoff.methods.method import quiet_peft
 from bakeoff.store.records import Quantize
+from bakeoff.testing.chats import chat_base, chat_rows, chat_tokenizer
 from bakeoff.testing.families import ROWS, family_base, family_shape
 
 STEPS = 6
@@ -39,29 +41,38 @@ TOLERANCE = 1e-5  # relative, between batches of different shapes and between tw
 class Cell:
     """A method on a family's tiny model, at the highest learning rate of its range.
 
-    The model is stored as `quantize` says, or as the method has it.
+    The model is stored as `quantize` says, or as the method has it. With a `style` it has a chat template, and its rows
+    are conversations.
     """
 
-    def __init__(self, method: str, family: str, settings: Mapping[str, Any], quantize: Quantize = "none"):
+    def __init__(
+        self, method: str, family: str, settings: Mapping[str, Any], quantize: Quantize = "none",
+        style: str | None = None,
+    ):  # fmt: skip
         cls = method_class(method)
         self.quantize: Quantize = cls.quantize or quantize
         high = cls.search_range.get("learning_rate", (0.0, LARGEST_RATE))[1]
         values = {"learning_rate": min(high, LARGEST_RATE), **cls.tiny, **settings}
         self.method, self.family = build_method(method, {"method": method, **values}), family
+        self.style, self.rows = style, ROWS if style is None else chat_rows(style)
         self.curve: list[float] = []  # validation losses of `trained`
         self.before: dict[str, int] = {}  # its fingerprints before the first step
         self.reached: set[str] = set()  # what a batch's loss has gradients for, before the first step
 
     def base(self) -> Base:
         """Return a fresh base: the same at every call."""
-        return family_base(self.family, self.quantize)
+        return family_base(self.family, self.quantize) if self.style is None else chat_base(self.style, self.family)
+
+    def shape(self) -> PreTrainedModel:
+        """Return the base as a plan sees it."""
+        return family_shape(self.family, self.quantize, None if self.style is None else chat_tokenizer(self.style))
 
     def trainer(self) -> Trainer:
         """Return a trainer of the method on a fresh model: the same at every call."""
         base = self.base()
         torch.manual_seed(SEED)
         adapted = adapt(base, self.method)
-        start(base, adapted, self.method, ROWS, len(ROWS))
+        start(base, adapted, self.method, self.rows, len(self.rows))
         return Trainer(base, adapted, self.method, PROTOCOL, SEED, lambda kind, values: None)
 
     @cached_property
@@ -76,10 +87,10 @@ class Cell:
         trainer.report = note
         self.before = fingerprints(trainer.adapted)
         with torch.random.fork_rng():  # dropout draws numbers that a training which is resumed does not
-            target_losses(trainer.base, trainer.adapted, batch_of(trainer.base, ROWS)).mean().backward()
+            target_losses(trainer.base, trainer.adapted, batch_of(trainer.base, self.rows)).mean().backward()
         self.reached = {name for name, p in trainer.adapted.named_parameters() if p.grad is not None}
         trainer.adapted.zero_grad()
-        trainer.train(ROWS, ROWS)
+        trainer.train(self.rows, self.rows)
         return trainer
 
     @cached_property
@@ -87,7 +98,7 @@ class Cell:
         """Why the method refuses this family, from shapes alone as in a plan; None if it does not."""
         try:
             with torch.device("meta"):
-                self.method.adapt(family_shape(self.family, self.quantize), None)
+                self.method.adapt(self.shape(), None)
         except SetupError as error:
             return str(error)
         return None
@@ -124,7 +135,7 @@ def starts_as_it_says(cell: Cell) -> None:
     if not cell.method.starts_as_base:
         return
     base = cell.base()
-    plain = mean_loss(evaluate_loss(base, base.model, ROWS, len(ROWS)))
+    plain = mean_loss(evaluate_loss(base, base.model, cell.rows, len(cell.rows)))
     first = cell.trained and cell.curve[0]
     assert first == plain, f"the loss is {first}, the base's {plain}: does not start as the base, though it says so"
 
@@ -132,7 +143,7 @@ def starts_as_it_says(cell: Cell) -> None:
 def counts_as_planned(cell: Cell) -> None:
     """A plan, which sees shapes only, counts as many parameters as a run has."""
     with torch.device("meta"):
-        planned = count_parameters(cell.method.adapt(family_shape(cell.family, cell.quantize), None))
+        planned = count_parameters(cell.method.adapt(cell.shape(), None))
     counted = count_parameters(cell.trained.adapted)
     assert planned == counted, f"(trainable, total) parameters: {planned} planned, {counted} in a run"
 
@@ -140,20 +151,20 @@ def counts_as_planned(cell: Cell) -> None:
 def loads_as_it_was_saved(cell: Cell) -> None:
     """The saved adapter gives the same losses on a fresh base; if in PEFT's format, also when plain PEFT loads it."""
     base, adapted = cell.trained.base, cell.trained.adapted
-    losses = evaluate_loss(base, adapted, ROWS, len(ROWS))
+    losses = evaluate_loss(base, adapted, cell.rows, len(cell.rows))
     with TemporaryDirectory(prefix="bakeoff-") as temporary:
         folder = Path(temporary)
         cell.method.save(adapted, folder)
         fresh = cell.base()
         loaded = cell.method.load(fresh.model, folder).requires_grad_(False).eval()
-        assert_close(evaluate_loss(fresh, loaded, ROWS, len(ROWS)), losses, "when loaded")
+        assert_close(evaluate_loss(fresh, loaded, cell.rows, len(cell.rows)), losses, "when loaded")
         if (folder / "adapter_config.json").exists() and cell.method.keeps_base:
             from peft import PeftModel
 
             fresh = cell.base()
             with quiet_peft():
                 plain = PeftModel.from_pretrained(fresh.model, str(folder)).eval()
-            assert_close([plain_loss(fresh, plain, row) for row in ROWS], losses, "when loaded by PEFT")
+            assert_close([plain_loss(fresh, plain, row) for row in cell.rows], losses, "when loaded by PEFT")
 
 
 @torch.no_grad()
@@ -165,18 +176,20 @@ def plain_loss(base: Base, adapted: nn.Module, row: Tokens) -> tuple[float, int]
         inputs = {"input_ids": torch.tensor([row.prompt])}
         inputs["decoder_input_ids"] = torch.tensor([[base.decoder_start, *row.target[:-1]]])
     logits = adapted(**inputs, attention_mask=torch.ones_like(inputs["input_ids"])).logits[0, -len(row.target) :]
-    return float(cross_entropy(logits, torch.tensor(row.target), reduction="sum")), len(row.target)
+    trained = torch.tensor(row.trained)
+    losses = cross_entropy(logits[trained], torch.tensor(row.target)[trained], reduction="sum")
+    return float(losses), len(trained)
 
 
 def goes_on_as_if_never_stopped(cell: Cell) -> None:
     """Training that stops halfway and resumes from its checkpoint in a fresh model ends with the same bits."""
     with TemporaryDirectory(prefix="bakeoff-") as temporary:
         stopped = cell.trainer()
-        stopped.train(ROWS, ROWS, STEPS // 2)
+        stopped.train(cell.rows, cell.rows, STEPS // 2)
         save_checkpoint(Path(temporary), stopped, {})
         resumed = cell.trainer()
         load_newest(Path(temporary), resumed)
-    resumed.train(ROWS, ROWS)
+    resumed.train(cell.rows, cell.rows)
     other = [n for n, w in trainable(resumed.adapted).items() if not torch.equal(w, cell.trained.weights[n])]
     assert not other, f"weights differ from those of a training that never stopped: {shown(other)}"
 
@@ -184,10 +197,10 @@ def goes_on_as_if_never_stopped(cell: Cell) -> None:
 def ignores_batch_mates(cell: Cell) -> None:
     """An example has the same loss and output alone as in a batch with longer and shorter ones."""
     base, adapted = cell.trained.base, cell.trained.adapted
-    together, alone = (evaluate_loss(base, adapted, ROWS, size) for size in (len(ROWS), 1))
+    together, alone = (evaluate_loss(base, adapted, cell.rows, size) for size in (len(cell.rows), 1))
     assert_close(together, alone, "in a batch")
-    prompts = [row.prompt for row in ROWS]
-    written, wanted = (generate(base, adapted, prompts, 8, size) for size in (len(ROWS), 1))
+    prompts = [row.prompt for row in cell.rows]
+    written, wanted = (generate(base, adapted, prompts, 8, size) for size in (len(cell.rows), 1))
     assert written == wanted, f"outputs {written} in a batch, {wanted} alone"
 
 
@@ -220,15 +233,15 @@ CHECKS: dict[str, Callable[[Cell], None]] = {
 
 def check_method(
     method: str, family: str, settings: Mapping[str, Any] | None = None, checks: Iterable[str] = tuple(CHECKS),
-    quantize: Quantize = "none",
+    quantize: Quantize = "none", style: str | None = None,
 ) -> str | None:  # fmt: skip
     """Check a registered method on one family's tiny model; raise AssertionError if it breaks the contract.
 
-    `settings` are fields of the method, added to its own `tiny` ones; `quantize` packs the model's matrices. Returns
-    None if all `checks` pass, or the reason why the method refuses the family. It must refuse it in a plan: from
-    shapes, with a SetupError.
+    `settings` are fields of the method, added to its own `tiny` ones; `quantize` packs the model's matrices; with a
+    `style` of chat template, rows are conversations. Returns None if all `checks` pass, or the reason why the method
+    refuses the family. It must refuse it in a plan: from shapes, with a SetupError.
     """
-    cell = Cell(method, family, settings or {}, quantize)
+    cell = Cell(method, family, settings or {}, quantize, style)
     if cell.refusal is not None:
         return cell.refusal
     for check in checks:

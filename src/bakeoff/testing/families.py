@@ -95,10 +95,12 @@ def first_model(family: str) -> PreTrainedModel:
     return model
 
 
-def family_shape(family: str, quantize: Quantize = "none") -> PreTrainedModel:
-    """Return a family's model on the meta device, as a plan sees it."""
+def family_shape(family: str, quantize: Quantize = "none", tokenizer: Any = None) -> PreTrainedModel:
+    """Return a family's model on the meta device, as a plan sees it; with the vocabulary of a `tokenizer`, if given."""
+    config = family_config(family)
+    config.vocab_size = config.vocab_size if tokenizer is None else len(tokenizer)
     with torch.device("meta"):
-        return shape_in(without_values(build(family_config(family))), quantize)
+        return shape_in(without_values(build(config)), quantize)
 
 
 def build(config: PreTrainedConfig) -> PreTrainedModel:

@@ -7,7 +7,8 @@ from typing import Any, Literal, get_args
 from pydantic import Field, ValidationError
 
 from bakeoff.config.config import Config
-from bakeoff.config.sections import Section, TuneConfig, kinds_of
+from bakeoff.config.sections import Section, kinds_of
+from bakeoff.config.stages import TuneConfig
 from bakeoff.errors import ConfigError, did_you_mean, plain
 from bakeoff.methods import Method, build_method, method_class
 from bakeoff.store.records import Quantize

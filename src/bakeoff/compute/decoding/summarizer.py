@@ -16,8 +16,10 @@ from bakeoff.config.planned import decodes_in, planned_config
 from bakeoff.config.sections import encodable
 from bakeoff.config.templates import prompt_template
 from bakeoff.data.columns import columns_of
-from bakeoff.data.examples import Example
-from bakeoff.data.forms import form_of, stops_of
+from bakeoff.data.conversations import Conversations, conversations_of
+from bakeoff.data.examples import USER, Example
+from bakeoff.data.forms import as_tested, form_of, stops_of
+from bakeoff.data.lines import Row
 from bakeoff.data.tokenizer_checks import INDENT
 from bakeoff.data.tokens import Tokens, encode
 from bakeoff.errors import DataError, SetupError
@@ -25,7 +27,8 @@ from bakeoff.store.plan_document import BaseFacts, PlanDocument
 from bakeoff.store.records import Run
 from bakeoff.store.run_folder import Folder
 
-Document = str | Mapping[str, Any]  # a text, or a row with the columns that the template takes
+# A text, a row with the columns that the template takes, or the turns of a conversation.
+Document = str | Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
 
 class Summarizer:
@@ -47,9 +50,11 @@ class Summarizer:
         base, self.note = conforming(base)
         self.model = load_adapter(base, adapter, made_by(run, self.config, plan.model))
         self.base = replace(for_decoding(base, self.model, decodes_in(plan, self.config)), stops=stops_of(plan))
-        self.form = form_of(self.config, base.tokenizer, plan.chat is not None, base.decoder_start is not None)
+        encoder_decoder = base.decoder_start is not None
+        self.form = as_tested(form_of(self.config, base.tokenizer, plan.chat is not None, encoder_decoder))
         data = self.config.data
         self.columns = columns_of(data.document, data.summary, prompt_template(self.form.template))
+        self.turns = conversations_of(data, references=False) if data.conversation else None
         self.max_tokens, self.output_tokens = lengths(folder, plan, base)
         self.indented = INDENT in plan.texts
 
@@ -84,17 +89,38 @@ class Summarizer:
 
         Raises DataError if a document is a text, and the template uses more columns than the document.
         """
-        examples = {
+        examples = self.conversations(documents, self.turns) if self.turns else self.examples(documents)
+        encoded = encode(examples.values(), self.form, self.max_tokens, self.output_tokens, "documents")
+        return dict(zip(examples, encoded, strict=True))
+
+    def examples(self, documents: Sequence[Document]) -> dict[int, Example]:
+        """Return each document that is not blank, by its index."""
+        return {
             i: Example(str(i + 1), text, "", around=self.columns.around(self.values(documents[i]), f"document {i + 1}"))
             for i, text in enumerate(self.texts(documents))
             if text.strip()
         }
-        encoded = encode(examples.values(), self.form, self.max_tokens, self.output_tokens, "documents")
-        return dict(zip(examples, encoded, strict=True))
+
+    def conversations(self, documents: Sequence[Document], columns: Conversations) -> dict[int, Example]:
+        """Return each conversation that is not blank, by its index; a text alone is the user's turn.
+
+        Raises DataError if one does not end with a turn of the user.
+        """
+        examples = {}
+        for i, given in enumerate(documents):
+            if isinstance(given, str):
+                turns = [(USER, given)] if given.strip() else []
+            else:
+                row = dict(given) if isinstance(given, Mapping) else {columns.document: list(given)}
+                turns = columns.asked(Row("generate", i + 1, row, unit="document "))
+            if turns:
+                asked = next(text for role, text in reversed(turns) if role == USER)
+                examples[i] = Example(str(i + 1), asked, "", turns=tuple(turns))
+        return examples
 
     def values(self, document: Document) -> Mapping[str, Any]:
         """Return a document as a row of columns."""
-        return {self.columns.document: document} if isinstance(document, str) else document
+        return {self.columns.document: document} if not isinstance(document, Mapping) else document
 
     def texts(self, documents: Sequence[Document]) -> list[str]:
         """Return each document's text; raise DataError if a row has none, or it cannot be encoded."""

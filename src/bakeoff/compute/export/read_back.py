@@ -23,8 +23,10 @@ from bakeoff.compute.export.files import plain_base
 from bakeoff.compute.export.source import Source
 from bakeoff.compute.model.device import choose
 from bakeoff.compute.model.loading import model_class, quiet
+from bakeoff.data.chat_form import ChatForm
+from bakeoff.data.chat_parity import own_ids
 from bakeoff.data.examples import Example
-from bakeoff.data.prompt_format import Form, make_form
+from bakeoff.data.forms import AnyForm, as_tested, form_of, stops_of
 from bakeoff.data.tokenizer_checks import INDENT
 from bakeoff.data.tokens import Tokens, encode, load_tokens
 from bakeoff.library_errors import one_line
@@ -46,7 +48,8 @@ def read_back(folder: str, run: str, form: str, export: str, limit: int | None, 
     with quiet(), quiet_peft(), one_line(f"{there}: cannot be read back"):
         model = load(source, form, there).to(choose(device)).requires_grad_(False).eval()
         config, tokenizer = GenerationConfig.from_pretrained(there), AutoTokenizer.from_pretrained(there)
-        written = make_form(tokenizer, source.plan.template, bool(inner_config(model).is_encoder_decoder))
+        chat, encoder_decoder = source.plan.chat is not None, bool(inner_config(model).is_encoder_decoder)
+        written = as_tested(form_of(source.config, tokenizer, chat, encoder_decoder))
         started = time.perf_counter()
         ids = outputs(model, config, [row.prompt for row in rows])
         seconds = time.perf_counter() - started
@@ -74,7 +77,7 @@ def inner_config(model: Any) -> Any:
 def outputs(model: Any, config: GenerationConfig, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
     """Return each prompt's output by the model's own `generate`, without the token that ends it."""
     found: list[list[int]] = [[] for _ in prompts]
-    end, device = config.eos_token_id, next(model.parameters()).device
+    ends, device = {*ids_of(config.eos_token_id)}, next(model.parameters()).device
     for members in of_one_length(prompts):
         ids = torch.tensor([prompts[i] for i in members], device=device)
         with warnings.catch_warnings():  # PEFT makes the positions of a soft prompt itself: right, as nothing is padded
@@ -82,8 +85,13 @@ def outputs(model: Any, config: GenerationConfig, prompts: Sequence[Sequence[int
             made = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)
         start = 1 if inner_config(model).is_encoder_decoder else ids.shape[1]
         for i, row in zip(members, made[:, start:].tolist(), strict=True):
-            found[i] = row[: row.index(end)] if end in row else row
+            found[i] = row[: next((place for place, token in enumerate(row) if token in ends), len(row))]
     return found
+
+
+def ids_of(end: int | list[int] | None) -> list[int]:
+    """Return the ids of a generation config's end, which may be one or several."""
+    return end if isinstance(end, list) else [] if end is None else [end]
 
 
 def of_one_length(prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
@@ -108,7 +116,7 @@ def loss(model: nn.Module, row: Tokens) -> tuple[float, int]:
     return float(cross_entropy(logits.float(), wanted, reduction="sum")), len(row.target)
 
 
-def parity(source: Source, form: Form, config: GenerationConfig, rows: Sequence[Tokens]) -> dict[str, Any]:
+def parity(source: Source, form: AnyForm, config: GenerationConfig, rows: Sequence[Tokens]) -> dict[str, Any]:
     """Return how the export's own tokenizer and end compare with those of training."""
     plan, tokenizer = source.plan, form.tokenizer
     examples = [
@@ -116,14 +124,18 @@ def parity(source: Source, form: Form, config: GenerationConfig, rows: Sequence[
     ]
     again = [*encode(examples, form, plan.max_tokens, source.output_tokens, "data.test")]
     same = [new.prompt == old.prompt for new, old in zip(again, rows, strict=True)]
-    whole = 0
-    for example, row in zip(examples, rows, strict=True):
-        before, after = example.around or form.constant
-        text = f"{before}{example.document}{after}"
-        whole += not row.cut and tokenizer(text)["input_ids"] == row.prompt
-    ends = config.eos_token_id == tokenizer.eos_token_id == form.target_end[-1]
+    whole = sum(not row.cut and as_one_text(form, e) == row.prompt for e, row in zip(examples, rows, strict=True))
+    ends = {*ids_of(config.eos_token_id)} == {tokenizer.eos_token_id, form.target_end[-1], *stops_of(plan)}
     uncut = sum(not row.cut for row in rows)
     return {"prompts": sum(same), "whole": whole, "uncut": uncut, "ends": ends}
+
+
+def as_one_text(form: AnyForm, example: Example) -> list[int]:
+    """Return the ids of a prompt that is tokenized as one text, as whoever uses the export does."""
+    if isinstance(form, ChatForm):
+        return next(own_ids(form, form.conversation(example)))
+    before, after = example.around or form.constant
+    return form.tokenizer(f"{before}{example.document}{after}")["input_ids"]
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def same_when_loaded(trained_loss: float, loaded_loss: float) -> str | None:
 
 def unigram_entropy(rows: Sequence[Tokens]) -> float:
     """Return the entropy in nats of the target tokens' frequencies: the loss of guessing by them alone."""
-    counts = Counter(token for row in rows for token in row.target)
+    counts = Counter(row.target[place] for row in rows for place in row.trained)
     return -sum(n / counts.total() * math.log(n / counts.total()) for n in counts.values())
 
 

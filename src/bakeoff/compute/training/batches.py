@@ -109,15 +109,16 @@ def collate(
     else:
         ids = padded(prompts, pad)
         decoder_ids, first = padded([[decoder_start, *t[:-1]] for t in targets], pad).to(device), [0] * len(rows)
-    counts = torch.tensor([len(target) for target in targets])
+    places = [row.trained for row in rows]
+    counts = torch.tensor([len(own) for own in places])
     where = torch.arange(len(rows)).repeat_interleave(counts)
-    columns = torch.cat([torch.arange(at, at + len(t)) for at, t in zip(first, targets, strict=True)])
+    columns = torch.tensor([at + place for at, own in zip(first, places, strict=True) for place in own])
     return Batch(
         ids.to(device),
         decoder_ids,
         where.to(device),
         columns.to(device),
-        torch.tensor([token for target in targets for token in target]).to(device),
+        torch.tensor([t[place] for t, own in zip(targets, places, strict=True) for place in own]).to(device),
         counts.tolist(),
         [len(p) + (len(t) - 1 if decoder_start is None else 0) for p, t in zip(prompts, targets, strict=True)],
     )

@@ -142,7 +142,7 @@ class Trainer:
                     at.loss_sum += self._step(train, members, at.step, steps)
                 at.step += 1
                 at.tokens += int((totals[members] - 1).sum())
-                at.targets += int(lengths.targets[members].sum())
+                at.targets += int(lengths.trained[members].sum())
                 self._check_finite(at.loss_sum, "training")
                 self._progress(steps)
                 validated = position == len(batches) or self._due(at.step)
@@ -213,7 +213,7 @@ class Trainer:
     def _backward_in_parts(self, train: Sequence[Tokens], members: Sequence[int]) -> float:
         """Add up the gradients of parts of the batch: their summed losses, divided once by the batch's targets."""
         rows = [train[i] for i in members]
-        targets = sum(len(row.target) for row in rows)
+        targets = sum(len(row.trained) for row in rows)
         total = 0.0
         for part in parts([len(row) for row in rows], self.at.micro_batch, self.part_tokens):
             batch = batch_of(self.base, rows[part])

@@ -1,0 +1,48 @@
+"""The sections of the YAML about two stages of a bakeoff: the search of settings, and the decoding of outputs."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from bakeoff.config.sections import Section
+
+
+class TuneConfig(Section):
+    """How settings are searched: every entry with something to search gets the same number of trials."""
+
+    trials: int = Field(
+        4,
+        ge=1,
+        le=1000,
+        description="trials per entry, each with different settings and the first seed; one more follows if the best "
+        "is at the edge of the search",
+    )
+    halving: bool = Field(
+        True,
+        description="stop the worse half of an entry's trials after a quarter of the steps, and again after half of "
+        "the steps",
+    )
+
+
+class GenerationConfig(Section):
+    """How outputs are decoded: greedily, the same for every entry; a model's own generation settings are not used."""
+
+    max_new_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="maximum tokens per output; null: the 99th percentile of the training targets' lengths, or half of "
+        "the tokens that the template leaves if that leaves no room for a document",
+    )
+    batch_size: int | None = Field(
+        None, ge=1, le=100_000,
+        description="documents that are decoded together; on a CPU this does not change the outputs, on a GPU a token "
+        "that is almost as likely as another may change; null: as many as keep their keys and values within 1 GiB, at "
+        "most 64; on a GPU within half of its free memory, at most 256",
+    )  # fmt: skip
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto",
+        description="number format of decoding; fp32: no output depends on the others in its batch (on a GPU hardly "
+        "any); bf16 and fp16: need less memory, but a token that is almost as likely as another may change; auto: "
+        "fp32, or the format of protocol.precision if the base has more than 2 billion weights, or its fp32 weights do "
+        "not fit into memory; the plan says which",
+    )
