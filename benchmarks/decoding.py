@@ -1,4 +1,4 @@
-"""Greedy decoding of trained entries raced: `python benchmarks/decoding.py [--short] [--base FOLDER]`.
+"""Greedy decoding of trained entries raced: `python benchmarks/decoding.py [--short] [--bases FOLDER ...]`.
 
 bakeoff, HF generate on the adapter as PEFT loads it, and HF generate on the adapter merged into its base decode the
 same prompts in fp32 and batches of 16, sorted by length, each in a process of its own, one after the other, round after
@@ -12,6 +12,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -124,12 +125,17 @@ def measure(name: str, job: Path, model: str, entry: str, sizes: dict[str, int])
 
 
 def race_decoding(
-    place: Path, bases: dict[str, str], rounds: int, kept: Kept, sizes: dict[str, int]
+    place: Path,
+    bases: dict[str, str],
+    rounds: int,
+    kept: Kept,
+    sizes: dict[str, int],
+    entries: Sequence[str] = (*ENTRIES,),
 ) -> list[dict[str, Any]]:
     """Return a row per base and entry: bakeoff's tokens a second, how many times its time others take, equal ones."""
     table = []
     for base, model in bases.items():
-        for entry in ENTRIES:
+        for entry in entries:
             job = place / f"{base} {entry}"
             names = [name for name in CONTENDERS if name != "merged" or entry in MERGED]
             found: dict[str, list[Any]] = {name: [] for name in names}
@@ -183,16 +189,17 @@ def main() -> None:
         print(json.dumps(contend(sys.argv[1], Path(sys.argv[2]))))
         return
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--base", action="append", default=[], metavar="FOLDER", help="also race on this base")
+    parser.add_argument("--bases", nargs="+", default=["base"], metavar="FOLDER", help="`base` is the embedded one")
+    parser.add_argument("--entries", nargs="+", choices=ENTRIES, default=[*ENTRIES])
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--short", action="store_true", help="16 prompts, 24 tokens: a minute per entry and base")
     parser.add_argument("--keep", type=Path, metavar="FILE", help="write measurements to this file, and resume from it")
     asked = parser.parse_args()
     sizes = SHORT if asked.short else FULL
-    bases = {"the embedded base": "base", **{Path(folder).name: folder for folder in asked.base}}
+    bases = {"the embedded base" if base == "base" else Path(base).name: base for base in asked.bases}
     with tempfile.TemporaryDirectory() as place:
         kept = Kept(asked.keep, f"decoding {sizes}")
-        show_decoding(race_decoding(Path(place), bases, asked.rounds, kept, sizes))
+        show_decoding(race_decoding(Path(place), bases, asked.rounds, kept, sizes, asked.entries))
 
 
 if __name__ == "__main__":
