@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from bakeoff.data.formats import read_rows
 from bakeoff.errors import DataError
+from tests.conftest import many
 
 DOCUMENT = "The parcel, which came late, was torn; we asked for the money back."
 
@@ -32,6 +33,27 @@ def test_what_parts_the_columns_is_told_by_header_and_rows_together(tmp_path, he
     body = "".join(f'{i}{delimiter}"{DOCUMENT}"{delimiter}late, and torn {i}\n' for i in range(5))
     expected = [dict(zip(names, [str(i), DOCUMENT, f"late, and torn {i}"], strict=True)) for i in range(5)]
     assert rows_of(tmp_path / "a.csv", f"{header}\n{body}") == expected
+
+
+PROSE = st.lists(
+    st.sampled_from(["a", "parcel", "late,", "torn;", "so|", 'box"', "it\n", "-", "we'"]), min_size=1, max_size=9
+)
+NAMES = st.sampled_from(["", ", raw", ";x", "|y", " text, long; of it"])
+
+
+@many(150)
+@given(
+    st.data(), st.sampled_from(",;|"), st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC]),
+    st.integers(3, 5),
+)  # fmt: skip
+def test_texts_and_names_full_of_other_delimiters_are_read_as_written(tmp_path, data, delimiter, quoting, width):
+    cells = st.tuples(*[PROSE.map(lambda words: f"x {' '.join(words)}")] * width)
+    names = [f"c{i}{end}" for i, end in enumerate(data.draw(st.tuples(*[NAMES] * width)))]
+    rows = data.draw(st.lists(cells, min_size=6, max_size=9))
+    path = tmp_path / "a.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, delimiter=delimiter, quoting=quoting).writerows([names, *rows])
+    assert [row.values for row in read_rows([path])] == [dict(zip(names, row, strict=True)) for row in rows]
 
 
 @pytest.mark.parametrize("odd", ['"a 6"" pipe",s', "one, too many,s"])

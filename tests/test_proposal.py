@@ -12,6 +12,7 @@ from bakeoff.data.sources import load_examples
 from tests.conftest import make_rows
 from tests.test_databases import made
 from tests.test_formats import write
+from tests.test_packed import packed
 from tests.test_workbooks import table, workbook
 
 
@@ -180,3 +181,28 @@ def test_a_classification_that_init_proposes_is_planned(tmp_path):
     done = CliRunner().invoke(main, ["plan", str(tmp_path / "out.yaml"), "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["primary"] == "accuracy"
+
+
+SHAPES = {
+    "a.xlsx": lambda path, rows: workbook(path, Cases=table(rows)),
+    "a.sqlite": lambda path, rows: made(path, t=rows),
+    "a.json": lambda path, rows: path.write_text(json.dumps({f"k{i}": row for i, row in enumerate(rows)}, indent=1)),
+    "a.csv.zst": lambda path, rows: packed(write(path.with_name("a.csv"), rows), ".zst"),
+    "b.csv": lambda path, rows: path.write_bytes(write(path, rows).read_bytes().replace(b"\xc3\xa9", b"\xe9")),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_three_commands_lead_from_any_file_to_a_report(tmp_path, tiny_model, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    rows = [{"document": f"caf\u00e9 {row['document']}", "summary": row["summary"]} for row in make_rows(60, 1)]
+    SHAPES[name](tmp_path / name, rows)
+    quick = ["tune=off", "protocol.epochs=1", "protocol.seeds=1", "entries=[last_layers]", "baselines=[base]"]
+    settings = [part for setting in quick for part in ("-s", setting)]
+    for command in (
+        ["init", name, "-m", str(tiny_model)], ["plan", "bakeoff.yaml", *settings],
+        ["run", "bakeoff.yaml", "--display", "none", *settings],
+    ):  # fmt: skip
+        done = CliRunner().invoke(main, command)
+        assert done.exit_code == 0, done.output
+    assert "caf\u00e9 " in (tmp_path / f"bakeoffs/{name[0]}/report.html").read_text()

@@ -53,12 +53,12 @@ def dialect_of(stream: BinaryIO, tsv: bool) -> Dialect:
     return best
 
 
-def fit_of(lines: list[str], delimiter: str) -> tuple[tuple[float, int, int], Dialect] | None:
+def fit_of(lines: list[str], delimiter: str) -> tuple[tuple[bool, float, int, int], Dialect] | None:
     """Return how well a delimiter fits, with its dialect; None if it separates no row into named columns.
 
-    It fits better the more rows have as many fields as the header, without a quote that is separated from its other,
-    and the fewer rows are above the header: otherwise any late row with the delimiter in a text would be a header that
-    fits.
+    It fits best if with it all rows are a CSV by the letter, with as many fields as the header. Otherwise it fits
+    better the more rows have as many fields as the header, without a quote that is separated from its other, and the
+    fewer rows are above the header: otherwise any late row with the delimiter in a text would be a header that fits.
     """
     rows = parsed(lines, delimiter)
     blanks = any(re.match(' +"', cell) for row in rows for cell in row)
@@ -70,15 +70,18 @@ def fit_of(lines: list[str], delimiter: str) -> tuple[tuple[float, int, int], Di
     if header is None:
         return None
     width, below = len(rows[header]), rows[header + 1 :] or rows[header:]
+    by_letter = parsed(lines, delimiter, blanks, strict=True)[header:]
+    whole = len(by_letter) == len(rows) - header > 1 and all(len(row) == width for row in by_letter)
     fitting = [len(row) == width and not any(cell.count('"') % 2 for cell in row) for row in below]
-    return (sum(fitting) / (len(fitting) + ABOVE * header), -header, width), Dialect(delimiter, header, blanks)
+    return (whole, sum(fitting) / (len(fitting) + ABOVE * header), -header, width), Dialect(delimiter, header, blanks)
 
 
-def parsed(lines: Iterable[str], delimiter: str, blanks: bool = False) -> list[list[str]]:
-    """Return the first rows that are not blank, up to the first that cannot be read."""
+def parsed(lines: Iterable[str], delimiter: str, blanks: bool = False, strict: bool = False) -> list[list[str]]:
+    """Return the first rows that are not blank, up to the first that cannot be read; `strict`: by the letter."""
     rows: list[list[str]] = []
+    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=blanks, strict=strict)
     with suppress(csv.Error):
-        rows.extend(islice(filter(None, csv.reader(lines, delimiter=delimiter, skipinitialspace=blanks)), ROWS))
+        rows.extend(islice(filter(None, reader), ROWS))
     return rows
 
 
