@@ -1,5 +1,6 @@
 """A hub on the loopback interface: as much of its protocol as its clients speak, over files in memory."""
 
+import base64
 import hashlib
 import json
 import re
@@ -10,6 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
 API = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree|paths-info)/([^/]+)(?:/(.*))?)?")
+WRITTEN = re.compile(r"/api/models/([^/]+/[^/]+)/(preupload|commit)/main")
+LARGE = re.compile(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch")
 RESOLVE = re.compile(r"/(?:(datasets)/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 
 
@@ -19,6 +22,7 @@ class Repository:
 
     files: dict[str, bytes]
     gated: bool = False
+    private: bool = False
     unserved: set[str] = field(default_factory=set)
     broken: set[str] = field(default_factory=set)
 
@@ -42,11 +46,17 @@ class Repository:
 
 
 class LoopbackHub:
-    """`repositories` by (models or datasets, id); `asked` are all requests as (method, path, range)."""
+    """`repositories` by (models or datasets, id); `asked` are all requests as (method, path, range).
 
-    def __init__(self, repositories):
+    Whoever has the `token`, if there is one, may make repositories and write into them. `lost` are files that it drops.
+    """
+
+    def __init__(self, repositories, token=None):
         self.repositories = repositories
         self.asked = []
+        self.token = token
+        self.large = {}  # what was uploaded, by its SHA-256
+        self.lost = set()
 
     @contextmanager
     def serving(self):
@@ -62,6 +72,9 @@ class LoopbackHub:
                 hub.answer(self)
 
             def do_POST(self):
+                hub.answer(self)
+
+            def do_PUT(self):
                 hub.answer(self)
 
             def log_message(self, *arguments):
@@ -81,12 +94,61 @@ class LoopbackHub:
         body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
         self.asked.append((request.command, url.path, request.headers.get("Range")))
         path = unquote(url.path)
+        if request.command in ("POST", "PUT") and self.writes(request, path, body):
+            return
         if match := RESOLVE.fullmatch(path):
             self.resolve(request, match[1] or "models", *match.groups()[1:])
         elif match := API.fullmatch(path):
             self.api(request, parse_qs(url.query), body, *match.groups())
         else:
             send(request, 200 if path == "/" else 404)
+
+    def writes(self, request, path, body):
+        """Answer a request that writes; return whether it was one."""
+        here = f"http://127.0.0.1:{request.server.server_port}"
+        if path.startswith("/large/"):
+            self.large[path.removeprefix("/large/")] = body
+            send(request, 200)
+            return True
+        if path == "/api/validate-yaml":
+            send_json(request, {"errors": [], "warnings": []})
+            return True
+        match = WRITTEN.fullmatch(path) or LARGE.fullmatch(path)
+        if not match and path != "/api/repos/create":
+            return False
+        if self.token is None or request.headers.get("Authorization") != f"Bearer {self.token}":
+            send(request, 401, error=("Unauthorized", "Invalid username or password."))
+        elif path == "/api/repos/create":
+            asked = json.loads(body)
+            name = f"{asked['organization']}/{asked['name']}"
+            self.repositories[("models", name)] = Repository({}, private=asked["visibility"] == "private")
+            send_json(request, {"url": f"{here}/{name}"})
+        elif path.endswith("/batch"):
+            objects = json.loads(body)["objects"]
+            rows = [{**o, "actions": {"upload": {"href": f"{here}/large/{o['oid']}"}}} for o in objects]
+            send_json(request, {"transfer": "basic", "objects": rows})
+        elif match[2] == "preupload":
+            names = [file["path"] for file in json.loads(body)["files"]]
+            modes = ["lfs" if name.endswith(".safetensors") else "regular" for name in names]
+            rows = [{"path": n, "uploadMode": m, "shouldIgnore": False} for n, m in zip(names, modes, strict=True)]
+            send_json(request, {"files": rows})
+        else:
+            self.commit(match[1], [json.loads(line) for line in body.splitlines()])
+            sha = self.repositories[("models", match[1])].commit
+            send_json(request, {"commitUrl": f"{here}/{match[1]}/commit/{sha}", "commitOid": sha})
+        return True
+
+    def commit(self, name, lines):
+        """Put what a commit names into a repository."""
+        files = self.repositories[("models", name)].files
+        for line in lines:
+            value = line["value"]
+            if line["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "lfsFile":
+                files[value["path"]] = self.large[value["oid"]]
+        for lost in self.lost & files.keys():
+            files[lost] = files[lost][:-1]
 
     def find(self, request, kind, name, revision):
         """Return the repository; where there is none, or it has no such revision, say so and return None."""
@@ -120,8 +182,8 @@ class LoopbackHub:
             siblings = [{"rfilename": p} for p in repository.files]
             send_json(
                 request,
-                {"id": name, "sha": repository.commit, "siblings": siblings, "gated": gated, "private": False,
-                 "tags": [], "downloads": 0, "lastModified": "2026-01-01T00:00:00.000Z"},
+                {"id": name, "sha": repository.commit, "siblings": siblings, "gated": gated,
+                 "private": repository.private, "tags": [], "downloads": 0, "lastModified": "2026-01-01T00:00:00.000Z"},
             )  # fmt: skip
 
     def resolve(self, request, kind, name, revision, path):

@@ -172,7 +172,7 @@ class EntryResult:
             return Summarizer(self.folder, self.adapter, self.best_run(), device)
 
     def export(self, to: str, trust: bool = False, **options: Any) -> "Export":
-        """Export the adapter of the best seed: `to` is peft, merged or lora.
+        """Export the adapter of the best seed: `to` is peft, merged, lora, gguf, ollama, vllm or hub.
 
         `options` are those of `bakeoff.export.Options`. The export is read back in a process of its own and compared
         with the evaluation. Raises SetupError if it cannot be made; then nothing is left.

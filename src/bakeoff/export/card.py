@@ -9,6 +9,7 @@ from bakeoff.analysis.table import escape_markdown
 from bakeoff.config.templates import DOCUMENT, prompt_template
 from bakeoff.export.comparison import Check, nats, points
 from bakeoff.export.job import Job
+from bakeoff.export.options import BY_LLAMA_CPP
 from bakeoff.report.cards import PACKED, base_name, facts, front_matter, on_hub, prompt, scores
 from bakeoff.store.files import write_text
 from bakeoff.store.results_document import ResultsDocument
@@ -16,6 +17,8 @@ from bakeoff.store.results_document import ResultsDocument
 WHAT = {
     "merged": "a whole model: the adapter is merged into the weights of its base",
     "peft": "an adapter in PEFT's format, for the base that it was trained on",
+    "gguf": "one file for llama.cpp: the adapter is merged into the weights of its base",
+    "ollama": "one file and a Modelfile for Ollama: the adapter is merged into the weights of its base",
     "lora": "a plain LoRA that was made from the adapter, for the base that it was trained on",
 }
 WHOLE = """\
@@ -48,10 +51,10 @@ def write_card(folder: Path, job: Job, made: dict[str, Any], check: Check | None
     assert record is not None, job.run.id
     document, name = job.document, job.run.entry
     parts = [
-        f"---\n{front_matter(document, name, record, 'transformers' if job.form == 'merged' else 'peft')}\n---",
+        f"---\n{front_matter(document, name, record, library(job))}\n---",
         f"# {escape_markdown(name)}: {escape_markdown(base_name(document))} adapted by {job.run.method}",
-        f"This is {WHAT[job.form]}. bakeoff {__version__} exported it from entry `{name}` of the bakeoff "
-        f"`{document.name}`, seed {job.run.seed}.",
+        f"This is {WHAT.get(job.options.to, WHAT[job.form])}. bakeoff {__version__} exported it from entry `{name}` of "
+        f"the bakeoff `{document.name}`, seed {job.run.seed}.",
         "## What the export lost",
         lost(made, check),
         "## Scores of the adapter before the export",
@@ -63,6 +66,13 @@ def write_card(folder: Path, job: Job, made: dict[str, Any], check: Check | None
         facts(document, record),
     ]
     write_text(folder / "README.md", "\n\n".join(parts) + "\n")
+
+
+def library(job: Job) -> str:
+    """Return the hub's name for what loads an export."""
+    if job.options.to in BY_LLAMA_CPP:
+        return "gguf"
+    return "transformers" if job.form == "merged" else "peft"
 
 
 def lost(made: dict[str, Any], check: Check | None) -> str:

@@ -1,6 +1,6 @@
 """Exports one finished run: refuses, makes, reads back, compares, describes, and only then puts it in its place."""
 
-import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +14,14 @@ from bakeoff.errors import SetupError
 from bakeoff.export.card import write_card
 from bakeoff.export.comparison import Check, compare, nats, points
 from bakeoff.export.folder import check_place, default_folder, mark, written
+from bakeoff.export.hub import prepare, upload
 from bakeoff.export.job import MAKE, READ_BACK, Job
-from bakeoff.export.options import Form, Options, form_of
+from bakeoff.export.llama_cpp import FILE, SERVER, TYPES, LlamaCpp, check_base, convert, find, read_back
+from bakeoff.export.ollama import check_template, modelfile
+from bakeoff.export.options import BY_LLAMA_CPP, Form, Options, form_of
+from bakeoff.export.vllm import serve_command, served_by_vllm
+from bakeoff.hub import model_folder
+from bakeoff.store.files import write_text
 from bakeoff.store.records import Run
 from bakeoff.store.results_document import ResultsDocument
 from bakeoff.store.run_folder import Folder
@@ -54,32 +60,81 @@ def export_run(
         raise SetupError(f"{folder.path}: entry '{run.entry}' is not complete. Try: bakeoff run {folder.config_file}")
     place = options.output or default_folder(plan.name, run.entry, options.to)
     check_place(place, options.force, folder.path)
-    config = planned_config(folder, plan)
+    config = planned_config(folder, plan).model_copy(update={"model": signed.model, "revision": signed.revision})
     form = form_of(options, run, adapter, config)
     job = Job(folder, document, run, adapter, config, options, form)
+    programs = find(options.llama_cpp) if options.to in BY_LLAMA_CPP else None
+    if options.to == "ollama":
+        check_template(document.template)
+    if options.repo:
+        prepare(options.repo, options.public)
     try:
         with written(place, options.force) as temporary:
-            return finished(job, place, temporary)
+            done = finished(job, place, temporary, programs)
     except OSError as error:
         where = error.filename or place
         raise SetupError(f"{where}: {error.strerror or error}. Try: -o FOLDER, on a disk with free space") from None
+    if options.to == "vllm":
+        base = model_folder(config.model, config.pin, ask_hub=False)
+        done.notes.append(f"serve it with: {serve_command(job, place, str(base), str(place))}")
+    if options.repo:
+        done.notes.append(f"uploaded: {upload(place, options.repo, f'{plan.name} {run.entry}, by bakeoff')}")
+    return done
 
 
-def finished(job: Job, place: Path, temporary: Path) -> Export:
+def finished(job: Job, place: Path, temporary: Path, programs: LlamaCpp | None) -> Export:
     """Make the files in a temporary folder, read them back, and describe them."""
-    options = job.options
-    made = job.ask(MAKE, output=os.path.abspath(temporary), dtype=options.dtype, rank=options.rank)  # noqa: PTH100
+    options, here = job.options, str(temporary.absolute())
+    if programs:
+        made = by_llama_cpp(job, temporary, programs)
+    else:
+        made = job.ask(MAKE, output=here, dtype=options.dtype, rank=options.rank)
     check = None
-    if options.limit != 0:
-        found = job.ask(
-            READ_BACK, export=os.path.abspath(temporary), limit=options.limit, device=options.device  # noqa: PTH100
-        )  # fmt: skip
-        check = compare(job.folder, job.folder.run(job.run.id), job.config, found, run_by(machine(), job.form))
+    if options.limit != 0 and (programs is None or programs.server):
+        if programs:
+            found, by = read_back(programs, job, temporary / FILE), "llama.cpp's server"
+        else:
+            found = job.ask(READ_BACK, export=here, limit=options.limit, device=options.device)
+            by = run_by(machine(), job.form)
+        check = compare(job.folder, job.folder.run(job.run.id), job.config, found, by)
     made = {**made, "bytes": sum(f.stat().st_size for f in temporary.rglob("*") if f.is_file())}
-    write_card(temporary, job, made, check)
+    write_card(temporary, job, made, check, use(job, temporary))
     facts = {"to": options.to, "form": job.form, "bakeoff": job.document.name, "entry": job.run.entry}
     mark(temporary, facts | {"run": job.run.id, "made": made, "check": check.row() if check else None})
-    return Export(place, made, check)
+    notes = [f"llama.cpp's {SERVER} is not there, so nobody ran the file"] if programs and not check else []
+    return Export(place, made, check, notes)
+
+
+def by_llama_cpp(job: Job, temporary: Path, programs: LlamaCpp) -> dict[str, Any]:
+    """Write one file for llama.cpp, and for Ollama a Modelfile; the model that it is made from is removed again."""
+    check_base(programs, job, temporary / "base")
+    merged, options, plan = temporary / "merged", job.options, job.folder.plan()
+    merged.mkdir()
+    whole = "fp32" if options.dtype == "q8_0" else options.dtype
+    made = job.ask(MAKE, output=str(merged.absolute()), dtype=whole, rank=options.rank)
+    kind = TYPES[options.dtype or made["dtype"]]
+    convert(programs, merged, temporary / FILE, ["--outtype", kind])
+    shutil.rmtree(merged)
+    if options.to == "ollama":
+        assert plan.output_tokens is not None  # a stored plan has it
+        text = modelfile(
+            FILE, job.document.template, made["end"], plan.output_tokens, plan.max_tokens
+        )  # fmt: skip
+        write_text(temporary / "Modelfile", text)
+    return {**made, "dtype": kind}
+
+
+def use(job: Job, folder: Path) -> str:
+    """Return how the card says to use an export that other programs than transformers run; else an empty text."""
+    plan = job.folder.plan()
+    greedy = f"--temp 0 -n {plan.output_tokens} -c {plan.max_tokens}"
+    return {
+        "vllm": lambda: served_by_vllm(job, folder),
+        "gguf": lambda: f"```\nllama-completion -m {FILE} {greedy} -no-cnv -f prompt.txt\n```",
+        "ollama": lambda: (
+            f"```\nollama create {job.run.entry} -f Modelfile\nollama run {job.run.entry} < document.txt\n```"
+        ),
+    }.get(job.options.to, str)()
 
 
 def run_by(facts: Mapping[str, Any], form: Form) -> str:

@@ -1,7 +1,6 @@
 """A run that is exported, and the processes that make its files and read them back. Only they load torch."""
 
 import json
-import os
 import signal
 import subprocess
 from collections.abc import Mapping
@@ -35,7 +34,7 @@ class Job:
 
     def ask(self, module: str, **more: Any) -> dict[str, Any]:
         """Return what a process finds that works on this run."""
-        asked = {"folder": os.path.abspath(self.folder.path), "run": self.run.id, "form": self.form, **more}  # noqa: PTH100
+        asked = {"folder": str(self.folder.path.absolute()), "run": self.run.id, "form": self.form, **more}
         return ask(module, asked, environment_of(self.config))
 
 

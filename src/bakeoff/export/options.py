@@ -1,19 +1,26 @@
 """What an export is asked to be, and what is refused before any model is loaded."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from bakeoff.config.config import Config
 from bakeoff.errors import ConfigError, SetupError, did_you_mean
 from bakeoff.methods import Method, build_method
+from bakeoff.store.checksums import read_mapping
 from bakeoff.store.records import Run
 
 Form = Literal["merged", "peft", "lora"]  # how a model's files are written
-TARGETS = ("peft", "merged", "lora")
-FORMS: dict[str, Form] = {"peft": "peft", "merged": "merged", "lora": "lora"}
+TARGETS = ("peft", "merged", "lora", "gguf", "ollama", "vllm", "hub")
+FORMS: dict[str, Form] = {
+    "peft": "peft", "merged": "merged", "lora": "lora", "gguf": "merged", "ollama": "merged", "vllm": "peft",
+}  # fmt: skip
+BY_LLAMA_CPP = ("gguf", "ollama")
 DTYPES = ("fp32", "bf16", "fp16")
+GGUF_DTYPES = (*DTYPES, "q8_0")
 RANK = 64
+LARGEST_RANK = 512  # of vLLM's --max-lora-rank
 
 
 @dataclass(frozen=True)
@@ -22,7 +29,7 @@ class Options:
 
     `output` is its folder, `dtype` that of its weights (None: the base's own), `rank` a converted LoRA's; `limit` is
     the number of test examples that it is checked with (None: all), 0 for no check. `force` replaces an export that
-    bakeoff made.
+    bakeoff made. `llama_cpp` is a folder of llama.cpp; `repo` and `public` are of the hub.
     """
 
     to: str
@@ -32,30 +39,60 @@ class Options:
     limit: int | None = None
     force: bool = False
     device: str = "auto"
+    llama_cpp: Path | None = None
+    repo: str | None = None
+    public: bool = False
 
     def __post_init__(self) -> None:
         """Raise ConfigError if the options cannot be had together."""
         if self.to not in TARGETS:
             raise ConfigError(f"--to {self.to}: unknown target.{did_you_mean(self.to, TARGETS)}")
-        whole = self.to == "merged"
-        if self.dtype is not None and not (whole and self.dtype in DTYPES):
-            which = f"Allowed: {', '.join(DTYPES)}" if whole else f"--to {self.to} writes an adapter, in fp32"
+        whole = self.to in ("merged", *BY_LLAMA_CPP)
+        allowed = GGUF_DTYPES if self.to in BY_LLAMA_CPP else DTYPES if whole else ()
+        if self.dtype is not None and self.dtype not in allowed:
+            which = f"Allowed: {', '.join(allowed)}" if whole else f"--to {self.to} writes an adapter, in fp32"
             raise ConfigError(f"--dtype {self.dtype}: {which}")
         if self.rank < 1 or (self.limit is not None and self.limit < 0):
             raise ConfigError(f"--rank {self.rank} --limit {self.limit}: expected whole numbers, a rank of 1 or more")
+        if (self.repo is None) is (self.to == "hub"):
+            raise ConfigError("--repo: --to hub needs --repo OWNER/NAME, and no other target has it")
+        if self.repo is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.repo):
+            raise ConfigError(f"--repo {self.repo}: not the name of a repository. Try: --repo OWNER/NAME")
 
 
 def form_of(options: Options, run: Run, adapter: Path, config: Config) -> Form:
     """Return how the model's files are written; raise SetupError if this method has no such form."""
     method = build_method(run.entry, {**run.settings, "method": run.method})
     plain = (adapter / "adapter_config.json").exists() and method.keeps_base
-    form = FORMS[options.to]
+    if options.to == "hub":
+        form: Form = "peft" if plain else "merged"
+    else:
+        form = FORMS[options.to]
     where = f"--to {options.to}: {run.method}"
+    if options.to == "vllm":
+        check_vllm(where, run.method, read_mapping(adapter / "adapter_config.json"))
     if form == "peft" and not plain:
         raise SetupError(f"{where}: PEFT has no format for trained weights of the base itself. Try: --to merged")
     if form != "peft":
         check_merges(where, method, config, run)
     return form
+
+
+def check_vllm(where: str, method: str, peft: dict[str, Any]) -> None:
+    """Raise SetupError unless vLLM can serve this adapter beside its base: it takes plain LoRA of causal models."""
+    if peft.get("peft_type") != "LORA" or peft.get("use_dora"):
+        other = "--to merged, and vllm serve FOLDER" if not is_prompt(peft) else "bakeoff generate"
+        lora = "" if is_prompt(peft) or not peft else "--to lora --rank 64, or "
+        raise SetupError(f"{where}: vLLM serves no other adapters than plain LoRA. Try: {lora}{other}")
+    if peft.get("task_type") != "CAUSAL_LM":
+        raise SetupError(f"{where}: vLLM adds adapters to causal models only. Try: --to merged")
+    if peft.get("r", 0) > LARGEST_RANK:
+        raise SetupError(f"{where}: vLLM takes ranks up to {LARGEST_RANK}, and this is {peft['r']}. Try: --to merged")
+
+
+def is_prompt(peft: dict[str, Any]) -> bool:
+    """Return whether PEFT's config is that of a method with virtual tokens."""
+    return "num_virtual_tokens" in peft
 
 
 def check_merges(where: str, method: Method, config: Config, run: Run) -> None:

@@ -25,7 +25,7 @@ def make(folder: str, run: str, form: str, output: str, dtype: str | None = None
     """
     source, there = Source(Folder(folder), run), Path(output)
     base = source.base()
-    kind = {"encoder_decoder": base.decoder_start is not None}
+    kind = {"encoder_decoder": base.decoder_start is not None, "end": base.tokenizer.eos_token}
     if form == "peft":
         source.adapted(base)  # refuses what is damaged, or belongs to another base
         write_adapter(source, base, there)

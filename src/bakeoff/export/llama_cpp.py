@@ -1,0 +1,167 @@
+"""GGUF by llama.cpp's own programs: its converter makes the file, and its server answers the test split with it."""
+
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bakeoff.config.templates import DOCUMENT, prompt_template
+from bakeoff.data.examples import Example
+from bakeoff.data.prompt_format import plain
+from bakeoff.data.tokenizer_checks import INDENT
+from bakeoff.data.tokens import Tokens, load_tokens
+from bakeoff.errors import SetupError
+from bakeoff.export.job import Job
+from bakeoff.hub import TOKENIZER, model_folder
+from bakeoff.store.checksums import read_mapping
+from bakeoff.store.files import write_json
+
+CONVERTER, SERVER = "convert_hf_to_gguf.py", "llama-server"
+BELOW = ("", "bin", "build/bin")  # where programs are in a folder of llama.cpp
+TYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "q8_0": "q8_0", None: "auto"}
+HOW = (
+    "Try: git clone https://github.com/ggml-org/llama.cpp, then --llama-cpp FOLDER; docs/export.md says how to build it"
+)
+READY_SECONDS = 300.0  # until the server has read its model
+FILE = "model.gguf"
+
+
+@dataclass(frozen=True)
+class LlamaCpp:
+    """llama.cpp's programs on this machine; `server` is None where it was not built."""
+
+    converter: Path
+    server: Path | None
+
+
+def find(folder: Path | None) -> LlamaCpp:
+    """Return the programs in a folder of llama.cpp, or on PATH; raise SetupError if there is no converter."""
+    if folder is None:
+        converter, server = shutil.which(CONVERTER), shutil.which(SERVER)
+    else:
+        places = [folder / below for below in BELOW]
+        converter, server = (next((str(p / n) for p in places if (p / n).is_file()), None) for n in (CONVERTER, SERVER))
+    if converter is None:
+        where = f"not in {folder}" if folder else "not on PATH"
+        raise SetupError(f"--to gguf: llama.cpp's {CONVERTER} is {where}. {HOW}")
+    return LlamaCpp(Path(converter).absolute(), Path(server).absolute() if server else None)
+
+
+def check_base(programs: LlamaCpp, job: Job, folder: Path) -> None:
+    """Raise SetupError if the converter does not know the base's architecture or tokenizer; `folder` is for files."""
+    base = model_folder(job.config.model, job.config.pin, ask_hub=False)
+    folder.mkdir()
+    for file in (file for pattern in TOKENIZER for file in base.glob(pattern)):
+        shutil.copyfile(file, folder / file.name)
+    convert(programs, folder, folder / FILE, ["--vocab-only"])
+    shutil.rmtree(folder)
+
+
+def convert(programs: LlamaCpp, model: Path, out: Path, how: list[str]) -> None:
+    """Convert a model folder into one file; raise SetupError with the converter's reason if it refuses."""
+    config = read_mapping(model / "config.json")
+    if config.get("model_type") == "gpt2":  # the converter asks for a name that transformers 5 does not write
+        write_json(model / "config.json", {"n_ctx": config.get("n_positions"), **config})
+    words = [sys.executable, str(programs.converter), str(model), "--outfile", str(out), *how]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode or not out.exists():
+        reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+        missing = re.search(r"No module named '([\w.]+)'", reason)
+        cure = f"pip install {missing[1]}" if missing else "--to merged, or a llama.cpp that knows this base"
+        raise SetupError(f"--to gguf: llama.cpp's converter refuses {model_name(model)} ({reason:.300}). Try: {cure}")
+
+
+def model_name(model: Path) -> str:
+    """Return what a folder is called in a message: it is temporary."""
+    return f"a model of type {read_mapping(model / 'config.json').get('model_type')!r:.80}"
+
+
+def read_back(programs: LlamaCpp, job: Job, file: Path) -> dict[str, Any]:
+    """Return what llama.cpp's server answers for the test examples, as `compute.export.read_back` does.
+
+    Prompts are given as ids. It tells no losses of given texts, so "losses" is None.
+    """
+    plan, template = job.folder.plan(), prompt_template(job.document.template)
+    assert plan.output_tokens is not None  # a stored plan has it
+    rows = [*load_tokens(job.folder.tokens_file("test"))[: job.options.limit]]
+    examples = [Example.from_row(e.row()) for e, _ in zip(job.folder.examples("test"), rows, strict=False)]
+    outputs, prompts, whole = [], 0, 0
+    with serving(programs, file, plan.max_tokens + plan.output_tokens) as address:
+        started = time.perf_counter()
+        for row in rows:
+            asked = {"prompt": row.prompt, "n_predict": plan.output_tokens, "temperature": 0, "cache_prompt": False}
+            outputs.append(plain(ask(f"{address}/completion", asked)["content"], INDENT in plan.texts))
+        seconds = time.perf_counter() - started
+        for example, row in zip(examples, rows, strict=True):
+            ids = tokenized(address, example.document, special=False)
+            prompts += ids[: row.kept] == row.prompt[row.head : row.head + row.kept]
+            before, after = example.around or template.around({DOCUMENT: ""})
+            text = f"{before}{example.document}{after}"
+            whole += not row.cut and tokenized(address, text, special=True) == row.prompt
+        ends = tokenized(address, ask(f"{address}/props", None)["eos_token"], special=True)[-1:] == end_of(rows)
+    parity = {"prompts": prompts, "whole": whole, "uncut": sum(not row.cut for row in rows), "ends": ends}
+    return {"outputs": outputs, "losses": None, "seconds": seconds} | parity
+
+
+def end_of(rows: list[Tokens]) -> list[int]:
+    """Return the id that ends the shortest target: it was not cut."""
+    return min((row.target for row in rows), key=len)[-1:]
+
+
+def tokenized(address: str, text: str, special: bool) -> list[int]:
+    """Return the ids that llama.cpp makes of a text; with `special` of a whole one, in which special tokens count."""
+    asked = {"content": text, "add_special": special, "parse_special": special}
+    return list(ask(f"{address}/tokenize", asked)["tokens"])
+
+
+def ask(url: str, asked: dict[str, Any] | None) -> dict[str, Any]:
+    """Return what the server answers."""
+    data = None if asked is None else json.dumps(asked).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request) as answer:
+        found: dict[str, Any] = json.load(answer)
+    return found
+
+
+@contextmanager
+def serving(programs: LlamaCpp, file: Path, context: int) -> Iterator[str]:
+    """Run llama.cpp's server with a file, and give its address; end it after."""
+    assert programs.server is not None
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    words = [str(programs.server), "-m", str(file), "--host", "127.0.0.1", "--port", str(port)]
+    log = file.with_name("server.log")
+    with log.open("w") as out:
+        process = subprocess.Popen([*words, "-c", str(context), "-np", "1"], stdout=out, stderr=subprocess.STDOUT)
+        try:
+            wait(process, f"http://127.0.0.1:{port}/health", log)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            log.unlink(missing_ok=True)
+
+
+def wait(process: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
+    """Return once the server is ready; raise SetupError if it ends, or never is."""
+    started = time.monotonic()
+    while process.poll() is None and time.monotonic() - started < READY_SECONDS:
+        try:
+            if ask(url, None).get("status") == "ok":
+                return
+        except (OSError, ValueError):  # not listening yet, or loading
+            time.sleep(0.1)
+    lines = log.read_text(errors="replace").strip().splitlines() or ["it says nothing"]
+    wrong = [line for line in lines if "error" in line.lower()] or lines
+    raise SetupError(f"--to gguf: llama.cpp's server cannot run the file ({wrong[-1]:.300}). Try: --no-check")

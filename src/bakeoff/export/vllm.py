@@ -1,0 +1,43 @@
+"""The command that serves an exported LoRA with vLLM, and a request as in the evaluation."""
+
+import json
+import shlex
+from pathlib import Path
+
+from bakeoff.config.templates import DOCUMENT, prompt_template
+from bakeoff.export.job import Job
+from bakeoff.report.cards import on_hub
+from bakeoff.store.checksums import read_mapping
+
+PLACE = "path/of/this/folder"
+RANKS = (8, 16, 32, 64, 128, 256, 512)  # of --max-lora-rank
+
+
+def serve_command(job: Job, folder: Path, base: str, adapter: str) -> str:
+    """Return the command that serves the adapter in `folder`; `base` and `adapter` are the places that it names."""
+    plan, peft = job.folder.plan(), read_mapping(folder / "adapter_config.json")
+    ranks = [peft["r"], *(peft.get("rank_pattern") or {}).values()]
+    words = [
+        "vllm", "serve", base, "--enable-lora", "--max-lora-rank", str(min(r for r in RANKS if r >= max(ranks))),
+        "--lora-modules", f"{job.run.entry}={adapter}", "--max-model-len", str(plan.max_tokens), "--generation-config",
+        "vllm",
+    ]  # fmt: skip
+    return shlex.join(words)
+
+
+def served_by_vllm(job: Job, folder: Path) -> str:
+    """Return how the card says to serve the adapter, without a place on this machine."""
+    base = job.document.model.name if on_hub(job.document) else "path/of/the/base"
+    rows = prompt_template(job.document.template)
+    before, after = rows.around({DOCUMENT: ""}) if rows.constant else ("the text before ", " the text after")
+    asked = {
+        "model": job.run.entry, "prompt": f"{before}A long document ...{after}", "temperature": 0,
+        "max_tokens": job.document.output_tokens,
+    }  # fmt: skip
+    request = shlex.join(["curl", "localhost:8000/v1/completions", "-H", "Content-Type: application/json", "-d"])
+    return (
+        f"```\n{serve_command(job, folder, base, PLACE)}\n{request} {shlex.quote(json.dumps(asked))}\n```\n\n"
+        "vLLM adds adapters to those architectures of "
+        "[its list](https://docs.vllm.ai/en/latest/models/supported_models/) that have a mark under LoRA; GPT-2 had "
+        "none in version 0.7. The check did not use vLLM."
+    )
