@@ -138,6 +138,10 @@ def test_what_llama_cpp_cannot_do_is_one_line(shared, programs, tmp_path, monkey
     (programs / "build/bin/llama-server").unlink()
     done = export(shared, "-o", tmp_path / "y", *words)
     assert done.stderr == "entry: lora\nnot checked\nllama.cpp's llama-server is not there, so nobody ran the file\n"
+    document = shared[1].document.model_copy(update={"chat": {}})
+    with monkeypatch.context() as patch:
+        patch.setattr("bakeoff.results.load_results", lambda _: type(shared[1])(shared[1].folder, document))
+        assert "where a chat template writes them. Try: --to merged" in refused(shared, tmp_path, *words)
     (programs / "refuse").touch()
     monkeypatch.setattr(job, "ask", lambda *_: pytest.fail("the base is refused before anything is made"))
     line = refused(shared, tmp_path, *words)

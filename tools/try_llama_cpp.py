@@ -1,8 +1,8 @@
 """Tries exports to llama.cpp for real: `python tools/try_llama_cpp.py LLAMA_CPP MODEL [--tokenizer FOLDER]`.
 
 Trains a LoRA for one epoch on docstrings, over the model in the folder MODEL, exports it in each format and prints one
-row of docs/export.md for each. With --tokenizer, MODEL is first made: a GPT-2 of three blocks with random weights, and this
-tokenizer. The model's outputs are poor, and what is compared is whether both programs write the same.
+row of docs/export.md for each. With --tokenizer, MODEL is first made: a GPT-2 of three blocks with random weights, and
+this tokenizer. The model's outputs are poor, and what is compared is whether both programs write the same.
 """
 
 import argparse

@@ -63,6 +63,11 @@ def export_run(
     config = planned_config(folder, plan).model_copy(update={"model": signed.model, "revision": signed.revision})
     form = form_of(options, run, adapter, config)
     job = Job(folder, document, run, adapter, config, options, form)
+    if document.chat is not None and options.to in (*BY_LLAMA_CPP, "vllm"):
+        raise SetupError(
+            f"--to {options.to}: prompts cannot be compared yet where a chat template writes them. Try: --to merged, "
+            "whose tokenizer has the template"
+        )
     programs = find(options.llama_cpp) if options.to in BY_LLAMA_CPP else None
     if options.to == "ollama":
         check_template(document.template)
