@@ -194,7 +194,7 @@ def test_blocks_and_norm_are_found_in_other_decoders():
 
 def test_a_prefix_is_refused_where_blocks_are_recomputed(tiny_config):
     from bakeoff.config.config import load_config
-    from bakeoff.driver.plan import checked_entries
+    from bakeoff.driver.entries import checked_entries
 
     tiny_config |= {"entries": {"prefix_tuning": {}}}
     assert checked_entries(load_config(tiny_config))

@@ -135,7 +135,7 @@ def test_ids_change_for_texts_that_were_read_otherwise_and_for_no_others(tiny_co
     config = load_config(tiny_config)
     ordinary = make_plan(config, load_tokenizer(config.model))
     assert "texts" not in ordinary.held_equal
-    monkeypatch.setattr("bakeoff.driver.plan.marked", lambda *_: Marked(1))
+    monkeypatch.setattr("bakeoff.driver.examples.marked", lambda *_: Marked(1))
     other = make_plan(config, load_tokenizer(config.model))
     assert other.document.texts == ["indent"]
     assert other.data.data_fingerprint != ordinary.data.data_fingerprint

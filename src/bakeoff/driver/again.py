@@ -6,18 +6,9 @@ It is made without torch and the base, whose shapes, lengths and ids stay as the
 from bakeoff.config.config import Config
 from bakeoff.config.planned import planned
 from bakeoff.data.sources import load_or_count
+from bakeoff.driver.entries import checked_entries, virtual_tokens
 from bakeoff.driver.environment import machine
-from bakeoff.driver.plan import (
-    Plan,
-    basis_of,
-    checked_entries,
-    held_equal_by,
-    in_ids,
-    prepared_data,
-    scores_by,
-    virtual_tokens,
-    without_scores,
-)
+from bakeoff.driver.plan import Plan, basis_of, held_equal_by, in_ids, prepared_data, scores_by, without_scores
 from bakeoff.driver.trust import is_own
 from bakeoff.hub import base_files
 from bakeoff.scoring.metrics import blind_spots

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bakeoff.analysis.columns import size
 from bakeoff.errors import SetupError
@@ -25,6 +25,31 @@ class Sizes:
     packed: int = 0
     packed_bytes: int = 0
     cache: int = 0  # numbers that the cache of the longest row holds
+
+
+@dataclass(frozen=True)
+class Needs:
+    """The least memory of each entry in bytes, and the precision of decoding that follows from the largest."""
+
+    decoding: str
+    least: dict[str, int]
+    findings: list[str]
+
+
+def needs(asked: str, precision: str, shapes: dict[str, Any], max_tokens: int, device: "Facts") -> Needs:
+    """Return what runs take; `asked` is the config's precision of decoding, `shapes` are the counts of the entries."""
+    cache = max_tokens * shapes["cache_values"]
+    sizes = {name: sizes_of(counts, cache) for name, counts in shapes["entries"].items()}
+    unpacked = max(row.total - row.packed for row in sizes.values())
+    decoding = decoding_precision(asked, precision, unpacked, device)
+    least = {name: least_bytes(row, precision, decoding, device) for name, row in sizes.items()}
+    return Needs(decoding, least, decoding_findings(asked, decoding, unpacked))
+
+
+def sizes_of(counts: dict[str, Any], cache: int) -> Sizes:
+    """Return what of an entry takes memory, by its counts; `cache` numbers are in the cache of its longest row."""
+    total, trained, packed = (counts[f"{kind}_parameters"] for kind in ("total", "trainable", "packed"))
+    return Sizes(total, trained, packed, counts.pop("packed_bytes"), cache)
 
 
 def decoding_precision(asked: str, precision: str, weights: int, device: "Facts") -> str:

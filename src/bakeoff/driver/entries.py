@@ -1,0 +1,67 @@
+"""The entries of a plan: refused where they cannot be run, and what the plan says about each."""
+
+from typing import Any, get_args
+
+from bakeoff.config.config import Config
+from bakeoff.config.names import BASELINES
+from bakeoff.errors import ConfigError
+from bakeoff.methods import INSTALLED, method_class
+from bakeoff.scoring.baselines import base_in
+from bakeoff.store.records import Quantize
+from bakeoff.tuning.entries import Entry, read_entries
+from bakeoff.tuning.search import budget
+
+
+def checked_entries(config: Config) -> dict[str, Entry]:
+    """Return the config's entries; raise ConfigError if one cannot be run."""
+    entries = read_entries(config)
+    taken = set(entries) & {*BASELINES, *config.baselines, *map(base_in, get_args(Quantize))}
+    if taken:
+        raise ConfigError(f"entries.{taken.pop()}: this is the name of a baseline. Give the entry another `name:`")
+    alike = {name.lower(): name for name in entries}
+    for name in entries:
+        if alike[name.lower()] != name:
+            raise ConfigError(
+                f"entries.{name}: differs from {alike[name.lower()]} in upper and lower case only, which some disks "
+                f"do not distinguish. Give it another `name:`"
+            )
+    foreign = [f"entries.{name}: method '{e.method}'" for name, e in entries.items() if e.method not in INSTALLED]
+    if foreign:
+        raise ConfigError(
+            f"{foreign[0]} was registered in this process only, but each run has a process of its own. Try: a package "
+            f"with an entry point in the group bakeoff.methods"
+        )
+    whole = [name for name, entry in entries.items() if not method_class(entry.method).checkpointable]
+    if whole and config.protocol.gradient_checkpointing:
+        raise ConfigError(
+            f"entries.{whole[0]}: {entries[whole[0]].method} cannot be trained with protocol.gradient_checkpointing. "
+            f"Try: gradient_checkpointing: false, with a smaller batch_size or max_tokens"
+        )
+    return entries
+
+
+def virtual_tokens(entries: dict[str, Entry]) -> int:
+    """Return the number of positions of the context that the largest soft prompt takes."""
+    return max(method.virtual_tokens for entry in entries.values() for method in entry.methods())
+
+
+def entry_plan(entry: Entry, config: Config, steps: int, counts: dict[str, Any], least: int) -> dict[str, Any]:
+    """Return what the plan says about one entry.
+
+    `trial_steps` are those of all its trials, if none fails and no extension is needed; the chosen trial is also the
+    run of the first seed. `learning_rate` is None if it is searched.
+    """
+    trials = len(entry.trial_points)
+    return {
+        "method": entry.method,
+        "steps": steps,
+        "tuning": entry.label,
+        "trials": trials,
+        "trial_steps": budget(trials, steps, config.tune.halving) if config.tune and trials else 0,
+        "search": {k: {"low": r.low, "high": r.high, "scale": r.scale} for k, r in entry.ranges.items()},
+        "trial_points": entry.trial_points,
+        "learning_rate": None if "learning_rate" in entry.ranges else entry.methods()[0].learning_rate,
+        "quantize": entry.quantize,
+        "least_bytes": least,
+        **counts,
+    }
