@@ -5,6 +5,8 @@ import torch
 
 from bakeoff.compute.model.base import adapt, load_base, trainable
 from bakeoff.compute.training.loss import evaluate_loss, mean_loss
+from bakeoff.config.config import Config
+from bakeoff.driver.plan import decoding_by
 from bakeoff.methods import build_method
 from bakeoff.scoring.forgetting import PASSAGE_TOKENS, PASSAGES, neutral_rows, passages, prose, with_forgetting
 from bakeoff.store.results_document import MeanScore
@@ -99,3 +101,10 @@ def test_forgetting_is_adapted_minus_base():
     rows = {"base": row("baseline"), "a": row("entry", neutral=4.5)}
     rows = with_forgetting(rows)
     assert "neutral/forgetting" not in rows["a"].metrics
+
+
+def test_a_run_is_decoded_again_if_its_neutral_text_began_otherwise(base):
+    """Older records hold a loss without <bos>; those of bases that put nothing before a text are as they were."""
+    config = Config.model_validate({"data": "demo", "entries": ["lora"]})
+    assert decoding_by(config, "fp32", base.tokenizer) == decoding_by(config, "fp32", None)
+    assert decoding_by(config, "fp32", tokenizer_that_adds("<s> $A")) != decoding_by(config, "fp32", None)

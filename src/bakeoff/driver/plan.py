@@ -9,6 +9,7 @@ from bakeoff.config.config import Config
 from bakeoff.config.planned import planned
 from bakeoff.data.examples import Example
 from bakeoff.data.prepared import PreparedData
+from bakeoff.data.prompt_format import added_ids
 from bakeoff.data.sources import Splits, content_identity, origin_identity
 from bakeoff.data.tokens import FORM, statistics
 from bakeoff.driver.counts import context_finding, count, exact_counts, fit_context
@@ -107,7 +108,7 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
         "data": {"source": config.data.source, "identity": held_equal["data"], "splits": facts, "findings": findings},
         "config": planned(config),
         "data_fingerprint": data.data_fingerprint,
-        "decoding": hash_of(config.generation.model_dump() | {"precision": memory.decoding}),
+        "decoding": hash_of(decoding_by(config, memory.decoding, tokenizer)),
         "precision": precision, "decoding_precision": memory.decoding,
         "template": examples.template, "chat": examples.chat, "texts": examples.marked.marks,
         **scores,
@@ -173,6 +174,12 @@ def prepared_data(folder: Folder, config: Config, splits: Splits, held_equal: di
     """Return a plan's data with their fingerprint."""
     in_tokens = [*(held_equal[key] for key in IN_TOKENS if key in held_equal), config.generation.max_new_tokens, FORM]
     return PreparedData(folder, splits, hash_of([*in_tokens, origin_identity(splits)]))
+
+
+def decoding_by(config: Config, precision: str, tokenizer: Any) -> dict[str, Any]:
+    """Return what outputs are made by, and the neutral text that is read beside them: it begins as prompts do."""
+    begin, _ = added_ids(tokenizer) if tokenizer else ([], [])
+    return config.generation.model_dump() | {"precision": precision} | ({"begin": begin} if begin else {})
 
 
 def scores_by(config: Config, test: Sequence[Example]) -> dict[str, Any]:
