@@ -45,7 +45,7 @@ def ids_of(parts):
 )
 def test_ids_are_those_of_apply_chat_template(style, chat):
     if style == "gemma" and "system" in chat:
-        with pytest.raises(SetupError, match="chat: the chat template of tiny-gemma System role not supported"):
+        with pytest.raises(SetupError, match="template of tiny-gemma refuses the conversation .System role"):
             form_with(style, **chat)
         return
     form = form_with(style, **chat)
@@ -126,7 +126,7 @@ def templated(template, **chat):
     ("template", "message"),
     [
         (CHATML.replace("{%- if add_generation_prompt -%}", "{%- if false -%}"), "has no generation prompt: an answer"),
-        ("{{ raise_exception('never') }}", "never"),
+        ("{{ raise_exception('never') }}", "refuses the conversation .never."),
         ("{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}", "takes more than 1,000,000"),
         ("{{ 'a' * 10 ** 9 }}", "takes more than"),
         ("{{ messages[0].content.center(10 ** 9) }}", "gives the number 1,000,000,000 to a function"),
@@ -139,6 +139,7 @@ def templated(template, **chat):
         ("hello", "leaves out the text of turn 1"),
         ("{% for m in messages %}{{ m.content }}{{ m.content }}{% endfor %}", "repeats the text of turn 1"),
         (CHATML.replace("assistant\\n", "model\\n"), "what is trained is not what is generated"),
+        ("{{- messages | length -}}" + CHATML, "begins a conversation in another way once it is answered"),
         ("x" * 100_001, "has 100,001 characters"),
         ({"tool_use": CHATML}, "has several, and none is named default"),
     ],
@@ -147,7 +148,7 @@ def test_a_template_that_cannot_be_used_is_one_line(template, message):
     with pytest.raises(SetupError, match=message) as raised:
         templated(template)
     assert str(raised.value).startswith("chat: the chat template of tiny-chatml ")
-    assert "Try: chat: off" in str(raised.value)
+    assert str(raised.value).count("Try: ") == 1
     assert "\n" not in str(raised.value)
 
 

@@ -1,12 +1,15 @@
 """Conversations: how rows become turns, which answers are trained, and what is left out."""
 
+import copy
 import json
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 import bakeoff
 from bakeoff.api import plan
+from bakeoff.cli.main import main
 from bakeoff.compute.export.files import write_adapter
 from bakeoff.compute.export.read_back import read_back
 from bakeoff.compute.export.source import Source
@@ -62,11 +65,23 @@ def test_every_answer_is_trained_and_nothing_else(style):
 
 
 def test_thoughts_that_later_turns_drop_are_refused_and_the_last_answer_can_be_trained():
-    with pytest.raises(TemplateError, match="writes turn 2 .assistant., or what comes before it, in another way once"):
+    with pytest.raises(TemplateError, match="writes turn 2 .assistant., or .*Set chat.train_on: last"):
         form_with("thinking").parts([TALKS])
     form = form_with("thinking", train_on="last")
     (parts,) = form.parts([TALKS])
     assert form.tokenizer.decode(parts.target) == "<think>\n\n</think>\n\nBecause.<|im_end|>"
+
+
+def test_a_template_without_an_end_token_trains_last_answers_only():
+    tokenizer = copy.deepcopy(chat_tokenizer("chatml"))
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    with pytest.raises(TemplateError, match="ends an answer without a token, so only the last is trained"):
+        ChatForm(tokenizer, ChatConfig()).parts([TALKS])
+    (parts,) = ChatForm(tokenizer, ChatConfig(train_on="last")).parts([TALKS])
+    assert tokenizer.decode(parts.target) == "Because.<|endoftext|>"
 
 
 def test_a_row_has_its_own_system_text_or_that_of_the_config():
@@ -243,7 +258,7 @@ BAD = {
     "surrogate": ({"messages": said(("user", "\ud83d"), ("assistant", "x"))}, "turn 1 contains half a surrogate pair"),
 }  # fmt: skip
 BAD_GEMMA = {
-    "system": ({"messages": [{"role": "system", "content": "x"}, *MESSAGES]}, "template System role not"),
+    "system": ({"messages": [{"role": "system", "content": "x"}, *MESSAGES]}, "refuses the conversation .System role"),
     "two users": ({"messages": said(("user", "x"), ("user", "y"), ("assistant", "z"))}, "roles must alternate"),
 }  # fmt: skip
 OTHERS = [
@@ -440,6 +455,14 @@ def test_a_bakeoff_on_conversations_from_data_to_answers(chatml, tmp_path):
     assert entry.load().generate([{"messages": turns} for turns in asked]) == scored
     assert entry.load().generate(asked) == scored
     assert entry.load().generate(["", asked[0][0]["content"]])[0] == ""
+    lines = "".join(json.dumps({"messages": turns}) + "\n" for turns in asked)
+    done = CliRunner().invoke(main, ["generate", str(results.folder.path), "--rows", "--json"], input=lines)
+    assert [row["output"] for row in json.loads(done.stdout)] == scored
+    done = CliRunner().invoke(
+        main, ["generate", str(results.folder.path), "--rows"], input=json.dumps({"messages": []})
+    )
+    assert done.exit_code == 2
+    assert "generate: document 1: column 'messages' contains an empty list" in done.stderr
     with pytest.raises(DataError, match="generate: document 1: the conversation ends with an answer"):
         entry.load().generate([files["test"][0]["messages"]])
     questions = [turns[-1]["content"] for turns in asked]

@@ -60,8 +60,10 @@ class ChatTemplate:
                 length += len(part)
                 if length > MAX_TEXT:
                     raise TooMuchError(f"makes a text of more than {MAX_TEXT:,} characters")
+        except TooMuchError as error:
+            raise TemplateError(str(error).partition(". Try: ")[0]) from None
         except (JinjaError, *NO_VALUE, MemoryError) as error:
-            raise TemplateError(in_short(error)) from None
+            raise TemplateError(f"fails ({in_short(error)})") from None
         return "".join(parts)
 
 
@@ -117,7 +119,7 @@ def tojson(
 
 def raise_exception(message: Any) -> None:
     """Let a template refuse a conversation."""
-    raise TemplateError(in_short(Exception(message)))
+    raise TemplateError(f"refuses the conversation ({in_short(Exception(message))})")
 
 
 def careful(function: Any) -> Any:

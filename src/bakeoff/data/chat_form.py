@@ -114,7 +114,12 @@ class ChatForm:
         name = self.tokenizer.name_or_path
         with told(self.tokenizer):
             prompt, whole = self.renderer.layout((USER,), True), self.renderer.layout((USER, ASSISTANT), False)
-            if not whole[1].startswith(prompt[1]) or whole[0] != prompt[0]:
+            if whole[0] != prompt[0]:
+                raise TemplateError(
+                    "begins a conversation in another way once it is answered, so what is trained is not what is "
+                    "generated"
+                )
+            if not whole[1].startswith(prompt[1]):
                 raise TemplateError(
                     f"ends a prompt with {prompt[1]!r:.80}, but writes {whole[1]!r:.80} before an answer, so what is "
                     "trained is not what is generated"
@@ -193,6 +198,8 @@ class ChatForm:
 
     def _laid_out(self, given: Conversation) -> LaidOut:
         messages, renderer = given.messages, self.renderer
+        if len(given.trained) > 1 and not self.ending:
+            raise TemplateError("ends an answer without a token, so only the last is trained. Set chat.train_on: last")
         whole = renderer.whole(messages)
         pieces = renderer.layout(tuple(role for role, _ in messages), False)
         edges = []
@@ -203,7 +210,7 @@ class ChatForm:
             if not whole.text.startswith(prompt) or not whole.text.startswith(until[:end]):
                 raise TemplateError(
                     f"writes turn {turn + 1} ({ASSISTANT}), or what comes before it, in another way once the "
-                    "conversation continues, so what is trained is not what is generated"
+                    "conversation continues, so what is trained is not what is generated. Set chat.train_on: last"
                 )
             edges.append((start, end))
         literal = self.literal(whole.text, whole.spans)

@@ -21,8 +21,8 @@ def parts_of(chunk: list[Example], form: AnyForm, examples: Iterable[Example], w
                 form.parts([example])
             except TemplateError as error:
                 raise DataError(
-                    f"{where}: {place_of(example, examples)}: chat: the base's chat template {error}. Try: another "
-                    "order of turns, chat.train_on: last, or without this row"
+                    f"{where}: {place_of(example, examples)}: chat: the base's chat template {error}. Or leave "
+                    "out this row"
                 ) from None
         raise
 
@@ -34,6 +34,8 @@ def fitted(
 
     The system text and the last question stay. Raises DataError if these leave no room for an output.
     """
+    if needed(parts, output_tokens) <= max_tokens:
+        return parts, 0
     shorter = shortened(example)
     fewest, most = 0, len(shorter) - 1
     found = {0: parts}

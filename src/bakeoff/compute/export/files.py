@@ -56,10 +56,10 @@ def check_finite(model: nn.Module, dtype: str) -> None:
 
 def generation_config(source: Source, base: Base) -> GenerationConfig:
     """Return how evaluation decoded, as transformers' `generate` reads it: greedy, with the same end and length."""
-    end, chat = base.tokenizer.eos_token_id, source.plan.chat
-    ends = chat.ends if chat else end
+    end, ends = base.tokenizer.eos_token_id, sorted(base.ends)
     return GenerationConfig(
-        do_sample=False, num_beams=1, eos_token_id=ends, pad_token_id=end, bos_token_id=base.tokenizer.bos_token_id,
+        do_sample=False, num_beams=1, eos_token_id=ends if ends[1:] else end, pad_token_id=end,
+        bos_token_id=base.tokenizer.bos_token_id,
         decoder_start_token_id=base.decoder_start, max_new_tokens=source.output_tokens,
     )  # fmt: skip
 

@@ -12,6 +12,7 @@ from bakeoff.compute.model.device import CPU
 from bakeoff.compute.model.loading import check_tokenizer, load_tokenizer
 from bakeoff.config.config import Config, load_config
 from bakeoff.config.planned import planned_config
+from bakeoff.data.forms import stops_of
 from bakeoff.errors import SetupError
 from bakeoff.store.plan_document import PlanDocument
 from bakeoff.store.records import Run
@@ -58,7 +59,7 @@ class Source:
         tokenizer = load_tokenizer(config.model, config.pin)
         check_tokenizer(config.model, tokenizer, model)
         nn.Module.float(model)
-        return Base(model, tokenizer, CPU, "fp32")
+        return Base(model, tokenizer, CPU, "fp32", stops=stops_of(plan))
 
     def adapted(self, base: Base) -> nn.Module:
         """Return the base with the run's adapter on it, frozen."""
