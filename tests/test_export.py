@@ -17,6 +17,7 @@ from bakeoff.compute.export import files, make, read_back
 from bakeoff.compute.export.answer import result_of
 from bakeoff.errors import SetupError
 from bakeoff.export import job
+from bakeoff.export.folder import MARK
 from bakeoff.store.checksums import read_mapping
 
 WORK = {job.MAKE: make.make, job.READ_BACK: read_back.read_back}
@@ -165,6 +166,8 @@ def test_nothing_is_written_over(shared, within, tmp_path):
     assert not (place / "adapter_config.json").exists()
     (place / "mine").write_text("x")
     assert "contains mine, which bakeoff did not write" in refused(folder, place, *words, "--force")
+    (place / MARK).write_text('{"made_by": "bakeoff", "files": [["a"], {}]}')
+    assert "which bakeoff did not write" in refused(folder, place, *words, "--force")
     assert [f.name for f in tmp_path.iterdir()] == ["x"]
 
 

@@ -5,6 +5,7 @@ would be imported instead of the real module.
 """
 
 import ctypes
+import os
 import resource
 import signal
 import sys
@@ -29,10 +30,15 @@ def also_search(places: list[str]) -> None:
     sys.path += [place for place in places if place not in sys.path]
 
 
-def end_with_parent() -> None:
-    """Let the kernel end this process when its parent ends, for any reason (Linux; elsewhere this does nothing)."""
+def end_with_parent(parent: int | None = None) -> None:
+    """Let the kernel end this process when its parent ends, for any reason (Linux; elsewhere it is not told).
+
+    `parent` is the process that started this one: if it has ended before, this one ends at once.
+    """
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if parent is not None and os.getppid() != parent:
+        os._exit(1)
 
 
 def limit(memory_bytes: int | None) -> None:

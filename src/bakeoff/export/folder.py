@@ -41,7 +41,7 @@ def check_place(place: Path, force: bool, run_folder: Path) -> None:
         raise SetupError(f"{place}: exists already. Try: -o FOLDER, another place{again}")
     if not is_export(place):
         raise SetupError(f"{place}: is not an export of bakeoff, so --force does not replace it. Try: -o FOLDER")
-    known = set(read_mapping(place / MARK)["files"]) | {MARK}
+    known = {*map(str, read_mapping(place / MARK)["files"]), MARK}
     other = sorted({f.relative_to(place).as_posix() for f in place.rglob("*") if not f.is_dir()} - known)
     if other:
         raise SetupError(f"{place}: contains {other[0]}, which bakeoff did not write. Try: move it, or -o FOLDER")

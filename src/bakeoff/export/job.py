@@ -1,6 +1,7 @@
 """A run that is exported, and the processes that make its files and read them back. Only they load torch."""
 
 import json
+import os
 import signal
 import subprocess
 from collections.abc import Mapping
@@ -40,8 +41,9 @@ class Job:
 
 def ask(module: str, asked: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
     """Return what a process of ours finds; raise SetupError if it cannot do its work."""
+    words = json.dumps({**asked, "parent": os.getpid()})
     done = subprocess.run(
-        command(module), input=json.dumps(asked), env=dict(environment), capture_output=True, text=True, check=False
+        command(module), input=words, env=dict(environment), capture_output=True, text=True, check=False
     )
     lines = done.stdout.strip().splitlines()
     if done.returncode or not lines:

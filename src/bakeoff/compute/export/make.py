@@ -8,7 +8,6 @@
 from pathlib import Path
 from typing import Any
 
-from bakeoff.child_process import end_with_parent
 from bakeoff.compute.export.answer import answer
 from bakeoff.compute.export.files import write_adapter, write_lora, write_model
 from bakeoff.compute.export.low_rank import factors_of, snapshot
@@ -43,5 +42,4 @@ def make(folder: str, run: str, form: str, output: str, dtype: str | None = None
 
 
 if __name__ == "__main__":
-    end_with_parent()
     answer(make)

@@ -17,7 +17,6 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
-from bakeoff.child_process import end_with_parent
 from bakeoff.compute.export.answer import answer
 from bakeoff.compute.export.files import plain_base
 from bakeoff.compute.export.source import Source
@@ -139,5 +138,4 @@ def as_one_text(form: AnyForm, example: Example) -> list[int]:
 
 
 if __name__ == "__main__":
-    end_with_parent()
     answer(read_back)

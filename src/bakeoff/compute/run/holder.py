@@ -64,9 +64,10 @@ class Holder:
             say(events, event=State(run=json.loads(line)["run"], state="loading").row())
         asked, asking = os.pipe()
         told, telling = os.pipe()
+        server = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
-            end_with_parent()
+            end_with_parent(server)
             os.close(asking)
             os.close(told)
             os._exit(hold(wanted, line, asked, telling, events))

@@ -49,9 +49,10 @@ def serve(requests: TextIO, events: TextIO, prepare: Callable[[Folder], object])
 
 def forked(carry: Callable[[], int]) -> int:
     """Do something in a forked process, which ends with this one; return its exit status, -N if signal N ended it."""
+    parent = os.getpid()
     pid = os.fork()
     if pid == 0:
-        end_with_parent()
+        end_with_parent(parent)
         os._exit(carry())
     _, status = os.waitpid(pid, 0)
     return os.waitstatus_to_exitcode(status)
