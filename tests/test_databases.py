@@ -1,13 +1,16 @@
 """SQLite and DuckDB: tables, views and queries are read, nothing is changed, and whatever else is asked is one line."""
 
+import resource
 import signal
 import sqlite3
 import threading
+from contextlib import closing
 
 import duckdb
 import pytest
 from hypothesis import given
 
+from bakeoff.compute.run.request import forked
 from bakeoff.config.sections import DataConfig
 from bakeoff.data import databases
 from bakeoff.data.formats import read_rows
@@ -136,6 +139,27 @@ def test_what_never_ends_is_ended(tmp_path, monkeypatch, name, query):
     assert "gave no row in 0.5 seconds" in message or "more than 1,000 rows" in message
 
 
+def test_a_view_that_sorts_without_end_takes_no_more_memory_or_disk_than_is_allowed(tmp_path, monkeypatch):
+    path = made(tmp_path / "a.sqlite", t=make_rows(3, 1))
+    numbers = "with recursive c(x) as (select 1 union all select x + 1 from c)"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(
+            f"create view v as {numbers} select hex(randomblob(9999)) document, x summary from c order by 1"
+        )
+    monkeypatch.setattr(databases, "MEMORY", 30_000_000)  # which holds for all of a process from then on
+
+    def reads():
+        try:
+            rows_of(path, "v")
+        except DataError as error:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            return 0 if "a query takes more than 30,000,000 bytes" in str(error) and peak < before + 100_000 else 2
+        return 1
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert forked(reads) == 0
+
+
 def test_an_interrupt_ends_a_query_of_sqlite_as_an_interrupt(tmp_path):
     path = made(tmp_path / "a.sqlite", t=make_rows(3, 1))
     timer = threading.Timer(0.3, signal.raise_signal, [signal.SIGINT])
@@ -165,6 +189,12 @@ def test_changes_that_are_not_in_the_file_yet_are_not_left_out_silently(tmp_path
     connection.execute("insert into t values ('a', 'b')")
     connection.commit()
     with pytest.raises(DataError, match="a.sqlite-wal has changes that are not in it yet. Close the program"):
+        rows_of(path)
+    beside = path.with_name("a.sqlite-wal")
+    assert not databases.begins_with(beside, b"other")
+    with beside.open("ab") as file:
+        file.truncate(1 << 40)  # is not read whole
+    with pytest.raises(DataError, match="a.sqlite-wal has changes"):
         rows_of(path)
     connection.close()
     assert len(rows_of(path)) == 4

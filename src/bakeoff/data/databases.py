@@ -21,13 +21,14 @@ from bakeoff.errors import DataError, did_you_mean
 
 SECONDS = 300.0  # that the next rows may take
 MOST = 10_000_000  # rows
+MEMORY = 4_000_000_000  # bytes that a query may take; sorting writes nothing to the disk
 QUERY = re.compile(r"[\s(]*(select|with|values|from)\s", re.IGNORECASE)
 FUNCTIONS = ("json_each", "json_tree")  # SQLite's own tables that may be read
 UNFINISHED = {"-wal": b"", "-journal": bytes.fromhex("d9d505f920a163d7")}  # files with changes, by how they begin
 DUCKDB: dict[str, str | bool | int | float | list[str]] = {
     "threads": 1,  # else rows without an ORDER BY may come in another order each time
     "enable_external_access": False, "autoload_known_extensions": False, "autoinstall_known_extensions": False,
-    "allow_community_extensions": False, "memory_limit": "4GB", "temp_directory": "", "lock_configuration": True,
+    "allow_community_extensions": False, "memory_limit": f"{MEMORY}B", "temp_directory": "", "lock_configuration": True,
 }  # fmt: skip
 
 
@@ -69,6 +70,8 @@ def database(path: Path) -> Iterator[Any]:
     try:
         with closing(make(path)) as connection:
             yield connection
+    except MemoryError:
+        raise DataError(f"{path}: a query takes more than {MEMORY:,} bytes. Try: one without ORDER BY") from None
     except (fault, sqlite3.Warning) as error:
         reason = str(error).partition("\n")[0]
         raise DataError(f"{path}: {reason:.300}. Only tables, views and queries that read them are allowed") from None
@@ -78,13 +81,15 @@ def sqlite(path: Path) -> sqlite3.Connection:
     """Return a connection to a SQLite database that allows nothing but reading its tables and views."""
     for ending, start in UNFINISHED.items():
         beside = path.with_name(path.name + ending)
-        if beside.is_file() and beside.stat().st_size and beside.read_bytes().startswith(start):
+        if beside.is_file() and begins_with(beside, start):
             raise DataError(f"{path}: {beside.name} has changes that are not in it yet. Close the program that uses it")
     connection = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro&immutable=1", uri=True)
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST)
     connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
     connection.execute("PRAGMA trusted_schema = off")
     connection.execute("PRAGMA cell_size_check = on")
+    connection.execute("PRAGMA temp_store = memory")
+    connection.execute(f"PRAGMA hard_heap_limit = {MEMORY}")
     for name in FUNCTIONS:
         connection.execute(f"SELECT 1 FROM {name}('[]')")  # which declares it, and that is not allowed below
     known = {"sqlite_master", *FUNCTIONS, *tables_of(connection)}
@@ -99,6 +104,13 @@ def sqlite(path: Path) -> sqlite3.Connection:
     connection.set_progress_handler(lambda: None, 1_000_000)  # so that Python looks for signals
     connection.text_factory = text_or_bytes
     return connection
+
+
+def begins_with(file: Path, start: bytes) -> bool:
+    """Return whether a file contains anything, and begins with these bytes."""
+    with opened(file) as stream:
+        begin = stream.read(len(start) or 1)
+    return bool(begin) and begin.startswith(start)
 
 
 def text_or_bytes(content: bytes) -> str | bytes:
