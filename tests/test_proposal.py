@@ -96,7 +96,7 @@ def test_few_documents_get_larger_shares_and_too_few_are_refused(tmp_path):
     assert not (tmp_path / "b.yaml").exists()
 
 
-@pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-16-be"])
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-16-be", "utf-32"])
 def test_the_encoding_is_proposed_with_what_it_makes_of_a_line(tmp_path, encoding):
     rows = [{"document": f"Gr\u00fc\u00dfe aus K\u00f6ln, Nummer {i}", "summary": f"{i}"} for i in range(60)]
     rows = [{**row, "summary": f"s {row['summary']}"} for row in rows]
@@ -110,6 +110,15 @@ def test_the_encoding_is_proposed_with_what_it_makes_of_a_line(tmp_path, encodin
             'encoding: cp1252 is a guess, because a.csv:2 is not UTF-8. With it this line is: "Gr\u00fc\u00dfe aus'
             in said
         )
+
+
+def test_a_reason_with_characters_that_yaml_forbids_is_written_with_escapes(tmp_path):
+    path = tmp_path / "a.csv"
+    rows = [{"document": f"Gr\u00fc\u00dfe \x81 {i}", "summary": f"s {i}"} for i in range(60)]
+    path.write_bytes(write(path, rows).read_text(encoding="utf-8").encode("latin-1"))
+    said, config = init(path)
+    assert config.data.encoding == "iso8859-1"
+    assert "Gr\u00fc\u00dfe \\x81 0" in said
 
 
 def test_one_broken_line_in_utf8_does_not_change_the_encoding(tmp_path):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from bakeoff.config.config import load_config
 from bakeoff.config.sections import DataConfig
+from bakeoff.data import sheets
 from bakeoff.data.formats import read_rows
 from bakeoff.data.sources import load_examples
 from bakeoff.data.streams import Reading
@@ -149,6 +150,15 @@ def test_a_hostile_sheet_is_one_line_in_good_time(tmp_path, name):
     said = in_one_line(lambda: rows_of(path))[1]
     assert said.startswith(str(path))
     assert message in said
+
+
+def test_wide_rows_that_are_nearly_empty_are_one_line_in_good_time(tmp_path, monkeypatch):
+    path = workbook(tmp_path / "a.xlsx", S=[["document", "summary"], ["a", "b"]])
+    wide = b"".join(b'<row r="%d"><c r="XFD%d"/></row>' % (i, i) for i in range(3, 10))
+    edited(path, SHEET, lambda xml: xml.replace(b"</sheetData>", wide + b"</sheetData>"))
+    assert rows_of(path) == [{"document": "a", "summary": "b"}]
+    monkeypatch.setattr(sheets, "CELLS", 100_000)
+    assert "(S): more than 100,000 cells. Try: delete the empty columns" in in_one_line(lambda: rows_of(path))[1]
 
 
 def test_entities_that_grow_are_one_line(tmp_path):

@@ -70,7 +70,7 @@ def draft(files: Sequence[Path], output: Path, model: str = "base") -> Draft:
     lines = [
         f"# yaml-language-server: $schema={SCHEMA_FILE}",
         f"# A bakeoff over {about}. Next: bakeoff plan {own}, then: bakeoff run {own}",
-        *(f"# {line}" for line in reasons),
+        *(f"# {in_line(line)}" for line in reasons),
         "",
         *section_lines(config, {"entries": entry_lines()}),
     ]

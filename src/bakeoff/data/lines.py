@@ -86,13 +86,15 @@ def lines_of(stream: BinaryIO) -> Iterator[bytes]:
 
 
 def refuse_wide(path: Path, start: bytes) -> None:
-    """Raise DataError if a file begins like text with two bytes per character."""
+    """Raise DataError if a file begins like text with two or four bytes per character."""
     if name := wide_name(start):
         raise DataError(f"{path}:1: not UTF-8 text, but {name}. Set data.encoding: {name.lower()}")
 
 
 def wide_name(start: bytes) -> str:
-    """Return the encoding of a text that begins like one with two bytes per character; empty if it does not."""
+    """Return the encoding of a text that begins like one with two or four bytes per character; empty if it does not."""
+    if start.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "UTF-32"
     zeros = [sum(byte == 0 for byte in start[first:200:2]) for first in (0, 1)]
     name = "UTF-16" if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else ""
     if not name and max(zeros) > 0.9 * len(start[:200:2]) and not min(zeros):

@@ -14,6 +14,7 @@ from bakeoff.data.streams import Reading, opened, refuse_bomb
 from bakeoff.errors import DataError, did_you_mean, listed
 
 ROWS = 1_048_576  # of a sheet
+CELLS = 200_000_000  # that a sheet may have with those that its file leaves out, which take time, too
 BATCH = 1000  # rows that are read at a time
 OLD = bytes.fromhex("d0cf11e0")  # begins .xls, and what Excel encrypts
 
@@ -73,7 +74,7 @@ def table_of(sheet: Any, path: Path) -> Iterator[Row]:
 def numbered_rows(sheet: Any, path: Path) -> Iterator[tuple[int, Sequence[Any]]]:
     """Yield a sheet's rows with their numbers, also those that its file leaves out."""
     sheet.reset_dimensions()  # which may be wrong
-    rows, number = sheet.iter_rows(values_only=True), 0
+    rows, number, seen = sheet.iter_rows(values_only=True), 0, 0
     while True:
         with faults(path):
             batch = list(islice(rows, BATCH))
@@ -83,6 +84,9 @@ def numbered_rows(sheet: Any, path: Path) -> Iterator[tuple[int, Sequence[Any]]]
             number += 1
             if number > ROWS:
                 raise DataError(f"{path} ({sheet.title}): has a row beyond {ROWS:,}, the last that a sheet can have")
+            seen += len(cells)
+            if seen > CELLS:
+                raise DataError(f"{path} ({sheet.title}): more than {CELLS:,} cells. Try: delete the empty columns")
             yield number, cells
 
 
