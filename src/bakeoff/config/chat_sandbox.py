@@ -6,7 +6,7 @@ the memory. Here every value is charged by its size to an account with a limit p
 
 import json
 import re
-from collections.abc import Iterator, Mapping, MappingView, Sequence
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
 from datetime import date
 from functools import lru_cache, wraps
 from typing import Any
@@ -105,7 +105,7 @@ def whole(value: Any) -> Any:
         charge(1 + len(part) // CHARACTERS if isinstance(part, str) else 1)
         if isinstance(part, Mapping):
             waiting += part.items()
-        elif isinstance(part, list | tuple | MappingView):
+        elif isinstance(part, list | tuple | ItemsView | KeysView | ValuesView):
             waiting += part
     return value
 
