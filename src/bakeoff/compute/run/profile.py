@@ -109,15 +109,22 @@ def measure(
     with clocks.phase("evaluation"):
         evaluate_loss(base, adapted, batch, 2 * protocol.batch_size)
     probe.reads_targets = reads_targets(base, decoding)
-    decoder = for_decoding(base, adapted, decoding)
-    prompts = to_decode(decoder, load_tokens(folder.tokens_file("test")), config.generation.batch_size)
-    decode(decoder, adapted, prompts[:1], Clocks())  # warms up
-    decode(decoder, adapted, prompts, clocks)
+    test = load_tokens(folder.tokens_file("test"))
+    measure_decoding(probe, for_decoding(base, adapted, decoding), adapted, test, config.generation.batch_size, clocks)
     for phase, seconds in clocks.seconds.items():
         setattr(probe, f"{phase}_seconds", seconds)
+    return probe
+
+
+def measure_decoding(
+    probe: Probe, base: Base, adapted: nn.Module, test: Sequence[Tokens], batch_size: int | None, clocks: Clocks
+) -> None:
+    """Decode one batch of test prompts, after a first one that warms up."""
+    prompts = to_decode(base, test, batch_size)
+    decode(base, adapted, prompts[:1], Clocks())
+    decode(base, adapted, prompts, clocks)
     probe.prefill_tokens = len(prompts) * max(map(len, prompts))
     probe.generated_tokens = len(prompts) * WRITTEN
-    return probe
 
 
 @torch.no_grad()
