@@ -22,7 +22,8 @@ from bakeoff.compute.training.batches import epoch_batches
 from bakeoff.compute.training.loop import Trainer
 from bakeoff.compute.training.trunk_cache import open_trunk
 from bakeoff.config.sections import ProtocolConfig
-from bakeoff.data.tokens import Tokens, load_tokens
+from bakeoff.data.token_file import load_tokens
+from bakeoff.data.tokens import Tokens
 from bakeoff.methods import Method, build_method
 
 DEVICE = choose("auto")

@@ -24,10 +24,12 @@ from bakeoff.compute.decoding.greedy import generate
 from bakeoff.compute.model.base import adapt, for_decoding, load_base, load_tokenizer
 from bakeoff.compute.model.device import choose, native_precision, peak_bytes, reset_peak, wait
 from bakeoff.compute.training.loop import Trainer
-from bakeoff.config.sections import DataConfig, ProtocolConfig
+from bakeoff.config.data import DataConfig
+from bakeoff.config.sections import ProtocolConfig
 from bakeoff.data.prompt_format import make_form
 from bakeoff.data.sources import load_examples
-from bakeoff.data.tokens import encode, load_tokens, save_tokens
+from bakeoff.data.token_file import load_tokens, save_tokens
+from bakeoff.data.tokens import encode
 from bakeoff.hub import model_folder
 from bakeoff.methods import Method, build_method
 from measured import Kept, run

@@ -74,7 +74,7 @@ def drive(folder: Path) -> dict[str, Any]:
     """Read, plan, encode and write the run folder."""
     from bakeoff import api
     from bakeoff.compute.model.base import load_tokenizer
-    from bakeoff.config.config import load_config
+    from bakeoff.config.loading import load_config
     from bakeoff.driver import counts, plan
     from bakeoff.store.run_folder import Folder
 
@@ -96,7 +96,7 @@ def drive(folder: Path) -> dict[str, Any]:
 def work(folder: Path) -> dict[str, Any]:
     """Load the tokens and make the tensors of an epoch's first batches."""
     from bakeoff.compute.training.batches import collate, epoch_batches
-    from bakeoff.data.tokens import lengths_of, load_tokens
+    from bakeoff.data.token_file import lengths_of, load_tokens
     from bakeoff.store.run_folder import Folder
 
     stages = Stages()

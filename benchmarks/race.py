@@ -23,10 +23,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPT2Co
 
 import bakeoff
 from bakeoff.compute.model.device import choose
-from bakeoff.config.sections import DataConfig
+from bakeoff.config.data import DataConfig
 from bakeoff.data.prompt_format import make_form
 from bakeoff.data.sources import load_examples
-from bakeoff.data.tokens import encode, load_tokens, save_tokens
+from bakeoff.data.token_file import load_tokens, save_tokens
+from bakeoff.data.tokens import encode
 from bakeoff.data.tokens import statistics as token_statistics
 from bakeoff.driver.environment import environment
 from bakeoff.hub import EMBEDDED

@@ -15,7 +15,7 @@ import bakeoff
 from bakeoff.compute.model.adapter_files import load_adapter, save_adapter
 from bakeoff.compute.model.base import adapt, load_base, trainable
 from bakeoff.compute.training.loss import evaluate_loss
-from bakeoff.config.config import load_config
+from bakeoff.config.loading import load_config
 from bakeoff.errors import SetupError
 from bakeoff.methods import build_method, method_class
 from bakeoff.methods.base_weights import BaseWeights

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bakeoff.cli.main import main
-from bakeoff.config.config import load_config
+from bakeoff.config.loading import load_config
 from bakeoff.data.sources import load_examples
 from bakeoff.errors import BakeoffError
 from tests.conftest import make_rows, many, write_rows

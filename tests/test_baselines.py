@@ -9,7 +9,7 @@ from rouge_score.rouge_scorer import RougeScorer
 
 import bakeoff
 from bakeoff.compute.model.base import load_tokenizer
-from bakeoff.config.config import load_config
+from bakeoff.config.loading import load_config
 from bakeoff.data.examples import Example
 from bakeoff.data.prompt_format import make_form
 from bakeoff.data.tokens import encode

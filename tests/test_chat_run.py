@@ -8,7 +8,7 @@ import torch
 import bakeoff
 from bakeoff.api import plan
 from bakeoff.data.examples import Example
-from bakeoff.data.tokens import load_tokens
+from bakeoff.data.token_file import load_tokens
 from bakeoff.errors import ConfigError
 from bakeoff.methods.method import quiet_peft
 from bakeoff.store.run_folder import SPLITS

@@ -33,7 +33,8 @@ from bakeoff.compute.training.loss import evaluate_loss, mean_loss
 from bakeoff.data.docstrings import iter_docstrings, split_summary
 from bakeoff.data.examples import Example
 from bakeoff.data.prompt_format import make_form
-from bakeoff.data.tokens import Tokens, encode, load_tokens
+from bakeoff.data.token_file import load_tokens
+from bakeoff.data.tokens import Tokens, encode
 from bakeoff.methods.lora import Lora
 from bakeoff.methods.method import Method
 from bakeoff.methods.soft_prompts import PromptTuning

@@ -1,7 +1,7 @@
 import pytest
 import yaml
 
-from bakeoff.config.config import dump_config, load_config
+from bakeoff.config.loading import dump_config, load_config
 from bakeoff.config.yaml import parse_override
 from bakeoff.errors import ConfigError
 

@@ -22,7 +22,8 @@ from bakeoff.config.chat import ChatConfig
 from bakeoff.config.sandbox import TemplateError
 from bakeoff.data.chat_form import ChatForm
 from bakeoff.data.examples import Example, shortened
-from bakeoff.data.tokens import Tokens, encode, lengths_of, load_tokens, save_tokens
+from bakeoff.data.token_file import lengths_of, load_tokens, save_tokens
+from bakeoff.data.tokens import Tokens, encode
 from bakeoff.errors import DataError
 from bakeoff.methods import build_method
 from bakeoff.scoring.baselines import NoRoomError, around_shots, few_shot_rows

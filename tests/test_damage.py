@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bakeoff.cli.init import draft
-from bakeoff.config.config import load_config
-from bakeoff.config.sections import DataConfig
+from bakeoff.config.data import DataConfig
+from bakeoff.config.loading import load_config
 from bakeoff.data.formats import read_rows
 from bakeoff.data.sources import load_examples
 from bakeoff.errors import BakeoffError

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from bakeoff.config.sections import DataConfig
+from bakeoff.config.data import DataConfig
 from bakeoff.data import docstrings
 from bakeoff.data.docstrings import MANIFEST, fingerprint, iter_docstrings, split_summary
 from bakeoff.data.sources import content_identity, load_examples

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 
 from bakeoff.compute.run.request import forked
-from bakeoff.config.sections import DataConfig
+from bakeoff.config.data import DataConfig
 from bakeoff.data import databases
 from bakeoff.data.formats import read_rows
 from bakeoff.data.sources import load_examples

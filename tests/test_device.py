@@ -13,7 +13,7 @@ from bakeoff.cli import doctor
 from bakeoff.cli.main import main
 from bakeoff.compute.model import device as module
 from bakeoff.compute.model.device import CPU, Clocks, Facts, choose, facts, native_precision, use
-from bakeoff.config.config import load_config
+from bakeoff.config.loading import load_config
 from bakeoff.driver import device as driver
 from bakeoff.driver.executor import environment_of
 from bakeoff.errors import ConfigError, SetupError

@@ -70,7 +70,7 @@ def programs(shared, tmp_path, monkeypatch):
     server = folder / "build/bin/llama-server"
     server.write_text(f"#!{sys.executable}\n{SERVER}")
     server.chmod(0o755)
-    from bakeoff.data.tokens import load_tokens
+    from bakeoff.data.token_file import load_tokens
 
     rows = load_tokens(shared[1].folder.tokens_file("test"))
     outputs = [row["output"] for row in shared[1].entry("lora").predictions()]

@@ -6,8 +6,8 @@ import pytest
 from click.testing import CliRunner
 
 from bakeoff.cli.main import main
-from bakeoff.config.config import load_config
-from bakeoff.config.sections import DataConfig
+from bakeoff.config.data import DataConfig
+from bakeoff.config.loading import load_config
 from bakeoff.data.folders import split_of
 from bakeoff.data.sources import load_examples
 from bakeoff.errors import DataError

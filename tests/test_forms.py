@@ -6,7 +6,8 @@ from transformers import PreTrainedTokenizerFast
 
 from bakeoff.data.examples import Example
 from bakeoff.data.prompt_format import make_form
-from bakeoff.data.tokens import Tokens, encode, save_tokens
+from bakeoff.data.token_file import save_tokens
+from bakeoff.data.tokens import Tokens, encode
 from bakeoff.driver.counts import check_ids
 from bakeoff.errors import DataError, SetupError
 

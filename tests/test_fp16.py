@@ -10,7 +10,7 @@ from bakeoff.compute.model.base import adapt, load_base, trainable
 from bakeoff.compute.model.device import set_rounding
 from bakeoff.compute.training.loop import DivergedError, Trainer
 from bakeoff.compute.training.loss import evaluate_loss, mean_loss
-from bakeoff.config.config import load_config
+from bakeoff.config.loading import load_config
 from bakeoff.config.sections import ProtocolConfig
 from bakeoff.driver.plan import make_plan
 from bakeoff.methods import build_method

@@ -257,7 +257,7 @@ def test_models_and_datasets_that_cannot_be_had_are_one_line(repository, dataset
         "    except errors.BakeoffError as error:\n        print(json.dumps(str(error)))\n"
     )
     code += (
-        "from bakeoff.data.sources import load_examples\nfrom bakeoff.config.sections import DataConfig\n"
+        "from bakeoff.data.sources import load_examples\nfrom bakeoff.config.data import DataConfig\n"
         "for name in ('a/gated', 'a/none', 'a/lacking'):\n"
         "    try:\n        load_examples(DataConfig(source=name))\n"
         "    except errors.BakeoffError as error:\n        print(json.dumps(str(error)))\n"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import bakeoff
 from bakeoff.analysis.summary import summarize
-from bakeoff.config.config import load_config
+from bakeoff.config.loading import load_config
 from bakeoff.data.examples import Example
 from bakeoff.errors import BakeoffError, ConfigError, DataError
 from bakeoff.report.confusion import confusions

@@ -17,7 +17,7 @@ from bakeoff.compute.run import worker
 from bakeoff.compute.run.execution import execute
 from bakeoff.compute.training import loop
 from bakeoff.compute.training.loop import Trainer, copies, place_of_best
-from bakeoff.config.config import load_config
+from bakeoff.config.loading import load_config
 from bakeoff.driver import plan
 from bakeoff.driver.executor import environment_of
 from bakeoff.driver.memory import CONTEXT_BYTES, LARGE, Sizes, check_room, decoding_precision, least_bytes

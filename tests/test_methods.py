@@ -62,7 +62,7 @@ def test_what_does_not_work_with_gpt2_says_so_in_one_line(name, base):
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_saved_adapter_gives_the_same_loss_on_a_fresh_bf16_base(name, tiny_model, tmp_path, tiny_config):
-    from bakeoff.config.config import load_config
+    from bakeoff.config.loading import load_config
 
     base = load_base(str(tiny_model), "bf16")
     method, adapted = adapted_by(name, base)
@@ -193,7 +193,7 @@ def test_blocks_and_norm_are_found_in_other_decoders():
 
 
 def test_a_prefix_is_refused_where_blocks_are_recomputed(tiny_config):
-    from bakeoff.config.config import load_config
+    from bakeoff.config.loading import load_config
     from bakeoff.driver.entries import checked_entries
 
     tiny_config |= {"entries": {"prefix_tuning": {}}}

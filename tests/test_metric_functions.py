@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 import bakeoff
 from bakeoff.cli.main import main
-from bakeoff.config.config import load_config
+from bakeoff.config.loading import load_config
 from bakeoff.config.names import RESERVED
 from bakeoff.data.examples import Example
 from bakeoff.driver.executor import Attempt, LocalExecutor

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 import bakeoff
 from bakeoff.analysis.verdict import Yardstick
 from bakeoff.cli.main import main
-from bakeoff.config.config import load_config
+from bakeoff.config.loading import load_config
 from bakeoff.errors import BakeoffError, ConfigError
 from bakeoff.scoring.metrics import measures, metric, primary_of, score_outputs, signature, value_of
 from bakeoff.store.results_document import Difference

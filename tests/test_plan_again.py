@@ -10,7 +10,7 @@ import pytest
 
 import bakeoff
 from bakeoff.compute.model.loading import load_tokenizer
-from bakeoff.config.config import load_config
+from bakeoff.config.loading import load_config
 from bakeoff.driver.again import plan_again
 from bakeoff.driver.plan import make_plan
 from bakeoff.errors import ConfigError

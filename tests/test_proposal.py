@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from bakeoff.cli.main import main
-from bakeoff.config.config import load_config
+from bakeoff.config.loading import load_config
 from bakeoff.data.sources import load_examples
 from tests.conftest import make_rows
 from tests.test_databases import made

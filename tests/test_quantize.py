@@ -23,7 +23,7 @@ from bakeoff.compute.run.checks import fingerprints, only_moved
 from bakeoff.compute.run.profile import measure
 from bakeoff.compute.training.loss import evaluate_loss, mean_loss
 from bakeoff.compute.training.trunk_cache import open_trunk
-from bakeoff.config.config import load_config
+from bakeoff.config.loading import load_config
 from bakeoff.driver.memory import Sizes, least_bytes
 from bakeoff.errors import ConfigError, SetupError
 from bakeoff.methods import build_method, method_names

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bakeoff.cli.main import main
-from bakeoff.config.config import load_config
-from bakeoff.config.sections import DataConfig
+from bakeoff.config.data import DataConfig
+from bakeoff.config.loading import load_config
 from bakeoff.config.yaml import parse_override
 from bakeoff.data.sources import load_examples
 from bakeoff.errors import BakeoffError, ConfigError, DataError

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from bakeoff.cli.main import main
-from bakeoff.config.config import load_config
+from bakeoff.config.loading import load_config
 from bakeoff.config.templates import target_template
 
 RECIPES = Path(__file__).parent.parent / "recipes"

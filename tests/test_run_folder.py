@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import bakeoff
 from bakeoff import api
 from bakeoff.cli.main import main
-from bakeoff.config.config import load_config
+from bakeoff.config.loading import load_config
 from bakeoff.driver.resume import check_free
 from bakeoff.errors import SetupError
 from bakeoff.report.figures import MANIFEST

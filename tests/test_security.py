@@ -19,7 +19,7 @@ import bakeoff
 from bakeoff import api
 from bakeoff.cli.main import main
 from bakeoff.compute.model.adapter_files import load_adapter
-from bakeoff.config.config import load_config
+from bakeoff.config.loading import load_config
 from bakeoff.driver.trust import is_own
 from bakeoff.errors import BakeoffError, SetupError
 from bakeoff.hub import fetch

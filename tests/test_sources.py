@@ -9,8 +9,8 @@ import sys
 import datasets
 import pytest
 
-from bakeoff.config.config import load_config
-from bakeoff.config.sections import DataConfig
+from bakeoff.config.data import DataConfig
+from bakeoff.config.loading import load_config
 from bakeoff.data.sources import load_examples
 from bakeoff.errors import ConfigError, DataError
 from tests.conftest import make_rows, write_rows

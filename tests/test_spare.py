@@ -15,7 +15,7 @@ import torch
 import bakeoff
 from bakeoff import api
 from bakeoff.compute.run import process
-from bakeoff.config.config import dump_config, load_config
+from bakeoff.config.loading import dump_config, load_config
 from bakeoff.driver import executor
 from bakeoff.driver.executor import Attempt, LocalExecutor, RunServer
 from bakeoff.errors import SetupError

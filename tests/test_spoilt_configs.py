@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bakeoff.cli.main import main
-from bakeoff.config.config import load_config
+from bakeoff.config.loading import load_config
 from bakeoff.errors import ConfigError
 from bakeoff.tuning.entries import read_entries
 from tests.conftest import many

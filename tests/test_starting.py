@@ -12,7 +12,8 @@ from click.testing import CliRunner
 from bakeoff.cli import doctor
 from bakeoff.cli.main import main
 from bakeoff.cli.schema import json_schema
-from bakeoff.config.config import Config, load_config
+from bakeoff.config.config import Config
+from bakeoff.config.loading import load_config
 from bakeoff.config.sections import Section
 from bakeoff.data.column_guess import guess_columns, splits_of, words_of
 from bakeoff.data.formats import Table

@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from bakeoff.config.config import load_config
-from bakeoff.config.sections import DataConfig
+from bakeoff.config.data import DataConfig
+from bakeoff.config.loading import load_config
 from bakeoff.data import stored, tokens
 from bakeoff.data.columns import columns_of
 from bakeoff.data.examples import Example
 from bakeoff.data.prompt_format import make_form
 from bakeoff.data.sources import content_identity, load_examples
 from bakeoff.data.stored import store_files
-from bakeoff.data.tokens import encode, lengths_of, load_tokens, save_tokens
+from bakeoff.data.token_file import lengths_of, load_tokens, save_tokens
+from bakeoff.data.tokens import encode
 from bakeoff.errors import ConfigError, DataError
 from bakeoff.store.files import write_jsonl
 from tests.conftest import WORDS, make_rows, write_rows

@@ -11,7 +11,7 @@ import pyarrow
 import pytest
 from pyarrow import ipc, parquet
 
-from bakeoff.config.sections import DataConfig
+from bakeoff.config.data import DataConfig
 from bakeoff.data import stored
 from bakeoff.data.formats import first_rows, read_rows
 from bakeoff.data.sources import load_examples

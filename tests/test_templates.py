@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bakeoff.config.config import load_config
-from bakeoff.config.sections import DataConfig
+from bakeoff.config.data import DataConfig
+from bakeoff.config.loading import load_config
 from bakeoff.config.templates import RowTemplate, TooMuchError, target_template
 from bakeoff.data.sources import load_examples
 from bakeoff.errors import BakeoffError, DataError

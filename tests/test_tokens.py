@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from bakeoff.data import tokens
 from bakeoff.data.examples import Example
 from bakeoff.data.prompt_format import make_form
-from bakeoff.data.tokens import encode, lengths_of, load_tokens, longest_output, save_tokens, statistics, target_lengths
+from bakeoff.data.token_file import lengths_of, load_tokens, save_tokens
+from bakeoff.data.tokens import encode, longest_output, statistics, target_lengths
 from bakeoff.errors import DataError, SetupError
 from tests.conftest import WORDS
 

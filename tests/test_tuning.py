@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bakeoff.config.config import load_config
+from bakeoff.config.loading import load_config
 from bakeoff.errors import ConfigError
 from bakeoff.tuning.entries import read_entries
 from bakeoff.tuning.search import Range, budget, edges, extension, rungs, survivors, trial_points

@@ -9,11 +9,12 @@ from transformers import PreTrainedTokenizerFast
 import bakeoff
 from bakeoff.compute.decoding.summarizer import Summarizer
 from bakeoff.compute.model.base import load_tokenizer
-from bakeoff.config.config import load_config
+from bakeoff.config.loading import load_config
 from bakeoff.data.examples import Example
 from bakeoff.data.prompt_format import make_form, plain_ids, special_tokens
+from bakeoff.data.token_file import load_tokens, save_tokens
 from bakeoff.data.tokenizer_checks import Marked, look_at_tokens, marked
-from bakeoff.data.tokens import encode, load_tokens, save_tokens
+from bakeoff.data.tokens import encode
 from bakeoff.driver.plan import make_plan
 from bakeoff.errors import DataError
 from bakeoff.scoring.baselines import first_answer, separator

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bakeoff.config.config import Config, dump_config, load_config
+from bakeoff.config.config import Config
+from bakeoff.config.loading import dump_config, load_config
 from bakeoff.driver.again import plan_again, unchanged
 from bakeoff.driver.bus import Bus
 from bakeoff.driver.device import survey

@@ -161,7 +161,7 @@ class EntryResult:
         `device` is named as in `machine.device`. Raises SetupError if the folder is from elsewhere and names a model
         folder or code, unless `trust` is set.
         """
-        from bakeoff.config.config import load_config
+        from bakeoff.config.loading import load_config
         from bakeoff.driver.trust import check_trusted, model_wishes
 
         config = load_config(self.folder.config_file)

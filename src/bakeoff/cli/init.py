@@ -11,7 +11,8 @@ import yaml
 from pydantic import ValidationError
 
 from bakeoff.cli.schema import SCHEMA_FILE
-from bakeoff.config.config import Config, explain
+from bakeoff.config.config import Config
+from bakeoff.config.loading import explain
 from bakeoff.config.sections import Section
 from bakeoff.data.folders import WORDS, words_of
 from bakeoff.data.formats import stem_of

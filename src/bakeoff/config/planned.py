@@ -4,7 +4,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bakeoff.config.config import Config, explain
+from bakeoff.config.config import Config
+from bakeoff.config.loading import explain
 from bakeoff.errors import ConfigError
 from bakeoff.store.plan_document import PlanDocument
 from bakeoff.store.run_folder import Folder

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
 
+from bakeoff.config.data import CONVERSATIONS, DataConfig
 from bakeoff.config.sandbox import TemplateError
-from bakeoff.config.sections import CONVERSATIONS, DataConfig
 from bakeoff.data.columns import Columns, RowError, checked, label_of, plain_value, text_of, texts_of, value_of
 from bakeoff.data.examples import ASSISTANT, SYSTEM, TOOL, USER, Example, Turn
 from bakeoff.data.lines import Row

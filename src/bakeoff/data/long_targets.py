@@ -9,8 +9,9 @@ from bakeoff.data.forms import AnyForm
 from bakeoff.data.overlap import of
 from bakeoff.data.sources import Splits
 from bakeoff.data.splitting import take
+from bakeoff.data.token_file import StoredTokens
 from bakeoff.data.tokenizer_checks import whole_lengths
-from bakeoff.data.tokens import StoredTokens, excess
+from bakeoff.data.tokens import excess
 from bakeoff.errors import DataError
 from bakeoff.store.run_folder import SPLITS
 

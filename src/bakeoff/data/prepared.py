@@ -10,16 +10,9 @@ from dataclasses import dataclass
 from bakeoff.data.examples import Example
 from bakeoff.data.forms import AnyForm, as_tested
 from bakeoff.data.sources import Splits
+from bakeoff.data.token_file import StoredTokens, load_tokens, save_tokens
 from bakeoff.data.tokenizer_checks import whole_lengths
-from bakeoff.data.tokens import (
-    StoredTokens,
-    encode,
-    load_tokens,
-    longest_output,
-    save_tokens,
-    target_lengths,
-    widest_template,
-)
+from bakeoff.data.tokens import encode, longest_output, target_lengths, widest_template
 from bakeoff.store.checksums import digests
 from bakeoff.store.documents import ExampleRow
 from bakeoff.store.files import write_json, write_jsonl

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from bakeoff.config.config import explain
-from bakeoff.config.sections import DataConfig
+from bakeoff.config.data import DataConfig
+from bakeoff.config.loading import explain
 from bakeoff.data.column_guess import guess_columns, look_at, quoted, splits_of
 from bakeoff.data.examples import Example
 from bakeoff.data.folders import place_of, split_of, splits_in

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy
 from numpy.typing import NDArray
 
-from bakeoff.config.sections import DataConfig
+from bakeoff.config.data import DataConfig
 from bakeoff.config.templates import prompt_template, target_template
 from bakeoff.data.chat_form import ChatForm
 from bakeoff.data.columns import columns_of

@@ -13,7 +13,8 @@ from bakeoff.data.examples import Example
 from bakeoff.data.forms import AnyForm
 from bakeoff.data.overlap import of
 from bakeoff.data.prompt_format import special_tokens
-from bakeoff.data.tokens import Ints, StoredTokens, target_lengths
+from bakeoff.data.token_file import StoredTokens
+from bakeoff.data.tokens import Ints, target_lengths
 from bakeoff.errors import DataError
 from bakeoff.store.run_folder import SPLITS
 

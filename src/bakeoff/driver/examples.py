@@ -9,8 +9,8 @@ from bakeoff.data.long_targets import beyond_outputs, settled
 from bakeoff.data.prepared import PreparedData
 from bakeoff.data.prompt_format import TEMPLATES
 from bakeoff.data.sources import Splits, load_or_count
+from bakeoff.data.token_file import StoredTokens
 from bakeoff.data.tokenizer_checks import Marked, look_at_tokens, marked
-from bakeoff.data.tokens import StoredTokens
 from bakeoff.driver.counts import check_ids
 from bakeoff.hub import stop_ids
 from bakeoff.scoring.labels import check_labels

@@ -11,7 +11,8 @@ from bakeoff.data.examples import Example
 from bakeoff.data.prepared import PreparedData
 from bakeoff.data.prompt_format import added_ids
 from bakeoff.data.sources import Splits, content_identity, origin_identity
-from bakeoff.data.tokens import FORM, statistics
+from bakeoff.data.token_file import FORM
+from bakeoff.data.tokens import statistics
 from bakeoff.driver.counts import context_finding, count, exact_counts, fit_context
 from bakeoff.driver.device import survey
 from bakeoff.driver.entries import checked_entries, entry_plan, virtual_tokens

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from bakeoff.config.config import Config, dump_config, load_config
+from bakeoff.config.config import Config
+from bakeoff.config.loading import dump_config, load_config
 from bakeoff.config.planned import planned_config
 from bakeoff.driver.plan import Plan
 from bakeoff.driver.trust import is_own

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bakeoff.config.config import load_config
+from bakeoff.config.loading import load_config
 from bakeoff.config.planned import planned_config
 from bakeoff.driver.environment import machine
 from bakeoff.driver.trust import check_trusted, model_wishes

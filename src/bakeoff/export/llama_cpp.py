@@ -18,8 +18,9 @@ from typing import Any
 from bakeoff.config.templates import DOCUMENT, prompt_template
 from bakeoff.data.examples import Example
 from bakeoff.data.prompt_format import plain
+from bakeoff.data.token_file import load_tokens
 from bakeoff.data.tokenizer_checks import INDENT
-from bakeoff.data.tokens import Tokens, load_tokens
+from bakeoff.data.tokens import Tokens
 from bakeoff.errors import SetupError
 from bakeoff.export.job import Job
 from bakeoff.hub import TOKENIZER, model_folder

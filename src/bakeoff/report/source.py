@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from bakeoff.config.config import dump_config
+from bakeoff.config.loading import dump_config
 from bakeoff.config.planned import planned_config
 from bakeoff.errors import printable, printable_within
 from bakeoff.report.charts.drawing import Point

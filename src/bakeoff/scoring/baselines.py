@@ -19,7 +19,8 @@ from bakeoff.data.examples import Example, shortened
 from bakeoff.data.forms import AnyForm
 from bakeoff.data.prompt_format import Form, plain, plain_ids
 from bakeoff.data.splitting import content_hashes, take
-from bakeoff.data.tokens import Tokens, lengths_of
+from bakeoff.data.token_file import lengths_of
+from bakeoff.data.tokens import Tokens
 from bakeoff.errors import BakeoffError
 from bakeoff.scoring.rouge import sentences_at_marks, stemming
 from bakeoff.scoring.sentences import joined, lead, sentences

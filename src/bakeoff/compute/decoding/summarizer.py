@@ -11,7 +11,8 @@ from bakeoff.compute.decoding.greedy import generate
 from bakeoff.compute.model.adapter_files import check_base, load_adapter
 from bakeoff.compute.model.base import Base, for_decoding, load_base
 from bakeoff.compute.model.device import choose, out_of_memory, set_products
-from bakeoff.config.config import Config, load_config
+from bakeoff.config.config import Config
+from bakeoff.config.loading import load_config
 from bakeoff.config.planned import decodes_in, planned_config
 from bakeoff.config.sections import encodable
 from bakeoff.config.templates import prompt_template

@@ -26,8 +26,9 @@ from bakeoff.data.chat_form import ChatForm
 from bakeoff.data.chat_parity import own_ids
 from bakeoff.data.examples import Example
 from bakeoff.data.forms import AnyForm, as_tested, form_of, stops_of
+from bakeoff.data.token_file import load_tokens
 from bakeoff.data.tokenizer_checks import INDENT
-from bakeoff.data.tokens import Tokens, encode, load_tokens
+from bakeoff.data.tokens import Tokens, encode
 from bakeoff.library_errors import one_line
 from bakeoff.methods.method import quiet_peft
 from bakeoff.store.run_folder import Folder

@@ -10,7 +10,8 @@ from bakeoff.compute.model.adapter_files import check_base, load_adapter
 from bakeoff.compute.model.base import Base, load_model
 from bakeoff.compute.model.device import CPU
 from bakeoff.compute.model.loading import check_tokenizer, load_tokenizer
-from bakeoff.config.config import Config, load_config
+from bakeoff.config.config import Config
+from bakeoff.config.loading import load_config
 from bakeoff.config.planned import planned_config
 from bakeoff.data.forms import stops_of
 from bakeoff.errors import SetupError

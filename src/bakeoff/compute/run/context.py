@@ -20,8 +20,9 @@ from bakeoff.config.config import Config
 from bakeoff.config.planned import planned_config
 from bakeoff.data.examples import Example
 from bakeoff.data.forms import AnyForm, form_of, stops_of
+from bakeoff.data.token_file import load_tokens
 from bakeoff.data.tokenizer_checks import INDENT
-from bakeoff.data.tokens import Tokens, load_tokens
+from bakeoff.data.tokens import Tokens
 from bakeoff.errors import DivergedError
 from bakeoff.hub import base_files
 from bakeoff.scoring.baselines import FEW_SHOT

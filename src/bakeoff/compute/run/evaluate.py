@@ -14,7 +14,7 @@ from bakeoff.compute.run.checks import finite
 from bakeoff.compute.run.context import Work
 from bakeoff.compute.training.loss import Losses, evaluate_loss, mean_loss
 from bakeoff.config.planned import decodes_in
-from bakeoff.data.tokens import lengths_of
+from bakeoff.data.token_file import lengths_of
 from bakeoff.scoring.baselines import BLANK_LINE, first_answer
 from bakeoff.scoring.forgetting import neutral_rows
 from bakeoff.scoring.lengths import text_lengths

@@ -23,8 +23,9 @@ from bakeoff.compute.model.device import Clocks, choose, out_of_memory, peak_byt
 from bakeoff.compute.model.forward import autocast
 from bakeoff.compute.training.loop import Trainer
 from bakeoff.compute.training.loss import evaluate_loss, start
-from bakeoff.config.config import load_config
-from bakeoff.data.tokens import StoredTokens, Tokens, load_tokens
+from bakeoff.config.loading import load_config
+from bakeoff.data.token_file import StoredTokens, load_tokens
+from bakeoff.data.tokens import Tokens
 from bakeoff.methods import build_method
 from bakeoff.store.records import Quantize
 from bakeoff.store.run_folder import Folder
@@ -117,7 +118,7 @@ def measure(
 
 
 def measure_decoding(
-    probe: Probe, base: Base, adapted: nn.Module, test: Sequence[Tokens], batch_size: int | None, clocks: Clocks
+    probe: Probe, base: Base, adapted: nn.Module, test: StoredTokens, batch_size: int | None, clocks: Clocks
 ) -> None:
     """Decode one batch of test prompts, after a first one that warms up."""
     prompts = to_decode(base, test, batch_size)

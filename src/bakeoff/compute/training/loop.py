@@ -15,7 +15,8 @@ from bakeoff.compute.training.loss import Serve, batch_of, evaluate_loss, mean_l
 from bakeoff.compute.training.trunk_cache import find_trunk
 from bakeoff.config.lr_schedule import lr_multiplier
 from bakeoff.config.sections import ProtocolConfig
-from bakeoff.data.tokens import Tokens, lengths_of
+from bakeoff.data.token_file import lengths_of
+from bakeoff.data.tokens import Tokens
 from bakeoff.errors import DivergedError
 from bakeoff.methods import Method
 

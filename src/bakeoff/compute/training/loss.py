@@ -13,7 +13,8 @@ from bakeoff.compute.model.forward import UNCHANGED, autocast, positions, prefix
 from bakeoff.compute.model.kv_cache import RoomyCache
 from bakeoff.compute.model.shared_prefix import read_beginning
 from bakeoff.compute.training.batches import Batch, collate, epoch_batches, evaluation_batches, parts
-from bakeoff.data.tokens import Tokens, lengths_of
+from bakeoff.data.token_file import lengths_of
+from bakeoff.data.tokens import Tokens
 from bakeoff.methods import Method
 
 # Makes the context in which a batch of these members is evaluated; a trunk cache's replaces the frozen blocks.

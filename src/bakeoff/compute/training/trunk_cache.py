@@ -29,7 +29,8 @@ from bakeoff.compute.model.forward import Reached, autocast, prompt_config, soft
 from bakeoff.compute.training.batches import evaluation_batches
 from bakeoff.compute.training.loss import Serve, batch_of, evaluating, model_inputs, target_losses
 from bakeoff.config.sections import ProtocolConfig
-from bakeoff.data.tokens import Tokens, lengths_of
+from bakeoff.data.token_file import lengths_of
+from bakeoff.data.tokens import Tokens
 from bakeoff.errors import SetupError
 from bakeoff.methods import Method
 from bakeoff.methods.last_layers import find_blocks
