@@ -70,13 +70,12 @@ class Made:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Return a method's adapter on a family, made once; skip where the method refuses the family."""
+    """Return a method's adapter on a family, made once; None where the method refuses it, as docs/matrix.md says."""
 
     @cache
     def make(method, family):
-        cell = Cell(method, family, {})
-        if cell.refusal:
-            pytest.skip(cell.refusal)
+        if Cell(method, family, {}).refusal:
+            return None
         return Made(method, family, tmp_path_factory.mktemp(f"{method}-{family}"))
 
     return make
@@ -86,6 +85,8 @@ def made(tmp_path_factory):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_merged_model_gives_what_the_adapter_gave(made, method, family, tmp_path):
     one = made(method, family)
+    if one is None:
+        return
     base = one.base()
     adapted = one.adapted(base)
     if one.cell.method.virtual_tokens:
@@ -101,8 +102,8 @@ def test_a_merged_model_gives_what_the_adapter_gave(made, method, family, tmp_pa
 @pytest.mark.parametrize("method", UNPACKED)
 def test_an_adapter_gives_the_same_in_plain_peft(made, method, family, tmp_path):
     one = made(method, family)
-    if not (one.adapter / "adapter_config.json").exists():
-        return  # it is refused (test_export)
+    if one is None or not (one.adapter / "adapter_config.json").exists():
+        return  # it is refused (test_contract, test_export)
     write_adapter(one, one.base(), tmp_path)
     one.gives_the_same("peft", tmp_path)
     assert str(one.base_folder.parent) not in (tmp_path / "adapter_config.json").read_text()
@@ -112,7 +113,7 @@ def test_an_adapter_gives_the_same_in_plain_peft(made, method, family, tmp_path)
 @pytest.mark.parametrize("method", UNPACKED)
 def test_a_plain_lora_of_full_rank_gives_the_same(made, method, family, tmp_path):
     one = made(method, family)
-    if one.cell.method.virtual_tokens:
+    if one is None or one.cell.method.virtual_tokens:
         return
     base = one.base()
     before = snapshot(base.model)

@@ -50,9 +50,11 @@ def test_no_module_can_read_a_pickle_or_run_text_and_only_the_hubs_knows_a_netwo
             found += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             rooms = {module.partition(".")[0] for module in found}
             assert not rooms & READS_CODE, name
-            assert not rooms & NETWORK, name
+            # what is exported is tried in a server of its own on this machine
+            assert not rooms & NETWORK or name == "export.llama_cpp", name
             # a model card's front matter is made by the hub's own class, which asks no network
-            assert name in ("hub", "data.hub_dataset", "report.cards") or "huggingface_hub" not in rooms, name
+            knows = ("hub", "data.hub_dataset", "report.cards", "export.hub")
+            assert name in knows or "huggingface_hub" not in rooms, name
             if isinstance(node, ast.Call):
                 assert ast.unparse(node.func) not in CALLS, name
                 if ast.unparse(node.func) == "yaml.load":
@@ -204,7 +206,9 @@ def test_the_working_folder_is_not_imported_from(tiny_config, tmp_path):
         assert not ran.exists(), (command, ran.read_text())
         assert done.returncode == 0, done.stderr
     # the working folder was searched, but for what nothing else has: python -P is what every process starts with
-    texts = {name: file.read_text() for name, file in modules(SOURCE).items() if name != "child_process"}
+    # (llama.cpp's converter, which a person names, finds its parts in its own folder)
+    own = ("child_process", "export.llama_cpp")
+    texts = {name: file.read_text() for name, file in modules(SOURCE).items() if name not in own}
     assert not [name for name, text in texts.items() if "sys.executable" in text and 'sys.executable, "-I"' not in text]
 
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from bakeoff.data.lines import LONGEST, Row
 from bakeoff.data.sheets import only_table
@@ -83,7 +82,7 @@ def sqlite(path: Path) -> sqlite3.Connection:
         beside = path.with_name(path.name + ending)
         if beside.is_file() and begins_with(beside, start):
             raise DataError(f"{path}: {beside.name} has changes that are not in it yet. Close the program that uses it")
-    connection = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro&immutable=1", uri=True)
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST)
     connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
     connection.execute("PRAGMA trusted_schema = off")
