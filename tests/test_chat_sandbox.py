@@ -103,3 +103,18 @@ def test_a_long_conversation_takes_few_steps():
     source = f"{{% for m in messages %}}{alternates}{written}{{% endfor %}}"
     turns = [{"role": ("user", "assistant")[i % 2], "content": "word " * 400} for i in range(400)]
     assert len(ChatTemplate(source, "2026-01-01").render(turns, {}, True)) > 400 * 2000
+
+
+@pytest.mark.parametrize("way", [
+    "{{ 'loops' if 'wordwrap' is filter }}", "{{ 'loops' if 'sequence' is test }}", "{{ lipsum() }}",
+    "{{ 'loops' if namespace() ~ '' != '<Namespace>' }}",
+])  # fmt: skip
+def test_a_template_cannot_tell_that_it_is_rendered_with_limits(way):
+    """Else it could loop where the plan compares it with transformers' own rendering, which has no limits."""
+    with pytest.raises(TemplateError):
+        ChatTemplate(way, "2024-01-01").render(TURNS, {}, True)
+
+
+def test_all_names_of_transformers_exist():
+    template = ChatTemplate("{{ lipsum is defined and range is defined and strftime_now is defined }}", "2024-01-01")
+    assert template.render(TURNS, {}, True) == "True"
