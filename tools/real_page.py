@@ -49,16 +49,18 @@ def page(folder: Folder, twin: Folder, table: list[dict[str, Any]]) -> str:
 
 Gemma 3 270M, a small pretrained model, learns to summarize the dialogues of DialogSum (Chen et al. 2021) by five
 methods: a soft prompt of 20 virtual tokens, the last two blocks, LoRA of rank 16, IA3 and full fine-tuning. Each has
-{entry.trials} trials over its own range of learning rates, and three seeds at the chosen one. Beside it, each is there
-at one shared rate, 5e-5, the default of many trainers, with one seed. {splits["train"]:,} training,
-{splits["validation"]} validation and {splits["test"]} test dialogues of at most 500 letters, {entry.steps} steps,
-outputs of at most {plan.output_tokens} tokens, {len(references(folder))} references per test dialogue.
+{entry.trials} trials over its own range of learning rates, then three seeds at the chosen rate. For comparison, each is
+also trained at one shared rate, 5e-5, the default of many trainers, with one seed. The data are {splits["train"]:,}
+training, {splits["validation"]} validation and {splits["test"]} test dialogues of at most 500 characters;
+each test dialogue has {len(references(folder))} references. Training takes {entry.steps} steps. Outputs have at most
+{plan.output_tokens} tokens.
 
 Everything below was written by `python tools/short_documents.py DIALOGSUM build/dialogsum`, `bakeoff run
 recipes/real.yaml`, `bakeoff run recipes/real-shared.yaml` and `python tools/real_page.py`, on {where["date"][:10]}
 ({where["cores"]} cores, {where["processor"]}, {plan.precision}, no GPU). The weights come from a 4-bit file and were
-unpacked to bf16, since the original ones could not be had here. Other work ran on the machine, so times are left out.
-Forgetting is left out, too: it was measured without the <bos> that Gemma's texts begin with, which is fixed since.
+unpacked to bf16, since the original ones were not available here. The machine was also running other jobs, so times are
+left out. Forgetting is left out, too: it was measured without the `<bos>` token with which Gemma's texts begin; that is
+fixed now.
 
 ![test loss and ROUGE-L of five methods at one shared rate and at their own](real-model.svg)
 
@@ -70,7 +72,7 @@ Learning rates chosen by validation loss: {chosen_rates(table)}.
 
 > {document.verdict.text}
 
-The same at the shared rate (one seed, so intervals are over documents alone):
+The verdict at the shared rate (one seed, so intervals are over documents only):
 
 > {shared.verdict.text}
 
@@ -86,8 +88,8 @@ At the shared rate:
 
 ## Outputs side by side
 
-Of the first seed, for test dialogues that were chosen by their place in the file alone. The dialogues are DialogSum's
-(CC BY-NC-SA 4.0).
+Outputs are those of the first seed. The test dialogues were chosen only by their position in the file. They are
+DialogSum's (CC BY-NC-SA 4.0).
 
 {outputs(folder, twin)}
 
@@ -147,13 +149,14 @@ def facts(plan: PlanDocument) -> str:
     embedded = [base.get_input_embeddings().weight.numel() for base in pair]
     totals = [count_parameters(base)[1] for base in pair]
     windows = [getattr(base.config, "sliding_window", None) for base in pair]
+    root = pair[1].config.hidden_size ** 0.5
     columns: dict[str, list[Any]] = {
         "weights": [f"{total:,}" for total in totals],
         "blocks x width": [f"{base.config.num_hidden_layers} x {base.config.hidden_size}" for base in pair],
         "vocabulary": [f"{base.config.vocab_size:,}" for base in pair],
         "share of the weights in embeddings": [f"{e / t:.0%}" for e, t in zip(embedded, totals, strict=True)],
-        "attention": [f"window of {window}, but for every sixth block" if window else "full" for window in windows],
-        "embedded words": ["as they are", f"times the root of the width, {pair[1].config.hidden_size ** 0.5:.1f}"],
+        "attention": [f"window of {window}, except in every sixth block" if window else "full" for window in windows],
+        "embedded words": ["as they are", f"multiplied by the square root of the width, {root:.1f}"],
         "queries and keys": ["as they are", "normalised"],
     }
     assert totals[1] == plan.model.total_parameters, plan.model
@@ -184,7 +187,7 @@ def family_rows() -> dict[str, dict[str, str]]:
 
 
 def directions(table: list[dict[str, Any]]) -> str:
-    """Return in a sentence which methods' rates are lower for this base than for the embedded one."""
+    """Return in a sentence which methods' rates are lower for this base than for the one that comes with bakeoff."""
     family, tuned = family_rows(), by_method(table, True)
     lower = [n for m, n in METHODS.items() if tuned[n]["rate"] < float(family[m]["learning rate"])]
     higher = [n for n in METHODS.values() if n not in lower]
