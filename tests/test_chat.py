@@ -139,9 +139,9 @@ def templated(template, **chat):
         ("hello", "leaves out the text of turn 1"),
         ("{% for m in messages %}{{ m.content }}{{ m.content }}{% endfor %}", "repeats the text of turn 1"),
         (CHATML.replace("assistant\\n", "model\\n"), "what is trained is not what is generated"),
-        ("{{- messages | length -}}" + CHATML, "begins a conversation in another way once it is answered"),
+        ("{{- messages | length -}}" + CHATML, "begins a conversation differently if it has an answer"),
         ("x" * 100_001, "has 100,001 characters"),
-        ({"tool_use": CHATML}, "has several, and none is named default"),
+        ({"tool_use": CHATML}, "has several versions, and none is named default"),
     ],
 )  # fmt: skip
 def test_a_template_that_cannot_be_used_is_one_line(template, message):

@@ -247,7 +247,7 @@ BAD = {
     "system then answer": ({"messages": said(("system", "x"), ("assistant", "y"))}, "begins with a turn of"),
     "late system": (
         {"messages": said(("user", "x"), ("assistant", "y"), ("system", "z"), ("user", "x"), ("assistant", "y"))},
-        "turn 3 is a system text. Allowed: as the first turn",
+        "turn 3 is a system text. Allowed: only as the first turn",
     ),
     "two answers": (
         {"messages": said(("user", "x"), ("assistant", "y"), ("assistant", "z"))}, "turns 2 and 3 are both the assist",
@@ -286,9 +286,9 @@ CONFIGS = [
     ({"messages": "m", "conversations": "c"}, "'messages' and 'conversations' are both set"),
     ({"messages": "m", "document": "d"}, "'document' and 'messages' are both set"),
     ({"prompt": "p"}, "'completion' is missing. Name the column with the answer"),
-    ({"completion": "p"}, "'completion' is set, and 'prompt' is missing"),
+    ({"completion": "p"}, "'completion' is set, but 'prompt' is missing"),
     ({"instruction": "p"}, "'output' is missing"),
-    ({"input": "p"}, "'input' is set, and 'instruction' is missing"),
+    ({"input": "p"}, "'input' is set, but 'instruction' is missing"),
 ]
 
 

@@ -82,7 +82,7 @@ def test_a_tokenizer_of_few_letters_without_an_unknown_token_has_a_form(kind):
 
 def test_a_text_that_a_tokenizer_refuses_is_one_line():
     form = make_form(without_unknown("refuses", "ACGT "), None, False)
-    with pytest.raises(SetupError, match=r"its tokenizer cannot write a text \(WordLevel error: Missing"):
+    with pytest.raises(SetupError, match=r"its tokenizer cannot encode a text \(WordLevel error: Missing"):
         form.targets(["CAN"])
 
 

@@ -15,26 +15,27 @@ OWN_NAMES = {"messages", "tools", "documents", "add_generation_prompt", "continu
 
 
 class ChatConfig(Section):
-    """How conversations are made and rendered by the base's chat template."""
+    """How examples become conversations, and how the base's chat template writes them."""
 
     system: str | None = Field(
-        None, min_length=1, description="text of the system turn, which comes first; null: there is no such turn"
+        None, min_length=1, description="text of the system turn, which comes first; null: no system turn"
     )
     user: str = Field(
         USER,
         description="text of the user's turn: a Jinja template over the columns of a row; it must contain "
-        "{{ document }} exactly once, which is the only part that is cut",
+        "{{ document }} exactly once; if a prompt is too long, only the document is cut",
     )
     train_on: Literal["all", "last"] = Field(
-        "all", description="which answers of a conversation are trained: all, or the last alone; the last is tested"
+        "all",
+        description="which answers of a conversation are trained: all of them, or only the last; the test always asks "
+        "for the last",
     )
     kwargs: dict[str, Any] = Field(
-        {}, description="further values for the chat template, for example {enable_thinking: false}"
+        {}, description="further variables of the chat template, for example {enable_thinking: false}"
     )
     date: str = Field(
         "2026-01-01",
-        description="day that a chat template is told if it asks for today's date, so that prompts are the same on "
-        "every day",
+        description="day that a chat template gets as today's date, so that prompts are the same on every day",
     )
 
     @field_validator("user")

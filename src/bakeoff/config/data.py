@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from bakeoff.config.sections import Section
 from bakeoff.errors import did_you_mean
 
-OF_A_SOURCE = ("config", "revision")  # fields that mean nothing beside files
+OF_A_SOURCE = ("config", "revision")  # fields that mean nothing if files are named
 # Which columns hold a conversation, by the first of each form.
 CONVERSATIONS: dict[str, tuple[str, ...]] = {
     "messages": (), "conversations": (), "prompt": ("completion",), "instruction": ("output", "input")
@@ -73,20 +73,25 @@ class DataConfig(Section):
     )
     conversations: str | None = Field(
         None,
-        description="likewise in ShareGPT's form: a list of turns, each with from (system, human, gpt) and value",
+        description="column with a conversation in ShareGPT's form, in place of document and summary: a list of turns, "
+        "each with from (system, human, gpt) and value",
     )
     prompt: str | None = Field(
         None,
-        description="likewise in two columns: this one with all turns before the last answer, or the user's text alone",
+        description="column with all turns before the last answer (a list of turns, or the user's text alone), in "
+        "place of document and summary; needs `completion`",
     )
     completion: str | None = Field(
         None, description="column with the answer to `prompt`: a text, or a list with one assistant's turn"
     )
     instruction: str | None = Field(
-        None, description="likewise in Alpaca's form: column with the instruction; needs `output`"
+        None,
+        description="column with the instruction in Alpaca's form, in place of document and summary; needs `output`",
     )
     input: str | None = Field(
-        None, description="column with what `instruction` is about, which follows it in the user's turn; may be empty"
+        None,
+        description="column with the text that `instruction` is about; it follows the instruction in the user's turn, "
+        "and may be empty",
     )
     output: str | None = Field(None, description="column with the answer to `instruction`")
     id: str | None = Field(None, description="column with a unique id per example; null: the line number is the id")
@@ -150,7 +155,7 @@ class DataConfig(Section):
         for form, others in CONVERSATIONS.items():
             there = [name for name in others if getattr(self, name) is not None]
             if there and form not in forms:
-                raise ValueError(f"'{there[0]}' is set, and '{form}' is missing, to which it belongs")
+                raise ValueError(f"'{there[0]}' is set, but '{form}' is missing. Set both, or neither")
             if form in forms and others and others[0] not in there:
                 raise ValueError(f"'{others[0]}' is missing. Name the column with the answer")
         for name in ("document", "summary") if forms else ():
@@ -176,7 +181,7 @@ class DataConfig(Section):
             known = sorted({name.replace("_", "-") for name in aliases.values() if not name.endswith("_codec")})
             raise ValueError(f"unknown encoding '{value:.60}'.{did_you_mean(value, known)}") from None
         except UnicodeError:
-            raise ValueError(f"'{value:.60}' decodes nothing") from None
+            raise ValueError(f"'{value:.60}' is not an encoding of text files. For example utf-8 or cp1252") from None
         return codecs.lookup(value).name
 
     @model_validator(mode="after")
@@ -203,5 +208,7 @@ class DataConfig(Section):
         if self.references is not None and (self.source == "docstrings" or not self.references):
             raise ValueError("'references' must be a column, or a list of columns, of the test split")
         if self.references_file and not (self.of_files and self.test):
-            raise ValueError("'references_file' needs a `test` file, which is missing. Set `test`, or remove it")
+            raise ValueError(
+                "'references_file' needs a `test` file, which is missing. Set `test`, or remove references_file"
+            )
         return self

@@ -35,7 +35,7 @@ class Conversation:
 
 @dataclass(frozen=True, eq=False)
 class ChatForm:
-    """How an example becomes ids by a base's chat template; it has what `Form` has.
+    """How an example becomes ids by a base's chat template; it has the same interface as `Form`.
 
     `shots` are examples whose turns come before an example's own. Raises SetupError if the base's template cannot be
     used for training.
@@ -116,8 +116,7 @@ class ChatForm:
             prompt, whole = self.renderer.layout((USER,), True), self.renderer.layout((USER, ASSISTANT), False)
             if whole[0] != prompt[0]:
                 raise TemplateError(
-                    "begins a conversation in another way once it is answered, so what is trained is not what is "
-                    "generated"
+                    "begins a conversation differently if it has an answer, so what is trained is not what is generated"
                 )
             if not whole[1].startswith(prompt[1]):
                 raise TemplateError(
@@ -130,7 +129,7 @@ class ChatForm:
             if self.chat.system:
                 self.renderer.layout((SYSTEM, USER), True)
         if not hasattr(self.tokenizer, "backend_tokenizer"):
-            raise SetupError(f"chat: {name}: its tokenizer does not tell the place of its tokens in a text. {OFF}")
+            raise SetupError(f"chat: {name}: its tokenizer does not report where its tokens are in a text. {OFF}")
 
     @property
     def system(self) -> list[Turn]:
@@ -144,7 +143,7 @@ class ChatForm:
         return [turn for pair in pairs for turn in pair]
 
     def tested(self) -> "ChatForm":
-        """Return the form of the test split, of whose conversations the last answer is asked."""
+        """Return the form of the test split, whose conversations are asked for their last answer."""
         return replace(self, chat=self.chat.model_copy(update={"train_on": "last"}))
 
     def check(self, turns: Sequence[Turn]) -> None:
@@ -190,7 +189,7 @@ class ChatForm:
         return Conversation(tuple(turns), (len(turns) - 1,), (start, start + len(example.document)))
 
     def rows(self, conversations: Sequence[Conversation]) -> list[ChatRow]:
-        """Return conversations as ids; raise TemplateError if the template refuses one, or tells prompts apart."""
+        """Return conversations as ids; raise TemplateError if the template refuses one, or changes its prompts."""
         laid_out = [self._laid_out(conversation) for conversation in conversations]
         texts = [text for one in laid_out for text in one.texts()]
         ids = iter(text_ids(self.tokenizer, texts))
@@ -209,8 +208,8 @@ class ChatForm:
             until = whole.text if turn == len(messages) - 1 else renderer.text(messages[: turn + 1], False)
             if not whole.text.startswith(prompt) or not whole.text.startswith(until[:end]):
                 raise TemplateError(
-                    f"writes turn {turn + 1} ({ASSISTANT}), or what comes before it, in another way once the "
-                    "conversation continues, so what is trained is not what is generated. Set chat.train_on: last"
+                    f"changes turn {turn + 1} ({ASSISTANT}), or what comes before it, when the conversation continues, "
+                    "so what is trained is not what is generated. Set chat.train_on: last"
                 )
             edges.append((start, end))
         literal = self.literal(whole.text, whole.spans)
@@ -248,7 +247,7 @@ class ChatForm:
         )
 
     def parts(self, examples: Sequence[Example]) -> list[Parts]:
-        """Return the examples as ids; raise RowError if the template refuses one, or tells prompts apart."""
+        """Return the examples as ids; raise TemplateError if the template refuses one, or changes its prompts."""
         return [
             Parts(row.prompt[:start], row.prompt[start:end], row.prompt[end:], row.target, row.gaps)
             for row in self.rows([self.conversation(example) for example in examples])
@@ -280,7 +279,7 @@ class ChatForm:
 
 @contextmanager
 def told(tokenizer: Any) -> Iterator[None]:
-    """Turn what is wrong with a base's chat template into one line."""
+    """Turn errors of a base's chat template into one line."""
     try:
         yield
     except TemplateError as error:

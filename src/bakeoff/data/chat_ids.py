@@ -21,7 +21,7 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Text:
-    """A text to be written in ids; what is in the spans `literal` is read as plain text, whatever it is."""
+    """A text that becomes token ids; its spans `literal` are read as plain text, also special tokens in them."""
 
     text: str
     literal: tuple[Span, ...] = ()
@@ -29,7 +29,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Ids:
-    """The ids of a text, and up to which of its characters each of them goes, (ids,); the numbers never fall."""
+    """The token ids of a text, and the place in the text where each of them ends, (ids,), in ascending order."""
 
     ids: list[int]
     ends: NDArray[numpy.int64]
@@ -40,15 +40,15 @@ class Ids:
 
 
 def text_ids(tokenizer: Any, texts: Sequence[Text]) -> list[Ids]:
-    """Return the ids of texts; raise SetupError if the tokenizer cannot write one."""
+    """Return the ids of texts; raise SetupError if the tokenizer cannot encode one."""
     plain = list(dict.fromkeys(text.text for text in texts if not text.literal))
-    with one_line(f"{tokenizer.name_or_path}: its tokenizer cannot write a text", WHOLE):
+    with one_line(f"{tokenizer.name_or_path}: its tokenizer cannot encode a text", WHOLE):
         found = dict(zip(plain, parsed(tokenizer, plain), strict=True))
         return [in_pieces(tokenizer, text) if text.literal else found[text.text] for text in texts]
 
 
 def parsed(tokenizer: Any, texts: list[str]) -> list[Ids]:
-    """Return the ids of texts in which tokens are written out on purpose."""
+    """Return the ids of texts in which special tokens are read as such."""
     if not texts:
         return []
     options = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}

@@ -15,7 +15,7 @@ TRIED = 200  # rows of a split, evenly spaced
 def parity(where: str, examples: Sequence[Example], rows: Sequence[Tokens], form: ChatForm) -> list[str]:
     """Return a finding about rows whose ids differ from those of the whole conversation.
 
-    Raises SetupError if transformers makes another prompt of a row: what was trained would never be asked.
+    Raises SetupError if transformers gives a row another prompt: the trained prompt would never be used.
     """
     every = max(1, len(rows) // TRIED)
     tried, other = 0, []
@@ -28,16 +28,16 @@ def parity(where: str, examples: Sequence[Example], rows: Sequence[Tokens], form
         prompt, whole = own_ids(form, given)
         if prompt != row.prompt:
             raise SetupError(
-                f"{where}: example '{example.id}': chat: apply_chat_template of transformers gives another prompt than "
-                f"the ids that are trained. {OFF}"
+                f"{where}: example '{example.id}': chat: transformers' apply_chat_template gives other ids for the "
+                f"prompt than those that are trained. {OFF}"
             )
         if whole[: len(row)] != [*row.prompt, *row.target]:
             other.append(example.id)
     if not other:
         return []
     return [
-        f"{where}: {of(len(other), tried)} answers (of those tried) have other ids in one text with their prompt than "
-        f"after it, first that of example '{other[0]}'. They are trained as they are generated: after the prompt"
+        f"{where}: {of(len(other), tried)} answers (of those tried) have other ids if they are tokenized together with "
+        f"their prompt, first that of example '{other[0]}'. They are trained as they are generated: after the prompt"
     ]
 
 

@@ -1,7 +1,7 @@
 """A base's chat template: conversations as text, and where in it each turn's own text is.
 
-The template is rendered for each conversation as it is. Where the texts of its turns are in the result is known from
-the same template's rendering of marks in their place, which is once for each order of roles.
+The template is rendered for each conversation as it is. To find the texts of its turns in the result, the
+template is also rendered with marks in their place, once for each order of roles.
 """
 
 import re
@@ -78,11 +78,11 @@ class Renderer:
                 place = text.find(piece, at)
                 own = text[at:place] if place >= at else None
             if own is None:
-                raise TemplateError(f"changes the text of turn {number} ({role}), so that its place is not known")
+                raise TemplateError(f"changes the text of turn {number} ({role}), so its place is not known")
             spans.append((at, at + len(own)))
             at += len(own) + len(piece)
         if at != len(text):
-            raise TemplateError("writes more around the turns than around other texts in their place")
+            raise TemplateError("writes different text around the turns for different contents")
         return Rendered(text, tuple(spans))
 
     def whole(self, messages: Sequence[Turn]) -> Rendered:
@@ -92,7 +92,7 @@ class Renderer:
         after = self.layout(tuple(role for role, _ in messages), False)[-1]
         start, end = len(prompt.text), len(text) - len(after)
         if not text.startswith(prompt.text) or not text.endswith(after) or start > end:
-            raise TemplateError("writes a prompt in another way once it is answered")
+            raise TemplateError("changes a prompt when it has an answer")
         lead = self.lead
         start += len(lead) if text.startswith(lead, start) and start + len(lead) <= end else 0
         return Rendered(text, (*prompt.spans, (start, end)))
@@ -108,10 +108,10 @@ class Renderer:
 
 
 def template_of(tokenizer: Any) -> str:
-    """Return the source of a tokenizer's chat template; raise TemplateError if none of several is the usual one."""
+    """Return the source of a tokenizer's chat template; raise TemplateError if none of several is the default."""
     templates = tokenizer.chat_template
     if isinstance(templates, Mapping):
         if "default" not in templates:
-            raise TemplateError(f"has several, and none is named default ({', '.join(sorted(templates))})")
+            raise TemplateError(f"has several versions, and none is named default ({', '.join(sorted(templates))})")
         return templates["default"]
     return templates

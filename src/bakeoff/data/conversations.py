@@ -84,7 +84,9 @@ class Conversations:
         check_order(turns, where)
         if turns[-1][0] != ASSISTANT:
             role = turns[-1][0]
-            fault = f"{where}: the conversation ends with a turn of '{role}', so it has no answer to train. Remove it"
+            fault = (
+                f"{where}: the conversation ends with a turn of '{role}', so it has no answer to train. Remove the turn"
+            )
             raise RowError("no answer", fault)
         if self.check is not None:
             try:
@@ -129,7 +131,7 @@ class Conversations:
 
 
 def parsed(value: Any) -> Any:
-    """Return a list that a cell of a table holds as JSON; other values as they are."""
+    """Return the list in a table's cell that contains JSON; other values as they are."""
     if isinstance(value, str) and value.lstrip()[:2] in ("[{", "[ ", "[\n"):
         try:
             return json.loads(value)
@@ -139,7 +141,7 @@ def parsed(value: Any) -> Any:
 
 
 def turn_of(item: Any, keys: tuple[str, str], roles: Mapping[str, str], where: str) -> Turn:
-    """Return one turn of a list; raise RowError if it is none."""
+    """Return one turn of a list; raise RowError if it is not a turn."""
     of_role, of_text = keys
     if not isinstance(item, Mapping):
         raise RowError("no turn", f"{where} is {kind_of(item)}, expected {of_role} and {of_text}")
@@ -179,7 +181,7 @@ def check_order(turns: list[Turn], where: str) -> None:
         raise RowError("order", f"{where}: the conversation {first}. {SHOWN}")
     if SYSTEM in own:
         number = roles.index(SYSTEM, 1) + 1
-        raise RowError("order", f"{where}: turn {number} is a system text. Allowed: as the first turn")
+        raise RowError("order", f"{where}: turn {number} is a system text. Allowed: only as the first turn")
     for number, (one, other) in enumerate(pairwise(roles), 2):
         if one == other == ASSISTANT:
             fault = f"{where}: turns {number - 1} and {number} are both the assistant's. Join them, or remove one"

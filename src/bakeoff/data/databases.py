@@ -1,7 +1,7 @@
 """Reads a table, a view or a query of a SQLite or DuckDB database, row by row, and changes nothing.
 
 A database may come from elsewhere, and its views are code. So nothing but reading is allowed: no other files, no
-extensions, no virtual tables (whose code parses what the file contains), and no work without an end.
+extensions, no virtual tables (whose code parses what the file contains), and no query without limits.
 """
 
 import re
@@ -57,7 +57,7 @@ def tables_in(path: Path) -> list[str]:
 
 @contextmanager
 def database(path: Path) -> Iterator[Any]:
-    """Open a database for reading only; raise DataError if it is none, or cannot be read."""
+    """Open a database for reading only; raise DataError if the file is not a database, or cannot be read."""
     with opened(path) as stream:
         start = stream.read(16)
     if start[8:12] == b"DUCK":
@@ -70,7 +70,9 @@ def database(path: Path) -> Iterator[Any]:
         with closing(make(path)) as connection:
             yield connection
     except MemoryError:
-        raise DataError(f"{path}: a query takes more than {MEMORY:,} bytes. Try: one without ORDER BY") from None
+        raise DataError(
+            f"{path}: a query takes more than {MEMORY:,} bytes of memory. Try: a query without ORDER BY"
+        ) from None
     except (fault, sqlite3.Warning) as error:
         reason = str(error).partition("\n")[0]
         raise DataError(f"{path}: {reason:.300}. Only tables, views and queries that read them are allowed") from None
@@ -81,7 +83,9 @@ def sqlite(path: Path) -> sqlite3.Connection:
     for ending, start in UNFINISHED.items():
         beside = path.with_name(path.name + ending)
         if beside.is_file() and begins_with(beside, start):
-            raise DataError(f"{path}: {beside.name} has changes that are not in it yet. Close the program that uses it")
+            raise DataError(
+                f"{path}: {beside.name} has changes that are not in this file yet. Close the program that uses it"
+            )
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST)
     connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
@@ -141,7 +145,7 @@ def tables_of(connection: Any) -> list[str]:
 
 
 def selection(connection: Any, table: str, columns: frozenset[str] | None) -> str:
-    """Return the query for a table's rows; columns that are not needed are there, and NULL."""
+    """Return the query for a table's rows; columns that are not needed are NULL."""
     names = names_of(connection.execute(f"SELECT * FROM {quoted(table)} LIMIT 0"))
     kept = [quoted(name) if columns is None or name in columns else f"NULL AS {quoted(name)}" for name in names]
     return f"SELECT {', '.join(kept)} FROM {quoted(table)}"
@@ -179,7 +183,7 @@ def rows_of(connection: Any, query: str, where: str) -> Iterator[dict[str, Any]]
 
 @contextmanager
 def in_time(connection: Any, where: str) -> Iterator[None]:
-    """End a query that gives no rows in time; raise DataError then."""
+    """Stop a query that gives no rows in time, and raise DataError."""
     over = threading.Event()
 
     def end() -> None:
@@ -193,7 +197,7 @@ def in_time(connection: Any, where: str) -> Iterator[None]:
         yield
     except Exception as error:
         if over.is_set():
-            raise DataError(f"{where}: gave no row in {SECONDS:g} seconds, so it was ended") from None
+            raise DataError(f"{where}: gave no row in {SECONDS:g} seconds, so it was stopped") from None
         if str(error) == "interrupted":  # SQLite's, of Ctrl-C in the progress handler
             raise KeyboardInterrupt from None
         raise

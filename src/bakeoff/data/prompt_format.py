@@ -116,7 +116,7 @@ def plain_ids(tokenizer: Any, texts: list[str], parsed: bool = False) -> list[li
     SetupError if the tokenizer refuses a text, as some tokenizers without an unknown token do.
     """
     options = {"return_attention_mask": False, "verbose": False, "split_special_tokens": not parsed}
-    with one_line(f"{tokenizer.name_or_path}: its tokenizer cannot write a text", WHOLE):
+    with one_line(f"{tokenizer.name_or_path}: its tokenizer cannot encode a text", WHOLE):
         ids = tokenizer(texts, add_special_tokens=False, **options)["input_ids"]
     return ids if parsed else spelt_out(tokenizer, ids)
 
