@@ -66,7 +66,7 @@ def test_every_answer_is_trained_and_nothing_else(style):
 
 
 def test_thoughts_that_later_turns_drop_are_refused_and_the_last_answer_can_be_trained():
-    with pytest.raises(TemplateError, match="writes turn 2 .assistant., or .*Set chat.train_on: last"):
+    with pytest.raises(TemplateError, match="changes turn 2 .assistant., or .*Set chat.train_on: last"):
         form_with("thinking").parts([TALKS])
     form = form_with("thinking", train_on="last")
     (parts,) = form.parts([TALKS])

@@ -129,17 +129,17 @@ def test_an_export_that_nobody_read_back_says_so(shared, within, tmp_path):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--entry", "prompt_tuning", "--to", "merged"], "its 4 virtual tokens are no weights of the base. Try: --to"),
+        (["--entry", "prompt_tuning", "--to", "merged"], "its 4 virtual tokens are not weights of the base. Try: --to"),
         (["--entry", "prompt_tuning", "--to", "lora"], "cannot be merged"),
         (["--entry", "last_layers", "--to", "peft"], "no format for trained weights of the base itself. Try: --to"),
-        (["--entry", "last_layers", "--to", "lora"], "which a LoRA cannot. Try: --to merged"),
+        (["--entry", "last_layers", "--to", "lora"], "which a LoRA cannot change. Try: --to merged"),
         (["--entry", "lara", "--to", "peft"], "no entry 'lara'. Did you mean 'lora'?"),
         (["--entry", "lead-1", "--to", "peft"], "'lead-1' is a baseline, which has no adapter"),
         (["--entry", "lora", "--to", "perft"], "--to perft: unknown target. Did you mean 'peft'?"),
         (["--entry", "lora", "--to", "peft", "--dtype", "fp16"], "--to peft writes an adapter, in fp32"),
         (["--entry", "lora", "--to", "merged", "--dtype", "q8_0"], "--dtype q8_0: Allowed: fp32, bf16, fp16"),
-        (["--entry", "lora", "--to", "lora", "--rank", "0"], "a rank of 1 or more"),
-        (["--entry", "lora", "--to", "peft", "--limit", "-1"], "expected whole numbers"),
+        (["--entry", "lora", "--to", "lora", "--rank", "0"], "expected --rank 1 or more"),
+        (["--entry", "lora", "--to", "peft", "--limit", "-1"], "expected --limit 0 or more"),
         (["--entry", "lora", "--to", "peft", "--device", "cuda:7"], "cuda:7"),
     ],
 )  # fmt: skip

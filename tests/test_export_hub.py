@@ -71,7 +71,7 @@ def test_what_the_hub_does_not_allow_is_one_line_before_any_work(shared, served,
 def test_a_file_that_did_not_arrive_whole_is_noticed(shared, served, tmp_path):
     served.lost = {"README.md"}
     line = refused(shared, tmp_path / "x", *WORDS)
-    assert f"README.md is not there as it is in {tmp_path}/x" in line
+    assert f"the uploaded README.md is not that in {tmp_path}/x" in line
     assert (tmp_path / "x/README.md").exists()
 
 
@@ -91,7 +91,7 @@ def test_a_lora_for_vllm_has_the_command_that_serves_it(shared, tmp_path, monkey
 @pytest.mark.parametrize(
     ("peft", "line"),
     [
-        ({}, "plain LoRA. Try: --to merged, and vllm serve FOLDER"),
+        ({}, "only plain LoRA adapters. Try: --to merged, and vllm serve FOLDER"),
         ({"peft_type": "LORA", "use_dora": True}, "Try: --to lora --rank 64, or --to merged, and vllm serve FOLDER"),
         ({"peft_type": "IA3"}, "Try: --to lora --rank 64, or --to merged"),
         ({"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 4}, "Try: bakeoff generate"),

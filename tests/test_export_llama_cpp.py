@@ -132,12 +132,12 @@ def test_what_llama_cpp_cannot_do_is_one_line(shared, programs, tmp_path, monkey
     words = ("--llama-cpp", programs)
     line = refused(shared, tmp_path, *words, "--dtype", "q4")
     assert "--dtype q4: Allowed: fp32, bf16, fp16, q8_0" in line
-    assert "its 4 virtual tokens are no weights" in refused(shared, tmp_path, *words, entry="prompt_tuning")
+    assert "its 4 virtual tokens are not weights" in refused(shared, tmp_path, *words, entry="prompt_tuning")
     (programs / "build/bin/broken").touch()
     assert "server cannot run the file (error: cannot load the model)" in refused(shared, tmp_path, *words)
     (programs / "build/bin/llama-server").unlink()
     done = export(shared, "-o", tmp_path / "y", *words)
-    assert done.stderr == "entry: lora\nnot checked\nllama.cpp's llama-server is not there, so nobody ran the file\n"
+    assert done.stderr == "entry: lora\nnot checked\nllama.cpp's llama-server was not found, so the file was not run\n"
     document = shared[1].document.model_copy(update={"chat": {}})
     with monkeypatch.context() as patch:
         patch.setattr("bakeoff.results.load_results", lambda _: type(shared[1])(shared[1].folder, document))

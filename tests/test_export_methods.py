@@ -119,7 +119,7 @@ def test_a_plain_lora_of_full_rank_gives_the_same(made, method, family, tmp_path
     before = snapshot(base.model)
     model = merged(base, one.adapted(base))
     if method in BEYOND_LORA:
-        with pytest.raises(SetupError, match="which a LoRA cannot. Try: --to merged"):
+        with pytest.raises(SetupError, match="which a LoRA cannot change. Try: --to merged"):
             factors_of(before, model, 64, method)
         return
     factors = factors_of(before, model, 64, method)
@@ -142,5 +142,5 @@ def test_weights_that_a_format_does_not_hold_are_refused(made, tmp_path):
     model = merged(base, one.adapted(base))
     with torch.no_grad():
         model.get_input_embeddings().weight[5, 0] = 1e30
-    with pytest.raises(SetupError, match="numbers that fp16 does not have. Try: --dtype fp32, or bf16"):
+    with pytest.raises(SetupError, match="values outside the range of fp16. Try: --dtype fp32, or bf16"):
         write_model(one, base, model, "fp16", tmp_path)

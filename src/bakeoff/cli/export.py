@@ -1,4 +1,4 @@
-"""`bakeoff export`: puts an entry's adapter into a form that other programs load."""
+"""`bakeoff export`: writes an entry's adapter in a form that other programs load."""
 
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,8 @@ from bakeoff.cli.terminal import say, whisper
 def export(folder: Path, entry: str | None, to: str, trust: bool, no_check: bool, **options: Any) -> None:
     """Export a trained adapter, and check what was exported.
 
-    FOLDER is the run folder of a bakeoff. The export is read back by the programs that others will use, answers the
-    test split, and is compared with the evaluation; its card, README.md, says what was lost. Prints the folder.
+    FOLDER is the run folder of a bakeoff. The export is loaded again, generates outputs for the test split, and is
+    compared with the evaluation. Its card, README.md, says how they differ. Prints the folder of the export.
 
     For example: bakeoff export bakeoffs/demo --entry lora --to merged
     """

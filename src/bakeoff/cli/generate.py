@@ -25,7 +25,8 @@ from bakeoff.errors import LINES, BakeoffError, no_utf8, printable
 @click.option(
     "--rows",
     is_flag=True,
-    help="Read JSONL from standard input: rows with the columns that the template uses, or with turns so far.",
+    help="Read JSONL from standard input: rows with the columns that the template uses, or with the turns of a "
+    "conversation so far.",
 )
 @TRUST
 @AS_JSON

@@ -1,4 +1,4 @@
-"""Which form a bakeoff's examples have: plain text, or a conversation by the base's chat template."""
+"""Which form a bakeoff's examples have: plain text, or conversations in the base's chat template."""
 
 from typing import Any
 
@@ -67,14 +67,15 @@ def chat_findings(form: AnyForm | None, facts: ChatFacts | None) -> list[str]:
         f"{form.renderer.layout(('user',), True)[-1]!r:.100}, an output at any of {', '.join(shown)}"
     ]
     if form.lead.strip():
-        lines.append(f"chat: the template begins each answer with {form.lead!r:.80}, which is a part of every target")
+        lines.append(f"chat: the template writes {form.lead!r:.80} before each answer, as a part of every target")
     if not form.ending:
         lines.append(
-            f"chat: the template ends an answer without a token, so {form.tokenizer.eos_token} is put after each target"
+            f"chat: the template ends an answer without a token, so bakeoff puts {form.tokenizer.eos_token} after each "
+            "target"
         )
     if form.renderer.template.asks_date:
         lines.append(
-            f"chat: the template writes today's date. Here it is always {form.chat.date} (chat.date); other programs "
-            "write another date into their prompts"
+            f"chat: the template writes today's date. Here it is always {form.chat.date} (chat.date); prompts of "
+            "other programs have another date"
         )
     return lines

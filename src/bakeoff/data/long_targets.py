@@ -57,5 +57,5 @@ def beyond_outputs(
     cure = "Raise generation.max_new_tokens" if asked else f"{ROOM}, or set generation.max_new_tokens"
     return [
         f"data.test: {of(longer, len(lengths))} targets are longer than {output_tokens} tokens, the longest output, so "
-        f"outputs end before such a target does. {cure}"
+        f"outputs are shorter than these targets. {cure}"
     ]

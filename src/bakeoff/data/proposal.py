@@ -1,6 +1,6 @@
-"""What `bakeoff init` proposes for data files: a `data` section with which a plan can be made, and the reasons.
+"""What `bakeoff init` proposes for data files: a `data` section that can be planned, and the reasons.
 
-Columns are guessed from the first rows. Then all rows are read, so that what would stop a plan is known, and said.
+Columns are guessed from the first rows. Then all rows are read, to find and report what would stop a plan.
 """
 
 from collections.abc import Mapping, Sequence

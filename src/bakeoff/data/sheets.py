@@ -14,7 +14,7 @@ from bakeoff.data.streams import Reading, opened, refuse_bomb
 from bakeoff.errors import DataError, did_you_mean, listed
 
 ROWS = 1_048_576  # of a sheet
-CELLS = 200_000_000  # that a sheet may have with those that its file leaves out, which take time, too
+CELLS = 200_000_000  # that a sheet may have, also empty ones that its file leaves out: they take time, too
 BATCH = 1000  # rows that are read at a time
 OLD = bytes.fromhex("d0cf11e0")  # begins .xls, and what Excel encrypts
 
@@ -105,7 +105,7 @@ def text_of_cell(value: Any) -> str:
 
 @contextmanager
 def workbook(path: Path) -> Iterator[Any]:
-    """Open a workbook; raise DataError if it is none, or unpacks to far more than a text does."""
+    """Open a workbook; raise DataError if the file is not a workbook, or unpacks to far more than a text does."""
     try:
         from openpyxl import load_workbook
     except ImportError:
@@ -129,7 +129,7 @@ def workbook(path: Path) -> Iterator[Any]:
 
 @contextmanager
 def faults(path: Path) -> Iterator[None]:
-    """Turn what openpyxl raises over a damaged file, which may be anything, into a DataError; silence its warnings."""
+    """Turn any error of openpyxl about a damaged file into a DataError; silence its warnings."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -35,13 +35,13 @@ class Reading:
 
 
 def ending_of(path: Path) -> str:
-    """Return the ending that says a file's format, in small letters; that of a compressed file is the one within."""
+    """Return the ending that says a file's format, in small letters; for a compressed file, that of the file in it."""
     return Path(path.stem if path.suffix.lower() in PACKED else path.name).suffix.lower()
 
 
 @contextmanager
 def opened(path: Path, encoding: str = UTF8) -> Iterator[BinaryIO]:
-    """Open a file: one that is compressed is read unpacked, and text in another encoding as UTF-8.
+    """Open a file; compressed ones are unpacked, and text in another encoding is read as UTF-8.
 
     The stream can return to its start. Raises DataError if the file cannot be read.
     """

@@ -1,4 +1,4 @@
-"""The entries of a plan: refused where they cannot be run, and what the plan says about each."""
+"""The entries of a plan: which are refused, and what the plan says about each."""
 
 from typing import Any, get_args
 

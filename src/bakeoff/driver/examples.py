@@ -1,4 +1,4 @@
-"""The examples of a plan: read, settled for the base's context, and written as token ids."""
+"""The examples of a plan: they are read, fitted to the base's context, and written as token ids."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,7 @@ from bakeoff.store.plan_document import ChatFacts
 
 @dataclass(frozen=True)
 class PlannedExamples:
-    """The splits, how their examples become ids, and what is to be said of them.
+    """The splits, how their examples become ids, and the findings about them.
 
     `form` is None without the base's tokenizer, and where the splits were only counted (`read` is false).
     """

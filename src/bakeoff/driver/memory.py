@@ -1,4 +1,4 @@
-"""The memory that a run cannot do without, by counts alone: what does not fit is known before anything runs."""
+"""The least memory of a run, computed from counts: an entry that does not fit is refused before anything runs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ LARGE = 2 * 10**9  # weights: their fp32 copies take 8 GB, and their fp32 produc
 
 @dataclass(frozen=True)
 class Sizes:
-    """What of an adapted model takes memory: numbers of weights, bytes of those that are packed, and its cache's."""
+    """What takes memory in an adapted model: its weights, the bytes of packed ones, and its cache."""
 
     total: int
     trained: int
@@ -64,7 +64,7 @@ def decoding_precision(asked: str, precision: str, weights: int, device: "Facts"
 
 
 def decoding_findings(asked: str, decoding: str, weights: int) -> list[str]:
-    """Return what is to be said where `auto` does not decode in fp32."""
+    """Return a finding if `auto` does not decode in fp32."""
     if asked != "auto" or decoding == "fp32":
         return []
     why = f"its {weights:,} weights in fp32 would take {size(WEIGHT_BYTES['fp32'] * weights)}"
@@ -98,7 +98,7 @@ def context_bytes(device: "Facts") -> int:
 
 
 def check_room(least: Mapping[str, int], decoding: str, device: "Facts") -> None:
-    """Raise SetupError if an entry cannot fit into an accelerator's memory, of which `least` is what it takes.
+    """Raise SetupError if an entry cannot fit into an accelerator's memory; `least` has each entry's bytes.
 
     A processor's memory can be exceeded: the system moves pages to the disk, slowly; the plan only says so.
     """

@@ -1,4 +1,4 @@
-"""Puts a trained entry to work elsewhere: exports that are read back, scored and described. It loads no torch."""
+"""Exports a trained entry for other programs; exports are read back, scored and described. It loads no torch."""
 
 from bakeoff.export.export import Export, export_run
 from bakeoff.export.options import TARGETS, Options

@@ -46,7 +46,7 @@ print(tokenizer.decode(model.generate(input_ids=ids, generation_config=settings)
 
 
 def write_card(folder: Path, job: Job, made: dict[str, Any], check: Check | None, more: str = "") -> None:
-    """Write an export's card; `more` is what else there is to say about its use."""
+    """Write an export's card; `more` says how to use it, if transformers does not load it."""
     record = job.folder.run(job.run.id).finished()
     assert record is not None, job.run.id
     document, name = job.document, job.run.entry
@@ -82,7 +82,7 @@ def lost(made: dict[str, Any], check: Check | None) -> str:
         kept = f"{100 * made['kept']:.4g} % of the squared size of all changes of weights"
         size["rank"] = f"{made['rank']}, which keeps {kept}"
     if check is None:
-        return f"**Not checked.** Nobody has read this export back.\n\n{table(size)}"
+        return f"**Not checked.** This export was not read back.\n\n{table(size)}"
     rows = {
         "outputs equal to those of the evaluation": f"{check.equal} of {check.examples}",
         f"{check.heading}, export - evaluation (95 % interval)": points(check.score),

@@ -78,7 +78,7 @@ def nats(change: Change) -> str:
 
 
 def compare(folder: Folder, files: RunFolder, config: Config, found: Mapping[str, Any], by: str) -> Check:
-    """Return what an export's answers to the first test examples differ in from the run's own predictions."""
+    """Return how an export's outputs for the first test examples differ from the run's own predictions."""
     plan, outputs = folder.plan(), list(found["outputs"])
     count = len(outputs)
     before = [row.row() for row in files.predictions()[:count]]

@@ -1,4 +1,4 @@
-"""Exports one finished run: refuses, makes, reads back, compares, describes, and only then puts it in its place."""
+"""Exports one finished run: checks the request, makes the files, reads them back, compares, and writes the card."""
 
 import shutil
 from collections.abc import Mapping
@@ -65,8 +65,8 @@ def export_run(
     job = Job(folder, document, run, adapter, config, options, form)
     if document.chat is not None and options.to in (*BY_LLAMA_CPP, "vllm"):
         raise SetupError(
-            f"--to {options.to}: prompts cannot be compared yet where a chat template writes them. Try: --to merged, "
-            "whose tokenizer has the template"
+            f"--to {options.to}: prompts that a chat template writes cannot be compared yet. Try: --to merged, which "
+            "includes the chat template"
         )
     programs = find(options.llama_cpp) if options.to in BY_LLAMA_CPP else None
     if options.to == "ollama":
@@ -106,7 +106,7 @@ def finished(job: Job, place: Path, temporary: Path, programs: LlamaCpp | None) 
     write_card(temporary, job, made, check, use(job, temporary))
     facts = {"to": options.to, "form": job.form, "bakeoff": job.document.name, "entry": job.run.entry}
     mark(temporary, facts | {"run": job.run.id, "made": made, "check": check.row() if check else None})
-    notes = [f"llama.cpp's {SERVER} is not there, so nobody ran the file"] if programs and not check else []
+    notes = [f"llama.cpp's {SERVER} was not found, so the file was not run"] if programs and not check else []
     return Export(place, made, check, notes)
 
 

@@ -1,6 +1,6 @@
-"""The folder of an export: there completely or not at all, and never in the place of something else.
+"""The folder of an export: it is complete or missing, and never replaces anything else.
 
-It is written beside its place, as `.NAME.PROCESS-xxxxxxxx.tmp`, and renamed in the end. A process that was killed
+It is written beside its place, as `.NAME-PROCESS-xxxxxxxx.tmp`, and renamed in the end. A process that was killed
 leaves such a folder, which the next export to the same place removes.
 """
 
@@ -20,12 +20,12 @@ from bakeoff.store.files import write_json
 from bakeoff.store.ownership import MADE_BY
 from bakeoff.store.scratch import is_alive
 
-MARK = "export.json"  # in every export: who made it, of what, and which files it has
+MARK = "export.json"  # in every export: who made it, from what, and which files it has
 LEFT = r"-(?P<process>\d+)-[0-9a-f]{8}\.tmp"
 
 
 def default_folder(name: str, entry: str, to: str) -> Path:
-    """Return where an export is written if nobody says it."""
+    """Return the default place of an export."""
     return Path("exports") / f"{name}-{entry}-{to}"
 
 
@@ -33,7 +33,7 @@ def check_place(place: Path, force: bool, run_folder: Path) -> None:
     """Raise SetupError if something is at an export's place that may not be replaced, or it is in a run folder."""
     above = Path(os.path.realpath(place))
     if above.is_relative_to(os.path.realpath(run_folder)):
-        raise SetupError(f"{place}: is inside the run folder, which has only bakeoff's records. Try: -o FOLDER")
+        raise SetupError(f"{place}: is inside the run folder, which is only for bakeoff's own files. Try: -o FOLDER")
     if not (place.exists() or place.is_symlink()):
         return
     if not force:

@@ -35,7 +35,7 @@ def prepare(repo: str, public: bool) -> None:
 
 
 def upload(folder: Path, repo: str, message: str) -> str:
-    """Upload an export's folder and return its address; raise SetupError if a file is not there as it is here."""
+    """Upload an export's folder and return its address; raise SetupError if an uploaded file differs from ours."""
     from huggingface_hub import HfApi
 
     api = HfApi()
@@ -44,12 +44,12 @@ def upload(folder: Path, repo: str, message: str) -> str:
         there = {entry.path: entry for entry in api.list_repo_tree(repo, recursive=True, revision=done.oid)}
     for file in sorted(folder.iterdir()):
         if not same(file, there.get(file.name)):
-            raise SetupError(f"--repo {repo}: {file.name} is not there as it is in {folder}. Try: hf upload again")
+            raise SetupError(f"--repo {repo}: the uploaded {file.name} is not that in {folder}. Try: hf upload")
     return str(done.repo_url)
 
 
 def same(file: Path, entry: Any) -> bool:
-    """Return whether a file on the hub has the size, and where the hub tells it the SHA-256, of one here."""
+    """Return whether a file on the hub has the size, and if the hub has it the SHA-256, of a local one."""
     if entry is None or entry.size != file.stat().st_size:
         return False
     if entry.lfs is None:

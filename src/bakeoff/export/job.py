@@ -34,13 +34,13 @@ class Job:
     form: Form
 
     def ask(self, module: str, **more: Any) -> dict[str, Any]:
-        """Return what a process finds that works on this run."""
+        """Return what a process returns that exports this run."""
         asked = {"folder": str(self.folder.path.absolute()), "run": self.run.id, "form": self.form, **more}
         return ask(module, asked, environment_of(self.config))
 
 
 def ask(module: str, asked: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
-    """Return what a process of ours finds; raise SetupError if it cannot do its work."""
+    """Return what one of bakeoff's processes returns; raise SetupError if it fails."""
     words = json.dumps({**asked, "parent": os.getpid()})
     done = subprocess.run(
         command(module), input=words, env=dict(environment), capture_output=True, text=True, check=False

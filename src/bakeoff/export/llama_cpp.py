@@ -90,7 +90,7 @@ def model_name(model: Path) -> str:
 def read_back(programs: LlamaCpp, job: Job, file: Path) -> dict[str, Any]:
     """Return what llama.cpp's server answers for the test examples, as `compute.export.read_back` does.
 
-    Prompts are given as ids. It tells no losses of given texts, so "losses" is None.
+    Prompts are given as ids. It reports no losses of given texts, so "losses" is None.
     """
     plan, template = job.folder.plan(), prompt_template(job.document.template)
     assert plan.output_tokens is not None  # a stored plan has it
@@ -136,7 +136,7 @@ def ask(url: str, asked: dict[str, Any] | None) -> dict[str, Any]:
 
 @contextmanager
 def serving(programs: LlamaCpp, file: Path, context: int) -> Iterator[str]:
-    """Run llama.cpp's server with a file, and give its address; end it after."""
+    """Run llama.cpp's server with a file, and yield its address; end it afterwards."""
     assert programs.server is not None
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -155,7 +155,7 @@ def serving(programs: LlamaCpp, file: Path, context: int) -> Iterator[str]:
 
 
 def wait(process: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
-    """Return once the server is ready; raise SetupError if it ends, or never is."""
+    """Return once the server is ready; raise SetupError if it ends, or is not ready in time."""
     started = time.monotonic()
     while process.poll() is None and time.monotonic() - started < READY_SECONDS:
         try:
@@ -163,6 +163,6 @@ def wait(process: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
                 return
         except (OSError, ValueError):  # not listening yet, or loading
             time.sleep(0.1)
-    lines = log.read_text(errors="replace").strip().splitlines() or ["it says nothing"]
+    lines = log.read_text(errors="replace").strip().splitlines() or ["no message"]
     wrong = [line for line in lines if "error" in line.lower()] or lines
     raise SetupError(f"--to gguf: llama.cpp's server cannot run the file ({wrong[-1]:.300}). Try: --no-check")

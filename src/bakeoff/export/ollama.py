@@ -7,11 +7,11 @@ from bakeoff.errors import SetupError
 
 
 def check_template(template: str) -> None:
-    """Raise SetupError if texts around the document differ from row to row: Ollama has one template."""
+    """Raise SetupError if the texts around the document differ between rows: Ollama has one template."""
     if not prompt_template(template).constant:
         raise SetupError(
-            "--to ollama: the template uses other columns than the document, and Ollama's has one prompt only. Try: "
-            "--to gguf, and write the whole prompt yourself"
+            "--to ollama: the template uses other columns than the document, but a Modelfile has a place for one text "
+            "only. Try: --to gguf, and write the whole prompt yourself"
         )
     if '"""' in template:
         raise SetupError('--to ollama: a Modelfile cannot have three quotes (""") in its template. Try: --to gguf')

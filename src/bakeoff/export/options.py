@@ -1,4 +1,4 @@
-"""What an export is asked to be, and what is refused before any model is loaded."""
+"""The options of an export, and what is refused before any model is loaded."""
 
 import re
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ class Options:
     public: bool = False
 
     def __post_init__(self) -> None:
-        """Raise ConfigError if the options cannot be had together."""
+        """Raise ConfigError if the options cannot be combined."""
         if self.to not in TARGETS:
             raise ConfigError(f"--to {self.to}: unknown target.{did_you_mean(self.to, TARGETS)}")
         whole = self.to in ("merged", *BY_LLAMA_CPP)
@@ -53,9 +53,11 @@ class Options:
             which = f"Allowed: {', '.join(allowed)}" if whole else f"--to {self.to} writes an adapter, in fp32"
             raise ConfigError(f"--dtype {self.dtype}: {which}")
         if self.rank < 1 or (self.limit is not None and self.limit < 0):
-            raise ConfigError(f"--rank {self.rank} --limit {self.limit}: expected whole numbers, a rank of 1 or more")
+            raise ConfigError(
+                f"--rank {self.rank} --limit {self.limit}: expected --rank 1 or more, and --limit 0 or more"
+            )
         if (self.repo is None) is (self.to == "hub"):
-            raise ConfigError("--repo: --to hub needs --repo OWNER/NAME, and no other target has it")
+            raise ConfigError("--repo: --to hub needs --repo OWNER/NAME, and other targets do not use it")
         if self.repo is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.repo):
             raise ConfigError(f"--repo {self.repo}: not the name of a repository. Try: --repo OWNER/NAME")
 
@@ -83,11 +85,11 @@ def check_vllm(where: str, method: str, peft: dict[str, Any]) -> None:
     if peft.get("peft_type") != "LORA" or peft.get("use_dora"):
         other = "--to merged, and vllm serve FOLDER" if not is_prompt(peft) else "bakeoff generate"
         lora = "" if is_prompt(peft) or not peft else "--to lora --rank 64, or "
-        raise SetupError(f"{where}: vLLM serves no other adapters than plain LoRA. Try: {lora}{other}")
+        raise SetupError(f"{where}: vLLM serves only plain LoRA adapters. Try: {lora}{other}")
     if peft.get("task_type") != "CAUSAL_LM":
         raise SetupError(f"{where}: vLLM adds adapters to causal models only. Try: --to merged")
     if peft.get("r", 0) > LARGEST_RANK:
-        raise SetupError(f"{where}: vLLM takes ranks up to {LARGEST_RANK}, and this is {peft['r']}. Try: --to merged")
+        raise SetupError(f"{where}: vLLM takes ranks up to {LARGEST_RANK}, but this is {peft['r']}. Try: --to merged")
 
 
 def is_prompt(peft: dict[str, Any]) -> bool:
@@ -96,11 +98,11 @@ def is_prompt(peft: dict[str, Any]) -> bool:
 
 
 def check_merges(where: str, method: Method, config: Config, run: Run) -> None:
-    """Raise SetupError if an adapter cannot become weights, or the base's own code would have to come along."""
+    """Raise SetupError if an adapter cannot become weights, or the base needs its own code."""
     if method.virtual_tokens:
         raise SetupError(
-            f"{where}: cannot be merged: its {method.virtual_tokens} virtual tokens are no weights of the base. Try: "
+            f"{where}: cannot be merged: its {method.virtual_tokens} virtual tokens are not weights of the base. Try: "
             "--to peft, or bakeoff generate"
         )
     if config.trust_remote_code:
-        raise SetupError(f"{where}: the base needs code of its own, which an export does not have. Try: --to peft")
+        raise SetupError(f"{where}: the base needs its own code, which an export does not include. Try: --to peft")

@@ -26,7 +26,7 @@ def serve_command(job: Job, folder: Path, base: str, adapter: str) -> str:
 
 
 def served_by_vllm(job: Job, folder: Path) -> str:
-    """Return how the card says to serve the adapter, without a place on this machine."""
+    """Return what the card says about serving the adapter, without a folder of this machine."""
     base = job.document.model.name if on_hub(job.document) else "path/of/the/base"
     rows = prompt_template(job.document.template)
     before, after = rows.around({DOCUMENT: ""}) if rows.constant else ("the text before ", " the text after")
@@ -37,7 +37,7 @@ def served_by_vllm(job: Job, folder: Path) -> str:
     request = shlex.join(["curl", "localhost:8000/v1/completions", "-H", "Content-Type: application/json", "-d"])
     return (
         f"```\n{serve_command(job, folder, base, PLACE)}\n{request} {shlex.quote(json.dumps(asked))}\n```\n\n"
-        "vLLM adds adapters to those architectures of "
-        "[its list](https://docs.vllm.ai/en/latest/models/supported_models/) that have a mark under LoRA; GPT-2 had "
-        "none in version 0.7. The check did not use vLLM."
+        "vLLM serves adapters only for architectures with a mark under LoRA in "
+        "[its list](https://docs.vllm.ai/en/latest/models/supported_models/); GPT-2 had none in version 0.7. The check "
+        "did not use vLLM."
     )

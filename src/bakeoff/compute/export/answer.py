@@ -14,7 +14,7 @@ from bakeoff.library_errors import in_short
 
 
 def answer(work: Callable[..., dict[str, Any]]) -> None:
-    """Do the work that standard input asks for, and print what came of it; end with the "parent" that asks."""
+    """Do the work that standard input asks for, and print its result; end if the process "parent" ends."""
     asked = json.loads(sys.stdin.read())
     end_with_parent(asked.pop("parent"))
     channel = os.fdopen(os.dup(1), "w")

@@ -51,7 +51,7 @@ def check_finite(model: nn.Module, dtype: str) -> None:
     """Raise SetupError if a weight has left the range of its dtype."""
     for name, weight in model.named_parameters():
         if not torch.isfinite(weight).all():
-            raise SetupError(f"export: {name} has numbers that {dtype} does not have. Try: --dtype fp32, or bf16")
+            raise SetupError(f"export: {name} has values outside the range of {dtype}. Try: --dtype fp32, or bf16")
 
 
 def generation_config(source: Source, base: Base) -> GenerationConfig:
@@ -72,7 +72,7 @@ def write_tokenizer(source: Source, folder: Path) -> None:
 
 
 def write_adapter(source: Source, base: Base, folder: Path) -> None:
-    """Write the run's adapter in PEFT's format, with tokenizer and generation config; it names no folder."""
+    """Write the run's adapter in PEFT's format, with tokenizer and generation config, but no folder of this machine."""
     folder.mkdir(exist_ok=True)
     for name in ADAPTER_FILES:
         shutil.copyfile(source.adapter / name, folder / name)
@@ -106,7 +106,7 @@ def shortest(names: list[str], every: list[str]) -> list[str]:
 
 
 def complete(source: Source, base: Base, folder: Path) -> None:
-    """Add to an adapter what whoever loads it needs, and take the place of the base on this machine from its config."""
+    """Add to an adapter what is needed to load it, and remove the base's folder on this machine from its config."""
     write_tokenizer(source, folder)
     generation_config(source, base).save_pretrained(folder)
     file, name = folder / "adapter_config.json", source.config.model

@@ -14,7 +14,9 @@ from transformers.pytorch_utils import Conv1D
 
 from bakeoff.errors import SetupError
 
-ROUNDING = 1e-6  # relative to a weight's largest number: a change below it is that of a merge, not of an adapter
+ROUNDING = (
+    1e-6  # relative to a weight's largest number: a smaller change comes from rounding in a merge, not from an adapter
+)
 
 
 @dataclass
@@ -36,7 +38,7 @@ def snapshot(model: nn.Module) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def factors_of(before: dict[str, torch.Tensor], model: PreTrainedModel, rank: int, method: str) -> Factors:
-    """Return the changes of linear layers' weights as factors of a rank, of each layer as far as it has one.
+    """Return the changes of linear layers' weights as factors of a rank, or of a layer's full rank if that is lower.
 
     Raises SetupError if anything else has changed, or nothing has.
     """
@@ -65,7 +67,7 @@ def changes(before: dict[str, torch.Tensor], model: PreTrainedModel, method: str
             continue
         layer = layers[name.rpartition(".")[0]]
         if old is None or not name.endswith(".weight") or not isinstance(layer, nn.Linear | Conv1D):
-            raise SetupError(f"--to lora: {method} has changed {name}, which a LoRA cannot. Try: --to merged")
+            raise SetupError(f"--to lora: {method} has changed {name}, which a LoRA cannot change. Try: --to merged")
         change = (weight - old).float()
         yield name.removesuffix(".weight"), change.T if isinstance(layer, Conv1D) else change
 

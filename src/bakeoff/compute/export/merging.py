@@ -1,4 +1,4 @@
-"""Makes an adapter weights of its base for good. `compute/model/merging.py` merges for a faster decoding."""
+"""Merges an adapter into its base for an export. `compute/model/merging.py` merges for faster decoding."""
 
 from typing import Any
 

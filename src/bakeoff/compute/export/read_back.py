@@ -1,4 +1,4 @@
-"""The process that reads an export back, as others will, and lets it answer the test split.
+"""The process that loads an export as other programs do, and generates outputs for the test split.
 
 `python -m bakeoff.compute.export.read_back` reads a request from standard input, as JSON: "folder" and "run" of a
 bakeoff, "form" and "export", the folder to read, and "limit", how many test examples. It prints what it found, or
@@ -131,7 +131,7 @@ def parity(source: Source, form: AnyForm, config: GenerationConfig, rows: Sequen
 
 
 def as_one_text(form: AnyForm, example: Example) -> list[int]:
-    """Return the ids of a prompt that is tokenized as one text, as whoever uses the export does."""
+    """Return the ids of a prompt that is tokenized as one text, as users of the export do."""
     if isinstance(form, ChatForm):
         return next(own_ids(form, form.conversation(example)))
     before, after = example.around or form.constant

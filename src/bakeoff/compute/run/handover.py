@@ -1,4 +1,4 @@
-"""What a run's process is given by the process that forked it, and leaves for the run's next one. It loads no torch."""
+"""What a run's process gets from the process that forked it, and leaves for the run's next one. It loads no torch."""
 
 import json
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Handover:
-    """A file without a name: however its processes end, the system takes it back."""
+    """A file without a name: the system removes it however its processes end."""
 
     def __init__(self) -> None:
         self.file = TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - open as long as its owner

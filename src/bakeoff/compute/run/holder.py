@@ -26,7 +26,7 @@ from bakeoff.store.run_folder import Folder
 
 
 def asked_for(line: str) -> Wanted | None:
-    """Return the base that the run of a request wants; None also if that cannot be read, which the run then reports."""
+    """Return the base that a request's run wants; None also if it cannot be read, which the run then reports."""
     with suppress(Exception):
         request = json.loads(line)
         folder = Folder(Path(request["folder"]))
@@ -77,7 +77,7 @@ class Holder:
         self.hear()
 
     def serves(self, wanted: Wanted | None) -> bool:
-        """Return whether a run that wants this base, None for no matter which, can be forked from it."""
+        """Return whether a run that wants this base can be forked from it; None: a run that wants no base."""
         return self.status is None and wanted in (None, self.wanted)
 
     def carry_out(self, line: str) -> int:
@@ -88,7 +88,7 @@ class Holder:
         return self.status or 0 if said is None else said
 
     def hear(self) -> int | None:
-        """Return the next number that it says; None if it has ended."""
+        """Return the next number that it sends; None if it has ended."""
         line = self.statuses.readline()
         if line:
             return int(line)
@@ -97,7 +97,7 @@ class Holder:
         return None
 
     def end(self) -> None:
-        """Let it end, if it has not, and wait for that."""
+        """End it if it has not ended, and wait for that."""
         with suppress(BrokenPipeError):
             self.requests.close()
         if self.status is None:
@@ -106,9 +106,9 @@ class Holder:
 
 
 def hold(wanted: Wanted | None, first: str, asked: int, telling: int, events: TextIO) -> int:
-    """Load a base, say 0 when that is done, then carry out requests and say their exit statuses; return its own.
+    """Load a base, send 0 when that is done, then carry out requests and send their exit statuses; return its own.
 
-    `asked` and `telling` are the pipes' descriptors. What libraries say while they load is in the log of the `first`
+    `asked` and `telling` are the pipes' descriptors. What libraries print while they load is in the log of the `first`
     run. If the base cannot be loaded, that run tries it again, so that its own record and log have the reason.
     """
     threads = torch.get_num_threads()

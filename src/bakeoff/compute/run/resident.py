@@ -22,7 +22,7 @@ from bakeoff.store.records import Quantize, Run
 
 @dataclass(frozen=True)
 class Wanted:
-    """The base that a run wants. Where two are equal, loading gives the same base."""
+    """The base that a run wants. If two are equal, loading gives the same base."""
 
     name: str
     pin: Pin
@@ -34,7 +34,7 @@ class Wanted:
 
 @dataclass
 class Resident:
-    """A loaded base that was tried, in a process that was forked after that."""
+    """A base that was loaded and tried before this process was forked."""
 
     wanted: Wanted
     base: Base
@@ -54,8 +54,8 @@ def wanted_by(config: Config, plan: PlanDocument, run: Run) -> Wanted | None:
 def load(wanted: Wanted) -> Resident:
     """Return the base, loaded and tried by this thread alone.
 
-    A process that is forked has only the thread that forked it: it would wait for the others without end. Raises
-    RuntimeError if something has started a thread all the same.
+    A forked process has only the thread that forked it; it would wait forever for other threads. Raises RuntimeError
+    if something has started a thread nevertheless.
     """
     limit(wanted.memory_limit)
     torch.set_num_threads(1)
