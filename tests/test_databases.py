@@ -197,7 +197,7 @@ def test_changes_that_are_not_in_the_file_yet_are_not_left_out_silently(tmp_path
     connection.execute("pragma journal_mode = wal")
     connection.execute("insert into t values ('a', 'b')")
     connection.commit()
-    with pytest.raises(DataError, match="a.sqlite-wal has changes that are not in this file yet. Close the program"):
+    with pytest.raises(DataError, match="a.sqlite-wal has changes that are not in the database yet. Close the program"):
         rows_of(path)
     beside = path.with_name("a.sqlite-wal")
     assert not databases.begins_with(beside, b"other")

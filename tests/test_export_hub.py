@@ -71,7 +71,7 @@ def test_what_the_hub_does_not_allow_is_one_line_before_any_work(shared, served,
 def test_a_file_that_did_not_arrive_whole_is_noticed(shared, served, tmp_path):
     served.lost = {"README.md"}
     line = refused(shared, tmp_path / "x", *WORDS)
-    assert f"the uploaded README.md is not that in {tmp_path}/x" in line
+    assert f"the uploaded README.md differs from the one in {tmp_path}/x" in line
     assert (tmp_path / "x/README.md").exists()
 
 

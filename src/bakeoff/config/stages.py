@@ -36,8 +36,8 @@ class GenerationConfig(Section):
     batch_size: int | None = Field(
         None, ge=1, le=100_000,
         description="documents that are decoded together; on a CPU this does not change the outputs, on a GPU a token "
-        "that is almost as likely as another may change; null: as many as have keys and values of at most 1 GiB, at "
-        "most 64; on a GPU of at most half of its free memory, at most 256",
+        "that is almost as likely as another may change; null: at most 64, with at most 1 GiB of keys and "
+        "values; on a GPU at most 256, with keys and values in at most half of its free memory",
     )  # fmt: skip
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",

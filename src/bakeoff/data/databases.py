@@ -84,7 +84,7 @@ def sqlite(path: Path) -> sqlite3.Connection:
         beside = path.with_name(path.name + ending)
         if beside.is_file() and begins_with(beside, start):
             raise DataError(
-                f"{path}: {beside.name} has changes that are not in this file yet. Close the program that uses it"
+                f"{path}: {beside.name} has changes that are not in the database yet. Close the program that uses it"
             )
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST)

@@ -1,4 +1,4 @@
-"""The least memory of a run, computed from counts: an entry that does not fit is refused before anything runs."""
+"""The least memory of a run, computed from counts: what does not fit a GPU is refused before anything runs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

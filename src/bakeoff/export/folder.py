@@ -1,4 +1,4 @@
-"""The folder of an export: it is complete or missing, and never replaces anything else.
+"""The folder of an export: it is complete or missing, and replaces nothing but an earlier export.
 
 It is written beside its place, as `.NAME-PROCESS-xxxxxxxx.tmp`, and renamed in the end. A process that was killed
 leaves such a folder, which the next export to the same place removes.

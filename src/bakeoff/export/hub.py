@@ -44,7 +44,9 @@ def upload(folder: Path, repo: str, message: str) -> str:
         there = {entry.path: entry for entry in api.list_repo_tree(repo, recursive=True, revision=done.oid)}
     for file in sorted(folder.iterdir()):
         if not same(file, there.get(file.name)):
-            raise SetupError(f"--repo {repo}: the uploaded {file.name} is not that in {folder}. Try: hf upload")
+            raise SetupError(
+                f"--repo {repo}: the uploaded {file.name} differs from the one in {folder}. Try: hf upload"
+            )
     return str(done.repo_url)
 
 

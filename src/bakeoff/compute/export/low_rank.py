@@ -14,9 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from bakeoff.errors import SetupError
 
-ROUNDING = (
-    1e-6  # relative to a weight's largest number: a smaller change comes from rounding in a merge, not from an adapter
-)
+ROUNDING = 1e-6  # relative to a weight's largest number: smaller changes come from the rounding of a merge
 
 
 @dataclass
