@@ -128,7 +128,7 @@ class Work:
         return True
 
     def take_over(self) -> float | None:
-        """Go on from what another process has trained and return its loss; None if there is nothing."""
+        """Continue with what another process has trained, and return its loss; None if there is nothing."""
         left = self.handover and self.handover.left()
         if not left:
             return None

@@ -31,7 +31,8 @@ class Handover:
 class Given:
     """What a run's process has from the one that forked it; nothing, if it was started in another way.
 
-    With a `handover` a run has two processes: the first one trains, the second one evaluates the saved adapter.
+    With a `handover` a final run of an entry has two processes: the first one trains, the second one evaluates the
+    saved adapter.
     """
 
     resident: "Resident | None" = None
