@@ -152,7 +152,7 @@ def test_outputs_are_sorted_by_disagreement_and_stay_text(browser, report, demo)
         page.get_by_label("Compare").select_option(label="lora")
         page.get_by_label("with", exact=True).select_option(label="base")
         gaps = [abs(int(text.split()[0])) for text in page.locator("article:visible .gap").all_inner_texts()]
-        first, second = ([row["rougeL"]["f"] for row in rows] for rows in predictions(demo, "lora", "base"))
+        first, second = ([row.score("rougeL") for row in rows] for rows in predictions(demo, "lora", "base"))
         points = sorted((abs(100 * (a - b)) for a, b in zip(first, second, strict=True)), reverse=True)
         assert gaps == [pytest.approx(gap, abs=0.51) for gap in points[:8]]
         page.get_by_role("button", name="Show 2 more of 2").click()

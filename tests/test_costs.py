@@ -26,7 +26,7 @@ MEASURED = {
 
 def test_counts_are_of_the_tokens_that_are_read_and_written():
     prompts, targets = numpy.array([5, 9, 2], numpy.int32), numpy.array([1, 2, 3], numpy.int32)
-    lengths = Lengths(prompts, targets, *[numpy.zeros(3, numpy.int32)] * 3)
+    lengths = Lengths(prompts, targets, *[numpy.zeros(3, numpy.int32)] * 4)
     found = exact_counts(dict.fromkeys(("train", "validation", "test"), lengths), ProtocolConfig(batch_size=2), 7)
     assert found == {
         "train_tokens": 22, "longest_batch_tokens": 22, "validation_tokens": 22, "test_tokens": 22, "output_tokens": 21

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import bakeoff
+
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "tools"))
 from rooms import circles, graph_of, modules, room  # noqa: E402
@@ -107,3 +109,7 @@ def test_finished_results_and_the_api_load_no_library_that_they_do_not_use(share
         code = f"import sys\n{code}\nprint(sorted({forbidden!r} & set(sys.modules)))"
         out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
         assert out.splitlines()[-1] == "[]"
+
+
+def test_every_public_name_is_there():
+    assert [name for name in bakeoff.__all__ if not hasattr(bakeoff, name)] == []

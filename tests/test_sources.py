@@ -250,7 +250,7 @@ def test_a_dataset_of_the_hub_has_splits_by_its_own_names(tmp_path_factory, monk
 
 LOADING = """
 import json, sys
-from bakeoff.config.config import load_config
+from bakeoff.config.loading import load_config
 from bakeoff.data.sources import load_examples
 from bakeoff.errors import BakeoffError
 try:

@@ -30,7 +30,7 @@ _HOMES = {
     "BakeoffError": "errors",
     "Method": "methods",
     "Results": "results",
-    "load_config": "config.config",
+    "load_config": "config.loading",
     "load_results": "results",
     "plan": "api",
     "register": "methods",
