@@ -139,7 +139,7 @@ def test_an_export_that_nobody_read_back_says_so(shared, within, tmp_path):
         (["--entry", "lora", "--to", "peft", "--dtype", "fp16"], "--to peft writes an adapter, in fp32"),
         (["--entry", "lora", "--to", "merged", "--dtype", "q8_0"], "--dtype q8_0: Allowed: fp32, bf16, fp16"),
         (["--entry", "lora", "--to", "lora", "--rank", "0"], "expected --rank 1 or more"),
-        (["--entry", "lora", "--to", "peft", "--limit", "-1"], "expected --limit 0 or more"),
+        (["--entry", "lora", "--to", "peft", "--limit", "-1"], "and --limit 0 or more"),
         (["--entry", "lora", "--to", "peft", "--device", "cuda:7"], "cuda:7"),
     ],
 )  # fmt: skip

@@ -96,7 +96,7 @@ def test_a_lora_for_vllm_has_the_command_that_serves_it(shared, tmp_path, monkey
         ({"peft_type": "IA3"}, "Try: --to lora --rank 64, or --to merged"),
         ({"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 4}, "Try: bakeoff generate"),
         ({"peft_type": "LORA", "task_type": "SEQ_2_SEQ_LM"}, "causal models only. Try: --to merged"),
-        ({"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 600}, "ranks up to 512, and this is 600"),
+        ({"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 600}, "ranks up to 512, but this is 600"),
     ],
 )
 def test_adapters_that_vllm_does_not_serve_are_refused_with_what_to_do(peft, line):
