@@ -65,6 +65,19 @@ def in_one_line(work):
         assert time.process_time() - started < SECONDS
 
 
+def assert_damage_is_rows_or_one_line(file, content, examples):
+    """Damage a data file that held this content, again and again: it is read, or refused in a line on `data`."""
+
+    @many(examples)
+    @given(damages(content))
+    def damaged(damage):
+        file.write_bytes(damage[0])
+        message = in_one_line(lambda: load_examples(DataConfig(train=str(file))))[1]
+        assert message is None or message.startswith("data.")
+
+    damaged()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_damaged_data_file_is_its_rows_or_one_line(tmp_path, name):
     file = write(tmp_path / name, ROWS)

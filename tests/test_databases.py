@@ -8,7 +8,6 @@ from contextlib import closing
 
 import duckdb
 import pytest
-from hypothesis import given
 
 from bakeoff.compute.run.request import forked
 from bakeoff.config.data import DataConfig
@@ -17,8 +16,8 @@ from bakeoff.data.formats import read_rows
 from bakeoff.data.sources import load_examples
 from bakeoff.data.streams import Reading
 from bakeoff.errors import DataError
-from tests.conftest import make_rows, many
-from tests.test_damage import damages, in_one_line
+from tests.conftest import make_rows
+from tests.test_damage import assert_damage_is_rows_or_one_line, in_one_line
 
 SPLITS = ("train", "validation", "test")
 CONNECT = {"a.sqlite": sqlite3.connect, "a.duckdb": lambda path: duckdb.connect(str(path))}
@@ -220,16 +219,7 @@ def test_what_is_no_database_says_so(tmp_path, content):
 @both
 def test_a_damaged_database_is_its_rows_or_one_line(tmp_path, name):
     path = made(tmp_path / name, t=make_rows(30, 1))
-    whole = path.read_bytes()[: 1 << 20]
-
-    @many(40)
-    @given(damages(whole))
-    def damaged(damage):
-        path.write_bytes(damage[0])
-        message = in_one_line(lambda: load_examples(DataConfig(train=str(path))))[1]
-        assert message is None or message.startswith("data.")
-
-    damaged()
+    assert_damage_is_rows_or_one_line(path, path.read_bytes()[: 1 << 20], 40)
 
 
 def test_without_duckdb_it_says_what_to_install(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from bakeoff.data.sources import load_examples
 from bakeoff.data.streams import Reading, opened
 from bakeoff.errors import ConfigError, DataError
 from tests.conftest import make_rows, many
-from tests.test_damage import damages, in_one_line
+from tests.test_damage import assert_damage_is_rows_or_one_line, damages, in_one_line
 from tests.test_formats import write
 
 PACK = {".gz": gzip.compress, ".bz2": bz2.compress, ".zst": lambda content: pyarrow.compress(content, "zstd", True)}
@@ -73,16 +73,7 @@ def test_what_cannot_be_compressed_is_refused(tmp_path):
 @pytest.mark.parametrize("ending", PACK)
 def test_a_damaged_compressed_file_is_its_rows_or_one_line(tmp_path, ending):
     path = packed(write(tmp_path / "a.csv", make_rows(30, 1)), ending)
-    whole = path.read_bytes()
-
-    @many(60)
-    @given(damages(whole))
-    def damaged(damage):
-        path.write_bytes(damage[0])
-        message = in_one_line(lambda: load_examples(DataConfig(train=str(path))))[1]
-        assert message is None or message.startswith("data.")
-
-    damaged()
+    assert_damage_is_rows_or_one_line(path, path.read_bytes(), 60)
 
 
 @many(80)

@@ -17,7 +17,7 @@ from bakeoff.data.sources import load_examples
 from bakeoff.data.streams import Reading
 from bakeoff.errors import DataError
 from tests.conftest import make_rows, many
-from tests.test_damage import damages, in_one_line
+from tests.test_damage import assert_damage_is_rows_or_one_line, in_one_line
 
 SPLITS = ("train", "validation", "test")
 
@@ -190,16 +190,7 @@ def test_two_columns_of_one_name_are_refused(tmp_path):
 
 def test_a_damaged_workbook_is_its_rows_or_one_line(tmp_path):
     file = workbook(tmp_path / "a.xlsx", S=table(make_rows(30, 1)))
-    whole = file.read_bytes()
-
-    @many(60)
-    @given(damages(whole))
-    def damaged(damage):
-        file.write_bytes(damage[0])
-        message = in_one_line(lambda: load_examples(DataConfig(train=str(file))))[1]
-        assert message is None or message.startswith("data.")
-
-    damaged()
+    assert_damage_is_rows_or_one_line(file, file.read_bytes(), 60)
 
 
 def test_without_openpyxl_it_says_what_to_install(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import re
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
 from typing import Any
 
+from bakeoff.config import sandbox
 from bakeoff.config.sandbox import CHARACTERS, TooMuchError, charge
 
 LARGEST = 10_000  # number that a template may give to a function, a filter or a width
@@ -18,11 +19,9 @@ def charged(value: Any) -> Any:
     """Return a value of a step, after charging its size."""
     if isinstance(value, tuple):  # it may be a key, for which all that is in it is looked at
         return whole(value)
-    if isinstance(value, str):
-        charge(1 + len(value) // CHARACTERS)
-    else:
-        charge(1 + len(value) if isinstance(value, list | Mapping | range) else 1)
-    return value
+    if isinstance(value, range):
+        charge(len(value))
+    return sandbox.charged(value)
 
 
 def whole(value: Any) -> Any:
