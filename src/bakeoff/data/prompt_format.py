@@ -10,6 +10,7 @@ intended, and becomes the token.
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -82,9 +83,13 @@ class Form:
 
     def texts(self, outputs: Iterable[Sequence[int]], indented: bool) -> list[str]:
         """Return generated ids as texts; white space at their beginning stays if targets are `indented`."""
-        own = lead(self.tokenizer, self.encoder_decoder)
         texts = self.tokenizer.batch_decode(outputs, skip_special_tokens=True)
-        return [plain(text.removeprefix(own), indented) for text in texts]
+        return [plain(text.removeprefix(self.lead), indented) for text in texts]
+
+    @cached_property
+    def lead(self) -> str:
+        """What an output begins with that is no part of its text."""
+        return lead(self.tokenizer, self.encoder_decoder)
 
 
 def make_form(tokenizer: Any, template: str | None, encoder_decoder: bool) -> Form:

@@ -4,15 +4,13 @@ from pathlib import Path
 
 from torch import nn
 
-from bakeoff.compute.decoding.summarizer import made_by
+from bakeoff.compute.decoding.summarizer import made_by, trusted_config
 from bakeoff.compute.export.merging import unpack
 from bakeoff.compute.model.adapter_files import check_base, load_adapter
 from bakeoff.compute.model.base import Base, load_model
 from bakeoff.compute.model.device import CPU
 from bakeoff.compute.model.loading import check_tokenizer, load_tokenizer
 from bakeoff.config.config import Config
-from bakeoff.config.loading import load_config
-from bakeoff.config.planned import planned_config
 from bakeoff.data.forms import stops_of
 from bakeoff.errors import SetupError
 from bakeoff.store.plan_document import PlanDocument
@@ -34,9 +32,7 @@ class Source:
         if record is None:
             raise SetupError(f"{self.files.path}: not a finished run. Try: bakeoff run again")
         self.run: Run = record.run
-        signed = load_config(folder.config_file)
-        base_of = {key: getattr(signed, key) for key in ("model", "revision", "trust_remote_code")}
-        self.config: Config = planned_config(folder, self.plan).model_copy(update=base_of)
+        self.config: Config = trusted_config(folder)
         check_base(self.config, self.plan.model)
 
     @property
