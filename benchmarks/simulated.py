@@ -1,4 +1,4 @@
-"""Simulated bakeoffs whose truth is known, for benchmarks/verdict.py: designs, and score tables drawn from them.
+"""Simulated bakeoffs whose truth is known, for benchmarks/verdict.py: score tables drawn for a design.
 
 A row's latent score is the sum of normal effects: of its source document, of the row, of the entry on that document and
 that row, of the seed on that row, and of the entry's seed, which need not be normal. ROUGE is the latent score's normal
@@ -7,7 +7,6 @@ document; an exact match is 1 with ROUGE's value as its chance. All have known m
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
 from typing import Any
@@ -16,14 +15,13 @@ import numpy
 from scipy.optimize import brentq
 from scipy.special import ndtr
 
+from bakeoff.analysis.pairs import LOSS, compare
 from bakeoff.analysis.statistics import Resamples, Scores, estimate
-from bakeoff.analysis.verdict import LOSS, Yardstick, compare
+from designs import METRIC, Design
 
 # Standard deviations of the effects, in units of the latent score. A row's ROUGE then spreads by 0.18 around 0.26.
 DOCUMENT, ROW, ENTRY_DOCUMENT, ENTRY_ROW, SEED_ROW = 0.4, 0.2, 0.2, 0.2, 0.3
 SPREAD = numpy.sqrt(DOCUMENT**2 + ROW**2 + ENTRY_DOCUMENT**2 + ENTRY_ROW**2 + SEED_ROW**2)
-METRIC = Yardstick().metric
-POINTS = 0.0375  # standard deviation of the latent score that is one point of ROUGE
 COLLAPSES = 0.1  # of collapsing seeds
 RESAMPLES, BATCH = 2000, 50
 # Quantiles of what is not normal, with a mean of zero: one-sided, or a collapse now and then.
@@ -31,100 +29,6 @@ QUANTILES = {
     "skewed": 1 + numpy.log((numpy.arange(4000) + 0.5) / 4000),
     "collapsing": numpy.array([COLLAPSES - 1] + [COLLAPSES] * 9),
 }
-
-
-@dataclass(frozen=True)
-class Design:
-    """One kind of bakeoff: each entry's number of seeds, source documents, and how much seeds matter.
-
-    `points` is the standard deviation of seeds' effects in points of ROUGE (of collapsing ones the drop), `times` what
-    each entry's is multiplied by, `laws` how each entry's are distributed. `rows` says how many rows a document has.
-    `scores` are usual, an exact match that is `rare`, or `heavy` losses; only usual ones are measured on both metrics,
-    and those of many entries, of which simulations are long, on ROUGE.
-    """
-
-    seeds: tuple[int, ...]
-    documents: int
-    points: float
-    simulations: int
-    times: tuple[float, ...] = ()
-    laws: tuple[str, ...] = ()
-    rows: str = "1 to 3"
-    scores: str = "usual"
-    whole: bool = False  # measured too: an entry against itself, power at the printed gap, reruns
-
-    @property
-    def spreads(self) -> tuple[float, ...]:
-        """Each entry's spread of seeds, of the latent score."""
-        return tuple(self.points * POINTS * times for times in self.times or (1,) * len(self.seeds))
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """What is measured, with the entries' common mean."""
-        every = {METRIC: 0.03 if self.scores == "rare" else 0.26, LOSS: 3.0}
-        dropped = {"rare": LOSS, "heavy": METRIC}.get(self.scores, LOSS if len(self.seeds) > 6 else None)
-        return {metric: mean for metric, mean in every.items() if metric != dropped}
-
-    @property
-    def loss_scale(self) -> float:
-        """Of the latent score in a loss's exponent."""
-        return 1.65 if self.scores == "heavy" else 0.5
-
-    @property
-    def tokens(self) -> tuple[float, float, float]:
-        """Of the log-normal token counts: location, own spread, lean on the document."""
-        return (2.4, 1.0, 0.2) if self.scores == "heavy" else (2.4, 0.4, 0.2)
-
-    @property
-    def law(self) -> tuple[str, ...]:
-        """How each entry's seeds are distributed."""
-        return self.laws or ("normal",) * len(self.seeds)
-
-    def of(self, entries: Sequence[int]) -> "Design":
-        """Return the design for entries chosen from this one's, some perhaps twice."""
-        seeds, times = [self.seeds[i] for i in entries], [(self.times or (1,) * len(self.seeds))[i] for i in entries]
-        laws = tuple(self.law[i] for i in entries)
-        return Design(
-            tuple(seeds), self.documents, self.points, self.simulations, tuple(times), laws, self.rows, self.scores
-        )
-
-
-def designs(simulations: int) -> list[Design]:
-    """Return every design; the longer its simulations, the fewer of them."""
-    many, twice, most, half = (round(share * simulations) for share in (4, 2, 0.75, 0.5))
-    four, twelve = (3,) * 4, (3,) * 12
-    one_of_two, one_of_four, one_of_twelve = (5.0, 1.0), (5.0, *(1.0,) * 3), (5.0, *(1.0,) * 11)
-    uneven = (0.2, 0.3, 0.4, 0.5, 0.7, 0.9, 1.1, 1.4, 1.9, 2.6, 3.6, 5.0)
-    collapsing = ("collapsing", *("normal",) * 3)
-    found = [
-        Design((seeds,) * 4, documents, points, most, whole=True)
-        for seeds in (1, 3, 5)
-        for points in (0.0, 0.8)
-        for documents in (100, 1000)
-    ]
-    found += [
-        *(Design((seeds,) * 6, 200, 2.0, simulations) for seeds in (2, 3)),
-        *(Design((seeds,) * 12, 200, 2.0, simulations) for seeds in (2, 3, 5)),
-        Design(twelve, 1000, 0.8, simulations),
-        Design((3,) * 23, 200, 2.0, half),
-        *(Design(seeds, 200, 2.0, twice) for seeds in ((5, 3, 2, 1), (3, 3, 1, 1), (2, 2, 5, 5))),
-        Design((1, 5), 200, 2.0, many),
-        Design((3, 3), 200, 0.8, many, one_of_two),
-        Design(four, 200, 0.8, twice, one_of_four),
-        Design(twelve, 200, 0.8, simulations, one_of_twelve),
-        Design((3, 3), 200, 0.2, many, (25.0, 1.0)),
-        Design(four, 200, 0.2, twice, (25.0, 1.0, 1.0, 1.0)),
-        Design(twelve, 200, 1.0, simulations, uneven),
-        Design(four, 200, 2.0, simulations, laws=("skewed",) * 4),
-        Design(four, 200, 8.0, simulations, laws=("collapsing",) * 4),
-        Design(four, 200, 8.0, simulations, (1.0, 0.05, 0.05, 0.05), collapsing),
-        Design(four, 40, 0.8, simulations),
-        *(Design(four, documents, 0.8, simulations, rows="1 to 30") for documents in (10, 40)),
-        Design(four, 100, 0.8, simulations, rows="Zipf"),
-        *(Design((1,) * 4, documents, 0.0, simulations, scores="rare") for documents in (40, 200)),
-        *(Design(four, documents, 0.8, simulations, scores="heavy") for documents in (40, 200, 1000)),
-    ]
-    return found
 
 
 @cache

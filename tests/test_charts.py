@@ -143,7 +143,7 @@ def test_losses_beyond_the_axis_are_told(shared):
 
 def test_many_pairs_are_shown_for_the_best_entry_first(shared):
     names = [f"e{i}" for i in range(7)]
-    gap = {"difference": 0.01, "low": -0.01, "high": 0.03, "p_holm": 1.0}
+    gap = {"difference": 0.01, "low": -0.01, "high": 0.03, "p_adjusted": 1.0}
     pair = shared[1].document.verdict.pairs[0].model_copy(update=gap)
     pairs = [
         pair.model_copy(update={"first": a, "second": b, "different": a == "e0"})

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from bakeoff.analysis.pairs import compare
 from bakeoff.analysis.statistics import Estimate, SeedSpread, pooled, with_floor
-from bakeoff.analysis.verdict import compare
 
 METRIC = "test/score"
 

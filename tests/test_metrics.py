@@ -99,7 +99,15 @@ def test_a_file_is_relative_to_the_config_and_a_module_is_not(tmp_path):
 
 
 def test_a_score_without_bounds_is_told_as_it_is():
-    facts = {"low": 1.0, "high": 20.5, "p": None, "p_holm": None, "different": True, "detectable": None, "covers": ""}
+    facts = {
+        "low": 1.0,
+        "high": 20.5,
+        "p": None,
+        "p_adjusted": None,
+        "different": True,
+        "detectable": None,
+        "covers": "",
+    }
     pair = Difference(difference=12.3456, **facts)
     assert Yardstick("words", "words", bounded=False).gap(pair) == "12.3 (95 % interval 1 to 20.5)"
     assert Yardstick().gap(pair.model_copy(update={"difference": 0.1})) == "10.0 points (95 % interval 100.0 to 2050.0)"

@@ -199,7 +199,7 @@ def test_rows_of_one_source_document_are_one_piece_of_evidence(copied):
     results = written(copied)
     assert "One test document cannot tell entries apart" in text
     assert results.entries["lora"].metrics["test/rougeL"].low is None
-    assert results.verdict.pairs[0].p_holm is None
+    assert results.verdict.pairs[0].p_adjusted is None
 
 
 def test_several_seeds_and_one_entry(tiny_config):

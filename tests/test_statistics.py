@@ -1,15 +1,15 @@
 """Intervals, p values and gaps against closed forms, hand-worked examples, invariances and simulated truths."""
 
-import importlib
-import sys
 from itertools import combinations
-from pathlib import Path
 
 import numpy
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
-from bakeoff.analysis.statistics import Estimate, Resamples, Scores, SeedSpread, estimate, holm
+from bakeoff.analysis.multiplicity import holm, most_equal, shaffer
+from bakeoff.analysis.statistics import Estimate, Resamples, Scores, SeedSpread, estimate
 
 
 def scores_of(values, **keys) -> Scores:
@@ -29,6 +29,42 @@ def test_holm_by_hand():
     assert holm([0.6, 0.5]) == [1.0, 1.0]
     assert holm([0.2]) == [0.2]
     assert holm([]) == []
+
+
+def equal_pairs(groups):
+    """Return how many pairs are equal where entries fall into groups of equal ones."""
+    return sum(size * (size - 1) // 2 for size in groups)
+
+
+def partitions(number, largest=None):
+    """Yield every way to split so many entries into groups."""
+    if number == 0:
+        yield ()
+    for size in range(1, min(number, largest or number) + 1):
+        yield from ((size, *rest) for rest in partitions(number - size, size))
+
+
+@pytest.mark.parametrize("entries", range(1, 9))
+def test_shaffers_factors_are_what_the_groups_of_equal_entries_allow(entries):
+    pairs, allowed = entries * (entries - 1) // 2, {equal_pairs(groups) for groups in partitions(entries)}
+    assert most_equal(entries) == tuple(max(n for n in allowed if n <= pairs - i) for i in range(pairs))
+
+
+@given(st.integers(2, 6).flatmap(lambda n: st.tuples(st.just(n), st.lists(
+    st.floats(0, 1), min_size=n * (n - 1) // 2, max_size=n * (n - 1) // 2))))  # fmt: skip
+def test_shaffer_is_between_the_values_and_holm_and_keeps_their_order(drawn):
+    entries, values = drawn
+    adjusted = shaffer(values, entries)
+    assert all(p <= found <= most for p, found, most in zip(values, adjusted, holm(values), strict=True))
+    order = numpy.argsort(values, kind="stable")
+    assert sorted(adjusted) == [adjusted[i] for i in order]
+
+
+def test_shaffer_by_hand():
+    # Three entries: 0.01 x 3, then x 1, x 1: of the two pairs left at most one can be equal.
+    assert shaffer([0.04, 0.01, 0.02], 3) == pytest.approx([0.04, 0.03, 0.03])
+    assert holm([0.04, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
+    assert shaffer([], 1) == []
 
 
 def test_one_seed_on_normal_data_is_students_interval_and_p_value():
@@ -208,49 +244,6 @@ def test_the_detectable_gap_is_that_of_the_t_tests_power():
             critical = stats.t.ppf(1 - 0.025 / comparisons, freedom)
             power = stats.nct.sf(critical, freedom, found.detectable(comparisons) / error)
             assert power == pytest.approx(0.8, abs=1e-3)
-
-
-@pytest.fixture
-def benchmark(monkeypatch):
-    """The module behind `make verdict`, with few draws."""
-    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
-    monkeypatch.delitem(sys.modules, "verdict", raising=False)
-    found = importlib.import_module("verdict")
-    monkeypatch.setattr(importlib.import_module("simulated"), "RESAMPLES", 1000)
-    monkeypatch.setattr(found, "FEWER", 1)
-    return found
-
-
-def test_simulated_bakeoffs_are_judged_as_often_right_as_the_statistics_say(benchmark):
-    for row in benchmark.measure(benchmark.Design((3,) * 4, 100, 0.8, 150, whole=True)):
-        # About three standard errors of 150 simulations around what is claimed.
-        assert 0.89 <= row["score"][0] <= 0.99
-        assert 0.92 <= row["difference"][0] <= 0.985
-        assert row["itself"][0] <= 0.107
-        assert row["family"][0] <= 0.107
-        assert 0.68 <= row["power"][0] <= 0.92
-        assert row["again"][0] >= 0.85
-
-
-@pytest.mark.parametrize(("seeds", "documents"), [((1, 5), 100), ((5, 3, 2, 1), 60)])
-def test_equal_entries_are_rarely_called_different_with_unequal_seeds(benchmark, seeds, documents):
-    # Without the floor 21 and 16 to 20 in 100.
-    for row in benchmark.equal_entries(benchmark.Design(seeds, documents, 3.0, 200)).values():
-        assert row["family"][0] <= 0.095
-
-
-def test_a_promise_is_held_within_three_standard_errors(benchmark):
-    promise = benchmark.Promise("", "family", 0, 0.05, lambda design: True)
-    assert promise.beyond({"family": (0.07, 0.01)}) == pytest.approx(2)
-    assert promise.beyond({"family": (0.02, 0.01)}) < 0
-    design = benchmark.Design((3,) * 4, 100, 0.8, 100, whole=True)
-    rates = {"score": [0.95, 0.01], "difference": [0.95, 0.01], "itself": [0.04, 0.01], "power": [0.8, 0.01]}
-    row = {"design": benchmark.asdict(design), "metric": "test/loss", "gap": 0.1, "again": [0.95, 0.01], **rates}
-    noisy = row | {"design": row["design"] | {"times": (5, 1, 1, 1)}, "family": [0.05, 0.01]}
-    two = row | {"design": row["design"] | {"seeds": (1, 5)}, "family": [0.06, 0.01]}
-    for share, said in ((0.05, 0), (0.09, 1)):
-        table = benchmark.promises([row | {"family": [share, 0.01]}, noisy, two])
-        assert (table.count("| held |"), table.count("| NOT HELD |")) == (len(benchmark.PROMISES) - said, said)
 
 
 def test_draws_that_all_pairs_share_are_those_that_each_would_draw():

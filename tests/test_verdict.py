@@ -5,10 +5,11 @@ from itertools import combinations
 import numpy
 import pytest
 
+from bakeoff.analysis.pairs import LOSS
 from bakeoff.analysis.statistics import Resamples, Scores, estimate
 from bakeoff.analysis.summary import COUNTED, OF_ENTRIES
 from bakeoff.analysis.twins import memory_saved, twins
-from bakeoff.analysis.verdict import LOSS, Yardstick, make_verdict
+from bakeoff.analysis.verdict import Yardstick, make_verdict
 from bakeoff.errors import SetupError
 from bakeoff.report.differences import difference_rows, recommendation
 from bakeoff.store.plan_document import Span
@@ -102,8 +103,8 @@ def test_every_pair_is_there_once_with_adjusted_p_values(tie):
     assert sorted(map(sorted, named)) == [list(pair) for pair in combinations("abc", 2)]
     for pair in verdict.pairs:
         assert pair.difference >= 0
-        assert pair.p_holm >= pair.p
-        assert pair.different == (pair.p_holm < 0.05)
+        assert pair.p_adjusted >= pair.p
+        assert pair.different == (pair.p_adjusted < 0.05)
         assert pair.loss is None
     assert [p.second for p in verdict.baseline_pairs] == ["lead-1"] * 3
     assert verdict.detectable_gap > 0
@@ -145,12 +146,12 @@ def test_a_lone_tie_whose_own_interval_leaves_out_zero_says_why_it_is_one():
     noise = generator.normal(0, 1, (3, 100))
     noise = (noise - noise.mean(axis=1, keepdims=True)) / noise.std(axis=1, ddof=1, keepdims=True)
     low, high = numpy.full(100, 0.3), numpy.full(100, 0.1)
-    # Standard error 0.002, so t = 2.14 and p = 0.035; c against d leaves Holm's factor at two.
+    # Standard error 0.002, so t = 2.14 and p = 0.035; four pairs differ, which leaves a factor of two.
     rouge = {"a": low + 0.00428 + 0.02 * noise[0], "b": low, "c": high + 0.02 * noise[1], "d": high + 0.02 * noise[2]}
     verdict = judge({n: row_of() for n in rouge}, rouge, resamples=10_000)
     pair = verdict.pairs[0]
     assert pair.low > 0
-    assert 0.05 < pair.p_holm == pytest.approx(2 * pair.p)
+    assert 0.05 < pair.p_adjusted == pytest.approx(2 * pair.p)
     assert verdict.headline.startswith("a and b are tied on ROUGE-L (difference 0.4, 95 % interval 0.0 to 0.8; ")
     assert verdict.headline.endswith("not significant after correction for all pairs).")
 

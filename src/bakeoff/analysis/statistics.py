@@ -15,7 +15,7 @@ from functools import cached_property, lru_cache
 from typing import Any, TypeVar
 
 import numpy
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.special import chdtri, nctdtrinc, stdtr, stdtrit
 
 RESAMPLES = 10_000
@@ -183,7 +183,7 @@ class Estimate:
         """Return the two-sided p value of zero, twice the smaller share of draws beyond it; None for one document.
 
         If that share is below TAIL, draws are too few to estimate it, and their number would limit it: 2 of 10,001 is
-        more than Holm allows for the first of 253 pairs. Beyond the outermost TAIL of the draws, p therefore falls like
+        more than is allowed for the first of 253 pairs. Beyond the outermost TAIL of the draws, p therefore falls like
         the tail of the t distribution, with the variance and degrees of freedom that the draws have.
         """
         if self.distribution is None:
@@ -201,8 +201,8 @@ class Estimate:
     def detectable(self, comparisons: int = 1) -> float | None:
         """Return the smallest true value that is detected with 80 % power, after correction.
 
-        The correction is Bonferroni's for so many comparisons, which is Holm's first and hardest step. None if there
-        is no spread.
+        The correction is Bonferroni's for so many comparisons, which is the first and hardest step of the others. None
+        if there is no spread.
         """
         if self.clusters < 2 or self.variance == 0:
             return None
@@ -285,13 +285,3 @@ def coverage(spreads: Sequence[SeedSpread]) -> str:
     if all(freedoms):
         return "documents and two seeds" if max(freedoms, default=0) == 1 else "documents and seeds"
     return "documents and some seeds" if any(freedoms) else "documents"
-
-
-def holm(values: ArrayLike) -> list[float]:
-    """Return p values adjusted for their number (Holm 1979): values below 0.05 hold for all of them at once."""
-    p = numpy.asarray(values, dtype=float)
-    order = numpy.argsort(p, kind="stable")
-    stepped = numpy.maximum.accumulate(p[order] * numpy.arange(len(p), 0, -1))
-    adjusted = numpy.empty(len(p))
-    adjusted[order] = numpy.minimum(1, stepped)
-    return [float(value) for value in adjusted]

@@ -5,9 +5,10 @@ from typing import Any
 import numpy
 
 from bakeoff.analysis.convergence import converged
+from bakeoff.analysis.pairs import LOSS
 from bakeoff.analysis.statistics import Estimate, Resamples, Scores, estimate
 from bakeoff.analysis.trials import tuning
-from bakeoff.analysis.verdict import LOSS, Yardstick, make_verdict
+from bakeoff.analysis.verdict import Yardstick, make_verdict
 from bakeoff.config.config import Config
 from bakeoff.config.planned import planned_config
 from bakeoff.data.examples import Example

@@ -1,15 +1,15 @@
 """The verdict: a few plain sentences, none of which says more than the statistics support."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 
-from bakeoff.analysis.statistics import LEVEL, Estimate, SeedSpread, coverage, holm, pooled, with_floor
+from bakeoff.analysis.pairs import Estimates, compare
+from bakeoff.analysis.statistics import coverage
 from bakeoff.analysis.twins import memory_saved, storage, twins
 from bakeoff.scoring.baselines import BASE
 from bakeoff.store.results_document import Difference, Pair, ResultsRow, Verdict, interval_of
 
-LOSS = "test/loss"
 COSTS = {"memory": "peak_bytes", "size": "adapter_bytes", "time": "train_seconds"}
 PREFERENCES = ("quality", *COSTS)
 COVERED = {
@@ -19,7 +19,6 @@ COVERED = {
     "documents": "(one seed per entry, so not over seeds)",
 }
 CEILING = "oracle"  # a baseline that reads the reference: no entry is asked to beat it
-Estimates = Mapping[tuple[str, str], Estimate]
 Rows = Mapping[str, ResultsRow]
 
 
@@ -72,8 +71,8 @@ def make_verdict(rows: Rows, estimates: Estimates, by: Yardstick) -> Verdict:
 
     Keys: headline, text, metric, heading, bounded, unit, best, tied_with_best, pairs (every two entries, the higher
     score first, with the same for test loss under `loss`), baseline_pairs, detectable_gap, covers, documents (how many,
-    or how many groups), recommendations. An entry is tied with the best if the pair's Holm-adjusted p value is 0.05 or
-    more.
+    or how many groups), recommendations. An entry is tied with the best if the pair's p value, corrected for all pairs,
+    is 0.05 or more.
     """
     entries = [n for n, row in rows.items() if row.kind == "entry" and row.status == "done"]
     entries = sorted((n for n in entries if (n, by.metric) in estimates), key=lambda n: -estimates[n, by.metric].value)
@@ -111,48 +110,6 @@ def level_with(name: str, level: str, rows: Rows) -> bool:
     """Return whether an entry is held to a baseline: the base as only some entries store it is one for those alone."""
     one_of_several = level != BASE and rows[level].method == BASE
     return not one_of_several or storage(rows[name]) == storage(rows[level])
-
-
-def compare(names: Sequence[tuple[str, str]], estimates: Estimates, metric: str) -> list[Pair]:
-    """Return the paired differences first - second of each pair on `metric`, and on test loss if both have one.
-
-    Each metric's pairs are one family: see `judged`.
-    """
-    pairs = judged(names, estimates, metric)
-    both = [(a, b) for a, b in names if (a, LOSS) in estimates and (b, LOSS) in estimates]
-    losses = dict(zip(both, judged(both, estimates, LOSS), strict=True))
-    found = zip(names, pairs, strict=True)
-    return [Pair(first=a, second=b, **dict(pair), loss=losses.get((a, b))) for (a, b), pair in found]
-
-
-def judged(names: Sequence[tuple[str, str]], estimates: Estimates, metric: str) -> list[Difference]:
-    """Return the paired differences on one metric, after Holm's correction and the floor of seed variance."""
-    compared = dict.fromkeys(name for pair in names for name in pair)
-    pool = pooled([spread for name in compared for spread in estimates[name, metric].spreads])
-    pairs = [difference(estimates[a, metric] - estimates[b, metric], pool, len(names)) for a, b in names]
-    adjusted = iter(holm([pair.p for pair in pairs if pair.p is not None]))
-    return [pair if pair.p is None else corrected(pair, next(adjusted)) for pair in pairs]
-
-
-def corrected(pair: Difference, p_holm: float) -> Difference:
-    """Return a difference with its p value after Holm's correction, and whether the two then differ."""
-    return pair.model_copy(update={"p_holm": p_holm, "different": p_holm < 1 - LEVEL})
-
-
-def difference(gap: Estimate, pool: SeedSpread, comparisons: int) -> Difference:
-    """Return one paired difference, whose seed variance is at least the pooled one; None for one document."""
-    floored = replace(gap, spreads=with_floor(gap.spreads, pool))
-    low, high = floored.interval() or (None, None)
-    return Difference(
-        difference=gap.value,
-        low=low,
-        high=high,
-        p=floored.p_value(),
-        p_holm=None,
-        different=False,
-        detectable=floored.detectable(comparisons),
-        covers=gap.covers,
-    )
 
 
 def headline(verdict: Verdict, estimates: Estimates, by: Yardstick) -> str:
@@ -201,7 +158,7 @@ def details(verdict: Verdict, rows: Rows, by: Yardstick) -> list[str]:
         parts.append(f"With this test set a true gap of {gap} is detected with 80 % power.")
     count = len(verdict.pairs)
     seeds = COVERED[verdict.covers]
-    corrected = f"; ties are judged with Holm's correction for {count} pairs" if count > 1 else ""
+    corrected = f"; ties are judged with Shaffer's correction for {count} pairs" if count > 1 else ""
     return [
         *parts,
         f"Intervals are 95 % confidence intervals over {verdict.documents:,} test {by.unit} {seeds}{corrected}.",

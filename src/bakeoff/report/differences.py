@@ -32,7 +32,7 @@ def cell(pair: Difference | None, scale: float, digits: int) -> list[dict[str, A
     value = scale * pair.difference
     low, high = (None if end is None else scale * end for end in (pair.low, pair.high))
     span = NOT_KNOWN if low is None or high is None else f"{low:.{digits}f} to {high:.{digits}f}"
-    p = pair.p_holm
+    p = pair.p_adjusted
     shown = NOT_KNOWN if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
     said = "different" if pair.different else "not shown to differ"
     texts = [(f"{value:.{digits}f}", span, value), (shown, "", "" if p is None else p), (said, "", said)]

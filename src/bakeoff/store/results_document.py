@@ -19,7 +19,7 @@ class MeanScore(Document):
 
 
 class Difference(Document):
-    """A paired difference, first - second. `p_holm` is p after Holm's correction; it is under 0.05 if `different`.
+    """A paired difference, first - second. `p_adjusted` is p corrected for the number of pairs.
 
     `detectable` is the smallest gap that would be found in 80 of 100 such bakeoffs. `covers` says which chance the
     interval covers, for example that of documents and seeds.
@@ -29,7 +29,7 @@ class Difference(Document):
     low: Interval
     high: Interval
     p: float | None
-    p_holm: float | None
+    p_adjusted: float | None
     different: bool
     detectable: float | None
     covers: str

@@ -47,7 +47,7 @@ def figure(name: str, title: str, pairs: Sequence[Pair], verdict: Verdict, count
     tied = [row["pair"] for row in rows if row["said"] == "tied"]
     label = f"{title}, differences on {measure}: " + "; ".join(row["tip"] for row in rows)
     label += f". Tied: {', '.join(tied)}." if tied else ". None is tied."
-    shown = [{k: row[k] for k in ("pair", "difference", "low", "high", "p_holm", "said")} for row in rows]
+    shown = [{k: row[k] for k in ("pair", "difference", "low", "high", "p_adjusted", "said")} for row in rows]
     first = f"The first {len(pairs)} of {count} pairs, of the highest entries; the table below has the others."
     notes = (first,) if len(pairs) < count else ()
     return Figure(f"differences-{name}", title, label, chart(rows, axis), shown, notes=notes)
@@ -62,7 +62,7 @@ def pair_row(pair: Pair, bounded: bool) -> Point:
     form = (lambda v: f"{v:.1f}") if bounded else (lambda v: f"{v:.3g}")
     said = "different" if pair.different else "tied"
     tip = f"{name}: {form(value)}{' points' if bounded else ''} (95 % {form(low)} to {form(high)}), {said}"
-    return {"pair": name, "difference": value, "low": low, "high": high, "p_holm": pair.p_holm, "said": said,
+    return {"pair": name, "difference": value, "low": low, "high": high, "p_adjusted": pair.p_adjusted, "said": said,
             "tip": tip}  # fmt: skip
 
 
