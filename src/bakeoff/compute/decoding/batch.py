@@ -1,4 +1,4 @@
-"""The state of a batch during greedy decoding, for each family of models: the next token, one at a time."""
+"""The state of a batch during decoding, for each family of models: the logits of the next token, one at a time."""
 
 from collections.abc import Sequence
 
@@ -45,8 +45,8 @@ class Causal:
         self.cache = RoomyCache(self.model.config, room, self.past)
         self.tokens: torch.Tensor | None = None  # (batch, 1), the newest of each row; None before the prompts are read
 
-    def next_tokens(self) -> torch.Tensor:
-        """Return the likeliest next id of each row, (batch,)."""
+    def next_logits(self) -> torch.Tensor:
+        """Return the logits of each row's next token, (batch, vocabulary)."""
         if self.tokens is None:
             return self.read()
         logits = self.model(
@@ -56,10 +56,10 @@ class Causal:
             past_key_values=self.cache,
             use_cache=True,
         ).logits
-        return logits[:, -1].argmax(-1)
+        return logits[:, -1]
 
     def read(self) -> torch.Tensor:
-        """Read the prompts and return the likeliest first id of each row, (batch,); also note the losses of targets.
+        """Read the prompts and return the logits of each row's first token; also note the losses of targets.
 
         A target follows its prompt, as in training; the part of the cache that belongs to it is dropped.
         """
@@ -67,26 +67,26 @@ class Causal:
         widths = [len(text) - 1 for text in self.texts]  # the last target token predicts nothing
         slices = parts(widths, len(widths), part_tokens(self.base) if self.cache.joinable else None)
         alone = len(slices) == 1 and min(prompts) == max(widths)  # nothing is to be moved
-        chosen, lengths = [], []
+        logits, lengths = [], []
         for rows in slices:
             cache = self.cache if alone else RoomyCache(self.model.config, 0, self.past)
             first, virtual = self.read_part(rows, cache)
-            chosen.append(first)
+            logits.append(first)
             lengths += [before + virtual + n for n in prompts[rows]]
             if not alone:
                 self.cache.take(cache, rows, lengths[rows], len(prompts), before + virtual + max(prompts))
         self.lengths, self.width = lengths, max(lengths)  # known here, where the mask's values would be waited for
         real = torch.tensor(lengths, device=self.base.device)[:, None]
         self.mask = (torch.arange(self.width, 0, -1, device=self.base.device) <= real).long()  # (batch, tokens so far)
-        return torch.cat(chosen)
+        return torch.cat(logits)
 
     def read_part(self, rows: slice, cache: RoomyCache) -> tuple[torch.Tensor, int]:
-        """Fill the cache with some rows' texts and note their targets' losses; return first ids and virtual tokens."""
+        """Fill the cache with some rows' texts, note their targets' losses; return first logits and virtual tokens."""
         batch = batch_of(self.base, self.texts[rows])
         inputs = text_inputs(self.adapted, batch.ids)
         virtual = positions(inputs) - batch.ids.shape[1]
         counts = torch.tensor(batch.counts, device=batch.ids.device)
-        losses, chosen = losses_and_first(
+        losses, logits = losses_and_first(
             self.base,
             self.adapted,
             {**inputs, "past_key_values": cache, "use_cache": True},
@@ -95,7 +95,7 @@ class Causal:
             counts.cumsum(0) - counts,
         )
         self.losses += by_example(losses, batch.counts)
-        return chosen, virtual
+        return logits, virtual
 
     def keep(self, rows: torch.Tensor) -> None:
         """Continue with only the rows at these places."""
@@ -116,9 +116,9 @@ class Whole:
         self.texts = [[*prompt] for prompt in prompts]
         self.losses: Losses = []
 
-    def next_tokens(self) -> torch.Tensor:
-        """Return the likeliest next id of each row, (batch,)."""
-        chosen = []
+    def next_logits(self) -> torch.Tensor:
+        """Return the logits of each row's next token, (batch, vocabulary)."""
+        logits = []
         lengths = [len(text) for text in self.texts]
         for rows in parts(lengths, len(lengths), part_tokens(self.base)):
             ids = padded(self.texts[rows], self.base.pad).to(self.base.device)
@@ -128,8 +128,8 @@ class Whole:
             if (past := prefix(self.adapted, len(ids))) is not None:
                 inputs |= {"past_key_values": past}
             with only_rows(self.model, torch.arange(len(ids), device=ids.device) * width + last):
-                chosen.append(self.model(**inputs, use_cache=False).logits.argmax(-1))
-        return torch.cat(chosen)
+                logits.append(self.model(**inputs, use_cache=False).logits)
+        return torch.cat(logits)
 
     def keep(self, rows: torch.Tensor) -> None:
         """Continue with only the rows at these places."""
@@ -186,8 +186,8 @@ class EncoderDecoder:
             losses += by_example(row_losses(self.base, self.adapted, inputs, at, batch.targets), batch.counts)
         return losses
 
-    def next_tokens(self) -> torch.Tensor:
-        """Return the likeliest next id of each row, (batch,)."""
+    def next_logits(self) -> torch.Tensor:
+        """Return the logits of each row's next token, (batch, vocabulary)."""
         logits = self.model(
             encoder_outputs=self.kind(last_hidden_state=self.read),
             attention_mask=self.mask,
@@ -195,7 +195,7 @@ class EncoderDecoder:
             past_key_values=self.cache if self.base.cached else prefix(self.adapted, len(self.tokens)),
             use_cache=self.base.cached,
         ).logits
-        return logits[:, -1].argmax(-1)
+        return logits[:, -1]
 
     def keep(self, rows: torch.Tensor) -> None:
         """Continue with only the rows at these places."""

@@ -149,13 +149,13 @@ def differ_together(
     together = reads_targets(base, base.precision)
     with autocast(base), last_logits(base, len(rows)) as logits:
         batch = decoding(base, adapted, prompts, TARGETS, beginning, targets if together else None)
-        batch.next_tokens()  # what is chosen first comes from what the losses come from
+        batch.next_logits()  # what is chosen first comes from what the losses come from
         sums = torch.tensor([loss for loss, _ in batch.losses])
         if together and far(base, sums, torch.stack([p.sum() for p in plain]).cpu()):
             return "losses"
         for step in range(1, TARGETS):
             batch.append(torch.tensor([target[step - 1] for target in targets], device=base.device))
-            batch.next_tokens()
+            batch.next_logits()
             wanted = torch.tensor([target[step] for target in targets], device=base.device)
             losses = cross_entropy(logits[-1].float(), wanted, reduction="none")
             if far(base, losses, torch.stack([p[step] for p in plain])):

@@ -146,7 +146,7 @@ def _decode(
     with autocast(base):
         started = time.perf_counter()
         batch = decoding(base, adapted, prompts, max_new_tokens, beginning, targets)
-        chosen = batch.next_tokens()
+        chosen = batch.next_logits().argmax(-1)
         if targets:
             wait(base.device)
             reading.seconds += time.perf_counter() - started
@@ -165,5 +165,5 @@ def _decode(
                 rows, chosen = [rows[place] for place in alive], chosen[keep]
                 batch.keep(keep)
             batch.append(chosen)
-            chosen = batch.next_tokens()
+            chosen = batch.next_logits().argmax(-1)
     return outputs, batch.losses

@@ -182,12 +182,17 @@ def for_decoding(base: Base, adapted: nn.Module, precision: str) -> Base:
     does; a GPU's libraries choose kernels by shape, so that there a near tie can flip too, more seldom.
     """
     if precision == "fp32":
-        nn.Module.float(adapted)  # transformers' own refuses what is packed, of which this changes nothing
-        layers: list[Any] = [module for module in adapted.modules() if hasattr(module, "compute_dtype")]
-        for layer in layers:  # in four bits, whose products are in a precision of their own
-            layer.compute_dtype = torch.float32
+        in_fp32(adapted)
         merge(adapted)
     return replace(base, precision=precision)
+
+
+def in_fp32(adapted: nn.Module) -> None:
+    """Make all weights fp32 in place, and the products of packed ones."""
+    nn.Module.float(adapted)  # transformers' own refuses what is packed, of which this changes nothing
+    layers: list[Any] = [module for module in adapted.modules() if hasattr(module, "compute_dtype")]
+    for layer in layers:  # in four bits, whose products are in a precision of their own
+        layer.compute_dtype = torch.float32
 
 
 def trainable(adapted: nn.Module) -> dict[str, nn.Parameter]:

@@ -117,7 +117,7 @@ def losses_and_first(
     targets: torch.Tensor,
     firsts: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the same losses (targets,), and the likeliest ids (examples,) where each example's targets begin.
+    """Return the same losses (targets,), and the logits (examples, vocabulary) where each example's targets begin.
 
     `firsts` are those places among `rows`.
     """
@@ -125,9 +125,9 @@ def losses_and_first(
     if len(targets) <= logits_at_once(model):
         with only_rows(model, rows):
             logits = model(**inputs).logits
-        return cross_entropy(logits.float(), targets, reduction="none"), logits[firsts].argmax(-1)
+        return cross_entropy(logits.float(), targets, reduction="none"), logits[firsts]
     hidden = hidden_rows(model, inputs, rows)
-    return losses_in_parts(model, hidden, targets, alone), logits_of(model, hidden[firsts], alone).argmax(-1)
+    return losses_in_parts(model, hidden, targets, alone), logits_of(model, hidden[firsts], alone)
 
 
 def logits_at_once(model: PreTrainedModel) -> int:

@@ -135,10 +135,10 @@ def decode(base: Base, adapted: nn.Module, prompts: Sequence[Sequence[int]], clo
     with autocast(base):
         with clocks.phase("prefill"):
             batch = decoded.decoding(base, adapted, prompts, WRITTEN + 1)
-            batch.append(batch.next_tokens())
+            batch.append(batch.next_logits().argmax(-1))
         with clocks.phase("generation"):
             for _ in range(WRITTEN):
-                batch.append(batch.next_tokens())
+                batch.append(batch.next_logits().argmax(-1))
 
 
 def main() -> None:

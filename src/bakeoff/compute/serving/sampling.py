@@ -1,0 +1,31 @@
+"""Chooses the next token of each row: the likeliest, or one that is drawn."""
+
+from collections.abc import Sequence
+
+import numpy
+import torch
+
+from bakeoff.compute.serving.request import Row
+
+
+def choose(rows: Sequence[Row], logits: torch.Tensor) -> list[int]:
+    """Return the next id of each row, given its logits (rows, vocabulary)."""
+    chosen = logits.argmax(-1).tolist()
+    for place, row in enumerate(rows):
+        if row.request.temperature > 0:
+            chosen[place] = draw(row, logits[place])
+    return chosen
+
+
+def draw(row: Row, logits: torch.Tensor) -> int:
+    """Return an id drawn with the request's temperature from the likeliest ids that have `top_p` together.
+
+    The number that decides comes from the row's seed and the token's place alone.
+    """
+    probabilities = torch.softmax(logits.double() / row.request.temperature, 0)
+    ordered, ids = probabilities.sort(descending=True, stable=True)
+    total = ordered.cumsum(0)
+    kept = int((total - ordered < row.request.top_p).sum())  # the likeliest always
+    number = numpy.random.default_rng((row.seed, len(row.written))).random()
+    place = int(torch.searchsorted(total[:kept], number * total[kept - 1], right=True))
+    return int(ids[min(place, kept - 1)])
