@@ -129,7 +129,7 @@ class Engine:
 
     @torch.no_grad()
     def step(self) -> list[Event]:
-        """Write one token of every running row, read at most `chunk_tokens` of waiting prompts; return what happened."""
+        """Write one token of every running row and read a part of waiting prompts; return what happened."""
         self.events = []
         for entry in self.all_entries():
             with autocast(entry.base):
@@ -144,18 +144,14 @@ class Engine:
     def write(self, row: Row, token: int) -> int | None:
         """Write a row's next token and note the event; return it if the row continues."""
         request = row.request
-        if token in request.ends:
-            return self.end(row, None, "stop")
-        row.written.append(token)
-        if len(row.written) == request.max_tokens:
-            return self.end(row, token, "length")
-        self.events.append(Event(row.id, token, None))
-        return token
-
-    def end(self, row: Row, token: int | None, finished: Finished) -> None:
-        """Note the end of a row."""
-        self.events.append(Event(row.id, token, finished))
-        del self.rows[row.id]
+        finished: Finished | None = "stop" if token in request.ends else None
+        if finished is None:
+            row.written.append(token)
+            finished = "length" if len(row.written) == request.max_tokens else None
+        self.events.append(Event(row.id, None if finished == "stop" else token, finished))
+        if finished:
+            del self.rows[row.id]
+        return None if finished else token
 
     def forget(self) -> None:
         """Drop unloaded adapters whose rows have ended."""
