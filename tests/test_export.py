@@ -6,6 +6,7 @@ import os
 import re
 import resource
 import shutil
+import signal
 import subprocess
 
 import pytest
@@ -15,8 +16,9 @@ from click.testing import CliRunner
 from bakeoff.cli.main import main
 from bakeoff.compute.export import files, make, read_back
 from bakeoff.compute.export.answer import result_of
+from bakeoff.compute.run.request import forked
 from bakeoff.errors import SetupError
-from bakeoff.export import job
+from bakeoff.export import folder, job
 from bakeoff.export.folder import MARK
 from bakeoff.store.checksums import read_mapping
 
@@ -195,6 +197,51 @@ def test_a_full_disk_a_kill_or_an_error_leaves_nothing(shared, within, tmp_path,
         patch.setattr("bakeoff.export.export.write_card", lambda *_: (_ for _ in ()).throw(no_space()))
         patch.setattr(job, "ask", here)
         assert "No space left on device. Try: -o FOLDER" in refused(folder, tmp_path / "z", *words)
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_an_export_that_is_killed_while_it_replaces_another_leaves_one_of_them(exchanges, tmp_path, monkeypatch):
+    """It is killed before and after each step: renaming, exchanging names, removing."""
+    seen = set()
+    for step in range(10):
+        place = tmp_path / str(step) / "x"
+        place.mkdir(parents=True)
+        (place / "old").touch()
+
+        def replaces(place=place, step=step):
+            steps = iter(range(step))
+            for where, name in ((folder, "exchange"), (type(place), "rename"), (shutil, "rmtree")):
+                keep = getattr(where, name)
+
+                def killed(*given, keep=keep, **more):
+                    next(steps, None) is None and os.kill(os.getpid(), signal.SIGKILL)
+                    done = keep(*given, **more)
+                    next(steps, None) is None and os.kill(os.getpid(), signal.SIGKILL)
+                    return done
+
+                monkeypatch.setattr(where, name, killed if where is not folder or exchanges else lambda *_: False)
+            with folder.written(place, True) as temporary:
+                (temporary / "new").touch()
+            return 0
+
+        seen.add(forked(replaces))
+        folder.sweep(place)
+        assert [f.name for f in place.iterdir()] in (["old"], ["new"])
+        assert [f.name for f in place.parent.iterdir()] == ["x"]
+    assert seen == {0, -signal.SIGKILL}
+
+
+def test_folders_that_do_not_exist_are_made_only_for_an_export_that_is(shared, within, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ("--entry", "lora", "--to", "peft", "--limit", 1)
+    assert "exists already" in refused(shared[1].folder.path, tmp_path / "q/..", *words)
+    place = tmp_path / "a/b/../c/x"
+    with monkeypatch.context() as patch:
+        patch.setattr("bakeoff.export.export.write_card", lambda *_: (_ for _ in ()).throw(no_space()))
+        assert export(shared[1].folder.path, "-o", place, *words).exit_code == 2
+    assert list(tmp_path.iterdir()) == []
+    assert export(shared[1].folder.path, "-o", place, *words).stdout == f"{tmp_path}/a/c/x\n"
+    assert sorted(f.name for f in tmp_path.rglob("*") if f.is_dir()) == ["a", "c", "x"]
 
 
 def no_space():

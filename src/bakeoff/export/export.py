@@ -59,6 +59,7 @@ def export_run(
     if not folder.is_complete(run.id, plan):
         raise SetupError(f"{folder.path}: entry '{run.entry}' is not complete. Try: bakeoff run {folder.config_file}")
     place = options.output or default_folder(plan.name, run.entry, options.to)
+    place = place.resolve() if ".." in place.parts else place  # a folder before `..` need not exist
     check_place(place, options.force, folder.path)
     config = planned_config(folder, plan).model_copy(update={"model": signed.model, "revision": signed.revision})
     form = form_of(options, run, adapter, config)

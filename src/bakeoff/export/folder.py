@@ -1,15 +1,18 @@
 """The folder of an export: it is complete or missing, and replaces nothing but an earlier export.
 
 It is written beside its place, as `.NAME-PROCESS-xxxxxxxx.tmp`, and renamed in the end. A process that was killed
-leaves such a folder, which the next export to the same place removes.
+leaves such a folder, which the next export to the same place removes. With --force both folders exchange their names
+in one step. Where the system cannot do that, the earlier export is `.NAME-PROCESS-xxxxxxxx.old` for a moment; if the
+process is killed then, the next export gives it its name back.
 """
 
+import ctypes
 import os
 import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,8 @@ from bakeoff.store.ownership import MADE_BY
 from bakeoff.store.scratch import is_alive
 
 MARK = "export.json"  # in every export: who made it, from what, and which files it has
-LEFT = r"-(?P<process>\d+)-[0-9a-f]{8}\.tmp"
+LEFT = r"-(?P<process>\d+)-[0-9a-f]{8}\.(?P<kind>tmp|old)"
+HERE, EXCHANGE = -100, 2  # Linux's AT_FDCWD and RENAME_EXCHANGE
 
 
 def default_folder(name: str, entry: str, to: str) -> Path:
@@ -30,7 +34,11 @@ def default_folder(name: str, entry: str, to: str) -> Path:
 
 
 def check_place(place: Path, force: bool, run_folder: Path) -> None:
-    """Raise SetupError if something is at an export's place that may not be replaced, or it is in a run folder."""
+    """Raise SetupError if something is at an export's place that may not be replaced, or it is in a run folder.
+
+    What killed processes have left of an export to this place is removed before.
+    """
+    sweep(place)
     above = Path(os.path.realpath(place))
     if above.is_relative_to(os.path.realpath(run_folder)):
         raise SetupError(f"{place}: is inside the run folder, which is only for bakeoff's own files. Try: -o FOLDER")
@@ -58,28 +66,57 @@ def is_export(place: Path) -> bool:
 @contextmanager
 def written(place: Path, force: bool) -> Iterator[Path]:
     """Make an empty folder that takes its place when the block ends, and is removed if it raises."""
+    made = [folder for folder in place.parents if not folder.exists()]
     place.parent.mkdir(parents=True, exist_ok=True)
-    sweep(place)
-    temporary = place.with_name(f".{place.name}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    temporary.mkdir()
+    temporary = beside(place, "tmp")
     try:
+        temporary.mkdir()
         yield temporary
-        old = None
-        if force and place.exists():
-            old = place.with_name(f".{place.name}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
-            place.rename(old)
-        temporary.rename(place)
-        if old:
-            shutil.rmtree(old)
-    finally:
+        if not force or not place.exists():
+            temporary.rename(place)
+        elif not exchange(temporary, place):
+            replace(temporary, place)
+    except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):  # another process may have put something there
+            for folder in made:
+                folder.rmdir()
+        raise
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def beside(place: Path, kind: str) -> Path:
+    """Return a new name beside an export's place."""
+    return place.with_name(f".{place.name}-{os.getpid()}-{secrets.token_hex(4)}.{kind}")
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Exchange the names of two folders in one step; return False if the system cannot."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    return rename is not None and rename(HERE, os.fsencode(one), HERE, os.fsencode(other), EXCHANGE) == 0
+
+
+def replace(temporary: Path, place: Path) -> None:
+    """Give a folder the name of another, which is removed."""
+    old = beside(place, "old")
+    place.rename(old)
+    try:
+        temporary.rename(place)
+    except BaseException:
+        old.rename(place)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def sweep(place: Path) -> None:
-    """Remove what killed processes have left of an export to this place."""
-    for other in place.parent.glob(f".{glob_escaped(place.name)}-*.tmp"):
+    """Remove what killed processes have left of an export to this place, or give it back its name if it is missing."""
+    for other in place.parent.glob(f".{glob_escaped(place.name)}-*"):
         left = re.fullmatch(rf"\.{re.escape(place.name)}{LEFT}", other.name)
-        if left and other.is_dir() and not other.is_symlink() and not is_alive(int(left["process"])):
+        if not left or not other.is_dir() or other.is_symlink() or is_alive(int(left["process"])):
+            continue
+        if left["kind"] == "old" and not place.exists():
+            other.rename(place)
+        else:
             shutil.rmtree(other, ignore_errors=True)
 
 
