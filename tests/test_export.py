@@ -14,7 +14,7 @@ import torch
 from click.testing import CliRunner
 
 from bakeoff.cli.main import main
-from bakeoff.compute.export import files, make, read_back
+from bakeoff.compute.export import files, make, prompts, read_back
 from bakeoff.compute.export.answer import result_of
 from bakeoff.compute.run.request import forked
 from bakeoff.errors import SetupError
@@ -22,7 +22,7 @@ from bakeoff.export import folder, job
 from bakeoff.export.folder import MARK
 from bakeoff.store.checksums import read_mapping
 
-WORK = {job.MAKE: make.make, job.READ_BACK: read_back.read_back}
+WORK = {job.MAKE: make.make, job.READ_BACK: read_back.read_back, job.PROMPTS: prompts.prompts}
 
 
 def here(module, asked, environment):

@@ -10,8 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 from bakeoff.cli.main import main
+from bakeoff.errors import SetupError
 from bakeoff.export import job
-from bakeoff.export.ollama import modelfile
+from bakeoff.export.ollama import go_template
 from bakeoff.store.checksums import read_mapping
 from tests.test_export import here
 
@@ -42,13 +43,15 @@ words = json.loads(Path(given["-m"]).read_text())["vocabulary"]
 answers = json.loads((here / "answers.json").read_text())
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
-        self.say({"status": "ok"} if self.path == "/health" else {"eos_token": "<|endoftext|>"})
+        self.say({"status": "ok"} if self.path == "/health" else {})
     def do_POST(self):
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.path == "/tokenize":
             found = re.findall(r"<\\|endoftext\\|>|\\w+|[^\\w\\s]", asked["content"])
             return self.say({"tokens": [words.get(word, 1) for word in found]})
         assert (asked["temperature"], asked["cache_prompt"]) == (0, False)
+        if "logit_bias" in asked:
+            return self.say({"content": "", "stop_type": "eos" if asked["logit_bias"][0][0] == 0 else "limit"})
         self.say({"content": " " + answers[json.dumps(asked["prompt"])]})
     def say(self, value):
         self.send_response(200)
@@ -114,7 +117,9 @@ def test_ollama_has_the_template_and_the_end_of_training(shared, programs, tmp_p
     assert text.startswith('FROM ./model.gguf\nTEMPLATE """{{ .Prompt }}\nTL;DR:"""\nPARAMETER temperature 0\n')
     assert 'PARAMETER stop "<|endoftext|>"' in text
     assert f"PARAMETER num_predict {shared[1].folder.plan().output_tokens}\n" in text
-    assert '"""a {{ "{{" }} b {{ .Prompt }} c"""' in modelfile("m", "a {{ '{{' }} b {{ document }} c", "e", 1, 2)
+    assert go_template("a {{ '{{' }} b {{ document }} c", None) == 'a {{ "{{" }} b {{ .Prompt }} c'
+    with pytest.raises(SetupError, match="cannot have three quotes"):
+        go_template('"""{{ document }}', None)
 
 
 def refused(shared, tmp_path, *options, **more):
@@ -138,10 +143,6 @@ def test_what_llama_cpp_cannot_do_is_one_line(shared, programs, tmp_path, monkey
     (programs / "build/bin/llama-server").unlink()
     done = export(shared, "-o", tmp_path / "y", *words)
     assert done.stderr == "entry: lora\nnot checked\nllama.cpp's llama-server was not found, so the file was not run\n"
-    document = shared[1].document.model_copy(update={"chat": {}})
-    with monkeypatch.context() as patch:
-        patch.setattr("bakeoff.results.load_results", lambda _: type(shared[1])(shared[1].folder, document))
-        assert "a chat template writes cannot be compared yet. Try: --to merged" in refused(shared, tmp_path, *words)
     (programs / "refuse").touch()
     monkeypatch.setattr(job, "ask", lambda *_: pytest.fail("the base is refused before anything is made"))
     line = refused(shared, tmp_path, *words)

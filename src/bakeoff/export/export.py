@@ -17,10 +17,13 @@ from bakeoff.export.folder import check_place, default_folder, mark, written
 from bakeoff.export.hub import prepare, upload
 from bakeoff.export.job import MAKE, READ_BACK, Job
 from bakeoff.export.llama_cpp import FILE, SERVER, TYPES, LlamaCpp, check_base, convert, find, read_back
-from bakeoff.export.ollama import check_template, modelfile
+from bakeoff.export.ollama import check_template, go_template, modelfile
 from bakeoff.export.options import BY_LLAMA_CPP, Form, Options, form_of
+from bakeoff.export.prompts import Prompts, prompts_of
+from bakeoff.export.requests import curl
 from bakeoff.export.vllm import serve_command, served_by_vllm
 from bakeoff.hub import model_folder
+from bakeoff.report.cards import fenced
 from bakeoff.store.files import write_text
 from bakeoff.store.records import Run
 from bakeoff.store.results_document import ResultsDocument
@@ -64,13 +67,8 @@ def export_run(
     config = planned_config(folder, plan).model_copy(update={"model": signed.model, "revision": signed.revision})
     form = form_of(options, run, adapter, config)
     job = Job(folder, document, run, adapter, config, options, form)
-    if document.chat is not None and options.to in (*BY_LLAMA_CPP, "vllm"):
-        raise SetupError(
-            f"--to {options.to}: prompts that a chat template writes cannot be compared yet. Try: --to merged, which "
-            "includes the chat template"
-        )
     programs = find(options.llama_cpp) if options.to in BY_LLAMA_CPP else None
-    if options.to == "ollama":
+    if options.to == "ollama" and not talks(job):
         check_template(document.template)
     if options.repo:
         prepare(options.repo, options.public)
@@ -91,16 +89,17 @@ def export_run(
 def finished(job: Job, place: Path, temporary: Path, programs: LlamaCpp | None) -> Export:
     """Make the files in a temporary folder, read them back, and describe them."""
     options, here = job.options, str(temporary.absolute())
+    prompts = prompts_of(job) if programs else None
     if programs:
-        made = by_llama_cpp(job, temporary, programs)
+        made = by_llama_cpp(job, temporary, programs, prompts)
     else:
-        made = job.ask(MAKE, output=here, dtype=options.dtype, rank=options.rank)
+        made = job.ask(MAKE, form=job.form, output=here, dtype=options.dtype, rank=options.rank)
     check = None
     if options.limit != 0 and (programs is None or programs.server):
         if programs:
-            found, by = read_back(programs, job, temporary / FILE), "llama.cpp's server"
+            found, by = read_back(programs, job, temporary / FILE, prompts), "llama.cpp's server"
         else:
-            found = job.ask(READ_BACK, export=here, limit=options.limit, device=options.device)
+            found = job.ask(READ_BACK, form=job.form, export=here, limit=options.limit, device=options.device)
             by = run_by(machine(), job.form)
         check = compare(job.folder, job.folder.run(job.run.id), job.config, found, by)
     made = {**made, "bytes": sum(f.stat().st_size for f in temporary.rglob("*") if f.is_file())}
@@ -111,36 +110,46 @@ def finished(job: Job, place: Path, temporary: Path, programs: LlamaCpp | None) 
     return Export(place, made, check, notes)
 
 
-def by_llama_cpp(job: Job, temporary: Path, programs: LlamaCpp) -> dict[str, Any]:
+def by_llama_cpp(job: Job, temporary: Path, programs: LlamaCpp, prompts: Prompts | None) -> dict[str, Any]:
     """Write one file for llama.cpp, and for Ollama a Modelfile; the model that it is made from is removed again."""
+    template = go_template(job.document.template, prompts) if job.options.to == "ollama" else ""
     check_base(programs, job, temporary / "base")
     merged, options, plan = temporary / "merged", job.options, job.folder.plan()
     merged.mkdir()
     whole = "fp32" if options.dtype == "q8_0" else options.dtype
-    made = job.ask(MAKE, output=str(merged.absolute()), dtype=whole, rank=options.rank)
+    made = job.ask(MAKE, form=job.form, output=str(merged.absolute()), dtype=whole, rank=options.rank)
     kind = TYPES[options.dtype or made["dtype"]]
     convert(programs, merged, temporary / FILE, ["--outtype", kind])
     shutil.rmtree(merged)
     if options.to == "ollama":
         assert plan.output_tokens is not None  # a stored plan has it
-        text = modelfile(
-            FILE, job.document.template, made["end"], plan.output_tokens, plan.max_tokens
-        )  # fmt: skip
+        system = job.document.chat["system"] if talks(job) and job.document.chat else None
+        text = modelfile(FILE, template, made["ends"], plan.output_tokens, plan.max_tokens, system)
         write_text(temporary / "Modelfile", text)
     return {**made, "dtype": kind}
 
 
 def use(job: Job, folder: Path) -> str:
     """Return how the card says to use an export that other programs than transformers run; else an empty text."""
-    plan = job.folder.plan()
-    greedy = f"--temp 0 -n {plan.output_tokens} -c {plan.max_tokens}"
-    return {
-        "vllm": lambda: served_by_vllm(job, folder),
-        "gguf": lambda: f"```\nllama-completion -m {FILE} {greedy} -no-cnv -f prompt.txt\n```",
-        "ollama": lambda: (
-            f"```\nollama create {job.run.entry} -f Modelfile\nollama run {job.run.entry} < document.txt\n```"
-        ),
-    }.get(job.options.to, str)()
+    plan, entry = job.folder.plan(), job.run.entry
+    if job.options.to == "vllm":
+        return served_by_vllm(job, folder)
+    if job.options.to == "ollama":
+        return fenced(
+            f"ollama create {entry} -f Modelfile\nollama run {entry}{'' if talks(job) else ' < document.txt'}"
+        )
+    if job.options.to != "gguf":
+        return ""
+    if job.document.chat:
+        return fenced(f"llama-server -m {FILE} --jinja -c {plan.max_tokens}\n{curl(job.document, 'localhost:8080')}")
+    return fenced(
+        f"llama-completion -m {FILE} --temp 0 -n {plan.output_tokens} -c {plan.max_tokens} -no-cnv -f prompt.txt"
+    )
+
+
+def talks(job: Job) -> bool:
+    """Return whether the examples are conversations, and not documents."""
+    return bool(job.document.chat and job.document.chat["turns"])
 
 
 def run_by(facts: Mapping[str, Any], form: Form) -> str:

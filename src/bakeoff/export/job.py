@@ -18,7 +18,7 @@ from bakeoff.store.records import Run
 from bakeoff.store.results_document import ResultsDocument
 from bakeoff.store.run_folder import Folder
 
-MAKE, READ_BACK = "compute.export.make", "compute.export.read_back"
+MAKE, READ_BACK, PROMPTS = "compute.export.make", "compute.export.read_back", "compute.export.prompts"
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Job:
 
     def ask(self, module: str, **more: Any) -> dict[str, Any]:
         """Return what a process returns that exports this run."""
-        asked = {"folder": str(self.folder.path.absolute()), "run": self.run.id, "form": self.form, **more}
+        asked = {"folder": str(self.folder.path.absolute()), "run": self.run.id, **more}
         return ask(module, asked, environment_of(self.config))
 
 

@@ -12,17 +12,21 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bakeoff.config.templates import DOCUMENT, prompt_template
 from bakeoff.data.examples import Example
+from bakeoff.data.forms import stops_of
 from bakeoff.data.prompt_format import plain
 from bakeoff.data.token_file import load_tokens
 from bakeoff.data.tokenizer_checks import INDENT
 from bakeoff.data.tokens import Tokens
 from bakeoff.errors import SetupError
 from bakeoff.export.job import Job
+from bakeoff.export.prompts import Prompts
+from bakeoff.export.requests import chat_request
 from bakeoff.hub import TOKENIZER, model_folder
 from bakeoff.store.checksums import read_mapping
 from bakeoff.store.files import write_json
@@ -35,6 +39,8 @@ HOW = (
 )
 READY_SECONDS = 300.0  # until the server has read its model
 FILE = "model.gguf"
+GREEDY = {"temperature": 0, "cache_prompt": False}
+SURELY = 1e4  # added to a logit
 
 
 @dataclass(frozen=True)
@@ -87,31 +93,64 @@ def model_name(model: Path) -> str:
     return f"a model of type {read_mapping(model / 'config.json').get('model_type')!r:.80}"
 
 
-def read_back(programs: LlamaCpp, job: Job, file: Path) -> dict[str, Any]:
+def read_back(programs: LlamaCpp, job: Job, file: Path, prompts: Prompts | None) -> dict[str, Any]:
     """Return what llama.cpp's server answers for the test examples, as `compute.export.read_back` does.
 
-    Prompts are given as ids. It reports no losses of given texts, so "losses" is None.
+    Prompts are given as ids. It reports no losses of given texts, so "losses" is None. `prompts` are those of an
+    instruct base.
     """
-    plan, template = job.folder.plan(), prompt_template(job.document.template)
+    plan = job.folder.plan()
     assert plan.output_tokens is not None  # a stored plan has it
     rows = [*load_tokens(job.folder.tokens_file("test"))[: job.options.limit]]
     examples = [Example.from_row(e.row()) for e, _ in zip(job.folder.examples("test"), rows, strict=False)]
-    outputs, prompts, whole = [], 0, 0
+    outputs = []
     with serving(programs, file, plan.max_tokens + plan.output_tokens) as address:
         started = time.perf_counter()
         for row in rows:
-            asked = {"prompt": row.prompt, "n_predict": plan.output_tokens, "temperature": 0, "cache_prompt": False}
+            asked = {"prompt": row.prompt, "n_predict": plan.output_tokens, **GREEDY}
             outputs.append(plain(ask(f"{address}/completion", asked)["content"], INDENT in plan.texts))
         seconds = time.perf_counter() - started
-        for example, row in zip(examples, rows, strict=True):
-            ids = tokenized(address, example.document, special=False)
-            prompts += ids[: row.kept] == row.prompt[row.head : row.head + row.kept]
-            before, after = example.around or template.around({DOCUMENT: ""})
-            text = f"{before}{example.document}{after}"
-            whole += not row.cut and tokenized(address, text, special=True) == row.prompt
-        ends = tokenized(address, ask(f"{address}/props", None)["eos_token"], special=True)[-1:] == end_of(rows)
-    parity = {"prompts": prompts, "whole": whole, "uncut": sum(not row.cut for row in rows), "ends": ends}
-    return {"outputs": outputs, "losses": None, "seconds": seconds} | parity
+        alike = plain_parity if prompts is None else partial(chat_parity, prompts=prompts)
+        found = alike(address, job, examples, rows)
+        ends = all(ends_at(address, rows[0].prompt, end) for end in {*end_of(rows), *stops_of(plan)})
+    parity = {"uncut": sum(not row.cut for row in rows), "ends": ends}
+    return {"outputs": outputs, "losses": None, "seconds": seconds} | parity | found
+
+
+def plain_parity(address: str, job: Job, examples: list[Example], rows: list[Tokens]) -> dict[str, int]:
+    """Return how many documents have the ids of training, and how many "whole" prompts as one text."""
+    template = prompt_template(job.document.template)
+    same, whole = 0, 0
+    for example, row in zip(examples, rows, strict=True):
+        ids = tokenized(address, example.document)
+        same += ids[: row.kept] == row.prompt[row.head : row.head + row.kept]
+        before, after = example.around or template.around({DOCUMENT: ""})
+        text = f"{before}{example.document}{after}"
+        whole += not row.cut and tokenized(address, text, begin=True, special=True) == row.prompt
+    return {"prompts": same, "whole": whole}
+
+
+def chat_parity(
+    address: str, job: Job, examples: list[Example], rows: list[Tokens], prompts: Prompts
+) -> dict[str, int]:
+    """Return how many prompts have the ids of training, and how many "whole" ones if llama.cpp or Ollama writes them.
+
+    The former are texts of the base's own chat template. llama.cpp writes what it makes of the template in the file.
+    """
+    same, whole = 0, 0
+    for example, row, turns, text in zip(examples, rows, prompts.turns, prompts.texts, strict=True):
+        ids, until = tokenized(address, text, special=True), len(row.prompt)
+        if row.cut and not example.turns:  # all of the document is in the text
+            ids, until = ids[: row.head + row.kept], row.head + row.kept
+        same += ids == row.prompt[:until]
+        if row.cut:
+            continue
+        if job.options.to == "ollama":
+            own = prompts.written(turns, example.document)
+        else:
+            own = ask(f"{address}/apply-template", chat_request(job.document, turns))["prompt"]
+        whole += own is not None and tokenized(address, own, begin=True, special=True) == row.prompt
+    return {"prompts": same, "whole": whole}
 
 
 def end_of(rows: list[Tokens]) -> list[int]:
@@ -119,9 +158,15 @@ def end_of(rows: list[Tokens]) -> list[int]:
     return min((row.target for row in rows), key=len)[-1:]
 
 
-def tokenized(address: str, text: str, special: bool) -> list[int]:
-    """Return the ids that llama.cpp makes of a text; with `special` of a whole one, in which special tokens count."""
-    asked = {"content": text, "add_special": special, "parse_special": special}
+def ends_at(address: str, prompt: list[int], end: int) -> bool:
+    """Return whether an output ends at this id, which is made the most probable one."""
+    asked = {"prompt": prompt, "n_predict": 2, "logit_bias": [[end, SURELY]], **GREEDY}
+    return bool(ask(f"{address}/completion", asked)["stop_type"] == "eos")
+
+
+def tokenized(address: str, text: str, begin: bool = False, special: bool = False) -> list[int]:
+    """Return the ids of a text; `begin`: with those that llama.cpp puts before it; `special` tokens in it count."""
+    asked = {"content": text, "add_special": begin, "parse_special": special}
     return list(ask(f"{address}/tokenize", asked)["tokens"])
 
 
@@ -141,10 +186,12 @@ def serving(programs: LlamaCpp, file: Path, context: int) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    words = [str(programs.server), "-m", str(file), "--host", "127.0.0.1", "--port", str(port)]
+    words = [str(programs.server), "-m", str(file), "--host", "127.0.0.1", "--port", str(port), "-c", str(context)]
     log = file.with_name("server.log")
     with log.open("w") as out:
-        process = subprocess.Popen([*words, "-c", str(context), "-np", "1"], stdout=out, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            [*words, "-c", str(context), "-np", "1", "--jinja"], stdout=out, stderr=subprocess.STDOUT
+        )
         try:
             wait(process, f"http://127.0.0.1:{port}/health", log)
             yield f"http://127.0.0.1:{port}"

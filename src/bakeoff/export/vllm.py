@@ -1,11 +1,10 @@
 """The command that serves an exported LoRA with vLLM, and a request as in the evaluation."""
 
-import json
 import shlex
 from pathlib import Path
 
-from bakeoff.config.templates import DOCUMENT, prompt_template
 from bakeoff.export.job import Job
+from bakeoff.export.requests import curl
 from bakeoff.report.cards import on_hub
 from bakeoff.store.checksums import read_mapping
 
@@ -28,15 +27,11 @@ def serve_command(job: Job, folder: Path, base: str, adapter: str) -> str:
 def served_by_vllm(job: Job, folder: Path) -> str:
     """Return what the card says about serving the adapter, without a folder of this machine."""
     base = job.document.model.name if on_hub(job.document) else "path/of/the/base"
-    rows = prompt_template(job.document.template)
-    before, after = rows.around({DOCUMENT: ""}) if rows.constant else ("the text before ", " the text after")
-    asked = {
-        "model": job.run.entry, "prompt": f"{before}A long document ...{after}", "temperature": 0,
-        "max_tokens": job.document.output_tokens,
-    }  # fmt: skip
-    request = shlex.join(["curl", "localhost:8000/v1/completions", "-H", "Content-Type: application/json", "-d"])
+    chat = job.folder.plan().chat
+    stops = {"stop_token_ids": chat.ends} if chat else {}  # vLLM knows only the tokenizer's end of text
+    request = curl(job.document, "localhost:8000", model=job.run.entry, **stops)
     return (
-        f"```\n{serve_command(job, folder, base, PLACE)}\n{request} {shlex.quote(json.dumps(asked))}\n```\n\n"
+        f"```\n{serve_command(job, folder, base, PLACE)}\n{request}\n```\n\n"
         "vLLM serves adapters only for architectures with a mark under LoRA in "
         "[its list](https://docs.vllm.ai/en/latest/models/supported_models/); GPT-2 had none in version 0.7. The check "
         "did not use vLLM."

@@ -24,7 +24,8 @@ def make(folder: str, run: str, form: str, output: str, dtype: str | None = None
     """
     source, there = Source(Folder(folder), run), Path(output)
     base = source.base()
-    kind = {"encoder_decoder": base.decoder_start is not None, "end": base.tokenizer.eos_token}
+    ends = base.tokenizer.convert_ids_to_tokens(sorted(base.ends))
+    kind = {"encoder_decoder": base.decoder_start is not None, "ends": ends}
     if form == "peft":
         source.adapted(base)  # refuses what is damaged, or belongs to another base
         write_adapter(source, base, there)

@@ -26,7 +26,6 @@ from bakeoff.data.chat_form import ChatForm
 from bakeoff.data.chat_parity import own_ids
 from bakeoff.data.examples import Example
 from bakeoff.data.forms import AnyForm, as_tested, form_of, stops_of
-from bakeoff.data.token_file import load_tokens
 from bakeoff.data.tokenizer_checks import INDENT
 from bakeoff.data.tokens import Tokens, encode
 from bakeoff.library_errors import one_line
@@ -44,7 +43,7 @@ def read_back(folder: str, run: str, form: str, export: str, limit: int | None, 
     "ends" are equal: the ids that end targets and outputs.
     """
     source, there = Source(Folder(folder), run), Path(export)
-    rows = [*load_tokens(source.folder.tokens_file("test"))[:limit]]
+    examples, rows = source.tested(limit)
     with quiet(), quiet_peft(), one_line(f"{there}: cannot be read back"):
         model = load(source, form, there).to(choose(device)).requires_grad_(False).eval()
         config, tokenizer = GenerationConfig.from_pretrained(there), AutoTokenizer.from_pretrained(there)
@@ -56,7 +55,7 @@ def read_back(folder: str, run: str, form: str, export: str, limit: int | None, 
         losses = [loss(model, row) for row in rows]
     texts = written.texts(ids, INDENT in source.plan.texts)
     found: dict[str, Any] = {"outputs": texts, "losses": losses, "seconds": seconds}
-    return found | parity(source, written, config, rows)
+    return found | parity(source, written, config, examples, rows)
 
 
 def load(source: Source, form: str, there: Path) -> Any:
@@ -116,12 +115,11 @@ def loss(model: nn.Module, row: Tokens) -> tuple[float, int]:
     return float(cross_entropy(logits.float(), wanted, reduction="sum")), len(row.target)
 
 
-def parity(source: Source, form: AnyForm, config: GenerationConfig, rows: Sequence[Tokens]) -> dict[str, Any]:
+def parity(
+    source: Source, form: AnyForm, config: GenerationConfig, examples: Sequence[Example], rows: Sequence[Tokens]
+) -> dict[str, Any]:
     """Return how the export's own tokenizer and end compare with those of training."""
     plan, tokenizer = source.plan, form.tokenizer
-    examples = [
-        Example.from_row(example.row()) for example, _ in zip(source.folder.examples("test"), rows, strict=False)
-    ]
     again = [*encode(examples, form, plan.max_tokens, source.output_tokens, "data.test")]
     same = [new.prompt == old.prompt for new, old in zip(again, rows, strict=True)]
     whole = sum(not row.cut and as_one_text(form, e) == row.prompt for e, row in zip(examples, rows, strict=True))
