@@ -49,6 +49,8 @@ def test_the_texts_around_turns_are_those_of_the_template(style):
     for order in ORDERS:
         turns = [(role, f"{{{{ {role} }}}}\n{number}") for number, role in enumerate(order)]
         assert pieces.text(turns) == form.renderer.text(turns, True) == rendered(go, turns)
+    texts = [pieces.begin, pieces.ask, *sum(pieces.roles.values(), ())]
+    assert all(text.count("<") == text.count(">") for text in texts)  # no token is divided
     with_system = pieces_of(form.renderer, SYSTEM)
     assert (with_system is None) is (style in ("gemma", "mistral"))  # mistral writes it into the user's first turn
     for order in SYSTEM if with_system else ():

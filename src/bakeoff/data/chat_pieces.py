@@ -31,8 +31,8 @@ def pieces_of(renderer: Renderer, orders: Orders) -> Pieces | None:
     try:
         (first, last), (_, unasked) = (renderer.layout((USER,), asks) for asks in (True, False))
         _, answered, again, _ = renderer.layout((USER, ASSISTANT, USER), True)
-        after = beginning(beginning(last, unasked), answered)
-        before = beginning(first[::-1], again[::-1])[::-1]
+        after = beginning(renderer, beginning(renderer, last, unasked), answered)
+        before = end(renderer, first, again)
         begin = first.removesuffix(before)
         roles = {USER: (before, after), ASSISTANT: (answered.removeprefix(after), again.removesuffix(before))}
         pieces = Pieces(begin, roles, last.removeprefix(after))
@@ -45,9 +45,25 @@ def pieces_of(renderer: Renderer, orders: Orders) -> Pieces | None:
     return pieces if fits else None
 
 
-def beginning(one: str, other: str) -> str:
-    """Return what both texts begin with."""
-    return "".join(a for a, _ in takewhile(lambda both: both[0] == both[1], zip(one, other, strict=False)))
+def beginning(renderer: Renderer, one: str, other: str) -> str:
+    """Return what both texts begin with, in whole tokens of the template."""
+    length = same(one, other)
+    while any(first < length < last for text in (one, other) for first, last in renderer.controls_in(text)):
+        length -= 1
+    return one[:length]
+
+
+def end(renderer: Renderer, one: str, other: str) -> str:
+    """Return what both texts end with, in whole tokens of the template."""
+    length = same(one[::-1], other[::-1])
+    while any(first < len(text) - length < last for text in (one, other) for first, last in renderer.controls_in(text)):
+        length -= 1
+    return one[len(one) - length :]
+
+
+def same(one: str, other: str) -> int:
+    """Return how many characters two texts begin with alike."""
+    return sum(1 for _ in takewhile(lambda both: both[0] == both[1], zip(one, other, strict=False)))
 
 
 def marked(order: Sequence[str]) -> list[Turn]:
