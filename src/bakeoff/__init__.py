@@ -23,6 +23,7 @@ __all__ = [
     "plan",
     "register",
     "run",
+    "serve",
     "write_report",
 ]
 
@@ -35,6 +36,7 @@ _HOMES = {
     "plan": "api",
     "register": "methods",
     "run": "api",
+    "serve": "api",
     "write_report": "report.writing",
 }
 

@@ -6,8 +6,9 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from bakeoff.collector import uncollected
 from bakeoff.config.config import Config
 from bakeoff.config.loading import dump_config, load_config
 from bakeoff.driver.again import plan_again, unchanged
@@ -36,6 +37,9 @@ from bakeoff.store.results_document import ResultsDocument
 from bakeoff.store.run_folder import Folder
 from bakeoff.store.scratch import scratch
 from bakeoff.store.signature import signed
+
+if TYPE_CHECKING:
+    from bakeoff.serving.server import Server
 
 REPORT_SECONDS = 60.0  # that another process may take to write the same report
 Source = str | Path | dict[str, Any]
@@ -222,6 +226,23 @@ def write_results(folder: Folder) -> tuple[Path, ResultsDocument]:
         document = summarize(folder)
         write_json(folder.results_file, sealed(signed(document.row())))
         return write_report_of(folder, document), document
+
+
+def serve(*folders: str | Path, device: str = "auto", trust: bool = False, **settings: Any) -> "Server":
+    """Return a server of finished bakeoffs' entries, with all that it serves in memory.
+
+    `with bakeoff.serve("bakeoffs/demo", port=0) as server:` lets it run in a thread; `bakeoff.serve(...).run()` runs it
+    until a signal. `settings` are those of `bakeoff.serving.settings.Settings`. Raises SetupError if the bakeoffs do
+    not share a base, or the address is taken.
+    """
+    try:
+        from bakeoff.serving.server import Server
+    except ImportError as error:
+        raise SetupError(f"serve: {error.name} is not installed. Try: pip install bakeoff[serve]") from None
+    from bakeoff.serving.settings import Settings
+
+    with uncollected():
+        return Server(folders, Settings(**settings), device, trust)
 
 
 def refresh_report(path: str | Path) -> Path:

@@ -10,6 +10,7 @@ import click
 from bakeoff.cli.export import export
 from bakeoff.cli.generate import generate
 from bakeoff.cli.group import DISPLAY, TRUST, Commands, overrides
+from bakeoff.cli.serve import serve
 from bakeoff.cli.setup import AS_JSON, doctor, init, schema
 from bakeoff.cli.terminal import open_console, say, say_line, whisper
 
@@ -23,7 +24,7 @@ def main() -> None:
     """Find out which way of adapting a language model is worth its cost on your task."""
 
 
-for command in (init, schema, doctor, generate, export):
+for command in (init, schema, doctor, generate, export, serve):
     main.add_command(command)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from bakeoff.config.config import Config
-from bakeoff.config.loading import explain
+from bakeoff.config.loading import explain, load_config
 from bakeoff.errors import ConfigError
 from bakeoff.store.plan_document import PlanDocument
 from bakeoff.store.run_folder import Folder
@@ -28,3 +28,13 @@ def planned_config(folder: Folder, plan: PlanDocument) -> Config:
         return Config.model_validate(plan.config)
     except ValidationError as error:
         raise ConfigError(explain(f"{folder.plan_file}: config", plan.config, error)) from None
+
+
+def trusted_config(folder: Folder) -> Config:
+    """Return the config that a plan was made from, with the base that the folder's signed config.yaml names.
+
+    What is opened, or run, stands in config.yaml, which is signed; and a base that has moved is named there.
+    """
+    signed = load_config(folder.config_file)
+    base_of = {key: getattr(signed, key) for key in ("model", "revision", "trust_remote_code")}
+    return planned_config(folder, folder.plan()).model_copy(update=base_of)

@@ -1,7 +1,7 @@
 """Prompts for documents that come after a bakeoff: made, and cut, as those of its test split."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bakeoff.config.config import Config
@@ -9,7 +9,7 @@ from bakeoff.config.sections import encodable
 from bakeoff.config.templates import prompt_template
 from bakeoff.data.columns import columns_of
 from bakeoff.data.conversations import Conversations, conversations_of
-from bakeoff.data.examples import USER, Example
+from bakeoff.data.examples import USER, Example, Turn
 from bakeoff.data.forms import as_tested, form_of
 from bakeoff.data.lines import Row
 from bakeoff.data.tokenizer_checks import INDENT
@@ -43,8 +43,16 @@ class Prompts:
         Raises DataError if a document is a text, and the template uses more columns than the document.
         """
         examples = self.conversations(documents, self.turns) if self.turns else self.examples(documents)
-        encoded = encode(examples.values(), self.form, self.max_tokens, self.output_tokens, "documents")
-        return dict(zip(examples, encoded, strict=True))
+        return dict(zip(examples, self.encoded([*examples.values()]), strict=True))
+
+    def after(self, turns: Sequence[Turn]) -> Tokens:
+        """Return turns, the last of which is not an answer, as a prompt that leaves room for its output."""
+        (tokens,) = self.encoded([asked("1", turns)])
+        return tokens
+
+    def encoded(self, examples: Sequence[Example]) -> Iterator[Tokens]:
+        """Yield examples' ids."""
+        return encode(examples, self.form, self.max_tokens, self.output_tokens, "documents")
 
     def texts(self, outputs: Sequence[Sequence[int]]) -> list[str]:
         """Return outputs' ids as texts, as they are scored."""
@@ -71,8 +79,7 @@ class Prompts:
                 row = dict(given) if isinstance(given, Mapping) else {columns.document: list(given)}
                 turns = columns.asked(Row("generate", i + 1, row, unit="document "))
             if turns:
-                asked = next(text for role, text in reversed(turns) if role == USER)
-                examples[i] = Example(str(i + 1), asked, "", turns=tuple(turns))
+                examples[i] = asked(str(i + 1), turns)
         return examples
 
     def values(self, document: Document) -> Mapping[str, Any]:
@@ -93,6 +100,12 @@ class Prompts:
                     f"document {number}: contains half a surrogate pair, which is not text. Fix its \\u escapes"
                 )
         return [str(text) for text in texts]
+
+
+def asked(name: str, turns: Sequence[Turn]) -> Example:
+    """Return turns to which an answer is to be written as an example."""
+    question = next(text for role, text in reversed(turns) if role == USER)
+    return Example(name, question, "", turns=tuple(turns))
 
 
 def lengths(folder: Folder, plan: PlanDocument, context: int | None) -> tuple[int, int]:

@@ -11,8 +11,7 @@ from bakeoff.compute.model.adapter_files import check_base, load_adapter
 from bakeoff.compute.model.base import Base, for_decoding, load_base
 from bakeoff.compute.model.device import choose, out_of_memory, set_products
 from bakeoff.config.config import Config
-from bakeoff.config.loading import load_config
-from bakeoff.config.planned import decodes_in, planned_config
+from bakeoff.config.planned import decodes_in, trusted_config
 from bakeoff.data.asking import Document, Prompts
 from bakeoff.data.forms import stops_of
 from bakeoff.errors import SetupError
@@ -65,16 +64,6 @@ class Summarizer:
     def cut(self, documents: Sequence[Document]) -> dict[int, tuple[int, int]]:
         """Return, for each document that is cut, its index with how many of its tokens are kept, and of how many."""
         return {i: (row.kept, row.kept + row.cut) for i, row in self.prompts.rows(documents).items() if row.cut}
-
-
-def trusted_config(folder: Folder) -> Config:
-    """Return the config that a plan was made from, with the base that the folder's signed config.yaml names.
-
-    What is opened, or run, stands in config.yaml, which is signed; and a base that has moved is named there.
-    """
-    signed = load_config(folder.config_file)
-    base_of = {key: getattr(signed, key) for key in ("model", "revision", "trust_remote_code")}
-    return planned_config(folder, folder.plan()).model_copy(update=base_of)
 
 
 def opened(config: Config, precision: str, quantize: Any, planned: BaseFacts, device: str) -> tuple[Base, str | None]:

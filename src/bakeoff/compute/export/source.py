@@ -4,13 +4,14 @@ from pathlib import Path
 
 from torch import nn
 
-from bakeoff.compute.decoding.summarizer import made_by, trusted_config
+from bakeoff.compute.decoding.summarizer import made_by
 from bakeoff.compute.export.merging import unpack
 from bakeoff.compute.model.adapter_files import check_base, load_adapter
 from bakeoff.compute.model.base import Base, load_model
 from bakeoff.compute.model.device import CPU
 from bakeoff.compute.model.loading import check_tokenizer, load_tokenizer
 from bakeoff.config.config import Config
+from bakeoff.config.planned import trusted_config
 from bakeoff.data.examples import Example
 from bakeoff.data.forms import stops_of
 from bakeoff.data.token_file import load_tokens

@@ -1,0 +1,1 @@
+"""Serving finished bakeoffs over HTTP: one base in memory, every adapter a model name."""

@@ -1,0 +1,162 @@
+"""Opening the bakeoffs that are served: whether they can share a base, the base, and their adapters."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bakeoff.config.loading import load_config
+from bakeoff.config.planned import decodes_in, trusted_config
+from bakeoff.data.forms import stops_of
+from bakeoff.driver.trust import check_trusted, model_wishes
+from bakeoff.errors import SetupError
+from bakeoff.methods import build_method
+from bakeoff.results import EntryResult, Results, load_results
+from bakeoff.serving.models import BASE, Bakeoff, Model
+from bakeoff.store.records import Quantize
+
+if TYPE_CHECKING:
+    from bakeoff.compute.serving.engine import Engine
+
+Say = Callable[[str], None]
+
+
+def folders_of(given: Sequence[str | Path]) -> list[tuple[str | None, Path]]:
+    """Return folders with the names that are given for them: "NAME=FOLDER" gives one, unless it is a folder itself."""
+    found = []
+    for text in map(str, given):
+        name, sign, path = text.partition("=")
+        named = sign and name and "/" not in name and not Path(text).exists()
+        found.append((name, Path(path)) if named else (None, Path(text)))
+    return found
+
+
+class Opened:
+    """Bakeoffs that share one base, which is in memory with their adapters.
+
+    `say` gets a line for each entry that cannot be served. Raises SetupError if a folder is not a bakeoff, or does not
+    share the base.
+    """
+
+    def __init__(self, given: Sequence[str | Path], device: str, trust: bool, rows: int, say: Say):
+        self.trust, self.say = trust, say
+        folders = folders_of(given)
+        if not folders:
+            raise SetupError("serve: no folder is given. Try: bakeoff serve bakeoffs/demo")
+        results = [self.trusted(path) for _, path in folders]
+        self.shared = needs(results[0])
+        self.quantize = quantize_of(results)
+        for other in results[1:]:
+            self.check_shared(other)
+        from bakeoff.compute.decoding.summarizer import context_of, opened
+        from bakeoff.compute.serving.engine import Engine
+
+        config, plan = trusted_config(results[0].folder), results[0].folder.plan()
+        base, note = opened(config, plan.precision, self.quantize, plan.model, device)
+        if note:
+            say(note)
+        self.tokenizer, self.context = base.tokenizer, context_of(base)
+        self.encoder_decoder = base.decoder_start is not None
+        self.engine = Engine(base, max_rows=rows, precision=decodes_in(plan, config))
+        self.served: list[tuple[Bakeoff, list[Model]]] = []
+        for (name, _), result in zip(folders, results, strict=True):
+            self.serve(result, name)
+
+    def trusted(self, path: Path) -> Results:
+        """Return the results in a folder; raise SetupError if it is from elsewhere, and asks for what needs trust."""
+        results = load_results(path)
+        config = load_config(results.folder.config_file)
+        check_trusted(results.folder, config, model_wishes(config), self.trust)
+        return results
+
+    def check_shared(self, results: Results) -> None:
+        """Raise SetupError if a bakeoff needs another base than the one in memory, or has it in another precision."""
+        for what, value in needs(results).items():
+            if value != self.shared[what]:
+                raise SetupError(
+                    f"{results.folder.path}: has another {what} ({value}) than the bakeoffs that are served "
+                    f"({self.shared[what]}). Try: a server of its own, on another --port"
+                )
+
+    def serve(self, results: Results, name: str | None) -> None:
+        """Load a bakeoff's entries; one that cannot be served is reported."""
+        bakeoff, models = self.described(results, name)
+        taken = next((other for other, _ in self.served if other.name == bakeoff.name), None)
+        if taken is not None:
+            raise SetupError(
+                f"{bakeoff.folder.path}: is named '{bakeoff.name}', as {taken.folder.path} is. Try: give one a name of "
+                f"its own, {bakeoff.name}-2={bakeoff.folder.path}"
+            )
+        loaded = []
+        for model in models:
+            try:
+                self.put(model, self.checked(model), self.engine)
+            except SetupError as error:
+                self.say(f"{model.id}: is not served: {error}")
+            else:
+                loaded.append(model)
+        self.served.append((bakeoff, loaded))
+
+    def look(self, path: Path, name: str | None) -> tuple[Bakeoff, list[Model]]:
+        """Return a folder's bakeoff with its finished entries; raise SetupError if it cannot be served here."""
+        results = self.trusted(path)
+        self.check_shared(results)
+        return self.described(results, name)
+
+    def described(self, results: Results, name: str | None) -> tuple[Bakeoff, list[Model]]:
+        """Return a bakeoff with a model for each finished entry."""
+        from bakeoff.data.asking import Prompts
+
+        folder, document = results.folder, results.document
+        plan, config = folder.plan(), trusted_config(folder)
+        prompts = Prompts(folder, config, self.tokenizer, self.encoder_decoder, self.context)
+        ends = stops_of(plan) | {self.tokenizer.eos_token_id}
+        best = document.verdict.recommendations["quality"] or document.verdict.best
+        bakeoff = Bakeoff(name or document.name, folder, prompts, ends, self.context, best, plan.ranked_by.heading)
+        models = []
+        for entry, row in document.entries.items():
+            finished = [record.run for i in row.runs if (record := folder.run(i).finished())]
+            if any(run.kind == "entry" for run in finished):
+                score = row.metrics.get(f"test/{plan.primary}")
+                models.append(self.model(bakeoff, results.entry(entry), score.mean if score else None))
+        return bakeoff, models
+
+    def model(self, bakeoff: Bakeoff, entry: EntryResult, score: float | None) -> Model:
+        """Return the model that an entry is."""
+        run = entry.best_run()
+        method = build_method(run.method, {**run.settings, "method": run.method})
+        return Model(f"{bakeoff.name}/{entry.name}", bakeoff, entry.name, run.method, method.virtual_tokens, score)
+
+    def checked(self, model: Model) -> tuple[Path, dict[str, Any]]:
+        """Return a model's adapter folder, and what it must say; raise SetupError if it does not fit this base."""
+        from bakeoff.compute.decoding.summarizer import made_by
+
+        folder = model.bakeoff.folder
+        assert model.entry is not None  # the base has no adapter
+        entry = load_results(folder.path).entry(model.entry)
+        if entry.name == BASE:
+            raise SetupError(f"{folder.path}: an entry named '{BASE}' has the name of the untouched base")
+        run, config = entry.best_run(), trusted_config(folder)
+        if run.quantize != self.quantize:
+            raise SetupError(f"it needs a base with quantize: {run.quantize}, and this one has {self.quantize}")
+        return entry.adapter, made_by(run, config, folder.plan().model)
+
+    @staticmethod
+    def put(model: Model, files: tuple[Path, dict[str, Any]], engine: "Engine") -> None:
+        """Load a model's adapter into the engine, in the thread that owns it."""
+        adapter, expected = files
+        engine.load(model.id, adapter, expected)
+
+
+def needs(results: Results) -> dict[str, str]:
+    """Return what of a base a bakeoff depends on, by what it is called; a base is known by its files' hash."""
+    plan = results.folder.plan()
+    config = trusted_config(results.folder)
+    base = plan.model.identity or f"{plan.model.name} {plan.model.revision or ''}"
+    own = {"base": base[:60], "precision": plan.precision, "decoding precision": decodes_in(plan, config)}
+    return own | {"protocol.tf32": str(config.protocol.tf32)}
+
+
+def quantize_of(results: Sequence[Results]) -> Quantize:
+    """Return how the base is stored that most of the bakeoffs' entries were trained on."""
+    stored = [entry.quantize for result in results for entry in result.folder.plan().entries.values()]
+    return max(dict.fromkeys(stored), key=stored.count)

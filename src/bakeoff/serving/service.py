@@ -1,0 +1,152 @@
+"""A running service: its models, its engine's thread, and what all requests share."""
+
+import asyncio
+import copy
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from bakeoff.errors import BakeoffError, SetupError, did_you_mean
+from bakeoff.serving.errors import ApiError
+from bakeoff.serving.metrics import Metrics
+from bakeoff.serving.models import BASE, Model, Models
+from bakeoff.serving.opening import Opened
+from bakeoff.serving.settings import Settings
+from bakeoff.serving.worker import Worker
+
+T = TypeVar("T")
+LONGEST_WAIT = 60  # seconds that a client is told to wait, at most
+
+
+class Service:
+    """What the endpoints work with. Lives in one event loop, from `start` to `stop`."""
+
+    def __init__(self, opened: Opened, settings: Settings):
+        self.opened, self.settings, self.metrics = opened, settings, Metrics()
+        self.models = served(opened)
+        self.worker = Worker(opened.engine, self.metrics.batch.observe)
+        self.metrics.watch(self.worker)
+        self.tokenizer = copy.deepcopy(opened.tokenizer)  # a tokenizer cannot encode and decode in two threads
+        self.encoding = ThreadPoolExecutor(1, "bakeoff-tokenizer")
+        self.changing = asyncio.Lock()  # one adapter is loaded or unloaded at a time
+        self.active, self.usual_seconds = 0, 1.0
+        self.count_adapters()
+
+    def start(self) -> None:
+        """Start the engine's thread."""
+        self.worker.start()
+
+    def stop(self) -> None:
+        """End both threads."""
+        self.worker.stop()
+        self.encoding.shutdown(cancel_futures=True)
+
+    async def in_thread(self, call: Callable[..., T], *given: Any) -> T:
+        """Return what a call returns that uses the tokenizer, or the disk; such calls take turns."""
+        return await asyncio.get_running_loop().run_in_executor(self.encoding, partial(call, *given))
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Count a request; raise ApiError if as many as allowed are there already."""
+        settings = self.settings
+        if self.active >= settings.rows + settings.queue:
+            wait = min(LONGEST_WAIT, math.ceil(self.usual_seconds))
+            raise ApiError(429, f"{self.active} requests are running or waiting. Try: again", None, "queue_full", wait)
+        self.active += 1
+        try:
+            yield
+        finally:
+            self.active -= 1
+
+    def took(self, seconds: float) -> None:
+        """Note how long an answered request took."""
+        self.usual_seconds += 0.1 * (seconds - self.usual_seconds)
+
+    def count_adapters(self) -> None:
+        """Note how many adapters are in memory."""
+        self.metrics.adapters.set(sum(model.entry is not None for model in self.models.loaded.values()))
+
+    async def load(self, name: str | None, folder: str | None, entry: str | None) -> list[Model]:
+        """Load an entry of a served bakeoff by its model's name, or entries of a folder; return those that are new.
+
+        Raises ApiError if the folder is not one that was given or allowed at the start, or an entry cannot be served.
+        """
+        if (name is None) == (folder is None) or (name is not None and entry is not None):
+            raise ApiError(400, "expected either model, or folder and, if not all entries are meant, entry")
+        async with self.changing:
+            try:
+                return await self._load(name, Path(folder) if folder else None, entry)
+            except BakeoffError as error:
+                raise ApiError(400, str(error), "model" if folder is None else "folder") from None
+
+    async def _load(self, name: str | None, folder: Path | None, entry: str | None) -> list[Model]:
+        if folder is not None:
+            bakeoff = next((b for b in self.models.bakeoffs.values() if same(b.folder.path, folder)), None)
+            title, path = (bakeoff.name if bakeoff else None), self.allowed(folder)
+        else:
+            assert name is not None
+            title, _, entry = name.partition("/")
+            if title not in self.models.bakeoffs:
+                known = did_you_mean(title, self.models.bakeoffs)
+                raise ApiError(404, f"model: no bakeoff '{title:.200}' is served.{known}", "model", "model_not_found")
+            path = self.models.bakeoffs[title].folder.path
+        if entry and f"{title}/{entry}" in self.models.loaded:
+            raise ApiError(409, f"model: {title}/{entry} is loaded already", "model", "already_loaded")
+        bakeoff, entries = await self.in_thread(self.opened.look, path, title)
+        if title is None and bakeoff.name in self.models.bakeoffs:
+            raise SetupError(f"{path}: a bakeoff named '{bakeoff.name}' is served from another folder")
+        wanted = [e for e in entries if e.entry == entry] if entry else entries
+        if entry and not wanted:
+            known = did_you_mean(entry, [e.entry or BASE for e in entries])
+            raise ApiError(404, f"model: {bakeoff.name} has no finished entry '{entry:.200}'.{known}", "model")
+        added = []
+        for model in wanted:
+            if model.id not in self.models.loaded:
+                files = await self.in_thread(self.opened.checked, model)
+                await self.worker.ask(partial(self.opened.put, model, files))
+                added.append(model)
+        self.models.open(bakeoff)
+        for model in added:
+            self.models.add(model)
+        self.count_adapters()
+        return added
+
+    def allowed(self, folder: Path) -> Path:
+        """Return a folder that may be loaded; raise ApiError if it is not one, without telling whether it exists."""
+        served = [bakeoff.folder.path for bakeoff in self.models.bakeoffs.values()]
+        place = folder.resolve()
+        roots = [path.resolve() for path in self.settings.allow]
+        if any(same(path, folder) for path in served) or any(place.is_relative_to(root) for root in roots):
+            return place
+        raise ApiError(403, "folder: is not served, and is in no folder that was given with --allow", "folder")
+
+    async def unload(self, name: str) -> None:
+        """Remove an adapter from memory once its running requests have ended; raise ApiError if there is none."""
+        async with self.changing:
+            model = self.models.loaded.get(name)
+            if model is None or model.entry is None:
+                adapters = [m.id for m in self.models.loaded.values() if m.entry is not None]
+                known = did_you_mean(name, adapters)
+                raise ApiError(404, f"model: no adapter '{name:.200}' is loaded.{known}", "model", "model_not_found")
+            self.models.remove(model)
+            await self.worker.ask(lambda engine: engine.unload(name))
+            self.count_adapters()
+
+
+def served(opened: Opened) -> Models:
+    """Return what was loaded at the start, by name."""
+    found = Models()
+    for bakeoff, models in opened.served:
+        found.open(bakeoff)
+        for model in models:
+            found.add(model)
+    return found
+
+
+def same(one: Path, other: Path) -> bool:
+    """Return whether two paths lead to one folder."""
+    return one.resolve() == other.resolve()
