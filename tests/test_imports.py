@@ -17,8 +17,8 @@ SOURCE = ROOT / "src/bakeoff"
 # From the bottom up: a room imports those before it, in functions too.
 ROOMS = [
     "errors", "child_process", "interrupts", "collector", "store", "config", "library_errors", "model_files", "hub",
-    "data", "methods", "tuning", "scoring", "compute", "analysis", "progress", "driver", "report", "export", "results", "serving",
-    "api", "testing", "cli", "__main__",
+    "data", "methods", "tuning", "scoring", "compute", "analysis", "progress", "driver", "report", "export", "results",
+    "serving", "api", "testing", "cli", "__main__",
 ]  # fmt: skip
 TORCH = ("torch", "transformers", "peft", "accelerate")
 BEHIND = ("compute", "testing")  # the rooms whose modules may load them when they are imported

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
@@ -21,6 +21,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "metadata": ({},), "reasoning_effort": (), "service_tier": ("auto", "default"), "verbosity": (),
     "web_search_options": (), "safety_identifier": (), "prompt_cache_key": (), "prompt_cache_retention": (),
 }  # fmt: skip
+Body = TypeVar("Body", bound=BaseModel)
 Stop = Annotated[str, Field(min_length=1, max_length=200)]
 
 
@@ -141,7 +142,7 @@ def encodable_within(value: Any) -> bool:
     return all(map(encodable_within, parts)) if isinstance(value, dict | list) else True
 
 
-def parsed[Body: BaseModel](kind: type[Body], body: dict[str, Any]) -> Body:
+def parsed(kind: type[Body], body: dict[str, Any]) -> Body:
     """Return a body as a model; raise ApiError, which names the field, if it is not one."""
     given = {}
     for name, value in body.items():
@@ -166,6 +167,3 @@ def of_one_name(asked: Chat) -> None:
     """Raise ApiError if a chat's body has both names of `max_tokens`."""
     if asked.max_tokens is not None and asked.max_completion_tokens is not None:
         raise ApiError(400, "max_tokens and max_completion_tokens: only one of them can be given", "max_tokens")
-
-
-Kind = Literal["text_completion", "chat.completion"]

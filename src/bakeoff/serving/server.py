@@ -17,6 +17,7 @@ from bakeoff.serving.opening import Opened, Say
 from bakeoff.serving.service import Service, served
 from bakeoff.serving.settings import Settings
 
+log = logging.getLogger("bakeoff.serving")
 CONNECTIONS = 1000  # at a time; more get 503
 
 
@@ -38,7 +39,7 @@ class Server:
 
     def __init__(
         self, folders: Sequence[str | Path], settings: Settings, device: str = "auto", trust: bool = False,
-        say: Say = logging.getLogger("bakeoff.serving").warning,
+        say: Say = log.warning,
     ):  # fmt: skip
         settings.keys()  # what is wrong with them is said before anything is loaded
         self.settings, self.socket = settings, listening(settings.host, settings.port)

@@ -21,7 +21,7 @@ class Text:
 
     def __init__(self, prompts: Prompts, tokenizer: Any, stops: Sequence[str] = ()):
         self.prompts, self.tokenizer, self.stops = prompts, tokenizer, stops
-        self.lead = prompts.form.lead
+        self.lead, self.special = prompts.form.lead, {*tokenizer.all_special_ids}
         self.tidies = bool(getattr(tokenizer, "clean_up_tokenization_spaces", False))
         self.ids: list[int] = []
         self.sent = ""
@@ -32,8 +32,9 @@ class Text:
         """Return what a further token makes sure of the text; `stopped` says if it completed a stop text."""
         self.ids.append(token)
         text = self.begun(self.so_far())
-        if text is None:
-            return ""
+        if text is None or self.open(text):
+            return ""  # bytes are decoded together with those that follow
+        text = text[:-CLEANED] if self.tidies else text
         self.stopped = self.first_stop(text) is not None
         return self.rest() if self.stopped else self.news(self.sure(text))
 
@@ -74,7 +75,8 @@ class Text:
 
     def open(self, text: str) -> bool:
         """Return whether the last character may be incomplete."""
-        (piece,) = self.tokenizer.convert_ids_to_tokens(self.ids[-1:])
+        shown = next((i for i in reversed(self.ids) if i not in self.special), None)
+        piece = "" if shown is None else self.tokenizer.convert_ids_to_tokens(shown)
         return text.endswith(REPLACEMENT) or BYTE.fullmatch(piece or "") is not None
 
     def decoded(self, ids: Sequence[int]) -> str:
@@ -94,9 +96,5 @@ class Text:
 
     def sure(self, text: str) -> str:
         """Return what of a text stays, whatever follows."""
-        if self.open(text):
-            return self.sent  # bytes are decoded together with those that follow
-        if self.tidies:
-            text = text[:-CLEANED]
         held = max((n for stop in self.stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
         return text[: len(text) - held].rstrip()

@@ -1,0 +1,247 @@
+"""`bakeoff serve`: outputs are those of `generate`, whole and streamed, and OpenAI's own client understands them."""
+
+import json
+import random
+
+import openai
+import pytest
+
+import bakeoff
+from bakeoff.errors import SetupError
+from bakeoff.testing.chats import save_chat_base
+from tests.conftest import WORDS, make_rows, write_rows, write_splits
+from tests.serving import DOCUMENT, LONG, call, complete, served, until
+
+ENTRIES = ("prompt_tuning", "last_layers", "lora")
+DOCUMENTS = [DOCUMENT, LONG, "zu", *(row["document"] for row in make_rows(3, 7))]
+
+
+@pytest.fixture(scope="module")
+def server(shared):
+    with served(shared[1].folder.path, rows=4) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def wanted(shared):
+    """What `generate` writes, by entry and document."""
+    return {
+        entry: dict(zip(DOCUMENTS, shared[1].entry(entry).load().generate(DOCUMENTS), strict=True)) for entry in ENTRIES
+    }
+
+
+def test_each_entry_is_a_model_and_the_recommended_one_has_the_bakeoffs_name(server, client, shared):
+    names = [model.id for model in client.models.list()]
+    assert names == ["shared", "shared/base", *(f"shared/{entry}" for entry in shared[1].entries)]
+    assert server.models == names
+    assert client.models.retrieve("shared/lora").owned_by == "bakeoff"
+    assert call(server, "GET", "/v1/models/shared")[2]["entry"] == shared[1].best().name
+    row = call(server, "GET", "/v1/models/shared/lora")[2]
+    assert row["method"] == "lora"
+    assert row["score"] == shared[1].entries["lora"].metrics["test/rougeL"].mean
+    assert call(server, "GET", "/v1/models/shared/no")[0] == 404
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_outputs_are_those_of_generate_whole_and_streamed(client, wanted, entry):
+    for document, text in wanted[entry].items():
+        whole = client.completions.create(model=f"shared/{entry}", prompt=document)
+        assert whole.choices[0].text == text
+        usage = {"include_usage": True}
+        events = [*client.completions.create(model=whole.model, prompt=document, stream=True, stream_options=usage)]
+        assert "".join(e.choices[0].text for e in events if e.choices) == text
+        assert events[-1].usage == whole.usage
+        assert [e.choices[0].finish_reason for e in events if e.choices][-1] == whole.choices[0].finish_reason
+        assert whole.usage.total_tokens == whole.usage.prompt_tokens + whole.usage.completion_tokens
+        cut = whole.usage.prompt_tokens_details.cut_tokens
+        assert (cut > 0) == (document == LONG)
+
+
+def test_a_user_message_is_the_document(client, wanted, shared):
+    best = shared[1].best().name
+    messages = [{"role": "user", "content": DOCUMENT}]
+    whole = client.chat.completions.create(model="shared", messages=messages)
+    assert whole.choices[0].message.content == wanted[best][DOCUMENT]
+    assert whole.choices[0].message.role == "assistant"
+    events = [*client.chat.completions.create(model="shared", messages=messages, stream=True)]
+    assert "".join(e.choices[0].delta.content or "" for e in events) == wanted[best][DOCUMENT]
+    parts = [
+        {"role": "user", "content": [{"type": "text", "text": DOCUMENT[:5]}, {"type": "text", "text": DOCUMENT[5:]}]}
+    ]
+    again = client.chat.completions.create(model="shared", messages=parts, max_completion_tokens=2)
+    assert again.usage.completion_tokens <= 2
+
+
+def test_many_clients_at_once_get_each_the_output_of_its_own_entry(server, wanted):
+    from concurrent.futures import ThreadPoolExecutor
+
+    asked = [(entry, document) for entry in ENTRIES for document in DOCUMENTS] * 2
+    random.Random(0).shuffle(asked)
+    with ThreadPoolExecutor(8) as pool:
+        found = pool.map(lambda pair: complete(server, model=f"shared/{pair[0]}", prompt=pair[1])[1], asked)
+    assert [f["choices"][0]["text"] for f in found] == [wanted[entry][document] for entry, document in asked]
+
+
+def test_an_output_ends_before_the_first_stop_text_wherever_token_borders_are(server, wanted):
+    chosen, seen = random.Random(1), 0
+    for document, text in wanted["lora"].items():
+        for _ in range(6):
+            start = chosen.randrange(max(1, len(text)))
+            stop = text[start : start + chosen.randint(1, 5)]
+            if not stop:
+                continue
+            expected = text[: text.index(stop)].rstrip()
+            fields = {"prompt": document, "stop": [stop, "never said"]}
+            found = complete(server, **fields)[1]["choices"][0]
+            assert found["text"] == expected
+            assert found["finish_reason"] == "stop"
+            streamed = events_of(complete(server, stream=True, **fields)[1])
+            assert "".join(e["choices"][0]["text"] for e in streamed) == expected
+            seen += 1
+    assert seen > 10
+
+
+def events_of(text):
+    """Return the events of a stream; it must be whole."""
+    *events, last, end = text.split("\n\n")
+    assert (last, end) == ("data: [DONE]", "")
+    return [json.loads(event.removeprefix("data: ")) for event in events]
+
+
+def test_a_seed_makes_a_drawn_output_again_and_the_default_draws_nothing(client, wanted):
+    def drawn(seed, **more):
+        fields = {"model": "shared/base", "prompt": DOCUMENT, "temperature": 1.5, "seed": seed, "max_tokens": 8} | more
+        return client.completions.create(**fields).choices[0].text
+
+    assert drawn(3) == drawn(3)
+    assert len({drawn(seed) for seed in range(6)}) > 1
+    assert drawn(1, top_p=1e-9) == drawn(2, temperature=0)
+
+
+def test_a_raw_prompt_is_read_as_it_stands(client, shared):
+    template = shared[1].folder.plan().template
+    text = template.replace("{{ document }}", DOCUMENT)
+    whole = client.completions.create(model="shared/lora", prompt=DOCUMENT)
+    raw = client.completions.create(model="shared/lora", prompt=text, extra_body={"raw": True})
+    assert raw.choices[0].text == whole.choices[0].text
+    assert raw.usage.prompt_tokens == whole.usage.prompt_tokens
+    assert client.completions.create(
+        model="shared/lora", prompt=DOCUMENT, extra_body={"raw": True}
+    ).usage.prompt_tokens < raw.usage.prompt_tokens  # fmt: skip
+
+
+def test_an_adapter_leaves_and_comes_back_while_others_write(server, wanted):
+    assert call(server, "DELETE", "/v1/adapters/shared/last_layers")[0] == 200
+    status, found = complete(server, model="shared/last_layers")
+    assert (status, found["error"]["param"]) == (404, "model")
+    assert complete(server)[1]["choices"][0]["text"] == wanted["lora"][DOCUMENT]
+    assert call(server, "DELETE", "/v1/adapters/shared/last_layers")[0] == 404
+    assert call(server, "DELETE", "/v1/adapters/shared/base")[0] == 404
+    status, _, found = call(server, "POST", "/v1/adapters", {"model": "shared/last_layers"})
+    assert (status, [row["id"] for row in found["data"]]) == (200, ["shared/last_layers"])
+    assert complete(server, model="shared/last_layers")[1]["choices"][0]["text"] == wanted["last_layers"][DOCUMENT]
+    assert call(server, "POST", "/v1/adapters", {"model": "shared/last_layers"})[0] == 409
+    assert len(call(server, "GET", "/v1/adapters")[2]["data"]) == 3
+
+
+def test_health_and_figures(server):
+    before = call(server, "GET", "/metrics")[2]
+    complete(server)
+    complete(server, model="x" * 100)
+    assert call(server, "GET", "/health")[2] == {"status": "ok"}
+    text = call(server, "GET", "/metrics")[2]
+    value = 'bakeoff_requests_total{model="shared/lora",status="200"} '
+    counts = [float(part.partition(value)[2].split("\n")[0] or 0) for part in (before, text)]
+    assert counts[1] == counts[0] + 1
+    assert 'bakeoff_requests_total{model="unknown",status="404"}' in text
+    assert "xxx" not in text  # what a client makes up is no label
+    for name in ("queue_rows", "running_rows", "batch_rows_bucket", "output_tokens_total", "first_token_seconds_sum"):
+        assert f"bakeoff_{name}" in text
+
+
+def test_a_newly_finished_entry_is_picked_up(copied, wanted):
+    run = copied.run(next(run.id for run in copied.runs() if run.entry == "lora"))
+    aside = run.result_file.rename(run.result_file.with_name("aside"))
+    with served(copied.path) as server:
+        assert "shared/lora" not in server.models
+        assert complete(server)[0] == 404
+        assert call(server, "POST", "/v1/adapters", {"model": "shared/lora"})[0] == 404
+        aside.rename(run.result_file)
+        assert call(server, "POST", "/v1/adapters", {"folder": str(copied.path)})[0] == 200
+        assert complete(server)[1]["choices"][0]["text"] == wanted["lora"][DOCUMENT]
+
+
+def test_two_bakeoffs_share_a_base_and_need_names_of_their_own(shared, copied, tmp_path):
+    with pytest.raises(SetupError, match="is named 'shared', as .* is. Try: give one a name of its own, shared-2="):
+        bakeoff.serve(shared[1].folder.path, copied.path, port=0)
+    with served(shared[1].folder.path, f"second={copied.path}", allow=(tmp_path,)) as server:
+        assert {"shared/lora", "second/lora", "second"} <= {*server.models}
+        texts = [complete(server, model=name)[1]["choices"][0]["text"] for name in ("shared/lora", "second/lora")]
+        assert texts[0] == texts[1]
+
+
+def test_a_bakeoff_of_another_base_is_refused(shared, tmp_path):
+    save_chat_base(tmp_path / "chat", "chatml")
+    config = shared[0] | {"model": str(tmp_path / "chat"), "data": write_splits(tmp_path), "name": "other",
+                          "entries": {"lora": {"r": 2}}, "output": str(tmp_path / "other"),
+                          "protocol": {"epochs": 1, "max_tokens": 120, "seeds": 1}}  # fmt: skip
+    other = bakeoff.run(config, display="none")
+    with pytest.raises(SetupError, match="has another base .* than the bakeoffs that are served"):
+        bakeoff.serve(shared[1].folder.path, other.folder.path, port=0)
+    with served(other.folder.path) as server:
+        messages = [{"role": "user", "content": DOCUMENT}]
+        text = other.entry("lora").load().generate([DOCUMENT])[0]
+        status, _, found = call(server, "POST", "/v1/chat/completions", {"model": "other/lora", "messages": messages})
+        assert (status, found["choices"][0]["message"]["content"]) == (200, text)
+        template = other.folder.plan().template
+        written = [{"role": "user", "content": template.replace("{{ document }}", DOCUMENT)}]
+        fields = {"model": "other/lora", "messages": written, "raw": True}
+        assert call(server, "POST", "/v1/chat/completions", fields)[2]["choices"][0]["message"]["content"] == text
+        fields = {"model": "other/lora", "messages": [*messages, {"role": "assistant", "content": "a"}, *messages]}
+        assert call(server, "POST", "/v1/chat/completions", fields)[0] == 400
+        assert call(server, "POST", "/v1/chat/completions", fields | {"raw": True})[0] == 200
+
+
+def test_turns_of_a_conversation_are_those_of_the_evaluation(shared, tmp_path):
+    save_chat_base(tmp_path / "chat", "chatml")
+
+    def rows(count, seed):
+        chosen = random.Random(seed)
+        texts = [[" ".join(chosen.choices(WORDS, k=3)) for _ in range(4)] for _ in range(count)]
+        roles = ("user", "assistant", "user", "assistant")
+        return [{"messages": [{"role": r, "content": t} for r, t in zip(roles, own, strict=True)]} for own in texts]
+
+    files = {s: str(write_rows(tmp_path / f"{s}.jsonl", rows(n, n))) for s, n in
+             {"train": 16, "validation": 5, "test": 4}.items()}  # fmt: skip
+    config = {"name": "talk", "model": str(tmp_path / "chat"), "data": {**files, "messages": "messages"},
+              "entries": {"lora": {"r": 2, "learning_rate": 0.01}}, "tune": None, "output": str(tmp_path / "talk"),
+              "protocol": {"epochs": 1, "max_tokens": 120, "seeds": 1}}  # fmt: skip
+    talk = bakeoff.run(config, display="none")
+    messages = rows(1, 9)[0]["messages"][:3]
+    text = talk.entry("lora").load().generate([messages])[0]
+    with served(talk.folder.path) as server:
+        fields = {"model": "talk", "messages": messages}
+        status, _, found = call(server, "POST", "/v1/chat/completions", fields)
+        assert (status, found["choices"][0]["message"]["content"]) == (200, text)
+        status, found = complete(server, model="talk/lora", prompt=messages[0]["content"])
+        assert status == 200
+        assert found["choices"][0]["text"] == talk.entry("lora").load().generate([messages[0]["content"]])[0]
+        ended = [*messages, {"role": "assistant", "content": "ba"}]
+        status, _, found = call(server, "POST", "/v1/chat/completions", {"model": "talk", "messages": ended})
+        assert (status, "end with an answer" in found["error"]["message"]) == (400, True)
+
+
+def test_a_server_in_a_context_ends_with_it(shared):
+    with served(shared[1].folder.path) as server:
+        place = server.url
+    assert not server.thread.is_alive()
+    with pytest.raises(OSError, match="refused"):
+        call(server, "GET", "/health")
+    assert place.startswith("http://127.0.0.1:")
+    until(lambda: not server.thread.is_alive())
