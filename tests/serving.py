@@ -47,20 +47,17 @@ def until(holds, what="it"):
 
 
 class Gate:
-    """Lets an engine take steps only while it is open."""
+    """Lets an engine's steps do nothing until it is open."""
 
     def __init__(self, engine):
         self.engine, self.step, self.open = engine, engine.step, threading.Event()
-        self.steps = 0
 
     def __enter__(self):
         self.engine.step = self.wait
         return self
 
     def wait(self):
-        assert self.open.wait(30)
-        self.steps += 1
-        return self.step()
+        return self.step() if self.open.wait(0.002) else []
 
     def __exit__(self, *_):
         self.open.set()

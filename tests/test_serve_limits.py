@@ -1,15 +1,17 @@
 """A server under load and at its end: limits with their status, clients that leave, keys, and signals."""
 
+import contextlib
 import http.client
 import json
 import logging
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -98,8 +100,7 @@ def test_an_engine_that_fails_once_answers_500_and_then_writes_again(server, cap
 def test_a_server_that_ends_finishes_what_it_writes(shared):
     with served(shared[1].folder.path) as server:
         whole = complete(server)[1]["choices"][0]["text"]
-        with Gate(server.opened.engine) as gate:
-            client = stream(server)
+        with Gate(server.opened.engine) as gate, contextlib.closing(stream(server)) as client:
             until(lambda: rows(server) == 1)
             server.listener.should_exit = True
             until(lambda: not listens(server))
@@ -180,14 +181,15 @@ def refused(*words):
 
 
 def test_the_command_says_in_one_line_why_it_cannot_serve(shared, copied, tmp_path):
-    folder = shared[1].folder.path
+    folder, keys = shared[1].folder.path, tmp_path / "keys"
+    keys.write_text(KEY)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         assert "Address already in use. Try: another --port" in refused(folder, "--port", taken.getsockname()[1])
     assert str(tmp_path / "none") in refused(tmp_path / "none", "--port", 0)
     assert "a key is needed" in refused(folder, "--host", "0.0.0.0")
-    assert "Try: --host 127.0.0.1" in refused(folder, "--host", "no.such.host.invalid", "--api-key-file", __file__)
+    assert "Try: --host 127.0.0.1" in refused(folder, "--host", "no.such.host.invalid", "--api-key-file", keys)
     (copied.path / ".bakeoff").unlink()
     assert "Try: read it, then add --trust" in refused(copied.path, "--port", 0)
 
@@ -220,21 +222,66 @@ def test_no_thread_and_no_task_is_left(shared):
     until(lambda: {t for t in threading.enumerate() if t.is_alive()} <= before)
 
 
-def test_the_command_drains_at_a_first_signal_and_its_log_has_no_texts(shared):
-    words = [sys.executable, "-m", "bakeoff", "serve", str(shared[1].folder.path), "--port", "0"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ) as process:
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def commanded(folder, port, act):
+    """Return what `bakeoff serve` printed and logged; `act` is called beside it with its place, and sends signals."""
+    place, failed = SimpleNamespace(host="127.0.0.1", port=port), []
+
+    def beside():
         try:
-            host, port = process.stdout.readline().strip().removeprefix("http://").split(":")
-            place = type("Server", (), {"host": host, "port": int(port)})
-            assert complete(place)[0] == 200
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(20) == 0
-        finally:
-            process.kill()
-        lines = process.stderr.read().splitlines()
+            until(lambda: listens(place) and call(place, "GET", "/health")[0] == 200)
+            act(place)
+        except BaseException as error:
+            failed.append(error)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=beside)
+    thread.start()
+    try:
+        done = CliRunner().invoke(main, ["serve", str(folder), "--port", str(port)])
+    finally:
+        thread.join()
+        signal.signal(signal.SIGTERM, before)
+    assert failed == []
+    return done
+
+
+def test_the_command_drains_at_a_first_signal_and_its_log_has_no_texts(shared):
+    def act(place):
+        assert complete(place)[0] == 200
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    port = free_port()
+    done = commanded(shared[1].folder.path, port, act)
+    assert (done.exit_code, done.stdout) == (0, f"http://127.0.0.1:{port}\n")
+    lines = done.stderr.splitlines()
     assert lines[0].startswith("models: shared, shared/base, shared/")
     assert lines[1].startswith("/v1/completions 200 shared/lora ")
-    assert DOCUMENT not in "".join(lines)
+    assert DOCUMENT not in done.stderr
+
+
+def test_a_second_signal_ends_the_command_at_once(shared, monkeypatch):
+    from bakeoff.compute.serving.engine import Engine
+
+    monkeypatch.setattr(Engine, "step", lambda engine: time.sleep(0.002) or [])
+
+    def act(place):
+        with contextlib.closing(stream(place)) as client:
+            client.getresponse()  # its head; nothing more comes
+            os.kill(os.getpid(), signal.SIGTERM)
+            until(lambda: not listens(place))
+            os.kill(os.getpid(), signal.SIGTERM)
+            client.close()
+
+    began = time.monotonic()
+    assert commanded(shared[1].folder.path, free_port(), act).exit_code == 0
+    assert time.monotonic() - began < 25  # it drains for 30 seconds
 
 
 def test_without_the_extra_it_says_how_to_get_it(shared, monkeypatch):

@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ from bakeoff.store.scratch import scratch
 from bakeoff.store.signature import signed
 
 if TYPE_CHECKING:
+    from bakeoff.serving.entries import Entries
     from bakeoff.serving.server import Server
 
 REPORT_SECONDS = 60.0  # that another process may take to write the same report
@@ -243,6 +245,19 @@ def serve(*folders: str | Path, device: str = "auto", trust: bool = False, **set
 
     with uncollected():
         return Server(folders, Settings(**settings), device, trust)
+
+
+def load_entries(*folders: str | Path, device: str = "auto", trust: bool = False) -> "Entries":
+    """Return all finished entries of bakeoffs that share a base, which is in memory once.
+
+    `load_entries("bakeoffs/demo").generate(["A document"], "demo/lora")` switches between them without loading
+    anything. Raises SetupError if the bakeoffs do not share a base.
+    """
+    from bakeoff.serving.entries import Entries
+    from bakeoff.serving.opening import Opened
+
+    with uncollected():
+        return Entries(Opened(folders, device, trust, say=getLogger("bakeoff.serving").warning))
 
 
 def refresh_report(path: str | Path) -> Path:

@@ -1,7 +1,7 @@
 """What a server serves: bakeoffs, and the names of the models that their entries are."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,6 +58,16 @@ class Models:
     def __init__(self) -> None:
         self.bakeoffs: dict[str, Bakeoff] = {}
         self.loaded: dict[str, Model] = {}
+
+    @classmethod
+    def of_all(cls, served: Iterable[tuple[Bakeoff, Sequence[Model]]]) -> "Models":
+        """Return bakeoffs with those of their entries that are loaded."""
+        found = cls()
+        for bakeoff, models in served:
+            found.open(bakeoff)
+            for model in models:
+                found.add(model)
+        return found
 
     def open(self, bakeoff: Bakeoff) -> None:
         """Add a bakeoff, or what it is now, with its base."""

@@ -37,7 +37,7 @@ class Opened:
     share the base.
     """
 
-    def __init__(self, given: Sequence[str | Path], device: str, trust: bool, rows: int, say: Say):
+    def __init__(self, given: Sequence[str | Path], device: str, trust: bool, say: Say, rows: int = 16):
         self.trust, self.say = trust, say
         folders = folders_of(given)
         if not folders:

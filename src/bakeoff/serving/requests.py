@@ -156,7 +156,8 @@ def parsed(kind: type[Body], body: dict[str, Any]) -> Body:
     try:
         return kind.model_validate(given)
     except ValidationError as error:
-        first = error.errors()[0]
+        faults = error.errors()
+        first = next((fault for fault in faults if not fault["type"].endswith("_type")), faults[0])  # of a union's two
         place = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or part in kind.model_fields)
         if first["type"] == "missing":
             raise ApiError(400, f"{place}: is missing", place) from None

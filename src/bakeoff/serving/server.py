@@ -13,8 +13,9 @@ import uvicorn
 
 from bakeoff.errors import SetupError
 from bakeoff.serving.app import application
+from bakeoff.serving.models import Models
 from bakeoff.serving.opening import Opened, Say
-from bakeoff.serving.service import Service, served
+from bakeoff.serving.service import Service
 from bakeoff.serving.settings import Settings
 
 log = logging.getLogger("bakeoff.serving")
@@ -45,7 +46,7 @@ class Server:
         self.settings, self.socket = settings, listening(settings.host, settings.port)
         self.host, self.port = self.socket.getsockname()[:2]
         try:
-            self.opened = Opened(folders, device, trust, settings.rows, say)
+            self.opened = Opened(folders, device, trust, say, settings.rows)
         except BaseException:
             self.socket.close()
             raise
@@ -60,7 +61,7 @@ class Server:
     @property
     def models(self) -> list[str]:
         """The names of the models that were loaded at the start: recommended entries have two."""
-        return [name for name, _ in served(self.opened).names()]
+        return [name for name, _ in Models.of_all(self.opened.served).names()]
 
     def run(self) -> None:
         """Serve until a signal, or `close`; then finish the running requests."""

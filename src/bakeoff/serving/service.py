@@ -27,7 +27,7 @@ class Service:
 
     def __init__(self, opened: Opened, settings: Settings):
         self.opened, self.settings, self.metrics = opened, settings, Metrics()
-        self.models = served(opened)
+        self.models = Models.of_all(opened.served)
         self.worker = Worker(opened.engine, self.metrics.batch.observe)
         self.metrics.watch(self.worker)
         self.tokenizer = copy.deepcopy(opened.tokenizer)  # a tokenizer cannot encode and decode in two threads
@@ -85,8 +85,8 @@ class Service:
 
     async def _load(self, name: str | None, folder: Path | None, entry: str | None) -> list[Model]:
         if folder is not None:
-            bakeoff = next((b for b in self.models.bakeoffs.values() if same(b.folder.path, folder)), None)
-            title, path = (bakeoff.name if bakeoff else None), self.allowed(folder)
+            path = self.allowed(folder)
+            title = next((b.name for b in self.models.bakeoffs.values() if same(b.folder.path, path)), None)
         else:
             assert name is not None
             title, _, entry = name.partition("/")
@@ -118,6 +118,8 @@ class Service:
     def allowed(self, folder: Path) -> Path:
         """Return a folder that may be loaded; raise ApiError if it is not one, without telling whether it exists."""
         served = [bakeoff.folder.path for bakeoff in self.models.bakeoffs.values()]
+        if "\0" in str(folder):
+            raise ApiError(403, "folder: is no path", "folder")
         place = folder.resolve()
         roots = [path.resolve() for path in self.settings.allow]
         if any(same(path, folder) for path in served) or any(place.is_relative_to(root) for root in roots):
@@ -135,16 +137,6 @@ class Service:
             self.models.remove(model)
             await self.worker.ask(lambda engine: engine.unload(name))
             self.count_adapters()
-
-
-def served(opened: Opened) -> Models:
-    """Return what was loaded at the start, by name."""
-    found = Models()
-    for bakeoff, models in opened.served:
-        found.open(bakeoff)
-        for model in models:
-            found.add(model)
-    return found
 
 
 def same(one: Path, other: Path) -> bool:
