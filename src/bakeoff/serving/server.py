@@ -7,9 +7,10 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Self
+from typing import Any, Self
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from bakeoff.errors import SetupError
 from bakeoff.serving.app import application
@@ -20,6 +21,14 @@ from bakeoff.serving.settings import Settings
 
 log = logging.getLogger("bakeoff.serving")
 CONNECTIONS = 1000  # at a time; more get 503
+
+
+class Quiet(H11Protocol):
+    """uvicorn's reading of HTTP, without its log of requests, in which a path could have anything."""
+
+    def __init__(self, *given: Any, **options: Any):
+        super().__init__(*given, **options)
+        self.access_log = False
 
 
 class Listener(uvicorn.Server):
@@ -74,10 +83,9 @@ class Server:
     async def serve(self) -> None:
         """Serve in this event loop."""
         service = Service(self.opened, self.settings)
-        # uvicorn's own log of requests stays empty, because a path could contain anything.
         config = uvicorn.Config(
-            application(service), log_config=None, access_log=False, lifespan="off", server_header=False,
-            proxy_headers=False, ws="none", http="h11", limit_concurrency=CONNECTIONS, timeout_keep_alive=30,
+            application(service), log_config=None, lifespan="off", server_header=False,
+            proxy_headers=False, ws="none", http=Quiet, limit_concurrency=CONNECTIONS, timeout_keep_alive=30,
             timeout_graceful_shutdown=max(1, round(self.settings.drain_seconds)),
         )  # fmt: skip
         self.listener = Listener(config)
