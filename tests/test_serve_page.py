@@ -1,4 +1,4 @@
-"""The server's page in a real browser: outputs side by side while they stream, by mouse and keyboard, light and dark."""
+"""The server's page in a real browser: outputs side by side as they stream, by mouse and keyboard, light and dark."""
 
 import contextlib
 

@@ -24,6 +24,7 @@ from bakeoff.serving.writing import Writing
 
 T = TypeVar("T")
 GONE = 499  # the status that is counted where the client did not wait; nobody gets it
+BODY_SECONDS = 30.0  # in which a body must have come
 LAST_WORD = 5.0  # seconds in which a client that does not read may still be told that its time is over
 log = logging.getLogger("bakeoff.serving")
 
@@ -42,8 +43,8 @@ class Generating:
         """Answer one request; raise ApiError where it gets no output, and nothing was sent of one."""
         call = Call(self.service, self.kind, send)
         try:
+            await call.read(Request(scope, receive))
             with self.service.place():
-                await call.read(Request(scope, receive))
                 await unless_gone(receive, call.answer())
         except ApiError as error:
             call.status = error.status
@@ -78,7 +79,7 @@ class Call:
     async def read(self, request: Request) -> None:
         """Read the body; raise ApiError if it is not one, or did not come in time."""
         try:
-            async with asyncio.timeout(self.left):
+            async with asyncio.timeout(min(self.left, BODY_SECONDS)):
                 self.asked = parsed(self.kind, await json_body(request, self.service.settings.body_bytes))
         except TimeoutError:
             raise ApiError(408, "the body did not come in time", code="timeout") from None

@@ -150,7 +150,9 @@ def parsed(kind: type[Body], body: dict[str, Any]) -> Body:
             given[name] = value
         elif name not in NEUTRAL:
             raise ApiError(400, f"unknown field '{name:.80}'.{did_you_mean(name, kind.model_fields)}", name[:80])
-        elif value is not None and not any(value == v and type(value) is type(v) for v in NEUTRAL[name]):
+        elif value is not None and not any(
+            value == v and isinstance(value, bool) == isinstance(v, bool) for v in NEUTRAL[name]
+        ):
             allowed = "".join(f" Allowed: {json.dumps(v)}." for v in NEUTRAL[name][:1])
             raise ApiError(400, f"{name}: is not supported.{allowed} Or leave it out", name, "unsupported_field")
     try:

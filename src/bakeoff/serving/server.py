@@ -20,7 +20,7 @@ from bakeoff.serving.service import Service
 from bakeoff.serving.settings import Settings
 
 log = logging.getLogger("bakeoff.serving")
-CONNECTIONS = 1000  # at a time; more get 503
+SPARE = 100  # connections besides those of running and waiting requests; more get 503
 
 
 class Quiet(H11Protocol):
@@ -83,10 +83,11 @@ class Server:
     async def serve(self) -> None:
         """Serve in this event loop."""
         service = Service(self.opened, self.settings)
+        settings = self.settings
         config = uvicorn.Config(
-            application(service), log_config=None, lifespan="off", server_header=False,
-            proxy_headers=False, ws="none", http=Quiet, limit_concurrency=CONNECTIONS, timeout_keep_alive=30,
-            timeout_graceful_shutdown=max(1, round(self.settings.drain_seconds)),
+            application(service), log_config=None, lifespan="off", server_header=False, proxy_headers=False,
+            ws="none", http=Quiet, limit_concurrency=settings.rows + settings.queue + SPARE, timeout_keep_alive=30,
+            timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
         )  # fmt: skip
         self.listener = Listener(config)
         service.start()
