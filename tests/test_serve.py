@@ -9,7 +9,7 @@ import pytest
 import bakeoff
 from bakeoff.errors import DataError, SetupError
 from bakeoff.testing.chats import save_chat_base
-from tests.conftest import WORDS, make_rows, write_rows, write_splits
+from tests.conftest import WORDS, make_rows, write_rows
 from tests.serving import DOCUMENT, LONG, call, complete, served, until
 
 ENTRIES = ("prompt_tuning", "last_layers", "lora")
@@ -182,57 +182,52 @@ def test_two_bakeoffs_share_a_base_and_need_names_of_their_own(shared, copied, t
         assert texts[0] == texts[1]
 
 
-def test_a_bakeoff_of_another_base_is_refused(shared, tmp_path):
-    save_chat_base(tmp_path / "chat", "chatml")
-    few = {"train_limit": 8, "validation_limit": 2, "test_limit": 2}
-    config = shared[0] | {"model": str(tmp_path / "chat"), "data": write_splits(tmp_path) | few, "name": "other",
-                          "baselines": ["base"], "entries": {"lora": {"r": 2}}, "output": str(tmp_path / "other"),
-                          "protocol": {"epochs": 1, "max_tokens": 120, "seeds": 1}}  # fmt: skip
-    other = bakeoff.run(config, display="none")
-    with pytest.raises(SetupError, match="has another base .* than the bakeoffs that are served"):
-        bakeoff.serve(shared[1].folder.path, other.folder.path, port=0)
-    with served(other.folder.path) as server:
-        messages = [{"role": "user", "content": DOCUMENT}]
-        text = other.entry("lora").load().generate([DOCUMENT])[0]
-        status, _, found = call(server, "POST", "/v1/chat/completions", {"model": "other/lora", "messages": messages})
-        assert (status, found["choices"][0]["message"]["content"]) == (200, text)
-        template = other.folder.plan().template
-        written = [{"role": "user", "content": template.replace("{{ document }}", DOCUMENT)}]
-        fields = {"model": "other/lora", "messages": written, "raw": True}
-        assert call(server, "POST", "/v1/chat/completions", fields)[2]["choices"][0]["message"]["content"] == text
-        fields = {"model": "other/lora", "messages": [*messages, {"role": "assistant", "content": "a"}, *messages]}
-        assert call(server, "POST", "/v1/chat/completions", fields)[0] == 400
-        assert call(server, "POST", "/v1/chat/completions", fields | {"raw": True})[0] == 200
+@pytest.fixture(scope="module")
+def talk(tmp_path_factory):
+    """A bakeoff made on conversations, on another base, and the first turns of one."""
+    place, chosen = tmp_path_factory.mktemp("talk"), random.Random(5)
+    save_chat_base(place / "chat", "chatml")
 
-
-def test_turns_of_a_conversation_are_those_of_the_evaluation(shared, tmp_path):
-    save_chat_base(tmp_path / "chat", "chatml")
-
-    def rows(count, seed):
-        chosen = random.Random(seed)
-        texts = [[" ".join(chosen.choices(WORDS, k=3)) for _ in range(4)] for _ in range(count)]
+    def conversation():
         roles = ("user", "assistant", "user", "assistant")
-        return [{"messages": [{"role": r, "content": t} for r, t in zip(roles, own, strict=True)]} for own in texts]
+        return [{"role": role, "content": " ".join(chosen.choices(WORDS, k=3))} for role in roles]
 
-    files = {s: str(write_rows(tmp_path / f"{s}.jsonl", rows(n, n))) for s, n in
-             {"train": 8, "validation": 3, "test": 2}.items()}  # fmt: skip
-    config = {"name": "talk", "model": str(tmp_path / "chat"), "data": {**files, "messages": "messages"},
-              "entries": {"lora": {"r": 2, "learning_rate": 0.01}}, "tune": None, "output": str(tmp_path / "talk"),
-              "baselines": ["base"],
-              "protocol": {"epochs": 1, "max_tokens": 120, "seeds": 1}}  # fmt: skip
-    talk = bakeoff.run(config, display="none")
-    messages = rows(1, 9)[0]["messages"][:3]
-    text = talk.entry("lora").load().generate([messages])[0]
-    with served(talk.folder.path) as server:
-        fields = {"model": "talk", "messages": messages}
-        status, _, found = call(server, "POST", "/v1/chat/completions", fields)
-        assert (status, found["choices"][0]["message"]["content"]) == (200, text)
-        status, found = complete(server, model="talk/lora", prompt=messages[0]["content"])
-        assert status == 200
-        assert found["choices"][0]["text"] == talk.entry("lora").load().generate([messages[0]["content"]])[0]
-        ended = [*messages, {"role": "assistant", "content": "ba"}]
-        status, _, found = call(server, "POST", "/v1/chat/completions", {"model": "talk", "messages": ended})
-        assert (status, "end with an answer" in found["error"]["message"]) == (400, True)
+    sizes = {"train": 4, "validation": 2, "test": 2}
+    rows = {split: [{"messages": conversation()} for _ in range(n)] for split, n in sizes.items()}
+    files = {split: str(write_rows(place / f"{split}.jsonl", own)) for split, own in rows.items()}
+    config = {"name": "talk", "model": str(place / "chat"), "data": {**files, "messages": "messages"},
+              "entries": {"lora": {"r": 2, "learning_rate": 0.01}}, "tune": None, "output": str(place / "talk"),
+              "baselines": ["base"], "protocol": {"epochs": 1, "max_tokens": 120, "seeds": 1},
+              "generation": {"max_new_tokens": 12}}  # fmt: skip
+    return bakeoff.run(config, display="none"), conversation()[:3]
+
+
+def test_turns_of_a_conversation_are_those_of_the_evaluation(talk):
+    results, messages = talk
+    question = messages[0]["content"]
+    text, alone = results.entry("lora").load().generate([messages, question])
+
+    def chat(server, **fields):
+        body = {"model": "talk", "messages": messages} | fields
+        status, _, found = call(server, "POST", "/v1/chat/completions", body)
+        return (status, found["choices"][0]["message"]["content"] if status == 200 else found["error"]["message"])
+
+    with served(results.folder.path) as server:
+        assert chat(server) == (200, text)
+        assert chat(server, raw=True) == (200, text)  # the bakeoff adds nothing to turns
+        assert complete(server, model="talk/lora", prompt=question)[1]["choices"][0]["text"] == alone
+        rest = events_of(call(server, "POST", "/v1/chat/completions",
+                              {"model": "talk", "messages": messages, "stream": True})[2])  # fmt: skip
+        assert "".join(event["choices"][0]["delta"].get("content", "") for event in rest) == text
+        status, line = chat(server, messages=[*messages, {"role": "assistant", "content": "ba"}])
+        assert (status, "end with an answer" in line) == (400, True)
+        status, line = chat(server, messages=messages[1:])
+        assert (status, "begins with a turn of 'assistant'" in line) == (400, True)
+
+
+def test_a_bakeoff_of_another_base_is_refused(shared, talk):
+    with pytest.raises(SetupError, match="has another base .* than the bakeoffs that are served"):
+        bakeoff.serve(shared[1].folder.path, talk[0].folder.path, port=0)
 
 
 def test_a_server_in_a_context_ends_with_it(shared):
