@@ -1,5 +1,7 @@
 """What a server counts, as Prometheus reads it."""
 
+from typing import Any
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from bakeoff.serving.worker import Worker
@@ -14,7 +16,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        own = {"registry": self.registry}
+        own: dict[str, Any] = {"registry": self.registry}
         self.requests = Counter("bakeoff_requests", "Requests by model and HTTP status", ["model", "status"], **own)
         self.prompt_tokens = Counter("bakeoff_prompt_tokens", "Tokens of prompts", ["model"], **own)
         self.output_tokens = Counter("bakeoff_output_tokens", "Tokens of outputs", ["model"], **own)

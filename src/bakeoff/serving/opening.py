@@ -22,7 +22,7 @@ Say = Callable[[str], None]
 
 def folders_of(given: Sequence[str | Path]) -> list[tuple[str | None, Path]]:
     """Return folders with the names that are given for them: "NAME=FOLDER" gives one, unless it is a folder itself."""
-    found = []
+    found: list[tuple[str | None, Path]] = []
     for text in map(str, given):
         name, sign, path = text.partition("=")
         named = sign and name and "/" not in name and not Path(text).exists()

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -71,9 +72,9 @@ class Worker:
             try:
                 result = call(self.engine)
             except Exception as error:
-                self._post(lambda error=error: answer.done() or answer.set_exception(error))
+                self._post(unless_done(answer, partial(answer.set_exception, error)))
             else:
-                self._post(lambda: answer.done() or answer.set_result(result))
+                self._post(unless_done(answer, partial(answer.set_result, result)))
 
         self.calls.put(carry_out)
         return await answer
@@ -141,7 +142,12 @@ class Worker:
         for output, event in found:
             if event.finished:
                 del self.rows[output], self.outputs[event.row]
-        self._post(lambda: [output.events.put_nowait(event) for output, event in found])
+
+        def hand_over() -> None:
+            for output, event in found:
+                output.events.put_nowait(event)
+
+        self._post(hand_over)
 
     @staticmethod
     def _failed(row: int) -> "Event":
@@ -157,3 +163,13 @@ class Worker:
                 self.loop.call_soon_threadsafe(call)
             except RuntimeError:
                 log.debug("the event loop ended before the engine")
+
+
+def unless_done(answer: "asyncio.Future[Any]", settle: Callable[[], None]) -> Callable[[], None]:
+    """Return a call that settles an answer, if whoever waits for it has not given up."""
+
+    def call() -> None:
+        if not answer.done():
+            settle()
+
+    return call

@@ -1,7 +1,7 @@
 """One output while it is written: its pieces of text, how it ended, what it cost."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from bakeoff.serving.errors import ApiError
@@ -20,7 +20,7 @@ class Writing:
         self.began, self.tokens = began, 0
         self.finish: str | None = None
 
-    async def pieces(self) -> AsyncIterator[str]:
+    async def pieces(self) -> AsyncGenerator[str, None]:
         """Yield the text piece by piece; raise ApiError if the engine failed. Left early, it frees its row."""
         metrics, name = self.service.metrics, self.model.id
         try:
