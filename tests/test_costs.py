@@ -18,7 +18,7 @@ from bakeoff.store.records import Run
 from tests.conftest import plan_with
 
 MEASURED = {
-    "error": None, "setup_seconds": 1.0, "start_seconds": 0.0, "step_seconds": 0.5, "tokens": 100,
+    "error": None, "load_seconds": 7.0, "setup_seconds": 1.0, "start_seconds": 0.0, "step_seconds": 0.5, "tokens": 100,
     "evaluation_seconds": 0.2, "evaluated_tokens": 100, "prefill_seconds": 0.3, "prefill_tokens": 60,
     "generation_seconds": 1.0, "generated_tokens": 50, "peak_bytes": 800, "reads_targets": False,
 }  # fmt: skip
@@ -54,7 +54,8 @@ def test_an_estimate_is_measured_seconds_times_the_amounts_of_work():
     tested = 0.2 / 100 * (200 + 100 + NEUTRAL_TOKENS) + 10 * (0.3 / 60 * 15 + 1.0 / 50 * 4)
     every_other = ProtocolConfig(epochs=2, evaluate_every=2)  # validations at 0, 2, 4, 5, 6, 8, 10
     found = expected_costs(document(), every_other, {"lora": MEASURED})
-    assert found.seconds == pytest.approx(3 * (2 * 1.0 + 10 * step + 7 * validation + tested))
+    assert found.entries["lora"].seconds == pytest.approx(3 * (2 * 1.0 + 10 * step + 7 * validation + tested))
+    assert found.seconds == pytest.approx(found.entries["lora"].seconds + 7.0)  # the base is loaded once for all runs
     assert found.too_large == []
     once = expected_costs(document(), every_other, {"lora": {**MEASURED, "reads_targets": True}})
     assert once.seconds == pytest.approx(found.seconds - 3 * 10 * 0.3 / 60 * 15)
@@ -63,7 +64,16 @@ def test_an_estimate_is_measured_seconds_times_the_amounts_of_work():
     # with two fields. The first seed's run resumes one of them.
     trials = (2.5 + 0.75) * (10 * step + 8 * validation) + (7 + 0.75) * 1.0
     finals = 3 * (2 * 1.0 + tested) + 2 * (10 * step + 8 * validation)
-    assert tuned.seconds == pytest.approx(trials + finals)
+    assert tuned.seconds == pytest.approx(trials + finals + 7.0)
+
+
+def test_a_base_is_loaded_once_for_each_way_to_store_it():
+    plain = document()
+    row = plain.entries["lora"]
+    entries = {"lora": row, "dora": row, "packed": row.model_copy(update={"quantize": "nf4"})}
+    probes = {"lora": MEASURED, "dora": MEASURED, "packed": {**MEASURED, "load_seconds": 20.0}}
+    found = expected_costs(plain.model_copy(update={"entries": entries}), ProtocolConfig(epochs=2), probes)
+    assert found.seconds == pytest.approx(sum(entry.seconds for entry in found.entries.values()) + 7.0 + 20.0)
 
 
 def test_what_does_not_fit_is_named():
@@ -88,7 +98,7 @@ def test_a_probe_measures_every_entry_and_leaves_nothing(tiny_config, tmp_path):
     assert row["error"] is None
     assert 0 < row["seconds"] < 600
     assert 1e7 < row["peak_bytes"] < planned["memory_bytes"]
-    assert found["seconds"] == row["seconds"]
+    assert found["seconds"] > row["seconds"]  # with the base's loading
     assert not (tmp_path / "bakeoffs").exists()
 
 

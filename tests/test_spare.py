@@ -39,7 +39,7 @@ note("started")
 line = sys.stdin.readline()
 if line:
     number = note("ran")
-    print(json.dumps({"once": True}), flush=True)
+    print(json.dumps({"alone": True}), flush=True)
     print(json.dumps({"started": os.getpid()}), flush=True)
     until = time.monotonic() + 60
     while len((place / "started").read_text().split()) <= number and time.monotonic() < until:
@@ -153,25 +153,46 @@ def test_a_server_that_refuses_is_one_line(tmp_path):
         list(attempt.events(60.0, bool))
 
 
-def test_a_bakeoff_without_forks_gives_what_others_give(shared, tmp_path, monkeypatch):
-    servers = []
+# A server that notes where a base is loaded.
+NOTING = """
+import os, sys
+from bakeoff.compute.run import process, resident
+note = sys.argv.pop(1)
+load = resident.load_base
+def loaded(*arguments):
+    with open(note, "a") as file:
+        print(os.getpid(), file=file)
+    return load(*arguments)
+resident.load_base = loaded
+process.main()
+"""
 
-    class Once(LocalExecutor):
+
+def test_a_bakeoff_without_forks_gives_what_others_give_and_loads_its_base_once(shared, tmp_path, monkeypatch):
+    servers, note = [], tmp_path / "loads"
+
+    class Alone(LocalExecutor):
         def __init__(self, config):
-            super().__init__(config, once=True)
+            super().__init__(config, alone=True)
 
         def start(self, kind):
-            servers.append(super().start(kind))
+            words = self.words[kind]
+            noting = [sys.executable, "-P", "-c", NOTING, str(note), *words[words.index("-m") + 2 :]]
+            servers.append(RunServer(noting, self.environment))
             return servers[-1]
 
-    monkeypatch.setattr(api, "LocalExecutor", Once)
+    monkeypatch.setattr(api, "LocalExecutor", Alone)
     config, expected = shared
-    entries = {"lora": config["entries"]["lora"]}
     results = bakeoff.run(
-        config | {"entries": entries, "baselines": ["base"], "output": str(tmp_path / "out")}, display="none"
-    )
-    assert results.entries["lora"].status == "done"
-    ours, other = results.entry("lora").best_run(), expected.entry("lora").best_run()
-    one, two = (r.folder.run(run.id) for r, run in ((results, ours), (expected, other)))
-    assert one.predictions_file.read_bytes() == two.predictions_file.read_bytes()
-    assert [server.process.returncode for server in servers] == [0, 0, -9]
+        config | {"entries": {"a": {"method": "last_layers", "learning_rate": 0.01}, **config["entries"]},
+                  "baselines": ["base"], "output": str(tmp_path / "out")},
+        display="none",
+    )  # fmt: skip
+    for name in config["entries"]:
+        ours, other = results.entry(name).best_run(), expected.entry(name).best_run()
+        one, two = (r.folder.run(run.id) for r, run in ((results, ours), (expected, other)))
+        assert one.predictions_file.read_bytes() == two.predictions_file.read_bytes()
+        ours, other = one.result(), two.result()
+        assert (ours.metrics, ours.checks, ours.costs.keys()) == (other.metrics, other.checks, other.costs.keys())
+    assert len(note.read_text().split()) == 1
+    assert [server.process.returncode for server in servers] == [-9, -9]  # the spare was never needed

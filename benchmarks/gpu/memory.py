@@ -13,14 +13,18 @@ from transformers import AutoModelForCausalLM
 
 import bakeoff
 from bakeoff.compute.decoding.greedy import generate
-from bakeoff.compute.model.base import for_decoding, load_base
+from bakeoff.compute.model.base import adapt, for_decoding, load_base
 from bakeoff.compute.model.device import out_of_memory as recognised
 from bakeoff.compute.model.device import peak_bytes, reset_peak
 from bakeoff.compute.run.checks import fingerprints
+from bakeoff.compute.run.lender import Lender
+from bakeoff.compute.run.resident import Wanted
 from bakeoff.compute.training.checkpoint import CheckpointWriter
 from bakeoff.compute.training.loss import evaluate_loss, mean_loss
 from bakeoff.compute.training.trunk_cache import open_trunk
 from bakeoff.config.machine import SafetyConfig
+from bakeoff.config.sections import LATEST
+from bakeoff.methods import build_method
 from gpu.harness import (
     DEVICE,
     ON_CUDA,
@@ -79,6 +83,32 @@ def loading() -> Found:
         moved = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).to(DEVICE)
         same = set(straight.values()) == set(fingerprints(moved).values())
     return {"seconds": seconds} | failing(same=same)
+
+
+@check(40)
+def lent_base() -> Found:
+    """A base that is lent to one method after the other: how long each waits for it, and that its loss stays."""
+    rows, losses = rows_of(8, 200, 30), []
+    with tempfile.TemporaryDirectory() as folder:
+        base = make_base("0.5B")
+        base.model.save_pretrained(folder)
+        base.tokenizer.save_pretrained(folder)
+        del base
+        lender, seconds, loads = Lender(DEVICE), list[float](), list[bool]()
+        for fields in ({"method": "lora", "r": 16}, {"method": "last_layers"}, {"method": "prompt_tuning"}):
+            start = time.perf_counter()
+            lent, loaded = lender.lend(Wanted(folder, LATEST, (), "bf16", "none", None))
+            seconds.append(round(time.perf_counter() - start, 2))
+            loads.append(loaded)
+            losses.append(mean_loss(evaluate_loss(lent.base, lent.base.model, rows, 8)))
+            method = build_method("x", {**fields, "learning_rate": 1e-3})
+            trainer, _ = trainer_for(lent.base, adapt(lent.base, method), method)
+            trainer.train(rows, rows[:2])
+            lender.settle(trainer.adapted)
+            del trainer, lent
+    return {"seconds": seconds, "loaded": loads} | failing(
+        loaded_once=loads == [True, False, False], same=len(set(losses)) == 1
+    )
 
 
 @check(20)

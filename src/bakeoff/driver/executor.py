@@ -58,18 +58,19 @@ UNSAVED = ("training", "validating", "saving")  # states in which there is somet
 class LocalExecutor:
     """Carries out runs on this machine, with one server for runs that need a model, and one for runs that only score.
 
-    On an accelerator, or if `once` is set, a server of runs that need a model does not fork: it carries out one run.
-    Meanwhile the next server is started, and waits.
+    On an accelerator, or if `alone` is set, a server of runs that need a model does not fork: it carries them out
+    itself, and ends when one fails. Meanwhile a spare server is started, and waits to replace it.
     """
 
-    def __init__(self, config: Config, once: bool = False) -> None:
-        options = ["--once"] if once else []
+    def __init__(self, config: Config, alone: bool = False) -> None:
+        options = ["--alone"] if alone else []
         self.words = {
             "model": command("compute.run.process", *options, config.machine.device, *search_path()),
             "score": command("compute.run.scorer", *search_path()),
         }
         self.environment = environment_of(config)
         self.servers: dict[str, RunServer] = {}
+        self.spare: RunServer | None = None
 
     def start(self, kind: str) -> "RunServer":
         """Start a server."""
@@ -80,22 +81,27 @@ class LocalExecutor:
         self.server("train")
 
     def reserve(self) -> None:
-        """Start the server of the next run, because the one there is carries out its only one."""
-        self.servers["model"] = self.start("model")
+        """Start a spare server of runs that need a model: the one there is may end with any run."""
+        if self.spare is None:
+            self.spare = self.start("model")
 
     def server(self, left: Step) -> "RunServer":
-        """Return the server of runs for which this is left to do; start it if it is not there, or was killed."""
+        """Return the server of runs for which this is left to do; start it if it is not there, or has ended.
+
+        A spare one that was started before takes its place at once.
+        """
         kind = "score" if left == "score" else "model"
         server = self.servers.get(kind)
-        if server is None or server.process.poll() is not None:
+        while server is None or server.process.poll() is not None:
             if server:
                 server.close()
-            server = self.servers[kind] = self.start(kind)
+            spare, self.spare = (self.spare, None) if kind == "model" else (None, self.spare)
+            server = self.servers[kind] = spare or self.start(kind)
         return server
 
     def close(self) -> None:
         """End all servers, and the current run."""
-        for server in self.servers.values():
+        for server in filter(None, (*self.servers.values(), self.spare)):
             server.close()
 
     def __enter__(self) -> Self:
@@ -115,11 +121,7 @@ class LocalExecutor:
         try:
             for task in tasks:
                 server = self.server(task.left)
-                try:
-                    yield from Attempt(server, Folder(path), task, self.reserve).events(stall, stop)
-                finally:
-                    if server not in self.servers.values():
-                        server.close()
+                yield from Attempt(server, Folder(path), task, self.reserve).events(stall, stop)
                 if stop():  # before another run is chosen: this one may have left no record
                     raise KeyboardInterrupt
         finally:
@@ -215,7 +217,7 @@ class Attempt:
                 if event.values():  # not a sign of life alone
                     yield event
             elif message:
-                if "once" in message:
+                if "alone" in message:
                     self.reserve()
                 self.process = message.get("started", self.process)
                 status = message.get("exit", self.status_of_server(message))

@@ -92,8 +92,9 @@ def expected_costs(plan: PlanDocument, protocol: ProtocolConfig, probes: Mapping
     """Return seconds and peak bytes of each entry's runs with its trials, and the seconds of all entries.
 
     An extension of the trials counts in proportion to its probability. Baselines, saving and storing a trunk do not.
+    Loading the base counts once for each way to store it, and among the seconds of all entries only.
     """
-    rates, entries = Rates(plan, protocol), dict[str, EntryForecast]()
+    rates, entries, loads = Rates(plan, protocol), dict[str, EntryForecast](), dict[str, float]()
     work = rates.planned({})
     for name, probe in probes.items():
         if probe.get("error"):
@@ -103,9 +104,11 @@ def expected_costs(plan: PlanDocument, protocol: ProtocolConfig, probes: Mapping
             left = [units for (entry, _), units in work.items() if entry == name]
             seconds = sum(units[phase] * rate for units in left for phase, rate in probed.items())
             entries[name] = EntryForecast(error=None, seconds=seconds, peak_bytes=probe["peak_bytes"])
+            loads.setdefault(plan.entries[name].quantize, probe["load_seconds"])
     known = [row.seconds for row in entries.values() if row.seconds is not None]
     too_large = [n for n, row in entries.items() if row.error or (row.peak_bytes or 0) > plan.memory_bytes]
-    return PlanForecast(entries=entries, seconds=sum(known) if len(known) == len(probes) else None, too_large=too_large)
+    seconds = sum(known) + sum(loads.values()) if len(known) == len(probes) else None
+    return PlanForecast(entries=entries, seconds=seconds, too_large=too_large)
 
 
 def probed_rates(plan: PlanDocument, probe: Probe, training: float, validations: int) -> dict[str, float]:

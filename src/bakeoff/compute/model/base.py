@@ -47,6 +47,7 @@ class Base:
     head_alone: bool = False  # whether logits are known to be what the head puts out
     quantize: Quantize = "none"  # how its matrices were packed while it was loaded
     stops: frozenset[int] = frozenset()  # ids that end an output, besides the tokenizer's end of text
+    lent: bool = False  # other runs get it after this one: its weights are copied before they are changed in place
 
     @property
     def ends(self) -> frozenset[int]:
@@ -148,7 +149,7 @@ def adapt(base: Base, method: Method, gradient_checkpointing: bool = False) -> n
     adapted = nn.Module.to(method.adapt(base.model, base.tokenizer), base.device)  # transformers' own may refuse
     for parameter in adapted.parameters():
         if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+            parameter.data = parameter.data.to(torch.float32, copy=base.lent)
     skip_casts(adapted)
     set_modes(base.model, base_modules)
     if gradient_checkpointing:
@@ -183,7 +184,7 @@ def for_decoding(base: Base, adapted: nn.Module, precision: str) -> Base:
     """
     if precision == "fp32":
         in_fp32(adapted)
-        merge(adapted)
+        merge(adapted, base.lent)
     return replace(base, precision=precision)
 
 

@@ -164,7 +164,7 @@ def memory(device: torch.device) -> tuple[int, int]:
 def room(device: torch.device) -> int:
     """Return the bytes that this process can still take of a device: free ones, and those that torch keeps for it."""
     free = memory(device)[0]
-    if device.type in ("cuda", "xpu"):
+    if counts_peaks(device):
         free += torch.accelerator.memory_reserved(device) - torch.accelerator.memory_allocated(device)
     return free
 
@@ -175,9 +175,27 @@ def wait(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
+_PEAKS: dict[torch.device, int] = {}  # since `reset_peak`, up to when what is not counted changed
+_UNCOUNTED: dict[torch.device, int] = {}  # bytes of each device's memory that are not the current run's own
+
+
+def counts_peaks(device: torch.device) -> bool:
+    """Return whether torch counts a peak of what is allocated on a device, whatever this process did there before."""
+    return device.type in ("cuda", "xpu")
+
+
+def leave_out(device: torch.device, size: int) -> None:
+    """Leave so many bytes, which are allocated now, out of a device's peak from now on; 0: count everything."""
+    if counts_peaks(device):
+        so_far = peak_bytes(device)
+        reset_peak(device)
+        _PEAKS[device], _UNCOUNTED[device] = so_far, size
+
+
 def reset_peak(device: torch.device) -> None:
     """Start a new peak of a device; for the processor, of this process's memory (Linux)."""
-    if device.type in ("cuda", "xpu"):
+    _PEAKS.pop(device, None)
+    if counts_peaks(device):
         torch.accelerator.reset_peak_memory_stats(device)
     # Not every kernel or sandbox has the file; the peak is then the process's own from its start.
     with suppress(OSError):
@@ -192,7 +210,8 @@ def peak_bytes(device: torch.device) -> int:
     if device.type == "mps":
         return torch.mps.driver_allocated_memory()
     if device.type != "cpu":
-        return torch.accelerator.max_memory_allocated(device)
+        counted = torch.accelerator.max_memory_allocated(device) - _UNCOUNTED.get(device, 0)
+        return max(_PEAKS.get(device, 0), counted)
     try:
         status = Path("/proc/self/status").read_text()
         return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))

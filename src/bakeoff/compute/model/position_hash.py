@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import pad
 
 ODD = -7046029254386353131  # 2**64 divided by the golden ratio, as a signed number
-CPU_WORDS, DEVICE_WORDS = 2**17, 2**24  # at once: as stay in a processor's cache; as keep an accelerator busy
+CPU_WORDS, DEVICE_WORDS = 2**17, 2**22  # at once: as stay in a processor's cache; as keep an accelerator busy
 
 
 def position_hash(tensor: torch.Tensor) -> int:
@@ -21,8 +21,9 @@ def position_hash(tensor: torch.Tensor) -> int:
     """
     words = words_of(tensor)
     step = CPU_WORDS if tensor.device.type == "cpu" else DEVICE_WORDS
-    sums = [mixed(part) for part in words.split(step)]
-    return tensor.nbytes + (int(mixed(torch.stack(sums))) if sums else 0)
+    while len(words) > 1:
+        words = torch.stack([mixed(part, step) for part in words.split(step)])
+    return tensor.nbytes + int(words.sum())
 
 
 def words_of(tensor: torch.Tensor) -> torch.Tensor:
@@ -33,9 +34,9 @@ def words_of(tensor: torch.Tensor) -> torch.Tensor:
     return plain.view(torch.int64)
 
 
-def mixed(words: torch.Tensor) -> torch.Tensor:
-    """Return the sum of words, each multiplied and mixed, as a tensor without dimensions."""
-    products = words * multipliers(len(words), words.device)
+def mixed(words: torch.Tensor, most: int) -> torch.Tensor:
+    """Return the sum of up to `most` words, each multiplied and mixed, as a tensor without dimensions."""
+    products = words * multipliers(most, words.device)[: len(words)]
     products ^= products >> 32
     return products.sum()
 

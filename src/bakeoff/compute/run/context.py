@@ -11,7 +11,7 @@ from torch import nn
 
 from bakeoff.compute.decoding.conformance import conforming
 from bakeoff.compute.model.adapter_files import check_base
-from bakeoff.compute.model.base import Base, count_parameters, load_base
+from bakeoff.compute.model.base import Base, count_parameters, for_decoding, load_base
 from bakeoff.compute.model.device import Clocks, choose, peak_bytes, set_rounding
 from bakeoff.compute.run.handover import NOTHING, Given
 from bakeoff.compute.run.resident import wanted_by
@@ -44,7 +44,7 @@ class Work:
         self, folder: Folder, run: Run, emit: Emit, stop_requested: Callable[[], bool], given: Given = NOTHING
     ):
         self.folder, self.run, self.emit, self.stop_requested = folder, run, emit, stop_requested
-        self.resident, self.handover = given.resident, given.handover
+        self.resident, self.handover, self.lender = given.resident, given.handover, given.lender
         self.files: RunFolder = folder.run(run.id)
         self.plan = folder.plan()
         self.config: Config = planned_config(folder, self.plan)
@@ -107,9 +107,14 @@ class Work:
         return form_of(self.config, base.tokenizer, self.plan.chat is not None, base.decoder_start is not None)
 
     def shared(self) -> tuple[Base, str | None] | None:
-        """Return the base that this process has from another, and a note on its calls; None if none is left."""
+        """Return the base that this run shares with others, and a note on its calls; None if none is left."""
+        wanted = wanted_by(self.config, self.plan, self.run)
+        if self.lender and wanted:
+            lent, loaded = self.lender.lend(wanted)
+            self.shared_seconds = 0.0 if loaded else lent.seconds
+            return lent.base, lent.note
         resident, self.resident = self.resident, None
-        if resident is None or resident.wanted != wanted_by(self.config, self.plan, self.run):
+        if resident is None or resident.wanted != wanted:
             return None
         self.shared_seconds = resident.seconds
         return resident.base, resident.note
@@ -118,6 +123,19 @@ class Work:
         """Return the base, loaded by this process, and a note on its calls; the first time it is tried."""
         base = load_base(self.config.model, self.plan.precision, self.config.pin, self.run.quantize, self.device)
         return (replace(base, **self.calls), None) if self.calls else conforming(base)
+
+    def settle(self, adapted: nn.Module) -> None:
+        """Leave what the base's lender holds beside an adapted model out of this run's memory."""
+        if self.lender:
+            self.lender.settle(adapted)
+
+    def for_decoding(self, base: Base, adapted: nn.Module, precision: str) -> Base:
+        """Return the base as greedy decoding calls it; see the function of this name."""
+        if self.lender:
+            base = self.lender.before_decoding(base, precision)
+        decoded = for_decoding(base, adapted, precision)
+        self.settle(adapted)
+        return decoded
 
     def hand_over(self, trained_loss: float) -> bool:
         """Leave what was trained and measured to the process that evaluates it; return False if this one does."""

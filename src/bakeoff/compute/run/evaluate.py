@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from bakeoff.compute.decoding.greedy import Reading, read_and_generate, reads_targets
-from bakeoff.compute.model.base import Base, for_decoding, load_tokenizer
+from bakeoff.compute.model.base import Base, load_tokenizer
 from bakeoff.compute.model.device import peak_bytes, reset_peak
 from bakeoff.compute.run.checks import finite
 from bakeoff.compute.run.context import Work
@@ -39,7 +39,7 @@ def evaluate(work: Work, base: Base, adapted: nn.Module) -> RunResult:
         targets.append(array("i", row.target))
     with work.clocks.phase("generation"):
         ids, losses_read = read_and_generate(
-            for_decoding(base, adapted, precision), adapted, prompts, targets if together else None,
+            work.for_decoding(base, adapted, precision), adapted, prompts, targets if together else None,
             work.output_tokens, work.config.generation.batch_size, partial(tell, work),
         )  # fmt: skip
     losses = losses_read if together else losses

@@ -6,6 +6,7 @@ from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bakeoff.compute.run.lender import Lender
     from bakeoff.compute.run.resident import Resident
 
 
@@ -29,14 +30,15 @@ class Handover:
 
 @dataclass(frozen=True)
 class Given:
-    """What a run's process has from the one that forked it; nothing, if it was started in another way.
+    """What a run has from the process that forked its own, or from the runs before it in the same process.
 
     With a `handover` a final run of an entry has two processes: the first one trains, the second one evaluates the
-    saved adapter.
+    saved adapter. A `lender` has the base of all runs of a process.
     """
 
     resident: "Resident | None" = None
     handover: Handover | None = None
+    lender: "Lender | None" = None
 
 
 NOTHING = Given()

@@ -1,15 +1,17 @@
 """The server of runs that need a model: imports the heavy libraries before it is asked for a run.
 
-`python -P -m bakeoff.compute.run.process [--once] DEVICE [PLACE...]` carries out requests (see `request`). Where torch
+`python -P -m bakeoff.compute.run.process [--alone] DEVICE [PLACE...]` carries out requests (see `request`). Where torch
 finds no accelerator it forks the processes of runs, which share the memory of libraries and base (see `holder`).
-Elsewhere, or with --once, it says {"once": true}, carries out the one run itself, and ends: after an accelerator was
-touched, which bitsandbytes does when it is imported, no forked process can use it.
+Elsewhere, or with --alone, it carries out runs itself: after an accelerator was touched, which bitsandbytes does when
+it is imported, no forked process can use it. It then keeps the base from run to run (see `lender`), and ends when one
+fails. When it gets its first run it says {"alone": true}: it is time to start another server that can replace it.
 
 A server that can carry out no run says {"refused": reason}. It is a program of its own and does not use
 `multiprocessing`, whose children import the user's main script again and use pickles.
 """
 
 import argparse
+import gc
 import os
 import sys
 from typing import TextIO
@@ -18,9 +20,11 @@ import peft
 import torch
 import transformers
 
-from bakeoff.compute.model.device import choose, initialized, visible
+from bakeoff.compute.model.device import choose, counts_peaks, initialized, visible
 from bakeoff.compute.run import worker
+from bakeoff.compute.run.handover import Given
 from bakeoff.compute.run.holder import serve_from_base
+from bakeoff.compute.run.lender import Lender, switches
 from bakeoff.compute.run.request import carry_out, open_channel, say
 from bakeoff.errors import BakeoffError, SetupError
 
@@ -44,29 +48,40 @@ def refuse_touched() -> None:
         )
 
 
-def serve_once(requests: TextIO, events: TextIO) -> int:
-    """Wait for one request, carry it out in this process, and return its exit status."""
-    line = requests.readline()
-    if not line:
-        return 0
-    say(events, once=True)
-    return carry_out(line, events)
+def serve_alone(requests: TextIO, events: TextIO, lender: Lender, several: bool) -> int:
+    """Carry out requests in this process until they end or a run fails; return the last one's exit status.
+
+    It also ends, and with it all that the run has left behind, after a run that has changed how torch computes, and
+    after the first one unless it may carry out `several`.
+    """
+    gc.freeze()  # before a base is lent again all that is garbage is collected; what was imported never is
+    before = switches()
+    for number, line in enumerate(requests):
+        if number == 0:
+            say(events, alone=True)
+        status = carry_out(line, events, Given(lender=lender))
+        if status or not several or switches() != before:
+            return status
+        say(events, exit=0)
+    return 0
 
 
 def main() -> None:
     """Carry out the runs that standard input asks for."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--once", action="store_true")
+    parser.add_argument("--alone", action="store_true")
     parser.add_argument("device")
     parser.add_argument("places", nargs="*")
     asked = parser.parse_args()
     channel = open_channel(asked.places)
     try:
-        if forks(asked.device) and not asked.once:
+        if forks(asked.device) and not asked.alone:
             refuse_touched()
             serve_from_base(sys.stdin, channel)
         else:
-            os._exit(serve_once(sys.stdin, channel))  # as a forked process: nothing is taken down in order
+            device = choose(asked.device)
+            several = asked.alone or counts_peaks(device)  # else a run's peak would be that of the runs before it, too
+            os._exit(serve_alone(sys.stdin, channel, Lender(device), several))  # nothing is taken down in order
     except BakeoffError as error:
         say(channel, refused=str(error))
 

@@ -39,7 +39,8 @@ class Probe:
     """What was measured; `tokens` are those of one step, including padding. `error` says why nothing was measured."""
 
     error: str | None = None
-    setup_seconds: float = 0
+    load_seconds: float = 0  # of the base, which is loaded once for all runs that store it alike
+    setup_seconds: float = 0  # of putting the method on it
     start_seconds: float = 0  # of a start that reads training examples
     step_seconds: float = 0
     tokens: int = 0
@@ -87,8 +88,9 @@ def measure(
     set_rounding(config.protocol)
     probe, clocks = Probe(), Clocks(device)
     rows = load_tokens(folder.tokens_file("train"))
-    with clocks.phase("setup"):
+    with clocks.phase("load"):
         base, _ = conforming(load_base(config.model, precision, config.pin, quantize, device))
+    with clocks.phase("setup"):
         built = build_method(entry, {**settings, "method": method})
         adapted = adapt(base, built, protocol.gradient_checkpointing)
     with clocks.phase("start"):

@@ -1,4 +1,4 @@
-"""A base that one process loads and tries for many runs, whose processes are forked from it (see `holder`)."""
+"""A base that is loaded and tried once for many runs: by a process from which theirs are forked, or that they share."""
 
 import gc
 import os
@@ -10,6 +10,7 @@ import torch
 from bakeoff.child_process import limit
 from bakeoff.compute.decoding.conformance import conforming
 from bakeoff.compute.model.base import Base, load_base
+from bakeoff.compute.model.device import CPU
 from bakeoff.config.config import Config
 from bakeoff.config.sections import Pin
 from bakeoff.hub import base_files
@@ -34,7 +35,7 @@ class Wanted:
 
 @dataclass
 class Resident:
-    """A base that was loaded and tried before this process was forked."""
+    """A base that was loaded and tried for several runs."""
 
     wanted: Wanted
     base: Base
@@ -51,6 +52,13 @@ def wanted_by(config: Config, plan: PlanDocument, run: Run) -> Wanted | None:
     return Wanted(config.model, config.pin, files, plan.precision, run.quantize, config.safety.memory_limit)
 
 
+def tried(wanted: Wanted, device: torch.device = CPU) -> Resident:
+    """Return the base, loaded and tried."""
+    start = time.perf_counter()
+    base, note = conforming(load_base(wanted.name, wanted.precision, wanted.pin, wanted.quantize, device))
+    return Resident(wanted, base, note, time.perf_counter() - start)
+
+
 def load(wanted: Wanted) -> Resident:
     """Return the base, loaded and tried by this thread alone.
 
@@ -59,12 +67,10 @@ def load(wanted: Wanted) -> Resident:
     """
     limit(wanted.memory_limit)
     torch.set_num_threads(1)
-    start = time.perf_counter()
-    base, note = conforming(load_base(wanted.name, wanted.precision, wanted.pin, wanted.quantize))
-    seconds = time.perf_counter() - start
+    resident = tried(wanted)
     passages()  # are found once for all runs
     gc.collect()
     gc.freeze()  # else a run's first collection would write to all objects, and copy their pages
     if len(os.listdir("/proc/self/task")) > 1:  # noqa: PTH208 - names alone
         raise RuntimeError("loading has started threads")
-    return Resident(wanted, base, note, seconds)
+    return resident

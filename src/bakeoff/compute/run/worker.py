@@ -6,9 +6,10 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from bakeoff.compute.model.adapter_files import load_adapter, save_adapter
-from bakeoff.compute.model.base import adapt, trainable
+from bakeoff.compute.model.base import Base, adapt, trainable
 from bakeoff.compute.model.device import peak_bytes, release, reset_peak
 from bakeoff.compute.run.checks import (
     beats_unigram,
@@ -61,11 +62,18 @@ def result_of(work: Work) -> RunResult | None:
             return None
         release(work.device)
     with work.clocks.phase("reload"):
-        base = work.load()
-        adapted = load_adapter(base, work.files.adapter)
+        base, adapted = saved(work)
     again = work.probe(base, adapted)
     work.record.check("reloads_to_same_loss", same_when_loaded(trained_loss, again))
     return evaluate(work, base, adapted)
+
+
+def saved(work: Work) -> tuple[Base, nn.Module]:
+    """Return the base, and the base with the run's saved adapter on it."""
+    base = work.load()
+    adapted = load_adapter(base, work.files.adapter)
+    work.settle(adapted)
+    return base, adapted
 
 
 def decoded_again(work: Work) -> RunResult:
@@ -79,8 +87,7 @@ def decoded_again(work: Work) -> RunResult:
     work.record = replace(
         before, run=work.run, metrics=metrics, costs=dict(before.costs), decoding=decoding, scoring=scoring
     )
-    base = work.load()
-    result = evaluate(work, base, load_adapter(base, work.files.adapter))
+    result = evaluate(work, *saved(work))
     result.costs["evaluation_seconds"] = before.costs.get("evaluation_seconds")  # with those of training's validations
     return result
 
@@ -116,6 +123,7 @@ def train(work: Work, method: Method) -> float | None:
         base = work.load()
         base_loss = work.probe(base, base.model) if method.starts_exactly(base.precision) else None
         adapted = adapt(base, method, work.config.protocol.gradient_checkpointing)
+        work.settle(adapted)
         start(base, adapted, method, work.tokens["train"], work.config.protocol.batch_size)
         before = fingerprints(adapted)
         to_train = set(trainable(adapted))
