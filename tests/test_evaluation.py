@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
@@ -21,6 +24,17 @@ def test_scores_are_rouge_scores_own():
         for name in TYPES:
             expected = (theirs[name].precision, theirs[name].recall, theirs[name].fmeasure)
             assert (row[name]["p"], row[name]["r"], row[name]["f"]) == pytest.approx(expected, abs=1e-9)
+
+
+def test_rouge_needs_of_nltk_its_stemmer_alone_and_hides_nothing_from_others():
+    """Modules are counted, and no seconds: all of NLTK, with scipy.stats, takes two or three."""
+    code = (
+        "import sys\nfrom bakeoff.scoring.rouge import rouge\n"
+        "print(rouge(['a running dog'], [['a dog runs']])[0]['rouge1']['f'])\n"
+        "print([name for name in sys.modules if name.startswith(('nltk', 'rouge_score', 'scipy'))])\n"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.split() == ["1.0", "[]"]
 
 
 def test_several_references_are_averaged_and_the_best_is_rouge_scores_own():

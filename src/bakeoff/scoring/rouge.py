@@ -5,10 +5,14 @@ Its words have only a to z and 0 to 9; `rouge_unicode` is the same scorer over t
 
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from importlib.metadata import version
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 from bakeoff.scoring.sentences import sentences
@@ -41,20 +45,53 @@ def a_home() -> Iterator[None]:
         del os.environ["HOME"]
 
 
-def scorer(**settings: Any) -> Any:
-    """Return rouge-score's scorer. It imports nltk and scipy.stats, which takes seconds, so only scoring calls this."""
-    with a_home():
-        from rouge_score.rouge_scorer import RougeScorer
+@contextmanager
+def stemmer_alone() -> Iterator[None]:
+    """Let rouge-score be imported with NLTK's stemmer alone: the rest of NLTK, which takes seconds, is not used here.
 
-    return RougeScorer(list(TYPES), **settings)
+    NLTK's packages are known by their folders alone meanwhile. Afterwards all this is unknown again, so that whoever
+    else imports NLTK or rouge-score, as a user's metric may, gets all of it.
+    """
+    spec = None if "nltk" in sys.modules else find_spec("nltk")
+    if spec is None or spec.submodule_search_locations is None:
+        yield
+        return
+    places = [*spec.submodule_search_locations]
+    for name, where in (("nltk", places), ("nltk.stem", [os.path.join(place, "stem") for place in places])):  # noqa: PTH118
+        package = ModuleType(name)
+        package.__path__ = where
+        sys.modules[name] = package
+    try:
+        yield
+    finally:
+        for name in [name for name in sys.modules if name.partition(".")[0] in ("nltk", "rouge_score")]:
+            del sys.modules[name]
+
+
+@cache
+def imported() -> tuple[Any, Any]:
+    """Return rouge-score's scorer and tokenizer."""
+    with suppress(ImportError, AttributeError), stemmer_alone():
+        return _imported()
+    with a_home():  # an NLTK whose stemmer needs more of it
+        return _imported()
+
+
+def _imported() -> tuple[Any, Any]:
+    from rouge_score.rouge_scorer import RougeScorer
+    from rouge_score.tokenizers import DefaultTokenizer
+
+    return RougeScorer, DefaultTokenizer
+
+
+def scorer(**settings: Any) -> Any:
+    """Return rouge-score's scorer."""
+    return imported()[0](list(TYPES), **settings)
 
 
 def stemming() -> Any:
     """Return rouge-score's own tokenizer."""
-    with a_home():
-        from rouge_score.tokenizers import DefaultTokenizer
-
-    return DefaultTokenizer(use_stemmer=True)
+    return imported()[1](use_stemmer=True)
 
 
 def rouge(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> list[Scores]:
