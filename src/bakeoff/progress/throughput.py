@@ -107,8 +107,8 @@ def expected_costs(plan: PlanDocument, protocol: ProtocolConfig, probes: Mapping
             loads.setdefault(plan.entries[name].quantize, probe["load_seconds"])
     known = [row.seconds for row in entries.values() if row.seconds is not None]
     too_large = [n for n, row in entries.items() if row.error or (row.peak_bytes or 0) > plan.memory_bytes]
-    seconds = sum(known) + sum(loads.values()) if len(known) == len(probes) else None
-    return PlanForecast(entries=entries, seconds=seconds, too_large=too_large)
+    whole = sum(known) + sum(loads.values()) if len(known) == len(probes) else None
+    return PlanForecast(entries=entries, seconds=whole, too_large=too_large)
 
 
 def probed_rates(plan: PlanDocument, probe: Probe, training: float, validations: int) -> dict[str, float]:
