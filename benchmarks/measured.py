@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bakeoff.driver.executor import ALLOCATOR, ATTENTION
+from bakeoff.driver.run_server import ALLOCATOR, ATTENTION
 from bakeoff.store.files import append_jsonl, json_object, read_jsonl
 
 

@@ -15,7 +15,7 @@ from bakeoff.compute.model import device as module
 from bakeoff.compute.model.device import CPU, Clocks, Facts, choose, facts, native_precision, use
 from bakeoff.config.loading import load_config
 from bakeoff.driver import device as driver
-from bakeoff.driver.executor import environment_of
+from bakeoff.driver.run_server import environment_of
 from bakeoff.errors import ConfigError, SetupError
 from bakeoff.store.files import write_json
 

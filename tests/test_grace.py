@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from bakeoff.driver import executor
+from bakeoff.driver import attempt as attempts
 from bakeoff.store.events import Progress, State
 from bakeoff.store.records import Run, Task
 from bakeoff.store.run_folder import Folder
@@ -21,12 +21,22 @@ class Server:
     def ask(self, *_):
         pass
 
-    def hear(self):
-        if self.script and self.script[0][0] <= self.now + executor.POLL_SECONDS:
-            self.now, message = self.script.pop(0)
-            return message
-        self.now += executor.POLL_SECONDS
+    def ended(self):
         return None
+
+    def hear(self):
+        before = self.now
+        if self.script and self.script[0][0] <= self.now + attempts.POLL_SECONDS:
+            self.now, message = self.script.pop(0)
+            return message, self.now - before
+        self.now += attempts.POLL_SECONDS
+        return None, attempts.POLL_SECONDS
+
+
+def events_of(attempt, server, stop=bool):
+    """Yield the events of a run with such a server, until it is over."""
+    while not attempt.over:
+        yield from attempt.take(*server.hear(), stop())
 
 
 def said(**values):
@@ -58,13 +68,10 @@ def steps(seconds, count):
 )
 def test_the_grace_grows_with_what_was_measured(tmp_path, monkeypatch, script, asked, until):
     server = Server([(0, {"started": 1}), (0, said(state="training")), *script])
-    monkeypatch.setattr(executor.time, "monotonic", lambda: server.now)
-    monkeypatch.setattr(executor.os, "kill", lambda *_: None)
-    attempt = executor.Attempt(server, Folder(tmp_path), Task(RUN, "train"))
-    ended = math.inf
-    try:
-        for _ in attempt.events(1800.0, lambda: server.now >= asked):
-            pass
-    except KeyboardInterrupt:
-        ended = server.now
+    monkeypatch.setattr(attempts.time, "monotonic", lambda: server.now)
+    monkeypatch.setattr(attempts.os, "kill", lambda *_: None)
+    attempt = attempts.Attempt(server, Folder(tmp_path), Task(RUN, "train"), 1800.0)
+    for _ in events_of(attempt, server, lambda: server.now >= asked):
+        pass
+    ended = server.now if attempt.given_up else math.inf
     assert ended == pytest.approx(until or math.inf, abs=1.0)

@@ -19,8 +19,8 @@ from bakeoff.compute.training import loop
 from bakeoff.compute.training.loop import Trainer, copies, place_of_best
 from bakeoff.config.loading import load_config
 from bakeoff.driver import plan
-from bakeoff.driver.executor import environment_of
 from bakeoff.driver.memory import CONTEXT_BYTES, LARGE, Sizes, check_room, decoding_precision, least_bytes
+from bakeoff.driver.run_server import environment_of
 from bakeoff.errors import SetupError
 from bakeoff.library_errors import no_memory
 

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -18,7 +17,8 @@ from bakeoff.cli.main import main
 from bakeoff.config.loading import load_config
 from bakeoff.config.names import RESERVED
 from bakeoff.data.examples import Example
-from bakeoff.driver.executor import Attempt, LocalExecutor
+from bakeoff.driver.attempt import Attempt
+from bakeoff.driver.executor import Slot
 from bakeoff.errors import BakeoffError, ConfigError
 from bakeoff.scoring import custom
 from bakeoff.scoring.custom import MetricError, call, code_identity, number_of, tried
@@ -27,6 +27,7 @@ from bakeoff.store.event_log import Reader
 from bakeoff.store.events import State
 from bakeoff.store.records import Run, Task
 from bakeoff.store.run_folder import Folder
+from tests.test_grace import events_of
 
 TEST = [Example("1", "document", "summary")]
 
@@ -227,17 +228,21 @@ def test_a_metric_that_never_ends_is_named_when_its_run_is_ended(tmp_path):
         def ask(self, folder, task):
             pass
 
+        def ended(self):
+            return None
+
         def hear(self):
             if said:
-                return said.pop(0)
+                return said.pop(0), 0.0
             silent.append(1)
             if silent == [1]:
-                return time.sleep(0.06)  # longer than a run may be silent here
-            return {"exit": process.wait(60)}  # it was killed
+                return None, 0.06  # longer than a run may be silent here
+            return {"exit": process.wait(60)}, 0.0  # it was killed
 
     run = Run("base-1", "base", "baseline", "base", {}, 0)
     try:
-        (state, failed) = Attempt(Server(), Folder(tmp_path), Task(run, "score")).events(0.05, bool)
+        attempt = Attempt(server := Server(), Folder(tmp_path), Task(run, "score"), 0.05)
+        (state, failed) = events_of(attempt, server)
     finally:
         process.kill()
     assert state.metric == own
@@ -276,8 +281,8 @@ def test_runs_that_only_score_by_a_function_that_ends_their_process_are_records(
     (tmp_path / "own.py").write_text(ENDS)
     config = {**shared[0], "output": str(copied.path), "metrics": [f"{tmp_path}/own.py:ends"]}
     servers = []
-    start = LocalExecutor.start
-    monkeypatch.setattr(LocalExecutor, "start", lambda executor, kind: servers.append(kind) or start(executor, kind))
+    start = Slot.start
+    monkeypatch.setattr(Slot, "start", lambda slot, kind: servers.append(kind) or start(slot, kind))
     failed = bakeoff.run(config, display="none").document
     rows = failed.baselines | failed.entries
     assert [row.error for row in rows.values() if row.error] == [

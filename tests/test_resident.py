@@ -21,7 +21,7 @@ from bakeoff.compute.run.handover import Given
 from bakeoff.compute.run.request import forked
 from bakeoff.compute.run.resident import Resident, Wanted, load
 from bakeoff.config.sections import LATEST
-from bakeoff.driver.executor import LocalExecutor, RunServer
+from bakeoff.driver.executor import LocalExecutor
 from bakeoff.store.files import append_jsonl, json_object, read_jsonl
 from tests.conftest import Inline, inline
 
@@ -147,18 +147,20 @@ def test_a_base_is_loaded_under_the_limit_of_memory_by_one_thread_alone(monkeypa
         assert forked(lambda: tries("plain")) == 0
 
 
-class Noting(LocalExecutor):
-    """An executor whose server notes where a base is loaded."""
-
-    def __init__(self, config, note, holds=True):
-        super().__init__(config)
-        self.options = [str(note), str(holds)]
-
-    def start(self, kind):
-        words = self.words[kind]
-        if kind == "model":
-            words = [sys.executable, "-P", "-c", NOTING, *self.options, *words[words.index("-m") + 2 :]]
-        return RunServer(words, self.environment)
+def noting(config, note, holds=True):
+    """Return an executor whose server notes where a base is loaded."""
+    made = LocalExecutor(config)
+    words = made.slots[0].words
+    words["model"] = [
+        sys.executable,
+        "-P",
+        "-c",
+        NOTING,
+        str(note),
+        str(holds),
+        *words["model"][words["model"].index("-m") + 2 :],
+    ]
+    return made
 
 
 @pytest.fixture
@@ -185,7 +187,7 @@ def test_runs_that_share_a_base_are_as_those_that_load_it_and_cost_as_much_memor
             return bakeoff.run({**large, "entries": entries, "output": str(tmp_path / name)}, display="none")
 
     entries, note = large["entries"], tmp_path / "loads"
-    shared = ran("shared", lambda config: Noting(config, note), entries)
+    shared = ran("shared", lambda config: noting(config, note), entries)
     assert len(note.read_text().split()) == 1
     expected = ran("expected", lambda _: Inline(), entries)
     for ours, other in zip(shared.entries.values(), expected.entries.values(), strict=True):
@@ -193,7 +195,7 @@ def test_runs_that_share_a_base_are_as_those_that_load_it_and_cost_as_much_memor
         one, two = (r.folder.run(row.runs[0]) for r, row in ((shared, ours), (expected, other)))
         assert one.predictions_file.read_bytes() == two.predictions_file.read_bytes()
         assert one.result().costs.keys() == two.result().costs.keys()
-    alone = ran("alone", lambda config: Noting(config, note, holds=False), {"lora": entries["lora"]})
+    alone = ran("alone", lambda config: noting(config, note, holds=False), {"lora": entries["lora"]})
     assert len(note.read_text().split()) == 1 + 3  # for the base's own scores, to train, and to evaluate
     peaks = [r.folder.run(r.entries["lora"].runs[0]).result().costs["peak_bytes"] for r in (shared, alone)]
     assert peaks[0] == pytest.approx(peaks[1], abs=0.3 * (tmp_path / "large/model.safetensors").stat().st_size)

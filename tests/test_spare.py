@@ -17,12 +17,15 @@ from bakeoff import api
 from bakeoff.compute.run import process
 from bakeoff.config.loading import dump_config, load_config
 from bakeoff.driver import executor
-from bakeoff.driver.executor import Attempt, LocalExecutor, RunServer
+from bakeoff.driver.attempt import Attempt
+from bakeoff.driver.executor import LocalExecutor, Slot
+from bakeoff.driver.ready import ReadySet
+from bakeoff.driver.run_server import RunServer
 from bakeoff.errors import SetupError
 from bakeoff.store.files import write_json
 from bakeoff.store.records import Run, Task
 from bakeoff.store.run_folder import Folder
-from tests.test_grace import Server
+from tests.test_grace import Server, events_of
 
 # Stands in for the process of a run, without its libraries. It notes that it lives, and waits until the next one does.
 SPARE = """
@@ -65,15 +68,12 @@ def folder(tmp_path, monkeypatch):
     return found
 
 
-class Spares(LocalExecutor):
-    """An executor of such processes."""
-
-    def __init__(self, folder, *words):
-        self.script = [sys.executable, "-c", SPARE, *words]
-        super().__init__(load_config(folder.config_file))
-
-    def start(self, kind):
-        return RunServer(self.script, self.environment)
+def spares(folder, *words):
+    """Return an executor of such processes."""
+    made = LocalExecutor(load_config(folder.config_file))
+    script = [sys.executable, "-c", SPARE, *words]
+    made.slots[0].start = lambda kind: RunServer(script, made.environment, made.inbox)
+    return made
 
 
 def ended(pid):
@@ -96,7 +96,8 @@ def three_runs(folder, place, *options):
     for run in runs:
         folder.run(run.id).path.mkdir(parents=True)
         write_json(folder.run(run.id).run_file, asdict(run))
-    return list(Spares(folder, str(place), *options).run(folder.path, [Task(run, "train") for run in runs]))
+    ready = ReadySet(iter([Task(run, "train") for run in runs]))
+    return list(spares(folder, str(place), *options).run(folder.path, ready))
 
 
 def pids(file):
@@ -148,9 +149,9 @@ def test_a_server_forks_where_there_is_no_accelerator(monkeypatch, device, there
 
 def test_a_server_that_refuses_is_one_line(tmp_path):
     run = Run("lora-1", "lora", "entry", "lora", {}, 0)
-    attempt = Attempt(Server([(0, {"refused": "no GPU. Try: another"})]), Folder(tmp_path), Task(run, "train"))
+    server = Server([(0, {"refused": "no GPU. Try: another"})])
     with pytest.raises(SetupError, match=r"^no GPU\. Try: another$"):
-        list(attempt.events(60.0, bool))
+        list(events_of(Attempt(server, Folder(tmp_path), Task(run, "train"), 60.0), server))
 
 
 # A server that notes where a base is loaded.
@@ -171,17 +172,14 @@ process.main()
 def test_a_bakeoff_without_forks_gives_what_others_give_and_loads_its_base_once(shared, tmp_path, monkeypatch):
     servers, note = [], tmp_path / "loads"
 
-    class Alone(LocalExecutor):
-        def __init__(self, config):
-            super().__init__(config, alone=True)
+    def start(slot, kind):
+        words = slot.words[kind]
+        noting = [sys.executable, "-P", "-c", NOTING, str(note), *words[words.index("-m") + 2 :]]
+        servers.append(RunServer(noting, slot.environment, slot.inbox))
+        return servers[-1]
 
-        def start(self, kind):
-            words = self.words[kind]
-            noting = [sys.executable, "-P", "-c", NOTING, str(note), *words[words.index("-m") + 2 :]]
-            servers.append(RunServer(noting, self.environment))
-            return servers[-1]
-
-    monkeypatch.setattr(api, "LocalExecutor", Alone)
+    monkeypatch.setattr(Slot, "start", start)
+    monkeypatch.setattr(api, "LocalExecutor", lambda config: LocalExecutor(config, alone=True))
     config, expected = shared
     results = bakeoff.run(
         config | {"entries": {"a": {"method": "last_layers", "learning_rate": 0.01}, **config["entries"]},

@@ -77,17 +77,15 @@ def wait_for(found, seconds=240):
     return value
 
 
-class Ready(LocalExecutor):
-    """An executor whose server has loaded its libraries: on a busy machine that takes longer than a run may be silent.
+def prepared(config, folder):
+    """Return an executor whose server has loaded its libraries: a busy machine takes longer than a run may be silent.
 
     It is asked for a run of no bakeoff, and that has ended.
     """
-
-    def __init__(self, config, folder):
-        super().__init__(config)
-        server = self.server("train")
-        server.ask(folder, Task(Run("none", "none", "entry", "lora", {}, 0), "train"))
-        wait_for(lambda: "exit" in (server.hear() or {}))
+    made = LocalExecutor(config)
+    made.slots[0].server("train").ask(folder, Task(Run("none", "none", "entry", "lora", {}, 0), "train"), "cpu", 0)
+    wait_for(lambda: "exit" in made.inbox.get(timeout=240)[1])
+    return made
 
 
 def checkpoints(config, entry):
@@ -107,7 +105,7 @@ def test_hanging_and_crashing_runs_are_records_and_the_same_command_mends_all(
     thread = threading.Thread(target=disturb)
     thread.start()
     with monkeypatch.context() as patch:
-        patch.setattr(api, "LocalExecutor", lambda config: Ready(config, tmp_path / "none"))
+        patch.setattr(api, "LocalExecutor", lambda config: prepared(config, tmp_path / "none"))
         results = bakeoff.run(config, {"safety.stall_seconds": 15}, display="none")
     thread.join()
     errors = {name: row.error for name, row in results.entries.items()}

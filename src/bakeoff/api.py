@@ -14,11 +14,13 @@ from bakeoff.config.config import Config
 from bakeoff.config.loading import dump_config, load_config
 from bakeoff.driver.again import plan_again, unchanged
 from bakeoff.driver.bus import Bus
-from bakeoff.driver.device import survey
-from bakeoff.driver.executor import LocalExecutor, environment_of
+from bakeoff.driver.device import devices_of, survey
+from bakeoff.driver.executor import LocalExecutor
 from bakeoff.driver.plan import make_plan
 from bakeoff.driver.probes import run_probes
+from bakeoff.driver.ready import ReadySet
 from bakeoff.driver.resume import check_free, left_to_do, prepare
+from bakeoff.driver.run_server import environment_of
 from bakeoff.driver.scheduler import Scheduler
 from bakeoff.driver.trust import check_trusted, wishes
 from bakeoff.errors import BakeoffError, SetupError
@@ -132,7 +134,9 @@ def run_all(folder: Folder, config: Config, display: str, executor: LocalExecuto
         notes = [took_over] if took_over else []
         left = left_to_do(folder, planned.document)
         notes += prepare(folder, config, planned, left)
-        session, log = Session.to_come(folder, planned.document, config.protocol, left), EventLog(folder.events_file)
+        executor.spread([config.machine.first_device] if planned.again else devices_of(config.machine))
+        session = Session.to_come(folder, planned.document, config.protocol, left, len(executor.slots))
+        log = EventLog(folder.events_file)
         with (
             stoppable() as stop,
             session.display(display) as screen,
@@ -144,7 +148,8 @@ def run_all(folder: Folder, config: Config, display: str, executor: LocalExecuto
             bus = Bus(log, screen)
             for line in [*notes, *planned.document.data.findings]:
                 bus.note(line)
-            for event in executor.run(folder.path, Scheduler(folder, planned, bus, left).tasks(), stop):
+            ready = ReadySet(Scheduler(folder, planned, bus, left).work())
+            for event in executor.run(folder.path, ready, stop):
                 bus.handle(event)
     return results
 
@@ -152,7 +157,7 @@ def run_all(folder: Folder, config: Config, display: str, executor: LocalExecuto
 def fetched(config: Config, executor: LocalExecutor) -> Any:
     """Return the base's tokenizer, after what is missing of the base was downloaded; start the server of its runs."""
     executor.start_early()
-    survey(config.machine.device)  # before anything is downloaded
+    survey(config.machine.first_device)  # before anything is downloaded
     from bakeoff.compute.model.loading import load_tokenizer
     from bakeoff.hub import fetch
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from packaging.requirements import Requirement
 
 from bakeoff.driver.device import survey
-from bakeoff.driver.environment import environment
+from bakeoff.driver.environment import environment, usable_cores
 from bakeoff.errors import BakeoffError, SetupError
 
 FAMILIES = {"causal": "llama", "encoder-decoder": "t5"}
@@ -83,7 +83,7 @@ def cores() -> Check:
     import torch
 
     threads = torch.get_num_threads()
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS
+    allowed = usable_cores()
     if threads < allowed // 2:
         name = next((n for n in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if n in os.environ), "OMP_NUM_THREADS")
         return Check("cores", "advice", f"torch uses {threads} of {allowed} cores. Try: unset {name}")

@@ -34,18 +34,27 @@ DEVICE = click.option("--device", metavar="DEVICE", default="auto", show_default
 OVERRIDING = click.option(
     "--device", metavar="DEVICE", help=f"Device of the runs, short for -s machine.device=DEVICE: {DEVICES}"
 )
+WORKERS = click.option(
+    "--workers",
+    metavar="N",
+    type=click.IntRange(1),
+    help="How many runs are carried out at the same time, short for -s machine.workers=N. By default one per GPU, or "
+    "one on a processor.",
+)
 RESUME = "interrupted. Run the same command again to resume"
 ENDED = {"run": RESUME, "demo": RESUME, "watch": "stopped watching; the bakeoff keeps running"}
 
 
 def overrides(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command -s and --device, which sets one value of the config too, as `settings`."""
+    """Give a command -s, --device and --workers, each of which sets one value of the config too, as `settings`."""
 
     @wraps(command)
-    def call(*, settings: tuple[str, ...], device: str | None, **others: Any) -> None:
-        command(settings=(*settings, f"machine.device={device}") if device else settings, **others)
+    def call(*, settings: tuple[str, ...], device: str | None, workers: int | None, **others: Any) -> None:
+        machine = {"device": device, "workers": workers}
+        short = [f"machine.{name}={value}" for name, value in machine.items() if value]
+        command(settings=(*settings, *short), **others)
 
-    return SET(OVERRIDING(call))
+    return SET(OVERRIDING(WORKERS(call)))
 
 
 class Commands(click.Group):

@@ -10,6 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from bakeoff.child_process import command
+from bakeoff.config.machine import MachineConfig
 from bakeoff.errors import SetupError
 
 if TYPE_CHECKING:
@@ -28,6 +29,19 @@ def survey(asked: str) -> "Facts":
 
     device = choose(asked)
     return facts(device) if device.type == "cpu" else asked_apart(str(device))
+
+
+def devices_of(machine: MachineConfig) -> list[str]:
+    """Return the devices that runs use at the same time; raise ConfigError if this machine has none such."""
+    from bakeoff.compute.model.device import choose, visible
+
+    first = str(choose(machine.first_device))
+    kind = first.partition(":")[0]
+    if machine.devices != "auto":
+        return [str(choose(f"{kind}:{index}")) for index in machine.devices]
+    if ":" in machine.device or kind in ("cpu", "mps"):
+        return [first]
+    return [name for name in visible() if name.startswith(kind)]
 
 
 def asked_apart(device: str) -> "Facts":

@@ -43,6 +43,11 @@ def accelerators() -> list[Any]:
     return [devices, Path("/dev/kfd").exists(), Path("/dev/dri").exists(), *hidden]
 
 
+def usable_cores() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS
+
+
 def processor() -> str:
     """Return the processor's name as the kernel reports it."""
     try:

@@ -83,7 +83,7 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
     examples = read_examples(config, tokenizer, shapes["encoder_decoder"], max_tokens, must_read)
     splits = examples.splits
     scores = scores_by(config, splits["test"])
-    device = survey(config.machine.device)
+    device = survey(config.machine.first_device)
     steps = config.protocol.epochs * -(-len(splits["train"]) // config.protocol.batch_size)
     precision = config.protocol.precision if config.protocol.precision != "auto" else device.native_precision
     held_equal = held_equal_by(

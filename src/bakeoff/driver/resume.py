@@ -79,7 +79,7 @@ def prepare(folder: Folder, config: Config, planned: Plan, left: Mapping[str, St
     claim(folder, signature(text.encode()), before_it)
     planned.data.complete()
     write_text(folder.config_file, text)
-    notes += [] if planned.again else renew_environment(folder, config.machine.device)
+    notes += [] if planned.again else renew_environment(folder, config.machine.first_device)
     write_json(folder.plan_file, planned.document.row())
     return notes
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 
 from bakeoff.driver.bus import Bus
 from bakeoff.driver.plan import Plan
+from bakeoff.driver.ready import Work
 from bakeoff.driver.runs import make_trial
 from bakeoff.errors import ConfigError, SetupError
 from bakeoff.store.events import Failed, State
@@ -22,46 +23,42 @@ from bakeoff.tuning.search import Settings, edges, extension, survivors
 
 
 class Scheduler:
-    """Yields the runs of a planned bakeoff one by one, each chosen after those before it have ended.
+    """Says what a planned bakeoff carries out next (see `ready`), each run chosen after those that it depends on.
 
-    `left` says what was left to do for each run that is not a trial when the session began.
+    Entries do not wait for each other, nor do trials of one rung, nor final runs. `left` says what was left to do for
+    each run that is not a trial when the session began.
     """
 
     def __init__(self, folder: Folder, planned: Plan, bus: Bus, left: Mapping[str, Step | SetupError]):
         self.folder, self.planned, self.bus, self.left = folder, planned, bus, left
 
-    def tasks(self) -> Iterator[Task]:
-        """Yield every run that is not done yet, after writing its run.json; read its record before the next."""
-        for run in self.planned.runs:
-            if run.kind == "baseline":
-                yield from self.unless_done(run)
-        for entry in self.planned.entries.values():
-            finals = [run for run in self.planned.runs if run.entry == entry.name and run.kind == "entry"]
-            yield from self.tuned(entry, finals) if entry.trial_points else self.fixed(finals)
+    def work(self) -> Work:
+        """Yield all that is not done yet. Before a run is yielded its run.json is written; then its record is read."""
+        baselines = [self.unless_done(run) for run in self.planned.runs if run.kind == "baseline"]
+        yield [*baselines, *(self.entry(entry) for entry in self.planned.entries.values())]
 
-    def fixed(self, finals: Sequence[Run]) -> Iterator[Task]:
-        """Yield the runs of an entry whose settings are known."""
-        for run in finals:
-            yield from self.unless_done(run)
-
-    def tuned(self, entry: Entry, finals: Sequence[Run]) -> Iterator[Task]:
-        """Yield an entry's trials, then one final run per seed at the chosen settings.
-
-        The final run of the first seed adopts its trial.
-        """
+    def entry(self, entry: Entry) -> Work:
+        """Yield an entry's trials, if it has any, then one final run per seed, with the chosen settings."""
+        finals = [run for run in self.planned.runs if run.entry == entry.name and run.kind == "entry"]
+        if not entry.trial_points:
+            yield [self.unless_done(run) for run in finals]
+            return
         trials = [run for run in self.planned.runs if run.entry == entry.name and run.kind == "trial"]
         best = yield from self.search(entry, trials)
         if best is None:
             self.fail(finals, f"every trial failed: {self.result(trials[0]).error}")
             return
-        for run in finals:
-            adopts = best.id if run.seed == best.seed else None
-            yield from self.unless_done(replace(run, settings=best.settings, adopts=adopts))
-            if adopts and (result := self.folder.run(run.id).result()) and result.status == "done":
-                for trial in self.folder.trials(entry.name):
-                    self.forget(trial)
+        yield [self.final(run, best) for run in finals]
 
-    def search(self, entry: Entry, trials: Sequence[Run]) -> Generator[Task, None, Run | None]:
+    def final(self, run: Run, best: Run) -> Work:
+        """Yield a final run with the settings of the best trial; that of the same seed adopts the trial."""
+        adopts = best.id if run.seed == best.seed else None
+        yield from self.unless_done(replace(run, settings=best.settings, adopts=adopts))
+        if adopts and (result := self.folder.run(run.id).result()) and result.status == "done":
+            for trial in self.folder.trials(run.entry):
+                self.forget(trial)
+
+    def search(self, entry: Entry, trials: Sequence[Run]) -> Generator[Task | list[Work], None, Run | None]:
         """Yield trials until one is chosen, and return it; return None if all failed.
 
         Trials that an earlier search, interrupted or damaged, has tried beyond this one's decisions are ignored.
@@ -70,17 +67,17 @@ class Scheduler:
         living, stopped = list(trials), list[tuple[int, float, Run]]()
         for rung in self.planned.document.rungs:
             if len(living) > 1:
-                for trial in living:
-                    yield from self.reach(trial, rung)
+                yield [self.reach(trial, rung) for trial in living]
                 kept = survivors([self.loss(trial, rung) for trial in living])
-                for i, trial in enumerate(living):
-                    if i not in kept:
-                        yield from self.stop(trial, rung)
-                        loss = self.loss(trial, rung)
-                        stopped.append((-rung, math.inf if loss is None else loss, trial))
+                leaving = [trial for i, trial in enumerate(living) if i not in kept]
+                yield [self.stop(trial, rung) for trial in leaving]
+                losses = [self.loss(trial, rung) for trial in leaving]
+                stopped += [
+                    (-rung, math.inf if loss is None else loss, trial)
+                    for loss, trial in zip(losses, leaving, strict=True)
+                ]
                 living = [living[i] for i in kept]
-        for trial in living:
-            yield from self.reach(trial)
+        yield [self.reach(trial) for trial in living]
         for _, _, trial in sorted(stopped, key=lambda row: row[:2]):
             if self.best(living) is None:  # no survivor has come through
                 living.append(trial)

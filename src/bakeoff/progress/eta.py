@@ -30,7 +30,7 @@ class Forecast:
     """
 
     def __init__(self, rates: Rates, start: Start, clock: Callable[[], float]):
-        self.rates, self.clock, self.running = rates, clock, dict[str, Running]()
+        self.rates, self.clock, self.running, self.workers = rates, clock, dict[str, Running](), start.workers
         self.runs = {run.id: run for run in rates.plan.runs}
         self.work = rates.planned({**dict.fromkeys(start.done, "nothing"), **start.again})
         self.trained = defaultdict[str, float](float)  # multiplications of each run
@@ -82,7 +82,11 @@ class Forecast:
 
     def left(self) -> float | None:
         """Return the seconds until everything is done; None as long as some rate is unknown."""
-        return self.seconds(((entry, left) for (entry, _), left in self.work.items()), self.running.values())
+        whole = self.seconds(((entry, left) for (entry, _), left in self.work.items()), self.running.values())
+        if whole is None or self.workers == 1:
+            return whole
+        # At best all workers are busy until the end. It takes no less than the longest of the runs that are running.
+        return max([whole / self.workers, *filter(None, map(self.left_of, self.running))])
 
     def left_of(self, run_id: str) -> float | None:
         """Return the seconds until a run that is running ends, a trial until it pauses; None while unknown."""

@@ -29,14 +29,22 @@ class Session:
 
     @classmethod
     def to_come(
-        cls, folder: Folder, plan: PlanDocument, protocol: ProtocolConfig, left: Mapping[str, Step | SetupError]
+        cls,
+        folder: Folder,
+        plan: PlanDocument,
+        protocol: ProtocolConfig,
+        left: Mapping[str, Step | SetupError],
+        workers: int = 1,
     ) -> "Session":
-        """Return the next session of a folder with this plan; `left` is to do for each run that is not a trial."""
+        """Return the next session of a folder with this plan; `left` is to do for each run that is not a trial.
+
+        It carries out as many runs at a time as it has `workers`.
+        """
         tried = {run.id: folder.run(run.id).result() for run in plan.runs if run.kind == "trial"}
         done = sorted(run_id for run_id, step in left.items() if step == "nothing")
         again = {run_id: step for run_id, step in left.items() if step in ("decode", "score")}
         steps = {run_id: result.steps or 0 for run_id, result in tried.items() if result}
-        facts = {"done": done, "steps": steps, "again": again, "plan": plan_hash(plan)}
+        facts = {"done": done, "steps": steps, "again": again, "plan": plan_hash(plan), "workers": workers}
         return cls(folder, plan, protocol, Start.model_validate(facts))
 
     @classmethod

@@ -87,6 +87,7 @@ class ResultRow(TypedDict):
     files: dict[Text, Text]
     decoding: NotRequired[Text | None]
     scoring: NotRequired[Text | None]
+    beside: NotRequired[Count]
 
 
 class CurveRow(Document):

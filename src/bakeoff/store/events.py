@@ -31,7 +31,7 @@ class Start(Line):
     """A session begins. `done` are the runs that are finished already, `steps` the steps that trials have taken before.
 
     `again` are runs that are trained already, but whose outputs are written again (decode) or only scored again
-    (score). `plan` is a hash of the session's plan.
+    (score). `plan` is a hash of the session's plan; `workers` is how many runs are carried out at the same time.
     """
 
     kind: Literal["start"] = "start"
@@ -39,6 +39,7 @@ class Start(Line):
     steps: dict[str, Count]
     again: dict[str, Literal["decode", "score"]] = Field({})
     plan: str | None = None
+    workers: Annotated[int, Field(ge=1)] = Field(1)
 
 
 class End(Line):

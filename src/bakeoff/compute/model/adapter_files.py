@@ -30,6 +30,10 @@ def save_adapter(folder: Path, adapted: nn.Module, method: Method, config: Confi
     folder.mkdir(parents=True, exist_ok=True)
     for file in folder.iterdir():  # of an earlier training: PEFT writes into what is there
         detach(file)
+    for peft_config in getattr(adapted, "peft_config", {}).values():
+        for name, value in vars(peft_config).items():
+            if isinstance(value, set):  # would be written in another order by another process
+                setattr(peft_config, name, sorted(value))
     with card_kept(folder / "README.md"):
         method.save(adapted, folder)
     give_rights(folder)

@@ -56,10 +56,10 @@ class Work:
         self.tokens: dict[str, Sequence[Tokens]] = {s: load_tokens(folder.tokens_file(s)) for s in SPLITS}
         self.few_shot = run.kind == "baseline" and run.entry.startswith(FEW_SHOT)
         self.trunk_folder = folder.trunk
-        self.device = choose(self.config.machine.device)
+        self.device = choose(given.device or self.config.machine.device)
         set_rounding(self.config.protocol)
         self.clocks, self.shown_at = Clocks(self.device), time.monotonic()
-        self.record = RunResult(run, "done")
+        self.record = RunResult(run, "done", beside=given.beside)
         if run.kind != "trial":
             self.record.decoding, self.record.scoring = self.plan.decoding, self.plan.scoring
         self.calls: dict[str, Any] = {}  # what is known of the base's calls, once it was tried

@@ -39,6 +39,8 @@ class Given:
     resident: "Resident | None" = None
     handover: Handover | None = None
     lender: "Lender | None" = None
+    device: str | None = None  # of the run, as machine.device names one; None: that of the config
+    beside: int = 0  # how many other runs may have the same device at the same time
 
 
 NOTHING = Given()

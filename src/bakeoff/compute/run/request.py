@@ -1,7 +1,8 @@
 """A request for one run, carried out in a process of its own; the two servers of runs share this. It loads no torch.
 
-A server reads {"folder", "run", "left"} lines from standard input. The process of a run says {"started": pid} and its
-events, as JSON lines on standard output; a server that has forked it says {"exit": status} when it has ended.
+A server reads lines of {"folder", "run", "left", "device", "beside"} from standard input. The process of a run says
+{"started": pid} and its events, as JSON lines on standard output; a server that has forked it says {"exit": status}
+when it has ended.
 """
 
 import json
@@ -11,6 +12,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
@@ -67,6 +69,7 @@ def carry_out(line: str, events: TextIO, given: Given = NOTHING) -> int:
     """Carry out a request and return the exit status, whatever happens."""
     try:
         request = json.loads(line)
+        given = replace(given, device=request.get("device"), beside=request.get("beside", 0))
         return run(Path(request["folder"]), request["run"], request["left"], events, given)
     except BaseException:  # before the run's own record begins, or after it: the log says why
         traceback.print_exc()

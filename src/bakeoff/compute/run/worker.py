@@ -43,7 +43,8 @@ def work_on(
     None if it is trained now and another process evaluates it.
     """
     files = folder.run(run.id)
-    if left == "train" and not checkpoint_files(files.checkpoints):
+    trained = given.handover and given.handover.left()  # by the run's first process, whose curve stays
+    if left == "train" and not trained and not checkpoint_files(files.checkpoints):
         files.metrics_file.unlink(missing_ok=True)
     work = Work(folder, run, emit, stop_requested, given)
     return result_of(work) if left == "train" else decoded_again(work)
