@@ -37,7 +37,7 @@ def write(page, text=DOCUMENT):
         box.check(force=True)
     page.fill("#document", text)
     page.click("#go")
-    page.wait_for_function("document.querySelector('#told').textContent.includes('done')")
+    page.locator("#told", has_text="done").wait_for()
 
 
 @pytest.mark.parametrize(
@@ -80,13 +80,13 @@ def test_the_keyboard_writes_and_stops(browser, server):  # noqa: F811
         page.wait_for_selector("#chips label")
         page.focus("#document")
         page.keyboard.press("Control+Enter")
-        assert page.inner_text("#told") == "Type a document first."
+        page.locator("#told", has_text="Type a document first.").wait_for()
         page.keyboard.type(DOCUMENT)
         page.keyboard.press("Control+Enter")
         page.wait_for_selector("#outputs .writing")
         assert page.is_disabled("#go")
         page.keyboard.press("Escape")
-        page.wait_for_function("document.querySelector('#told').textContent === 'Stopped.'")
+        page.locator("#told", has_text="Stopped.").wait_for()
         assert all(text.startswith("stopped after") for text in page.locator("#outputs .cost").all_inner_texts())
         for _ in range(4):  # from the document on, by Tab: entries, settings, the button
             page.keyboard.press("Tab")

@@ -1,5 +1,6 @@
 """Opening the bakeoffs that are served: whether they can share a base, the base, and their adapters."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,7 +118,8 @@ class Opened:
             finished = [record.run for i in row.runs if (record := folder.run(i).finished())]
             if any(run.kind == "entry" for run in finished):
                 score = row.metrics.get(f"test/{plan.primary}")
-                models.append(self.model(bakeoff, results.entry(entry), score.mean if score else None))
+                finite = score is not None and math.isfinite(score.mean)  # JSON has no others
+                models.append(self.model(bakeoff, results.entry(entry), score.mean if score and finite else None))
         return bakeoff, models
 
     def model(self, bakeoff: Bakeoff, entry: EntryResult, score: float | None) -> Model:
