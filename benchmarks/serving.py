@@ -1,4 +1,4 @@
-"""`bakeoff serve` measured over HTTP: `python benchmarks/serving.py [--base FOLDER] [--parts swap,load,...] [--short]`.
+"""`bakeoff serve` measured over HTTP: `python benchmarks/serving.py [--base FOLDER] [--parts swap,load,...]`.
 
 A quick bakeoff of real runs (eight LoRA entries and four other methods, a few steps each) is made first, in `--place`.
 Every contender gets the same requests: bakeoff's server; HF generate with PEFT's set_adapter, request after request,
@@ -22,6 +22,8 @@ from typing import Any
 import bakeoff
 from bakeoff.results import load_results
 from measured import Kept
+from race import SHAPES
+from race import prepare as random_model
 from serving_client import Client, Reply
 
 HERE = Path(__file__).parent
@@ -40,7 +42,7 @@ OUTPUT_TOKENS = 48
 
 def prepare(place: Path, base: str) -> Path:
     """Run the bakeoff that is served, if it is not there already; return its folder."""
-    folder = place / "serving"
+    folder = place / f"serving-{Path(base).name}"
     config = {
         "name": "bench", "model": base, "data": {"source": "docstrings", "train_limit": 64, "validation_limit": 8,
                                                 "test_limit": 64},
@@ -228,15 +230,19 @@ def summary(kept: Kept, rounds: int) -> dict[str, Any]:
 def main() -> None:
     """Read the command line, measure, print the summary."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--base", default="base", help="folder or hub id of the base; by default the embedded one")
+    parser.add_argument("--base", default="base", help="folder, or a shape of race.py (gpt2); else the embedded one")
     parser.add_argument("--place", type=Path, default=Path("build/serving"), help="folder of the bakeoff")
     parser.add_argument("--keep", type=Path, help="file of measurements, from which it resumes")
     parser.add_argument("--parts", default=",".join(PARTS), help=f"some of {', '.join(PARTS)}")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", type=int, default=64, help="per measurement")
     asked = parser.parse_args()
-    kept = Kept(asked.keep, f"{asked.base} {asked.requests}")
-    folder = prepare(asked.place, asked.base)
+    kept, base = Kept(asked.keep, f"{asked.base} {asked.requests}"), asked.base
+    if base in SHAPES:
+        base = str(asked.place / f"shape-{base}")
+        if not Path(base).exists():
+            random_model(Path(base), asked.base, 1)
+    folder = prepare(asked.place, base)
     measure(folder, kept, asked.parts.split(","), asked.rounds, asked.requests)
     print(json.dumps(summary(kept, asked.rounds), indent=1))
 
