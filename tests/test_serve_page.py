@@ -52,6 +52,7 @@ def test_entries_are_written_side_by_side(browser, server, name, settings):  # n
     with opened(browser, server, **settings) as page:
         page.wait_for_selector("#chips label")
         assert page.locator("#chips :checked").count() == 2  # the recommended entry and the base
+        assert not page.is_visible("#key")
         write(page)
         titles = page.locator("#outputs h2").all_inner_texts()
         assert sorted(titles) == sorted(n for n in server.models if "/" in n)

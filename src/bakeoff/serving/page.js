@@ -45,8 +45,10 @@ function chip(model, best) {
   box.type = "checkbox";
   box.value = model.id;
   box.checked = best || model.entry === null;
-  const note = best ? "recommended" : model.entry === null ? "untouched" : model.method;
-  label.append(box, make("span", "", model.id), make("span", "soft", note));
+  const method = model.method === model.entry ? "" : model.method;
+  const note = best ? "recommended" : model.entry === null ? "untouched" : method;
+  label.append(box, make("span", "", model.id));
+  if (note) label.append(make("span", "soft", note));
   return label;
 }
 
