@@ -5,7 +5,6 @@ models that are decoded without a cache.
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -13,10 +12,7 @@ from torch import nn
 from bakeoff.compute.decoding.batch import Causal, EncoderDecoder, Whole, decoding
 from bakeoff.compute.decoding.greedy import one_length
 from bakeoff.compute.model.base import Base
-from bakeoff.compute.serving.request import Row
-
-# Chooses each row's next token, given its logits (rows, vocabulary); None for a row that has ended.
-Choose = Callable[[Sequence[Row], torch.Tensor], list[int | None]]
+from bakeoff.compute.serving.request import Choose, Row
 
 
 class Cohort:
@@ -43,49 +39,57 @@ class Cohort:
 
 
 class Cohorts:
-    """The rows of one entry: running in cohorts, or waiting."""
+    """The rows of one entry, in cohorts; a lane like others, but prompts are read whole."""
 
     def __init__(self, base: Base, adapted: nn.Module):
         self.base, self.adapted = base, adapted
-        self.waiting: deque[Row] = deque()
+        self.admitted: deque[Row] = deque()
         self.cohorts: list[Cohort] = []
 
     @property
     def running(self) -> int:
         """How many rows have a place."""
-        return sum(len(cohort.rows) for cohort in self.cohorts)
+        return len(self.admitted) + sum(len(cohort.rows) for cohort in self.cohorts)
 
-    def add(self, row: Row) -> None:
-        """Let a row wait for its turn."""
-        self.waiting.append(row)
+    @property
+    def reading(self) -> int:
+        """How many prompts are left to read."""
+        return len(self.admitted)
 
-    def step(self, choose: Choose, places: int, tokens: int) -> None:
-        """Write a token of every running row, then admit at most so many rows and `tokens` of prompts, but one row."""
-        self.drop_cancelled()
-        for cohort in self.cohorts:
-            cohort.step(choose)
-        if places > 0 and (rows := self.next_rows(places, tokens)):
-            room = max(row.request.max_tokens for row in rows)
-            batch = decoding(self.base, self.adapted, [row.request.prompt for row in rows], room)
-            self.cohorts.append(Cohort(rows, batch))
-            self.cohorts[-1].step(choose)
-        self.cohorts = [cohort for cohort in self.cohorts if cohort.rows]
+    def admit(self, row: Row) -> None:
+        """Give a row a place: its prompt is read in the next steps."""
+        self.admitted.append(row)
 
     def drop_cancelled(self) -> None:
         """Let cancelled rows leave."""
-        self.waiting = deque(row for row in self.waiting if not row.cancelled)
+        self.admitted = deque(row for row in self.admitted if not row.cancelled)
         for cohort in self.cohorts:
             cohort.keep([place for place, row in enumerate(cohort.rows) if not row.cancelled])
         self.cohorts = [cohort for cohort in self.cohorts if cohort.rows]
 
-    def next_rows(self, places: int, tokens: int) -> list[Row]:
-        """Take the rows that are admitted next, in their order; recurrent states have no padding: of one length."""
+    def decode(self, choose: Choose) -> None:
+        """Write a token of every running row; rows that end leave."""
+        for cohort in self.cohorts:
+            cohort.step(choose)
+        self.cohorts = [cohort for cohort in self.cohorts if cohort.rows]
+
+    def read(self, choose: Choose, tokens: int) -> None:
+        """Read at most so many tokens of prompts, but one prompt; these rows write their first token."""
+        if rows := self.next_rows(tokens):
+            room = max(row.request.max_tokens for row in rows)
+            batch = decoding(self.base, self.adapted, [row.request.prompt for row in rows], room)
+            cohort = Cohort(rows, batch)
+            cohort.step(choose)
+            self.cohorts += [cohort] if cohort.rows else []
+
+    def next_rows(self, tokens: int) -> list[Row]:
+        """Take the rows that are read next, in their order; recurrent states have no padding: of one length."""
         rows: list[Row] = []
-        while self.waiting and len(rows) < places:
-            length = len(self.waiting[0].request.prompt)
+        while self.admitted:
+            length = len(self.admitted[0].request.prompt)
             other = rows and one_length(self.base) and length != len(rows[0].request.prompt)
             if rows and (length > tokens or other):
                 break
             tokens -= length
-            rows.append(self.waiting.popleft())
+            rows.append(self.admitted.popleft())
         return rows

@@ -1,8 +1,10 @@
 """What is asked of the serving engine, what it answers, and its own account of a row."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+import torch
 
 Finished = Literal["stop", "length", "failed"]
 
@@ -42,3 +44,8 @@ class Row:
     seed: int
     written: list[int] = field(default_factory=list)
     cancelled: bool = False
+    failed: bool = False
+
+
+# Chooses each row's next token, given its logits (rows, vocabulary); None for a row that has ended.
+Choose = Callable[[Sequence[Row], torch.Tensor], list[int | None]]

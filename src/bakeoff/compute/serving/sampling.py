@@ -1,5 +1,6 @@
 """Chooses the next token of each row: the likeliest, or one that is drawn."""
 
+import math
 from collections.abc import Sequence
 
 import numpy
@@ -8,12 +9,15 @@ import torch
 from bakeoff.compute.serving.request import Row
 
 
-def choose(rows: Sequence[Row], logits: torch.Tensor) -> list[int]:
-    """Return the next id of each row, given its logits (rows, vocabulary)."""
-    chosen = logits.argmax(-1).tolist()
-    for place, row in enumerate(rows):
-        if row.request.temperature > 0:
-            chosen[place] = draw(row, logits[place])
+def choose(rows: Sequence[Row], logits: torch.Tensor) -> list[int | None]:
+    """Return the next id of each row, given its logits (rows, vocabulary); None where they are not numbers."""
+    most, likeliest = logits.max(-1)
+    chosen: list[int | None] = [*likeliest.tolist()]
+    for place, largest in enumerate(most.tolist()):
+        if math.isnan(largest):
+            chosen[place] = None
+        elif rows[place].request.temperature > 0:
+            chosen[place] = draw(rows[place], logits[place])
     return chosen
 
 

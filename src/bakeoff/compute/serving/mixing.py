@@ -1,0 +1,216 @@
+"""Lets rows of several adapters share each call of one model: rows are parted at modules that some adapter changes."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from bakeoff.compute.serving.forms import CannotMixError, Form, Own, Thin, Vectors, with_vectors
+
+Key = Any  # an entry of the engine
+Plain = Callable[..., torch.Tensor]  # a module's own forward pass
+
+
+class Mixer:
+    """A model whose modules serve each row as its entry asks; the model has no adapter of its own."""
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+        self.modules = dict(model.named_modules())
+        self.forms: dict[str, dict[Key, Form]] = {}  # by the module's name
+        self.now: tuple[Key, ...] = ()  # whose rows the model is called for
+        self.plans: dict[str, Plan] = {}  # by the module's name, for these rows
+        self.kept: tuple[tuple[Key, ...], dict[str, Plan]] = ((), {})  # of the running batch
+        self.factors: dict[str, Factors] = {}  # of the running batch
+        self.seen: set[str] = set()  # changed modules that were called
+
+    def add(self, key: Key, forms: dict[str, Form]) -> None:
+        """Let an entry change modules."""
+        for name, form in forms.items():
+            if name not in self.forms:
+                self.forms[name] = {}
+                module = self.modules[name]
+                module.forward = self.parted(name, module, module.forward)
+            self.forms[name][key] = form
+        self.kept = ((), {})
+
+    def remove(self, key: Key) -> None:
+        """Forget an entry."""
+        for name in [name for name, forms in self.forms.items() if key in forms]:
+            del self.forms[name][key]
+            self.factors.pop(name, None)
+            if not self.forms[name]:
+                del self.forms[name]
+                del self.modules[name].forward  # the class has its own
+        self.kept = ((), {})
+
+    @contextmanager
+    def serving(self, keys: Sequence[Key], running: bool) -> Iterator[None]:
+        """Let the rows of the model's calls be those of these entries; `running` if they are the running batch."""
+        self.now, self.plans = tuple(keys), {}
+        if running:
+            if self.kept[0] != self.now:
+                self.kept = (self.now, {})
+            self.plans = self.kept[1]
+        self.running = running
+        try:
+            yield
+        finally:
+            self.now, self.plans = (), {}
+
+    def parted(self, name: str, module: nn.Module, plain: Plain) -> Plain:
+        """Return a module's forward pass in which each row is its entry's."""
+
+        def forward(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+            if len(x) != len(self.now):
+                raise CannotMixError(f"{name}: {len(x)} rows where there are {len(self.now)}")
+            self.seen.add(name)
+            plan = self.plans.get(name)
+            if plan is None:
+                factors = self.factors.setdefault(name, Factors()) if self.running else Factors()
+                forms = [self.forms[name].get(key) for key in self.now]
+                plan = self.plans[name] = Plan(module, plain, forms, x.device, factors)
+            return plan(x, *args, **kwargs)
+
+        return forward
+
+
+class Plan:
+    """What a module does for given rows; made once for each set of rows."""
+
+    def __init__(
+        self, module: nn.Module, plain: Plain, forms: Sequence[Form | None], device: torch.device, factors: "Factors"
+    ):
+        self.module, self.plain = module, plain
+        own: dict[Own, list[int]] = {}
+        for place, form in enumerate(forms):
+            if isinstance(form, Own):
+                own.setdefault(form, []).append(place)
+        self.own = [(form.module, torch.tensor(places, device=device)) for form, places in own.items()]
+        rest = [place for place, form in enumerate(forms) if not isinstance(form, Own)]
+        self.alone = self.own[0][0] if len(self.own) == 1 and not rest else None
+        self.rest = torch.tensor(rest, device=device) if self.own else None
+        left = [forms[place] for place in rest]
+        thin = [form if isinstance(form, Thin) else None for form in left]
+        self.thin = Gathered(thin, device, factors) if any(thin) else None
+        self.vectors = stacked(module, left) if any(isinstance(form, Vectors) for form in left) else None
+
+    def __call__(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Return what comes out for each row."""
+        if self.alone is not None:
+            return self.alone(x, *args, **kwargs)
+        if self.rest is None:
+            return self.shared(x, *args, **kwargs)
+        parts = [(places, module(x[places], *args, **kwargs)) for module, places in self.own]
+        if len(self.rest):
+            parts.append((self.rest, self.shared(x[self.rest], *args, **kwargs)))
+        first = parts[0][1]
+        out = first.new_empty(len(x), *first.shape[1:])
+        for places, rows in parts:
+            out[places] = rows
+        return out
+
+    def shared(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Return what comes out of the base's module for rows that share it, each with its own vectors and factors."""
+        if self.vectors is not None:
+            return with_vectors(self.module, self.vectors, x)
+        if self.thin is None:
+            return self.plain(x, *args, **kwargs)
+        return self.thin.apply(self.plain, x)
+
+
+def stacked(module: nn.Module, forms: Sequence[Form | None]) -> dict[str, torch.Tensor]:
+    """Return each row's vectors, (rows, width); a row without a form has the module's."""
+    return {
+        name: torch.stack([form.values[name] if isinstance(form, Vectors) else own.data for form in forms])
+        for name, own in module._parameters.items()
+        if own is not None
+    }
+
+
+class Gathered:
+    """The thin numbers of each row at one linear map."""
+
+    def __init__(self, forms: Sequence[Thin | None], device: torch.device, factors: "Factors"):
+        self.scale = vectors([form.scale if form else None for form in forms], 1.0)
+        self.gain = vectors([form.gain if form else None for form in forms], 1.0)
+        self.shift = vectors([form.shift if form else None for form in forms], 0.0)
+        low = {place: form for place, form in enumerate(forms) if form is not None and form.down is not None}
+        whole = len(low) == len(forms)
+        self.low: torch.Tensor | None = None  # which rows have factors; None where all do
+        self.down = self.up = None
+        if len({id(form) for form in low.values()}) == 1:  # nothing is to be gathered
+            only = next(iter(low.values()))
+            self.down, self.up = only.down, only.up
+        elif low:
+            order = [*low] if whole else factors.order(low)
+            self.down, self.up = factors.take([low[place] for place in order])
+            low = {place: low[place] for place in order}
+        if low and not whole:
+            self.low = torch.tensor([*low], device=device)
+
+    def apply(self, plain: Plain, x: torch.Tensor) -> torch.Tensor:
+        """Return what a linear map makes of `x` (rows, ..., inputs), with each row's numbers."""
+        out = plain(x if self.scale is None else x * spread(self.scale, x))
+        if self.gain is not None:
+            out = out * spread(self.gain, out)
+        if self.shift is not None:
+            out = out + spread(self.shift, out)
+        if self.down is None or self.up is None:
+            return out
+        rows = x if self.low is None else x[self.low]
+        thin = torch.matmul(rows.reshape(len(rows), -1, x.shape[-1]), self.down)
+        if self.low is None and self.up.ndim == 3 and out.dtype == self.up.dtype == thin.dtype:
+            return out.view(len(out), -1, out.shape[-1]).baddbmm_(thin, self.up).view(out.shape)
+        update = torch.matmul(thin, self.up).to(out.dtype).view(-1, *out.shape[1:])
+        return out + update if self.low is None else out.index_add_(0, self.low, update)
+
+
+class Factors:
+    """Low-rank factors of rows, stacked in slots: what one set of rows has in common with the next is not copied."""
+
+    def __init__(self) -> None:
+        self.forms: list[Thin | None] = []  # in each slot
+        self.down = self.up = torch.empty(0)
+
+    def order(self, low: dict[int, Thin]) -> list[int]:
+        """Return these rows in an order that leaves as many slots as they are as there can be."""
+        left, placed = dict(low), list[int | None]()
+        for form in self.forms[: len(low)]:
+            place = next((place for place, other in left.items() if other is form), None)
+            placed.append(place)
+            left.pop(place, None)  # type: ignore[arg-type]
+        rest = iter(left)
+        placed += [None] * (len(low) - len(placed))
+        return [next(rest) if place is None else place for place in placed]
+
+    def take(self, forms: Sequence[Thin]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the factors (rows, inputs, rank) and (rows, rank, outputs) of these forms, zeros up to one rank."""
+        pairs = [(form.down, form.up) for form in forms if form.down is not None and form.up is not None]
+        rank = max(len(up) for _, up in pairs)
+        if len(forms) > len(self.forms) or rank > self.down.shape[-1]:
+            down, up = pairs[0]
+            places = max(len(forms), min(2 * len(self.forms), 4 * len(forms)))
+            self.down, self.up = down.new_zeros(places, len(down), rank), up.new_zeros(places, rank, up.shape[1])
+            self.forms = [None] * places
+        for slot, (form, (down, up)) in enumerate(zip(forms, pairs, strict=True)):
+            if self.forms[slot] is not form:
+                self.forms[slot] = form
+                self.down[slot, :, : down.shape[1]], self.down[slot, :, down.shape[1] :] = down, 0
+                self.up[slot, : len(up)], self.up[slot, len(up) :] = up, 0
+        return self.down[: len(forms)], self.up[: len(forms)]
+
+
+def vectors(given: Sequence[torch.Tensor | None], neutral: float) -> torch.Tensor | None:
+    """Return vectors stacked, (rows, width), with neutral ones where there are none; None if there are none at all."""
+    like = next((vector for vector in given if vector is not None), None)
+    if like is None:
+        return None
+    return torch.stack([torch.full_like(like, neutral) if vector is None else vector for vector in given])
+
+
+def spread(rows: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Return vectors (rows, width) in a shape that multiplies `x` (rows, ..., width)."""
+    return rows.view(len(rows), *[1] * (x.ndim - 2), -1)
