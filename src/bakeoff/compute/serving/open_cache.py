@@ -9,7 +9,8 @@ from transformers.cache_utils import DynamicLayer
 
 from bakeoff.compute.model.kv_cache import RoomyCache, RoomyLayer
 
-ROOM = 128  # columns that are added when there are none left: all rows are copied then
+# Columns to the left, for a longer row, and to the right, for new tokens. Where none are left all rows are copied.
+ROOM = 128
 
 
 class OpenLayer(DynamicLayer):
@@ -56,8 +57,8 @@ class Columns:
 class OpenCache(RoomyCache):
     """A cache of such blocks. A row's tokens end at the last column in use, as those of all others do.
 
-    So a step writes one column, and a row that joins is copied once. Memory grows by ROOM columns and a half of the
-    rows at a time; without rows there is none.
+    So a step writes one column, and a row that joins is copied once. Memory is that of the longest row and
+    2 x ROOM columns, and grows by a half of the rows at a time; without rows there is none.
     """
 
     def __init__(self, config: PreTrainedConfig):
@@ -79,29 +80,26 @@ class OpenCache(RoomyCache):
     def join(self, part: RoomyCache, place: int, length: int) -> None:
         """Add a row: the one at `place` of a part that was read, whose first `length` tokens are real."""
         own = self.columns
-        end = max(own.end, length)
-        if own.rows == own.places or end > own.columns:
+        if own.rows == own.places or length > own.end:
             places = own.places if own.rows < own.places else own.rows + max(4, own.rows // 2)
             self.reserve(part, places, max(own.width, length))
-            end = own.end
-        own.end = end
         own.width = max(own.width, length)
         for layer, other in zip(self.layers, part.layers, strict=True):
             if other.keys is not None and isinstance(layer, OpenLayer):
                 for buffer, states in zip(layer.buffers, (other.keys, other.values), strict=True):
-                    buffer[own.rows, :, end - length : end] = states[place, :, :length]
+                    buffer[own.rows, :, own.end - length : own.end] = states[place, :, :length]
         own.rows += 1
         self.lengths.append(length)
 
     def reserve(self, part: RoomyCache, places: int, width: int) -> None:
-        """Make buffers for so many places, and for ROOM columns more than `width`."""
-        own = self.columns
+        """Make buffers for so many places, and for ROOM columns more than `width` on either side."""
+        own, end = self.columns, width + ROOM
         for layer, other in zip(self.layers, part.layers, strict=True):
             if isinstance(layer, OpenLayer):
                 like = layer.buffers or ((other.keys, other.values) if other.keys is not None else ())
                 if like:
-                    layer.reserve(like, places, width + ROOM, width)
-        own.places, own.columns, own.end = places, width + ROOM, width
+                    layer.reserve(like, places, end + ROOM, end)
+        own.places, own.columns, own.end = places, end + ROOM, end
 
     def make_room(self) -> None:
         """Make sure that there is a column for the next token."""

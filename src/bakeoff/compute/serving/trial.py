@@ -21,7 +21,8 @@ COMPANY = 5  # tokens of the prompt of the other row
 def equals_evaluation(lane: Lane, entry: Any, company: Any) -> bool:
     """Return whether a row of an entry, beside a row of another, has the logits that evaluation has for it alone.
 
-    An entry has `base`, `adapted`, `past` and `tried`, which keeps what the company's row is compared with. Raises SetupError where the lane cannot be called.
+    An entry has `base`, `adapted`, `past` and `tried`, which keeps what the row of the company is compared with. Raises
+    SetupError where the lane cannot be called.
     """
     first, second = (list(row.prompt) for row in rows_for(entry.base))
     prompts = {entry: first, company: second[:COMPANY]}
