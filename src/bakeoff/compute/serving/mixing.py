@@ -25,6 +25,13 @@ class Mixer:
         self.kept: tuple[tuple[Key, ...], dict[str, Plan]] = ((), {})  # of the running batch
         self.factors: dict[str, Factors] = {}  # of the running batch
         self.seen: set[str] = set()  # changed modules that were called
+        self.running, self.tokens = False, 1
+        model.register_forward_pre_hook(self.count_tokens, with_kwargs=True)
+
+    def count_tokens(self, _: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]) -> None:
+        """Note how many tokens each row has in this call of the model."""
+        given = next(inputs[name] for name in ("input_ids", "inputs_embeds") if inputs.get(name) is not None)
+        self.tokens = given.shape[1]
 
     def add(self, key: Key, forms: dict[str, Form]) -> None:
         """Let an entry change modules."""
@@ -64,15 +71,17 @@ class Mixer:
         """Return a module's forward pass in which each row is its entry's."""
 
         def forward(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-            if len(x) != len(self.now):
-                raise CannotMixError(f"{name}: {len(x)} rows where there are {len(self.now)}")
+            rows = len(self.now)
+            flat = x.ndim == 2 and len(x) == rows * self.tokens != rows  # some architectures flatten rows and tokens
+            if len(x) != rows and not flat:
+                raise CannotMixError(f"{name}: {len(x)} rows where there are {rows}")
             self.seen.add(name)
             plan = self.plans.get(name)
             if plan is None:
                 factors = self.factors.setdefault(name, Factors()) if self.running else Factors()
                 forms = [self.forms[name].get(key) for key in self.now]
                 plan = self.plans[name] = Plan(module, plain, forms, x.device, factors)
-            return plan(x, *args, **kwargs)
+            return plan(x.unflatten(0, (rows, -1))).flatten(0, 1) if flat else plan(x, *args, **kwargs)
 
         return forward
 
