@@ -41,7 +41,7 @@ def wanted(family, folder, most=MOST):
     """What evaluation writes for the prompts with an adapter; None: the base."""
     base = family_base(family)
     adapted = base.model if folder is None else loaded(base, folder)
-    return generate(base, adapted, PROMPTS, most, 1)
+    return generate(base, adapted, PROMPTS, most)
 
 
 def loaded(base: Base, folder):
