@@ -44,7 +44,7 @@ def method_schema(method: str, **more: Any) -> dict[str, Any]:
     storages = get_args(Quantize) if cls.quantize is None else [cls.quantize]
     fields["quantize"] = {"enum": [*storages], "description": ProtocolConfig.model_fields["quantize"].description}
     fields["method"] = {"const": method, "description": (cls.__doc__ or "").strip().partition("\n")[0]}
-    return {"type": "object", "properties": fields | more, "additionalProperties": False}
+    return {"type": "object", "properties": fields | more, "additionalProperties": cls.more_fields}
 
 
 def entry_forms() -> list[dict[str, Any]]:

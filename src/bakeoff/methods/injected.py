@@ -6,12 +6,15 @@ import signal
 import subprocess
 import sys
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, field_validator
 
 from bakeoff.errors import SetupError, listed
 from bakeoff.methods.method import Method, beside_text, task_type, with_peft
+from bakeoff.methods.packed import bits_of
+from bakeoff.methods.twins import with_twins
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+IN_WORDS = {4: "four", 8: "eight"}
 PATTERN_SECONDS = 5  # of the processor
 MATCH = (
     "import json, re, resource, sys; pattern, names, seconds = json.load(sys.stdin);"
@@ -36,6 +40,9 @@ class Injected(Method):
     config_class: ClassVar[str]
     fixed: ClassVar[dict[str, Any]] = {}
     starts_as_base: ClassVar[bool] = True
+    takes_bits: ClassVar[tuple[int, ...]] = (4, 8)  # in how few the base's weights may be packed
+    takes_transposed: ClassVar[bool] = True  # whether PEFT puts it on weights that are stored as GPT-2 stores them
+    ranks: ClassVar[tuple[str, ...]] = ()  # fields that are ranks: no side of an adapted weight may be smaller
 
     target_modules: list[str] | str | None = Field(
         "all-linear",
@@ -56,7 +63,15 @@ class Injected(Method):
             ) from None
         return value
 
-    def config(self, model: "PreTrainedModel") -> "PeftConfig":
+    def prepared(self, model: "PreTrainedModel") -> "PreTrainedModel":
+        """Return the model with linear twins of transposed layers, if PEFT has the tuner for linear layers only."""
+        return model if self.takes_transposed else with_twins(model)
+
+    def installing(self, model: "PreTrainedModel") -> AbstractContextManager[None]:
+        """Return the context in which PEFT adds the tuner to the model; most tuners need none."""
+        return nullcontext()
+
+    def peft_config(self, model: "PreTrainedModel") -> "PeftConfig":
         """Return PEFT's config for this model."""
         import peft
         from transformers.pytorch_utils import Conv1D
@@ -70,6 +85,12 @@ class Injected(Method):
 
     def adapt(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> "nn.Module":
         """Return a PeftModel; raise SetupError if PEFT cannot put the method on this model."""
+        if packed := {bits_of(p) for p in model.parameters()} - {None, *self.takes_bits}:
+            how = "quantize: int8" if 8 in self.takes_bits else "quantize: none for this entry"
+            raise SetupError(
+                f"{self.name}: PEFT cannot add it to weights in {IN_WORDS[packed.pop()]} bits. Try: {how}, or lora"
+            )
+        model = self.prepared(model)
         names = [n for n, m in model.named_modules() if getattr(m, "weight", None) is not None]
         known = f"This model has: {listed(sorted({n.rpartition('.')[2] for n in names}))}"
         if isinstance(self.target_modules, list):
@@ -79,11 +100,36 @@ class Injected(Method):
         if isinstance(self.target_modules, str) and self.target_modules != "all-linear":
             check_pattern(f"{self.name}: target_modules", self.target_modules, names)
         try:
-            return with_peft(model, self.config(model))
+            with self.installing(model):
+                adapted = with_peft(model, self.peft_config(model))
         except (ValueError, TypeError, NotImplementedError) as error:
             reason = " ".join(str(error).split()).removesuffix(".")
             names_help = f". {known}" if "not found" in reason else ""
             raise SetupError(f"{self.name}: target_modules {self.target_modules}: {reason}{names_help}") from None
+        self.check_ranks(adapted)
+        return adapted
+
+    def check_ranks(self, adapted: "nn.Module") -> None:
+        """Raise SetupError if a rank is larger than a side of an adapted weight, which cannot have such a rank."""
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        layers: list[Any] = [layer for layer in adapted.modules() if isinstance(layer, BaseTunerLayer)]
+        for field in self.ranks:
+            rank = getattr(self, field) or 0
+            for layer in layers:
+                shape = layer.out_features, layer.in_features
+                if rank > min(shape):
+                    raise SetupError(
+                        f"{self.name}: {field}: {rank} is more than a weight of shape {shape} allows. Try: {field}: "
+                        f"{min(shape)} or less, or other target_modules"
+                    )
+
+
+class LinearOnly(Injected):
+    """A method that PEFT has for plain linear layers alone: GPT-2's get twins, and weights in few bits are refused."""
+
+    takes_bits: ClassVar[tuple[int, ...]] = ()
+    takes_transposed: ClassVar[bool] = False
 
 
 def check_pattern(where: str, pattern: str, names: list[str]) -> None:

@@ -15,6 +15,7 @@ class Lora(Injected):
     paper: ClassVar[str] = "https://arxiv.org/abs/2106.09685"
     search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (3e-5, 3e-3)}
     config_class: ClassVar[str] = "LoraConfig"
+    ranks: ClassVar[tuple[str, ...]] = ("r",)
     tiny: ClassVar[dict[str, Any]] = {"r": 4}
 
     learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")

@@ -45,9 +45,6 @@ class StartsFromWeights(Lora):
             if not isinstance(layer, LoraLayer):
                 continue
             weight: nn.Parameter = layer.get_base_layer().weight
-            shape = layer.out_features, layer.in_features
-            if self.r > min(shape):
-                raise SetupError(f"{self.name}: r: {self.r} is more than a weight of shape {shape} allows")
             if not self.transposed and getattr(layer, "fan_in_fan_out", False):
                 raise SetupError(f"{self.name}: PEFT cannot start from weights stored as GPT-2 stores them")
             if weight.device.type == "meta":
@@ -140,18 +137,6 @@ class Eva(Lora):
         lt=1,
         description="directions count as settled when their cosine between two passes reaches this value",
     )
-
-    def adapt(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> "nn.Module":
-        """Return a PeftModel; raise SetupError if a weight has fewer inputs than the rank."""
-        from peft.tuners.lora import LoraLayer
-
-        adapted = super().adapt(model, tokenizer)
-        fewest = min(layer.in_features for layer in adapted.modules() if isinstance(layer, LoraLayer))
-        if self.r > fewest:
-            raise SetupError(
-                f"{self.name}: r: {self.r} is more than the {fewest} inputs that a weight has. Try r: {fewest} or less"
-            )
-        return adapted
 
     def start(self, adapted: "nn.Module", batches: Sequence[Any], forward: "Callable[[nn.Module, Any], Any]") -> None:
         """Let PEFT find the directions; raise SetupError if they do not settle."""

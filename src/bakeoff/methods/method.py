@@ -7,7 +7,7 @@ training loop needs nothing else. This module does not import torch, so that con
 import sys
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -38,6 +38,7 @@ class Method(Section, ABC):
     keeps_base: ClassVar[bool] = True  # the base's weights that it does not train stay as they were loaded
     tiny: ClassVar[dict[str, Any]] = {}  # settings for a model of width 16, where the defaults do not fit one
     moving: ClassVar[frozenset[str]] = frozenset()  # fields of PEFT's config that training changes
+    more_fields: ClassVar[bool] = False  # whether it has others, depending on its settings
     quantize: ClassVar[Quantize | None] = None  # how its base is always stored, where the name of the method says so
     exact_in_half: ClassVar[bool] = True  # else only in fp32: over a base in bf16 or fp16 its products round otherwise
 
@@ -54,6 +55,21 @@ class Method(Section, ABC):
     def virtual_tokens(self) -> int:
         """The number of positions of the context that the method takes."""
         return 0
+
+    @classmethod
+    def specific(cls, settings: Mapping[str, Any], where: str) -> "type[Method]":
+        """Return the class for an entry's settings; only `peft` has several, one for each config of PEFT.
+
+        Raises ConfigError, beginning with `where`, if there is none.
+        """
+        return cls
+
+    def prepared(self, model: "PreTrainedModel") -> "PreTrainedModel":
+        """Return the base, changed in place, with the layers that the method adapts; most take it as it is.
+
+        What it computes, and the names of its weights, stay the same.
+        """
+        return model
 
     @abstractmethod
     def adapt(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> "nn.Module":
@@ -220,7 +236,7 @@ def build_method(entry: str, settings: dict[str, Any]) -> Method:
     """Return the method of a config entry; raise ConfigError if a field is unknown or out of range."""
     where = f"entries.{entry}"
     values = dict(settings)
-    cls = method_class(str(values.pop("method", entry)), where)
+    cls = method_class(str(values.pop("method", entry)), where).specific(values, where)
     try:
         return cls.model_validate(values)
     except ValidationError as error:

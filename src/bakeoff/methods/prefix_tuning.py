@@ -3,7 +3,7 @@
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from bakeoff.errors import SetupError
 from bakeoff.library_errors import one_line
@@ -27,14 +27,15 @@ class PrefixTuning(SoftPrompt):
 
     paper: ClassVar[str] = "https://arxiv.org/abs/2101.00190"
     search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-3, 1e-1)}
+    config_class: ClassVar[str] = "PrefixTuningConfig"
     checkpointable: ClassVar[bool] = False  # recomputed blocks are given no past keys and values
 
     learning_rate: float = Field(1e-2, gt=0, description="peak learning rate of AdamW")
 
-    def config(self, model: "PreTrainedModel") -> "PeftConfig":
+    def peft_config(self, model: "PreTrainedModel") -> "PeftConfig":
         """Return PEFT's config with the shape of the model's keys, which is found by running the model."""
+        import peft
         import torch
-        from peft import PrefixTuningConfig
 
         states = keys_and_values(model, torch.zeros(1, dtype=torch.long, device=model.device))
         shapes = {(s.shape[1], s.shape[3]) for pair in states for s in pair}
@@ -43,13 +44,18 @@ class PrefixTuning(SoftPrompt):
                 f"prefix_tuning: {type(model).__name__}: {'blocks have keys of several shapes' if shapes else NO_KEYS}"
             )
         heads, width = shapes.pop()
-        return PrefixTuningConfig(
+        return getattr(peft, self.config_class)(
             task_type=task_type(model),
             num_virtual_tokens=self.num_virtual_tokens,
             num_layers=len(states),
             num_attention_heads=heads,
             token_dim=heads * width,
+            **self.more(),
         )
+
+    def more(self) -> dict[str, Any]:
+        """Return further fields of PEFT's config."""
+        return {}
 
     def start_as(self, adapted: "PeftModel", ids: "torch.Tensor") -> None:
         """Copy the keys and values of the words: PEFT's rows are (blocks, key or value, heads, width), flattened."""
@@ -57,7 +63,38 @@ class PrefixTuning(SoftPrompt):
 
         states = keys_and_values(adapted.get_base_model(), ids)
         rows = torch.stack([s[0].transpose(0, 1).flatten(1) for pair in states for s in pair], dim=1)
-        adapted.prompt_encoder["default"].embedding.weight.copy_(rows.flatten(1))
+        self.put(adapted.prompt_encoder["default"], rows.flatten(1))
+
+    def put(self, encoder: Any, rows: "torch.Tensor") -> None:
+        """Copy initial values (virtual tokens, numbers) into PEFT's module."""
+        encoder.embedding.weight.copy_(rows)
+
+
+@register("cartridge")
+class Cartridge(PrefixTuning):
+    """Cartridge: prefix tuning whose first virtual tokens stay frozen, as a sink of attention (Eyuboglu et al. 2025).
+
+    It starts as the keys and values of words, and learns from the examples: this is not the paper's self-study.
+    """
+
+    paper: ClassVar[str] = "https://arxiv.org/abs/2506.06266"
+    config_class: ClassVar[str] = "CartridgeConfig"
+
+    num_frozen_tokens: int = Field(1, ge=0, description="number of virtual tokens at the beginning that stay frozen")
+
+    @model_validator(mode="after")
+    def _some_train(self) -> "Cartridge":
+        if self.num_frozen_tokens >= self.num_virtual_tokens:
+            raise ValueError("num_frozen_tokens must be below num_virtual_tokens, or nothing is trained")
+        return self
+
+    def more(self) -> dict[str, Any]:
+        """Return the number of frozen tokens."""
+        return {"num_frozen_tokens": self.num_frozen_tokens}
+
+    def put(self, encoder: Any, rows: "torch.Tensor") -> None:
+        """Copy initial values into the frozen and the trained tokens."""
+        encoder.load_prompt_embeddings(rows)
 
 
 NO_KEYS = "it keeps no keys and values"

@@ -23,6 +23,21 @@ class Vera(Injected):
     projection_prng_key: int = Field(0, ge=0, description="seed of the frozen factors")
 
 
+@register("pvera")
+class Pvera(Injected):
+    """PVeRA: VeRA whose inner values are drawn around a trained mean while it trains (Fillioux et al. 2025)."""
+
+    paper: ClassVar[str] = "https://arxiv.org/abs/2512.07703"
+    search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-3, 1e-1)}
+    config_class: ClassVar[str] = "PveraConfig"
+
+    learning_rate: float = Field(1e-2, gt=0, description="peak learning rate of AdamW")
+    r: int = Field(256, ge=1, description="rank of the frozen factors")
+    pvera_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the input of the update")
+    d_initial: float = Field(0.1, gt=0, description="initial value of the scales of the first factor")
+    projection_prng_key: int = Field(0, ge=0, description="random seed of the frozen factors")
+
+
 @register("randlora")
 class RandLora(Injected):
     """RandLoRA: sums of frozen random bases of full rank, with trained scales (Albert et al. 2025)."""
@@ -77,4 +92,23 @@ class FourierFT(Injected):
     learning_rate: float = Field(1e-2, gt=0, description="peak learning rate of AdamW")
     n_frequency: int = Field(1000, ge=1, description="number of trained coefficients per weight")
     scaling: float = Field(150.0, gt=0, description="the update is scaled by this number")
+    random_loc_seed: int = Field(777, ge=0, description="seed that chooses the places of the coefficients")
+
+
+@register("waveft")
+class WaveFT(Injected):
+    """WaveFT: a few trained coefficients of each update's wavelet transform (Bilican et al. 2025)."""
+
+    paper: ClassVar[str] = "https://arxiv.org/abs/2505.12532"
+    search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (3e-4, 3e-2)}
+    config_class: ClassVar[str] = "WaveFTConfig"
+    takes_bits: ClassVar[tuple[int, ...]] = ()
+    tiny: ClassVar[dict[str, Any]] = {"n_frequency": 50}
+
+    learning_rate: float = Field(3e-3, gt=0, description="peak learning rate of AdamW")
+    n_frequency: int = Field(2592, ge=1, description="number of trained coefficients per weight")
+    scaling: float = Field(25.0, gt=0, description="the update is scaled by this number")
+    wavelet_family: str = Field(
+        "db1", min_length=1, description="name of the wavelet in PyWavelets, such as db1 or sym2"
+    )
     random_loc_seed: int = Field(777, ge=0, description="seed that chooses the places of the coefficients")

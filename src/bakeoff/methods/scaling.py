@@ -34,11 +34,11 @@ class IA3(Injected):
         "architecture",
     )
 
-    def config(self, model: "PreTrainedModel") -> "PeftConfig":
+    def peft_config(self, model: "PreTrainedModel") -> "PeftConfig":
         """Return PEFT's config; for an architecture without PEFT's lists, with those of one with the same blocks."""
         from peft.utils import constants
 
-        config: Any = super().config(model)
+        config: Any = super().peft_config(model)
         like = SAME_BLOCKS.get(model.config.model_type)
         if like and config.target_modules is None:
             config.target_modules = constants.TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING[like]

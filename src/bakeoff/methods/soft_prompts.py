@@ -40,7 +40,7 @@ class SoftPrompt(Method):
         return self.num_virtual_tokens
 
     @abstractmethod
-    def config(self, model: "PreTrainedModel") -> "PeftConfig":
+    def peft_config(self, model: "PreTrainedModel") -> "PeftConfig":
         """Return PEFT's config for this model; raise SetupError if the model cannot have such a prompt."""
 
     @abstractmethod
@@ -51,7 +51,7 @@ class SoftPrompt(Method):
         """Return a PeftModel whose prompt starts as words."""
         import torch
 
-        adapted = with_peft(model, self.config(model))
+        adapted = with_peft(model, self.peft_config(model))
         if tokenizer is not None:
             with torch.no_grad():
                 self.start_as(adapted, torch.tensor(self.words(model, tokenizer), device=model.device))
@@ -59,7 +59,7 @@ class SoftPrompt(Method):
 
     def as_saved(self, model: "PreTrainedModel") -> "nn.Module":
         """Return a PeftModel that has only a prompt; a prompt encoder is needed only in training."""
-        config = self.config(model)
+        config = self.peft_config(model)
         config.inference_mode = True
         return with_peft(model, config)
 
@@ -127,7 +127,7 @@ class PromptTuning(SoftPrompt):
     learning_rate: float = Field(0.05, gt=0, description="peak learning rate of AdamW")
     num_virtual_tokens: int = Field(6, ge=1, description="number of vectors that are trained")
 
-    def config(self, model: "PreTrainedModel") -> "PeftConfig":
+    def peft_config(self, model: "PreTrainedModel") -> "PeftConfig":
         """Return PEFT's config with one prompt: an encoder-decoder's second prompt would never be read."""
         from peft import PromptTuningConfig
 
@@ -166,7 +166,7 @@ class PTuning(SoftPrompt):
         None, ge=1, description="width of the prompt encoder; null: the width of the model"
     )
 
-    def config(self, model: "PreTrainedModel") -> "PeftConfig":
+    def peft_config(self, model: "PreTrainedModel") -> "PeftConfig":
         """Return PEFT's config with one prompt: an encoder-decoder's second prompt would never be read."""
         from peft import PromptEncoderConfig
 

@@ -119,7 +119,7 @@ def leaves_the_base(cell: Cell) -> None:
     if not cell.method.keeps_base:
         return
     there = set(fingerprints(cell.trained.adapted).values())
-    gone = [name for name, mark in fingerprints(cell.base().model).items() if mark not in there]
+    gone = [name for name, mark in fingerprints(cell.method.prepared(cell.base().model)).items() if mark not in there]
     gone = [name for name in gone if name not in cell.trained.weights]
     assert not gone, f"weights of the base have changed: {shown(gone)}"
 
@@ -163,7 +163,7 @@ def loads_as_it_was_saved(cell: Cell) -> None:
 
             fresh = cell.base()
             with quiet_peft():
-                plain = PeftModel.from_pretrained(fresh.model, str(folder)).eval()
+                plain = PeftModel.from_pretrained(cell.method.prepared(fresh.model), str(folder)).eval()
             assert_close([plain_loss(fresh, plain, row) for row in cell.rows], losses, "when loaded by PEFT")
 
 

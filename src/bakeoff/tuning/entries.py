@@ -73,7 +73,7 @@ def read_entry(
     """
     where = f"entries.{name}"
     fixed = dict(fields)
-    cls = method_class(str(fixed.pop("method", name)), where)
+    cls = method_class(str(fixed.pop("method", name)), where).specific(fixed, where)
     quantize = quantize_of(where, cls, fixed.pop("quantize", cls.quantize or quantize))
     ranges = {
         key: read_range(f"{where}.{key}", cls, key, fixed.pop(key))

@@ -13,6 +13,7 @@ from bakeoff.errors import SetupError
 from bakeoff.library_errors import one_line
 from bakeoff.methods.method import quiet_peft
 from bakeoff.methods.packed import bits_of
+from bakeoff.methods.twins import transposed, without_twins
 
 
 def cannot_merge(base: Base, adapted: nn.Module) -> str | None:
@@ -37,7 +38,7 @@ def merged(base: Base, adapted: nn.Module) -> PreTrainedModel:
     if adapted is base.model:
         return base.model
     with quiet_peft(), one_line("PEFT cannot merge the adapter into this base"):
-        return adapted.merge_and_unload(safe_merge=True)  # type: ignore[operator]
+        return without_twins(adapted.merge_and_unload(safe_merge=True))  # type: ignore[operator]
 
 
 def unpack(model: PreTrainedModel) -> PreTrainedModel:
@@ -69,8 +70,5 @@ def as_architecture(model: PreTrainedModel) -> PreTrainedModel:
         own = dict(type(model)(model.config).named_modules())
     for name, layer in [*model.named_modules()]:
         if type(layer) is nn.Linear and isinstance(own.get(name), Conv1D):
-            transposed = Conv1D(layer.out_features, layer.in_features)
-            transposed.weight = nn.Parameter(layer.weight.T.contiguous(), requires_grad=False)
-            transposed.bias = layer.bias
-            model.set_submodule(name, transposed.eval())
+            model.set_submodule(name, transposed(layer))
     return model

@@ -22,6 +22,7 @@ from bakeoff.compute.model.head import head_input, logits_of, only_rows
 LOGITS_BYTES = 256 * 2**20  # of fp32 logits that are held at once; more are computed in parts
 # On an accelerator: of all its memory, since the same run shall have the same parts, and peak, whatever else is on it.
 LOGITS_SHARE = 1 / 32
+KEYS_AND_VALUES = ("PREFIX_TUNING", "CARTRIDGE")  # PEFT's types of trained keys and values
 UNCHANGED: AbstractContextManager[None] = nullcontext()
 
 
@@ -45,7 +46,7 @@ def prompt_config(adapted: nn.Module) -> Any:
 def soft_prompt_config(adapted: nn.Module) -> Any:
     """Return PEFT's config of a method with virtual tokens before the text, or None for other methods."""
     config = prompt_config(adapted)
-    return None if config is None or config.peft_type == "PREFIX_TUNING" else config
+    return None if config is None or config.peft_type in KEYS_AND_VALUES else config
 
 
 def soft_prompt(adapted: nn.Module) -> torch.Tensor | None:
@@ -63,7 +64,7 @@ def soft_prompt(adapted: nn.Module) -> torch.Tensor | None:
 def prefix(adapted: nn.Module, rows: int) -> Cache | None:
     """Return the method's trained keys and values for a batch of `rows`, as past ones; None if it has none."""
     config = prompt_config(adapted)
-    if config is None or config.peft_type != "PREFIX_TUNING":
+    if config is None or config.peft_type not in KEYS_AND_VALUES:
         return None
     return adapted.get_prompt(batch_size=rows)  # type: ignore[operator]
 

@@ -1,0 +1,135 @@
+"""Any tuner of PEFT by the name of its config, with that config's fields as the fields of the entry."""
+
+import dataclasses
+import enum
+from collections.abc import Mapping
+from functools import cache
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+
+from pydantic import Field, create_model
+
+from bakeoff.errors import ConfigError, SetupError, did_you_mean
+from bakeoff.methods.injected import LinearOnly
+from bakeoff.methods.method import Method, register
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+OWN = "has a method of its own, with what its training needs. Try: method: "
+# Configs that are not enough for a training, or for one that can be compared, by the reason.
+REFUSED = {
+    "AdaLoraConfig": OWN + "adalora",
+    "AdamssConfig": "finds by clustering each weight's values how many numbers it trains, which no plan can count",
+    "AdaptionPromptConfig": "is no tuner of weights",
+    "CPTConfig": "trains on the texts of its prompt too, by a loss of its own",
+    "CartridgeConfig": OWN + "cartridge",
+    "FrodConfig": OWN + "frod",
+    "IA3Config": OWN + "ia3",
+    "LNTuningConfig": OWN + "layer_norm",
+    "LilyConfig": "weighs its factors by their mean over all tokens of a batch, so that a text's output depends on its "
+    "batch mates, and on the tokens that follow",
+    "MultitaskPromptTuningConfig": "learns from several tasks, and a bakeoff has one. Try: method: prompt_tuning",
+    "PolyConfig": "learns which LoRA serves which of several tasks, and a bakeoff has one. Try: method: lora",
+    "PrefixTuningConfig": OWN + "prefix_tuning",
+    "PromptEncoderConfig": OWN + "p_tuning",
+    "PromptTuningConfig": OWN + "prompt_tuning",
+    "ShadowConfig": "trains a second model that runs beside the base, with a loss and a cache of its own",
+    "TrainableTokensConfig": OWN + "trainable_tokens",
+    "UniLoraConfig": OWN + "unilora",
+    "XLoraConfig": "mixes LoRAs that were trained before, and every entry starts from the base. Try: method: lora",
+}
+# What a run sets itself, what names the machine, and what would train or save parts of the base as well.
+SET_ELSEWHERE = {
+    "auto_mapping", "base_model_name_or_path", "exclude_modules", "fan_in_fan_out", "inference_mode", "modules_to_save",
+    "peft_type", "peft_version", "progressbar", "revision", "save_projection", "target_modules", "task_type",
+}  # fmt: skip
+PLAIN = (bool, int, float, str, NoneType)
+
+
+@register("peft")
+class AnyTuner(LinearOnly):
+    """Any tuner of PEFT: `config` is the name of its config, whose fields are fields of the entry (PEFT)."""
+
+    paper: ClassVar[str] = "https://huggingface.co/docs/peft"
+    search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-4, 1e-2)}
+    config_class: ClassVar[str] = ""
+    starts_as_base: ClassVar[bool] = False  # no claim: it depends on the tuner
+    more_fields: ClassVar[bool] = True
+    tiny: ClassVar[dict[str, Any]] = {"config": "MissConfig", "r": 4}
+
+    learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
+    config: str = Field(description="name of a config of PEFT, such as OFTConfig; its fields can be set, too")
+
+    @classmethod
+    def specific(cls, settings: Mapping[str, Any], where: str) -> type[Method]:
+        """Return the class with the fields of the config that the settings name."""
+        if "config" not in settings:
+            return cls  # which says that it is missing
+        name, known = settings["config"], configs()
+        if name not in known:
+            raise ConfigError(f"{where}.config: unknown {name!r:.60}.{did_you_mean(str(name), known)}")
+        if name in REFUSED:
+            raise ConfigError(f"{where}.config: {name} {REFUSED[name]}")
+        return for_config(name)
+
+    def adapt(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> "nn.Module":
+        """Return a PeftModel; raise SetupError if these settings change weights of the base."""
+        weights = dict(self.prepared(model).named_parameters())
+        before = {name: total(weight) for name, weight in weights.items()}
+        adapted = super().adapt(model, tokenizer)
+        changed = [name for name, weight in weights.items() if total(weight) != before[name]]
+        if changed:
+            raise SetupError(
+                f"{self.name}: {self.config}: changes weights of the base at the start ({changed[0]} first), which a "
+                "saved adapter does not hold. Try: other init settings, or the method pissa or olora"
+            )
+        return adapted
+
+
+@cache
+def configs() -> dict[str, type]:
+    """Return PEFT's configs by their names."""
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    return {config.__name__: config for config in PEFT_TYPE_TO_CONFIG_MAPPING.values()}
+
+
+@cache
+def for_config(name: str) -> type[AnyTuner]:
+    """Return the class of an entry with a config of PEFT: its fields but for those that are no plain data.
+
+    A field keeps PEFT's type, default and, as description, help.
+    """
+    config = configs()[name]
+    hints = get_type_hints(config)
+    fields: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        if field.name in SET_ELSEWHERE or field.name in AnyTuner.model_fields or not is_plain(hints[field.name]):
+            continue
+        how: dict[str, Any] = {"description": " ".join(str(field.metadata.get("help", "see PEFT")).split())}
+        if field.default_factory is not dataclasses.MISSING:
+            how["default_factory"] = field.default_factory
+        elif field.default is not dataclasses.MISSING:
+            how["default"] = field.default
+        fields[field.name] = (hints[field.name], Field(**how))
+    made = create_model(f"AnyTuner{name}", __base__=AnyTuner, __doc__=AnyTuner.__doc__, **fields)
+    made.config_class = name
+    made.ranks = ("r",) if "r" in fields else ()
+    return made
+
+
+def is_plain(kind: Any) -> bool:
+    """Return whether a type is one that YAML has, or is made of such types."""
+    if get_origin(kind) is Literal:
+        return all(isinstance(value, PLAIN) for value in get_args(kind))
+    if get_origin(kind) in (Union, UnionType, list, tuple, dict):
+        return all(map(is_plain, get_args(kind)))
+    return kind in (*PLAIN, list, dict) or (isinstance(kind, type) and issubclass(kind, enum.Enum))
+
+
+def total(weight: "torch.Tensor") -> float:
+    """Return the sum of a weight's numbers, by which it is seen whether some have changed; 0 of shapes alone."""
+    return 0.0 if weight.device.type == "meta" else float(weight.detach().double().sum())
