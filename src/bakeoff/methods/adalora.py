@@ -26,6 +26,7 @@ class AdaLora(Injected):
     config_class: ClassVar[str] = "AdaLoraConfig"
     ranks: ClassVar[tuple[str, ...]] = ("init_r",)
     fixed: ClassVar[dict[str, Any]] = {"total_step": 1}  # the schedule is set at the first step, which knows it
+    tiny: ClassVar[dict[str, Any]] = {"init_r": 6, "target_r": 4}
     moving: ClassVar[frozenset[str]] = frozenset({"total_step", "tinit", "tfinal"})
 
     learning_rate: float = Field(2e-3, gt=0, description="peak learning rate of AdamW")

@@ -23,7 +23,7 @@ OWN = "has a method of its own, with what its training needs. Try: method: "
 REFUSED = {
     "AdaLoraConfig": OWN + "adalora",
     "AdamssConfig": "finds by clustering each weight's values how many numbers it trains, which no plan can count",
-    "AdaptionPromptConfig": "is no tuner of weights",
+    "AdaptionPromptConfig": OWN + "adaption_prompt",
     "CPTConfig": "trains on the texts of its prompt too, by a loss of its own",
     "CartridgeConfig": OWN + "cartridge",
     "FrodConfig": OWN + "frod",
@@ -46,6 +46,7 @@ SET_ELSEWHERE = {
     "auto_mapping", "base_model_name_or_path", "exclude_modules", "fan_in_fan_out", "inference_mode", "modules_to_save",
     "peft_type", "peft_version", "progressbar", "revision", "save_projection", "target_modules", "task_type",
 }  # fmt: skip
+CHANGES_WHILE_READ = {"coft", "eps"}  # OFT's bound moves weights in a forward pass, so that no resumed run is the same
 PLAIN = (bool, int, float, str, NoneType)
 
 
@@ -69,7 +70,7 @@ class AnyTuner(LinearOnly):
         if "config" not in settings:
             return cls  # which says that it is missing
         name, known = settings["config"], configs()
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             raise ConfigError(f"{where}.config: unknown {name!r:.60}.{did_you_mean(str(name), known)}")
         if name in REFUSED:
             raise ConfigError(f"{where}.config: {name} {REFUSED[name]}")
@@ -107,7 +108,8 @@ def for_config(name: str) -> type[AnyTuner]:
     hints = get_type_hints(config)
     fields: dict[str, Any] = {}
     for field in dataclasses.fields(config):
-        if field.name in SET_ELSEWHERE or field.name in AnyTuner.model_fields or not is_plain(hints[field.name]):
+        known = field.name in SET_ELSEWHERE | CHANGES_WHILE_READ | AnyTuner.model_fields.keys()
+        if known or not is_plain(hints[field.name]):
             continue
         how: dict[str, Any] = {"description": " ".join(str(field.metadata.get("help", "see PEFT")).split())}
         if field.default_factory is not dataclasses.MISSING:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 IN_WORDS = {4: "four", 8: "eight"}
+ADJUSTED = "Invalid .* Adjusted"  # how PEFT says that it takes another value than the one that was set
 PATTERN_SECONDS = 5  # of the processor
 MATCH = (
     "import json, re, resource, sys; pattern, names, seconds = json.load(sys.stdin);"
@@ -100,12 +101,14 @@ class Injected(Method):
         if isinstance(self.target_modules, str) and self.target_modules != "all-linear":
             check_pattern(f"{self.name}: target_modules", self.target_modules, names)
         try:
-            with self.installing(model):
+            with warnings.catch_warnings(), self.installing(model):
+                warnings.filterwarnings("error", message=ADJUSTED)
                 adapted = with_peft(model, self.peft_config(model))
-        except (ValueError, TypeError, NotImplementedError) as error:
+        except (ValueError, TypeError, NotImplementedError, UserWarning) as error:
             reason = " ".join(str(error).split()).removesuffix(".")
             names_help = f". {known}" if "not found" in reason else ""
-            raise SetupError(f"{self.name}: target_modules {self.target_modules}: {reason}{names_help}") from None
+            where = "" if self.target_modules is None else f" target_modules {self.target_modules}:"
+            raise SetupError(f"{self.name}:{where} {reason}{names_help}") from None
         self.check_ranks(adapted)
         return adapted
 

@@ -138,6 +138,7 @@ def quiet_peft() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Unsupported layer type", category=UserWarning)
         warnings.filterwarnings("ignore", message="You have passed exclude_modules", category=UserWarning)
+        warnings.filterwarnings("ignore", message="Detected that the base layer has no bias", category=UserWarning)
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
         yield
 

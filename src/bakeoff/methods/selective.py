@@ -7,6 +7,7 @@ from pydantic import Field
 
 from bakeoff.errors import SetupError
 from bakeoff.methods.base_weights import BaseWeights
+from bakeoff.methods.injected import LinearOnly
 from bakeoff.methods.method import Method, beside_text, passes_text, register, task_type, with_peft
 
 if TYPE_CHECKING:
@@ -55,3 +56,17 @@ class LayerNorm(Method):
 def normalisations(model: "nn.Module") -> "dict[str, nn.Module]":
     """Return the model's normalisations by name; each architecture has its own class for them."""
     return {n: m for n, m in model.named_modules() if "norm" in type(m).__name__.lower() and hasattr(m, "weight")}
+
+
+@register("beft")
+class Beft(LinearOnly):
+    """BEFT: a bias is added to each value projection, and only these are trained (Huang et al. 2025)."""
+
+    paper: ClassVar[str] = "https://arxiv.org/abs/2509.15974"
+    search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-4, 1e-1)}
+    config_class: ClassVar[str] = "BeftConfig"
+
+    learning_rate: float = Field(3e-3, gt=0, description="peak learning rate of AdamW")
+    target_modules: list[str] | str | None = Field(
+        None, description="names of the weights whose outputs get a bias; null: PEFT's list of value projections"
+    )

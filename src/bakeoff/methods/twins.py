@@ -29,6 +29,11 @@ def with_twins(model: "PreTrainedModel") -> "PreTrainedModel":
     return model
 
 
+def has_twins(model: "nn.Module") -> bool:
+    """Return whether some of the model's layers are linear twins, which nobody else has who loads the base."""
+    return any(hasattr(layer, TWIN) for layer in model.modules())
+
+
 def without_twins(model: "PreTrainedModel") -> "PreTrainedModel":
     """Return the model, changed in place, with layers as GPT-2 has them in place of their linear twins."""
     for name, layer in [*model.named_modules()]:

@@ -31,7 +31,7 @@ from bakeoff.store.records import Quantize
 from bakeoff.testing.chats import chat_base, chat_rows, chat_tokenizer
 from bakeoff.testing.families import ROWS, family_base, family_shape
 
-STEPS = 6
+STEPS = 4
 PROTOCOL = ProtocolConfig(epochs=STEPS, batch_size=len(ROWS), schedule="constant", warmup_share=0, precision="fp32")
 SEED = 3
 LARGEST_RATE = 0.05  # the methods' ranges go higher, which a few steps on random models need not bear

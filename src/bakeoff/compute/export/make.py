@@ -14,6 +14,7 @@ from bakeoff.compute.export.low_rank import factors_of, snapshot
 from bakeoff.compute.export.merging import cannot_merge, merged
 from bakeoff.compute.export.source import Source
 from bakeoff.errors import SetupError
+from bakeoff.methods.twins import has_twins
 from bakeoff.store.run_folder import Folder
 
 
@@ -28,6 +29,11 @@ def make(folder: str, run: str, form: str, output: str, dtype: str | None = None
     kind = {"encoder_decoder": base.decoder_start is not None, "ends": ends}
     if form == "peft":
         source.adapted(base)  # refuses what is damaged, or belongs to another base
+        if has_twins(base.model):
+            raise SetupError(
+                f"--to peft: {source.run.method}: PEFT has it for linear layers only, and {type(base.model).__name__} "
+                "stores its weights transposed. Try: --to merged, or bakeoff generate"
+            )
         write_adapter(source, base, there)
         return kind | {"dtype": "fp32"}
     before = snapshot(base.model) if form == "lora" else {}
