@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
+from bakeoff.errors import SetupError, listed
 from bakeoff.methods.injected import Injected
 from bakeoff.methods.method import register
 
@@ -28,7 +29,15 @@ class AdaptionPrompt(Injected):
     adapter_layers: int | None = Field(None, ge=1, description="number of blocks at the top; null: all")
 
     def peft_config(self, model: "PreTrainedModel") -> "PeftConfig":
-        """Return PEFT's config with the number of blocks."""
+        """Return PEFT's config with the number of blocks; raise SetupError if PEFT does not know the attention."""
+        from peft.tuners.adaption_prompt.config import TRANSFORMERS_MODEL_CONFIG
+
+        kind = model.config.model_type
+        if kind not in TRANSFORMERS_MODEL_CONFIG:
+            raise SetupError(
+                f"{self.name}: PEFT has it for {listed(sorted(TRANSFORMERS_MODEL_CONFIG))}, not for {kind}. "
+                "Try: prefix_tuning"
+            )
         config: Any = super().peft_config(model)
         config.adapter_layers = self.adapter_layers or model.config.num_hidden_layers
         return config

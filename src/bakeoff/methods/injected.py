@@ -106,6 +106,10 @@ class Injected(Method):
                 adapted = with_peft(model, self.peft_config(model))
         except (ValueError, TypeError, NotImplementedError, UserWarning) as error:
             reason = " ".join(str(error).split()).removesuffix(".")
+            if "specify `target_modules`" in reason:
+                raise SetupError(
+                    f"{self.name}: target_modules null: PEFT has no list for {model.config.model_type}. {known}"
+                ) from None
             names_help = f". {known}" if "not found" in reason else ""
             where = "" if self.target_modules is None else f" target_modules {self.target_modules}:"
             raise SetupError(f"{self.name}:{where} {reason}{names_help}") from None

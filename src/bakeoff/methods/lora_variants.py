@@ -56,8 +56,9 @@ class BdLora(Lora):
         from torch import nn
 
         config: Any = super().peft_config(model)
-        names = {name.rpartition(".")[2] for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
+        names = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+        first = [name for name in names if name.rpartition(".")[2] in BACK]
         config.use_bdlora = BdLoraConfig(
-            target_modules_bd_a=sorted(names & BACK), target_modules_bd_b=sorted(names - BACK), nblocks=self.nblocks
+            target_modules_bd_a=first, target_modules_bd_b=sorted({*names} - {*first}), nblocks=self.nblocks
         )
         return config

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -43,6 +43,11 @@ class Method(Section, ABC):
     exact_in_half: ClassVar[bool] = True  # else only in fp32: over a base in bf16 or fp16 its products round otherwise
 
     learning_rate: float = Field(gt=0, description="peak learning rate of AdamW")
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw",
+        description="adamw, or muon: matrices are changed by orthogonal steps (Jordan et al. 2024) of AdamW's size, so "
+        "that learning rates mean the same, and all other weights by AdamW",
+    )
 
     def starts_exactly(self, precision: str) -> bool:
         """Return whether the loss before the first step equals that of a base of this precision.
@@ -96,6 +101,14 @@ class Method(Section, ABC):
 
     def after_step(self, adapted: "nn.Module", step: int, steps: int) -> None:
         """Do what the method needs after optimizer step `step` of `steps` (from 1); gradients still exist."""
+
+    def finish(self, adapted: "nn.Module", validation_loss: "Callable[[], float]") -> bool:
+        """Change the trained weights once more after the last step, when they are the best ones of the training.
+
+        `validation_loss` measures the model as it is. Returns whether the weights were changed; most methods have
+        nothing left to do.
+        """
+        return False
 
     def may_stay_unchanged(self, name: str) -> bool:
         """Return whether the trained weight of this name may end as it started. Every run checks all others."""

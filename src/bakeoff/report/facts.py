@@ -73,6 +73,8 @@ def held_equal(results: ResultsDocument) -> Pairs:
     protocol, generation = results.protocol, results.generation
     differing = set(results.not_held_equal)
     clipping = f"clipped at norm {protocol['clip_norm']:g}" if protocol["clip_norm"] else "not clipped"
+    orthogonal = [name for name, row in results.entries.items() if row.settings.get("optimizer") == "muon"]
+    optimizer = f"AdamW (Muon for the matrices of {', '.join(orthogonal)})" if orthogonal else "AdamW"
     chosen = " (auto: what the hardware multiplies natively)" if protocol["precision"] == "auto" else ""
     precision = f"{results.precision} for frozen weights and matrix products{chosen}, fp32 for trained weights"
     size = generation["batch_size"]
@@ -89,7 +91,7 @@ def held_equal(results: ResultsDocument) -> Pairs:
         ("template", results.template),
         ("length", f"at most {results.max_tokens} tokens; a document that is too long is cut at its end"),
         ("training", f"{epochs}, batches of {protocol['batch_size']}, loss on target tokens only"),
-        ("optimizer", f"AdamW on fp32 weights, weight decay {protocol['weight_decay']:g}, gradients {clipping}"),
+        ("optimizer", f"{optimizer} on fp32 weights, weight decay {protocol['weight_decay']:g}, gradients {clipping}"),
         ("schedule", f"{protocol['schedule']} after a warm-up over {protocol['warmup_share']:.0%} of the steps"),
         ("precision", precision),
         *([("base", f"its matrices stored {STORED[stored]}")] if stored not in (None, "none") else []),

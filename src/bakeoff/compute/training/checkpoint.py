@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 
 from bakeoff.compute.model.device import out_of_memory, random_state, set_random_state
 from bakeoff.compute.training.loop import Progress, Trainer, place_of_best
+from bakeoff.compute.training.optimizers import kept_of
 from bakeoff.config.machine import SafetyConfig
 from bakeoff.interrupts import Stopped
 from bakeoff.methods.saved import kind_of, shown
@@ -206,9 +207,9 @@ def check_tensors(trainer: Trainer, ended: bool, stored: dict[str, Any]) -> None
             wanted[f"random/{trainer.base.device.type}"] = random_state(trainer.base.device)
         for name, weight in trainer.weights.items():
             wanted[f"weights/{name}"] = weight
-            if f"optimizer:step/{name}" in stored:  # not there of a weight that has had no gradient yet
-                wanted |= {f"optimizer:{key}/{name}": weight for key in ("exp_avg", "exp_avg_sq")}
-                wanted[f"optimizer:step/{name}"] = torch.tensor(0.0)
+            kept = {f"optimizer:{key}/{name}": like for key, like in kept_of(trainer.optimizer, weight).items()}
+            if kept.keys() & stored.keys():  # none is there of a weight that has had no gradient yet
+                wanted |= kept
     if differ := wanted.keys() ^ stored.keys():
         raise ValueError(f"its tensors differ: {min(differ)}, {len(differ)} in all")
     for name, tensor in wanted.items():

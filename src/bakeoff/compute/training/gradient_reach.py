@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from bakeoff.compute.model.base import Base, inner, trainable
 from bakeoff.compute.training.loss import batch_of, target_losses
+from bakeoff.compute.training.optimizers import check_optimizer
 from bakeoff.data.tokens import Tokens
 from bakeoff.errors import SetupError
 from bakeoff.library_errors import one_line
@@ -25,6 +26,7 @@ def adapted_shape(base: PreTrainedModel, method: Method) -> nn.Module:
     with torch.device("meta"), one_line(f"{method.name}: cannot be applied to {type(base).__name__}"):
         adapted = method.adapt(base, None)
         check_reach(method.name, adapted)
+        check_optimizer(method, adapted)
     return adapted
 
 

@@ -12,6 +12,7 @@ from bakeoff.compute.model.base import Base, trainable
 from bakeoff.compute.model.device import CPU, Clocks, out_of_memory
 from bakeoff.compute.training.batches import epoch_batches, parts
 from bakeoff.compute.training.loss import Serve, batch_of, evaluate_loss, mean_loss, part_tokens, target_losses, whole
+from bakeoff.compute.training.optimizers import optimizer_of
 from bakeoff.compute.training.trunk_cache import find_trunk
 from bakeoff.config.lr_schedule import lr_multiplier
 from bakeoff.config.sections import ProtocolConfig
@@ -104,13 +105,7 @@ class Trainer:
         self.seed, self.report = seed, report
         self.serve = {"train": whole, "validation": whole, **(serve or {})}
         self.weights = trainable(adapted)
-        groups: dict[float, list[nn.Parameter]] = {}
-        for name, weight in self.weights.items():
-            groups.setdefault(method.lr_scale(name), []).append(weight)
-        self.optimizer = torch.optim.AdamW(
-            [{"params": weights, "lr_scale": scale} for scale, weights in groups.items()],
-            lr=method.learning_rate, weight_decay=protocol.weight_decay, fused=True,
-        )  # fmt: skip
+        self.optimizer = optimizer_of(method, protocol, adapted)
         self.scaler = torch.amp.GradScaler(base.device.type, enabled=base.precision == "fp16")
         self.rungs = rungs
         self.keep: AfterStep | None = None  # called after every step, with whether it was validated
@@ -159,6 +154,8 @@ class Trainer:
             with torch.no_grad():
                 for name, weight in self.weights.items():
                     weight.copy_(self.best[name])
+            if self.method.finish(self.adapted, lambda: self._loss(validation)):
+                at.best_loss = self._loss(validation)
         return Trained(
             at.step, at.best_step, at.best_loss, at.train_loss, at.tokens, at.micro_batch, at.skipped, at.ended
         )
@@ -223,15 +220,20 @@ class Trainer:
             total += float(losses.detach().double().sum())
         return total
 
-    def _validate(self, validation: Sequence[Tokens], epoch: float, train_loss: float | None) -> None:
-        at = self.at
-        self.report("state", {"state": "validating"})
+    def _loss(self, validation: Sequence[Tokens]) -> float:
+        """Return the validation loss of the model as it is."""
         with self.clocks.phase("evaluation"):
             results = evaluate_loss(
                 self.base, self.adapted, validation, 2 * self.protocol.batch_size, self.serve["validation"]
             )
         loss = mean_loss(results)
         self._check_finite(loss, "validation")
+        return loss
+
+    def _validate(self, validation: Sequence[Tokens], epoch: float, train_loss: float | None) -> None:
+        at = self.at
+        self.report("state", {"state": "validating"})
+        loss = self._loss(validation)
         at.since_best += 1
         if loss < at.best_loss:
             at.best_loss, at.best_step, at.since_best = loss, at.step, 0

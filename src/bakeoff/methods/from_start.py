@@ -1,0 +1,78 @@
+"""Full fine-tuning that remembers where it started from."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from bakeoff.methods.full import Full
+from bakeoff.methods.method import register
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+START = "bakeoff_start"  # set on the adapted model: its weights as they were, by name
+
+
+class FromStart(Full):
+    """A full fine-tuning with a copy of the base's weights beside the trained ones."""
+
+    def adapt(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> "nn.Module":
+        """Return `model` itself, unfrozen, with copies of its weights."""
+        adapted = super().adapt(model, tokenizer)
+        start = {name: p.detach().clone() for name, p in adapted.named_parameters() if p.requires_grad}
+        vars(adapted)[START] = start
+        return adapted
+
+
+@register("l2_sp")
+class L2SP(FromStart):
+    """L2-SP: full fine-tuning with a penalty on the distance from the base's weights (Li et al. 2018)."""
+
+    paper: ClassVar[str] = "https://arxiv.org/abs/1802.01483"
+
+    alpha: float = Field(0.01, gt=0, description="the loss gets alpha / 2 times the squared distance from the start")
+
+    def before_step(self, adapted: "nn.Module") -> None:
+        """Add the gradient of the penalty."""
+        start = vars(adapted)[START]
+        for name, weight in adapted.named_parameters():
+            if weight.grad is not None:
+                weight.grad.add_(weight.detach() - start[name].to(weight), alpha=self.alpha)
+
+
+@register("wise_ft")
+class WiseFT(FromStart):
+    """WiSE-FT: full fine-tuning, mixed at the end with the base as is best in validation (Wortsman et al. 2021).
+
+    The share of the fine-tuned weights is one of 1/mixtures, 2/mixtures, ... 1.
+    """
+
+    paper: ClassVar[str] = "https://arxiv.org/abs/2109.01903"
+    tiny: ClassVar[dict[str, Any]] = {"mixtures": 2}
+
+    mixtures: int = Field(
+        5, ge=2, description="number of mixtures that are tried, of which the last is without the base"
+    )
+
+    def finish(self, adapted: "nn.Module", validation_loss: "Callable[[], float]") -> bool:
+        """Mix the weights with those of the start, as gives the lowest loss."""
+        import torch
+
+        start = vars(adapted)[START]
+        weights = {name: weight for name, weight in adapted.named_parameters() if name in start}
+        ends = {name: weight.detach().clone() for name, weight in weights.items()}
+
+        def mix(share: float) -> None:
+            with torch.no_grad():
+                for name, weight in weights.items():
+                    weight.copy_(torch.lerp(start[name].to(weight), ends[name], share) if share < 1 else ends[name])
+
+        losses = {}
+        for part in range(1, self.mixtures + 1):
+            mix(part / self.mixtures)
+            losses[part] = validation_loss()
+        best = min(losses, key=losses.__getitem__)
+        mix(best / self.mixtures)
+        return best < self.mixtures
