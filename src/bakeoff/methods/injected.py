@@ -86,7 +86,7 @@ class Injected(Method):
 
     def adapt(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> "nn.Module":
         """Return a PeftModel; raise SetupError if PEFT cannot put the method on this model."""
-        if packed := {bits_of(p) for p in model.parameters()} - {None, *self.takes_bits}:
+        if packed := {bits_of(p) or 0 for p in model.parameters()} - {0, *self.takes_bits}:
             how = "quantize: int8" if 8 in self.takes_bits else "quantize: none for this entry"
             raise SetupError(
                 f"{self.name}: PEFT cannot add it to weights in {IN_WORDS[packed.pop()]} bits. Try: {how}, or lora"

@@ -56,7 +56,7 @@ class Boft(LinearOnly):
         if model.device.type != "meta":
             yield
             return
-        empty = {"block_butterfly_perm": lambda _, size, *__: range(size),
+        empty: Any = {"block_butterfly_perm": lambda _, size, *__: range(size),
                  "perm2mat": lambda _, order: torch.empty(len(order), len(order))}  # fmt: skip
         with patch.multiple(layer.BOFTLayer, **empty):
             yield

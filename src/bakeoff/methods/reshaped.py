@@ -128,8 +128,11 @@ class Glora(LinearOnly):
     )
 
     def may_stay_unchanged(self, name: str) -> bool:
-        """Return whether a weight may end as it started: the scale of a bias that is zero does."""
-        return "glora_D" in name
+        """Return whether a weight may end as it started: what changes a bias does, if it is zero or a key's.
+
+        What is added to all keys alike cancels in attention.
+        """
+        return "glora_D" in name or "glora_C" in name
 
 
 @register("peanut")

@@ -75,7 +75,7 @@ def optimizer_of(method: Method, protocol: ProtocolConfig, adapted: nn.Module) -
     weights = trainable(adapted)
     orthogonal = matrices(adapted) if method.optimizer == "muon" else {}
     rest = {name: weight for name, weight in weights.items() if name not in orthogonal}
-    how = {"lr": method.learning_rate, "weight_decay": protocol.weight_decay}
+    how: dict[str, Any] = {"lr": method.learning_rate, "weight_decay": protocol.weight_decay}
     parts: list[torch.optim.Optimizer] = []
     if orthogonal:
         parts.append(torch.optim.Muon(groups_of(method, orthogonal), adjust_lr_fn="match_rms_adamw", **how))
