@@ -1,5 +1,7 @@
 """The entry `peft`: fields of PEFT's own configs, with the checks of every other method."""
 
+from pathlib import Path
+
 import peft
 import pytest
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
@@ -8,7 +10,7 @@ from bakeoff.compute.model.base import adapt
 from bakeoff.config.stages import TuneConfig
 from bakeoff.errors import ConfigError, SetupError
 from bakeoff.methods import build_method, method_class, method_names
-from bakeoff.methods.any_tuner import REFUSED
+from bakeoff.methods.any_tuner import OWN, REFUSED
 from bakeoff.testing import check_method, family_base, family_shape
 from bakeoff.tuning.entries import read_entry
 
@@ -98,3 +100,10 @@ def test_every_tuner_of_this_peft_is_a_method_or_refused_with_a_reason():
     own |= {"LNTuningConfig", "PromptTuningConfig", "PromptEncoderConfig"}  # which these methods make by themselves
     assert configs == (configs & own) | {*REFUSED}
     assert all(hasattr(peft, name) for name in own - {None, ""})
+
+
+def test_the_page_says_what_is_refused():
+    page = (Path(__file__).parent.parent / "docs/methods.md").read_text()
+    for config, why in REFUSED.items():
+        named = why.removeprefix(OWN) if why.startswith(OWN) else config
+        assert f"`{named}`" in page, config

@@ -128,11 +128,12 @@ class Glora(LinearOnly):
     )
 
     def may_stay_unchanged(self, name: str) -> bool:
-        """Return whether a weight may end as it started: what changes a bias does, if it is zero or a key's.
+        """Return whether a weight may end as it started: what changes a bias may.
 
-        What is added to all keys alike cancels in attention.
+        A bias may be zero; what is added to all keys alike cancels in attention; one number for all outputs cancels in
+        a layer norm.
         """
-        return "glora_D" in name or "glora_C" in name
+        return any(path in name for path in ("glora_C", "glora_D", "glora_E"))
 
 
 @register("peanut")
