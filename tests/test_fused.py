@@ -97,7 +97,10 @@ def test_a_base_is_attended_to_so_on_cuda_alone(device, split):
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma3", "t5", "bart"])
-@pytest.mark.parametrize("method", [{"method": "lora"}, {"method": "lora_plus"}, {"method": "adalora"}])
+@pytest.mark.parametrize(
+    "method",
+    [{"method": "lora", "r": 4}, {"method": "lora_plus", "r": 4}, {"method": "adalora", "init_r": 6, "target_r": 4}],
+)
 def test_lora_without_the_casts_of_peft_has_the_same_bits(family, method):
     found = []
     for casts in (True, False):
@@ -119,7 +122,7 @@ def test_lora_without_the_casts_of_peft_has_the_same_bits(family, method):
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(*found, strict=True))
 
 
-@pytest.mark.parametrize("fields", [{"method": "lora", "lora_dropout": 0.1}, {"method": "dora"}])
+@pytest.mark.parametrize("fields", [{"method": "lora", "r": 4, "lora_dropout": 0.1}, {"method": "dora", "r": 4}])
 def test_what_is_computed_from_casts_keeps_them(fields):
     adapted = adapt(family_base("llama"), build_method("x", fields))
     layers = [module for module in adapted.modules() if isinstance(module, LoraLayer)]

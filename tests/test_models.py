@@ -97,12 +97,12 @@ def test_what_is_wrong_with_a_model_folder_is_one_line_of_plan_and_of_load(
 ):
     folder = changed(llama, tmp_path / "model", file, **values)
     (folder / "special_tokens_map.json").unlink(missing_ok=True)
-    lines = said({**tiny_config, "model": str(folder), "entries": ["lora"]})
+    lines = said({**tiny_config, "model": str(folder), "entries": {"lora": {"r": 4}}})
     assert all(line and re.search(message, line) for line in lines), lines
 
 
 def test_a_whole_folder_is_planned_and_loaded(tiny_config, llama):
-    assert said({**tiny_config, "model": str(llama), "entries": ["lora"]}) == [None, None]
+    assert said({**tiny_config, "model": str(llama), "entries": {"lora": {"r": 4}}}) == [None, None]
 
 
 def test_a_tokenizer_file_that_was_cut_is_told_by_the_plan(tiny_config, llama, tmp_path):
@@ -110,7 +110,7 @@ def test_a_tokenizer_file_that_was_cut_is_told_by_the_plan(tiny_config, llama, t
     content = (folder / "tokenizer.json").read_bytes()
     (folder / "tokenizer.json").write_bytes(content[: len(content) // 2])
     with pytest.raises(SetupError, match=r"cannot be loaded \(.*line \d+ column"):
-        api.plan({**tiny_config, "model": str(folder), "entries": ["lora"]})
+        api.plan({**tiny_config, "model": str(folder), "entries": {"lora": {"r": 4}}})
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors", "chat_template.jinja"])
@@ -127,7 +127,7 @@ def test_what_has_the_name_of_a_models_file_and_is_none_is_one_line_and_never_wa
     else:
         to = {"device": "/dev/zero", "a link to nothing": "nowhere", "a link to itself": name}[kind]
         (folder / name).symlink_to(to)
-    lines = said({**tiny_config, "model": str(folder), "entries": ["lora"]})
+    lines = said({**tiny_config, "model": str(folder), "entries": {"lora": {"r": 4}}})
     assert all(line and str(folder) in line for line in lines)
 
 
@@ -137,7 +137,7 @@ def test_an_index_of_no_weights_is_one_line(tiny_config, llama, tmp_path, shards
     (folder / "model.safetensors").unlink()
     text = shards if isinstance(shards, str) else json.dumps({"weight_map": shards})
     (folder / "model.safetensors.index.json").write_text(text)
-    lines = said({**tiny_config, "model": str(folder), "entries": ["lora"]})
+    lines = said({**tiny_config, "model": str(folder), "entries": {"lora": {"r": 4}}})
     assert all("model.safetensors.index.json is damaged" in line for line in lines)
 
 
@@ -249,7 +249,7 @@ def test_any_damage_to_a_model_folder_is_one_line_or_does_no_harm(tiny_config, l
         for _ in range(data.draw(st.integers(0, 4)) if spoilt else 0):
             spoilt[data.draw(st.integers(0, len(spoilt) - 1))] = data.draw(st.integers(0, 255))
         file.write_bytes(spoilt)
-    said({**tiny_config, "model": str(folder), "entries": ["lora"]})
+    said({**tiny_config, "model": str(folder), "entries": {"lora": {"r": 4}}})
 
 
 @pytest.mark.parametrize("broken", [False, True])

@@ -234,7 +234,7 @@ def test_what_trains_a_checkpoint_by_another_library_is_refused_in_the_plan(llam
     for method in ("full", "last_layers"):
         with pytest.raises(SetupError, match=f"^{method}: trains weights of the base itself"):
             build_method(method, {}).adapt(shape_only(str(folder)), None)
-    bakeoff.plan(config_of(folder, texts, tmp_path, {"lora": {}, "prompt_tuning": {}}))
+    bakeoff.plan(config_of(folder, texts, tmp_path, {"lora": {"r": 4}, "prompt_tuning": {}}))
 
 
 def test_nothing_to_pack_is_said():
@@ -299,7 +299,8 @@ def test_a_saved_adapter_says_what_its_base_is_in(llama, texts, tmp_path):
 
 
 def test_the_least_memory_knows_few_bits(llama, texts, tmp_path):
-    entries = {"none": {"method": "lora"}, "int8": {"method": "lora", "quantize": "int8"}, "qlora": {}}
+    lora = {"method": "lora", "r": 4}
+    entries = {"none": lora, "int8": {**lora, "quantize": "int8"}, "qlora": {"r": 4}}
     config = config_of(llama, texts, tmp_path, entries, precision="bf16") | {"generation": {"precision": "bf16"}}
     rows = bakeoff.plan(config)["entries"]
     packed = 3 * (2 * 16 * 16 + 2 * 8 * 16 + 3 * 16 * 32)
@@ -374,7 +375,7 @@ def test_a_run_of_a_packed_base_can_be_used_and_its_card_says_how(twins):
 
 def test_how_the_base_is_stored_is_in_the_ids(llama, texts, tmp_path):
     def runs(**protocol):
-        plan = bakeoff.plan(config_of(llama, texts, tmp_path, {"lora": {}}, **protocol))
+        plan = bakeoff.plan(config_of(llama, texts, tmp_path, {"lora": {"r": 4}}, **protocol))
         return {run["entry"]: (run["id"], run["quantize"]) for run in plan["runs"]}
 
     plain, packed = runs(), runs(quantize="nf4")
@@ -392,7 +393,7 @@ def test_the_plan_says_what_share_is_packed(llama, texts, tmp_path):
     from bakeoff.report.plan import plan_lines
     from bakeoff.store.plan_document import PlanDocument
 
-    plan = bakeoff.plan(config_of(llama, texts, tmp_path, {"lora": {}, "qlora": {}}))
+    plan = bakeoff.plan(config_of(llama, texts, tmp_path, {"lora": {"r": 4}, "qlora": {"r": 4}}))
     share = packed_size(family_shape("llama", "nf4"))[0] / plan["model"]["total_parameters"]
     lines = plan_lines(PlanDocument.model_validate(plan))
     assert any(line.startswith(f"nf4: {share:.1%} of the base's weights") and "for qlora;" in line for line in lines)
