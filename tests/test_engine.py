@@ -11,6 +11,7 @@ import torch
 from bakeoff.compute.decoding.greedy import generate
 from bakeoff.compute.model.base import Base, adapt, trainable
 from bakeoff.compute.serving.engine import Engine
+from bakeoff.compute.serving.forms import Thin
 from bakeoff.compute.serving.request import Request
 from bakeoff.errors import DataError, SetupError
 from bakeoff.methods import build_method, method_class, method_names
@@ -136,3 +137,88 @@ def test_a_drawn_token_depends_on_seed_and_place_alone():
     assert len({tuple(drawn(0, seed=seed, **hot)) for seed in range(6)}) > 3
     assert drawn(0, temperature=1.0, top_p=1e-9, seed=1) == drawn(2)
     assert drawn(0, **hot) != drawn(0, **hot)
+
+
+def test_a_short_request_does_not_wait_for_a_long_prompt():
+    engine = Engine(family_base("llama"), max_rows=16, chunk_tokens=8)
+    running = [engine.submit(None, Request([7, 8, 9 + i], 60, frozenset())) for i in range(14)]
+    while any(not engine.rows[row].written for row in running):
+        engine.step()
+    long = engine.submit(None, Request([5 + i % 90 for i in range(200)], 3, frozenset()))
+    short = engine.submit(None, Request([20, 21, 22], 3, frozenset()))
+    steps = [{event.row for event in engine.step()} for _ in range(3)]
+    assert short in steps[0]
+    assert all(set(running) <= rows for rows in steps)  # and nobody else waits
+    found = drain(engine)
+    base = family_base("llama")
+    assert found[long] == generate(base, base.model, [[5 + i % 90 for i in range(200)]], 3)[0]
+
+
+def test_keys_and_values_are_freed_without_rows_and_places_are_bounded():
+    engine = Engine(family_base("gpt2"), max_rows=3)
+    for prompt in PROMPTS * 2:
+        engine.submit(None, Request(prompt, 4, ENDS))
+    engine.step()
+    assert (engine.running, engine.waiting) == (3, 7)
+    assert engine.memory_bytes > 0
+    drain(engine)
+    assert engine.memory_bytes == 0
+
+
+def test_rows_fail_where_memory_runs_out_and_others_do_not(monkeypatch, tmp_path):
+    engine = Engine(family_base("gpt2"))
+    engine.load("full", save(tmp_path / "full", family_base("gpt2"), "full"))
+    assert engine.entries["full"].lane is not engine.lanes.shared
+    rows = [engine.submit(name, Request(PROMPTS[0], 5, ENDS)) for name in (None, "full")]
+    engine.step()
+
+    def no_memory(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(engine.entries["full"].lane, "decode", no_memory)
+    assert [(e.row, e.finished) for e in engine.step() if e.finished] == [(rows[1], "failed")]
+    assert drain(engine)[rows[0]] == wanted("gpt2", None)[0][2:5]
+    assert engine.memory_bytes == 0
+
+
+def test_numbers_that_are_none_end_their_row_alone(tmp_path):
+    folder = save(tmp_path / "wild", family_base("llama"), "lora")
+    engine = Engine(family_base("llama"))
+    engine.load("wild", folder)
+    for form in (form for forms in engine.lanes.mixer.forms.values() for form in forms.values()):
+        if isinstance(form, Thin):
+            form.up.fill_(float("nan"))
+    rows = [engine.submit(name, Request(PROMPTS[0], 6, ENDS)) for name in (None, "wild", None)]
+    events = engine.step()
+    assert [(event.row, event.finished) for event in events if event.finished] == [(rows[1], "failed")]
+    found = drain(engine)
+    assert found[rows[0]] == found[rows[2]] == wanted("llama", None)[0][1:6]
+
+
+def test_a_prompt_beyond_the_context_is_refused_with_both_numbers(tmp_path):
+    engine = Engine(family_base("gpt2"))  # of 64 positions
+    engine.load("soft", save(tmp_path / "soft", family_base("gpt2"), "prompt_tuning"))
+    engine.submit(None, Request([5] * 60, 4, ENDS))
+    engine.submit("soft", Request([5] * 57, 4, ENDS))
+    with pytest.raises(DataError, match=r"61 tokens and 4 to write are more than the 64 positions"):
+        engine.submit("soft", Request([5] * 58, 4, ENDS))
+
+
+def test_a_bf16_base_is_served_in_the_precision_of_evaluation(tiny_model, tmp_path):
+    from bakeoff.compute.model.base import for_decoding, load_base
+
+    prompts = [prompt[:20] for prompt in PROMPTS]
+    for name in ("dora", "bias", "vera", "prompt_tuning"):
+        folder = save(tmp_path / name, load_base(str(tiny_model), "bf16"), name)
+        base = load_base(str(tiny_model), "bf16")
+        adapted = loaded(base, folder)
+        wrote = generate(for_decoding(base, adapted, "fp32"), adapted, prompts, MOST)
+        engine = Engine(load_base(str(tiny_model), "bf16"), precision="fp32")
+        engine.load(name, folder)
+        assert engine.entries[name].lane is engine.lanes.shared
+        rows = [engine.submit(name, Request(prompt, MOST, ENDS)) for prompt in prompts]
+        found = drain(engine)
+        assert [found[row] for row in rows] == wrote
+        share = sum(p.data_ptr() in {q.data_ptr() for q in engine.loaded.model.parameters()}
+                    for p in engine.entries[name].base.model.parameters())  # fmt: skip
+        assert share > 10  # the base is in memory once

@@ -56,6 +56,11 @@ class Cohorts:
         """How many prompts are left to read."""
         return len(self.admitted)
 
+    @property
+    def bytes(self) -> int:
+        """Not known: evaluation's batches are of several kinds."""
+        return 0
+
     def admit(self, row: Row) -> None:
         """Give a row a place: its prompt is read in the next steps."""
         self.admitted.append(row)

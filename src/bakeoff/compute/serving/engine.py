@@ -56,6 +56,11 @@ class Engine:
         return sum(not row.cancelled for row in self.queue)
 
     @property
+    def memory_bytes(self) -> int:
+        """The memory that keys and values of running rows take, but for rows that run in cohorts."""
+        return sum(lane.bytes for lane in self.all_lanes())
+
+    @property
     def names(self) -> list[str]:
         """The names of the adapters that take requests."""
         return [name for name in self.entries if name is not None]

@@ -62,6 +62,11 @@ class Lane:
         """How many prompts are left to read."""
         return len(self.readings)
 
+    @property
+    def bytes(self) -> int:
+        """The memory that keys and values of running rows take."""
+        return self.cache.bytes
+
     def admit(self, row: Row) -> None:
         """Give a row a place: its prompt is read in the next steps."""
         self.readings.append(Reading(row))
