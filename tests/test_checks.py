@@ -17,7 +17,9 @@ from bakeoff.api import refresh_report
 from bakeoff.compute.model import position_hash
 from bakeoff.compute.model.adapter_files import load_adapter
 from bakeoff.compute.model.base import Base, load_base
+from bakeoff.compute.run import checks
 from bakeoff.compute.run.checks import (
+    Marks,
     beats_unigram,
     equals_base,
     few_skipped,
@@ -180,6 +182,25 @@ def test_the_gap_is_measured_on_the_saved_adapter_with_dropout_off(shared):
         sample = [train[i] for i in range(0, 40, 5)]  # 8 validation examples, 40 for training
         loss = mean_loss(evaluate_loss(base, adapted, sample, 16))
         assert row.metrics["train_sample/loss"].mean == pytest.approx(loss, rel=1e-6)
+
+
+def test_known_hashes_are_those_of_weights_that_nobody_touched(base, monkeypatch):
+    model, computed = base.model, []
+    marks = Marks(model)
+    hash_of = checks.position_hash
+    monkeypatch.setattr(checks, "position_hash", lambda tensor: computed.append(tensor) or hash_of(tensor))
+    count = len(list(model.parameters()))
+    assert fingerprints(model, marks) == marks.hashes
+    assert len(computed) == len(marks.hashes) - count
+    block, other = model.transformer.h
+    with torch.no_grad():
+        block.ln_1.weight.add_(1)
+    block.ln_2.weight.data = block.ln_2.weight.data.double()
+    block.attn.c_attn.weight.data = block.attn.c_attn.weight.data.clone().zero_()
+    other.ln_1.weight = torch.nn.Parameter(torch.zeros(16))
+    computed.clear()
+    assert fingerprints(model, marks) == fingerprints(model)
+    assert len(computed) == 2 * len(marks.hashes) - count + 4
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8, torch.int64])

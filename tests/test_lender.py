@@ -14,7 +14,7 @@ from bakeoff.compute.model.base import DTYPES, adapt, for_decoding
 from bakeoff.compute.model.device import CPU
 from bakeoff.compute.run import lender as module
 from bakeoff.compute.run import process
-from bakeoff.compute.run.checks import fingerprints
+from bakeoff.compute.run.checks import Marks, fingerprints
 from bakeoff.compute.run.lender import Lender
 from bakeoff.compute.run.resident import Resident, Wanted
 from bakeoff.compute.training.loop import Trainer
@@ -36,7 +36,7 @@ def base_of(found):
     """Return a fresh base that is the same at every call, in place of one that is loaded from files."""
     base = family_base(found.name, found.quantize)
     base.model.to(DTYPES[found.precision]) if found.quantize == "none" else None
-    return Resident(found, replace(base, precision=found.precision), None, 1.0)
+    return Resident(found, replace(base, precision=found.precision), None, 1.0, Marks(base.model))
 
 
 @pytest.fixture

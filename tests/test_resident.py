@@ -63,7 +63,7 @@ def serve(monkeypatch, tmp_path):
         append_jsonl(notes, {"loads": base.name, "process": os.getpid()})
         if base.name == "damaged":
             raise OSError
-        return Resident(base, base.name, None, 1.0)
+        return Resident(base, base.name, None, 1.0, None)
 
     def carry_out(line, events, given):
         request = json.loads(line)
@@ -204,7 +204,7 @@ def test_runs_that_share_a_base_are_as_those_that_load_it_and_cost_as_much_memor
 def test_a_base_of_another_precision_is_not_taken(shared, copied):
     run = shared[1].entry("lora").best_run()
     copied.run(run.id).result_file.unlink()
-    other = Resident(wanted(shared[0]["model"], precision="bf16"), None, None, 1.0)
+    other = Resident(wanted(shared[0]["model"], precision="bf16"), None, None, 1.0, None)
     assert execute(copied.path, run.id, "train", lambda _: None, given=Given(other)).status == "done"
 
 

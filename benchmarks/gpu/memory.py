@@ -19,6 +19,7 @@ from bakeoff.compute.model.device import peak_bytes, reset_peak
 from bakeoff.compute.run.checks import fingerprints
 from bakeoff.compute.run.lender import Lender
 from bakeoff.compute.run.resident import Wanted
+from bakeoff.compute.training.ahead import Ahead
 from bakeoff.compute.training.checkpoint import CheckpointWriter
 from bakeoff.compute.training.loss import evaluate_loss, mean_loss
 from bakeoff.compute.training.trunk_cache import open_trunk
@@ -153,7 +154,8 @@ def out_of_memory() -> Found:
             torch.cuda.empty_cache()
             torch.cuda.set_per_process_memory_fraction(1.0 if share == 1 else share * used / total)
             try:
-                losses.append(trainer._backward(rows, list(range(len(rows)))))
+                trainer.batches = Ahead(base, rows)
+                losses.append(float(trainer._backward(list(range(len(rows))))))
             finally:
                 torch.cuda.set_per_process_memory_fraction(1.0)
             trainer.optimizer.zero_grad()

@@ -114,6 +114,11 @@ class ProtocolConfig(Section):
         description="let a GPU add in the same order each time, so that runs are repeated and resumed bit for bit, as "
         "on a CPU; slower, and a run fails if its model needs an operation that cannot",
     )
+    compile_blocks: bool = Field(
+        False,
+        description="compile each block of the model for training (torch.compile): for GPUs and runs of many hundred "
+        "steps, since the first ones may take a minute; sums are rounded in another way; needs a C++ compiler",
+    )
     quantize: Quantize = Field(
         "none",
         description="how the base's weight matrices are stored while adapters train over them: none (as they are), nf4 "

@@ -33,7 +33,7 @@ from bakeoff.tuning.search import rungs
 if TYPE_CHECKING:
     from bakeoff.compute.model.device import Facts
 
-ROUNDING = ("tf32", "deterministic")  # in a run's id where they are set
+ROUNDING = ("tf32", "deterministic", "compile_blocks")  # in a run's id where they are set
 # Parts of the protocol that a result does not depend on, or that a run's id holds in another form.
 NOT_IN_RESULTS = {"seed", "seeds", "trunk_cache", "precision", "gradient_checkpointing", "quantize", *ROUNDING}
 # Parts of a plan that the metrics alone determine, and the hash of all others.

@@ -10,7 +10,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -217,6 +217,19 @@ def peak_bytes(device: torch.device) -> int:
         return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
     except (OSError, StopIteration):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def taken_by(device: torch.device, work: Callable[[], object]) -> int:
+    """Return how many bytes of a device that counts peaks some work takes at most, beside those that are in use.
+
+    The peak since `reset_peak` then has the work in it.
+    """
+    so_far, before = peak_bytes(device), torch.accelerator.memory_allocated(device)
+    torch.accelerator.reset_peak_memory_stats(device)
+    work()
+    taken = torch.accelerator.max_memory_allocated(device) - before
+    _PEAKS[device] = max(so_far, peak_bytes(device))
+    return taken
 
 
 def out_of_memory(error: RuntimeError) -> bool:

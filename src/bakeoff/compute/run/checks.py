@@ -4,7 +4,9 @@ import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+import torch
 from torch import nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from bakeoff.compute.model.base import Base
 from bakeoff.compute.model.position_hash import position_hash
@@ -18,10 +20,34 @@ MOST_SKIPPED = 0.1  # of the steps in fp16
 NAMES_SHOWN = 3
 
 
-def fingerprints(adapted: nn.Module) -> dict[str, int]:
-    """Return a hash of each tensor by name: of parameters, buffers and the scales of packed weights."""
+class Marks:
+    """The hashes of a model as it is now, which stay known while its weights are where, and what, they are."""
+
+    def __init__(self, model: nn.Module):
+        self.hashes = fingerprints(model)
+        self.known = WeakIdKeyDictionary()  # by weight: its memory, format, changes, and hash
+        for name, weight in model.named_parameters():
+            self.known[weight] = (*state_of(weight), self.hashes[name])
+
+    def mark(self, tensor: torch.Tensor) -> int | None:
+        """Return a tensor's hash if it is one of the weights and was not changed or exchanged."""
+        *state, mark = self.known.get(tensor, (None, None))
+        return mark if state == [*state_of(tensor)] else None
+
+
+def state_of(weight: torch.Tensor) -> tuple[int, torch.dtype, int]:
+    """Return what shows without reading it that a weight was changed or exchanged: its memory, format and changes."""
+    return weight.data_ptr(), weight.dtype, weight._version
+
+
+def fingerprints(adapted: nn.Module, marks: Marks | None = None) -> dict[str, int]:
+    """Return a hash of each tensor by name: of parameters, buffers and the scales of packed weights.
+
+    A weight's hash that is among `marks` is not computed again.
+    """
     tensors = dict((*adapted.named_parameters(), *adapted.named_buffers(), *scales(adapted)))
-    return {name: position_hash(tensor) for name, tensor in tensors.items()}
+    known = {name: marks.mark(tensor) if marks else None for name, tensor in tensors.items()}
+    return {name: known[name] or position_hash(tensor) for name, tensor in tensors.items()}
 
 
 def only_moved(

@@ -13,6 +13,7 @@ from bakeoff.compute.decoding.conformance import conforming
 from bakeoff.compute.model.adapter_files import check_base
 from bakeoff.compute.model.base import Base, count_parameters, for_decoding, load_base
 from bakeoff.compute.model.device import Clocks, choose, peak_bytes, set_rounding
+from bakeoff.compute.run.checks import Marks
 from bakeoff.compute.run.handover import NOTHING, Given
 from bakeoff.compute.run.resident import wanted_by
 from bakeoff.compute.training.loss import evaluate_loss, mean_loss
@@ -63,6 +64,7 @@ class Work:
         if run.kind != "trial":
             self.record.decoding, self.record.scoring = self.plan.decoding, self.plan.scoring
         self.calls: dict[str, Any] = {}  # what is known of the base's calls, once it was tried
+        self.marks: Marks | None = None  # of the base that this run shares with others
         self.shared_seconds = 0.0  # that loading and trying a base took which this process has from another
 
     @cached_property
@@ -111,12 +113,12 @@ class Work:
         wanted = wanted_by(self.config, self.plan, self.run)
         if self.lender and wanted:
             lent, loaded = self.lender.lend(wanted)
-            self.shared_seconds = 0.0 if loaded else lent.seconds
+            self.shared_seconds, self.marks = 0.0 if loaded else lent.seconds, lent.marks
             return lent.base, lent.note
         resident, self.resident = self.resident, None
         if resident is None or resident.wanted != wanted:
             return None
-        self.shared_seconds = resident.seconds
+        self.shared_seconds, self.marks = resident.seconds, resident.marks
         return resident.base, resident.note
 
     def loaded(self) -> tuple[Base, str | None]:

@@ -25,7 +25,6 @@ class Lender:
         self.device = device
         self.resident: Resident | None = None
         self.original: Original | None = None
-        self.marks: dict[str, int] = {}
 
     def lend(self, wanted: Wanted) -> tuple[Resident, bool]:
         """Return the base that a run wants, and whether it was loaded now."""
@@ -34,15 +33,19 @@ class Lender:
             self.original.put_back()
         release(self.device)
         resident = self.resident
-        if resident and resident.wanted == wanted and fingerprints(resident.base.model) == self.marks:
+        if resident and resident.wanted == wanted and self.is_what_it_was(resident):
             return resident, False
         resident = None
         self.let_go()
         release(self.device)
         loaded = tried(wanted, self.device)
         self.resident = replace(loaded, base=replace(loaded.base, lent=True))
-        self.original, self.marks = Original(loaded.base.model), fingerprints(loaded.base.model)
+        self.original = Original(loaded.base.model)
         return self.resident, True
+
+    def is_what_it_was(self, resident: Resident) -> bool:
+        """Return whether each of a base's tensors has the hash that it had after loading."""
+        return resident.marks is not None and fingerprints(resident.base.model) == resident.marks.hashes
 
     def settle(self, adapted: nn.Module) -> None:
         """Do not count what is held beside an adapted model as the run's memory; let go of the base if it is much."""

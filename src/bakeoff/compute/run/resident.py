@@ -11,6 +11,7 @@ from bakeoff.child_process import limit
 from bakeoff.compute.decoding.conformance import conforming
 from bakeoff.compute.model.base import Base, load_base
 from bakeoff.compute.model.device import CPU
+from bakeoff.compute.run.checks import Marks
 from bakeoff.config.config import Config
 from bakeoff.config.sections import Pin
 from bakeoff.hub import base_files
@@ -41,6 +42,7 @@ class Resident:
     base: Base
     note: str | None  # if its calls are slower than usual
     seconds: float  # that loading and trying took
+    marks: Marks | None  # of the base, as it was loaded
 
 
 def wanted_by(config: Config, plan: PlanDocument, run: Run) -> Wanted | None:
@@ -56,7 +58,8 @@ def tried(wanted: Wanted, device: torch.device = CPU) -> Resident:
     """Return the base, loaded and tried."""
     start = time.perf_counter()
     base, note = conforming(load_base(wanted.name, wanted.precision, wanted.pin, wanted.quantize, device))
-    return Resident(wanted, base, note, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    return Resident(wanted, base, note, seconds, Marks(base.model))
 
 
 def load(wanted: Wanted) -> Resident:

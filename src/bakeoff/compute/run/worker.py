@@ -24,6 +24,7 @@ from bakeoff.compute.run.context import Work
 from bakeoff.compute.run.evaluate import evaluate, score
 from bakeoff.compute.run.handover import NOTHING, Given
 from bakeoff.compute.training.checkpoint import CheckpointWriter, checkpoint_files, load_newest
+from bakeoff.compute.training.compiled import compiled_blocks
 from bakeoff.compute.training.loop import Trained, Trainer
 from bakeoff.compute.training.loss import start
 from bakeoff.compute.training.trunk_cache import serve_trunks, stores_trunk
@@ -126,7 +127,7 @@ def train(work: Work, method: Method) -> float | None:
         adapted = adapt(base, method, work.config.protocol.gradient_checkpointing)
         work.settle(adapted)
         start(base, adapted, method, work.tokens["train"], work.config.protocol.batch_size)
-        before = fingerprints(adapted)
+        before = fingerprints(adapted, work.marks if method.keeps_base else None)
         to_train = set(trainable(adapted))
     work.clocks.add({"setup": work.shared_seconds})
     if base_loss is not None:
@@ -193,7 +194,8 @@ def take_steps(work: Work, trainer: Trainer, keeper: CheckpointWriter) -> None:
     record = work.record
     reset_peak(work.device)
     work.state("training")
-    trained = trainer.train(work.tokens["train"], work.tokens["validation"], work.run.until)
+    with compiled_blocks(trainer.adapted, work.config.protocol.compile_blocks):
+        trained = trainer.train(work.tokens["train"], work.tokens["validation"], work.run.until)
     record.costs["peak_bytes"] = keeper.extra(trainer)["peak_bytes"]
     record.costs["micro_batch_size"] = trained.micro_batch
     record.costs["tokens_per_second"] = trained.tokens / trainer.clocks.seconds["train"]

@@ -58,9 +58,20 @@ def epoch_batches(lengths: Lengths, batch_size: int, seed: int, epoch: int) -> B
     return Batches(order, batch_size, generator.permutation(-(-len(order) // batch_size)))
 
 
-def evaluation_batches(lengths: Lengths, batch_size: int) -> Batches:
-    """Return all examples in batches of similar length, longest first (so that memory runs out at once or never)."""
-    return Batches(numpy.argsort(-numpy.asarray(lengths), kind="stable"), batch_size)
+def evaluation_batches(lengths: Lengths, batch_size: int, tokens: int | None = None) -> Sequence[list[int]]:
+    """Return all examples in batches of similar length, longest first (so that memory runs out at once or never).
+
+    Each has `batch_size` examples, or as many more as have together up to so many `tokens` with their padding.
+    """
+    order = numpy.argsort(-numpy.asarray(lengths), kind="stable")
+    if tokens is None:
+        return Batches(order, batch_size)
+    batches, start = [], 0
+    while start < len(order):
+        end = start + max(batch_size, tokens // max(1, int(lengths[order[start]])))
+        batches.append(order[start:end].tolist())
+        start = end
+    return batches
 
 
 def parts(lengths: Sequence[int], most_rows: int, most_tokens: int | None) -> list[slice]:
@@ -108,20 +119,35 @@ def collate(
         decoder_ids, first = None, [len(prompt) - 1 for prompt in prompts]
     else:
         ids = padded(prompts, pad)
-        decoder_ids, first = padded([[decoder_start, *t[:-1]] for t in targets], pad).to(device), [0] * len(rows)
+        decoder_ids, first = padded([[decoder_start, *t[:-1]] for t in targets], pad), [0] * len(rows)
     places = [row.trained for row in rows]
     counts = torch.tensor([len(own) for own in places])
     where = torch.arange(len(rows)).repeat_interleave(counts)
     columns = torch.tensor([at + place for at, own in zip(first, places, strict=True) for place in own])
+    chosen = torch.tensor([t[place] for t, own in zip(targets, places, strict=True) for place in own])
+    there = moved([ids, where, columns, chosen, *([] if decoder_ids is None else [decoder_ids])], torch.device(device))
+    lengths = [len(p) + (len(t) - 1 if decoder_start is None else 0) for p, t in zip(prompts, targets, strict=True)]
     return Batch(
-        ids.to(device),
-        decoder_ids,
-        where.to(device),
-        columns.to(device),
-        torch.tensor([t[place] for t, own in zip(targets, places, strict=True) for place in own]).to(device),
-        counts.tolist(),
-        [len(p) + (len(t) - 1 if decoder_start is None else 0) for p, t in zip(prompts, targets, strict=True)],
+        there[0], None if decoder_ids is None else there[4], there[1], there[2], there[3], counts.tolist(), lengths
     )
+
+
+def moved(tensors: Sequence[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
+    """Return whole numbers on a device; to CUDA they go together, in one copy for which nobody waits."""
+    if device.type != "cuda":
+        return [tensor.to(device) for tensor in tensors]
+    return parted(flat(tensors).pin_memory().to(device, non_blocking=True), tensors)
+
+
+def flat(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the values of tensors one after the other."""
+    return torch.cat([tensor.flatten() for tensor in tensors])
+
+
+def parted(values: torch.Tensor, like: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Return what `flat` has put together as tensors of the shapes that it had."""
+    rows = values.split([tensor.numel() for tensor in like])
+    return [row.view(tensor.shape) for row, tensor in zip(rows, like, strict=True)]
 
 
 def padded(rows: Sequence[Sequence[int]], pad: int) -> torch.Tensor:

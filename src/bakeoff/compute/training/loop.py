@@ -9,9 +9,11 @@ import torch
 from torch import nn
 
 from bakeoff.compute.model.base import Base, trainable
-from bakeoff.compute.model.device import CPU, Clocks, out_of_memory
-from bakeoff.compute.training.batches import epoch_batches, parts
-from bakeoff.compute.training.loss import Serve, batch_of, evaluate_loss, mean_loss, part_tokens, target_losses, whole
+from bakeoff.compute.model.device import CPU, Clocks, counts_peaks, out_of_memory
+from bakeoff.compute.training.ahead import Ahead
+from bakeoff.compute.training.batches import epoch_batches
+from bakeoff.compute.training.fitting import positions_that_fit
+from bakeoff.compute.training.loss import Serve, evaluate_loss, mean_loss, part_tokens, target_losses, whole
 from bakeoff.compute.training.optimizers import optimizer_of
 from bakeoff.compute.training.trunk_cache import find_trunk
 from bakeoff.config.lr_schedule import lr_multiplier
@@ -49,6 +51,7 @@ class Progress:
     step: int = 0
     tokens: int = 0
     micro_batch: int = 0
+    positions: int | None = None  # that fit an accelerator at once; None: not limited
     loss_sum: float = 0.0  # of the running epoch
     targets: int = 0  # likewise
     train_loss: float = 0.0  # at the last validation
@@ -115,6 +118,7 @@ class Trainer:
         self.at = Progress(micro_batch=protocol.batch_size)
         self.saved = ""  # the name of its last checkpoint, from which it may have gone on
         self.best: dict[str, torch.Tensor] = {}  # weights; empty before the first validation
+        self.batches = Ahead(base, [])
 
     def train(self, train: Sequence[Tokens], validation: Sequence[Tokens], until: int | None = None) -> Trained:
         """Train to the end, or until after step `until`, one of the rungs; called again, continue from there.
@@ -125,6 +129,7 @@ class Trainer:
         limit = steps if until is None else until
         lengths = lengths_of(train)
         totals = lengths.totals
+        self.batches = Ahead(self.base, train)
         if not self.best:
             self._validate(validation, 0.0, None)
         per_epoch = steps // self.protocol.epochs
@@ -135,7 +140,7 @@ class Trainer:
             batches = epoch_batches(totals, self.protocol.batch_size, self.seed, epoch)
             for position, members in enumerate(batches[start:], start=start + 1):
                 with self.clocks.phase("train"):
-                    at.loss_sum += self._step(train, members, at.step, steps)
+                    at.loss_sum += self._step(members, batches[position : position + 1], steps)
                 at.step += 1
                 at.tokens += int((totals[members] - 1).sum())
                 at.targets += int(lengths.trained[members].sum())
@@ -165,20 +170,24 @@ class Trainer:
         every = self.protocol.evaluate_every
         return step in self.rungs or (every is not None and step % every == 0)
 
-    def _step(self, train: Sequence[Tokens], members: Sequence[int], step: int, steps: int) -> float:
-        """Take one optimizer step and return the batch's summed loss."""
-        rate = self.optimizer.defaults["lr"] * lr_multiplier(step, steps, self.protocol)
+    def _step(self, members: Sequence[int], following: Sequence[list[int]], steps: int) -> float:
+        """Take one optimizer step and return the batch's summed loss; `following` has the next batch, if any."""
+        rate = self.optimizer.defaults["lr"] * lr_multiplier(self.at.step, steps, self.protocol)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["lr_scale"]
-        loss = self._backward(train, members)
+        if self.at.positions is None and counts_peaks(self.base.device):
+            self._fit(members)
+        loss = self._backward(members)
         self.scaler.unscale_(self.optimizer)
         self.method.before_step(self.adapted)
         if self.protocol.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.weights.values(), self.protocol.clip_norm)
         self._move()
-        self.method.after_step(self.adapted, step + 1, steps)
+        self.method.after_step(self.adapted, self.at.step + 1, steps)
         self.optimizer.zero_grad()
-        return loss
+        for members in following:
+            self.batches.prepare(members, *self._most())
+        return float(loss)  # waits for an accelerator
 
     def _move(self) -> None:
         """Let the optimizer change the weights, in fp16 only if all gradients are finite; else they count as zero."""
@@ -197,27 +206,45 @@ class Trainer:
             if weight.grad is not None:
                 weight.grad.zero_()  # a method may gather importances from them
 
-    def _backward(self, train: Sequence[Tokens], members: Sequence[int]) -> float:
+    def _most(self) -> tuple[int, int | None]:
+        """Return how many rows and positions go through the model at once."""
+        return self.at.micro_batch, self.at.positions or self.part_tokens
+
+    def _fit(self, members: Sequence[int]) -> None:
+        """Find how many positions an accelerator has room for, by the gradients of a batch's longest row alone."""
+        longest = max(members, key=lambda i: len(self.batches.rows[i]))
+        sizes = [weight.numel() * weight.element_size() for weight in self.weights.values()]
+
+        def backward() -> None:
+            for part, batch in self.batches.make([longest], 1, None):
+                losses = target_losses(self.base, self.adapted, batch, self.serve["train"]([longest][part]))
+                self.scaler.scale(losses.sum()).backward()
+
+        self.at.positions = positions_that_fit(
+            self.base.device, sum(sizes), backward, len(self.batches.rows[longest]), bool(self.optimizer.state)
+        )
+        self.optimizer.zero_grad()
+
+    def _backward(self, members: Sequence[int]) -> torch.Tensor:
         """Compute the gradients of the batch's mean loss and return its sum; if memory runs out, halve the parts."""
         while True:
             try:
-                return self._backward_in_parts(train, members)
+                return self._backward_in_parts(members)
             except RuntimeError as error:
                 if not out_of_memory(error) or self.at.micro_batch == 1:
                     raise
             self.optimizer.zero_grad()
             self.at.micro_batch = (self.at.micro_batch + 1) // 2
 
-    def _backward_in_parts(self, train: Sequence[Tokens], members: Sequence[int]) -> float:
+    def _backward_in_parts(self, members: Sequence[int]) -> torch.Tensor:
         """Add up the gradients of parts of the batch: their summed losses, divided once by the batch's targets."""
-        rows = [train[i] for i in members]
-        targets = sum(len(row.trained) for row in rows)
-        total = 0.0
-        for part in parts([len(row) for row in rows], self.at.micro_batch, self.part_tokens):
-            batch = batch_of(self.base, rows[part])
+        made = self.batches.take(members, *self._most())
+        targets = sum(sum(batch.counts) for _, batch in made)
+        total = torch.zeros((), dtype=torch.float64, device=self.base.device)
+        for part, batch in made:
             losses = target_losses(self.base, self.adapted, batch, self.serve["train"](members[part]))
             self.scaler.scale(losses.sum() / targets).backward()
-            total += float(losses.detach().double().sum())
+            total += losses.detach().double().sum()
         return total
 
     def _loss(self, validation: Sequence[Tokens]) -> float:

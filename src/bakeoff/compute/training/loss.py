@@ -9,7 +9,7 @@ from torch import nn
 
 from bakeoff.compute.model.base import Base, inner
 from bakeoff.compute.model.device import out_of_memory
-from bakeoff.compute.model.forward import UNCHANGED, autocast, positions, prefix, row_losses, text_inputs
+from bakeoff.compute.model.forward import UNCHANGED, autocast, positions, prefix, row_losses, text_inputs, total_bytes
 from bakeoff.compute.model.kv_cache import RoomyCache
 from bakeoff.compute.model.shared_prefix import read_beginning
 from bakeoff.compute.training.batches import Batch, collate, epoch_batches, evaluation_batches, parts
@@ -24,6 +24,8 @@ Losses = list[tuple[float, int]]  # of each example: summed loss in nats, target
 # Positions x width on a CPU: of GPT-2's shape, batches of 8 x 270 tokens took a quarter less time in parts of 2 rows
 # than whole, and half the memory (design/LOG.md).
 PART_ELEMENTS = 1 << 19
+# Positions that an accelerator reads at once, where each may have so many bytes of its memory: few calls keep it busy.
+READ_POSITIONS, POSITION_BYTES = 2**15, 2**21
 
 
 def whole(members: Sequence[int]) -> AbstractContextManager[None]:
@@ -45,6 +47,16 @@ def part_tokens(base: Base, above_trunk: bool = False) -> int | None:
     if base.device.type != "cpu":
         return None
     return (1 + above_trunk) * PART_ELEMENTS // base.model.config.get_text_config(decoder=True).hidden_size
+
+
+def read_at_once(base: Base) -> int | None:
+    """Return how many positions are read together for losses on an accelerator; None on a processor.
+
+    That follows from its whole memory, so that it is the same whatever else is on it.
+    """
+    if base.device.type in ("cpu", "meta"):
+        return None
+    return min(READ_POSITIONS, total_bytes(base.device) // POSITION_BYTES)
 
 
 def model_inputs(adapted: nn.Module, batch: Batch, past: RoomyCache | None = None) -> dict[str, Any]:
@@ -117,7 +129,7 @@ def evaluate_loss(
     read once, unless a trunk is served.
     """
     results: Losses = [(0.0, 0)] * len(rows)
-    totals, most = lengths_of(rows).totals, batch_size
+    totals, most = lengths_of(rows).totals, len(rows)
 
     def read(members: Sequence[int]) -> None:
         for part in parts(totals[members].tolist(), most, part_tokens(base)):
@@ -132,15 +144,15 @@ def evaluate_loss(
     with evaluating(adapted):
         beginning = read_beginning(base, adapted, (row.prompt for row in rows)) if serve is whole else None
         totals = totals - (beginning.length if beginning else 0)
-        for members in evaluation_batches(totals, batch_size):
+        for members in evaluation_batches(totals, batch_size, read_at_once(base)):
             while True:
                 try:
                     read(members)
                     break
                 except RuntimeError as error:
-                    if not out_of_memory(error) or most == 1:
+                    if not out_of_memory(error) or min(most, len(members)) == 1:
                         raise
-                most = (most + 1) // 2
+                most = (min(most, len(members)) + 1) // 2
     return results
 
 
