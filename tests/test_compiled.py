@@ -24,9 +24,9 @@ def without_kernels(monkeypatch):
     torch.compiler.reset()
 
 
-def trained(family, fields, wanted):
+def trained(wanted):
     """Return what a training ends with, the trained weights, and how many blocks were compiled within it."""
-    base, method = family_base(family), build_method("x", {"learning_rate": 0.01, **fields})
+    base, method = family_base("llama"), build_method("x", {"method": "lora", "r": 2, "learning_rate": 0.01})
     torch.manual_seed(0)
     adapted = adapt(base, method)
     trainer = Trainer(base, adapted, method, ProtocolConfig(epochs=2, batch_size=2), 0, lambda *_: None)
@@ -38,12 +38,10 @@ def trained(family, fields, wanted):
     return result, trainer.weights, count
 
 
-@pytest.mark.parametrize(
-    ("family", "fields"), [("qwen3", {"method": "lora", "r": 2}), ("gpt2", {"method": "last_layers"})]
-)
-def test_a_training_with_compiled_blocks_is_the_one_without(family, fields):
-    ours, weights, count = trained(family, fields, wanted=True)
-    plain, others, none = trained(family, fields, wanted=False)
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch hides it, but not where it is an error
+def test_a_training_with_compiled_blocks_is_the_one_without():
+    ours, weights, count = trained(wanted=True)
+    plain, others, none = trained(wanted=False)
     assert (count, none) == (3, 0)
     assert ours.validation_loss == pytest.approx(plain.validation_loss, rel=1e-5)
     for name, weight in weights.items():

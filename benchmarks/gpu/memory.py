@@ -166,6 +166,30 @@ def out_of_memory() -> Found:
 
 
 @check(25)
+def parts_that_fit() -> Found:
+    """A batch too large for a share of the memory is computed in parts that fit it, without running out even once."""
+    if not ON_CUDA:
+        return {"skipped": "no CUDA"}
+    rows = rows_of(32, 1500, 100)
+    members = list(range(len(rows)))
+    base, adapted, method = adapted_base("0.5B", {"method": "lora", "r": 8})
+    trainer, _ = trainer_for(base, adapted, method, batch=len(rows))
+    trainer.batches = Ahead(base, rows)
+    trainer._fit(members)
+    fits, used = trainer.at.positions, torch.cuda.memory_allocated()
+    whole = sum(len(row) for row in rows)
+    reset_peak(DEVICE)
+    trainer.at.positions = whole // 4
+    trainer._backward(members)
+    total = torch.cuda.get_device_properties(DEVICE).total_memory
+    foretold = (0.9 * total - used) / (fits or 1) * whole / 4
+    taken = peak_bytes(DEVICE) - used
+    return {"positions": fits, "foretold_gb": round(foretold / 1e9, 2), "taken_gb": round(taken / 1e9, 2)} | failing(
+        foretold=0.5 * foretold < taken < 1.1 * foretold, whole=trainer.at.micro_batch == len(rows)
+    )
+
+
+@check(25)
 def trunk() -> Found:
     """A stored trunk gives the whole model's loss; how long a batch of it takes to come, and one of the 8B base."""
     base, adapted, _ = adapted_base("0.5B", {"method": "last_layers", "head": False})

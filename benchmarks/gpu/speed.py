@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from bakeoff.compute.decoding.greedy import rows_at_once
 from bakeoff.compute.model.base import Base, for_decoding
 from bakeoff.compute.model.device import wait
 from bakeoff.compute.model.forward import autocast
+from bakeoff.compute.training import compiled
 from gpu.harness import (
     DEVICE,
     LORA,
@@ -31,6 +33,7 @@ from gpu.harness import (
     failing,
     rows_of,
     time_steps,
+    trainer_for,
 )
 
 KERNELS = ("cudnn", "flash", "efficient", "math")
@@ -127,6 +130,25 @@ def steps_of_a_small_base() -> Found:
     }  # fmt: skip
     found = {name: time_steps("0.5B", fields) for name, fields in methods.items()}
     return found | {"lora, batches of 64": time_steps("0.5B", LORA, batch=16 if SMOKE else 64, steps=4)}
+
+
+@check(120)
+def compiled_blocks() -> Found:
+    """LoRA's steps on the 0.5B base with blocks as they are and compiled: seconds of the first, of others; losses."""
+    compiled.BACKEND = "aot_eager" if SMOKE else compiled.BACKEND
+    found: Found = {}
+    rows = rows_of(8 * 24, 240, 60, SHAPES["0.5B"].vocabulary, spread=8)
+    for name, wanted in (("plain", False), ("compiled", True)):
+        base, adapted, method = adapted_base("0.5B", LORA)
+        trainer, marks = trainer_for(base, adapted, method)
+        start = time.perf_counter()
+        with compiled.compiled_blocks(adapted, wanted):
+            loss = trainer.train(rows, rows[:2]).validation_loss
+        gaps = sorted(b - a for a, b in pairwise(marks[4:]))
+        found[name] = {"loss": loss, "step_seconds": gaps[len(gaps) // 2], "first_seconds": marks[0] - start}
+        del trainer, base, adapted
+        clean()
+    return found | failing(near=abs(found["compiled"]["loss"] / found["plain"]["loss"] - 1) < 1e-2)
 
 
 @check(90)
