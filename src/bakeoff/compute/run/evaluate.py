@@ -12,7 +12,7 @@ from bakeoff.compute.model.base import Base, load_tokenizer
 from bakeoff.compute.model.device import peak_bytes, reset_peak
 from bakeoff.compute.run.checks import finite
 from bakeoff.compute.run.context import Work
-from bakeoff.compute.training.loss import Losses, evaluate_loss, mean_loss
+from bakeoff.compute.training.loss import Losses, evaluate_loss, mean_loss, read_at_once
 from bakeoff.config.planned import decodes_in
 from bakeoff.data.token_file import lengths_of
 from bakeoff.scoring.baselines import BLANK_LINE, first_answer
@@ -58,7 +58,7 @@ def read_apart(work: Work, base: Base, adapted: nn.Module) -> Losses:
     tokens, clocks = work.tokens["test"], work.clocks
     before = clocks.seconds.get("evaluation", 0.0)
     with clocks.phase("evaluation"):
-        losses = evaluate_loss(base, adapted, tokens, 2 * work.config.protocol.batch_size)
+        losses = evaluate_loss(base, adapted, tokens, 2 * work.config.protocol.batch_size, positions=read_at_once(base))
     tell(work, 0, Reading(int(lengths_of(tokens).totals.sum()), clocks.seconds["evaluation"] - before))
     return losses
 
@@ -77,15 +77,15 @@ def look_beside(work: Work, base: Base, adapted: nn.Module) -> None:
     The sample is at most as large as the validation split, and evenly spaced over the training split.
     """
     metrics, train = work.record.metrics, work.tokens["train"]
-    batch = 2 * work.config.protocol.batch_size
+    batch, most = 2 * work.config.protocol.batch_size, read_at_once(base)
     with work.clocks.phase("evaluation"):
         neutral = neutral_rows(base.tokenizer, work.plan.max_tokens, base.decoder_start is not None)
         if neutral:
-            metrics["neutral/loss"] = mean_loss(evaluate_loss(base, adapted, neutral, batch))
+            metrics["neutral/loss"] = mean_loss(evaluate_loss(base, adapted, neutral, batch, positions=most))
         if work.run.kind == "entry":
             count = min(len(train), len(work.tokens["validation"]))
             sample = [train[i * len(train) // count] for i in range(count)]
-            loss = mean_loss(evaluate_loss(base, adapted, sample, batch))
+            loss = mean_loss(evaluate_loss(base, adapted, sample, batch, positions=most))
             metrics["train_sample/loss"] = loss
             metrics["validation/overfitting"] = metrics["validation/loss"] - loss
 

@@ -50,9 +50,10 @@ def part_tokens(base: Base, above_trunk: bool = False) -> int | None:
 
 
 def read_at_once(base: Base) -> int | None:
-    """Return how many positions are read together for losses on an accelerator; None on a processor.
+    """Return how many positions are read together for a test on an accelerator; None on a processor.
 
-    That follows from its whole memory, so that it is the same whatever else is on it.
+    That follows from its whole memory, so that it is the same whatever else is on it. Not for validations: their peak
+    is part of a training's, which would then say nothing of its steps.
     """
     if base.device.type in ("cpu", "meta"):
         return None
@@ -120,12 +121,14 @@ def start(base: Base, adapted: nn.Module, method: Method, rows: Sequence[Tokens]
 
 @torch.no_grad()
 def evaluate_loss(
-    base: Base, adapted: nn.Module, rows: Sequence[Tokens], batch_size: int, serve: Serve = whole
-) -> Losses:
+    base: Base, adapted: nn.Module, rows: Sequence[Tokens], batch_size: int, serve: Serve = whole,
+    positions: int | None = None,
+) -> Losses:  # fmt: skip
     """Return (summed loss in nats, target tokens) of each example, in the order of `rows`, with dropout off.
 
     The split's loss is the sum of the losses over the sum of the tokens (protocol rule 7), never a mean of means.
-    Where memory runs out, batches go through the model in parts of half as many rows. What all prompts begin with is
+    Batches have `batch_size` rows, or more if these have together at most so many `positions` with their padding. Where
+    memory runs out, batches go through the model in parts of half as many rows. What all prompts begin with is
     read once, unless a trunk is served.
     """
     results: Losses = [(0.0, 0)] * len(rows)
@@ -144,7 +147,7 @@ def evaluate_loss(
     with evaluating(adapted):
         beginning = read_beginning(base, adapted, (row.prompt for row in rows)) if serve is whole else None
         totals = totals - (beginning.length if beginning else 0)
-        for members in evaluation_batches(totals, batch_size, read_at_once(base)):
+        for members in evaluation_batches(totals, batch_size, positions):
             while True:
                 try:
                     read(members)
