@@ -221,7 +221,7 @@ class Trainer:
                 self.scaler.scale(losses.sum()).backward()
 
         self.at.positions = positions_that_fit(
-            self.base.device, sum(sizes), backward, len(self.batches.rows[longest]), bool(self.optimizer.state)
+            self.base.device, sum(sizes), backward, len(self.batches.rows[longest]), self.at.step > 0
         )
         self.optimizer.zero_grad()
 
