@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bakeoff.analysis.pairs import LOSS
-from bakeoff.analysis.verdict import Yardstick
+from bakeoff.analysis.yardstick import Yardstick
 
 METRIC = Yardstick().metric
 POINTS = 0.0375  # standard deviation of the latent score that is one point of ROUGE
@@ -29,6 +29,8 @@ class Design:
     rows: str = "1 to 3"
     scores: str = "usual"
     whole: bool = False  # measured too: an entry against itself, power at the printed gap, reruns
+    looks: tuple[int, ...] = ()  # of seeds in rounds; `seeds` are then only as many as there are entries
+    gaps: tuple[float, ...] = ()  # how far one entry is ahead, in gaps that five seeds print
 
     @property
     def spreads(self) -> tuple[float, ...]:
@@ -86,6 +88,7 @@ def designs(simulations: int) -> dict[str, list[Design]]:
             *(Design(seeds, 200, 2.0, many) for seeds in ((1, 5), (2, 8))),
         ],
         "noisy": noisy(simulations),
+        "rounds": rounds(simulations),
         "laws": [
             Design((3,) * 4, 200, 2.0, simulations, laws=("skewed",) * 4),
             Design((3,) * 4, 200, 8.0, simulations, laws=("collapsing",) * 4),
@@ -108,6 +111,20 @@ def usual(simulations: int) -> list[Design]:
         for seeds in (1, 3, 5)
         for points in (0.0, 0.8)
         for documents in (100, 1000)
+    ]
+
+
+def rounds(simulations: int) -> list[Design]:
+    """Return designs with seeds in rounds; about as many simulations of each gap."""
+    few, five, eight = round(0.4 * simulations), (3, 4, 5), (3, 4, 5, 6, 8)
+    gaps = (0.0, 0.5, 1.0, 2.0)
+    return [
+        *(Design((3,) * 4, n, 0.8, few, looks=looks, gaps=gaps) for looks in (five, eight) for n in (200, 1000)),
+        *(Design((3,) * 8, 1000, 0.8, round(few / 2), looks=looks, gaps=gaps) for looks in (five, eight)),
+        Design((3,) * 12, 1000, 0.8, round(few / 2), looks=eight, gaps=(0.0,)),
+        Design((3,) * 4, 200, 0.8, few, (5.0, 1.0, 1.0, 1.0), looks=eight, gaps=(0.0,)),
+        Design((3,) * 4, 200, 2.0, few, laws=("skewed",) * 4, looks=eight, gaps=(0.0,)),
+        Design((2,) * 4, 200, 2.0, few, looks=(2, *eight), gaps=(0.0,)),
     ]
 
 

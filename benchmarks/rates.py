@@ -7,11 +7,13 @@ far behind, and both bakeoffs should say so.
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from itertools import combinations
 from typing import Any
 
 import numpy
 
-from bakeoff.analysis.pairs import LOSS
+from bakeoff.analysis.pairs import LOSS, compare
+from bakeoff.analysis.preferences import maybe_best, near_best
 from bakeoff.store.results_document import Difference, Pair
 from designs import METRIC, Design
 from simulated import bakeoffs
@@ -74,13 +76,28 @@ def one_ahead(design: Design, gaps: dict[str, float]) -> dict[str, Row]:
     entries = range(len(design.seeds))
     means = {m: [mean + gaps[m], *[mean] * (len(entries) - 1)] for m, mean in design.metrics.items()}
     counts: dict[str, dict[str, list[Any]]] = {m: {"power": [], "right": [], "others": []} for m in means}
-    for _, pairs, _ in bakeoffs(design, means, entries, stream=2):
+    counts[METRIC] |= {"kept": [], "far": []}
+    for estimates, pairs, _ in bakeoffs(design, means, entries, stream=2):
+        kept, far = choices(estimates, means[METRIC])
+        counts[METRIC]["kept"].append(kept)
+        counts[METRIC]["far"].append(far)
         for metric, count in counts.items():
             told = [on(metric, pair).different for pair in pairs if pair.first == "0"]
             count["power"].append(numpy.mean(told))
             count["right"].append(all(told))
             count["others"].append(any(on(metric, pair).different for pair in pairs if pair.first != "0"))
     return {metric: {key: rate(values) for key, values in count.items()} for metric, count in counts.items()}
+
+
+def choices(estimates: Any, means: Sequence[float]) -> tuple[bool, bool]:
+    """Return whether the truly best entry may be the best, and whether one counts as near it that is not."""
+    entries = sorted((e for e, m in estimates if m == METRIC), key=lambda e: -estimates[e, METRIC].value)
+    pairs = compare(list(combinations(entries, 2)), {(e, METRIC): estimates[e, METRIC] for e in entries}, METRIC)
+    gaps = sorted(pair.detectable for pair in pairs if pair.detectable is not None)
+    worth = gaps[len(gaps) // 2] / 2
+    near = near_best(entries[0], pairs, worth)
+    best = means[int(entries[0])]
+    return "0" in maybe_best(entries, pairs), any(best - means[int(entry)] > worth for entry in near)
 
 
 def ties_again(design: Design, gaps: dict[str, float]) -> dict[str, tuple[float, float]]:

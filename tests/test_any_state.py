@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from bakeoff.analysis.comparison import summarize_together
 from bakeoff.analysis.convergence import converged
 from bakeoff.analysis.pairs import LOSS
+from bakeoff.analysis.preferences import PREFERENCES
 from bakeoff.analysis.statistics import Resamples, Scores, estimate
 from bakeoff.analysis.summary import COUNTED, OF_ENTRIES, summarize
 from bakeoff.analysis.table import csv_table, markdown_table, text_table
-from bakeoff.analysis.verdict import PREFERENCES, Yardstick, make_verdict
+from bakeoff.analysis.verdict import make_verdict
+from bakeoff.analysis.yardstick import Yardstick
 from bakeoff.config.sections import ProtocolConfig
 from bakeoff.errors import SetupError
 from bakeoff.report.cards import write_cards

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from bakeoff.analysis.pairs import compare
-from bakeoff.analysis.statistics import Estimate, SeedSpread, pooled, with_floor
+from bakeoff.analysis.seeds import SeedSpread, pooled, with_floor
+from bakeoff.analysis.statistics import Estimate
 
 METRIC = "test/score"
 

@@ -8,7 +8,7 @@ import sacrebleu
 from click.testing import CliRunner
 
 import bakeoff
-from bakeoff.analysis.verdict import Yardstick
+from bakeoff.analysis.yardstick import Yardstick
 from bakeoff.cli.main import main
 from bakeoff.config.loading import load_config
 from bakeoff.errors import BakeoffError, ConfigError

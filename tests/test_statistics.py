@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from bakeoff.analysis.multiplicity import holm, most_equal, shaffer
-from bakeoff.analysis.statistics import Estimate, Resamples, Scores, SeedSpread, estimate
+from bakeoff.analysis.seeds import SeedSpread
+from bakeoff.analysis.statistics import Estimate, Resamples, Scores, effective, estimate
 
 
 def scores_of(values, **keys) -> Scores:
@@ -187,9 +188,34 @@ def test_one_document_says_nothing_and_equal_scores_say_no_difference():
     table = {n: scores_of(numpy.full((3, 20), 0.25)) for n in "ab"}
     found = estimate(table, Resamples(range(20)))
     gap = found["a"] - found["b"]
-    assert found["a"].interval() == (0.25, 0.25)
-    assert (gap.interval(), gap.p_value(), gap.detectable()) == ((0.0, 0.0), 1.0, None)
+    assert found["a"].interval() is None  # a loss could be anything on other documents
+    assert (gap.interval(), gap.p_value(), gap.detectable()) == (None, 1.0, None)
     assert estimate({}, Resamples([])) == {}
+
+
+def test_equal_documents_leave_the_others_a_share_that_the_number_of_documents_bounds():
+    table = {n: scores_of(numpy.full((3, 40), v), bounds=(0, 1)) for n, v in (("none", 0.0), ("some", 0.1), ("all", 1))}
+    found = estimate(table, Resamples(range(40)))
+    unseen = 1 - 0.025 ** (1 / 40)  # as a share that none of 40 documents is of
+    assert found["none"].interval() == pytest.approx((0, unseen))
+    assert found["some"].interval() == pytest.approx((0.1 - 0.1 * unseen, 0.1 + 0.9 * unseen))
+    assert found["all"].interval() == pytest.approx((1 - unseen, 1))
+    same = found["none"] - found["none"]
+    assert (same.interval(), same.p_value(), same.detectable()) == (pytest.approx((-unseen, unseen)), 1.0, None)
+    # So many unseen documents would have to score -1 that the mean were zero: a tenth over eleven tenths of them.
+    gap = found["some"] - found["none"]
+    assert gap.is_constant
+    assert gap.p_value() == pytest.approx(2 * (1 - 1 / 11) ** 40)
+    assert (found["none"] - found["some"]).p_value() == pytest.approx(gap.p_value())
+
+
+@given(st.lists(st.floats(-5, 5), min_size=3, max_size=40), st.floats(0.01, 100))
+def test_few_heavy_documents_count_as_fewer_equal_ones(values, scale):
+    sample = numpy.array([*values, 1.0, -1.0])
+    assert effective(scale * sample) == pytest.approx(effective(sample))
+    heavy = numpy.append(numpy.full(99, 0.001), 1000.0)
+    assert effective(heavy) < 4
+    assert effective(numpy.random.default_rng(0).normal(0, 1, 4000)) == pytest.approx(4000, rel=0.1)
 
 
 def test_an_entry_with_one_seed_beside_one_with_three_is_said_not_to_cover_seeds():
@@ -222,7 +248,7 @@ def test_p_values_are_not_bounded_by_the_number_of_draws():
         assert found[t] == pytest.approx(2 * stats.t.sf(t, 59), rel=0.75)
         assert found[t] < last  # no step where the tail begins
         last = found[t]
-    assert one(numpy.full(60, 0.5)).p_value() == pytest.approx(2 / 10_001)  # without a spread there is no tail
+    assert one(numpy.full(60, 0.5)).p_value() is None  # without a spread there is no tail
 
 
 def test_one_far_ahead_of_many_is_told_from_each():

@@ -5,11 +5,13 @@ from itertools import combinations
 import numpy
 import pytest
 
+from bakeoff.analysis.caveats import rare_failures
 from bakeoff.analysis.pairs import LOSS
 from bakeoff.analysis.statistics import Resamples, Scores, estimate
 from bakeoff.analysis.summary import COUNTED, OF_ENTRIES
 from bakeoff.analysis.twins import memory_saved, twins
-from bakeoff.analysis.verdict import Yardstick, make_verdict
+from bakeoff.analysis.verdict import make_verdict
+from bakeoff.analysis.yardstick import Yardstick
 from bakeoff.errors import SetupError
 from bakeoff.report.differences import difference_rows, recommendation
 from bakeoff.store.plan_document import Span
@@ -22,7 +24,7 @@ CLAIMS = ("better", "best on", "leads", "behind", "above")
 def row_of(kind="entry", status="done", size=100.0, peak=1.0, seconds=1.0, validation=3.0):
     return ResultsRow(
         kind=kind, method=kind, status=status, settings={}, error=None, seeds=1, runs=[], checks={}, check_notes={},
-        metrics={"validation/loss": MeanScore(mean=validation)},
+        metrics={"validation/loss": MeanScore(mean=validation)}, fresh_loss=validation,
         costs={"adapter_bytes": size, "peak_bytes": peak, "train_seconds": seconds},
         **dict.fromkeys((*COUNTED, *OF_ENTRIES)),
     )  # fmt: skip
@@ -32,7 +34,7 @@ def with_costs(row, **costs):
     return row.model_copy(update={"costs": costs})
 
 
-def judge(rows, rouge, losses=None, resamples=2000):
+def judge(rows, rouge, losses=None, resamples=2000, worth=None):
     """Return the verdict on score arrays, (documents,) or (seeds, documents), by name."""
     table = {}
     for metric, values in ((METRIC, rouge), (LOSS, losses or {})):
@@ -40,7 +42,8 @@ def judge(rows, rouge, losses=None, resamples=2000):
             array = numpy.atleast_2d(array)
             table[name, metric] = Scores(array, numpy.ones(array.shape[1]), rows[name].kind == "entry")
     documents = next(iter(table.values())).numerators.shape[1] if table else 0
-    return make_verdict(rows, estimate(table, Resamples(range(documents), resamples=resamples)), Yardstick())
+    estimates = estimate(table, Resamples(range(documents), resamples=resamples))
+    return make_verdict(rows, estimates, Yardstick(worth=worth))
 
 
 @pytest.fixture
@@ -83,15 +86,27 @@ def test_a_tie_is_named_with_its_interval_and_the_rest_are_behind(tie):
     assert not any(claim in verdict.headline for claim in CLAIMS)
 
 
-def test_a_recommendation_is_the_cheapest_of_the_tied_and_quality_is_by_validation(shared, tie):
-    verdict = judge(*tie)
+def test_a_recommendation_is_the_cheapest_that_is_shown_to_be_near_the_best_and_quality_is_by_validation(shared, tie):
+    verdict = judge(*tie, worth=0.03)
     assert verdict.recommendations == {"quality": "a", "memory": "b", "size": "b", "time": "a"}
+    assert (verdict.near_best, verdict.worth, verdict.worth_given) == (["a", "b"], 0.03, True)
     results = shared[1].document.model_copy(update={"verdict": verdict, "entries": tie[0]})
     assert recommendation(results, "size") == (
-        "Preferring size: b (smallest adapter, 10 B; of the 2 entries tied on ROUGE-L)."
+        "Preferring size: b (smallest adapter, 10 B; of the 2 entries that are shown to be within 3.0 points of the "
+        "best on ROUGE-L (protocol.worth))."
+    )
+    assert recommendation(results, "quality").endswith("; of the 2 entries tied on ROUGE-L).")
+    # Tied, but not shown to be as near as half the gap that can be found: what costs less is not taken for as good.
+    half = judge(*tie)
+    assert half.worth == pytest.approx(half.detectable_gap / 2)
+    assert half.pairs[0].at_most > half.worth
+    assert half.recommendations == {"quality": "a", "memory": "a", "size": "a", "time": "a"}
+    results = results.model_copy(update={"verdict": half})
+    assert "no other entry is shown to be within 1.4 points of it on ROUGE-L (half the" in recommendation(
+        results, "size"
     )
     tie[0]["a"] = with_costs(tie[0]["a"], peak_bytes=None)
-    unmeasured = judge(*tie)
+    unmeasured = judge(*tie, worth=0.03)
     assert unmeasured.recommendations["memory"] is None
     results = results.model_copy(update={"verdict": unmeasured, "entries": tie[0]})
     assert "not measured" in recommendation(results, "memory")
@@ -109,6 +124,37 @@ def test_every_pair_is_there_once_with_adjusted_p_values(tie):
     assert [p.second for p in verdict.baseline_pairs] == ["lead-1"] * 3
     assert verdict.detectable_gap > 0
     assert len(difference_rows(verdict)) == 6
+
+
+def test_the_best_is_among_those_that_none_is_shown_to_beat():
+    generator = numpy.random.default_rng(0)
+    documents = generator.uniform(0.2, 0.5, 200)
+    noise = generator.normal(0, 1, (3, 200))
+    noise = 0.02 * (noise - noise.mean(axis=1, keepdims=True)) / noise.std(axis=1, ddof=1, keepdims=True)
+    # a - c: t = 2.3, p = 0.02: too much for three pairs, enough against one's best at 0.05 / 2 on one side.
+    rouge = {"a": documents + 0.00325, "b": documents + 0.003 + noise[1], "c": documents + noise[2]}
+    verdict = judge({n: row_of() for n in rouge}, rouge, resamples=10_000)
+    assert (verdict.best, verdict.tied_with_best, verdict.maybe_best) == ("a", ["b", "c"], ["a", "b"])
+    assert "The best is among a and b (95 % confidence for this alone)." in verdict.text
+
+
+def test_failures_that_were_seen_are_counted_and_what_few_runs_cannot_show_is_said():
+    rows = {n: row_of().model_copy(update={"seeds": 3, "trainings": 7}) for n in "ab"}
+    rows["b"] = rows["b"].model_copy(update={"diverged": 2})
+    assert rare_failures(rows) == [
+        "diverged: b in 2 of 7 trainings",
+        "rare failures: with 3 final runs per entry, one that strikes up to 63% of all runs can go unseen",
+    ]
+    assert rare_failures({"a": row_of()}) == []
+
+
+def test_scores_that_rest_on_few_documents_are_marked():
+    generator = numpy.random.default_rng(0)
+    many, few = generator.uniform(0.2, 0.6, 300), numpy.zeros(300)
+    few[:4] = 1
+    text = judge({n: row_of() for n in "ab"}, {"a": many, "b": few}).text
+    assert "The scores of b rest on few documents (as much as 9 of equal weight would tell)" in text
+    assert "rest on few" not in judge({n: row_of() for n in "ab"}, {"a": many, "b": many - 0.01}).text
 
 
 def test_a_clear_winner_is_best_with_the_gap_to_the_next():
@@ -205,7 +251,8 @@ def test_nothing_finished_one_document_and_equal_entries(shared):
     assert single.pairs[0].p is None
     assert "not known" in str(difference_rows(single))
     equal = judge({n: row_of() for n in "ab"}, {n: numpy.full(20, 0.25) for n in "ab"})
-    assert equal.headline == "a and b are tied on ROUGE-L (difference 0.0, 95 % interval 0.0 to 0.0)."
+    assert equal.headline == "a and b are tied on ROUGE-L (difference 0.0)."
+    assert "All 20 test documents have the same ROUGE-L with a and b" in equal.text
     assert equal.detectable_gap is None
 
 
@@ -228,7 +275,8 @@ def test_twins_are_compared_by_their_bits():
     assert memory_saved(rows["eight"], plain) == " and adds 10% to the peak memory of training (1.07 KiB, not 1,000 B)"
     assert memory_saved(four, with_costs(plain)) == ""
     best = numpy.random.default_rng(0).uniform(0.2, 0.6, 300)
-    text = judge({n: rows[n] for n in ("four", "plain")}, {"plain": best, "four": best - 0.01}).text
+    little = numpy.tile([1e-5, -1e-5], 150)
+    text = judge({n: rows[n] for n in ("four", "plain")}, {"plain": best, "four": best - 0.01 + little}).text
     assert "four is plain over a base in nf4, which costs 1.0 points (95 % interval 1.0 to 1.0) and saves 60%" in text
     noise = numpy.random.default_rng(1).normal(0, 0.1, 300)
     text = judge({n: rows[n] for n in ("four", "plain")}, {"plain": best, "four": best - noise + noise.mean() + 1e-3})

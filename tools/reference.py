@@ -88,11 +88,20 @@ def section_class(field: FieldInfo) -> type[BaseModel] | None:
     return next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
 
 
+def section_keys(section: type[BaseModel], path: str) -> dict[str, str]:
+    """Return the dotted key of every section in a section, by the name of its class."""
+    keys = {}
+    for name, field in section.model_fields.items():
+        if inner := section_class(field):
+            keys |= {inner.__name__: f"{path}{name}"} | section_keys(inner, f"{path}{name}.")
+    return keys
+
+
 def default(field: FieldInfo, inner: type[BaseModel] | None) -> str:
     """Return a field's default as YAML."""
     if field.is_required():
         return "required"
-    if inner:
+    if inner and (field.default_factory or field.default is None or isinstance(field.default, BaseModel)):
         return "see below"
     return f"`{yaml_value(field.get_default(call_default_factory=True))}`"
 
@@ -108,9 +117,7 @@ def yaml_value(value: Any) -> str:
 def words(schema: dict[str, Any]) -> str:
     """Return a JSON Schema's type in words; a section links to its table."""
     if "$ref" in schema:
-        name = schema["$ref"].rpartition("/")[2]
-        key = next(k for k, f in Config.model_fields.items() if (c := section_class(f)) and c.__name__ == name)
-        return f"[section](#{key})"
+        return f"[section](#{section_keys(Config, '')[schema['$ref'].rpartition('/')[2]].replace('.', '')})"
     if "const" in schema:
         return f"`{schema['const']}`"
     if "enum" in schema:

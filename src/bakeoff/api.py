@@ -40,6 +40,7 @@ from bakeoff.store.results_document import ResultsDocument
 from bakeoff.store.run_folder import Folder
 from bakeoff.store.scratch import scratch
 from bakeoff.store.signature import signed
+from bakeoff.store.split_uses import note_uses, reuse_note
 
 if TYPE_CHECKING:
     from bakeoff.serving.entries import Entries
@@ -134,6 +135,7 @@ def run_all(folder: Folder, config: Config, display: str, executor: LocalExecuto
         notes = [took_over] if took_over else []
         left = left_to_do(folder, planned.document)
         notes += prepare(folder, config, planned, left)
+        notes += reuse_note(folder, [run.id for run in planned.runs])
         executor.spread([config.machine.first_device] if planned.again else devices_of(config.machine))
         session = Session.to_come(folder, planned.document, config.protocol, left, len(executor.slots))
         log = EventLog(folder.events_file)
@@ -216,8 +218,14 @@ def reported(folder: Folder, screen: Display) -> Iterator[Results]:
     finally:
         folder.clear_trunk()
         if not at_once:
+            note_uses(folder, scored_runs(folder))
             page, results.document = write_results(folder)
             screen.note(f"report: {page}")
+
+
+def scored_runs(folder: Folder) -> list[str]:
+    """Return the ids of the final runs that are done."""
+    return [run.id for run in folder.runs() if run.kind == "entry" and folder.run(run.id).done()]
 
 
 def write_results(folder: Folder) -> tuple[Path, ResultsDocument]:

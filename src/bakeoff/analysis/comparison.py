@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from bakeoff.analysis.replay import joined
 from bakeoff.analysis.statistics import Resamples, estimate
 from bakeoff.analysis.summary import read_clusters, read_scores, yardstick
 from bakeoff.analysis.verdict import make_verdict
@@ -20,7 +21,8 @@ Document = ResultsDocument
 # are decoded side by side changes results by rounding alone. `max_tokens` is what virtual tokens leave of
 # protocol.max_tokens, and counts. All else must be equal.
 MAY_DIFFER = (
-    "protocol.seed", "protocol.seeds", "protocol.trunk_cache", "protocol.max_tokens", "generation.batch_size",
+    "protocol.seed", "protocol.seeds", "protocol.worth", "protocol.budget", "protocol.trunk_cache",
+    "protocol.max_tokens", "generation.batch_size",
 )  # fmt: skip
 MACHINE = ("processor", "cores", "gpu", "torch", "bakeoff")
 HELD_EQUAL = (
@@ -56,7 +58,12 @@ def summarize_together(folders: Sequence[Folder], documents: Sequence[Document])
         scores[name] = read_scores(folder, plan, group, results) if group else {}
     by_metric = {(n, metric): s for n, table in scores.items() for metric, s in table.items()}
     estimates = estimate(by_metric, Resamples(clusters))
-    by = yardstick(plans[0], planned_config(folders[0], plans[0]))
+    by, rounds = yardstick(plans[0], planned_config(folders[0], plans[0])), None
+    if plans[0].looks:
+        facts_of = [document.verdict.rounds for document in documents]
+        seeds = {renamed[n]: count for renamed, facts in zip(names, facts_of, strict=True) if facts
+                 for n, count in facts.seeds.items()}  # fmt: skip
+        rounds = joined(plans[0].looks, seeds, scores, clusters, by.metric)
     statuses = {document.status for document in documents}
     return documents[0].model_copy(
         update={
@@ -64,7 +71,9 @@ def summarize_together(folders: Sequence[Folder], documents: Sequence[Document])
             "status": statuses.pop() if len(statuses) == 1 else "incomplete",
             "entries": {n: row for n, row in rows.items() if row.kind == "entry"},
             "baselines": {n: row for n, row in rows.items() if row.kind == "baseline"},
-            "verdict": make_verdict({n: row for n, row in rows.items() if row.status != "not run"}, estimates, by),
+            "verdict": make_verdict(
+                {n: row for n, row in rows.items() if row.status != "not run"}, estimates, by, rounds
+            ),
             "environment": environments(documents),
             "notes": notes(folders, documents),
             "not_held_equal": list(not_held_equal(documents)),
@@ -101,6 +110,8 @@ def drawn_together(folders: Sequence[Folder], plans: Sequence[PlanDocument]) -> 
             what = "data.group puts other test examples together"
         elif plan.scoring != plans[0].scoring:
             what = "metrics of the same names have other code"
+        elif plan.looks != plans[0].looks:
+            what = "protocol.seeds has other rounds, and p values hold only over the looks that were planned"
         if what:
             raise SetupError(
                 f"{folder.path}: cannot be compared with {folders[0].path}: {what}. Try: bakeoff run of one with this "
@@ -171,5 +182,6 @@ def not_held_equal(documents: Sequence[Document]) -> dict[str, list[Any]]:
     by_setting, sections = {}, [document.row() for document in documents]
     for setting in MAY_DIFFER:
         section, _, key = setting.partition(".")
-        by_setting[setting] = list(dict.fromkeys(document[section][key] for document in sections))
+        values = [document[section][key] for document in sections]
+        by_setting[setting] = [value for i, value in enumerate(values) if value not in values[:i]]
     return {setting: values for setting, values in by_setting.items() if len(values) > 1}

@@ -1,5 +1,6 @@
 """What is said beside the table: where a row stands, why it has no results, failed checks, and edges of searches."""
 
+from bakeoff.analysis.caveats import rare_failures
 from bakeoff.errors import listed
 from bakeoff.store.results_document import ResultsDocument, ResultsRow
 
@@ -53,7 +54,7 @@ def edge_note(name: str, row: ResultsRow) -> str | None:
 
 
 def remarks(results: ResultsDocument) -> list[str]:
-    """Return a line for each entry on the edge of its search, for those not converged, and for those not better."""
+    """Return lines on entries on the edge of their search, on those not converged or not better, and on failures."""
     entries = results.entries
     lines = [note for name, row in entries.items() if (note := edge_note(name, row))]
     early = [name for name, row in entries.items() if row.converged is False]
@@ -62,4 +63,4 @@ def remarks(results: ResultsDocument) -> list[str]:
     never = [name for name, row in entries.items() if row.improved is False]
     if never:
         lines.append(f"not better: {listed(never)}: {NOT_BETTER}")
-    return lines
+    return [*lines, *rare_failures(entries)]

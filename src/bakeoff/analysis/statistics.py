@@ -10,16 +10,18 @@ benchmarks/verdict.py.
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, TypeVar
 
 import numpy
 from numpy.typing import NDArray
-from scipy.special import chdtri, nctdtrinc, stdtr, stdtrit
+from scipy.special import nctdtrinc, stdtr, stdtrit
+
+from bakeoff.analysis.level import LEVEL
+from bakeoff.analysis.seeds import SeedSpread, coverage
 
 RESAMPLES = 10_000
-LEVEL = 0.95
 POWER = 0.8
 TAIL = 0.005  # share of draws on one side from which on p values follow the t distribution
 CHUNK = 4_000_000  # draws held at a time: 32 MB
@@ -81,32 +83,12 @@ class Resamples:
 
 
 @dataclass(frozen=True)
-class SeedSpread:
-    """What an entry's seeds show: the variance `between` them of the entry's mean, `freedom` degrees of it (0: one
-    seed), and the part of it, `within`, that comes from seeds meeting documents and is in the document draws already.
-    """
-
-    between: float
-    within: float
-    freedom: int
-
-    @property
-    def seeds(self) -> int:
-        """The number of seeds."""
-        return self.freedom + 1
-
-    @property
-    def likely(self) -> float:
-        """`between`, made median-unbiased: a variance of three values is below the true one in 63 of 100 cases."""
-        return self.between * self.freedom / float(chdtri(self.freedom, 0.5)) if self.freedom else 0.0
-
-
-@dataclass(frozen=True)
 class Estimate:
     """A score, or a difference of scores, with its uncertainty.
 
     `draws` are deviations from it over resampled documents, (resamples,); `spreads` has one SeedSpread for each entry
-    with seeds. With one source document, intervals and p values are None.
+    with seeds. With one source document, intervals and p values are None. `scale` is the magnitude of the scores behind
+    it. `effective` documents of equal weight would tell as much about a score's variance as its documents do.
     """
 
     value: float
@@ -115,6 +97,8 @@ class Estimate:
     spreads: tuple[SeedSpread, ...]
     bounds: tuple[float, float]
     seed: int = 0
+    scale: float = 0.0
+    effective: float = math.inf
 
     def __sub__(self, other: "Estimate") -> "Estimate":
         """Return the paired difference: the same documents drawn for both, seeds of their own.
@@ -125,7 +109,8 @@ class Estimate:
         (low, high), (other_low, other_high) = self.bounds, other.bounds
         bounds = (low - other_high, high - other_low)
         draws, spreads = self.draws - other.draws, self.spreads + other.spreads
-        return Estimate(self.value - other.value, draws, self.clusters, spreads, bounds, self.seed)
+        scale, effective = max(self.scale, other.scale), min(self.effective, other.effective)
+        return Estimate(self.value - other.value, draws, self.clusters, spreads, bounds, self.seed, scale, effective)
 
     @property
     def covers(self) -> str:
@@ -146,6 +131,11 @@ class Estimate:
     def variance(self) -> float:
         """Variance over documents and seeds."""
         return self.document_variance + self.seed_variance
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether all documents and seeds have the same value, so that there is no spread to compute with."""
+        return self.variance <= (ROUNDING * self.scale) ** 2
 
     @property
     def freedom(self) -> float:
@@ -172,15 +162,24 @@ class Estimate:
         documents = self.draws * (self.clusters / (self.clusters - 1)) ** 0.5
         return self.value + (documents + self.seed_variance**0.5 * normal) * doubt
 
-    def interval(self) -> tuple[float, float] | None:
-        """Return the 95 % interval, within the bounds of the metric; None for one document."""
+    def interval(self, level: float = LEVEL) -> tuple[float, float] | None:
+        """Return the 95 % interval, within the bounds of the metric; None for one document, or without a spread.
+
+        If all documents have the same value, others may have any other: the interval is what a share of them could do
+        that so many drawn documents show with 2.5 %. Without bounds there is no such interval.
+        """
         if self.distribution is None:
             return None
-        low, high = numpy.quantile(self.distribution, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        if self.is_constant:
+            low, high = self.bounds
+            unseen = 1 - ((1 - level) / 2) ** (1 / self.clusters)
+            ends = self.value - unseen * (self.value - low), self.value + unseen * (high - self.value)
+            return ends if math.isfinite(high - low) else None
+        low, high = numpy.quantile(self.distribution, [(1 - level) / 2, (1 + level) / 2])
         return float(max(low, self.bounds[0])), float(min(high, self.bounds[1]))
 
     def p_value(self) -> float | None:
-        """Return the two-sided p value of zero, twice the smaller share of draws beyond it; None for one document.
+        """Return the two-sided p value of zero, twice the smaller share of draws beyond it; None as for `interval`.
 
         If that share is below TAIL, draws are too few to estimate it, and their number would limit it: 2 of 10,001 is
         more than is allowed for the first of 253 pairs. Beyond the outermost TAIL of the draws, p therefore falls like
@@ -188,15 +187,25 @@ class Estimate:
         """
         if self.distribution is None:
             return None
+        if self.is_constant:
+            return self.p_value_of_constant()
         sign = 1 if (self.distribution <= 0).sum() <= (self.distribution >= 0).sum() else -1
         count, distance = len(self.distribution), sign * self.value
         towards_zero = distance - sign * self.distribution
         beyond, few = int((towards_zero >= distance).sum()), math.ceil(TAIL * count)
-        if beyond >= few or self.variance == 0:
+        if beyond >= few:
             return min(1.0, 2 * (beyond + 1) / (count + 1))
         outermost = float(numpy.partition(towards_zero, -few)[-few])
         ends = stdtr(self.freedom, numpy.array([-distance, -outermost]) / self.variance**0.5)
         return float(2 * (few + 1) / (count + 1) * ends[0] / ends[1])
+
+    def p_value_of_constant(self) -> float | None:
+        """Return the p value of zero where all documents have the same value: unseen ones would have to outweigh it."""
+        if abs(self.value) <= ROUNDING * self.scale:
+            return 1.0
+        low, high = self.bounds
+        end = low if self.value > 0 else high
+        return min(1.0, 2 * (1 - self.value / (self.value - end)) ** self.clusters) if math.isfinite(end) else None
 
     def detectable(self, comparisons: int = 1) -> float | None:
         """Return the smallest true value that is detected with 80 % power, after correction.
@@ -204,7 +213,7 @@ class Estimate:
         The correction is Bonferroni's for so many comparisons, which is the first and hardest step of the others. None
         if there is no spread.
         """
-        if self.clusters < 2 or self.variance == 0:
+        if self.clusters < 2 or self.is_constant:
             return None
         critical = stdtrit(self.freedom, 1 - (1 - LEVEL) / 2 / comparisons)
         return float(nctdtrinc(self.freedom, 1 - POWER, critical) * self.variance**0.5)
@@ -230,8 +239,19 @@ def estimate(table: Mapping[Key, Scores], resamples: Resamples) -> dict[Key, Est
         value = float(scores.numerators.mean(axis=0).sum() / scores.denominators.sum())
         draws = sums[:, 2 * index] / sums[:, 2 * index + 1] - value
         spreads = (seed_spread(scores, resamples),) if scores.seeded else ()
-        estimates[key] = Estimate(value, draws, resamples.clusters, spreads, scores.bounds, resamples.seed)
+        influence = columns[index][0] - value * columns[index][1]
+        estimates[key] = Estimate(
+            value, draws, resamples.clusters, spreads, scores.bounds, resamples.seed,
+            scale=float(abs(scores.numerators).max() / scores.denominators.mean()), effective=effective(influence),
+        )  # fmt: skip
     return estimates
+
+
+def effective(influence: Array) -> float:
+    """Return how many normal values would tell as much about their variance as these, by their kurtosis."""
+    squares = (influence - influence.mean()) ** 2
+    excess = (squares**2).mean() / squares.mean() ** 2 - 1 if squares.any() else 0.0
+    return float(1 + 2 * len(influence) / excess) if excess > 0 else math.inf
 
 
 def seed_spread(scores: Scores, resamples: Resamples) -> SeedSpread:
@@ -246,42 +266,3 @@ def seed_spread(scores: Scores, resamples: Resamples) -> SeedSpread:
     left = parts - parts.mean(axis=0)
     within = clusters * (left**2).sum() / ((seeds - 1) * (clusters - 1)) / seeds
     return SeedSpread(float(means.var(ddof=1) / seeds), float(within), seeds - 1)
-
-
-def pooled(spreads: Sequence[SeedSpread]) -> SeedSpread:
-    """Return what all entries' seeds show together: the spread of one seed's mean, weighted by its freedom."""
-    freedom = sum(s.freedom for s in spreads)
-    if not freedom:
-        return SeedSpread(0.0, 0.0, 0)
-    parts = [(s.freedom * s.seeds / freedom, s) for s in spreads]
-    return SeedSpread(sum(k * s.between for k, s in parts), sum(k * s.within for k, s in parts), freedom)
-
-
-def with_floor(spreads: Sequence[SeedSpread], pool: SeedSpread) -> tuple[SeedSpread, ...]:
-    """Return a pair's seed spreads, raised so that together they are not smaller than the `pool` of all entries' seeds.
-
-    Among many pairs, the seeds of some agree by chance, and an entry with one seed shows no spread at all. A pair with
-    a larger spread than the pool keeps its own. Since small spreads no longer count, the kept ones are too large on
-    average; for this they get one degree of freedom more if there are other entries in the pool. Simulated in
-    docs/verdict.md.
-    """
-    if not pool.freedom:
-        return tuple(spreads)
-    own = sum(s.between - s.within for s in spreads)
-    between = pool.between * sum(1 / s.seeds for s in spreads)
-    within = sum(s.within if s.freedom else pool.within for s in spreads)
-    if between - within > own + ROUNDING * between:  # two entries of equal seeds are their own pool
-        return (SeedSpread(between, within, pool.freedom),)
-    further = min(1, pool.freedom - sum(s.freedom for s in spreads))
-    return tuple(replace(s, freedom=s.freedom + further) if s.freedom else s for s in spreads)
-
-
-def coverage(spreads: Sequence[SeedSpread]) -> str:
-    """Return "documents and seeds", "documents" if all have one seed, or "documents and some seeds" if some have one.
-
-    "documents and two seeds" if nothing has more than two: a spread of two values is hardly known.
-    """
-    freedoms = [spread.freedom for spread in spreads]
-    if all(freedoms):
-        return "documents and two seeds" if max(freedoms, default=0) == 1 else "documents and seeds"
-    return "documents and some seeds" if any(freedoms) else "documents"

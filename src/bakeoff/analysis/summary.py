@@ -6,9 +6,12 @@ import numpy
 
 from bakeoff.analysis.convergence import converged
 from bakeoff.analysis.pairs import LOSS
+from bakeoff.analysis.replay import in_rounds, leading, replay
+from bakeoff.analysis.rounds import Rounds
 from bakeoff.analysis.statistics import Estimate, Resamples, Scores, estimate
 from bakeoff.analysis.trials import tuning
-from bakeoff.analysis.verdict import Yardstick, make_verdict
+from bakeoff.analysis.verdict import make_verdict
+from bakeoff.analysis.yardstick import Yardstick
 from bakeoff.config.config import Config
 from bakeoff.config.planned import planned_config
 from bakeoff.data.examples import Example
@@ -35,26 +38,29 @@ def summarize(folder: Folder) -> ResultsDocument:
     config = planned_config(folder, plan)
     if plan.data_fingerprint not in (None, folder.made().get("data_fingerprint")):
         raise SetupError(f"{folder.path}: its examples do not match its plan. Try: bakeoff run again")
-    runs = [run for run in plan.runs if run.kind != "trial"]
-    results = {run.id: folder.result(run.id, plan) for run in runs}
+    results = {run.id: folder.result(run.id, plan) for run in plan.runs if run.kind != "trial"}
     groups: dict[str, list[Run]] = {}
-    for run in runs:
-        groups.setdefault(run.entry, []).append(run)
+    for run in plan.runs:
+        if run.id in results:
+            groups.setdefault(run.entry, []).append(run)
     scores = {n: read_scores(folder, plan, group, results) for n, group in groups.items()}
-    resamples = Resamples(read_clusters(folder, plan, config))
-    estimates = estimate({(n, metric): s for n, table in scores.items() for metric, s in table.items()}, resamples)
+    clusters, rounds = read_clusters(folder, plan, config), None
+    if plan.looks:
+        levels = {name: scores[name] for name, group in groups.items() if group[0].kind == "baseline"}
+        rounds = rounds_so_far(folder, plan, config, clusters, levels)
+        groups |= {n: groups[n][:seeds] for n, seeds in needed(rounds, config).items()}
+        scores |= {n: read_scores(folder, plan, groups[n], results) for n in rounds.counts}
+    every = {(n, metric): s for n, table in scores.items() for metric, s in table.items()}
+    estimates = estimate(every, Resamples(clusters))
     by_name = {n: {metric: estimates[n, metric] for metric in table} for n, table in scores.items()}
     rows = {name: entry_row(folder, plan, config, group, results, by_name[name]) for name, group in groups.items()}
     rows = with_forgetting(rows | {name: not_run_row(name, reason) for name, reason in plan.not_run.items()})
     compared = {name: row for name, row in rows.items() if row.status != "not run"}
     statuses = {row.status for row in compared.values()}
     return ResultsDocument(
-        schema_version=SCHEMA,
-        name=plan.name,
+        schema_version=SCHEMA, name=plan.name,
         status="done" if statuses == {"done"} else "failed" if statuses == {"failed"} else "incomplete",
-        model=plan.model,
-        data=plan.data,
-        precision=plan.precision,
+        model=plan.model, data=plan.data, precision=plan.precision,
         max_tokens=plan.max_tokens,
         output_tokens=plan.output_tokens,
         protocol=config.protocol.model_dump(),
@@ -67,10 +73,31 @@ def summarize(folder: Folder) -> ResultsDocument:
         score_signature=plan.score_signature,
         entries={n: row for n, row in rows.items() if row.kind == "entry"},
         baselines={n: rows[n] for n in (*config.baselines, *rows) if n in rows and rows[n].kind == "baseline"},
-        verdict=make_verdict(compared, estimates, yardstick(plan, config)),
+        verdict=make_verdict(compared, estimates, yardstick(plan, config), rounds),
         environment=folder.environment(),
         records=folder.content_hash(),
-    )
+    )  # fmt: skip
+
+
+def needed(rounds: Rounds, config: Config) -> dict[str, int]:
+    """Return how many final runs of each entry belong to the results: those of the next look, too, if it may come.
+
+    A budget may have ended the rounds after any look.
+    """
+    ended = config.protocol.budget is not None and bool(rounds.taken)
+    return {name: count if ended else rounds.seen_with(name) for name, count in rounds.counts.items()}
+
+
+def rounds_so_far(
+    folder: Folder, plan: PlanDocument, config: Config, clusters: list[str], levels: dict[str, dict[str, Scores]]
+) -> Rounds:
+    """Return the rounds of a plan with looks, by the records that are there; `levels` are the scores of baselines."""
+    results = {run.id: folder.result(run.id, plan) for run in plan.runs if run.kind == "entry"}
+    groups = {name: leading(group, results) for name, group in in_rounds(plan, results).items()}
+    scores = {name: read_scores(folder, plan, group, results) for name, group in groups.items() if group}
+    by = yardstick(plan, config)
+    scores |= {name: {} for name in groups if name not in scores}
+    return replay(plan.looks, list(groups), scores | levels, clusters, by.metric, by.worth)
 
 
 def read_clusters(folder: Folder, plan: PlanDocument, config: Config) -> list[str]:
@@ -89,7 +116,9 @@ def read_clusters(folder: Folder, plan: PlanDocument, config: Config) -> list[st
 def yardstick(plan: PlanDocument, config: Config) -> Yardstick:
     """Return the score that entries are ranked by."""
     measure = plan.ranked_by
-    return Yardstick(measure.name, measure.heading, measure.bounded, "groups" if config.data.group else "documents")
+    unit, worth = "groups" if config.data.group else "documents", config.protocol.worth
+    scale = 100 if measure.bounded else 1
+    return Yardstick(measure.name, measure.heading, measure.bounded, unit, None if worth is None else worth / scale)
 
 
 def entry_row(
@@ -122,7 +151,7 @@ def entry_row(
     }
     row |= dict.fromkeys(OF_ENTRIES)
     if group[0].kind == "entry":
-        row |= of_entry(folder, plan, config, group, done)
+        row |= of_entry(folder, plan, config, group, done) | failures(folder, plan, group, results)
         row["costs"]["tuning_seconds"] = row["tuning"].seconds
     planned = dict(plan.entries[group[0].entry]) if group[0].entry in plan.entries else {}
     return ResultsRow(**{**row, **{k: v for k, v in planned.items() if row.get(k) is None}})
@@ -136,7 +165,23 @@ def of_entry(
         "tuning": tuning(folder, plan, group[0].entry, [run.id for run in group]),
         "converged": converged([folder.run(r.run.id).curve() for r in done], config.protocol, group[0].steps or 0),
         "improved": all(r.best_step != 0 for r in done) if done else None,
+        "fresh_loss": fresh_loss(done),
     }
+
+
+def failures(
+    folder: Folder, plan: PlanDocument, group: list[Run], results: dict[str, RunResult | None]
+) -> dict[str, int]:
+    """Return how many trainings of an entry have begun, and how many diverged; an adopted trial is no second one."""
+    trials = [folder.run(trial.id).result() for trial in folder.trials(group[0].entry, plan)]
+    ended = [r for r in [*trials, *(results[run.id] for run in group)] if r and not r.run.adopts]
+    return {"diverged": sum(r.cause == "diverged" for r in ended), "trainings": len(ended)}
+
+
+def fresh_loss(done: list[RunResult]) -> float | None:
+    """Return the mean validation loss of final runs, without the one that adopts a trial if there are others."""
+    fresh = [r for r in done if not r.run.adopts] or done
+    return averages([{"loss": r.metrics.get("validation/loss")} for r in fresh]).get("loss")
 
 
 def not_run_row(name: str, reason: str) -> ResultsRow:

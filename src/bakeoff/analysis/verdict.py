@@ -1,17 +1,19 @@
 """The verdict: a few plain sentences, none of which says more than the statistics support."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import combinations
 
-from bakeoff.analysis.pairs import Estimates, compare
-from bakeoff.analysis.statistics import coverage
+from bakeoff.analysis.caveats import equal_scores, few_documents, listed, told_apart
+from bakeoff.analysis.pairs import compare
+from bakeoff.analysis.preferences import Rows, maybe_best, near_best, recommendations
+from bakeoff.analysis.round_words import how_it_went, rounds_facts, why_tied
+from bakeoff.analysis.rounds import Estimates, Rounds
+from bakeoff.analysis.seeds import coverage
 from bakeoff.analysis.twins import memory_saved, storage, twins
+from bakeoff.analysis.yardstick import Yardstick
 from bakeoff.scoring.baselines import BASE
-from bakeoff.store.results_document import Difference, Pair, ResultsRow, Verdict, interval_of
+from bakeoff.store.results_document import Pair, Verdict
 
-COSTS = {"memory": "peak_bytes", "size": "adapter_bytes", "time": "train_seconds"}
-PREFERENCES = ("quality", *COSTS)
 COVERED = {
     "documents and seeds": "and seeds",
     "documents and two seeds": "and two seeds (two are too few to know their spread; use three)",
@@ -19,72 +21,44 @@ COVERED = {
     "documents": "(one seed per entry, so not over seeds)",
 }
 CEILING = "oracle"  # a baseline that reads the reference: no entry is asked to beat it
-Rows = Mapping[str, ResultsRow]
 
 
-@dataclass(frozen=True)
-class Yardstick:
-    """The score that entries are ranked by; a `bounded` one, from 0 to 1, is shown in points (hundredths).
+def ranked(rows: Rows, estimates: Estimates, metric: str, rounds: Rounds | None) -> list[str]:
+    """Return the entries that are compared, the highest score first.
 
-    `unit` is what the bootstrap resamples: documents, or groups of them.
+    With seeds in rounds those of the looks are compared, and one that a look has shown to be behind another is not
+    first, whatever later seeds of the other did.
     """
-
-    name: str = "rougeL"
-    heading: str = "ROUGE-L"
-    bounded: bool = True
-    unit: str = "documents"
-
-    @property
-    def metric(self) -> str:
-        """The name of the score in the records."""
-        return f"test/{self.name}"
-
-    def shown(self, value: float) -> str:
-        """Return a score or difference as a verdict shows it."""
-        return f"{round(100 * value, 1) + 0.0:.1f}" if self.bounded else f"{value + 0.0:.3g}"
-
-    def points(self, value: float) -> str:
-        """Return a difference with its unit."""
-        return f"{self.shown(value)} points" if self.bounded else self.shown(value)
-
-    def in_brackets(self, span: tuple[float, float] | None) -> str:
-        """Return a 95 % interval in brackets, to follow its value; empty if there is none."""
-        return "" if span is None else f" (95 % interval {self.shown(span[0])} to {self.shown(span[1])})"
-
-    def gap(self, pair: Difference) -> str:
-        """Return a difference with its interval."""
-        span = interval_of(pair)
-        return f"{self.points(pair.difference)}{self.in_brackets(span)}"
-
-    def inner_gap(self, pair: Pair) -> str:
-        """Return a difference with its interval, without brackets of its own."""
-        span = interval_of(pair)
-        text = self.shown(pair.difference)
-        text += "" if span is None else f", 95 % interval {self.shown(span[0])} to {self.shown(span[1])}"
-        # A pair's own interval may leave out zero where all pairs together do not allow the claim.
-        alone = span is not None and not span[0] <= 0 <= span[1]
-        return f"{text}; not significant after correction for all pairs" if alone and not pair.different else text
+    entries = [n for n, row in rows.items() if row.kind == "entry" and (n, metric) in estimates]
+    if rounds is None:
+        entries = [n for n in entries if rows[n].status == "done"]
+    else:
+        entries = [n for n in entries if rounds.taken and n in rounds.counts]
+    entries = sorted(entries, key=lambda n: -estimates[n, metric].value)
+    first = next((n for n in entries if rounds is None or n not in rounds.behind), None)
+    return entries if first is None else [first, *(n for n in entries if n != first)]
 
 
-def make_verdict(rows: Rows, estimates: Estimates, by: Yardstick) -> Verdict:
+def make_verdict(rows: Rows, estimates: Estimates, by: Yardstick, rounds: Rounds | None = None) -> Verdict:
     """Return the verdict from every row's facts and from estimates by (name, metric); entries are ranked `by` a score.
 
-    Keys: headline, text, metric, heading, bounded, unit, best, tied_with_best, pairs (every two entries, the higher
-    score first, with the same for test loss under `loss`), baseline_pairs, detectable_gap, covers, documents (how many,
-    or how many groups), recommendations. An entry is tied with the best if the pair's p value, corrected for all pairs,
-    is 0.05 or more.
+    An entry is tied with the best if the pair's p value, corrected for all pairs, is 0.05 or more. In every pair the
+    higher score is first. With seeds in `rounds` pairs are those of its looks.
     """
-    entries = [n for n, row in rows.items() if row.kind == "entry" and row.status == "done"]
-    entries = sorted((n for n in entries if (n, by.metric) in estimates), key=lambda n: -estimates[n, by.metric].value)
+    entries = ranked(rows, estimates, by.metric, rounds)
+    names = [rounds.ahead(a, b) if rounds else (a, b) for a, b in combinations(entries, 2)]
+    pairs = compare(names, estimates, by.metric, rounds)
     levels = [n for n, row in rows.items() if row.kind == "baseline" and CEILING not in n]
-    pairs = compare(list(combinations(entries, 2)), estimates, by.metric)
     levels = [b for b in levels if (b, by.metric) in estimates]
-    against = compare([(n, b) for b in levels for n in entries if level_with(n, b, rows)], estimates, by.metric)
+    against = compare([(n, b) for b in levels for n in entries if level_with(n, b, rows)], estimates, by.metric, rounds)
     best = entries[0] if entries else None
     tied = [pair.second for pair in pairs if pair.first == best and not pair.different]
     shown = [estimates[n, by.metric] for n in entries]
     documents = shown[0].clusters if shown else 0
     gaps = sorted(pair.detectable for pair in pairs if pair.detectable is not None)
+    gap = gaps[len(gaps) // 2] if gaps else None
+    worth = by.worth if by.worth is not None or gap is None else gap / 2
+    near = near_best(best, pairs, worth) if best else []
     facts = Verdict(
         headline="",
         text="",
@@ -96,13 +70,20 @@ def make_verdict(rows: Rows, estimates: Estimates, by: Yardstick) -> Verdict:
         tied_with_best=tied,
         pairs=pairs,
         baseline_pairs=against,
-        detectable_gap=gaps[len(gaps) // 2] if gaps else None,
+        detectable_gap=gap,
         covers=coverage([spread for score in shown for spread in score.spreads]),
         documents=documents,
-        recommendations=recommendations([best, *tied] if best else [], rows),
+        maybe_best=maybe_best(entries, pairs) if documents > 1 else entries,
+        worth=worth,
+        worth_given=by.worth is not None,
+        near_best=near,
+        rounds=rounds_facts(rounds, best) if rounds else None,
+        recommendations=recommendations([best, *tied] if best else [], near, rows),
     )
     first = headline(facts, estimates, by)
-    sentences = [first, *details(facts, rows, by), *left_out(rows)]
+    scores = {name: estimates[name, by.metric] for name in entries}
+    known = [*equal_scores(scores, by.heading), *few_documents(scores, by.unit)]
+    sentences = [first, *details(facts, rows, by), *known, *left_out(rows)]
     return facts.model_copy(update={"headline": first, "text": " ".join(sentences)})
 
 
@@ -144,6 +125,7 @@ def details(verdict: Verdict, rows: Rows, by: Yardstick) -> list[str]:
     # Without a tie the first sentence holds the next entry's gap already.
     behind = [pair for pair in mine[0 if tied else 1 :] if pair.different]
     parts += [f"{pair.second} is behind {best} by {by.gap(pair)}." for pair in behind]
+    parts += told_apart(best, tied, verdict.maybe_best, len(mine) + 1)
     for pair in mine:
         loss = pair.loss
         if pair.second in tied and loss and loss.different:
@@ -153,6 +135,9 @@ def details(verdict: Verdict, rows: Rows, by: Yardstick) -> list[str]:
     parts += unbeaten(verdict.baseline_pairs)
     if verdict.documents < 2 or not verdict.pairs:
         return parts
+    if verdict.rounds:
+        return [*parts, *why_tied([p for p in mine if not p.different], verdict.rounds, by),
+                *how_it_went(verdict, verdict.rounds, by)]  # fmt: skip
     if verdict.detectable_gap is not None:
         gap = by.points(verdict.detectable_gap)
         parts.append(f"With this test set a true gap of {gap} is detected with 80 % power.")
@@ -207,26 +192,3 @@ def cheaper(names: Sequence[str], rows: Rows) -> list[str]:
     small, large = min(known, key=lambda n: known[n]), max(known, key=lambda n: known[n])
     ratio = known[large] / known[small]
     return [f"Of these, the adapter of {small} is {ratio:,.1f}x smaller than that of {large}."] if ratio >= 1.05 else []
-
-
-def recommendations(names: Sequence[str], rows: Rows) -> dict[str, str | None]:
-    """Return one of the entries `names`, which are tied with the best, for each preference.
-
-    Quality asks for the lowest validation loss, memory for the lowest peak, size for the smallest adapter, time for the
-    shortest training. None if that was not measured for all of them.
-    """
-    facts = {p: {n: rows[n].costs.get(cost) for n in names} for p, cost in COSTS.items()}
-    losses = {n: rows[n].metrics.get("validation/loss") for n in names}
-    quality = {n: loss.mean if loss else None for n, loss in losses.items()}
-    return {preference: lowest(values) for preference, values in {"quality": quality, **facts}.items()}
-
-
-def lowest(values: Mapping[str, float | None]) -> str | None:
-    """Return the name with the lowest value; None if a value is unknown, or there are no names."""
-    known = {name: value for name, value in values.items() if value is not None}
-    return min(known, key=lambda name: known[name]) if known and len(known) == len(values) else None
-
-
-def listed(names: Sequence[str]) -> str:
-    """Return names as a phrase: a, b and c."""
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

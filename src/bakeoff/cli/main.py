@@ -62,9 +62,10 @@ def print_results(document: "ResultsDocument") -> None:
 
 @main.command()
 @click.option("--full", is_flag=True, help="Tune every method with four trials, then train it with three seeds.")
+@click.option("--rounds", is_flag=True, help="Train every method with three seeds, and with more where it may help.")
 @overrides
 @DISPLAY
-def demo(full: bool, settings: tuple[str, ...], display: str) -> None:
+def demo(full: bool, rounds: bool, settings: tuple[str, ...], display: str) -> None:
     """Run the demo.
 
     It compares three methods on the task of writing the summary line of a Python docstring. The small base model and
@@ -72,7 +73,10 @@ def demo(full: bool, settings: tuple[str, ...], display: str) -> None:
     """
     from bakeoff.store.files import ASSETS
 
-    run_and_show(ASSETS / f"{'demo_full' if full else 'demo'}.yaml", settings, display)
+    if full and rounds:
+        raise click.UsageError("--full and --rounds are two demos. Try one after the other")
+    name = "demo_full" if full else "demo_rounds" if rounds else "demo"
+    run_and_show(ASSETS / f"{name}.yaml", settings, display)
 
 
 @main.command()

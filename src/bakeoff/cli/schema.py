@@ -23,6 +23,7 @@ def json_schema() -> str:
     allow(fields["data"], {"type": "string", "description": "a source: docstrings, a folder or a hub dataset"})
     allow(fields["tune"], {"enum": ["on", "off", True, False]})
     allow(definitions["ProtocolConfig"]["properties"]["trunk_cache"], {"type": ["string", "boolean"]})
+    allow(definitions["ProtocolConfig"]["properties"]["budget"], {"type": "string"})
     fields["entries"] = {"description": fields["entries"]["description"], "anyOf": entry_forms()}
     schema |= {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A bakeoff"}
     return json.dumps(schema, indent=1)

@@ -94,8 +94,10 @@ def dump_config(config: Config) -> str:
 
 def explain(where: str, raw: dict[str, Any], error: ValidationError) -> str:
     """Return pydantic's first complaint as one line: where, what, got, what to try."""
-    first = error.errors()[0]
-    place = ".".join(in_line(p) for p in first["loc"] if p not in ("[key]", "ChatConfig"))
+    errors = error.errors()
+    first = next((e for e in errors if not (e["type"] == "int_type" and isinstance(e["input"], dict))), errors[0])
+    steps = first["loc"][:-1] if first["loc"][-2:] == ("seeds", "int") else first["loc"]
+    place = ".".join(in_line(p) for p in steps if p not in ("[key]", "ChatConfig", "SeedRange"))
     if first["type"] == "extra_forbidden":
         return f"{where}: {place}: unknown key.{did_you_mean(str(first['loc'][-1]), known_keys(first['loc'][:-1]))}"
     if first["type"] == "missing":

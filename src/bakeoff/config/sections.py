@@ -3,11 +3,12 @@
 Field descriptions also become the schema.
 """
 
+import re
 from dataclasses import dataclass
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from bakeoff.store.records import Quantize
 
@@ -53,6 +54,36 @@ class Pin:
 LATEST = Pin()
 
 
+SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+
+
+class SeedRange(Section):
+    """Final runs per entry in rounds: `min` for all; more only for entries that may still be told from the best."""
+
+    min: int = Field(3, ge=2, le=1000, description="final runs of every entry; 2 only with four entries or more")
+    max: int = Field(
+        ge=2,
+        le=1000,
+        description="final runs of an entry at most; it is chosen once: raising it after a look at the results would "
+        "void the error rate",
+    )
+
+    @field_validator("max")
+    @classmethod
+    def _in_order(cls, value: int, fields: ValidationInfo) -> int:
+        if value < fields.data.get("min", 0):
+            raise ValueError(f"below min ({fields.data['min']}). Raise it, or write one number for all")
+        return value
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """The numbers of seeds at which results are looked at: each up to six, then about half as many again."""
+        found = [self.min]
+        while found[-1] < self.max:
+            found.append(min(self.max, found[-1] + 1 if found[-1] < 6 else int(1.46 * found[-1])))
+        return tuple(found)
+
+
 class ProtocolConfig(Section):
     """Settings that are the same for every entry."""
 
@@ -96,8 +127,23 @@ class ProtocolConfig(Section):
     seed: int = Field(
         0, ge=0, lt=2**32, description="first random seed, for initial values and for the order of examples"
     )
-    seeds: int = Field(
-        3, ge=1, le=1000, description="final runs per entry, with the random seeds `seed`, `seed` + 1 and so on"
+    seeds: int | SeedRange = Field(
+        3,
+        description="final runs per entry, with the random seeds `seed`, `seed` + 1 and so on; {min: 3, max: 8}: in "
+        "rounds, three for all, and more only for the entries that may still be told from the best",
+    )
+    budget: float | None = Field(
+        None,
+        gt=0,
+        description="time for all runs together, for example 4h, where `seeds` are in rounds: no round is begun that "
+        "would not fit; null: no limit",
+    )
+    worth: float | None = Field(
+        None,
+        gt=0,
+        description="the largest difference that does not matter to you, for scores from 0 to 1 in points: memory, "
+        "size and time then choose among the entries that are shown to be within it of the best; null: half the "
+        "detectable gap",
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
@@ -129,3 +175,36 @@ class ProtocolConfig(Section):
     @classmethod
     def _yaml_off(cls, value: Any) -> Any:
         return "off" if value is False else value  # YAML reads a bare off as false
+
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _time(cls, value: Any) -> Any:
+        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd])\s*", value) if isinstance(value, str) else None
+        if isinstance(value, str) and not found:
+            raise ValueError("not a time. Write it as 90m, 4h or 1.5d")
+        return float(found[1]) * SECONDS[found[2]] if found else value
+
+    @field_validator("seeds")
+    @classmethod
+    def _some_seeds(cls, value: int | SeedRange) -> int | SeedRange:
+        if isinstance(value, int) and not 1 <= value <= 1000:
+            raise ValueError(
+                f"{value} final runs per entry. Allowed: 1 to 1,000, or a range such as {{min: 3, max: 8}}"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _budget_of_rounds(self) -> "ProtocolConfig":
+        if self.budget is not None and not self.looks:
+            raise ValueError("'budget' is set, but a fixed number of seeds is always run. Try: seeds: {min: 3, max: 8}")
+        return self
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """The numbers of seeds at which results are looked at; empty if the number of seeds is fixed."""
+        return self.seeds.looks if isinstance(self.seeds, SeedRange) else ()
+
+    @property
+    def most_seeds(self) -> int:
+        """The number of final runs that an entry has at most."""
+        return self.seeds.max if isinstance(self.seeds, SeedRange) else self.seeds

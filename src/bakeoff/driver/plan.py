@@ -1,5 +1,6 @@
 """The plan: turns a config into a list of runs with ids, exact parameter counts and facts about the data."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from bakeoff.driver.environment import accelerators
 from bakeoff.driver.examples import read_examples, tokenized
 from bakeoff.driver.memory import check_room, needs
 from bakeoff.driver.runs import make_runs
+from bakeoff.errors import ConfigError, SetupError
 from bakeoff.scoring.baselines import settle
 from bakeoff.scoring.metrics import blind_spots, rules, scoring
 from bakeoff.store.content_hash import hash_of
@@ -35,7 +37,9 @@ if TYPE_CHECKING:
 
 ROUNDING = ("tf32", "deterministic", "compile_blocks")  # in a run's id where they are set
 # Parts of the protocol that a result does not depend on, or that a run's id holds in another form.
-NOT_IN_RESULTS = {"seed", "seeds", "trunk_cache", "precision", "gradient_checkpointing", "quantize", *ROUNDING}
+NOT_IN_RESULTS = {
+    "seed", "seeds", "worth", "budget", "trunk_cache", "precision", "gradient_checkpointing", "quantize", *ROUNDING,
+}  # fmt: skip
 # Parts of a plan that the metrics alone determine, and the hash of all others.
 SCORES = {"metrics", "primary", "score_signature", "scoring", "basis", "config"}
 # What of all that is held equal determines the examples and their tokens.
@@ -77,6 +81,7 @@ def make_plan(config: Config, tokenizer: Any = None, folder: Folder | None = Non
 def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) -> Plan:
     """Return the plan, with ids in `folder`."""
     entries = checked_entries(config)
+    check_rounds(config, folder)
     methods = {name: entry.methods() for name, entry in entries.items()}
     shapes = count(config, entries, tokenizer)
     max_tokens = fit_context(config, methods, shapes["context"])
@@ -114,7 +119,7 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
         "template": examples.template, "chat": examples.chat, "texts": examples.marked.marks,
         **scores,
         "max_tokens": max_tokens, "output_tokens": output_tokens,
-        "rungs": held_equal["rungs"], "epochs": config.protocol.epochs,
+        "looks": list(config.protocol.looks), "rungs": held_equal["rungs"], "epochs": config.protocol.epochs,
         "memory_bytes": device.total_bytes,
         "counts": exact_counts(lengths, config.protocol, output_tokens) if output_tokens else None,
         "entries": {n: entry_plan(e, config, steps, shapes["entries"][n], memory.least[n]) for n, e in entries.items()},
@@ -122,6 +127,33 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
     })  # fmt: skip
     document = document.model_copy(update={"basis": basis_of(config, document)})
     return Plan(config, document, entries, runs, held_equal, virtual_tokens(entries), data)
+
+
+def check_rounds(config: Config, folder: Folder) -> None:
+    """Raise an error if seeds in rounds would void the error rate: two of few entries, or another range after a look.
+
+    Before all entries have the first number of seeds, nothing was looked at.
+    """
+    looks = list(config.protocol.looks)
+    if looks[:1] == [2] and len(config.entries) < 4:
+        raise ConfigError(
+            f"protocol.seeds.min: 2 seeds of {len(config.entries)} entries are too few to know their spread at the "
+            "first look. Allowed: 2 from four entries on, else 3 or more"
+        )
+    before = folder.last_plan()
+    if before and before.looks and before.looks != looks and looked_at(folder, before):
+        raise SetupError(
+            f"protocol.seeds: results were looked at while seeds went from {before.looks[0]} to {before.looks[-1]}; "
+            f"another range now would void the error rate of 5 %. Try: seeds: {{min: {before.looks[0]}, max: "
+            f"{before.looks[-1]}}}, or a new bakeoff with -s output=FOLDER and another protocol.seed"
+        )
+
+
+def looked_at(folder: Folder, plan: PlanDocument) -> bool:
+    """Return whether all entries of a plan in rounds have had the first number of seeds."""
+    finals = [run for run in plan.runs if run.kind == "entry"]
+    done = Counter(run.entry for run in finals if folder.run(run.id).finished())
+    return all(done[run.entry] >= plan.looks[0] for run in finals)
 
 
 def in_ids(chat: ChatFacts | None) -> dict[str, str]:

@@ -15,14 +15,14 @@ def make_runs(
     protocol: ProtocolConfig, baselines: dict[str, Settings], entries: dict[str, Entry], steps: int,
     held_equal: dict[str, Any],
 ) -> list[Run]:  # fmt: skip
-    """Return the runs of the baselines, then every entry's trials and its final runs, one per seed.
+    """Return the runs of the baselines, then every entry's trials and its final runs, one per seed; in rounds, at most.
 
     The baselines' base is stored as the protocol says; the untouched base is measured in every other way that an entry
     has it, too.
     The settings of a tuned entry's final runs are not known yet: their ids come from its search, and the chosen
     settings are in run.json.
     """
-    seeds = range(protocol.seed, protocol.seed + protocol.seeds)
+    seeds = range(protocol.seed, protocol.seed + protocol.most_seeds)
     own, seed = protocol.quantize, protocol.seed
     runs = [
         make_run(n, "baseline", n, given, seed, 0, held_equal, own if takes_model(n) else "none")

@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from bakeoff.driver.bus import Bus
 from bakeoff.driver.plan import Plan
 from bakeoff.driver.ready import Work
+from bakeoff.driver.rounds import later_rounds
 from bakeoff.driver.runs import make_trial
 from bakeoff.errors import ConfigError, SetupError
 from bakeoff.store.events import Failed, State
@@ -31,27 +32,39 @@ class Scheduler:
 
     def __init__(self, folder: Folder, planned: Plan, bus: Bus, left: Mapping[str, Step | SetupError]):
         self.folder, self.planned, self.bus, self.left = folder, planned, bus, left
+        self.chosen: dict[str, Run] = {}  # the best trial of each tuned entry
 
     def work(self) -> Work:
         """Yield all that is not done yet. Before a run is yielded its run.json is written; then its record is read."""
         baselines = [self.unless_done(run) for run in self.planned.runs if run.kind == "baseline"]
         yield [*baselines, *(self.entry(entry) for entry in self.planned.entries.values())]
+        if self.planned.document.looks:
+            for runs in later_rounds(self.folder, self.planned, self.bus):
+                yield [self.final(run, self.chosen.get(run.entry)) for run in runs]
 
     def entry(self, entry: Entry) -> Work:
-        """Yield an entry's trials, if it has any, then one final run per seed, with the chosen settings."""
+        """Yield an entry's trials, if it has any, then one final run per seed, with the chosen settings.
+
+        With seeds in rounds, these are the runs of the first look.
+        """
         finals = [run for run in self.planned.runs if run.entry == entry.name and run.kind == "entry"]
+        first = finals[: self.planned.document.looks[0]] if self.planned.document.looks else finals
         if not entry.trial_points:
-            yield [self.unless_done(run) for run in finals]
+            yield [self.final(run, None) for run in first]
             return
         trials = [run for run in self.planned.runs if run.entry == entry.name and run.kind == "trial"]
         best = yield from self.search(entry, trials)
         if best is None:
             self.fail(finals, f"every trial failed: {self.result(trials[0]).error}")
             return
-        yield [self.final(run, best) for run in finals]
+        self.chosen[entry.name] = best
+        yield [self.final(run, best) for run in first]
 
-    def final(self, run: Run, best: Run) -> Work:
-        """Yield a final run with the settings of the best trial; that of the same seed adopts the trial."""
+    def final(self, run: Run, best: Run | None) -> Work:
+        """Yield a final run with the settings of the best trial, if there is one; that of its seed adopts the trial."""
+        if best is None:
+            yield from self.unless_done(run)
+            return
         adopts = best.id if run.seed == best.seed else None
         yield from self.unless_done(replace(run, settings=best.settings, adopts=adopts))
         if adopts and (result := self.folder.run(run.id).result()) and result.status == "done":

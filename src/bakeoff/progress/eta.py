@@ -9,7 +9,7 @@ from itertools import chain
 from bakeoff.config.sections import ProtocolConfig
 from bakeoff.progress.throughput import Rates, part_of
 from bakeoff.store.event_log import EventClock
-from bakeoff.store.events import Event, RunEvent, Start
+from bakeoff.store.events import NOT_NEEDED, Event, RunEvent, Start
 from bakeoff.store.plan_document import PlanDocument
 from bakeoff.store.records import Run
 
@@ -47,6 +47,9 @@ class Forecast:
         """Count what was done until the event. If an event does not say it, the next one counts."""
         run, state = self.runs[event.run], event.state if event.kind == "state" else event.kind
         if state == "stopped":  # it has paused before
+            return
+        if state == NOT_NEEDED:
+            self.work[part_of(run)].clear()
             return
         running, left = self.running.setdefault(run.id, Running(state, self.clock())), self.work[part_of(run)]
         phase, trained = running.phase, self.trained[run.id]
@@ -106,8 +109,15 @@ class Forecast:
         seconds = sum(parts) - sum(self.clock() - one.since for one in running)
         return max(0.0, seconds) if math.isfinite(seconds) else None
 
+    def is_open(self) -> bool:
+        """Return whether the next looks may still make planned runs unnecessary."""
+        finals = [run for run in self.runs.values() if run.kind == "entry"]
+        return any(self.work[part_of(run)]["training"] > 0 for run in finals)
+
     def basis(self) -> str | None:
         """Return what the forecast is estimated from, in words, until an entry has trained; then None."""
+        if self.rates.plan.looks and self.rates.units["all entries", "training"]:
+            return "at most: seeds are added in rounds" if self.is_open() else None
         if self.rates.units["all entries", "training"] or not any(left["training"] > 0 for left in self.work.values()):
             return None
         return "estimated from the speed of the untouched base: no entry has trained long enough yet"

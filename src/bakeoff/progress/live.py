@@ -16,7 +16,7 @@ from rich.text import Text
 from bakeoff.errors import printable
 from bakeoff.progress.display import Clock, Display, clock_time, number, short
 from bakeoff.progress.eta import Forecast
-from bakeoff.store.events import Ranked, RunEvent
+from bakeoff.store.events import NOT_NEEDED, Ranked, RunEvent
 from bakeoff.store.records import Run
 
 WIDE = 110  # columns of the screen; below, names leave out what a trial tries
@@ -32,9 +32,13 @@ REDRAW_SECONDS = 0.25
 DAY_SECONDS = 86_400  # a time of day tells when something ends that ends sooner
 # What is shown first where not all rows fit; every other state is running. What ended says how the work proceeds, so
 # that of those that wait only the NEXT few come before it.
-ORDER = {"paused": 1, "failed": 2, "done": 2, "waiting": 3, "stopped": 4, "done before": 5}
+ORDER = {"paused": 1, "failed": 2, "done": 2, "waiting": 3, "stopped": 4, "done before": 5, NOT_NEEDED: 6}
 NEXT = 3
-STYLES = {"failed": "red", "done": "green", **dict.fromkeys(("waiting", "paused", "stopped", "done before"), "dim")}
+STYLES = {
+    "failed": "red",
+    "done": "green",
+    **dict.fromkeys(("waiting", "paused", "stopped", "done before", NOT_NEEDED), "dim"),
+}
 
 
 @dataclass
@@ -53,6 +57,9 @@ class Row:
 
     def take(self, event: RunEvent, now: float) -> None:
         """Update the row from an event."""
+        if event.kind == "state" and event.state == NOT_NEEDED:
+            self.state = NOT_NEEDED
+            return
         self.started = now if self.started is None else self.started
         if event.kind == "state":
             self.state = event.state
@@ -196,12 +203,13 @@ class TableDisplay(Display):
         """Return counts of runs, elapsed time, and the time left once it can be estimated."""
         states = Counter(row.state for row in self.rows.values())
         ended = sum(states[s] for s in ("done", "failed", "stopped", "done before"))
-        line = f"{ended} of {len(self.rows)} runs ended"
+        count = len(self.rows) - states[NOT_NEEDED]
+        line = f"{ended} of {count} runs ended"
         if states["failed"]:
             line += f", {states['failed']} failed"
         line += f" · {clock_time(self.clock() - self.start)}"
         left, basis = self.left(), self.basis()
-        if left and ended < len(self.rows):
+        if left and ended < count:
             line += f" · about {clock_time(left)} left"
             if basis or left < DAY_SECONDS:
                 line += f", {basis or f'until {datetime.now() + timedelta(seconds=left):%H:%M}'}"

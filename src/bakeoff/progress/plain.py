@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from bakeoff.errors import printable
 from bakeoff.progress.display import Display, clock_time
-from bakeoff.store.events import Progress, Ranked, RunEvent
+from bakeoff.store.events import NOT_NEEDED, Progress, Ranked, RunEvent
 from bakeoff.store.records import Run
 
 PLAIN_SECONDS = 10.0  # between two lines of progress of a run, ...
@@ -76,6 +76,8 @@ class PlainDisplay(Display):
     def show(self, event: RunEvent) -> None:
         """Print state changes, validations, ends, and now and then a line of progress."""
         name = self.names[event.run]
+        if event.kind == "state" and event.state == NOT_NEEDED:
+            return  # the line on the look says so of all at once
         if event.kind == "state":
             if event.state not in ("validating", self.states.get(event.run)):
                 self.note(f"{name}: {event.state}")

@@ -3,7 +3,7 @@
 from typing import Any
 
 from bakeoff.analysis.columns import size
-from bakeoff.analysis.verdict import COSTS, PREFERENCES
+from bakeoff.analysis.preferences import COSTS, PREFERENCES
 from bakeoff.errors import SetupError
 from bakeoff.store.results_document import Difference, ResultsDocument, Verdict
 
@@ -40,22 +40,31 @@ def cell(pair: Difference | None, scale: float, digits: int) -> list[dict[str, A
 
 
 def recommendation(results: ResultsDocument, preference: str) -> str:
-    """Return a sentence with the entry that a preference chooses among those tied with the best."""
+    """Return a sentence with the entry that a preference chooses: see `recommendations`."""
     verdict = results.verdict
     if verdict.best is None:
         raise SetupError(f"--prefer {preference}: no entry has finished. Try: bakeoff run again, or read its report")
-    among = [verdict.best, *verdict.tied_with_best]
+    among = [verdict.best, *verdict.tied_with_best] if preference == "quality" else verdict.near_best
     named = WORDS[preference][0]
     name, why = choice(results, preference)
     if name is None:
         return f"Preferring {named}: unknown, as it was not measured for all of {', '.join(among)}."
-    return f"Preferring {named}: {name} ({why}; {rivals(verdict)})."
+    return f"Preferring {named}: {name} ({why}; {rivals(verdict, preference)})."
 
 
-def rivals(verdict: Verdict) -> str:
+def rivals(verdict: Verdict, preference: str) -> str:
     """Return in words among how many entries a preference chooses."""
-    count = 1 + len(verdict.tied_with_best)
-    return f"of the {count} entries tied on {verdict.heading}" if count > 1 else "the only entry in the top group"
+    if preference == "quality":
+        count = 1 + len(verdict.tied_with_best)
+        return f"of the {count} entries tied on {verdict.heading}" if count > 1 else "the only entry in the top group"
+    if verdict.worth is None:
+        return "no difference can be measured here, so only the best entry counts"
+    worth = f"{100 * verdict.worth:.1f} points" if verdict.bounded else f"{verdict.worth:.3g}"
+    given = "protocol.worth" if verdict.worth_given else "half the detectable gap; protocol.worth sets another"
+    count = len(verdict.near_best)
+    if count == 1:
+        return f"no other entry is shown to be within {worth} of it on {verdict.heading} ({given})"
+    return f"of the {count} entries that are shown to be within {worth} of the best on {verdict.heading} ({given})"
 
 
 def choice(results: ResultsDocument, preference: str) -> tuple[str | None, str]:
@@ -64,12 +73,14 @@ def choice(results: ResultsDocument, preference: str) -> tuple[str | None, str]:
     if name is None:
         return None, ""
     row = results.entries[name]
-    value = row.costs[COSTS[preference]] if preference in COSTS else row.metrics["validation/loss"].mean
+    value = row.costs[COSTS[preference]] if preference in COSTS else row.fresh_loss
     return name, WORDS[preference][1](value)
 
 
 def choices(results: ResultsDocument) -> list[dict[str, str | None]]:
     """Return every preference with its entry and the reason, for the page's cards."""
     choices = {word: choice(results, word) for word in PREFERENCES}
-    among = rivals(results.verdict)
-    return [{"word": word, "name": name, "why": f"{why}; {among}"} for word, (name, why) in choices.items()]
+    verdict = results.verdict
+    return [
+        {"word": word, "name": name, "why": f"{why}; {rivals(verdict, word)}"} for word, (name, why) in choices.items()
+    ]

@@ -84,7 +84,7 @@ def held_equal(results: ResultsDocument) -> Pairs:
     epochs = counted(protocol["epochs"], "epoch")
     waited = counted(protocol["patience"] or 0, "validation")
     patience = f"; a run ends after {waited} without a new best" if protocol["patience"] else ""
-    seeds = range(protocol["seed"], protocol["seed"] + protocol["seeds"])
+    seeds = seeds_shown(protocol)
     stored = next(iter(kinds)) if len(kinds := storages(results)) == 1 else None
     return [
         ("examples and order", "for each seed the same examples in the same batches"),
@@ -98,8 +98,16 @@ def held_equal(results: ResultsDocument) -> Pairs:
         ("tuning", tuning_rule(results.tune)),
         ("checkpoint", f"the one with the lowest validation loss{patience}"),
         ("decoding", f"greedy in {generation['precision']}, {outputs}"),
-        *([] if differing & {"protocol.seed", "protocol.seeds"} else [("seeds", ", ".join(map(str, seeds)))]),
+        *([] if differing & {"protocol.seed", "protocol.seeds"} else [("seeds", seeds)]),
     ]  # fmt: skip
+
+
+def seeds_shown(protocol: dict[str, Any]) -> str:
+    """Return the seeds of final runs; in rounds, how many there are at least and at most, and from which on."""
+    first, seeds = protocol["seed"], protocol["seeds"]
+    if isinstance(seeds, dict):
+        return f"in rounds, {seeds['min']} to {seeds['max']} from seed {first} on"
+    return ", ".join(str(seed) for seed in range(first, first + seeds))
 
 
 def tuning_rule(tune: dict[str, Any] | None) -> str:

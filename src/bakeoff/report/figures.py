@@ -8,6 +8,7 @@ from bakeoff.errors import SetupError
 from bakeoff.report.charts.bars import cost_bars
 from bakeoff.report.charts.curves import curves
 from bakeoff.report.charts.drawing import Figure
+from bakeoff.report.charts.looks import look_figures
 from bakeoff.report.charts.pairs import pair_figures
 from bakeoff.report.charts.quality import Axis, costs, qualities, quality_cost
 from bakeoff.report.charts.sweep import sweeps
@@ -36,11 +37,12 @@ class Figures:
     curves: list[Figure]
     sweeps: list[Figure]
     pairs: list[Figure]
+    looks: list[Figure]
     bars: list[Figure]
 
     def all(self) -> list[Figure]:
         """Return every figure."""
-        return [*self.axes.figures.values(), *self.curves, *self.sweeps, *self.pairs, *self.bars]
+        return [*self.axes.figures.values(), *self.curves, *self.sweeps, *self.pairs, *self.looks, *self.bars]
 
 
 def draw_figures(source: Source) -> Figures:
@@ -51,6 +53,7 @@ def draw_figures(source: Source) -> Figures:
         curves=curves(source.curve_rows(), results),
         sweeps=sweeps(results),
         pairs=pair_figures(results.verdict),
+        looks=look_figures(results.verdict),
         bars=cost_bars(results),
     )
 

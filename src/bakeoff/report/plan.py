@@ -36,7 +36,13 @@ def searched(row: EntryFacts) -> str:
 
 def plan_lines(plan: PlanDocument) -> list[str]:
     """Return what else a plan says: the number of runs, the splits with their cut documents, and findings."""
-    lines = [f"{counted(len(plan.runs), 'run')}, {counted(total_steps(plan), 'optimizer step')} in all"]
+    most = "at most " if plan.looks else ""
+    lines = [f"{most}{counted(len(plan.runs), 'run')}, {most}{counted(total_steps(plan), 'optimizer step')} in all"]
+    if plan.looks:
+        lines.append(
+            f"seeds in rounds: {plan.looks[0]} final runs of each entry, then more only for entries that may still be "
+            f"told from the best; looks at {listed(plan.looks)} seeds. This range is final once results were looked at"
+        )
     tuned = [row for row in plan.entries.values() if row.trials]
     if tuned:
         trials, steps = tuned[0].trials, tuned[0].trial_steps

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from bakeoff.store.documents import Count, CurveRow, Document, Figure, Measured, Name
 
+NOT_NEEDED = "not needed"  # the state of a planned run of a later round that a look has made unnecessary
 Positive = Annotated[Figure, Field(gt=0)]
 
 

@@ -180,7 +180,8 @@ class PlanDocument(Document):
 
     `basis` is a hash of what the plan was made from besides data and metrics, and of its content besides scores.
 
-    `chat` is null if prompts are plain text.
+    `chat` is null if prompts are plain text. `looks` are the numbers of seeds at which results are looked at; empty if
+    all planned runs are carried out.
 
     `config` is the resolved config that it was made from, without the folder of the results. `output_tokens` and
     `counts` are null if a plan was made without the base's tokenizer; such a plan is never written to a file. Only a
@@ -208,6 +209,7 @@ class PlanDocument(Document):
     output_tokens: Parameters | None
     texts: list[Text] = Field([])
     rungs: list[Count]
+    looks: list[Annotated[int, Field(ge=2, le=1000)]] = Field([])
     epochs: Annotated[int, Field(ge=1, le=2**31)]
     memory_bytes: Annotated[Figure, Field(ge=1)]
     counts: TokenCounts | None

@@ -22,29 +22,67 @@ class Difference(Document):
     """A paired difference, first - second. `p_adjusted` is p corrected for the number of pairs.
 
     `detectable` is the smallest gap that would be found in 80 of 100 such bakeoffs. `covers` says which chance the
-    interval covers, for example that of documents and seeds.
+    interval covers, for example that of documents and seeds. `at_most` is the one-sided 95 % upper bound. With seeds
+    in rounds, interval and p hold over all looks, and all values are of the last look at which both had `seeds`.
     """
 
     difference: float
     low: Interval
     high: Interval
+    at_most: Interval = None
     p: float | None
     p_adjusted: float | None
     different: bool
     detectable: float | None
     covers: str
+    seeds: int | None = None
 
 
 class Pair(Difference):
-    """Two entries, or an entry and a baseline, compared on the score that ranks and on test loss."""
+    """Two entries, or an entry and a baseline, compared on the score that ranks and on test loss.
+
+    With seeds in rounds, `state` says why a pair of entries got no more seeds, or that it is open.
+    """
 
     first: str
     second: str
     loss: Difference | None
+    state: Literal["different", "equal", "hopeless", "open"] | None = None
+
+
+class LookRow(Document):
+    """A difference first - second at one look, with an interval that holds over all looks."""
+
+    first: str
+    second: str
+    seeds: int
+    difference: float
+    low: Interval
+    high: Interval
+
+
+class RoundsFacts(Document):
+    """Seeds in rounds. `looks` were planned, so many are `taken`; `seeds` are those of each entry so far.
+
+    `waiting` has how many seeds the next look needs of the entries that may still be told apart. `limit` is the
+    detectable gap with any number of seeds. `rows` are the best entry's pairs at each look.
+    """
+
+    looks: list[int]
+    taken: int
+    seeds: dict[str, int]
+    waiting: dict[str, int]
+    limit: float | None
+    rows: list[LookRow]
 
 
 class Verdict(Document):
-    """The conclusion of the comparison. `recommendations` has an entry for each preference."""
+    """The conclusion of the comparison.
+
+    `maybe_best` are the entries among which the best one is, with 95 % confidence. `near_best` are those that are shown
+    to be within `worth` of the best: the user's if `worth_given`, else half the detectable gap. `recommendations` has
+    an entry for each preference.
+    """
 
     headline: str
     text: str
@@ -59,6 +97,11 @@ class Verdict(Document):
     detectable_gap: float | None
     covers: str
     documents: int
+    maybe_best: list[str]
+    worth: float | None
+    worth_given: bool
+    near_best: list[str]
+    rounds: RoundsFacts | None = None
     recommendations: dict[str, str | None]
 
 
@@ -93,7 +136,9 @@ class Tuning(Document):
 class ResultsRow(Document):
     """An entry or a baseline, with what the plan says about it. `place` is the number of its bakeoff among several.
 
-    `quantize` says how its base is stored; it is null for a baseline without a model.
+    `quantize` says how its base is stored; it is null for a baseline without a model. `fresh_loss` is the mean
+    validation loss of the final runs without the one that adopts a trial. `diverged` counts the trials and final runs
+    whose loss diverged, of so many `trainings`.
     """
 
     kind: Literal["entry", "baseline"]
@@ -108,6 +153,9 @@ class ResultsRow(Document):
     costs: dict[str, float | None]
     checks: dict[str, bool]
     check_notes: dict[str, str]
+    fresh_loss: float | None = None
+    diverged: int = 0
+    trainings: int = 0
     converged: bool | None
     improved: bool | None
     trainable_parameters: int | None

@@ -47,14 +47,20 @@ def canonical(document: Mapping[str, Any]) -> bytes:
     return b"\0" + json.dumps(document, sort_keys=True).encode()
 
 
-def key() -> bytes:
-    """Return this user's key, which is made at the first call; raise OSError if there is no place for it.
+def state_folder() -> Path:
+    """Return the folder of what this user's bakeoffs remember; raise OSError if there is none.
 
-    A relative path would be in the working folder, where somebody else may have put a key.
+    A relative path would be in the working folder, where somebody else may have put something.
     """
-    file = Path(os.environ.get("XDG_STATE_HOME") or at_home("~/.local/state")) / "bakeoff/key"
-    if not file.is_absolute():
-        raise FileNotFoundError(file)
+    folder = Path(os.environ.get("XDG_STATE_HOME") or at_home("~/.local/state")) / "bakeoff"
+    if not folder.is_absolute():
+        raise FileNotFoundError(folder)
+    return folder
+
+
+def key() -> bytes:
+    """Return this user's key, which is made at the first call; raise OSError if there is no place for it."""
+    file = state_folder() / "key"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_name(f".key.{os.getpid()}-{secrets.token_hex(4)}.tmp")

@@ -1,0 +1,99 @@
+"""Rounds of seeds: looks at the records after each, says what they show, and names the runs of the next one."""
+
+from collections.abc import Iterator
+
+from bakeoff.analysis.caveats import listed
+from bakeoff.analysis.rounds import Rounds, chance
+from bakeoff.analysis.summary import read_clusters, rounds_so_far
+from bakeoff.driver.bus import Bus
+from bakeoff.driver.plan import Plan
+from bakeoff.store.events import NOT_NEEDED, State
+from bakeoff.store.records import Run, RunResult
+from bakeoff.store.run_folder import Folder
+
+SPENT = ("train_seconds", "setup_seconds", "evaluation_seconds", "generation_seconds")
+
+
+def later_rounds(folder: Folder, planned: Plan, bus: Bus) -> Iterator[list[Run]]:
+    """Yield the final runs of each round after the first, once all runs before it have ended.
+
+    Runs that turn out not to be needed are told to the displays. A run that fails takes its entry out of the looks.
+    """
+    clusters, told, before = read_clusters(folder, planned.document, planned.config), 0, None
+    while True:
+        rounds = rounds_so_far(folder, planned.document, planned.config, clusters, {})
+        for number in range(told, len(rounds.taken)):
+            bus.note(told_by(rounds, number))
+        told, now = len(rounds.taken), (len(rounds.taken), rounds.wanted)
+        if rounds.taken:
+            release(planned, rounds, bus)
+        following = missing(folder, planned, rounds.wanted) if rounds.taken else []
+        if not following or now == before:
+            return
+        if line := over_budget(folder, planned, following):
+            bus.note(line)
+            return
+        yield following
+        before = now
+
+
+def missing(folder: Folder, planned: Plan, wanted: dict[str, int]) -> list[Run]:
+    """Return the final runs that are not done, of the first seeds that a look wants of each entry."""
+    found = []
+    for name, seeds in wanted.items():
+        finals = [run for run in planned.runs if run.kind == "entry" and run.entry == name]
+        found += [run for run in finals[:seeds] if not folder.is_complete(run.id, planned.document)]
+    return found
+
+
+def told_by(rounds: Rounds, number: int) -> str:
+    """Return in one line what a look showed, counted from 0; of the last one also what is still open."""
+    line = f"look {number + 1} of at most {len(rounds.looks)}, at {rounds.taken[number].seeds} seeds"
+    if number + 1 < len(rounds.taken):
+        return line
+    if not rounds.wanted:
+        return f"{line}: no further seeds, as nothing more can be decided"
+    undecided = max(1, sum(state != "different" for state in rounds.states.values()))
+    still = [
+        f"{a} and {b} (told apart by {rounds.looks[-1]} seeds with a chance of "
+        f"{chance(rounds.pairs[a, b], rounds.bound, undecided):.0%})"
+        for (a, b), state in rounds.states.items()
+        if state == "open" and {a, b} <= set(rounds.active)
+    ]
+    following = f"{rounds.looks[number + 1]} seeds next for {listed(list(rounds.wanted))}"
+    return f"{line}: {following}; still open: {listed(still)}"
+
+
+def release(planned: Plan, rounds: Rounds, bus: Bus) -> None:
+    """Tell the displays which planned runs are not needed: those of entries that get no more seeds."""
+    ends = {name: rounds.looks[-1] if name in rounds.wanted else count for name, count in rounds.counts.items()}
+    for name, end in ends.items():
+        for run in [run for run in planned.runs if run.kind == "entry" and run.entry == name][end:]:
+            bus.handle(State(run=run.id, state=NOT_NEEDED))
+
+
+def over_budget(folder: Folder, planned: Plan, following: list[Run]) -> str | None:
+    """Return in a line that a round does not fit into the budget; None if it does, or there is none.
+
+    The time is that of all records, so that an interrupt does not change it. It does not look at scores, so the error
+    rate stays as it is.
+    """
+    budget = planned.config.protocol.budget
+    if budget is None:
+        return None
+    known = [result for run in planned.runs if (result := folder.run(run.id).result())]
+    spent, expected = sum(map(seconds, known)), 0.0
+    for run in following:
+        own = [seconds(result) for result in known if result.run.kind == "entry" and result.run.entry == run.entry]
+        expected += sum(own) / max(1, len(own))
+    if spent + expected <= budget:
+        return None
+    return (
+        f"protocol.budget: {spent:,.0f} s of {budget:,.0f} s are spent, and the next round would take about "
+        f"{expected:,.0f} s, so it is not begun. Try: a larger budget; the error rate stays as it is"
+    )
+
+
+def seconds(result: RunResult) -> float:
+    """Return how long a run took."""
+    return sum(result.costs.get(name) or 0.0 for name in SPENT)
