@@ -21,8 +21,8 @@ class Mixer:
         self.modules = dict(model.named_modules())
         self.forms: dict[str, dict[Key, Form]] = {}  # by the module's name
         self.now: tuple[Key, ...] = ()  # whose rows the model is called for
-        self.plans: dict[str, Plan] = {}  # by the module's name, for these rows
-        self.kept: tuple[tuple[Key, ...], dict[str, Plan]] = ((), {})  # of the running batch
+        self.plans: dict[str, Plain] = {}  # by the module's name, for these rows
+        self.kept: tuple[tuple[Key, ...], dict[str, Plain]] = ((), {})  # of the running batch
         self.factors: dict[str, Factors] = {}  # of the running batch
         self.seen: set[str] = set()  # changed modules that were called
         self.running, self.tokens = False, 1
@@ -78,40 +78,52 @@ class Mixer:
             self.seen.add(name)
             plan = self.plans.get(name)
             if plan is None:
-                factors = self.factors.setdefault(name, Factors()) if self.running else Factors()
+                factors = self.factors.setdefault(name, Factors()) if self.running else None
                 forms = [self.forms[name].get(key) for key in self.now]
-                plan = self.plans[name] = Plan(module, plain, forms, x.device, factors)
+                plan = self.plans[name] = Plan(module, plain, forms, x.device, factors).work
             return plan(x.unflatten(0, (rows, -1))).flatten(0, 1) if flat else plan(x, *args, **kwargs)
 
         return forward
 
 
 class Plan:
-    """What a module does for given rows; made once for each set of rows."""
+    """What a module does for given rows; made once for each set of rows.
+
+    `work` is the module's forward pass for these rows.
+    """
 
     def __init__(
-        self, module: nn.Module, plain: Plain, forms: Sequence[Form | None], device: torch.device, factors: "Factors"
-    ):
-        self.module, self.plain = module, plain
+        self, module: nn.Module, plain: Plain, forms: Sequence[Form | None], device: torch.device,
+        factors: "Factors | None",
+    ):  # fmt: skip
         own: dict[Own, list[int]] = {}
         for place, form in enumerate(forms):
             if isinstance(form, Own):
                 own.setdefault(form, []).append(place)
-        self.own = [(form.module, torch.tensor(places, device=device)) for form, places in own.items()]
         rest = [place for place, form in enumerate(forms) if not isinstance(form, Own)]
-        self.alone = self.own[0][0] if len(self.own) == 1 and not rest else None
-        self.rest = torch.tensor(rest, device=device) if self.own else None
-        left = [forms[place] for place in rest]
-        thin = [form if isinstance(form, Thin) else None for form in left]
-        self.thin = Gathered(thin, device, factors) if any(thin) else None
-        self.vectors = stacked(module, left) if any(isinstance(form, Vectors) for form in left) else None
+        self.shared = self.shared_work(module, plain, [forms[place] for place in rest], device, factors)
+        self.work = self.shared
+        if own:
+            self.own = [(form.module, torch.tensor(places, device=device)) for form, places in own.items()]
+            self.rest = torch.tensor(rest, device=device)
+            self.work = self.own[0][0] if len(self.own) == 1 and not rest else self.parted
 
-    def __call__(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Return what comes out for each row."""
-        if self.alone is not None:
-            return self.alone(x, *args, **kwargs)
-        if self.rest is None:
-            return self.shared(x, *args, **kwargs)
+    def shared_work(
+        self, module: nn.Module, plain: Plain, forms: Sequence[Form | None], device: torch.device,
+        factors: "Factors | None",
+    ) -> Plain:  # fmt: skip
+        """Return the base's module for rows that share it, each with its own vectors and factors."""
+        if any(isinstance(form, Vectors) for form in forms):
+            rows = stacked(module, forms)
+            return lambda x: with_vectors(module, rows, x)
+        thin = [form if isinstance(form, Thin) else None for form in forms]
+        if not any(thin):
+            return plain
+        gathered = Gathered(thin, device, factors)
+        return lambda x: gathered.apply(plain, x)
+
+    def parted(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Return what comes out for rows of which some have modules of their own."""
         parts = [(places, module(x[places], *args, **kwargs)) for module, places in self.own]
         if len(self.rest):
             parts.append((self.rest, self.shared(x[self.rest], *args, **kwargs)))
@@ -120,14 +132,6 @@ class Plan:
         for places, rows in parts:
             out[places] = rows
         return out
-
-    def shared(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Return what comes out of the base's module for rows that share it, each with its own vectors and factors."""
-        if self.vectors is not None:
-            return with_vectors(self.module, self.vectors, x)
-        if self.thin is None:
-            return self.plain(x, *args, **kwargs)
-        return self.thin.apply(self.plain, x)
 
 
 def stacked(module: nn.Module, forms: Sequence[Form | None]) -> dict[str, torch.Tensor]:
@@ -140,20 +144,28 @@ def stacked(module: nn.Module, forms: Sequence[Form | None]) -> dict[str, torch.
 
 
 class Gathered:
-    """The thin numbers of each row at one linear map."""
+    """The thin numbers of each row at one linear map.
 
-    def __init__(self, forms: Sequence[Thin | None], device: torch.device, factors: "Factors"):
+    Rows of one token have their factors stacked, in `factors`. Where none are given rows have many tokens, and their
+    products are made one after the other.
+    """
+
+    def __init__(self, forms: Sequence[Thin | None], device: torch.device, factors: "Factors | None"):
         self.scale = vectors([form.scale if form else None for form in forms], 1.0)
         self.gain = vectors([form.gain if form else None for form in forms], 1.0)
         self.shift = vectors([form.shift if form else None for form in forms], 0.0)
+        self.vectors = any(vector is not None for vector in (self.scale, self.gain, self.shift))
         low = {place: form for place, form in enumerate(forms) if form is not None and form.down is not None}
         whole = len(low) == len(forms)
+        self.each: list[tuple[int, torch.Tensor, torch.Tensor]] = []
         self.low: torch.Tensor | None = None  # which rows have factors; None where all do
         self.down = self.up = None
-        if len({id(form) for form in low.values()}) == 1:  # nothing is to be gathered
+        if factors is None and (len(low) > 1 or not whole):
+            self.each = [(place, f.down, f.up) for place, f in low.items() if f.down is not None and f.up is not None]
+        elif len({id(form) for form in low.values()}) == 1:  # nothing is to be gathered
             only = next(iter(low.values()))
             self.down, self.up = only.down, only.up
-        elif low:
+        elif low and factors is not None:
             order = [*low] if whole else factors.order(low)
             self.down, self.up = factors.take([low[place] for place in order])
             low = {place: low[place] for place in order}
@@ -162,18 +174,24 @@ class Gathered:
 
     def apply(self, plain: Plain, x: torch.Tensor) -> torch.Tensor:
         """Return what a linear map makes of `x` (rows, ..., inputs), with each row's numbers."""
-        out = plain(x if self.scale is None else x * spread(self.scale, x))
-        if self.gain is not None:
-            out = out * spread(self.gain, out)
-        if self.shift is not None:
-            out = out + spread(self.shift, out)
+        if self.vectors:
+            out = plain(x if self.scale is None else x * spread(self.scale, x))
+            out = out if self.gain is None else out * spread(self.gain, out)
+            out = out if self.shift is None else out + spread(self.shift, out)
+        else:
+            out = plain(x)
+        for place, down, up in self.each:
+            out[place] += x[place] @ down @ up
         if self.down is None or self.up is None:
             return out
+        if self.down.ndim == 2:
+            update = (x if self.low is None else x[self.low]) @ self.down @ self.up
+            return out + update if self.low is None else out.index_add_(0, self.low, update.to(out.dtype))
         rows = x if self.low is None else x[self.low]
-        thin = torch.matmul(rows.reshape(len(rows), -1, x.shape[-1]), self.down)
-        if self.low is None and self.up.ndim == 3 and out.dtype == self.up.dtype == thin.dtype:
-            return out.view(len(out), -1, out.shape[-1]).baddbmm_(thin, self.up).view(out.shape)
-        update = torch.matmul(thin, self.up).to(out.dtype).view(-1, *out.shape[1:])
+        thin = torch.bmm(rows if rows.ndim == 3 else rows.reshape(len(rows), -1, x.shape[-1]), self.down)
+        if self.low is None and out.ndim == 3 and out.dtype == self.up.dtype == thin.dtype:
+            return out.baddbmm_(thin, self.up)
+        update = torch.bmm(thin, self.up).to(out.dtype).view(-1, *out.shape[1:])
         return out + update if self.low is None else out.index_add_(0, self.low, update)
 
 
