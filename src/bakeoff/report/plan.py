@@ -113,7 +113,8 @@ def forecast_lines(plan: PlanDocument) -> list[str]:
         probed = row.error or f"about {duration(row.seconds or 0)}, {size(row.peak_bytes or 0)} at the peak"
         lines.append(f"{name}: {probed}")
     if forecast.seconds is not None:
-        lines.append(f"all entries: about {duration(forecast.seconds)}, without baselines and the trunk cache")
+        most = "at most " if plan.looks else ""
+        lines.append(f"all entries: {most}about {duration(forecast.seconds)}, without baselines and the trunk cache")
     return lines + no_room(plan)
 
 
