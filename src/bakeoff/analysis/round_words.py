@@ -65,9 +65,10 @@ def how_it_went(verdict: Verdict, facts: RoundsFacts, by: Yardstick) -> list[str
     if facts.limit is not None:
         limit = by.points(facts.limit)
         parts.append(f"More seeds cannot find gaps below {limit} here; more test {by.unit} can.")
+    count, pairs = f"{verdict.documents:,} test {by.unit}", len(verdict.pairs)
     parts.append(
-        f"Intervals are 95 % confidence intervals over {verdict.documents:,} test {by.unit} and seeds. They hold, and "
-        f"so do all differences together after Shaffer's correction for {len(verdict.pairs)} pairs, in 95 of 100 such "
-        "bakeoffs, however often the results were looked at."
+        f"Intervals are 95 % confidence intervals over {count} and seeds. Each holds in 95 of 100 such bakeoffs, "
+        f"and so do all claims of a difference together (Shaffer's correction for {pairs} pairs), however often the "
+        "results were looked at."
     )
     return parts
