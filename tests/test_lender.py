@@ -24,7 +24,7 @@ from bakeoff.errors import SetupError
 from bakeoff.methods import build_method, method_class, method_names
 from bakeoff.testing.families import ROWS, family_base
 
-PROTOCOL = ProtocolConfig(epochs=2, batch_size=2, gradient_checkpointing=True)
+PROTOCOL = ProtocolConfig(epochs=1, batch_size=2, gradient_checkpointing=True)
 PROMPTS = [row.prompt for row in ROWS]
 
 

@@ -155,7 +155,7 @@ def out_of_memory() -> Found:
             torch.cuda.set_per_process_memory_fraction(1.0 if share == 1 else share * used / total)
             try:
                 trainer.batches = Ahead(base, rows)
-                losses.append(float(trainer._backward(list(range(len(rows))))))
+                losses.append(sum(float(part.sum()) for part in trainer._backward(list(range(len(rows))))))
             finally:
                 torch.cuda.set_per_process_memory_fraction(1.0)
             trainer.optimizer.zero_grad()

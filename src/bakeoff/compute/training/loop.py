@@ -177,7 +177,7 @@ class Trainer:
             group["lr"] = rate * group["lr_scale"]
         if self.at.positions is None and counts_peaks(self.base.device):
             self._fit(members)
-        loss = self._backward(members)
+        losses = self._backward(members)
         self.scaler.unscale_(self.optimizer)
         self.method.before_step(self.adapted)
         if self.protocol.clip_norm is not None:
@@ -187,7 +187,7 @@ class Trainer:
         self.optimizer.zero_grad()
         for members in following:
             self.batches.prepare(members, *self._most())
-        return float(loss)  # waits for an accelerator
+        return sum(float(part.cpu().double().sum()) for part in losses)  # waits for an accelerator
 
     def _move(self) -> None:
         """Let the optimizer change the weights, in fp16 only if all gradients are finite; else they count as zero."""
@@ -225,8 +225,8 @@ class Trainer:
         )
         self.optimizer.zero_grad()
 
-    def _backward(self, members: Sequence[int]) -> torch.Tensor:
-        """Compute the gradients of the batch's mean loss and return its sum; if memory runs out, halve the parts."""
+    def _backward(self, members: Sequence[int]) -> list[torch.Tensor]:
+        """Compute the gradients of the batch's mean loss and return its losses; if memory runs out, halve the parts."""
         while True:
             try:
                 return self._backward_in_parts(members)
@@ -236,16 +236,16 @@ class Trainer:
             self.optimizer.zero_grad()
             self.at.micro_batch = (self.at.micro_batch + 1) // 2
 
-    def _backward_in_parts(self, members: Sequence[int]) -> torch.Tensor:
+    def _backward_in_parts(self, members: Sequence[int]) -> list[torch.Tensor]:
         """Add up the gradients of parts of the batch: their summed losses, divided once by the batch's targets."""
         made = self.batches.take(members, *self._most())
         targets = sum(sum(batch.counts) for _, batch in made)
-        total = torch.zeros((), dtype=torch.float64, device=self.base.device)
+        found = []
         for part, batch in made:
             losses = target_losses(self.base, self.adapted, batch, self.serve["train"](members[part]))
             self.scaler.scale(losses.sum() / targets).backward()
-            total += losses.detach().double().sum()
-        return total
+            found.append(losses.detach())
+        return found
 
     def _loss(self, validation: Sequence[Tokens]) -> float:
         """Return the validation loss of the model as it is."""

@@ -161,7 +161,8 @@ def evaluate_loss(
 
 def by_example(losses: torch.Tensor, counts: Sequence[int]) -> Losses:
     """Return the summed losses of examples with so many targets each, given all targets' (targets,)."""
-    return [(float(values.double().sum()), len(values)) for values in losses.split(list(counts))]
+    there = losses.detach().cpu().double()  # at once; MPS has no such numbers
+    return [(float(values.sum()), len(values)) for values in there.split(list(counts))]
 
 
 @contextmanager
