@@ -3,10 +3,13 @@
 import json
 import logging
 import socket
+from types import SimpleNamespace
 
 import openai
 import pytest
 
+from bakeoff.serving.prompting import document_of
+from bakeoff.serving.requests import Completion
 from tests.serving import DOCUMENT, call, complete, served
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
@@ -178,6 +181,14 @@ def test_adapters_are_loaded_only_from_known_folders(server, tmp_path):
     ):  # fmt: skip
         found = call(server, "POST", "/v1/adapters", body)
         assert found[0] == status, (body, found[2])
+
+
+def test_other_columns_of_a_row_go_with_its_document():
+    prompts = SimpleNamespace(turns=None, columns=SimpleNamespace(document="text"))
+    model = SimpleNamespace(bakeoff=SimpleNamespace(prompts=prompts))
+    asked = Completion(model="m", prompt="a document", columns={"title": "a title"})
+    assert document_of(model, asked) == {"text": "a document", "title": "a title"}
+    assert document_of(model, asked.model_copy(update={"columns": None})) == "a document"
 
 
 def test_texts_of_every_script_and_control_characters_have_outputs(server):
