@@ -52,6 +52,11 @@ class Worker:
         """Whether the engine does what it is asked."""
         return self.thread.is_alive() and self.failed_steps < GIVE_UP
 
+    @property
+    def busy(self) -> bool:
+        """Whether a step is due: for outputs, or for cancelled rows, whose places a step frees."""
+        return bool(self.outputs or (self.engine.running and not self.failed_steps))
+
     def start(self) -> None:
         """Start the thread; the event loop that calls this is the one that gets the outputs."""
         self.loop = asyncio.get_running_loop()
@@ -115,14 +120,14 @@ class Worker:
                     break
             else:
                 return
-            if self.outputs:
+            if self.busy:
                 self._step()
             self.running, self.waiting = self.engine.running, self.engine.waiting
 
     def _next_call(self) -> Callable[[], None] | None:
         """Return the next call, which is waited for only while nothing is to be written."""
         try:
-            return self.calls.get(block=not self.outputs)
+            return self.calls.get(block=not self.busy)
         except Empty:
             return lambda: None
 
