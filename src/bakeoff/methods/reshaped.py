@@ -77,7 +77,10 @@ class Delora(LinearOnly):
 class Deft(Injected):
     """DEFT: a learnt subspace of each weight is replaced by a trained low-rank part (Kumar et al. 2025)."""
 
-    paper: ClassVar[str] = "https://arxiv.org/abs/2509.22793"
+    paper: ClassVar[str] = (
+        "https://proceedings.neurips.cc/paper_files/paper/2025/hash/"
+        "93a34a7138bdad95e874018d5f491cc6-Abstract-Conference.html"
+    )
     search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (3e-5, 3e-3)}
     config_class: ClassVar[str] = "DeftConfig"
     ranks: ClassVar[tuple[str, ...]] = ("r",)
