@@ -59,7 +59,7 @@ def test_lead_of_plain_sentences_is_what_it_was(parts, count):
 
 def test_extracts_of_any_script():
     document = "据报道，学校开放。有两个人看到了。没有人受伤。"
-    assert extract("lead-2", [Example("1", document, "x")]) == ["据报道，学校开放。有两个人看到了。"]
+    assert extract("lead-2", [Example("1", document, "x")], {}) == ["据报道，学校开放。有两个人看到了。"]
     assert oracle(document, "两个人看到") == "有两个人看到了。"
     assert oracle("学校开放。医院关闭。大家回家。", "学校开放大家回家") == "学校开放。大家回家。"
 

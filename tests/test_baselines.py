@@ -82,10 +82,10 @@ def test_the_oracle_finds_the_best_extract_where_the_reference_is_one():
 
 def test_extracts_are_texts_and_the_base_is_none():
     examples = [Example("1", "One dog. Two dogs. A tree.", "a tree")]
-    assert extract("lead-2", examples) == ["One dog. Two dogs."]
-    assert extract("oracle", examples) == ["A tree."]
-    assert extract("base", examples) is None
-    assert extract("few-shot-2", examples) is None
+    assert extract("lead-2", examples, {}) == ["One dog. Two dogs."]
+    assert extract("oracle", examples, {}) == ["A tree."]
+    assert extract("base", examples, {}) is None
+    assert extract("few-shot-2", examples, {}) is None
 
 
 @pytest.fixture(scope="module")

@@ -232,6 +232,13 @@ BAD = {
         {"messages": [MESSAGES[0], {"role": "assistant", "content": "x", "tool_calls": [1]}]},
         "turn 2 has 'tool_calls', which is not supported",
     ),
+    "tool calls alone": (
+        {"messages": [MESSAGES[0], {"role": "assistant", "tool_calls": [{"id": "1"}]}]}, "turn 2 has 'tool_calls'",
+    ),
+    "image beside text": (
+        {"messages": said(("user", [{"type": "text", "text": "x"}, {"type": "image"}]), ("assistant", "x"))},
+        "turn 1 has a part of type 'image'. Allowed: parts of text",
+    ),
     "reasoning": (
         {"messages": [MESSAGES[0], {"role": "assistant", "content": "x", "reasoning_content": "y"}]},
         "turn 2 has 'reasoning_content', which is not supported",

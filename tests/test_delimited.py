@@ -162,6 +162,7 @@ def test_rows_in_quotes_each_of_which_is_one_are_told(tmp_path):
     [
         (b'document,summary\n"He said \\"no\\", then",a\n', r"a.csv:2: not CSV .* Put a text that contains a double"),
         (b"document,summary\ra,b\rc,d\r", r"a.csv:1: not CSV .*Try: tr '\\r' '\\n' < OLD > NEW"),
+        ("document,summary\na,b\n".encode("utf-32-be"), "a.csv:1: not UTF-8 text, but UTF-32BE. Set data.encoding"),
         ("document,summary\na,b\n".encode("utf-16-le"), "a.csv:1: not UTF-8 text, but UTF-16LE. Set data.encoding"),
         ("document,summary\na,b\n".encode("utf-16"), "a.csv:1: not UTF-8 text, but UTF-16. Set data.encoding"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "a.csv: a git-lfs pointer, .* Try: git"),

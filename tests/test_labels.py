@@ -65,6 +65,8 @@ def test_one_right_reference_of_several_is_enough():
         ({"labels": ["a", " A"], "metrics": ["accuracy"]}, "labels: must be texts that differ in more than case"),
         ({"labels": ["a", " "], "metrics": ["accuracy"]}, "labels: must be texts that differ .* not be empty"),
         ({"labels": "a", "metrics": ["accuracy"]}, "labels: expected a list"),
+        ({"baselines": ["base", "majority"]}, "'majority' is for labels only. Add accuracy to `metrics`"),
+        ({"baselines": ["base", "mayority"]}, "unknown baseline 'mayority'. Did you mean majority"),
     ],
 )
 def test_labels_that_are_none_are_refused(keys, message):
@@ -92,7 +94,7 @@ def classified(tiny_config, tmp_path):
         rows = [{**row, "summary": "ba" if row["document"] < "k" else "zu"} for row in make_rows(count, seed)]
         write_rows(tmp_path / f"{split}.jsonl", rows)
     return tiny_config | {
-        "entries": {"lora": {"r": 2, "target_modules": ["c_attn"]}}, "baselines": ["base"],
+        "entries": {"lora": {"r": 2, "target_modules": ["c_attn"]}}, "baselines": ["base", "majority"],
         "metrics": ["accuracy", "json"], "labels": ["zu", "ba"],
         "protocol": {"epochs": 1, "max_tokens": 48, "seeds": 1},
     }  # fmt: skip
@@ -111,12 +113,19 @@ def test_a_classification_is_reported_with_its_table_of_labels(classified):
     assert row["test/macro_f1"].low is None
     (first, second) = confusions(Source.of([results.folder], summarize(results.folder)))
     assert {first["name"], second["name"]} == {"lora", "base"}
+    train = [json.loads(line)["summary"] for line in results.folder.examples_file("train").read_text().splitlines()]
+    most = max(("zu", "ba"), key=train.count)
+    (majority,) = (run for run in results.folder.plan().runs if run.entry == "majority")
+    assert majority.settings == {"label": most}
+    assert document.baselines["majority"].metrics["test/accuracy"].mean == truths.count(most) / 12
+    assert f"baselines: majority always writes '{most}', the label of {train.count(most)} of 30" in str(document.data)
     table = next(table for table in (first, second) if table["name"] == "lora")
     assert table["columns"] == ["zu", "ba", "(no label)"]
     counts = [[int(cell["text"]) for cell in line["cells"]] for line in table["rows"]]
     assert counts == confusion([[truth] for truth in truths], outputs, ["zu", "ba"])
     page = results.folder.report_file.read_text()
     assert "Which labels were written for which" in page
+    assert f"the most frequent label of the training examples, &#39;{most}&#39;" in page
     assert '<th scope="col">(no label)</th>' in page
     with pytest.raises(BakeoffError, match="targets are no label"):
         bakeoff.plan(classified | {"labels": ["zu", "be"]})

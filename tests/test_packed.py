@@ -134,6 +134,8 @@ def test_an_object_of_objects_is_rows_with_their_keys(tmp_path, monkeypatch, ind
     rows = list(read_rows([path]))
     assert [row.values for row in rows] == [{"key": key, **value} for key, value in OBJECT.items()]
     assert len({row.name for row in rows}) == 100
+    path.with_name("b.json").write_text(f"{' ' * 5000}\n{json.dumps(OBJECT, indent=indent)}")
+    assert [row.values for row in read_rows([path.with_name("b.json")])] == [row.values for row in rows]
     splits = load_examples(DataConfig(train=str(path), id="key"))[0]
     assert {e.id for part in splits.values() for e in part} == {*OBJECT}
 

@@ -96,7 +96,7 @@ def test_few_documents_get_larger_shares_and_too_few_are_refused(tmp_path):
     assert not (tmp_path / "b.yaml").exists()
 
 
-@pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
 def test_the_encoding_is_proposed_with_what_it_makes_of_a_line(tmp_path, encoding):
     rows = [{"document": f"Gr\u00fc\u00dfe aus K\u00f6ln, Nummer {i}", "summary": f"{i}"} for i in range(60)]
     rows = [{**row, "summary": f"s {row['summary']}"} for row in rows]
@@ -171,7 +171,9 @@ def test_labels_json_and_other_scripts_are_recognised(tmp_path):
     rows = [{"text": row["document"], "label": "yes" if i % 3 else " No"} for i, row in enumerate(make_rows(60, 1))]
     said, config = init(write(tmp_path / "a.csv", rows))
     assert (config.data.document, config.data.summary) == ("text", "label")
-    assert (config.metrics, config.labels, config.baselines) == (["accuracy"], ["yes", "No"], ["base", "few-shot-2"])
+    assert (config.metrics, config.labels, config.baselines) == (
+        ["accuracy"], ["yes", "No"], ["base", "few-shot-2", "majority"],
+    )  # fmt: skip
     assert "metrics: accuracy, because the targets are 2 short texts: yes, No" in said
     digits = [{**row, "label": str(i % 3)} for i, row in enumerate(rows)]
     assert sorted(init(write(tmp_path / "d.csv", digits))[1].labels) == ["0", "1", "2"]
@@ -182,6 +184,22 @@ def test_labels_json_and_other_scripts_are_recognised(tmp_path):
     assert (config.metrics, config.labels) == (["rouge_unicode"], None)
     assert "metrics: rouge_unicode, because" in said
     assert init(write(tmp_path / "e.csv", make_rows(60, 1)))[1].metrics == ["rouge"]
+
+
+@pytest.mark.parametrize("column", ["label", "the class"])
+def test_labels_that_are_numbers_are_recognised(tmp_path, column):
+    rows = [{"key": n, "review": f"a longer text {n}", column: (3, 5, 9)[n % 3 if n < 36 else 0]} for n in range(45)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = CliRunner().invoke(main, ["init", str(tmp_path / "a.jsonl"), "-o", str(tmp_path / "b.yaml")])
+    config = load_config(tmp_path / "b.yaml")
+    assert (config.data.document, config.labels, config.metrics) == ("review", ["3", "5", "9"], ["accuracy"])
+    assert config.target == ("{{ label }}" if column == "label" else '{{ row["the class"] }}')
+    assert f"target: '{column}', whose numbers are labels. If they have names" in out.output
+    splits = load_examples(config.data, target=config.target)[0]
+    assert all(e.summary == str(rows[int(e.id)][column]) for part in splits.values() for e in part)
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({**row, column: n}) + "\n" for n, row in enumerate(rows)))
+    out = CliRunner().invoke(main, ["init", str(tmp_path / "a.jsonl"), "-o", str(tmp_path / "c.yaml")])
+    assert "needs two columns with texts, and this file has 1" in out.output
 
 
 def test_a_classification_that_init_proposes_is_planned(tmp_path):

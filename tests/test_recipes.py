@@ -29,6 +29,18 @@ EXPECTED = {
             },
         ),
     ),
+    # LoRA on q and o (1024 x 2048), k and v (1024 x 1024), gate, up and down (1024 x 3072) of 28 blocks
+    **dict.fromkeys(
+        ("instruct-chats", "dialogsum-chat"),
+        (
+            596_049_920,
+            {
+                "prompt_tuning": 20 * 1024,
+                "last_layers": 15_730_944,
+                "lora": 28 * 16 * (2 * (1024 + 2048) + 2 * (1024 + 1024) + 3 * (1024 + 3072)),
+            },
+        ),
+    ),
     # q, k and v, o, gate and up, down of 36 blocks
     "qwen3-8b-dialogsum": (
         8_190_735_360,
@@ -50,9 +62,10 @@ EXPECTED = {
         ),
     ),
 }
-# Recipes whose examples are made by a command here.
+# Recipes whose examples are made by a command here, or are a file of the user's.
 HUB = "data={source: knkarthick/dialogsum, train_limit: 2000, validation_limit: 48, test_limit: 100}"
-MADE = dict.fromkeys(("real", "real-shared"), HUB)
+CHATS = "data={source: someone/chats, messages: messages, train_limit: 2000, validation_limit: 48, test_limit: 100}"
+MADE = {**dict.fromkeys(("real", "real-shared"), HUB), "instruct-chats": CHATS}
 
 
 @pytest.mark.parametrize("name", EXPECTED)

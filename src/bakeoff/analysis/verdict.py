@@ -11,6 +11,7 @@ from bakeoff.analysis.rounds import Estimates, Rounds
 from bakeoff.analysis.seeds import coverage
 from bakeoff.analysis.twins import memory_saved, storage, twins
 from bakeoff.analysis.yardstick import Yardstick
+from bakeoff.config.names import MAJORITY
 from bakeoff.scoring.baselines import BASE
 from bakeoff.store.results_document import Pair, Verdict
 
@@ -157,6 +158,7 @@ def unbeaten(pairs: Sequence[Pair]) -> list[str]:
         if not (pair.different and pair.difference > 0):
             weak.setdefault(pair.second, []).append(pair.first)
     known = {"base": "the untouched base", "lead-1": "the document's first sentence (lead-1)"}
+    known[MAJORITY] = f"the most frequent label ({MAJORITY})"
     return [f"Not shown to beat {known.get(level, level)}: {listed(names)}." for level, names in weak.items()]
 
 

@@ -23,6 +23,7 @@ from bakeoff.scoring.task_guess import task_of
 
 ENTRIES: dict[str, Any] = {"prompt_tuning": {}, "last_layers": {}, "lora": {}}
 WIDTH = 110
+NEEDS_CHAT = "model: base has no chat template, which conversations need; set model to an instruct base"
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ def draft(files: Sequence[Path], output: Path, model: str = "base") -> Draft:
         base = output.parent.resolve()
         data = {k: os.path.relpath(v, base) if isinstance(v, Path) else v for k, v in proposed.data.items()}
         task, why = task_of(proposed.splits)
+        task |= {"target": proposed.target} if proposed.target else {}
         reasons = [*proposed.reasons, *why]
         about = ", ".join(in_line(str(file)) for file in files)
     raw = {"name": name_of(files), "model": model, "data": data, "entries": ENTRIES, **task}
@@ -67,6 +69,8 @@ def draft(files: Sequence[Path], output: Path, model: str = "base") -> Draft:
         config = Config.model_validate(raw)
     except ValidationError as error:  # of a name that no config may hold
         raise DataError(explain(about, raw, error)) from None
+    if config.data.conversation and model == "base":
+        reasons.append(NEEDS_CHAT)
     own = in_line(str(output))
     lines = [
         f"# yaml-language-server: $schema={SCHEMA_FILE}",

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from bakeoff.config.chat import USER, Chat, ChatConfig
 from bakeoff.config.data import DataConfig
 from bakeoff.config.machine import MachineConfig, SafetyConfig
-from bakeoff.config.names import BASELINES, checked_baselines, checked_labels, checked_metrics
+from bakeoff.config.names import BASELINES, MAJORITY, checked_baselines, checked_labels, checked_metrics
 from bakeoff.config.sections import Pin, ProtocolConfig, Section
 from bakeoff.config.stages import GenerationConfig, TuneConfig
 from bakeoff.config.templates import TemplateError, prompt_template, target_template
@@ -70,7 +70,8 @@ class Config(Section):
         list(BASELINES),
         description="what the entries are compared with: base (the untouched base; required), few-shot-K (the base "
         "with K training examples before the document), lead-K (the first K sentences of the document), oracle (the "
-        "sentences of the document that are closest to the reference)",
+        "sentences of the document that are closest to the reference), majority (the most frequent label of the "
+        "training targets, for labels)",
     )
     metrics: list[str] = Field(
         ["rouge"],
@@ -216,6 +217,8 @@ class Config(Section):
     def _labels_of_use(self) -> "Config":
         if self.labels is not None and "accuracy" not in self.metrics:
             raise ValueError("'labels' is set, but no metric uses it. Add accuracy to `metrics`, or remove it")
+        if MAJORITY in self.baselines and "accuracy" not in self.metrics:
+            raise ValueError(f"baselines: '{MAJORITY}' is for labels only. Add accuracy to `metrics`, or remove it")
         return self
 
     @field_validator("template", "target")

@@ -15,6 +15,7 @@ RESERVED = (
 )  # fmt: skip
 FUNCTION = re.compile(r"(?:[A-Za-z_][\w.]*|.+\.py):[A-Za-z_]\w*")  # a metric that is Python code
 BASELINES = ("base", "few-shot-2", "lead-1", "oracle")
+MAJORITY = "majority"  # a baseline of labels alone
 
 
 def is_function(name: str) -> bool:
@@ -24,10 +25,12 @@ def is_function(name: str) -> bool:
 
 def checked_baselines(names: list[str]) -> list[str]:
     """Return the names of baselines; raise ValueError if one is unknown, base is missing, or a name is there twice."""
-    unknown = [name for name in names if not re.fullmatch(r"base|oracle|(lead|few-shot)-[1-9]\d?", name)]
+    unknown = [name for name in names if not re.fullmatch(rf"base|oracle|{MAJORITY}|(lead|few-shot)-[1-9]\d?", name)]
     if unknown:
-        hint = did_you_mean(unknown[0], BASELINES)
-        raise ValueError(f"unknown baseline '{unknown[0]}'.{hint} Allowed: base, few-shot-K, lead-K and oracle")
+        hint = did_you_mean(unknown[0], (*BASELINES, MAJORITY))
+        raise ValueError(
+            f"unknown baseline '{unknown[0]}'.{hint} Allowed: base, few-shot-K, lead-K, oracle and {MAJORITY}"
+        )
     if "base" not in names or len(set(names)) < len(names):
         raise ValueError("must include base, and no name twice")
     return names

@@ -1,5 +1,6 @@
 """Guesses which columns of a file are document and summary, and which file is which split, by names and lengths."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,17 +31,18 @@ GROUPS = KEYS | {
 LABELS = {"label", "class", "sentiment", "intent", "category"}  # of columns whose texts may be digits
 REFERENCES = {"reference", "ref", "gold", "human", "annotator"}
 GROUPS_WANTED = 20  # different values in the first rows: fewer would be categories
+EACH = 5  # rows of a label, on average
 LIKE = 3.0  # times as long or as short as the summary
 TEXT_SHARE = 0.9  # of a text column's values are texts
-NEEDS_CHAT = "model: conversations need a base with a chat template; set model to an instruct base"
 
 
 @dataclass(frozen=True)
 class Guess:
-    """The `data` section's columns, and the reasons, one line each."""
+    """The `data` section's columns, and the reasons, one line each; `target` makes texts of labels that are numbers."""
 
     columns: dict[str, Any]
     reasons: list[str]
+    target: str | None = None
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,11 @@ def guess_columns(tables: Mapping[str, Table], where: str) -> Guess:
     talk = guess_conversation(table)
     if talk:
         labels, why_labels = labels_in(tables, [name for name in table.columns if name not in talk[0].values()])
-        return Guess({**talk[0], **labels}, [talk[1], NEEDS_CHAT, *why_labels])
+        return Guess({**talk[0], **labels}, [talk[1], *why_labels])
     looks = [look for name in table.columns if (look := look_at(name, table.rows, bool(LABELS & {*words_of(name)})))]
+    numbers = next((name for name in table.columns if numbers_labels(name, table.rows)), None)
+    if looks and numbers is not None and all(look.rank(SUMMARY) is None for look in looks):
+        return of_numbers(tables, choose(looks, DOCUMENT), numbers)
     if len(looks) < 2:
         there = listed(table.columns) or "none"
         raise DataError(
@@ -106,6 +111,26 @@ def guess_columns(tables: Mapping[str, Table], where: str) -> Guess:
     others = [name for name in table.columns if name not in (document.name, summary.name, *references)]
     labels, why_labels = labels_in(tables, others)
     return Guess(columns | labels, reasons + why_labels)
+
+
+def numbers_labels(name: str, rows: Sequence[dict[str, Any]]) -> bool:
+    """Return whether a column contains labels that are numbers: it is called so, and few whole numbers are in it."""
+    values = [row.get(name) for row in rows]
+    whole = all(isinstance(value, int) for value in values)
+    return bool(LABELS & {*words_of(name)}) and whole and 1 < len({*values}) <= len(values) / EACH
+
+
+def of_numbers(tables: Mapping[str, Table], document: Look, labels: str) -> Guess:
+    """Return the guess for labels that are numbers."""
+    place = labels if labels.isidentifier() else f"row[{json.dumps(labels, ensure_ascii=False)}]"
+    others = [name for name in tables["train"].columns if name not in (document.name, labels)]
+    keys, why_keys = labels_in(tables, others)
+    reasons = [
+        why("document", document, DOCUMENT),
+        f"target: {quoted(labels)}, whose numbers are labels. If they have names, write them: "
+        f"\"{{{{ ['first', 'second'][{place}] }}}}\", and set labels",
+    ]
+    return Guess({"document": document.name, **keys}, reasons + why_keys, f"{{{{ {place} }}}}")
 
 
 def labels_in(tables: Mapping[str, Table], others: Sequence[str]) -> tuple[dict[str, Any], list[str]]:

@@ -145,12 +145,12 @@ def turn_of(item: Any, keys: tuple[str, str], roles: Mapping[str, str], where: s
     of_role, of_text = keys
     if not isinstance(item, Mapping):
         raise RowError("no turn", f"{where} is {kind_of(item)}, expected {of_role} and {of_text}")
-    for key in keys:
-        if key not in item:
-            raise RowError(f"no {key}", f"{where}: '{key}' is missing. It has {listed(sorted(map(str, item)))}")
     calls = [key for key in CALLS if item.get(key)]
     if calls:
         raise RowError(calls[0], f"{where} has '{calls[0]}', which is not supported. Allowed: {of_role} and {of_text}")
+    for key in keys:
+        if key not in item:
+            raise RowError(f"no {key}", f"{where}: '{key}' is missing. It has {listed(sorted(map(str, item)))}")
     role = item[of_role]
     if not isinstance(role, str) or role not in roles:
         shown = f"'{role:.40}'" if isinstance(role, str) else kind_of(role)

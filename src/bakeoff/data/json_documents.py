@@ -6,13 +6,14 @@ import re
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from bakeoff.data.lines import LONGEST, TOO_LONG, Row, lines_of
 from bakeoff.data.streams import BLOCK, OTHER_ENCODING, Reading, ending_of, opened
 from bakeoff.errors import DataError, kind_of, no_utf8
 
 OBJECT = re.compile(rb'\{\s*"(?:[^"\\]|\\.)*"\s*:\s*\{')  # begins an object whose first value is an object
+BEGINNING = 4096  # bytes
 KEY = "key"  # the column with an inner object's key, unless the object has such a column itself
 
 
@@ -101,7 +102,7 @@ def is_document(path: Path, encoding: str) -> bool:
     Raises DataError if it is an object of anything but objects, over several lines.
     """
     with opened(path, encoding) as stream:
-        start = stream.read(4096).removeprefix(codecs.BOM_UTF8).lstrip()
+        start = beginning(stream)
         if start.startswith(b"["):
             return True
         if not OBJECT.match(start):
@@ -121,6 +122,14 @@ def is_document(path: Path, encoding: str) -> bool:
             return True
         alone = ending_of(path) == ".json" and next(filled, None) is None
         return alone and all(isinstance(value, dict) for value in first.values())
+
+
+def beginning(stream: BinaryIO) -> bytes:
+    """Return some of a stream's first bytes that are not white space."""
+    start = stream.read(BEGINNING).removeprefix(codecs.BOM_UTF8).lstrip()
+    while not start and (block := stream.read(BEGINNING)):
+        start = block.lstrip()
+    return start + stream.read(BEGINNING - len(start))
 
 
 def not_whole(error: Exception, length: int) -> bool:

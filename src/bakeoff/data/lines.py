@@ -95,6 +95,10 @@ def wide_name(start: bytes) -> str:
     """Return the encoding of a text that begins like one with two or four bytes per character; empty if it does not."""
     if start.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         return "UTF-32"
+    quarters = [set(start[first:200:4]) for first in range(4)]
+    for name, (own, *others) in {"UTF-32LE": (0, 3, 2), "UTF-32BE": (3, 0, 1)}.items():
+        if len(start) > 7 and 0 not in quarters[own] and all(quarters[other] == {0} for other in others):
+            return name
     zeros = [sum(byte == 0 for byte in start[first:200:2]) for first in (0, 1)]
     name = "UTF-16" if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else ""
     if not name and max(zeros) > 0.9 * len(start[:200:2]) and not min(zeros):

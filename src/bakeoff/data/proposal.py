@@ -43,10 +43,14 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class Proposal:
-    """The `data` section, with absolute paths, and the reasons, one line each, and the examples that it names."""
+    """The `data` section, with absolute paths, the reasons, one line each, and the examples that it names.
+
+    `target` is the template of targets, if the summary's text is not one.
+    """
 
     data: dict[str, Any]
     reasons: list[str]
+    target: str | None = None
     splits: Mapping[str, Sequence[Example]] = field(default_factory=dict)
 
 
@@ -63,7 +67,7 @@ def propose(files: Sequence[Path]) -> Proposal:
     else:
         data, tables, reasons = of_files(files)
     guess = guess_columns(tables, str(files[0]) if "source" in data else str(data["train"]))
-    return fitted(Proposal(data | guess.columns, [*reasons, *guess.reasons]))
+    return fitted(Proposal(data | guess.columns, [*reasons, *guess.reasons], guess.target))
 
 
 def of_files(files: Sequence[Path]) -> tuple[dict[str, Any], dict[str, Table], list[str]]:
@@ -127,21 +131,21 @@ def fitted(proposal: Proposal) -> Proposal:
     plain = {key: value for key, value in proposal.data.items() if key not in ("id", "group")}
     for data in (proposal.data, plain):
         with suppress(DataError):
-            return explained(proposal, read(data))
-    best = read({**plain, "unusable": "drop"})
+            return explained(proposal, read(data, proposal.target))
+    best = read({**plain, "unusable": "drop"}, proposal.target)
     with suppress(DataError):
-        full = read({**proposal.data, "unusable": "drop"})
+        full = read({**proposal.data, "unusable": "drop"}, proposal.target)
         best = full if full.rows == best.rows else best
     return explained(proposal, best)
 
 
-def read(data: Mapping[str, Any]) -> Found:
+def read(data: Mapping[str, Any], target: str | None) -> Found:
     """Return what reading all rows of a section finds; raise DataError if they cannot be used, or are too few."""
     for share in SHARES:
         shares = {f"{split}_share": share for split in ("validation", "test") if split not in data} if share else {}
         config = section({**data, **shares})
         try:
-            splits, findings = read_splits(config, columns_for(config, None, None))
+            splits, findings = read_splits(config, columns_for(config, None, target))
         except FewError:
             if share == SHARES[-1]:
                 raise
@@ -160,7 +164,7 @@ def explained(proposal: Proposal, found: Found) -> Proposal:
     larger = [key for key in ("validation_share", "test_share") if key in found.data]
     if larger:
         reasons.append(f"{' and '.join(larger)}: {found.data[larger[0]]}, because there are few documents")
-    return Proposal(found.data, reasons, found.splits)
+    return Proposal(found.data, reasons, proposal.target, found.splits)
 
 
 def section(data: Mapping[str, Any]) -> DataConfig:

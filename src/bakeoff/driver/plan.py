@@ -22,6 +22,7 @@ from bakeoff.driver.examples import read_examples, tokenized
 from bakeoff.driver.memory import check_room, needs
 from bakeoff.driver.runs import make_runs
 from bakeoff.errors import ConfigError, SetupError
+from bakeoff.scoring.baselines import findings as baseline_findings
 from bakeoff.scoring.baselines import settle
 from bakeoff.scoring.metrics import blind_spots, rules, scoring
 from bakeoff.store.content_hash import hash_of
@@ -107,6 +108,7 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
     context = [context_finding(config, methods, shapes["context"], max_tokens)] if cut else []
     blind = blind_spots(config.metrics, splits["test"]) if examples.read else []
     findings = [*examples.findings, *context, *precision_findings(config, device), *found, *blind, *memory.findings]
+    findings += baseline_findings(baselines, splits["train"])
     runs = make_runs(config.protocol, baselines, entries, steps, held_equal)
     document = PlanDocument.model_validate({
         "schema": SCHEMA, "name": config.name, "version": __version__,

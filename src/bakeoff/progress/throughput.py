@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bakeoff.config.sections import ProtocolConfig
+from bakeoff.scoring.baselines import takes_model
 from bakeoff.store.plan_document import EntryForecast, PlanDocument, PlanForecast
 from bakeoff.store.records import Run, Step
 
@@ -62,7 +63,7 @@ class Rates:
             step, left = to_do.get(run.id, "train"), work[part_of(run)]
             if step == "score":
                 left["scoring"] = 1
-            elif step != "nothing" and run.kind != "trial" and not run.entry.startswith(("lead-", "oracle")):
+            elif step != "nothing" and (run.kind == "entry" or takes_model(run.method)):
                 left.update(loading=1, testing=1, generating=self.plan.data.splits.test.examples)
             if run.kind == "entry" and step == "train":
                 adopts = self.plan.entries[run.entry].trials and run.seed == self.seed

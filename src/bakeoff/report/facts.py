@@ -4,6 +4,7 @@ from typing import Any
 
 from bakeoff.analysis.columns import counted, size
 from bakeoff.analysis.twins import storage
+from bakeoff.config.names import MAJORITY
 from bakeoff.report.plan import split_line
 from bakeoff.scoring.baselines import BASE
 from bakeoff.store.results_document import ResultsDocument
@@ -146,6 +147,8 @@ def baseline_lines(results: ResultsDocument) -> list[str]:
             )
             cut = row.metrics.get("test/cut_documents")
             text += f"; {cut.mean:.1%} of documents were cut further to make room for them" if cut and cut.mean else ""
+        elif name == MAJORITY:
+            text = f"the most frequent label of the training examples, '{row.settings.get('label')}'"
         elif kind == "lead":
             text = f"the first {count} sentences of the document" if count != "1" else "the document's first sentence"
         else:

@@ -1,7 +1,8 @@
 """Baselines: what every table compares its entries with.
 
-They are the untouched base, the base with training examples before the document, the document's first sentences, and
-the best extract that a greedy choice finds. They are plain texts and token ids: this module does not know models.
+They are the untouched base, the base with training examples before the document, the document's first sentences, the
+best extract that a greedy choice finds, and the most frequent label. They are plain texts and token ids: this module
+does not know models.
 """
 
 from collections import Counter
@@ -14,14 +15,17 @@ from typing import Any
 import numpy
 
 from bakeoff.config.config import Config
+from bakeoff.config.names import MAJORITY
 from bakeoff.data.chat_form import ChatForm
 from bakeoff.data.examples import Example, shortened
 from bakeoff.data.forms import AnyForm
+from bakeoff.data.overlap import of
 from bakeoff.data.prompt_format import Form, plain, plain_ids
 from bakeoff.data.splitting import content_hashes, take
 from bakeoff.data.token_file import lengths_of
 from bakeoff.data.tokens import Tokens
 from bakeoff.errors import BakeoffError
+from bakeoff.scoring.labels import label, labels_in
 from bakeoff.scoring.rouge import sentences_at_marks, stemming
 from bakeoff.scoring.sentences import joined, lead, sentences
 from bakeoff.scoring.words import only_latin, words
@@ -48,14 +52,16 @@ def settle(
     """Return the settings of each baseline to run, and the reasons why the others are not run.
 
     The settings of few-shot are the places of its examples in the training split and, if it is not a blank line, the
-    separator between them; they are empty without tokens. The settings of an extract say if its sentences or words
-    follow another rule than the plain one, which was once the only one.
+    separator between them; they are empty without tokens. Those of majority are its label. The settings of an extract
+    say if its sentences or words follow another rule than the plain one, which was once the only one.
     """
     train, extracts = splits["train"], extract_settings(splits["test"])
     run: dict[str, Settings] = {}
     not_run: dict[str, str] = {}
     for name in config.baselines:
         run[name] = {} if takes_model(name) else extracts[name == "oracle"]
+        if name == MAJORITY:
+            run[name] = {"label": labels_in([example.summary for example in train])[0]}
         if name.startswith(FEW_SHOT) and form is not None and output_tokens is not None:
             try:
                 places = choose_shots(int(name.removeprefix(FEW_SHOT)), train, tokens["train"])
@@ -91,8 +97,19 @@ def base_in(quantize: str) -> str:
     return f"{BASE}-{quantize}"
 
 
-def extract(name: str, examples: Sequence[Example]) -> list[str] | None:
-    """Return what the baseline copies from each document, or None if the baseline needs a model."""
+def findings(run: Mapping[str, Settings], train: Sequence[Example]) -> list[str]:
+    """Return what is to be said of baselines that will be run: which label majority writes."""
+    if MAJORITY not in run:
+        return []
+    own = run[MAJORITY]["label"]
+    alike = sum(label(example.summary) == label(own) for example in train)
+    return [f"baselines: {MAJORITY} always writes '{own:.60}', the label of {of(alike, len(train))} training examples"]
+
+
+def extract(name: str, examples: Sequence[Example], settings: Settings) -> list[str] | None:
+    """Return what the baseline writes for each document, or None if the baseline needs a model."""
+    if name == MAJORITY:
+        return [settings["label"]] * len(examples)
     if name.startswith(LEAD):
         return [lead(e.document, int(name.removeprefix(LEAD))) for e in examples]
     return [oracle(e.document, e.summary) for e in examples] if name == "oracle" else None

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
+from bakeoff.config.names import MAJORITY
 from bakeoff.data.examples import Example
 from bakeoff.errors import in_line, listed
 from bakeoff.scoring.json_fields import fields_of
@@ -17,7 +18,7 @@ LETTERS = 60  # of a label
 EACH = 5  # examples per label, on average
 LOOKED_AT = 500  # targets for the other two
 MOSTLY = 0.5  # of the letters
-NO_EXTRACTS = {"baselines": ["base", "few-shot-2"]}  # no sentence of a document is a label, or JSON
+NO_EXTRACTS = ["base", "few-shot-2"]  # no sentence of a document is a label, or JSON
 
 
 def task_of(splits: Mapping[str, Sequence[Example]]) -> tuple[dict[str, Any], list[str]]:
@@ -26,13 +27,13 @@ def task_of(splits: Mapping[str, Sequence[Example]]) -> tuple[dict[str, Any], li
     if labels:
         shown = listed([in_line(name) for name in labels], 10)
         return (
-            {"metrics": ["accuracy"], "labels": labels, **NO_EXTRACTS},
+            {"metrics": ["accuracy"], "labels": labels, "baselines": [*NO_EXTRACTS, MAJORITY]},
             [f"metrics: accuracy, because the targets are {len(labels)} short texts: {shown}"],
         )
     train = splits["train"]
     targets = [train[i].summary.strip() for i in range(0, len(train), max(1, len(train) // LOOKED_AT))]
     if all(text[:1] in ("{", "[") and fields_of(text) is not None for text in targets):
-        return {"metrics": ["json"], **NO_EXTRACTS}, ["metrics: json, because the targets are JSON"]
+        return {"metrics": ["json"], "baselines": NO_EXTRACTS}, ["metrics: json, because the targets are JSON"]
     share = mean(only_latin(text) for text in targets)
     if share > MOSTLY:
         why = f"because {share:.0%} of the letters of the targets are no a to z, which is all that rouge sees"

@@ -15,7 +15,7 @@ from bakeoff.compute.run.checks import Marks
 from bakeoff.config.config import Config
 from bakeoff.config.sections import Pin
 from bakeoff.hub import base_files
-from bakeoff.scoring.baselines import extract
+from bakeoff.scoring.baselines import takes_model
 from bakeoff.scoring.forgetting import passages
 from bakeoff.store.content_hash import Stamped
 from bakeoff.store.plan_document import PlanDocument
@@ -48,8 +48,7 @@ class Resident:
 def wanted_by(config: Config, plan: PlanDocument, run: Run) -> Wanted | None:
     """Return the base that a run wants; None if it wants none, or one whose files are not on this machine."""
     files = base_files(config.model, config.pin)
-    copied = run.kind == "baseline" and extract(run.entry, []) is not None
-    if copied or not files:
+    if (run.kind == "baseline" and not takes_model(run.method)) or not files:
         return None
     return Wanted(config.model, config.pin, files, plan.precision, run.quantize, config.safety.memory_limit)
 

@@ -96,7 +96,7 @@ def decoded_again(work: Work) -> RunResult:
 
 def baseline(work: Work) -> RunResult:
     """Return the finished record of a baseline: of copied text, or of the base with or without examples."""
-    copied = extract(work.run.entry, work.test)
+    copied = extract(work.run.entry, work.test, work.run.settings)
     if copied is not None:
         return score(work, copied, None)
     base = work.load()
