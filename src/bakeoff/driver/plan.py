@@ -107,8 +107,9 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
     cut = max_tokens < config.protocol.max_tokens
     context = [context_finding(config, methods, shapes["context"], max_tokens)] if cut else []
     blind = blind_spots(config.metrics, splits["test"]) if examples.read else []
-    findings = [*examples.findings, *context, *precision_findings(config, device), *found, *blind, *memory.findings]
-    findings += baseline_findings(baselines, splits["train"])
+    labels = baseline_findings(baselines, splits["train"]) if examples.read else []
+    findings = [*examples.findings, *context, *precision_findings(config, device), *found, *blind, *labels]
+    findings += memory.findings
     runs = make_runs(config.protocol, baselines, entries, steps, held_equal)
     document = PlanDocument.model_validate({
         "schema": SCHEMA, "name": config.name, "version": __version__,

@@ -17,7 +17,7 @@ from bakeoff.export.folder import check_place, default_folder, mark, written
 from bakeoff.export.hub import prepare, upload
 from bakeoff.export.job import MAKE, READ_BACK, Job
 from bakeoff.export.llama_cpp import FILE, SERVER, TYPES, LlamaCpp, check_base, convert, find, read_back
-from bakeoff.export.ollama import check_template, go_template, modelfile
+from bakeoff.export.ollama import check_quotes, check_template, go_template, modelfile
 from bakeoff.export.options import BY_LLAMA_CPP, Form, Options, form_of
 from bakeoff.export.prompts import Prompts, prompts_of
 from bakeoff.export.requests import curl
@@ -68,8 +68,10 @@ def export_run(
     form = form_of(options, run, adapter, config)
     job = Job(folder, document, run, adapter, config, options, form)
     programs = find(options.llama_cpp) if options.to in BY_LLAMA_CPP else None
-    if options.to == "ollama" and not talks(job):
-        check_template(document.template)
+    if options.to == "ollama":
+        check_quotes(system_of(job) or "")
+        if not talks(job):
+            check_template(document.template)
     if options.repo:
         prepare(options.repo, options.public)
     try:
@@ -123,8 +125,7 @@ def by_llama_cpp(job: Job, temporary: Path, programs: LlamaCpp, prompts: Prompts
     shutil.rmtree(merged)
     if options.to == "ollama":
         assert plan.output_tokens is not None  # a stored plan has it
-        system = job.document.chat["system"] if talks(job) and job.document.chat else None
-        text = modelfile(FILE, template, made["ends"], plan.output_tokens, plan.max_tokens, system)
+        text = modelfile(FILE, template, made["ends"], plan.output_tokens, plan.max_tokens, system_of(job))
         write_text(temporary / "Modelfile", text)
     return {**made, "dtype": kind}
 
@@ -145,6 +146,11 @@ def use(job: Job, folder: Path) -> str:
     return fenced(
         f"llama-completion -m {FILE} --temp 0 -n {plan.output_tokens} -c {plan.max_tokens} -no-cnv -f prompt.txt"
     )
+
+
+def system_of(job: Job) -> str | None:
+    """Return the system text of conversations that have none; the template of documents holds it already."""
+    return job.document.chat["system"] if talks(job) and job.document.chat else None
 
 
 def talks(job: Job) -> bool:

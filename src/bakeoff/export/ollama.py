@@ -59,7 +59,6 @@ def modelfile(
     file: str, template: str, ends: Sequence[str], output_tokens: int, context: int, system: str | None = None
 ) -> str:
     """Return a Modelfile: Ollama writes the template's texts, and stops at any of `ends`, as the evaluation did."""
-    check_quotes(system or "")
     settings = {"temperature": 0, "repeat_penalty": 1, "num_predict": output_tokens, "num_ctx": context}
     lines = [
         f"FROM ./{file}",
