@@ -106,10 +106,9 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
     facts = {s: statistics(lengths[s]) if lengths else {"examples": len(splits[s])} for s in SPLITS}
     cut = max_tokens < config.protocol.max_tokens
     context = [context_finding(config, methods, shapes["context"], max_tokens)] if cut else []
-    blind = blind_spots(config.metrics, splits["test"]) if examples.read else []
-    labels = baseline_findings(baselines, splits["train"]) if examples.read else []
-    findings = [*examples.findings, *context, *precision_findings(config, device), *found, *blind, *labels]
-    findings += memory.findings
+    texts = [*blind_spots(config.metrics, splits["test"]), *baseline_findings(baselines, splits["train"])]
+    found += texts if examples.read else []
+    findings = [*examples.findings, *context, *precision_findings(config, device), *found, *memory.findings]
     runs = make_runs(config.protocol, baselines, entries, steps, held_equal)
     document = PlanDocument.model_validate({
         "schema": SCHEMA, "name": config.name, "version": __version__,
