@@ -66,7 +66,7 @@ def test_one_right_reference_of_several_is_enough():
         ({"labels": ["a", " "], "metrics": ["accuracy"]}, "labels: must be texts that differ .* not be empty"),
         ({"labels": "a", "metrics": ["accuracy"]}, "labels: expected a list"),
         ({"baselines": ["base", "majority"]}, "'majority' is for labels only. Add accuracy to `metrics`"),
-        ({"baselines": ["base", "mayority"]}, "unknown baseline 'mayority'. Did you mean majority"),
+        ({"baselines": ["base", "mayority"]}, "unknown baseline 'mayority'. Did you mean 'majority'"),
     ],
 )
 def test_labels_that_are_none_are_refused(keys, message):
