@@ -157,10 +157,11 @@ def vectors_or_own(layer: Any) -> Form:
 
 
 def merged(layer: Any, base: Any) -> Form:
-    """Return a linear map with the update added to a copy of the base's weight; PEFT's layer where it cannot be."""
+    """Return a linear map with the update added to copies of the base's weights; PEFT's layer where it cannot be."""
     if type(base.weight) is not nn.Parameter or base.weight.dtype != torch.float32:
         return Own(layer)
-    base.weight = nn.Parameter(base.weight.detach().clone(), requires_grad=False)
+    for name, shared in [*base.named_parameters(recurse=False)]:  # PEFT adds in place, to biases too
+        setattr(base, name, nn.Parameter(shared.detach().clone(), requires_grad=False))
     try:
         with quiet_peft():
             layer.merge()
