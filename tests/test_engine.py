@@ -2,11 +2,13 @@
 
 import json
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
+from dataclasses import replace
 from functools import cache
 
 import pytest
 import torch
+import transformers
 
 from bakeoff.compute.decoding.greedy import generate
 from bakeoff.compute.model.base import Base, adapt, trainable
@@ -17,6 +19,7 @@ from bakeoff.compute.serving.request import Request
 from bakeoff.errors import DataError, SetupError
 from bakeoff.methods import build_method, method_class, method_names
 from bakeoff.testing import FAMILIES, ROWS, family_base
+from bakeoff.testing.chats import chat_base, chat_rows
 from tests.test_contract import refusals
 
 PROMPTS = [list(row.prompt) for row in ROWS] + [[7, 8], list(range(80, 113))]
@@ -228,3 +231,35 @@ def test_a_bf16_base_is_served_in_the_precision_of_evaluation(tiny_model, tmp_pa
         share = sum(p.data_ptr() in {q.data_ptr() for q in engine.loaded.model.parameters()}
                     for p in engine.entries[name].base.model.parameters())  # fmt: skip
         assert share > 10  # the base is in memory once
+
+
+@pytest.mark.filterwarnings("ignore:.*fast path")  # transformers, of kernels that are not installed
+@pytest.mark.parametrize("cached", [True, False])
+def test_rows_that_cannot_join_a_running_batch_are_right_too(cached):
+    shape = transformers.Lfm2Config(
+        vocab_size=200, hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2,
+        num_key_value_heads=1, layer_types=["conv", "full_attention", "conv"], bos_token_id=0, eos_token_id=0,
+        pad_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.Lfm2ForCausalLM(shape).eval()
+    base = Base(model, family_base("llama").tokenizer, torch.device("cpu"), "fp32", cached=cached)
+    wrote = generate(base, model, PROMPTS, MOST)
+    engine = Engine(base, max_rows=4)
+    rows = [engine.submit(None, Request(prompt, MOST, ENDS)) for prompt in PROMPTS]
+    found = drain(engine)
+    assert [found[row] for row in rows] == wrote
+
+
+def test_each_id_that_ends_a_chat_ends_a_row():
+    base = chat_base("chatml", "llama")
+    prompts = [row.prompt for row in chat_rows("chatml")]
+    free = replace(base, stops=frozenset())
+    end = Counter(token for output in generate(free, free.model, prompts, 12) for token in output[2:]).most_common(1)
+    base = replace(base, stops=base.stops | {end[0][0]})
+    wrote = generate(base, base.model, prompts, 12)
+    assert any(0 < len(output) < 12 for output in wrote)
+    engine = Engine(base)
+    rows = [engine.submit(None, Request(prompt, 12, base.ends)) for prompt in prompts]
+    found = drain(engine)
+    assert [found[row] for row in rows] == wrote
