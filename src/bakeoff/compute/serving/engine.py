@@ -15,6 +15,7 @@ from bakeoff.compute.model.base import Base, in_fp32
 from bakeoff.compute.model.device import out_of_memory
 from bakeoff.compute.model.forward import autocast
 from bakeoff.compute.serving.entries import Entry, Lanes
+from bakeoff.compute.serving.forms import CannotMixError
 from bakeoff.compute.serving.request import Event, Finished, Request, Row
 from bakeoff.compute.serving.sampling import choose
 from bakeoff.compute.serving.twins import Twin, dtypes_of
@@ -161,12 +162,12 @@ class Engine:
                 places -= 1
 
     def within_memory(self, lane: Any, work: Callable[..., None], *given: Any) -> None:
-        """Let a lane work; if memory runs out, its rows fail, which frees what they had."""
+        """Let a lane work; its rows fail, which frees what they had, if memory runs out or they cannot share a call."""
         try:
             with autocast(lane.base):
                 work(*given)
-        except RuntimeError as error:
-            if not out_of_memory(error):
+        except (RuntimeError, CannotMixError) as error:
+            if isinstance(error, RuntimeError) and not out_of_memory(error):
                 raise
             for row in [row for row in self.rows.values() if row.entry.lane is lane and row not in self.queue]:
                 self.fail(row)
