@@ -16,7 +16,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from bakeoff.compute.decoding.summarizer import context_of, load_base
+from bakeoff.compute.decoding.summarizer import context_of
+from bakeoff.compute.model.base import load_base
 from bakeoff.config.planned import trusted_config
 from bakeoff.data.asking import Prompts
 from bakeoff.hub import model_folder
@@ -84,6 +85,7 @@ def serve(peer: Peer) -> None:
 
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
+    listener.listen()  # before its address is told
     app = Starlette(routes=[Route("/v1/completions", completions, methods=["POST"])])
     print(f"http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
     uvicorn.Server(uvicorn.Config(app, log_level="error")).run(sockets=[listener])
