@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from bakeoff.config.names import MAJORITY
 from bakeoff.errors import printable
 from bakeoff.report.source import Source
 from bakeoff.scoring.labels import ACCURACY, OTHER, confusion, label, labels_in
@@ -31,7 +32,7 @@ def confusions(source: Source) -> list[dict[str, Any]]:
     tables = []
     for name, row in sorted(results.rows.items(), key=lambda item: item[0] != best):
         outputs = [prediction.output for prediction in source.predictions(row)]
-        if outputs:
+        if outputs and name != MAJORITY:  # which writes one label
             counts = confusion([references[i] for i in kept], [outputs[i] for i in kept], labels)
             tables.append({
                 "name": name,
