@@ -92,7 +92,7 @@ def test_a_whole_bakeoff_on_an_instruct_base_of_the_hub_and_a_file_of_chats(chat
     said = [json.loads(line) for line in done.stdout.splitlines()]
     assert [code for code, *_ in said] == [0] * len(steps), said
     init, planned, ran, reported, generated = said
-    assert "messages: 'messages', whose values are lists of turns" in init[2]
+    assert "messages: 'messages', whose values are lists of turns" in init[1]
     assert "chat: the base's own chat template is used" in planned[1] + planned[2]
     plan = json.loads((tmp_path / "bakeoffs/chats/plan.json").read_text())
     assert (plan["model"]["name"], plan["config"]["data"]["messages"]) == ("someone/instruct", columns["messages"])

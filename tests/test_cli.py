@@ -142,7 +142,7 @@ def test_plan_writes_nothing(config_file, tiny_config):
         ("entries.lora.target_modules=[q_proj]", "no weight is called 'q_proj'. This model has: c_attn, "),
         ("entries.lora.r=0", "entries.lora.r: "),
         ("entries.prompt_tuning.num_virtual_tokens=60", "60 virtual tokens leave 4 of the model's 64 positions"),
-        ("entries.loha={}", "entries.loha: target_modules all-linear: "),
+        ("entries.vblora={vector_length: 7}", "entries.vblora: "),
         (
             "entries.lora.target_modules=*.c_attn",
             "entries.lora.target_modules: not a regular expression (nothing to repeat at position 0). Try: a list of "

@@ -29,7 +29,9 @@ def test_target_losses_and_gradients_equal_the_full_logit_path(name, base):
     plain.mean().backward()
     torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-5)
     for n, p in trainable(adapted).items():
-        torch.testing.assert_close(gradients[n], p.grad, rtol=1e-4, atol=1e-6)
+        # Terms are added in another order, so that a small entry rounds by its large terms, as where DeLoRA normalises.
+        atol = max(1e-6, 1e-5 * float(p.grad.abs().max()))
+        torch.testing.assert_close(gradients[n], p.grad, rtol=1e-4, atol=atol)
 
 
 @pytest.mark.parametrize("name", SETTINGS)

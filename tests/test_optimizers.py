@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from bakeoff.compute.model.base import adapt
+from bakeoff.compute.training.ahead import Ahead
 from bakeoff.compute.training.checkpoint import load_newest, save_checkpoint
 from bakeoff.compute.training.gradient_reach import adapted_shape
 from bakeoff.compute.training.loop import Trainer
@@ -45,7 +46,8 @@ def test_a_step_of_a_matrix_has_the_size_of_adamws():
             base, adapt(base, method), method, PROTOCOL.model_copy(update={"warmup_share": 0}), 0, lambda *_: None
         )
         before = {n: w.detach().clone() for n, w in made.weights.items() if "lora_B" in n}
-        made._step(ROWS, [0, 1, 2], 0, 100)
+        made.batches = Ahead(base, ROWS)
+        made._step([0, 1, 2], [], 100)
         sizes.append(sum(float((made.weights[n] - w).detach().square().sum()) for n, w in before.items()) ** 0.5)
     assert 0.1 < sizes[1] / sizes[0] < 1
 

@@ -117,19 +117,18 @@ class Injected(Method):
         return adapted
 
     def check_ranks(self, adapted: "nn.Module") -> None:
-        """Raise SetupError if a rank is larger than a side of an adapted weight, which cannot have such a rank."""
+        """Raise SetupError if a rank is larger than the smaller side of every adapted weight: none has such a rank."""
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         layers: list[Any] = [layer for layer in adapted.modules() if isinstance(layer, BaseTunerLayer)]
-        for field in self.ranks:
-            rank = getattr(self, field) or 0
-            for layer in layers:
-                shape = layer.out_features, layer.in_features
-                if rank > min(shape):
-                    raise SetupError(
-                        f"{self.name}: {field}: {rank} is more than a weight of shape {shape} allows. Try: {field}: "
-                        f"{min(shape)} or less, or other target_modules"
-                    )
+        shapes = [(layer.out_features, layer.in_features) for layer in layers]
+        for field in self.ranks if shapes else ():
+            rank, largest = getattr(self, field) or 0, max(shapes, key=min)
+            if rank > min(largest):
+                raise SetupError(
+                    f"{self.name}: {field}: {rank} is more than a weight of shape {largest} allows. Try: {field}: "
+                    f"{min(largest)} or less, or other target_modules"
+                )
 
 
 class LinearOnly(Injected):
