@@ -17,7 +17,7 @@ from bakeoff.methods import build_method
 from tests.test_checkpoint import ROWS
 
 METHODS = [
-    {"method": "lora", "r": 2, "learning_rate": 0.01},
+    {"method": "lora", "r": 2, "learning_rate": 0.003},  # at 0.01 it overshoots, by how much each processor rounds
     {"method": "last_layers", "learning_rate": 0.003},
     {"method": "prompt_tuning", "num_virtual_tokens": 3},
     {"method": "adalora", "init_r": 3, "target_r": 1, "learning_rate": 0.01},
