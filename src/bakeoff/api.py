@@ -33,14 +33,14 @@ from bakeoff.progress.trackers import check_installed, tracked
 from bakeoff.results import Results, load_results
 from bakeoff.store.checksums import sealed
 from bakeoff.store.event_log import EventLog
-from bakeoff.store.files import write_json, write_text
+from bakeoff.store.files import write_json, write_text, writing
 from bakeoff.store.lock import in_turn
 from bakeoff.store.ownership import is_ours, owned, refuse_links
 from bakeoff.store.results_document import ResultsDocument
 from bakeoff.store.run_folder import Folder
 from bakeoff.store.scratch import scratch
 from bakeoff.store.signature import signed
-from bakeoff.store.split_uses import note_uses, reuse_note
+from bakeoff.store.split_uses import note_uses, reuse_note, scored_runs
 
 if TYPE_CHECKING:
     from bakeoff.serving.entries import Entries
@@ -190,19 +190,6 @@ def named(source: Source) -> Iterator[None]:
 
 
 @contextmanager
-def writing(path: Path, hint: str = "-s output=FOLDER, another folder") -> Iterator[None]:
-    """Turn errors of the system (no permission, a full disk) into a one-line SetupError with this hint."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        where = Path(error.filename2 or error.filename or path)  # of a file that is renamed, what is in its way
-        where = where.parent if where.suffix == ".tmp" else where  # a file that is written whole, and then renamed
-        raise SetupError(f"{where}: {error.strerror or error}. Try: {hint}") from None
-
-
-@contextmanager
 def reported(folder: Folder, screen: Display) -> Iterator[Results]:
     """Write results and report of the finished runs at the end, also after a first interrupt.
 
@@ -221,11 +208,6 @@ def reported(folder: Folder, screen: Display) -> Iterator[Results]:
             note_uses(folder, scored_runs(folder))
             page, results.document = write_results(folder)
             screen.note(f"report: {page}")
-
-
-def scored_runs(folder: Folder) -> list[str]:
-    """Return the ids of the final runs that are done."""
-    return [run.id for run in folder.runs() if run.kind == "entry" and folder.run(run.id).done()]
 
 
 def write_results(folder: Folder) -> tuple[Path, ResultsDocument]:

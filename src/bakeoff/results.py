@@ -97,16 +97,19 @@ class Results:
             raise SetupError(f"{self.folder.path}: no entry '{name}'.{did_you_mean(name, self.entries)}")
         return EntryResult(self.folder, name, self.entries[name])
 
+    @property
+    def recommended(self) -> str | None:
+        """The name of the entry that `best` returns; None if no entry has finished."""
+        return self.document.verdict.recommendations["quality"] or self.document.verdict.best
+
     def best(self) -> "EntryResult":
         """Return the entry with the lowest validation loss among those tied with the best.
 
         It is never chosen on test data. If the validation loss was not measured, it is the first in the verdict.
         """
-        verdict = self.document.verdict
-        name = verdict.recommendations["quality"] or verdict.best
-        if name is None:
+        if self.recommended is None:
             raise SetupError(f"{self.folder.path}: no entry has finished. Try: bakeoff run again, or read its report")
-        return self.entry(name)
+        return self.entry(self.recommended)
 
     def export(self, to: str, entry: str | None = None, trust: bool = False, **options: Any) -> "Export":
         """Export an entry, by default the best, as `EntryResult.export` does."""

@@ -215,7 +215,7 @@ def methods(name: str | None, matrix: bool, architectures: bool, keep: Path | No
     With NAME, shows the fields, defaults, search range and paper of that method.
     """
     if architectures:
-        from bakeoff.api import writing
+        from bakeoff.store.files import writing
         from bakeoff.testing.architectures import architecture_rows, architectures_page
         from bakeoff.testing.architectures import architectures as known
 

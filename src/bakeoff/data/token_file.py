@@ -10,9 +10,11 @@ from typing import Any, overload
 import numpy
 from numpy.typing import NDArray
 
+from bakeoff.data.examples import Example
 from bakeoff.data.tokens import Ints, Lengths, Tokens
 from bakeoff.errors import SetupError
 from bakeoff.store.files import replacing
+from bakeoff.store.run_folder import Folder
 
 FACTS = 6  # numbers of a row beside its ids
 FORM = 2  # of the file: what another form holds is made again
@@ -59,6 +61,12 @@ def save_tokens(path: Path, rows: Iterable[Tokens]) -> None:
             facts.extend(_facts(row))
         file.write(facts)
         file.write(array("q", [len(facts) // FACTS]))
+
+
+def tested(folder: Folder, limit: int | None) -> tuple[list[Example], list[Tokens]]:
+    """Return the first `limit` test examples of a bakeoff, by default all, and their ids."""
+    rows = [*load_tokens(folder.tokens_file("test"))[:limit]]
+    return [Example.from_row(e.row()) for e, _ in zip(folder.examples("test"), rows, strict=False)], rows
 
 
 def load_tokens(path: Path) -> "StoredTokens":

@@ -20,7 +20,7 @@ from bakeoff.config.templates import DOCUMENT, prompt_template
 from bakeoff.data.examples import Example
 from bakeoff.data.forms import stops_of
 from bakeoff.data.prompt_format import plain
-from bakeoff.data.token_file import load_tokens
+from bakeoff.data.token_file import tested
 from bakeoff.data.tokenizer_checks import INDENT
 from bakeoff.data.tokens import Tokens
 from bakeoff.errors import SetupError
@@ -101,8 +101,7 @@ def read_back(programs: LlamaCpp, job: Job, file: Path, prompts: Prompts | None)
     """
     plan = job.folder.plan()
     assert plan.output_tokens is not None  # a stored plan has it
-    rows = [*load_tokens(job.folder.tokens_file("test"))[: job.options.limit]]
-    examples = [Example.from_row(e.row()) for e, _ in zip(job.folder.examples("test"), rows, strict=False)]
+    examples, rows = tested(job.folder, job.options.limit)
     outputs = []
     with serving(programs, file, plan.max_tokens + plan.output_tokens) as address:
         started = time.perf_counter()

@@ -43,7 +43,7 @@ class Injected(Method):
     starts_as_base: ClassVar[bool] = True
     takes_bits: ClassVar[tuple[int, ...]] = (4, 8)  # in how few the base's weights may be packed
     takes_transposed: ClassVar[bool] = True  # whether PEFT puts it on weights that are stored as GPT-2 stores them
-    ranks: ClassVar[tuple[str, ...]] = ()  # fields that are ranks: no side of an adapted weight may be smaller
+    ranks: ClassVar[tuple[str, ...]] = ()  # fields that are ranks: an adapted weight must have such a one
 
     target_modules: list[str] | str | None = Field(
         "all-linear",

@@ -15,7 +15,7 @@ from bakeoff.report.paper import rule, themed
 from bakeoff.serving.errors import FAULT, ApiError
 from bakeoff.serving.generating import Generating
 from bakeoff.serving.guard import Guard
-from bakeoff.serving.requests import Chat, Completion, Loading, json_body, parsed
+from bakeoff.serving.requests import Chat, Completion, Loading, body_of
 from bakeoff.serving.service import Service
 
 PAGE = files("bakeoff.serving")
@@ -101,11 +101,7 @@ class Answers:
     async def load(self, request: Request) -> Response:
         """Load an adapter, or those of a folder."""
         service = self.service
-        try:
-            async with asyncio.timeout(service.settings.seconds):
-                asked = parsed(Loading, await json_body(request, service.settings.body_bytes))
-        except TimeoutError:
-            raise ApiError(408, "the body did not come in time", code="timeout") from None
+        asked = await body_of(Loading, request, service.settings.body_bytes, service.settings.seconds)
         added = await asyncio.shield(service.load(asked.model, asked.folder, asked.entry))
         return JSONResponse({"object": "list", "data": [model.row(model.id) for model in added]})
 

@@ -16,7 +16,7 @@ from bakeoff.errors import BakeoffError
 from bakeoff.serving.errors import FAULT, ApiError
 from bakeoff.serving.metrics import UNKNOWN
 from bakeoff.serving.prompting import prompt_of
-from bakeoff.serving.requests import Chat, Completion, json_body, of_one_name, parsed
+from bakeoff.serving.requests import Chat, Completion, body_of, of_one_name
 from bakeoff.serving.service import Service
 from bakeoff.serving.shapes import Shape
 from bakeoff.serving.text import Text
@@ -78,11 +78,8 @@ class Call:
 
     async def read(self, request: Request) -> None:
         """Read the body; raise ApiError if it is not one, or did not come in time."""
-        try:
-            async with asyncio.timeout(min(self.left, BODY_SECONDS)):
-                self.asked = parsed(self.kind, await json_body(request, self.service.settings.body_bytes))
-        except TimeoutError:
-            raise ApiError(408, "the body did not come in time", code="timeout") from None
+        most = self.service.settings.body_bytes
+        self.asked = await body_of(self.kind, request, most, min(self.left, BODY_SECONDS))
         if isinstance(self.asked, Chat):
             of_one_name(self.asked)
         if self.asked.stream_options and not self.asked.stream:

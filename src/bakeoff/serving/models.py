@@ -7,6 +7,7 @@ from typing import Any
 
 from bakeoff.data.asking import Prompts
 from bakeoff.errors import did_you_mean
+from bakeoff.results import Results
 from bakeoff.serving.errors import ApiError
 from bakeoff.store.run_folder import Folder
 
@@ -15,18 +16,22 @@ BASE = "base"  # the untouched base, as the baseline of this name
 
 @dataclass(frozen=True, eq=False)
 class Bakeoff:
-    """A bakeoff that is served. `best` is its recommended entry, None if no entry has finished.
+    """A bakeoff that is served.
 
     `ends` are the ids that end its outputs, `context` is how many tokens the base reads (None: no limit).
     """
 
     name: str
-    folder: Folder
+    results: Results
     prompts: Prompts
     ends: frozenset[int]
     context: int | None
-    best: str | None
     metric: str = ""
+
+    @property
+    def folder(self) -> Folder:
+        """The run folder."""
+        return self.results.folder
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +90,7 @@ class Models:
     def names(self) -> Iterator[tuple[str, Model]]:
         """Yield each name with its model: recommended entries first."""
         for bakeoff in self.bakeoffs.values():
-            if best := self.loaded.get(f"{bakeoff.name}/{bakeoff.best}"):
+            if best := self.loaded.get(f"{bakeoff.name}/{bakeoff.results.recommended}"):
                 yield bakeoff.name, best
         yield from self.loaded.items()
 

@@ -48,7 +48,8 @@ class Opened:
         self.quantize = quantize_of(results)
         for other in results[1:]:
             self.check_shared(other)
-        from bakeoff.compute.decoding.summarizer import context_of, opened
+        from bakeoff.compute.decoding.summarizer import opened
+        from bakeoff.compute.model.base import context_of
         from bakeoff.compute.serving.engine import Engine
 
         config, plan = trusted_config(results[0].folder), results[0].folder.plan()
@@ -111,8 +112,8 @@ class Opened:
         plan, config = folder.plan(), trusted_config(folder)
         prompts = Prompts(folder, config, self.tokenizer, self.encoder_decoder, self.context)
         ends = stops_of(plan) | {self.tokenizer.eos_token_id}
-        best = document.verdict.recommendations["quality"] or document.verdict.best
-        bakeoff = Bakeoff(name or document.name, folder, prompts, ends, self.context, best, plan.ranked_by.heading)
+        heading = plan.ranked_by.heading
+        bakeoff = Bakeoff(name or document.name, results, prompts, ends, self.context, heading)
         models = []
         for entry, row in document.entries.items():
             finished = [record.run for i in row.runs if (record := folder.run(i).finished())]
@@ -134,7 +135,7 @@ class Opened:
 
         folder = model.bakeoff.folder
         assert model.entry is not None  # the base has no adapter
-        entry = load_results(folder.path).entry(model.entry)
+        entry = model.bakeoff.results.entry(model.entry)
         if entry.name == BASE:
             raise SetupError(f"{folder.path}: an entry named '{BASE}' has the name of the untouched base")
         run, config = entry.best_run(), trusted_config(folder)

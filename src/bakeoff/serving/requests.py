@@ -1,5 +1,6 @@
 """Requests' bodies: read within limits, as strict JSON, into what an output needs. What is not supported is refused."""
 
+import asyncio
 import json
 from collections.abc import Iterable
 from typing import Annotated, Any, NoReturn, TypeVar
@@ -91,6 +92,15 @@ class Loading(BaseModel):
     model: Annotated[str, Field(min_length=1, max_length=500)] | None = None
     folder: Annotated[str, Field(min_length=1, max_length=4000)] | None = None
     entry: Annotated[str, Field(min_length=1, max_length=500)] | None = None
+
+
+async def body_of(kind: type[Body], request: Request, most: int, seconds: float) -> Body:
+    """Return a request's body; raise ApiError if it is not one, is too large, or has not come in so many seconds."""
+    try:
+        async with asyncio.timeout(seconds):
+            return parsed(kind, await json_body(request, most))
+    except TimeoutError:
+        raise ApiError(408, "the body did not come in time", code="timeout") from None
 
 
 async def json_body(request: Request, most: int) -> dict[str, Any]:

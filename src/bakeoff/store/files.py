@@ -149,3 +149,16 @@ def json_object(line: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError("not an object")
     return value
+
+
+@contextmanager
+def writing(path: Path, hint: str = "-s output=FOLDER, another folder") -> Iterator[None]:
+    """Turn errors of the system (no permission, a full disk) into a one-line SetupError with this hint."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        where = Path(error.filename2 or error.filename or path)  # of a file that is renamed, what is in its way
+        where = where.parent if where.suffix == ".tmp" else where  # a file that is written whole, and then renamed
+        raise SetupError(f"{where}: {error.strerror or error}. Try: {hint}") from None

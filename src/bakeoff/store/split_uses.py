@@ -26,6 +26,11 @@ def file_of(folder: Folder) -> Path | None:
     return state_folder() / "test-splits" / split
 
 
+def scored_runs(folder: Folder) -> list[str]:
+    """Return the ids of the final runs that are done."""
+    return [run.id for run in folder.runs() if run.kind == "entry" and folder.run(run.id).done()]
+
+
 def listed_runs(file: Path) -> set[str]:
     """Return the ids of the runs in a list."""
     with suppress(OSError, SetupError):  # SetupError: not a regular file, or a huge one

@@ -8,7 +8,7 @@ from typing import Any
 from bakeoff.compute.decoding.conformance import conforming
 from bakeoff.compute.decoding.greedy import generate
 from bakeoff.compute.model.adapter_files import check_base, load_adapter
-from bakeoff.compute.model.base import Base, for_decoding, load_base
+from bakeoff.compute.model.base import Base, context_of, for_decoding, load_base
 from bakeoff.compute.model.device import choose, out_of_memory, set_products
 from bakeoff.config.config import Config
 from bakeoff.config.planned import decodes_in, trusted_config
@@ -33,11 +33,6 @@ class Summarizer:
         self.model = load_adapter(base, adapter, made_by(run, self.config, plan.model))
         self.base = replace(for_decoding(base, self.model, decodes_in(plan, self.config)), stops=stops_of(plan))
         self.prompts = prompts_of(folder, self.config, base)
-
-    @property
-    def indented(self) -> bool:
-        """Whether white space at the beginning of an output stays."""
-        return self.prompts.indented
 
     def generate(self, documents: Sequence[Document]) -> list[str]:
         """Return the greedy output for each document, a text or a row of columns; a blank one has an empty output."""
@@ -79,11 +74,6 @@ def opened(config: Config, precision: str, quantize: Any, planned: BaseFacts, de
 def prompts_of(folder: Folder, config: Config, base: Base) -> Prompts:
     """Return how a bakeoff makes prompts for its base."""
     return Prompts(folder, config, base.tokenizer, base.decoder_start is not None, context_of(base))
-
-
-def context_of(base: Base) -> int | None:
-    """Return how many tokens a base reads; None if its config sets no limit."""
-    return getattr(base.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
 
 
 def made_by(run: Run, config: Config, planned: BaseFacts) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from bakeoff.data.chat_form import ChatForm
 from bakeoff.data.chat_pieces import added_first, around, pieces_of
 from bakeoff.data.examples import Example, shortened
 from bakeoff.data.forms import as_tested, form_of
+from bakeoff.data.token_file import tested
 from bakeoff.data.tokens import Tokens
 from bakeoff.store.run_folder import Folder
 
@@ -30,7 +31,7 @@ def prompts(folder: str, run: str, limit: int | None) -> dict[str, Any]:
     tokenizer = load_tokenizer(source.config.model, source.config.pin)
     written, first = as_tested(form_of(source.config, tokenizer, True, False)), added_first(tokenizer)
     assert isinstance(written, ChatForm)
-    asked = [asked_for(written, *both) for both in zip(*source.tested(limit), strict=True)]
+    asked = [asked_for(written, *both) for both in zip(*tested(source.folder, limit), strict=True)]
     found: dict[str, Any] = {"asked": asked, "around": None, "pieces": None}
     if source.config.data.conversation:
         orders = {tuple(turn["role"] for turn in one["messages"]) for one in asked}

@@ -26,6 +26,7 @@ from bakeoff.data.chat_form import ChatForm
 from bakeoff.data.chat_parity import own_ids
 from bakeoff.data.examples import Example
 from bakeoff.data.forms import AnyForm, as_tested, form_of, stops_of
+from bakeoff.data.token_file import tested
 from bakeoff.data.tokenizer_checks import INDENT
 from bakeoff.data.tokens import Tokens, encode
 from bakeoff.library_errors import one_line
@@ -43,7 +44,7 @@ def read_back(folder: str, run: str, form: str, export: str, limit: int | None, 
     "ends" are equal: the ids that end targets and outputs.
     """
     source, there = Source(Folder(folder), run), Path(export)
-    examples, rows = source.tested(limit)
+    examples, rows = tested(source.folder, limit)
     with quiet(), quiet_peft(), one_line(f"{there}: cannot be read back"):
         model = load(source, form, there).to(choose(device)).requires_grad_(False).eval()
         config, tokenizer = GenerationConfig.from_pretrained(there), AutoTokenizer.from_pretrained(there)

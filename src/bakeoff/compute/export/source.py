@@ -12,10 +12,7 @@ from bakeoff.compute.model.device import CPU
 from bakeoff.compute.model.loading import check_tokenizer, load_tokenizer
 from bakeoff.config.config import Config
 from bakeoff.config.planned import trusted_config
-from bakeoff.data.examples import Example
 from bakeoff.data.forms import stops_of
-from bakeoff.data.token_file import load_tokens
-from bakeoff.data.tokens import Tokens
 from bakeoff.errors import SetupError
 from bakeoff.store.plan_document import PlanDocument
 from bakeoff.store.records import Run
@@ -49,11 +46,6 @@ class Source:
         """The most tokens that an output has."""
         assert self.plan.output_tokens is not None  # a stored plan has it
         return self.plan.output_tokens
-
-    def tested(self, limit: int | None) -> tuple[list[Example], list[Tokens]]:
-        """Return the first `limit` test examples, by default all, and their ids."""
-        rows = [*load_tokens(self.folder.tokens_file("test"))[:limit]]
-        return [Example.from_row(e.row()) for e, _ in zip(self.folder.examples("test"), rows, strict=False)], rows
 
     def base(self) -> Base:
         """Return the base in fp32, with the weights that the run had: rounded to its precision, or packed and unpacked.

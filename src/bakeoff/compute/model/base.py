@@ -211,3 +211,8 @@ def count_parameters(adapted: nn.Module) -> tuple[int, int]:
 def inner(adapted: nn.Module) -> PreTrainedModel:
     """Return the transformers model inside, with whatever the method has injected into it."""
     return adapted.get_base_model() if hasattr(adapted, "get_base_model") else adapted  # type: ignore[operator]
+
+
+def context_of(base: Base) -> int | None:
+    """Return how many tokens a base reads; None if its config sets no limit."""
+    return getattr(base.model.config.get_text_config(decoder=True), "max_position_embeddings", None)

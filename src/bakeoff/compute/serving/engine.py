@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from bakeoff.compute.model.adapter_files import load_adapter
-from bakeoff.compute.model.base import Base, in_fp32
+from bakeoff.compute.model.base import Base, context_of, in_fp32
 from bakeoff.compute.model.device import out_of_memory
 from bakeoff.compute.model.forward import autocast
 from bakeoff.compute.serving.entries import Entry, Lanes
@@ -42,9 +42,7 @@ class Engine:
         self.rows: dict[int, Row] = {}
         self.queue: deque[Row] = deque()  # without a place
         self.ids, self.turn, self.events = count(1), count(), list[Event]()
-        self.context: int | None = getattr(
-            base.model.config.get_text_config(decoder=True), "max_position_embeddings", None
-        )
+        self.context = context_of(base)
 
     @property
     def running(self) -> int:
