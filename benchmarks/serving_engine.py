@@ -8,7 +8,6 @@ waits for its first token while a long prompt is read and others decode. Adapter
 """
 
 import argparse
-import json
 import random
 import statistics
 import tempfile
@@ -20,9 +19,11 @@ from typing import Any
 import torch
 
 from bakeoff.compute.decoding.conformance import conforming
+from bakeoff.compute.model.adapter_files import save_adapter
 from bakeoff.compute.model.base import Base, adapt, load_base, trainable
 from bakeoff.compute.serving.engine import Engine
 from bakeoff.compute.serving.request import Request
+from bakeoff.config.loading import load_config
 from bakeoff.methods import build_method
 
 ROWS, REQUESTS, OUTPUT = 16, 32, 48
@@ -38,17 +39,15 @@ def prompts_of(base: Base, count: int, lengths: tuple[int, int] = PROMPT) -> lis
     return [chosen.choices(ids, k=chosen.randint(*lengths)) for _ in range(count)]
 
 
-def write_adapter(folder: Path, base: Base, name: str, seed: int) -> Path:
-    """Write an adapter of a method with random weights, as a run writes one; the base is changed."""
+def write_adapter(folder: Path, model: str, name: str, seed: int) -> Path:
+    """Write an adapter of a method with random weights, as a run writes one."""
     method = build_method(name, {"method": name})
     torch.manual_seed(seed)
-    adapted = adapt(base, method)
+    adapted = adapt(load_base(model, "fp32"), method)
     with torch.no_grad():
         for weight in trainable(adapted).values():
             weight.add_(0.02 * torch.randn_like(weight))
-    method.save(adapted, folder)
-    facts = {"method": name, "settings": method.model_dump(), "quantize": "none", "model": "base"}
-    (folder / "bakeoff.json").write_text(json.dumps(facts))
+    save_adapter(folder, adapted, method, load_config({"model": model, "data": "docstrings", "entries": [name]}))
     return folder
 
 
@@ -101,8 +100,8 @@ def steps_to_first_token(engine: Engine, long: Sequence[int], short: Sequence[in
 
 def measure(model: str, rounds: int, place: Path) -> dict[str, Any]:
     """Return all figures for a base."""
-    folders = {f"lora{i}": write_adapter(place / f"lora{i}", load_base(model, "fp32"), "lora", i) for i in range(8)}
-    folders |= {name: write_adapter(place / name, load_base(model, "fp32"), name, 9) for name in FIVE}
+    folders = {f"lora{i}": write_adapter(place / f"lora{i}", model, "lora", i) for i in range(8)}
+    folders |= {name: write_adapter(place / name, model, name, 9) for name in FIVE}
     plain, base = load_base(model, "fp32"), conforming(load_base(model, "fp32"))[0]
     engine = Engine(base, max_rows=ROWS)
     loads = [seconds(lambda name=name: engine.load(name, folders[name])) for name in folders]  # type: ignore[misc]

@@ -8,7 +8,6 @@ from functools import cache
 
 import pytest
 import torch
-import transformers
 
 from bakeoff.compute.decoding.greedy import generate
 from bakeoff.compute.model.base import Base, adapt, trainable
@@ -21,6 +20,7 @@ from bakeoff.methods import build_method, method_class, method_names
 from bakeoff.testing import FAMILIES, ROWS, family_base
 from bakeoff.testing.chats import chat_base, chat_rows
 from tests.test_contract import refusals
+from tests.test_generation import recurrent_model
 
 PROMPTS = [list(row.prompt) for row in ROWS] + [[7, 8], list(range(80, 113))]
 ENDS = frozenset({0})
@@ -236,13 +236,7 @@ def test_a_bf16_base_is_served_in_the_precision_of_evaluation(tiny_model, tmp_pa
 @pytest.mark.filterwarnings("ignore:.*fast path")  # transformers, of kernels that are not installed
 @pytest.mark.parametrize("cached", [True, False])
 def test_rows_that_cannot_join_a_running_batch_are_right_too(cached):
-    shape = transformers.Lfm2Config(
-        vocab_size=200, hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2,
-        num_key_value_heads=1, layer_types=["conv", "full_attention", "conv"], bos_token_id=0, eos_token_id=0,
-        pad_token_id=0,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = transformers.Lfm2ForCausalLM(shape).eval()
+    model = recurrent_model()
     base = Base(model, family_base("llama").tokenizer, torch.device("cpu"), "fp32", cached=cached)
     wrote = generate(base, model, PROMPTS, MOST)
     engine = Engine(base, max_rows=4)

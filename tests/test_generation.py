@@ -98,15 +98,20 @@ def test_batches_are_halved_where_memory_runs_out_and_sized_by_their_cache(base,
     assert sizes[0] == 3
 
 
-@pytest.mark.filterwarnings("ignore:.*fast path")  # transformers, of kernels that are not installed
-def test_a_model_with_recurrent_states_decodes_rows_of_one_length_together():
+def recurrent_model():
+    """Return a seeded model with recurrent states in two of its blocks."""
     shape = transformers.Lfm2Config(
         vocab_size=200, hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2,
         num_key_value_heads=1, layer_types=["conv", "full_attention", "conv"], bos_token_id=0, eos_token_id=0,
         pad_token_id=0,
     )  # fmt: skip
     torch.manual_seed(0)
-    model = transformers.Lfm2ForCausalLM(shape).eval()
+    return transformers.Lfm2ForCausalLM(shape).eval()
+
+
+@pytest.mark.filterwarnings("ignore:.*fast path")  # transformers, of kernels that are not installed
+def test_a_model_with_recurrent_states_decodes_rows_of_one_length_together():
+    model = recurrent_model()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(2 if parameter.ndim > 1 else 1)
