@@ -4,6 +4,7 @@ This undoes whatever was done to the model, and no method needs to know how: wha
 exchanged goes, and what was there comes back. Values that were changed where they lie are not put back; hashes tell.
 """
 
+from collections.abc import Callable
 from copy import copy, deepcopy
 from typing import Any
 
@@ -14,9 +15,9 @@ from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 CONTAINERS = (dict, list, set)
 
 
-def of_its_own(thing: Any) -> dict[str, Any]:
-    """Return the attributes of a module or weight, with copies of the containers among them."""
-    return {name: copy(value) if isinstance(value, CONTAINERS) else value for name, value in vars(thing).items()}
+def copied(attributes: dict[str, Any], how: Callable[[Any], Any] = copy) -> dict[str, Any]:
+    """Return the attributes of a thing with copies of the containers among them."""
+    return {name: how(value) if isinstance(value, CONTAINERS) else value for name, value in attributes.items()}
 
 
 def configs_in(model: nn.Module) -> list[Any]:
@@ -42,27 +43,22 @@ class Original:
 
     def __init__(self, model: PreTrainedModel):
         self.model = model
-        self.modules = [(module, type(module), of_its_own(module)) for module in model.modules()]
-        self.weights = [(p, p.data, p.requires_grad, of_its_own(p)) for p in model.parameters()]
-        self.configs = [
-            (config, {n: deepcopy(v) if isinstance(v, CONTAINERS) else v for n, v in vars(config).items()})
-            for config in configs_in(model)
-        ]
+        self.modules = [(module, type(module), copied(vars(module))) for module in model.modules()]
+        self.weights = [(p, p.data, p.requires_grad, copied(vars(p))) for p in model.parameters()]
+        self.configs = [(config, copied(vars(config), deepcopy)) for config in configs_in(model)]
 
     def put_back(self) -> PreTrainedModel:
         """Make the model what it was, except for values that were changed where they lie, and return it."""
         for module, kind, attributes in self.modules:
             module.__class__ = kind
-            replace_attributes(module, {n: copy(v) if isinstance(v, CONTAINERS) else v for n, v in attributes.items()})
+            replace_attributes(module, copied(attributes))
         for weight, data, trains, attributes in self.weights:
             weight.grad = weight._backward_hooks = None
             weight.requires_grad_(False).data = data
             weight.requires_grad_(trains)
             replace_attributes(weight, dict(attributes))
         for config, attributes in self.configs:
-            replace_attributes(
-                config, {n: deepcopy(v) if isinstance(v, CONTAINERS) else v for n, v in attributes.items()}
-            )
+            replace_attributes(config, copied(attributes, deepcopy))
         return self.model
 
     def beside(self, adapted: nn.Module) -> int:
