@@ -166,4 +166,4 @@ def test_an_indent_is_learnt_scored_and_generated(tmp_path, monkeypatch):
     assert plan["texts"] == ["indent"]
     summarizer = results.entry("last_layers").load()
     assert isinstance(summarizer, Summarizer)
-    assert summarizer.indented
+    assert summarizer.prompts.indented
