@@ -71,12 +71,14 @@ class Mixer:
         """Return a module's forward pass in which each row is its entry's."""
 
         def forward(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+            plan = self.plans.get(name)
+            if self.running and plan is not None:  # at every token; the first one was checked
+                return plan(x, *args, **kwargs)
             rows = len(self.now)
             flat = x.ndim == 2 and len(x) == rows * self.tokens != rows  # some architectures flatten rows and tokens
             if len(x) != rows and not flat:
                 raise CannotMixError(f"{name}: {len(x)} rows where there are {rows}")
             self.seen.add(name)
-            plan = self.plans.get(name)
             if plan is None:
                 factors = self.factors.setdefault(name, Factors()) if self.running else None
                 forms = [self.forms[name].get(key) for key in self.now]
@@ -225,8 +227,9 @@ class Factors:
         for slot, (form, (down, up)) in enumerate(zip(forms, pairs, strict=True)):
             if self.forms[slot] is not form:
                 self.forms[slot] = form
-                self.down[slot, :, : down.shape[1]], self.down[slot, :, down.shape[1] :] = down, 0
-                self.up[slot, : len(up)], self.up[slot, len(up) :] = up, 0
+                self.down[slot, :, : len(up)], self.up[slot, : len(up)] = down, up
+                if len(up) < self.down.shape[-1]:
+                    self.down[slot, :, len(up) :] = self.up[slot, len(up) :] = 0
         return self.down[: len(forms)], self.up[: len(forms)]
 
 
