@@ -1,9 +1,11 @@
 """Tiny things that tests share: a 2-layer model with a 300-word tokenizer, and a small data set."""
 
+import gc
 import json
 import os
 import random
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,44 @@ def _in_process():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(api, "LocalExecutor", lambda _: Inline())
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _frozen():
+    """Keep the libraries' half a million objects out of every collection: runs collect, as on a device they must."""
+    import altair  # noqa: F401
+    import peft  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_figures():
+    """Let bakeoffs that run in this process write reports without figures: they take longer than tiny runs."""
+    from bakeoff.report import writing
+    from bakeoff.report.figures import Axes, Figures
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writing, "draw_figures", lambda _: Figures(Axes([], [], {}), [], [], [], [], []))
+        yield
+
+
+@contextmanager
+def with_figures():
+    """Let reports have their figures, as they do for a user."""
+    from bakeoff.report import figures, writing
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writing, "draw_figures", figures.draw_figures)
+        yield
+
+
+@pytest.fixture(scope="module")
+def figures():
+    """Let the reports of a module's tests have their figures."""
+    with with_figures():
         yield
 
 
@@ -163,7 +203,8 @@ def shared(tmp_path_factory, tiny_model):
         "protocol": {"epochs": 2, "max_tokens": 48, "evaluate_every": 3, "seeds": 1},
         "output": str(tmp / "out"),
     }  # fmt: skip
-    return config, bakeoff.run(config, display="none")
+    with with_figures():
+        return config, bakeoff.run(config, display="none")
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ from bakeoff.api import refresh_report
 from bakeoff.store.files import write_jsonl
 from tests.test_report import HOSTILE
 
+pytestmark = pytest.mark.usefixtures("figures")
+
 SCREENSHOTS = Path(__file__).parent.parent / "build/screenshots"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip

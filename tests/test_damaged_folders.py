@@ -27,6 +27,8 @@ from bakeoff.store.run_folder import SPLITS, Folder
 from tests.conftest import make_rows, many, write_splits
 from tests.test_formats import write
 
+pytestmark = pytest.mark.usefixtures("figures")
+
 SECONDS = 120  # in which every command ends
 VALUES = [
     None,

@@ -17,6 +17,8 @@ from bakeoff.scoring.labels import check_labels, confusion, label, labels_in
 from bakeoff.scoring.metrics import measures, primary_of, score_outputs, signature
 from tests.conftest import make_rows, many, write_rows
 
+pytestmark = pytest.mark.usefixtures("figures")
+
 NAMES = st.sampled_from(["Pos", "neg", "Neu tral"])
 
 

@@ -32,6 +32,8 @@ from bakeoff.store.plan_document import Span
 from bakeoff.store.records import Run
 from bakeoff.store.results_document import ResultsDocument, TrialRow
 
+pytestmark = pytest.mark.usefixtures("figures")
+
 NASTY = ("\x1b[31mred", "[bold]x[/]", "[/nothing]", "=1+1", "\t=1", "\r@x", "\x00", "\ud800", "a\u202eb", "a\nb", "]]>",
          "<script>", "`|*", "\x9b2J", "</svg>", "{{ 7*7 }}", "\\")  # fmt: skip
 TEXTS = st.one_of(st.sampled_from(NASTY), st.text(min_size=1, max_size=12))

@@ -23,6 +23,8 @@ from bakeoff.store.files import write_json, write_jsonl
 from bakeoff.store.results_document import ResultsDocument, stored_results
 from bakeoff.store.run_folder import Folder
 
+pytestmark = pytest.mark.usefixtures("figures")
+
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 HOSTILE = "<script>alert('x')</script> & \"quoted\" | *star* `tick`"
 

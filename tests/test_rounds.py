@@ -18,6 +18,8 @@ from bakeoff.errors import BakeoffError
 from bakeoff.store.run_folder import Folder
 from tests.conftest import Inline, inline
 
+pytestmark = pytest.mark.usefixtures("figures")
+
 METRIC = "test/score"
 LOOKS = (3, 4, 5, 6, 8)
 

@@ -22,6 +22,8 @@ from bakeoff.store.files import write_json
 from bakeoff.store.ownership import begin, claim, discard
 from bakeoff.store.run_folder import Folder
 
+pytestmark = pytest.mark.usefixtures("figures")
+
 
 def test_a_finished_bakeoff_is_not_run_again(shared, copied):
     config, results = shared

@@ -13,6 +13,8 @@ from bakeoff.report.source import Source
 from bakeoff.store.files import write_json, write_jsonl
 from bakeoff.store.run_folder import Folder
 
+pytestmark = pytest.mark.usefixtures("figures")
+
 
 def changed(document, section, **values):
     """Return results with other values in one section."""

@@ -17,6 +17,8 @@ from bakeoff.progress.session import Session
 from bakeoff.store.run_folder import Folder
 from tests.conftest import Inline, inline, write_splits
 
+pytestmark = pytest.mark.usefixtures("figures")
+
 SEEDS = (5, 6)
 TRIALS = 4
 
