@@ -1,6 +1,7 @@
 """The way of the data: imports lead down the rooms, in no circle, and torch is behind one border."""
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ BEHIND = ("compute", "testing")  # the rooms whose modules may load them when th
 TERMINAL = ("rich", "click", "altair", "vl_convert")
 
 
+@functools.cache
 def external(path: Path) -> set[str]:
     """Return which libraries a module loads when it is imported."""
     nodes = ast.parse(path.read_text()).body

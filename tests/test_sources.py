@@ -11,6 +11,7 @@ import pytest
 
 from bakeoff.config.data import DataConfig
 from bakeoff.config.loading import load_config
+from bakeoff.data.languages import language_of
 from bakeoff.data.sources import load_examples
 from bakeoff.errors import ConfigError, DataError
 from tests.conftest import make_rows, write_rows
@@ -233,6 +234,11 @@ def test_splits_of_another_language_or_length_are_found(tmp_path):
     ]
 
 
+def test_what_is_said_in_english_is_english():
+    said = "#Person1#: I don't know what to do. I mean, do I go to Po?\n#Person2#: So do I. Do you want to go?"
+    assert language_of(said) == "English"
+
+
 def test_a_dataset_of_the_hub_has_splits_by_its_own_names(tmp_path_factory, monkeypatch):
     from bakeoff.data.hub_dataset import HubDataset
 
@@ -251,6 +257,7 @@ def test_a_dataset_of_the_hub_has_splits_by_its_own_names(tmp_path_factory, monk
 LOADING = """
 import json, sys
 from bakeoff.config.loading import load_config
+from bakeoff.data.languages import language_of
 from bakeoff.data.sources import load_examples
 from bakeoff.errors import BakeoffError
 try:

@@ -4,7 +4,7 @@ import re
 from collections import Counter
 
 WORDS = {
-    "English": "the of and to in is that for it with was as this are be",
+    "English": "the of and to in is that for it with was as this are be i you do so",
     "German": "der die und das ist nicht von zu mit den ein eine auf sich dem",
     "French": "le les des et est une que dans pour qui pas sur du au il",
     "Spanish": "el los las y que en una por con del se su es al lo",
