@@ -235,7 +235,7 @@ def test_splits_of_another_language_or_length_are_found(tmp_path):
 
 
 def test_what_is_said_in_english_is_english():
-    said = "#Person1#: I don't know what to do. I mean, do I go to Po?\n#Person2#: So do I. Do you want to go?"
+    said = "#Person1#: I don't know what to do. Do I go to him?\n#Person2#: You do. Is that so bad?"
     assert language_of(said) == "English"
 
 
