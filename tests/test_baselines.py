@@ -15,17 +15,20 @@ from bakeoff.data.prompt_format import make_form
 from bakeoff.data.tokens import encode
 from bakeoff.errors import ConfigError
 from bakeoff.scoring.baselines import (
-    NoRoomError,
     Reference,
     _words,
+    extract,
+    oracle,
+    settle,
+)
+from bakeoff.scoring.prompted import (
+    NoRoomError,
     around_shots,
     choose_shots,
     cut_share,
-    extract,
-    few_shot_rows,
+    enough,
     first_answer,
-    oracle,
-    settle,
+    prompted_rows,
 )
 
 SCORER = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
@@ -102,19 +105,20 @@ def examples_of(*lengths: int) -> list[Example]:
 def test_shots_are_of_the_shorter_half_whatever_the_order(tokenizer):
     examples = examples_of(*range(10, 50, 2))
     rows = list(encode(examples, make_form(tokenizer, TEMPLATE, False), 200, 8, "train"))
-    places = choose_shots(3, examples, rows)
-    assert len(set(places)) == 3
+    places = choose_shots(examples, rows)
+    assert len(set(places)) == 10
     assert all(i < 10 for i in places)
-    turned = choose_shots(3, examples[::-1], rows[::-1])
+    turned = choose_shots(examples[::-1], rows[::-1])
     assert [examples[::-1][i].id for i in turned] == [examples[i].id for i in places]
     with pytest.raises(NoRoomError, match="10 examples, not 11"):
-        choose_shots(11, examples, rows)
+        enough(places, 11)
 
 
 def with_shots(rows, shots, tokenizer, context):
     form = make_form(tokenizer, TEMPLATE, False)
-    around = around_shots({"train": shots, "test": rows}, [], list, range(len(shots)), form, "\n\n")
-    return few_shot_rows(rows, around, form, context, 8)
+    places = [range(len(shots))] * len(rows)
+    around = around_shots({"train": shots, "test": rows}, [None] * len(rows), [], places, form, "\n\n")
+    return prompted_rows(rows, around, form, context, 8)
 
 
 def test_a_few_shot_prompt_is_the_template_again_and_again(tokenizer):

@@ -27,7 +27,7 @@ from bakeoff.data.token_file import lengths_of, load_tokens, save_tokens
 from bakeoff.data.tokens import Tokens, encode
 from bakeoff.errors import DataError
 from bakeoff.methods import build_method
-from bakeoff.scoring.baselines import NoRoomError, around_shots, few_shot_rows
+from bakeoff.scoring.prompted import NoRoomError, around_shots, prompted_rows
 from bakeoff.testing import family_base
 from bakeoff.testing.chats import STYLES, chat_tokenizer, save_chat_base
 from bakeoff.testing.contract import PROTOCOL
@@ -497,13 +497,13 @@ def test_few_shot_examples_are_turns_before_a_conversation():
     form = form_with("chatml")
     shots = [Example("s", "One?", "Uno.", turns=(("user", "Zero?"), ("assistant", "Nil."), ("user", "One?")))]
     rows = list(encode([TALKS], form.tested(), 300, 10, "data.test"))
-    around = around_shots({"test": rows}, [TALKS], lambda: shots, [0], form, "")
-    (made,) = few_shot_rows(rows, around, form, 300, 10)
+    around = around_shots({"test": rows}, [TALKS], shots, [[0]], form, "")
+    (made,) = prompted_rows(rows, around, form, 300, 10)
     turns = (("user", "One?"), ("assistant", "Uno."), *TALKS.turns)
     assert made.prompt == theirs(form, Example("", "", "", turns=turns), add_generation_prompt=True)
     assert made.target == rows[0].target
     with pytest.raises(NoRoomError, match="context of 60 tokens is too short"):
-        few_shot_rows(rows, around_shots({"test": rows}, [TALKS], lambda: shots, [0], form, ""), form, 60, 10)
+        prompted_rows(rows, around_shots({"test": rows}, [TALKS], shots, [[0]], form, ""), form, 60, 10)
 
 
 def test_few_shot_leaves_out_the_turns_that_a_row_leaves_out():
@@ -511,8 +511,8 @@ def test_few_shot_leaves_out_the_turns_that_a_row_leaves_out():
     example, form = Example("1", "Last?", "Yes.", turns=(*turns, ("user", "Last?"))), form_with("chatml")
     rows = list(encode([example], form.tested(), 120, 10, "data.test"))
     assert rows[0].cut > 0
-    around = around_shots({"test": rows}, [example], lambda: [Example("s", "One?", "Uno.")], [0], form, "")
-    (made,) = few_shot_rows(rows, around, form, 500, 10)
+    around = around_shots({"test": rows}, [example], [Example("s", "One?", "Uno.")], [[0]], form, "")
+    (made,) = prompted_rows(rows, around, form, 500, 10)
     text, plain = form.tokenizer.decode(made.prompt), form.tokenizer.decode(rows[0].prompt)
     assert [text.count(f"Question {n}?") for n in range(9)] == [plain.count(f"Question {n}?") for n in range(9)]
 

@@ -17,7 +17,7 @@ from bakeoff.data.tokenizer_checks import Marked, look_at_tokens, marked
 from bakeoff.data.tokens import encode
 from bakeoff.driver.plan import make_plan
 from bakeoff.errors import DataError
-from bakeoff.scoring.baselines import first_answer, separator
+from bakeoff.scoring.prompted import first_answer, separator
 from tests.conftest import make_rows, write_rows
 
 CORPUS = ["the cat sat on the mat and went home", "a dog ran over the road today", "summarize: text TL;DR:"] * 5

@@ -147,6 +147,7 @@ def entry_row(
             for r in reversed(ended)  # so that the first run's note stays
             for k, note in r.check_notes.items()
         },
+        "instruction": done[0].instruction if done else None,
         **{name: getattr(done[0], name) if done else settings.get(name) for name in COUNTED},
     }
     row |= dict.fromkeys(OF_ENTRIES)

@@ -13,6 +13,7 @@ from bakeoff.analysis.twins import memory_saved, storage, twins
 from bakeoff.analysis.yardstick import Yardstick
 from bakeoff.config.names import MAJORITY
 from bakeoff.scoring.baselines import BASE
+from bakeoff.scoring.prompted import is_prompted
 from bakeoff.store.results_document import Pair, Verdict
 
 COVERED = {
@@ -81,7 +82,7 @@ def make_verdict(rows: Rows, estimates: Estimates, by: Yardstick, rounds: Rounds
         rounds=rounds_facts(rounds, best) if rounds else None,
         recommendations=recommendations([best, *tied] if best else [], near, rows),
     )
-    first = headline(facts, estimates, by)
+    first = " ".join([headline(facts, estimates, by), *prompts_as_good(facts, by)])
     scores = {name: estimates[name, by.metric] for name in entries}
     known = [*equal_scores(scores, by.heading), *few_documents(scores, by.unit)]
     sentences = [first, *details(facts, rows, by), *known, *left_out(rows)]
@@ -114,6 +115,21 @@ def headline(verdict: Verdict, estimates: Estimates, by: Yardstick) -> str:
     widest = max(pair.difference for pair in pairs if pair.first == best and pair.second in tied)
     differences = f"differences from {best} of at most {by.points(widest)}"
     return f"{listed([best, *tied])} are tied on {by.heading} ({differences})."
+
+
+def prompts_as_good(verdict: Verdict, by: Yardstick) -> list[str]:
+    """Return a sentence if a prompt, for which nothing is trained, ties with the best entry or is above it."""
+    best = verdict.best
+    rivals = [p for p in verdict.baseline_pairs if p.first == best and is_prompted(p.second)]
+    rivals = [p for p in rivals if not (p.different and p.difference > 0)]
+    if not rivals or verdict.documents < 2:
+        return []
+    rivals.sort(key=lambda pair: pair.difference)
+    top, others = rivals[0], [pair.second for pair in rivals[1:]]
+    also = f", and so {'do' if len(others) > 1 else 'does'} {listed(others)}" if others else ""
+    if top.different:
+        return [f"The prompt {top.second}, which trains nothing, is above {best} by {by.points(-top.difference)}."]
+    return [f"The prompt {top.second}, which trains nothing, ties with {best} (difference {by.inner_gap(top)}){also}."]
 
 
 def details(verdict: Verdict, rows: Rows, by: Yardstick) -> list[str]:

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from bakeoff.config.chat import USER, Chat, ChatConfig
 from bakeoff.config.data import DataConfig
 from bakeoff.config.machine import MachineConfig, SafetyConfig
-from bakeoff.config.names import BASELINES, MAJORITY, checked_baselines, checked_labels, checked_metrics
+from bakeoff.config.names import BASELINES, INSTRUCTION, MAJORITY, checked_baselines, checked_labels, checked_metrics
 from bakeoff.config.sections import Pin, ProtocolConfig, Section
 from bakeoff.config.stages import GenerationConfig, TuneConfig
 from bakeoff.config.templates import TemplateError, prompt_template, target_template
@@ -69,9 +69,16 @@ class Config(Section):
     baselines: list[str] = Field(
         list(BASELINES),
         description="what the entries are compared with: base (the untouched base; required), few-shot-K (the base "
-        "with K training examples before the document), lead-K (the first K sentences of the document), oracle (the "
-        "sentences of the document that are closest to the reference), majority (the most frequent label of the "
+        "with K training examples before the document), nearest-K (with the K training examples whose documents are "
+        "most like it, by BM25), many-shot (with as many as the context takes), instruction (with a text before the "
+        "document that a search on validation loss has found), lead-K (the first K sentences of the document), oracle "
+        "(the sentences of the document that are closest to the reference), majority (the most frequent label of the "
         "training targets, for labels)",
+    )
+    instructions: list[Annotated[str, Field(min_length=1, max_length=1000)]] | None = Field(
+        None,
+        min_length=1,
+        description="texts that the search of the baseline `instruction` starts from; null: a few for any task",
     )
     metrics: list[str] = Field(
         ["rouge"],
@@ -208,6 +215,13 @@ class Config(Section):
     def _known_metrics(cls, value: list[str]) -> list[str]:
         return checked_metrics(value)
 
+    @field_validator("instructions")
+    @classmethod
+    def _different_texts(cls, value: list[str] | None) -> list[str] | None:
+        if value and (len({*value}) < len(value) or not all(text.strip() for text in value)):
+            raise ValueError("must be different texts that are not empty")
+        return value
+
     @field_validator("labels")
     @classmethod
     def _different_labels(cls, value: list[str] | None) -> list[str] | None:
@@ -217,6 +231,10 @@ class Config(Section):
     def _labels_of_use(self) -> "Config":
         if self.labels is not None and "accuracy" not in self.metrics:
             raise ValueError("'labels' is set, but no metric uses it. Add accuracy to `metrics`, or remove it")
+        if INSTRUCTION in self.baselines and self.tune is None:
+            raise ValueError(f"baselines: '{INSTRUCTION}' is found by a search, but tune is off. Remove one of the two")
+        if self.instructions is not None and INSTRUCTION not in self.baselines:
+            raise ValueError(f"'instructions' is set, but nothing uses it. Add {INSTRUCTION} to `baselines`")
         if MAJORITY in self.baselines and "accuracy" not in self.metrics:
             raise ValueError(f"baselines: '{MAJORITY}' is for labels only. Add accuracy to `metrics`, or remove it")
         return self

@@ -11,11 +11,12 @@ METRICS = (
 # What a row of predictions, its example and a run's record hold beside scores.
 RESERVED = (
     "id", "output", "loss", "tokens", "output_words", "output_tokens", "reference_words", "reference_tokens",
-    "cut_documents", "document", "summary", "group", "references", "around", "columns", "turns",
+    "cut_documents", "shots", "document", "summary", "group", "references", "around", "columns", "turns",
 )  # fmt: skip
 FUNCTION = re.compile(r"(?:[A-Za-z_][\w.]*|.+\.py):[A-Za-z_]\w*")  # a metric that is Python code
 BASELINES = ("base", "few-shot-2", "lead-1", "oracle")
 MAJORITY = "majority"  # a baseline of labels alone
+MANY_SHOT, INSTRUCTION = "many-shot", "instruction"  # prompted baselines without a number
 
 
 def is_function(name: str) -> bool:
@@ -25,11 +26,13 @@ def is_function(name: str) -> bool:
 
 def checked_baselines(names: list[str]) -> list[str]:
     """Return the names of baselines; raise ValueError if one is unknown, base is missing, or a name is there twice."""
-    unknown = [name for name in names if not re.fullmatch(rf"base|oracle|{MAJORITY}|(lead|few-shot)-[1-9]\d?", name)]
+    fixed = ("base", "oracle", MAJORITY, MANY_SHOT, INSTRUCTION)
+    numbered = r"(lead|few-shot|nearest)-[1-9]\d?"
+    unknown = [name for name in names if name not in fixed and not re.fullmatch(numbered, name)]
     if unknown:
-        hint = did_you_mean(unknown[0], (*BASELINES, MAJORITY))
+        hint = did_you_mean(unknown[0], (*fixed, *BASELINES, "nearest-4"))
         raise ValueError(
-            f"unknown baseline '{unknown[0]}'.{hint} Allowed: base, few-shot-K, lead-K, oracle and {MAJORITY}"
+            f"unknown baseline '{unknown[0]}'.{hint} Allowed: {', '.join(fixed)}, few-shot-K, nearest-K and lead-K"
         )
     if "base" not in names or len(set(names)) < len(names):
         raise ValueError("must include base, and no name twice")

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any
@@ -141,6 +142,12 @@ class ChatForm:
         """The turns of `shots`."""
         pairs = (((USER, self.user(shot)[0]), (ASSISTANT, shot.summary.rstrip())) for shot in self.shots)
         return [turn for pair in pairs for turn in pair]
+
+    def with_shots(self, shots: Sequence[Example]) -> "ChatForm":
+        """Return this form with other `shots`; what it knows of the template stays known."""
+        made = copy(self)
+        object.__setattr__(made, "shots", tuple(shots))
+        return made
 
     def tested(self) -> "ChatForm":
         """Return the form of the test split, whose conversations are asked for their last answer."""

@@ -40,6 +40,11 @@ def checked_entries(config: Config) -> dict[str, Entry]:
     return entries
 
 
+def search_steps(config: Config, steps: int) -> int:
+    """Return how many optimizer steps the trials of an entry take, if none fails and no extension is needed."""
+    return budget(config.tune.trials, steps, config.tune.halving) if config.tune else 0
+
+
 def virtual_tokens(entries: dict[str, Entry]) -> int:
     """Return the number of positions of the context that the largest soft prompt takes."""
     return max(method.virtual_tokens for entry in entries.values() for method in entry.methods())
@@ -57,7 +62,7 @@ def entry_plan(entry: Entry, config: Config, steps: int, counts: dict[str, Any],
         "steps": steps,
         "tuning": entry.label,
         "trials": trials,
-        "trial_steps": budget(trials, steps, config.tune.halving) if config.tune and trials else 0,
+        "trial_steps": search_steps(config, steps) if trials else 0,
         "search": {k: {"low": r.low, "high": r.high, "scale": r.scale} for k, r in entry.ranges.items()},
         "trial_points": entry.trial_points,
         "learning_rate": None if "learning_rate" in entry.ranges else entry.methods()[0].learning_rate,

@@ -16,7 +16,7 @@ from bakeoff.data.token_file import FORM
 from bakeoff.data.tokens import statistics
 from bakeoff.driver.counts import context_finding, count, exact_counts, fit_context
 from bakeoff.driver.device import survey
-from bakeoff.driver.entries import checked_entries, entry_plan, virtual_tokens
+from bakeoff.driver.entries import checked_entries, entry_plan, search_steps, virtual_tokens
 from bakeoff.driver.environment import accelerators
 from bakeoff.driver.examples import read_examples, tokenized
 from bakeoff.driver.memory import check_room, needs
@@ -98,7 +98,9 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
     )  # fmt: skip
     data = prepared_data(folder, config, splits, held_equal)
     tokens, output_tokens, found = tokenized(config, examples, data, tokenizer, max_tokens, shapes["embedded_ids"])
-    baselines, not_run = settle(config, splits, tokens, examples.form, shapes["context"], output_tokens)
+    baselines, not_run = settle(
+        config, splits, tokens, examples.form, shapes["context"], output_tokens, search_steps(config, steps)
+    )
     memory = needs(config.generation.precision, precision, shapes, max_tokens, device)
     if must_read:
         check_room(memory.least, memory.decoding, device)

@@ -4,9 +4,8 @@ from typing import Any
 
 from bakeoff.analysis.columns import counted, size
 from bakeoff.analysis.twins import storage
-from bakeoff.config.names import MAJORITY
+from bakeoff.report.baselines import STORED, baseline_lines
 from bakeoff.report.plan import split_line
-from bakeoff.scoring.baselines import BASE
 from bakeoff.store.results_document import ResultsDocument
 
 Pairs = list[tuple[str, str]]
@@ -18,11 +17,6 @@ CHECKS = {
     "few_steps_skipped": "in fp16, at most a tenth of the steps were skipped because gradients left its range",
     "step0_beats_unigram": "before the first step the validation loss is below the entropy of the target tokens",
     "reloads_to_same_loss": "the saved adapter, loaded onto a fresh base, gives the same loss",
-}
-STORED = {
-    "none": "as in its files",
-    "nf4": "in four bits (nf4, 64 weights with a scale)",
-    "int8": "in eight bits (int8, a row with a scale)",
 }
 LABELS = {
     "fixed": "Not equal: these entries ran at the settings in the config, without trials",
@@ -133,34 +127,6 @@ def data_facts(results: ResultsDocument) -> Pairs:
             mean = f"; mean {facts.prompt_tokens_mean:.0f} tokens in, {facts.target_tokens_mean:.0f} out"
         pairs.append((split, split_line(facts) + mean))
     return pairs
-
-
-def baseline_lines(results: ResultsDocument) -> list[str]:
-    """Return one line on each baseline."""
-    lines = []
-    for name, row in results.baselines.items():
-        kind, _, count = name.rpartition("-")
-        if kind == "few-shot":
-            text = (
-                f"the base with {counted(int(count), 'training example')} before the document; an output ends at its "
-                "first blank line"
-            )
-            cut = row.metrics.get("test/cut_documents")
-            text += f"; {cut.mean:.1%} of documents were cut further to make room for them" if cut and cut.mean else ""
-        elif name == MAJORITY:
-            text = f"the most frequent label of the training examples, '{row.settings.get('label')}'"
-        elif kind == "lead":
-            text = f"the first {count} sentences of the document" if count != "1" else "the document's first sentence"
-        else:
-            ceiling = (
-                "the document's sentences closest to the reference, chosen greedily with it: a ceiling for extracts"
-            )
-            untouched = "the untouched base, with the same template"
-            if kind == BASE:
-                untouched += f", its matrices stored {STORED[storage(row)]}"
-            text = ceiling if name == "oracle" else untouched
-        lines.append(f"{name}: {text}.")
-    return lines
 
 
 def check_points(results: ResultsDocument) -> list[dict[str, Any]]:

@@ -69,6 +69,7 @@ class RunResult:
     files: dict[str, str] = field(default_factory=dict)  # the SHA-256 of each of the run's other files
     decoding: str | None = None  # a hash of the generation settings that its outputs were made by; a trial has none
     scoring: str | None = None  # a hash of the metrics, and of their code, that its outputs were scored by
+    instruction: str | None = None  # the text that the baseline `instruction` has found
     beside: int = 0  # how many other runs may have had its device at the same time, which its seconds depend on
 
     @property

@@ -136,9 +136,9 @@ class Tuning(Document):
 class ResultsRow(Document):
     """An entry or a baseline, with what the plan says about it. `place` is the number of its bakeoff among several.
 
-    `quantize` says how its base is stored; it is null for a baseline without a model. `fresh_loss` is the mean
-    validation loss of the final runs without the one that adopts a trial. `diverged` counts the trials and final runs
-    whose loss diverged, of so many `trainings`.
+    `quantize` says how its base is stored; it is null for a baseline without a model. `instruction` is what the
+    baseline of this name has found. `fresh_loss` is the mean validation loss of the final runs without the one that
+    adopts a trial. `diverged` counts the trials and final runs whose loss diverged, of so many `trainings`.
     """
 
     kind: Literal["entry", "baseline"]
@@ -153,6 +153,7 @@ class ResultsRow(Document):
     costs: dict[str, float | None]
     checks: dict[str, bool]
     check_notes: dict[str, str]
+    instruction: str | None = None
     fresh_loss: float | None = None
     diverged: int = 0
     trainings: int = 0

@@ -26,7 +26,7 @@ from bakeoff.data.tokenizer_checks import INDENT
 from bakeoff.data.tokens import Tokens
 from bakeoff.errors import DivergedError
 from bakeoff.hub import base_files
-from bakeoff.scoring.baselines import FEW_SHOT
+from bakeoff.scoring.prompted import is_prompted, shows_examples
 from bakeoff.store.content_hash import remember
 from bakeoff.store.documents import CurveRow
 from bakeoff.store.events import Emit, Note, Progress, event_of
@@ -55,7 +55,8 @@ class Work:
         self.output_tokens = self.plan.output_tokens
         self.indented = INDENT in self.plan.texts
         self.tokens: dict[str, Sequence[Tokens]] = {s: load_tokens(folder.tokens_file(s)) for s in SPLITS}
-        self.few_shot = run.kind == "baseline" and run.entry.startswith(FEW_SHOT)
+        self.prompted = run.kind == "baseline" and is_prompted(run.entry)
+        self.shows_examples = run.kind == "baseline" and shows_examples(run.entry)
         self.trunk_folder = folder.trunk
         self.device = choose(given.device or self.config.machine.device)
         set_rounding(self.config.protocol)
@@ -69,14 +70,12 @@ class Work:
 
     @cached_property
     def test(self) -> list[Example]:
-        """The test examples; only their outputs' scores need them."""
-        return [Example.from_row(row.row()) for row in self.folder.examples("test")]
+        """The test examples; only prompted baselines and their outputs' scores need them."""
+        return self.examples("test")
 
-    def train_examples(self, places: Sequence[int]) -> list[Example]:
-        """Return the training examples at these places."""
-        rows = enumerate(self.folder.examples("train"))
-        found = {i: Example.from_row(row.row()) for i, row in rows if i in places}
-        return [found[i] for i in places]
+    def examples(self, split: str) -> list[Example]:
+        """Return the examples of a split."""
+        return [Example.from_row(row.row()) for row in self.folder.examples(split)]
 
     def report(self, kind: str, values: dict[str, Any]) -> None:
         """Pass on what the loop reports, steps with the peak so far; curves also go to the run's metrics file."""

@@ -15,10 +15,10 @@ from bakeoff.compute.run.context import Work
 from bakeoff.compute.training.loss import Losses, evaluate_loss, mean_loss, read_at_once
 from bakeoff.config.planned import decodes_in
 from bakeoff.data.token_file import lengths_of
-from bakeoff.scoring.baselines import BLANK_LINE, first_answer
 from bakeoff.scoring.forgetting import neutral_rows
 from bakeoff.scoring.lengths import text_lengths
 from bakeoff.scoring.outputs import references_of, scored, tell_function
+from bakeoff.scoring.prompted import BLANK_LINE, first_answer
 from bakeoff.store.files import write_jsonl
 from bakeoff.store.records import RunResult
 
@@ -28,7 +28,7 @@ def evaluate(work: Work, base: Base, adapted: nn.Module) -> RunResult:
     tokens, precision = work.tokens["test"], decodes_in(work.plan, work.config)
     reset_peak(work.device)
     work.state("testing")
-    if not work.few_shot:
+    if not work.prompted:
         look_beside(work, base, adapted)
     together, prompts, targets = reads_targets(base, precision), [], []
     if not together:
@@ -47,7 +47,7 @@ def evaluate(work: Work, base: Base, adapted: nn.Module) -> RunResult:
     work.record.check("loss_finite", finite(work.files.curve(), losses))
     work.record.costs["evaluation_peak_bytes"] = peak_bytes(work.device)
     outputs = work.form(base).texts(ids, work.indented)
-    if work.few_shot and work.plan.chat is None:  # a chat template's examples are turns, each with its end
+    if work.shows_examples and work.plan.chat is None:  # a chat template's examples are turns, each with its end
         between = work.run.settings.get("separator", BLANK_LINE)
         outputs = [first_answer(text, between, work.indented) for text in outputs]
     return score(work, outputs, losses)

@@ -24,7 +24,7 @@ from bakeoff.store.records import Cause, Run, RunResult, Step
 from bakeoff.store.run_folder import Folder
 
 BESIDE = {*LENGTHS, "loss", "tokens"}  # of a row of predictions, no scores
-STAYS = {"test/loss", "test/cut_documents"}  # of the test metrics, when the same outputs are scored again
+STAYS = {"test/loss", "test/cut_documents", "test/shots"}  # of the test metrics, when the same outputs are scored again
 
 
 def execute(

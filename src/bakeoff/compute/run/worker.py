@@ -23,13 +23,14 @@ from bakeoff.compute.run.checks import (
 from bakeoff.compute.run.context import Work
 from bakeoff.compute.run.evaluate import evaluate, score
 from bakeoff.compute.run.handover import NOTHING, Given
+from bakeoff.compute.run.prompted import prompted
 from bakeoff.compute.training.checkpoint import CheckpointWriter, checkpoint_files, load_newest
 from bakeoff.compute.training.compiled import compiled_blocks
 from bakeoff.compute.training.loop import Trained, Trainer
 from bakeoff.compute.training.loss import start
 from bakeoff.compute.training.trunk_cache import serve_trunks, stores_trunk
 from bakeoff.methods import Method, build_method
-from bakeoff.scoring.baselines import BLANK_LINE, around_shots, cut_share, extract, few_shot_rows
+from bakeoff.scoring.baselines import extract
 from bakeoff.store.events import Emit, Note, event_of
 from bakeoff.store.files import write_jsonl
 from bakeoff.store.records import Run, RunResult, Step
@@ -101,15 +102,8 @@ def baseline(work: Work) -> RunResult:
         return score(work, copied, None)
     base = work.load()
     work.count(base.model.requires_grad_(False))
-    if not work.few_shot:
-        return evaluate(work, base, base.model)
-    whole = work.tokens["test"]
-    form, places = work.form(base), work.run.settings["examples"]
-    between = work.run.settings.get("separator", BLANK_LINE)
-    around = around_shots(work.tokens, work.test, partial(work.train_examples, places), places, form, between)
-    rows = few_shot_rows(whole, around, form, work.plan.model.context, work.output_tokens)
-    work.tokens["test"] = rows
-    work.record.metrics["test/cut_documents"] = cut_share(rows, whole)
+    if work.prompted:
+        prompted(work, base)
     return evaluate(work, base, base.model)
 
 
