@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bakeoff.errors import SetupError
 from bakeoff.report.charts.bars import cost_bars
+from bakeoff.report.charts.budgets import budget_figures
 from bakeoff.report.charts.curves import curves
 from bakeoff.report.charts.drawing import Figure
 from bakeoff.report.charts.looks import look_figures
@@ -36,13 +37,15 @@ class Figures:
     axes: Axes
     curves: list[Figure]
     sweeps: list[Figure]
+    budgets: list[Figure]
     pairs: list[Figure]
     looks: list[Figure]
     bars: list[Figure]
 
     def all(self) -> list[Figure]:
         """Return every figure."""
-        return [*self.axes.figures.values(), *self.curves, *self.sweeps, *self.pairs, *self.looks, *self.bars]
+        tuning = [*self.sweeps, *self.budgets]
+        return [*self.axes.figures.values(), *self.curves, *tuning, *self.pairs, *self.looks, *self.bars]
 
 
 def draw_figures(source: Source) -> Figures:
@@ -52,6 +55,7 @@ def draw_figures(source: Source) -> Figures:
         axes=draw_axes(results),
         curves=curves(source.curve_rows(), results),
         sweeps=sweeps(results),
+        budgets=budget_figures(results),
         pairs=pair_figures(results.verdict),
         looks=look_figures(results.verdict),
         bars=cost_bars(results),

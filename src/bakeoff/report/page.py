@@ -30,8 +30,8 @@ SWATCHES = (
 )  # fmt: skip
 TITLES = (
     ("results", "Results"), ("quality-against-cost", "Quality against cost"), ("loss-curves", "Loss curves"),
-    ("sweeps", "Learning-rate sweep"), ("differences", "Differences"), ("confusion", "Labels"), ("outputs", "Outputs"),
-    ("costs", "Costs"),
+    ("sweeps", "Learning-rate sweep"), ("tuning-budget", "Tuning budget"), ("differences", "Differences"),
+    ("confusion", "Labels"), ("outputs", "Outputs"), ("costs", "Costs"),
 )  # fmt: skip
 
 
@@ -43,6 +43,7 @@ def render(source: Source, figures: Figures, beside: str) -> str:
     entries, differences = list(view.entries), difference_rows(view.verdict)
     empty = {
         "quality-against-cost": not figures.axes.figures, "sweeps": not figures.sweeps,
+        "tuning-budget": not figures.budgets,
         "differences": not differences, "confusion": not tables, "costs": not figures.bars,
     }  # fmt: skip
     style = colours(":root", len(entries)) + (HERE / "page.css").read_text(encoding="utf-8")
