@@ -1,0 +1,158 @@
+"""Write docs/methods-compared.md and its picture from the finished bakeoff of recipes/everything.yaml.
+
+`python tools/methods_page.py bakeoffs/everything`. Numbers, ties and choices come from the run folder alone.
+"""
+
+import sys
+from typing import Any
+
+from bakeoff.analysis.budgets import budget_note, curves_of
+from bakeoff.analysis.columns import size
+from bakeoff.analysis.preferences import PREFERENCES
+from bakeoff.api import load_results
+from bakeoff.report.charts.quality import costs, pareto, point, qualities, quality_cost
+from bakeoff.report.differences import recommendation
+from bakeoff.store.results_document import ResultsDocument, ResultsRow
+from bakeoff.store.run_folder import Folder
+from two_rates import DOCS
+
+HEADINGS = (
+    "entry", "{score}", "95 % interval", "compared with the best", "test loss", "forgetting", "trainable", "adapter",
+    "learning rate", "range",
+)  # fmt: skip
+
+
+def ordered(document: ResultsDocument) -> dict[str, ResultsRow]:
+    """Return all rows with results, the highest score first."""
+    metric = document.verdict.metric
+    done = {name: row for name, row in document.rows.items() if row.status == "done"}
+    return dict(sorted(done.items(), key=lambda pair: -pair[1].metrics[metric].mean))
+
+
+def group_of(name: str, document: ResultsDocument) -> str:
+    """Return where an entry stands: best, tied with it, or by how much behind."""
+    verdict = document.verdict
+    if name == verdict.best:
+        return "best"
+    pairs = [*verdict.pairs, *verdict.baseline_pairs]
+    found = next((p for p in pairs if {p.first, p.second} == {name, verdict.best}), None)
+    if found is None:
+        return ""
+    gap = 100 * found.difference * (1 if found.first == verdict.best else -1)
+    if not found.different:
+        return f"tied ({gap:.1f})"
+    return f"{gap:.1f} behind" if gap > 0 else f"{-gap:.1f} above"
+
+
+def table(document: ResultsDocument) -> str:
+    """Return the Markdown table, the highest score first."""
+    verdict = document.verdict
+    lines = ["| " + " | ".join(h.format(score=verdict.heading) for h in HEADINGS) + " |", "|---" * len(HEADINGS) + "|"]
+    for name, row in ordered(document).items():
+        score, loss = row.metrics[verdict.metric], row.metrics.get("test/loss")
+        low, high = score.low or score.mean, score.high or score.mean
+        cells = [
+            name if row.kind == "entry" else f"*{name}*", f"{score.mean:.3f}", f"{low:.3f} to {high:.3f}",
+            group_of(name, document), f"{loss.mean:.3f}" if loss else "", forgetting(row), *of_entry(row),
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def forgetting(row: ResultsRow) -> str:
+    """Return how much the loss on neutral text rose."""
+    score = row.metrics.get("neutral/forgetting")
+    return f"{score.mean:+.3f}" if score and row.kind == "entry" else ""
+
+
+def of_entry(row: ResultsRow) -> list[str]:
+    """Return an entry's trained weights, adapter's size, learning rate, and where that is in its range."""
+    if row.kind != "entry":
+        return [""] * 4
+    edge = next(iter(row.tuning.edge.values()), "") if row.tuning else ""
+    past = f"{edge}est tried, one further {row.tuning.extended}" if edge and row.tuning else ""
+    adapter = row.costs.get("adapter_bytes")
+    return [f"{row.trainable_parameters:,}", size(adapter) if adapter else "", f"{row.learning_rate:.2g}", past]
+
+
+def front(document: ResultsDocument) -> str:
+    """Return in words the entries that no other beats on both score and trained weights, the smallest first."""
+    quality, cost = qualities(document)[0], costs(document)[0]
+    points = [p for n, row in document.entries.items() if (p := point(n, row, quality, cost))]
+    return ", ".join(f"{p['entry']} ({p['cost']:,}: {p['quality']:.3f})" for p in pareto(points, quality.lower))
+
+
+def edges(document: ResultsDocument) -> str:
+    """Return in words how many searches ended at an edge, and for which the step past it was better."""
+    tuned = {name: row.tuning for name, row in document.entries.items() if row.tuning}
+    at_edge = {name: t for name, t in tuned.items() if t.edge}
+    better = [name for name, t in at_edge.items() if t.extended == "better"]
+    named = f" ({', '.join(better)})" if better else ""
+    return (
+        f"{len(at_edge)} of {len(tuned)} searches had their best trial at an edge; one step further was better for "
+        f"{len(better)} of them{named}."
+    )
+
+
+def choices(document: ResultsDocument) -> str:
+    """Return what each preference chooses. Time is left out: the machine had other work."""
+    return "\n".join(f"- {recommendation(document, word)}" for word in PREFERENCES if word != "time")
+
+
+def page(folder: Folder, document: ResultsDocument) -> str:
+    """Return the page."""
+    where, plan, verdict = folder.environment(), folder.plan(), document.verdict
+    splits = {name: split.examples for name, split in plan.data.splits.named()}
+    first: Any = next(iter(plan.entries.values()))
+    tied = [verdict.best or "", *verdict.tied_with_best]
+    return f"""# Methods compared
+
+{len(document.entries)} methods on the small base that comes with bakeoff and the docstring task, each with
+{first.trials} trials of its learning rate over its own range (the worse half stops after a quarter and after half of
+the steps) and {document.protocol["seeds"]} seeds; {splits["train"]:,} training, {splits["validation"]} validation and
+{splits["test"]} test examples, {first.steps} steps. All of it was written by
+`bakeoff run recipes/everything.yaml` and `python tools/methods_page.py bakeoffs/everything`, on {where["date"][:10]}
+({where["cores"]} cores, {where["processor"]}, {plan.precision}, no GPU). Other work ran on the machine, so times are
+left out.
+
+This is a small base, a small task and a short training. It says how methods compare here once each has its own learning
+rate, and how much of such a ranking is chance; your data are worth a bakeoff of their own.
+
+## What to take
+{choices(document)}
+
+{len(tied)} of {len(document.entries)} entries are tied with the best on {verdict.heading}. A true gap of
+{100 * (verdict.detectable_gap or 0):.1f} points would have been found with 80 % power. The best entry is one of
+{len(verdict.maybe_best)}, with 95 % confidence.
+
+Not beaten by any other entry on both {verdict.heading} and trained weights, the smallest first: {front(document)}.
+
+![{verdict.heading} against trained weights](methods-compared.svg)
+
+## The table
+Rows in italics are baselines. Behind and tied are by the corrected p values of [the verdict](verdict.md).
+
+{table(document)}
+
+{document.score_signature}
+
+## The search
+{edges(document)} {budget_note(curves_of(document))}
+
+## The verdict
+> {verdict.text}
+"""
+
+
+def main() -> None:
+    """Write page and picture."""
+    folder = Folder(sys.argv[1])
+    document = load_results(folder.path).document
+    figure = quality_cost(document, qualities(document)[0], costs(document)[0])
+    assert figure is not None, "no entry has finished"
+    (DOCS / "methods-compared.svg").write_text(figure.file)
+    (DOCS / "methods-compared.md").write_text(page(folder, document))
+
+
+if __name__ == "__main__":
+    main()
