@@ -15,11 +15,11 @@ from bakeoff.compute.model.base import (
     load_base,
     trainable,
 )  # fmt: skip
-from bakeoff.compute.training.loss import evaluate_loss
+from bakeoff.compute.training.loss import evaluate_loss, mean_loss, start
 from bakeoff.errors import ConfigError, SetupError
 from bakeoff.methods import build_method, method_class, method_names
 from bakeoff.methods.last_layers import find_blocks
-from bakeoff.testing import ROWS, family_base, family_shape
+from bakeoff.testing import ROWS, check_method, family_base, family_shape
 
 NOT_FOR_GPT2 = {"olora", "beft"}  # its weights are stored as (inputs, outputs), and values with queries and keys
 SETTINGS = {
@@ -88,8 +88,8 @@ def test_a_method_that_says_so_starts_as_a_bf16_base(name, tiny_model):
 @pytest.mark.parametrize("name", ["prompt_tuning", "p_tuning", "prefix_tuning"])
 def test_a_soft_prompt_starts_as_if_its_text_stood_there(name, family):
     base = family_base(family)
-    start = [5, 6, 5]
-    rows = [replace(row, prompt=start + row.prompt) for row in ROWS]
+    text = [5, 6, 5]
+    rows = [replace(row, prompt=text + row.prompt) for row in ROWS]
     wanted = evaluate_loss(base, base.model, rows, 3)
     method = build_method("p", {"method": name, "num_virtual_tokens": 3, "prompt_tuning_init_text": "w5 w6"})
     adapted = adapt(base, method)
@@ -101,6 +101,24 @@ def test_a_soft_prompt_starts_as_if_its_text_stood_there(name, family):
 def test_a_soft_prompt_is_refused_where_the_model_scales_only_what_it_looks_up(name):
     with pytest.raises(SetupError, match="PegasusForConditionalGeneration scales only words"):
         build_method(name, {}).adapt(family_shape("pegasus"), None)
+
+
+@pytest.mark.parametrize("name", ["prompt_tuning", "p_tuning", "prefix_tuning"])
+def test_a_searched_start_has_a_lower_loss_and_is_the_same_again(name, base):
+    def begun(how):
+        torch.manual_seed(1)
+        method = build_method("p", {"method": name, "num_virtual_tokens": 4, "prompt_tuning_init": how,
+                                    "prompt_tuning_init_text": "w5 w6"})  # fmt: skip
+        adapted = adapt(base, method)
+        start(base, adapted, method, ROWS, len(ROWS))
+        return mean_loss(evaluate_loss(base, adapted, ROWS, len(ROWS)))
+
+    assert begun("SEARCH") < begun("TEXT")
+    assert begun("SEARCH") == begun("SEARCH")
+
+
+def test_a_searched_start_keeps_the_contract():
+    assert check_method("prompt_tuning", "t5", {"prompt_tuning_init": "SEARCH"}) is None
 
 
 def test_a_soft_prompt_starts_as_words_drawn_by_the_seed(base):

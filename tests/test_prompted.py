@@ -13,6 +13,7 @@ from bakeoff.data.examples import Example
 from bakeoff.data.prompt_format import make_form
 from bakeoff.data.tokens import encode
 from bakeoff.errors import ConfigError
+from bakeoff.methods.instructions import STARTS, best, edited, search
 from bakeoff.scoring.prompted import (
     Nearest,
     NoRoomError,
@@ -22,7 +23,6 @@ from bakeoff.scoring.prompted import (
     prompted_rows,
     shots_of,
 )
-from bakeoff.tuning.instructions import STARTS, best, edited, search
 from tests.test_baselines import TEMPLATE, examples_of
 from tests.test_verdict import judge, row_of
 

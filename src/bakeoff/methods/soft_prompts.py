@@ -1,11 +1,13 @@
 """Soft prompts: trained vectors before the text, used like embedded words."""
 
 from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from bakeoff.errors import SetupError
+from bakeoff.methods.instructions import STARTS, best, search
 from bakeoff.methods.method import Method, register, task_type, with_peft
 
 if TYPE_CHECKING:
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
     from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+SEARCH_TEXTS, SEARCH_BATCHES = 32, 4  # texts that a search for the start tries, on so many training batches
 
 
 class SoftPrompt(Method):
@@ -25,10 +29,11 @@ class SoftPrompt(Method):
     tiny: ClassVar[dict[str, Any]] = {"num_virtual_tokens": 3, "prompt_tuning_init_text": "w5 w6"}
 
     num_virtual_tokens: int = Field(20, ge=1, description="number of vectors before the text")
-    prompt_tuning_init: Literal["TEXT", "SAMPLE_VOCAB"] = Field(
+    prompt_tuning_init: Literal["TEXT", "SAMPLE_VOCAB", "SEARCH"] = Field(
         "TEXT",
         description="initial value of the vectors: TEXT takes the words of prompt_tuning_init_text, "
-        "SAMPLE_VOCAB draws words from the vocabulary",
+        "SAMPLE_VOCAB draws words from the vocabulary, SEARCH takes a text with a low loss on training examples, found "
+        "by edits of that text and of instructions",
     )
     prompt_tuning_init_text: str = Field(
         "[SUMMARIZE]", min_length=1, description="text of the initial vectors, repeated or cut to num_virtual_tokens"
@@ -55,7 +60,36 @@ class SoftPrompt(Method):
         if tokenizer is not None:
             with torch.no_grad():
                 self.start_as(adapted, torch.tensor(self.words(model, tokenizer), device=model.device))
+            if self.prompt_tuning_init == "SEARCH":
+                adapted.tokenizer = tokenizer
         return adapted
+
+    def start(self, adapted: "nn.Module", batches: Sequence[Any], forward: "Callable[[nn.Module, Any], Any]") -> None:
+        """Let a search find the text to start as: that with the lowest loss on the first training batches.
+
+        Validation examples are not read for it: by these, trials and checkpoints are chosen.
+        """
+        if self.prompt_tuning_init != "SEARCH":
+            return
+        import torch
+
+        prompt: Any = adapted
+        trained = [weight for weight in adapted.parameters() if weight.requires_grad]
+        fresh = [weight.clone() for weight in trained]
+
+        def begin(text: str) -> None:
+            ids = self.text_ids(prompt.tokenizer, text) or self.start_ids(prompt.tokenizer)
+            for weight, before in zip(trained, fresh, strict=True):
+                weight.copy_(before)
+            self.start_as(prompt, torch.tensor(self.repeated(ids), device=trained[0].device))
+
+        def loss_of(text: str) -> float:
+            begin(text)
+            losses = [forward(adapted, members) for members in batches[:SEARCH_BATCHES]]
+            return float(sum(part.sum().double() for part in losses)) / sum(map(len, losses))
+
+        with torch.no_grad():
+            begin(best(search(loss_of, [self.prompt_tuning_init_text, *STARTS], SEARCH_TEXTS, seed=0)))
 
     def as_saved(self, model: "PreTrainedModel") -> "nn.Module":
         """Return a PeftModel that has only a prompt; a prompt encoder is needed only in training."""
@@ -70,12 +104,20 @@ class SoftPrompt(Method):
         if self.prompt_tuning_init == "SAMPLE_VOCAB":
             known = min(len(tokenizer), model.get_input_embeddings().weight.shape[0])  # rows above were never trained
             return torch.randint(known, (self.num_virtual_tokens,)).tolist()
-        ids = self.text_ids(tokenizer)
+        return self.repeated(self.start_ids(tokenizer))
+
+    def repeated(self, ids: list[int]) -> list[int]:
+        """Return ids, repeated or cut to the number of virtual tokens."""
         return (ids * self.num_virtual_tokens)[: self.num_virtual_tokens]
 
-    def text_ids(self, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    def text_ids(self, tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
+        """Return the ids of a text."""
+        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def start_ids(self, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
         """Return the ids of the text that the prompt starts as; raise SetupError if it has none."""
-        ids: list[int] = tokenizer(self.prompt_tuning_init_text, add_special_tokens=False)["input_ids"]
+        ids = self.text_ids(tokenizer, self.prompt_tuning_init_text)
         if not ids:
             raise SetupError(
                 f"{self.name}: prompt_tuning_init_text: {self.prompt_tuning_init_text!r} has no token that the base "
@@ -85,8 +127,8 @@ class SoftPrompt(Method):
 
     def check_tokenizer(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         """Raise SetupError if the text that the prompt starts as has no token."""
-        if self.prompt_tuning_init == "TEXT":
-            self.text_ids(tokenizer)
+        if self.prompt_tuning_init != "SAMPLE_VOCAB":
+            self.start_ids(tokenizer)
 
     def check_scale(self, model: "PreTrainedModel") -> None:
         """Raise SetupError if the encoder scales words that it looks up, but not embeddings that it is given.

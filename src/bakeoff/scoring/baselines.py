@@ -17,12 +17,12 @@ from bakeoff.data.examples import Example
 from bakeoff.data.forms import AnyForm
 from bakeoff.data.overlap import of
 from bakeoff.data.tokens import Tokens
+from bakeoff.methods.instructions import STARTS
 from bakeoff.scoring.labels import label, labels_in
 from bakeoff.scoring.prompted import INSTRUCTION, NoRoomError, Settings, is_prompted, shots_of, shows_examples
 from bakeoff.scoring.rouge import sentences_at_marks, stemming
 from bakeoff.scoring.sentences import joined, lead, sentences
 from bakeoff.scoring.words import only_latin, words
-from bakeoff.tuning.instructions import STARTS
 
 BASE = "base"
 LEAD = "lead-"

@@ -10,6 +10,7 @@ from bakeoff.compute.run.context import Work
 from bakeoff.compute.training.loss import evaluate_loss, mean_loss, read_at_once
 from bakeoff.data.examples import Example
 from bakeoff.data.tokens import Tokens
+from bakeoff.methods.instructions import best, search
 from bakeoff.scoring.prompted import (
     BLANK_LINE,
     NEAREST,
@@ -21,7 +22,6 @@ from bakeoff.scoring.prompted import (
     nearest_places,
     prompted_rows,
 )
-from bakeoff.tuning.instructions import best, search
 
 
 def prompted(work: Work, base: Base) -> None:
