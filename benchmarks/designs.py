@@ -31,6 +31,8 @@ class Design:
     whole: bool = False  # measured too: an entry against itself, power at the printed gap, reruns
     looks: tuple[int, ...] = ()  # of seeds in rounds; `seeds` are then only as many as there are entries
     gaps: tuple[float, ...] = ()  # how far one entry is ahead, in gaps that five seeds print
+    judge: tuple[float, ...] = ()  # people's labels, how a judge agrees with them (0 to 1), and its bias
+    grid: tuple[int, int] = (0, 0)  # tasks and bases; `points` is then how much an entry's true score varies over them
 
     @property
     def spreads(self) -> tuple[float, ...]:
@@ -89,6 +91,8 @@ def designs(simulations: int) -> dict[str, list[Design]]:
         ],
         "noisy": noisy(simulations),
         "rounds": rounds(simulations),
+        "tasks": tasks(simulations),
+        "preferences": preferences(simulations),
         "laws": [
             Design((3,) * 4, 200, 2.0, simulations, laws=("skewed",) * 4),
             Design((3,) * 4, 200, 8.0, simulations, laws=("collapsing",) * 4),
@@ -126,6 +130,28 @@ def rounds(simulations: int) -> list[Design]:
         Design((3,) * 4, 200, 2.0, few, laws=("skewed",) * 4, looks=eight, gaps=(0.0,)),
         Design((2,) * 4, 200, 2.0, few, looks=(2, *eight), gaps=(0.0,)),
     ]
+
+
+def preferences(simulations: int) -> list[Design]:
+    """Return designs of tastings with a judge: labels, documents, how good it is, and seeds."""
+    judges = ((0.6, 0.0), (0.6, 0.3), (0.85, 0.3), (0.3, 0.3))
+    sizes = ((20, 200), (50, 200), (50, 1000), (200, 1000))
+    return [
+        *(Design((1, 1), n, 0.0, 2 * simulations, judge=(labels, *judge)) for labels, n in sizes for judge in judges),
+        *(Design((seeds,) * 2, 600, points, 2 * simulations, judge=(80, 0.7, 0.3))
+          for seeds in (3, 5) for points in (0.0, 0.1, 0.25)),
+    ]  # fmt: skip
+
+
+def tasks(simulations: int) -> list[Design]:
+    """Return designs of several tasks and bases, over which entries vary not at all, as within a task, or more."""
+    found = []
+    for grid in ((3, 1), (3, 2), (5, 1), (5, 2), (8, 1), (12, 1), (5, 3), (8, 4)):
+        for entries, count in ((2, 2 * simulations), (4, 2 * simulations), (8, simulations)):
+            found += [Design((1,) * entries, 0, spread, count, grid=grid) for spread in (0.0, 1.0, 3.0)]
+        found.append(Design((1,) * 4, 0, 1.0, 2 * simulations, (4.0, 1.0, 1.0, 1.0), grid=grid))
+        found.append(Design((1,) * 4, 0, 2.0, 2 * simulations, laws=("heavy",) * 4, grid=grid))
+    return found
 
 
 def noisy(simulations: int) -> list[Design]:

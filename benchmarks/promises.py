@@ -24,6 +24,11 @@ def one_tells(design: Design) -> bool:
     return several(design) and (one_noisy(design) or sum(count > 1 for count in design.seeds) == 1)
 
 
+def one_seed(design: Design) -> bool:
+    """Return whether each entry has one seed."""
+    return max(design.seeds) == 1
+
+
 def many_like_documents(design: Design) -> bool:
     """Return whether a score rests on enough documents of about equal weight, and on more than two seeds or on one."""
     weighty = design.rows == "1 to 3" and design.scores == "usual" and design.documents >= 100
@@ -88,6 +93,13 @@ PROMISES = (
         1,
         lambda d: d.documents >= 1000,
     ),
+    Promise("on these tasks: any pair of equal entries is called different", "these", 0, 0.05, lambda d: True),
+    Promise("on these tasks: a difference's interval holds the truth", "these_holds", 0.93, 1, lambda d: True),
+    Promise("tasks like these: any pair of equal entries is called different", "like", 0, 0.05, lambda d: True),
+    Promise("tasks like these: a difference's interval holds the truth", "like_holds", 0.93, 1, lambda d: True),
+    Promise("the interval of one more task holds its difference", "new", 0.93, 1, lambda d: "heavy" not in d.law),
+    Promise("tasting: the interval of people's labels alone holds the truth", "people_holds", 0.93, 1, one_seed),
+    Promise("tasting: the interval of labels joined with a judge holds the truth", "joined_holds", 0.93, 1, bool),
     Promise("found at the printed gap, several seeds", "power", 0.65, 1, lambda d: min(d.seeds) > 2),
     Promise("same ties in a rerun, several seeds", "again", 0.93, 1, lambda d: min(d.seeds) > 2),
 )
@@ -96,7 +108,18 @@ PROMISES = (
 def named(row: Row) -> dict[str, str]:
     """Return what a design is, in words, by column."""
     design = design_of(row)
-    counts = dict.fromkeys(design.seeds)
+    if design.judge:
+        labels, agrees, bias = design.judge
+        return {
+            "entries": "2", "seeds": numbers_of(design), "documents": str(design.documents), "metric": "",
+            "effect": f"{design.points:g}", "labels": f"{labels:g}", "agrees": f"{agrees:g}", "bias": f"{bias:g}",
+        }  # fmt: skip
+    if design.grid[0]:
+        law = ", heavy tails" if "heavy" in design.law else ", one entry x 4" if design.times else ""
+        return {
+            "entries": str(len(design.seeds)), "seeds": "", "documents": "", "metric": "",
+            "tasks": str(design.grid[0]), "bases": str(design.grid[1]), "effect": f"{design.points:g}{law}",
+        }  # fmt: skip
     effect = f"{design.points:g} points" if design.points else "none"
     effect += "".join(f", {law}" for law in dict.fromkeys(design.law) if law != "normal")
     if one_noisy(design):
@@ -105,10 +128,9 @@ def named(row: Row) -> dict[str, str]:
         effect += f", x {min(design.times):g} to {max(design.times):g}"
     kind = {"rare": "exact match, 3 %", "heavy": "heavy loss"}.get(design.scores, row["metric"].removeprefix("test/"))
     rows = "" if design.rows == "1 to 3" else f", {design.rows} rows"
-    numbers = str(design.seeds[0]) if len(counts) == 1 else ", ".join(map(str, design.seeds))
     words = {
         "entries": str(len(design.seeds)),
-        "seeds": f"{design.looks[0]} to {design.looks[-1]}" if design.looks else numbers,
+        "seeds": f"{design.looks[0]} to {design.looks[-1]}" if design.looks else numbers_of(design),
         "documents": f"{design.documents}{rows}",
         "effect": effect,
         "metric": kind,
@@ -117,9 +139,17 @@ def named(row: Row) -> dict[str, str]:
     return words | ({"times": f"{row['times']:g} gaps"} if "times" in row else {})
 
 
+def numbers_of(design: Design) -> str:
+    """Return the number of seeds, or those of each entry."""
+    return str(design.seeds[0]) if len(set(design.seeds)) == 1 else ", ".join(map(str, design.seeds))
+
+
 def design_of(row: Row) -> Design:
     """Return the design of a row that may have been read from a file."""
     return Design(**{k: tuple(v) if isinstance(v, list) else v for k, v in row["design"].items()})
+
+
+SHOWN = ("entries", "tasks", "bases", "labels", "agrees", "bias", "seeds", "documents", "effect", "metric")
 
 
 def lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -141,7 +171,7 @@ def promises(rows: Sequence[Row]) -> str:
             promise.high < 1
         )
         words = named(worst)
-        where = "; ".join(f"{key}: {words[key]}" for key in ("entries", "seeds", "documents", "effect", "metric"))
+        where = "; ".join(f"{key}: {words[key]}" for key in SHOWN if words.get(key))
         held = "held" if promise.beyond(worst) <= BEYOND else "NOT HELD"
         cells = (promise.text, ", ".join(asked), f"{len(among)}", f"{100 * share:.1f} ({100 * error:.1f})", where, held)
         found.append(cells)

@@ -20,15 +20,24 @@ from pathlib import Path
 from designs import Design, designs
 from promises import design_of, lines, named, promises
 from rates import Row, measure
+from simulated_preferences import measure_preferences
 from simulated_rounds import measure_rounds
+from simulated_tasks import measure_tasks
 
 COLUMNS = {
-    "entries": "entries", "seeds": "seeds", "documents": "documents", "effect": "seed effect", "metric": "metric",
+    "entries": "entries", "tasks": "tasks", "bases": "bases",
+    "labels": "labels", "agrees": "judge agrees", "bias": "its bias",
+    "seeds": "seeds", "documents": "documents", "effect": "seed effect", "metric": "metric",
     "score": "score covered", "difference": "difference covered", "family": "family-wise error", "gap": "printed gap",
     "itself": "A against A different", "power": "detected at the gap", "right": "right tie group at the gap",
     "others": "its error there",
     "kept": "best is among those named", "far": "called near the best, but far", "again": "same ties in a rerun",
     "times": "ahead by", "wrong": "any wrong claim", "covered": "interval at the end covered",
+    "people_holds": "people's interval holds", "joined_holds": "joined interval holds",
+    "judge_holds": "biased judge's holds", "narrower": "joined is narrower by",
+    "these": "wrong on these tasks", "these_holds": "interval holds", "like": "wrong for like tasks",
+    "like_holds": "interval holds", "as_one": "wrong if these are read as all",
+    "new": "one more task's interval holds",
     "used": "final runs per entry", "told": "right tie group", "five": "right with five seeds",
     "own": "right with five seeds, earlier test", "own_wrong": "its wrong claims",
 }  # fmt: skip
@@ -36,12 +45,19 @@ COLUMNS = {
 
 def measured(design: Design) -> list[Row]:
     """Return the rows of a design."""
+    if design.judge:
+        return measure_preferences(design)
+    if design.grid[0]:
+        return measure_tasks(design)
     return measure_rounds(design) if design.looks else measure(design)
 
 
 def tables(rows: Sequence[Row]) -> str:
     """Return all rates in per cent; designs of which fewer are measured have a table of their own."""
-    kinds = [lambda d: d.whole, lambda d: not d.whole and not d.looks, lambda d: bool(d.looks)]
+    kinds = [
+        lambda d: d.whole, lambda d: not (d.whole or d.looks or d.grid[0] or d.judge), lambda d: bool(d.looks),
+        lambda d: bool(d.grid[0]), lambda d: bool(d.judge),
+    ]  # fmt: skip
     parts = [[row for row in rows if kind(design_of(row))] for kind in kinds]
     return "\n\n".join(table(part) for part in parts if part)
 
@@ -53,7 +69,9 @@ def share(key: str, value: float) -> str:
 
 def table(rows: Sequence[Row]) -> str:
     """Return the rates of designs of which the same is measured."""
-    keys = [key for key in COLUMNS if key in rows[0] or key in named(rows[0])]
+    words = named(rows[0])
+    keys = [k for k in COLUMNS if words.get(k) or any(k in row for row in rows if k not in named(row))]
+    keys = [k for k in keys if k not in ("gap", "metric") or words.get(k)]
     shown = [named(row) | {k: share(k, row[k][0]) for k in keys if isinstance(row.get(k), list)} for row in rows]
     return lines([COLUMNS[key] for key in keys], [[row.get(key, "") for key in keys] for row in shown])
 

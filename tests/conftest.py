@@ -69,7 +69,7 @@ def _no_figures():
     from bakeoff.report.figures import Axes, Figures
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writing, "draw_figures", lambda _: Figures(Axes([], [], {}), [], [], [], [], []))
+        patch.setattr(writing, "draw_figures", lambda _: Figures(Axes([], [], {}), [], [], [], [], [], [], []))
         yield
 
 
@@ -213,6 +213,22 @@ def copied(shared, tmp_path):
     from bakeoff.store.run_folder import Folder
 
     return Folder(shutil.copytree(shared[1].folder.path, tmp_path / "copy"))
+
+
+@pytest.fixture
+def distinct(copied):
+    """A finished bakeoff in which two entries never write the same, and one writes markup."""
+    from bakeoff.store.files import write_jsonl
+
+    for number, entry in enumerate(("lora", "last_layers")):
+        files = copied.run(next(run.id for run in copied.runs() if run.entry == entry))
+        rows = [
+            row.row() | {"output": f"{row.output} {'<b>so</b> ' * (1 + (i + number) % 2)}{number}"}
+            for i, row in enumerate(files.predictions())
+        ]  # fmt: skip
+        write_jsonl(files.predictions_file, rows)
+        files.write_result(files.result())
+    return copied
 
 
 def inline(path, tasks, _=None):

@@ -103,7 +103,7 @@ def test_any_name_heading_and_note_goes_through_every_view(shared, name, heading
     rows = list(csv.reader(io.StringIO(csv_table(clean), newline="")))
     assert len({len(row) for row in rows}) == 1
     assert not any(cell.startswith(("=", "+", "@", "\t", "\n")) for row in rows for cell in row)
-    page = render(source, Figures(Axes([], [], {}), [], [], [], [], []), "figures")
+    page = render(source, Figures(Axes([], [], {}), [], [], [], [], [], [], []), "figures")
     page.encode()
     assert page.count("<script") == 1
     assert quiet(page, "\n\r\t")

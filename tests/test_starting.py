@@ -13,6 +13,7 @@ from bakeoff.cli import doctor
 from bakeoff.cli.main import main
 from bakeoff.cli.schema import json_schema
 from bakeoff.config.config import Config
+from bakeoff.config.grid import is_grid, load_grid
 from bakeoff.config.loading import load_config
 from bakeoff.config.sections import Section
 from bakeoff.data.column_guess import guess_columns, splits_of, words_of
@@ -147,7 +148,8 @@ def test_the_schema_takes_what_the_loader_takes(schema):
     files = [*ROOT.glob("recipes/*.yaml"), *ROOT.glob("src/bakeoff/assets/*.yaml")]
     assert len(files) > 3
     for file in files:
-        read_entries(load_config(file))
+        for config in [cell.config for cell in load_grid(file).cells] if is_grid(file) else [load_config(file)]:
+            read_entries(config)
         schema.validate(yaml.load(file.read_text(), Yaml12))
     for text in (
         "data: docstrings\nentries: [lora, {name: big, method: lora, r: 64}]\ntune: off",

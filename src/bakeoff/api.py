@@ -3,7 +3,7 @@
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from logging import getLogger
 from pathlib import Path
@@ -43,8 +43,10 @@ from bakeoff.store.signature import signed
 from bakeoff.store.split_uses import note_uses, reuse_note, scored_runs
 
 if TYPE_CHECKING:
+    from bakeoff.judging.judge import Totals
     from bakeoff.serving.entries import Entries
     from bakeoff.serving.server import Server
+    from bakeoff.tasting.server import TastingServer
 
 REPORT_SECONDS = 60.0  # that another process may take to write the same report
 Source = str | Path | dict[str, Any]
@@ -242,6 +244,40 @@ def serve(*folders: str | Path, device: str = "auto", trust: bool = False, **set
         return Server(folders, Settings(**settings), device, trust)
 
 
+def taste(path: str | Path, entries: Sequence[str] = (), **settings: Any) -> "TastingServer":
+    """Return a server of the page on which people compare two entries' outputs without knowing whose they are.
+
+    `with bakeoff.taste("bakeoffs/demo", ["lora", "last_layers"]) as server:` lets it run in a thread at `server.url`;
+    `.run()` runs it until a signal. `settings` are pairs, host and port. Votes are in votes.jsonl of the run folder.
+    """
+    try:
+        from bakeoff.tasting.server import TastingServer
+    except ImportError as error:
+        raise SetupError(f"taste: {error.name} is not installed. Try: pip install bakeoff[serve]") from None
+    return TastingServer(path, entries, **settings)
+
+
+def judge(
+    path: str | Path, overrides: dict[str, Any] | None = None, entries: Sequence[str] = (), every_pair: bool = False,
+    said: Callable[["Totals", int], None] | None = None,
+) -> "Totals":  # fmt: skip
+    """Ask the judge model of a bakeoff's config which outputs are better; return what it has cost.
+
+    Both orders of every pair are asked; what was answered before is not asked again. `overrides` are dotted keys,
+    {"judge.model": "..."}. `said` gets the totals so far and the number of questions. Raises SetupError if no judge is
+    named, or the folder is from elsewhere: then its config may not say where outputs are sent.
+    """
+    from bakeoff.judging.judge import judge as ask
+    from bakeoff.judging.judge import judged_pairs, questions
+    from bakeoff.judging.settings import judge_config
+
+    folder = Folder(path)
+    document = load_results(path).document
+    config = judge_config(folder, overrides or {})
+    asked = list(questions(folder, document, judged_pairs(folder, document, entries, every_pair), config))
+    return ask(folder, asked, config, lambda totals: said(totals, len(asked)) if said else None)
+
+
 def load_entries(*folders: str | Path, device: str = "auto", trust: bool = False) -> "Entries":
     """Return all finished entries of bakeoffs that share a base, which is in memory once.
 
@@ -253,6 +289,58 @@ def load_entries(*folders: str | Path, device: str = "auto", trust: bool = False
 
     with uncollected():
         return Entries(Opened(folders, device, trust, say=getLogger("bakeoff.serving").warning))
+
+
+def run_grid(
+    source: str | Path, overrides: dict[str, Any] | None = None, display: str = "auto"
+) -> tuple[list[Results], Path | None]:
+    """Run every cell of a grid's config; return their results, and the joint page.
+
+    Each cell is a bakeoff in a folder of its own below the grid's; a finished one is not repeated. The page is None if
+    no entry has finished everywhere. Raises BakeoffError as `run` does, with the cell in front.
+    """
+    from bakeoff.config.grid import load_grid
+    from bakeoff.store.grid_folder import GridFolder
+
+    grid = load_grid(Path(source), overrides)
+    folder = GridFolder(grid.folder)
+    with writing(folder.path):
+        folder.begin({cell.config.name: (cell.task, cell.base) for cell in grid.cells})
+    results = []
+    for cell in grid.cells:
+        try:
+            results.append(run(cell.config.model_dump(mode="json"), display=display))
+        except BakeoffError as error:
+            error.args = (f"{source} ({cell.task} on {cell.base}): {error}",)
+            raise
+    done = all(result.document.status == "done" for result in results)
+    return results, over_tasks([folder.path]) if done and len(grid.cells) > 1 else None
+
+
+def over_tasks(paths: Sequence[str | Path], output: str | Path | None = None) -> Path:
+    """Write the joint page of bakeoffs of several tasks, and bases; return its path.
+
+    Each path is a run folder or a grid's folder. Without `output` the page is report.html in a grid's folder, else
+    over-tasks.html here. Raises SetupError if they are not every task on every base.
+    """
+    from bakeoff.analysis.cells import labelled
+    from bakeoff.analysis.task_verdict import summarize_tasks
+    from bakeoff.report.tasks import write_tasks
+    from bakeoff.store.grid_folder import GridFolder
+
+    grids, places = [GridFolder(path) for path in paths], dict[Path, tuple[str, str] | None]()
+    for grid in grids:
+        places |= grid.cells() if grid.is_grid() else {grid.path: None}
+    cells = labelled([(Folder(path), load_results(path).document, names) for path, names in places.items()])
+    if len({os.path.realpath(cell.folder.path) for cell in cells}) < len(cells):
+        raise SetupError(f"{cells[0].folder.path}: the folder is given twice. Try: each folder once")
+    alone = grids[0] if len(grids) == 1 and grids[0].is_grid() else None
+    page = Path(output) if output else alone.page if alone else Path("over-tasks.html")
+    if os.path.realpath(page.parent) in {os.path.realpath(cell.folder.path) for cell in cells}:
+        raise SetupError(f"{page}: is inside a run folder. Try: -o over-tasks.html, or any other place")
+    name = alone.path.resolve().name if alone else " + ".join(dict.fromkeys(cell.task for cell in cells))
+    with writing(page.parent, "-o PAGE.html, another place"):
+        return write_tasks(summarize_tasks(cells, name), page)
 
 
 def refresh_report(path: str | Path) -> Path:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from bakeoff.store.results_document import ResultsDocument, ResultsRow, interval_of
+from bakeoff.store.results_document import Price, ResultsDocument, ResultsRow, interval_of
 
 NOT_MEASURED = "not measured"
 NO_SUCH_THING = "\N{EN DASH}"
@@ -116,13 +116,33 @@ OTHERS = (
     ),
     Column("seeds", "seeds", fixed(0), "finished runs of the entry", None),
 )
+
+
+def money(currency: str) -> Callable[[float], str]:
+    """Return a formatter of money: two digits at least, of small sums as many as tell them apart."""
+    unit = f" {currency}" if currency else ""
+    return lambda value: f"{value:,.2f}{unit}" if value >= 1 else f"{value:.2g}{unit}"
+
+
+def prices(price: Price | None) -> list[Column]:
+    """Return the columns of money; none if an hour has no price."""
+    if price is None or price.hour is None:
+        return []
+    form, hour = money(price.currency), f"at {price.hour:g}{f' {price.currency}' if price.currency else ''} per hour"
+    return [
+        Column("costs/price", "price", form, f"one final training, by the seconds of its steps and of storing the "
+               f"outputs of frozen blocks, {hour} of one {price.device}", "min"),
+        Column("costs/tuning_price", "tuning price", form, f"all trials, by the seconds of their steps, {hour}"),
+    ]  # fmt: skip
+
+
 STORAGE = Column(
     "quantize", "base in", str, "how the base's matrices are stored: none (as in its files), nf4 (4 bits) or int8 (8)"
 )
 # The columns that a terminal shows, by how wide it must be; the page has them all.
 SHOWN_FROM = {
     "metrics/test/loss": 0, "trainable_parameters": 60, "costs/adapter_bytes": 80, "costs/train_seconds": 60,
-    "costs/peak_bytes": 80, "trainable_percent": 120, "costs/tokens_per_second": 120,
+    "costs/peak_bytes": 80, "costs/price": 100, "trainable_percent": 120, "costs/tokens_per_second": 120,
     "metrics/validation/overfitting": 185, "metrics/neutral/forgetting": 185,
 }  # fmt: skip
 SCORES_FROM = (80, 100)  # the same for the first scores after the one that entries are ranked by
@@ -133,7 +153,7 @@ def columns(results: ResultsDocument) -> list[Column]:
     """Return the table's columns: test loss, the scores that the config names, costs; storage if any is packed."""
     scores = [Column(f"metrics/test/{m.name}", m.heading, fixed(3), m.explanation, "max") for m in results.metrics]
     packed = any(row.quantize not in (None, "none") for row in results.rows.values())
-    return [TEST_LOSS, *scores, *([STORAGE] if packed else []), *OTHERS]
+    return [TEST_LOSS, *scores, *([STORAGE] if packed else []), *OTHERS, *prices(results.price)]
 
 
 def shown_columns(results: ResultsDocument, width: int) -> list[Column]:

@@ -2,7 +2,7 @@
 
 from bakeoff.analysis.caveats import rare_failures
 from bakeoff.errors import listed
-from bakeoff.store.results_document import ResultsDocument, ResultsRow
+from bakeoff.store.results_document import Price, ResultsDocument, ResultsRow
 
 NOT_CONVERGED = "at the end the loss was still falling at more than half its average rate, so longer training may help"
 NOT_BETTER = "training never improved on the start; try another learning_rate"
@@ -63,4 +63,12 @@ def remarks(results: ResultsDocument) -> list[str]:
     never = [name for name, row in entries.items() if row.improved is False]
     if never:
         lines.append(f"not better: {listed(never)}: {NOT_BETTER}")
-    return [*lines, *rare_failures(entries)]
+    return [*lines, *without_price(results.price), *rare_failures(entries)]
+
+
+def without_price(price: Price | None) -> list[str]:
+    """Return a line if a price is given, but not for the device of the runs."""
+    if price is None or price.hour is not None:
+        return []
+    key = "price.gpu_hour" if price.device == "GPU" else "price.cpu_hour"
+    return [f"no costs in money: the runs were on a {price.device}, for which {key} is not set"]

@@ -1,14 +1,17 @@
 """Results: turns the records of a bakeoff's runs into results.json, which every view (terminal, report, CSV) reads."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy
 
 from bakeoff.analysis.convergence import converged
 from bakeoff.analysis.pairs import LOSS
+from bakeoff.analysis.preference_words import preference_sentences
 from bakeoff.analysis.replay import in_rounds, leading, replay
 from bakeoff.analysis.rounds import Rounds
 from bakeoff.analysis.statistics import Estimate, Resamples, Scores, estimate
+from bakeoff.analysis.tasting import preferences
 from bakeoff.analysis.trials import tuning
 from bakeoff.analysis.verdict import make_verdict
 from bakeoff.analysis.yardstick import Yardstick
@@ -21,7 +24,7 @@ from bakeoff.scoring.baselines import takes_model
 from bakeoff.scoring.forgetting import with_forgetting
 from bakeoff.store.plan_document import PlanDocument
 from bakeoff.store.records import Run, RunResult
-from bakeoff.store.results_document import MeanScore, ResultsDocument, ResultsRow
+from bakeoff.store.results_document import MeanScore, Price, ResultsDocument, ResultsRow
 from bakeoff.store.run_folder import SCHEMA, Folder
 
 COUNTED = ("trainable_parameters", "total_parameters", "learning_rate", "steps", "best_step")  # of one run, not means
@@ -54,9 +57,15 @@ def summarize(folder: Folder) -> ResultsDocument:
     estimates = estimate(every, Resamples(clusters))
     by_name = {n: {metric: estimates[n, metric] for metric in table} for n, table in scores.items()}
     rows = {name: entry_row(folder, plan, config, group, results, by_name[name]) for name, group in groups.items()}
+    price = price_of(config, folder.environment())
+    rows = {name: priced(row, price) for name, row in rows.items()}
     rows = with_forgetting(rows | {name: not_run_row(name, reason) for name, reason in plan.not_run.items()})
     compared = {name: row for name, row in rows.items() if row.status != "not run"}
     statuses = {row.status for row in compared.values()}
+    tasted = preferences(folder, plan, rows, clusters)
+    verdict = make_verdict(compared, estimates, yardstick(plan, config), rounds)
+    if tasted:
+        verdict = verdict.model_copy(update={"text": " ".join([verdict.text, *preference_sentences(tasted)])})
     return ResultsDocument(
         schema_version=SCHEMA, name=plan.name,
         status="done" if statuses == {"done"} else "failed" if statuses == {"failed"} else "incomplete",
@@ -73,10 +82,33 @@ def summarize(folder: Folder) -> ResultsDocument:
         score_signature=plan.score_signature,
         entries={n: row for n, row in rows.items() if row.kind == "entry"},
         baselines={n: rows[n] for n in (*config.baselines, *rows) if n in rows and rows[n].kind == "baseline"},
-        verdict=make_verdict(compared, estimates, yardstick(plan, config), rounds),
+        verdict=verdict,
+        preferences=tasted,
+        price=price,
         environment=folder.environment(),
         records=folder.content_hash(),
     )  # fmt: skip
+
+
+def price_of(config: Config, environment: Mapping[str, Any]) -> Price | None:
+    """Return what an hour of the runs' device costs; None if the config names no price."""
+    if config.price is None:
+        return None
+    gpu = bool(environment.get("gpu"))
+    hour = config.price.gpu_hour if gpu else config.price.cpu_hour
+    return Price(hour=hour, device="GPU" if gpu else "machine", currency=config.price.currency)
+
+
+def priced(row: ResultsRow, price: Price | None) -> ResultsRow:
+    """Return a row with what one final training, and all trials, have cost: seconds of their steps times a price."""
+    if price is None or price.hour is None or row.kind != "entry":
+        return row
+    money = {}
+    for name, parts in (("price", ("train_seconds", "trunk_seconds")), ("tuning_price", ("tuning_seconds",))):
+        seconds = row.costs.get(parts[0])
+        further = sum(row.costs.get(part) or 0.0 for part in parts[1:])
+        money[name] = None if seconds is None else (seconds + further) / 3600 * price.hour
+    return row.model_copy(update={"costs": row.costs | money})
 
 
 def needed(rounds: Rounds, config: Config) -> dict[str, int]:

@@ -10,6 +10,7 @@ import click
 from bakeoff.cli.export import export
 from bakeoff.cli.generate import generate
 from bakeoff.cli.group import DISPLAY, TRUST, Commands, overrides
+from bakeoff.cli.preferences import judge, taste
 from bakeoff.cli.serve import serve
 from bakeoff.cli.setup import AS_JSON, doctor, init, schema
 from bakeoff.cli.terminal import open_console, say, say_line, whisper
@@ -24,7 +25,7 @@ def main() -> None:
     """Find out which way of adapting a language model is worth its cost on your task."""
 
 
-for command in (init, schema, doctor, generate, export, serve):
+for command in (init, schema, doctor, generate, export, judge, serve, taste):
     main.add_command(command)
 
 
@@ -88,9 +89,40 @@ def run(file: Path, settings: tuple[str, ...], display: str, trust: bool) -> Non
     """Run the bakeoff that FILE describes.
 
     FILE is a config. Results go to the run folder, bakeoffs/NAME if the config has `name: NAME`. Ctrl-C interrupts the
-    bakeoff. Run the same command again to resume; finished runs are not repeated.
+    bakeoff. Run the same command again to resume; finished runs are not repeated. With `tasks` or `models` in FILE it
+    is a grid: a bakeoff of every task on every model, each in a folder of its own, and a joint report over them.
     """
-    run_and_show(file, settings, display, trust)
+    from bakeoff.config.grid import is_grid
+
+    if is_grid(file):
+        run_grid_and_show(file, settings, display)
+    else:
+        run_and_show(file, settings, display, trust)
+
+
+def run_grid_and_show(file: Path, settings: tuple[str, ...], display: str) -> None:
+    """Run a grid, print each verdict and the joint one, and exit with 1 if a run failed."""
+    from bakeoff import api
+
+    results, page = api.run_grid(file, parse(settings), display)
+    for result in results:
+        say(f"{result.document.name}: {result.verdict}")
+    if page is None:
+        sys.exit(1)
+    print_tasks(page)
+
+
+def print_tasks(page: Path) -> None:
+    """Print the joint table and verdict of a page that was just written."""
+    from bakeoff.report.tasks import stored_tasks, tasks_table
+
+    document = stored_tasks(page)
+    console = open_console()
+    console.print(tasks_table(document))
+    for line in document.notes:
+        say_line(console, line, "yellow")
+    say_line(console, document.text)
+    say(f"report: {page}")
 
 
 @main.command()
@@ -124,18 +156,25 @@ def plan(file: Path, settings: tuple[str, ...], probe: bool, trust: bool, as_jso
     nothing.
     """
     from bakeoff.api import plan as make
+    from bakeoff.config.grid import is_grid, load_grid
 
-    document = make(file, parse(settings), probe, trust)
+    grid = load_grid(file, parse(settings)) if is_grid(file) else None
+    if grid:
+        cells = [cell.config.model_dump(mode="json") for cell in grid.cells]
+        documents = [make(cell, probe=probe, trust=trust) for cell in cells]
+    else:
+        documents = [make(file, parse(settings), probe, trust)]
     if as_json:
-        click.echo(json.dumps(document, indent=1))
+        click.echo(json.dumps(documents if grid else documents[0], indent=1))
         return
     from bakeoff.report.plan import plan_lines, plan_table
     from bakeoff.store.plan_document import PlanDocument
 
-    console, made = open_console(), PlanDocument.model_validate(document)
-    console.print(plan_table(made))
-    for line in plan_lines(made):
-        say_line(console, line)
+    console = open_console()
+    for made in map(PlanDocument.model_validate, documents):
+        console.print(plan_table(made))
+        for line in plan_lines(made):
+            say_line(console, line)
 
 
 @main.command()
@@ -177,16 +216,23 @@ def show(folder: Path, prefer: str | None, as_json: bool) -> None:
     help="File of the page; its figures are written beside it.  [default: FOLDER/report.html; with several folders "
     "comparison.html]",
 )  # fmt: skip
-def report(folders: tuple[Path, ...], output: Path | None) -> None:
+@click.option(
+    "--over", type=click.Choice(["tasks"]),
+    help="With the folders of several tasks, or of a grid: write one page that says what holds over the tasks.",
+)  # fmt: skip
+def report(folders: tuple[Path, ...], output: Path | None, over: str | None) -> None:
     """Write the report again, or compare bakeoffs.
 
     Writes the HTML page, figures, CSV and Markdown of the bakeoff in the run folder FOLDER; with -o only the page and
     its figures, elsewhere. With several folders, writes one page that compares all their entries, if their settings
-    are equal.
+    are equal. A grid's folder has a joint page over its tasks.
     """
-    from bakeoff.api import compare, refresh_report
+    from bakeoff.api import compare, over_tasks, refresh_report
+    from bakeoff.store.grid_folder import GridFolder
 
-    if len(folders) == 1 and output is None:
+    if over or any(GridFolder(folder).is_grid() for folder in folders):
+        print_tasks(over_tasks(folders, output))
+    elif len(folders) == 1 and output is None:
         say(refresh_report(folders[0]))
     else:
         say(compare(folders, output or "comparison.html"))

@@ -25,8 +25,22 @@ def json_schema() -> str:
     allow(definitions["ProtocolConfig"]["properties"]["trunk_cache"], {"type": ["string", "boolean"]})
     allow(definitions["ProtocolConfig"]["properties"]["budget"], {"type": "string"})
     fields["entries"] = {"description": fields["entries"]["description"], "anyOf": entry_forms()}
+    fields |= grid_keys()
+    schema |= {"required": ["entries"], "anyOf": [{"required": ["data"]}, {"required": ["tasks"]}]}
     schema |= {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A bakeoff"}
     return json.dumps(schema, indent=1)
+
+
+def grid_keys() -> dict[str, Any]:
+    """Return the schema of the keys that make a config a grid."""
+    parts = {"type": "object", "minProperties": 1, "additionalProperties": {"type": ["object", "string"]}}
+    tasks = {
+        **parts,
+        "additionalProperties": {"type": "object"},
+        "description": "names of tasks, each with its own keys",
+    }
+    models = {"description": "base models, or their names with the keys of each"}
+    return {"tasks": tasks, "models": models | {"anyOf": [{"type": "array", "items": {"type": "string"}}, parts]}}
 
 
 def allow(field: dict[str, Any], form: dict[str, Any]) -> None:

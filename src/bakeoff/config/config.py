@@ -11,7 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from bakeoff.config.chat import USER, Chat, ChatConfig
 from bakeoff.config.data import DataConfig
-from bakeoff.config.machine import MachineConfig, SafetyConfig
+from bakeoff.config.machine import JudgeConfig, MachineConfig, PriceConfig, SafetyConfig
 from bakeoff.config.names import BASELINES, INSTRUCTION, MAJORITY, checked_baselines, checked_labels, checked_metrics
 from bakeoff.config.sections import Pin, ProtocolConfig, Section
 from bakeoff.config.stages import GenerationConfig, TuneConfig
@@ -109,6 +109,12 @@ class Config(Section):
     )
     generation: GenerationConfig = Field(default_factory=GenerationConfig, description="how outputs are decoded")
     machine: MachineConfig = Field(default_factory=MachineConfig, description="what runs use of this machine")
+    price: PriceConfig | None = Field(
+        None, description="prices per hour, for example {gpu_hour: 2.5}; the table then also has costs in money"
+    )
+    judge: JudgeConfig | None = Field(
+        None, description="a judge model that `bakeoff judge` asks which outputs are better; null: none"
+    )
     safety: SafetyConfig = Field(default_factory=SafetyConfig, description="checkpoints and limits of runs")
     output: str | None = Field(None, description="folder of the results; null: bakeoffs/<name>")
     trackers: list[Literal["tensorboard", "mlflow", "wandb", "trackio"]] = Field(

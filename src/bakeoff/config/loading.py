@@ -31,6 +31,11 @@ def load_config(source: str | Path | dict[str, Any], overrides: dict[str, Any] |
         raw.setdefault("name", name or "bakeoff")
     for key, value in (overrides or {}).items():
         set_dotted(raw, key, value)
+    return config_of(where, raw, base)
+
+
+def config_of(where: str, raw: dict[str, Any], base: Path) -> Config:
+    """Return the config of a mapping, whose paths are relative to `base`; raise ConfigError, with `where` in front."""
     try:
         return absolute(Config.model_validate(raw), base)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""The sections of the YAML that no result depends on: the machine, checkpoints and limits."""
+"""The sections of the YAML that no result depends on: the machine, its price, a judge, checkpoints and limits."""
 
 import re
 from typing import Literal, Self
@@ -57,6 +57,50 @@ class MachineConfig(Section):
         if self.device not in ("auto", "cuda", "xpu"):
             raise ValueError(f"devices: {self.device} is one device. Try: device: cuda, or without devices")
         return self
+
+
+class PriceConfig(Section):
+    """What the machine costs, so that costs are also shown in money. Nothing here changes a result."""
+
+    gpu_hour: float | None = Field(
+        None, gt=0, description="price of one hour of one GPU, for runs on a GPU; null: their costs are not in money"
+    )
+    cpu_hour: float | None = Field(None, gt=0, description="price of one hour of the machine, for runs without a GPU")
+    currency: str = Field("", max_length=12, description="unit of the prices, for example EUR")
+
+
+class JudgeConfig(Section):
+    """A judge model, which `bakeoff judge` asks. Nothing is sent to it by any other command."""
+
+    base_url: str = Field(
+        pattern=r"^https?://",
+        description="address of a server with OpenAI's interface, up to and with /v1; documents and outputs are sent "
+        "there",
+    )
+    model: str = Field(min_length=1, description="the judge's name at that server")
+    key_variable: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        description="environment variable with the key of the server; null: no key is sent",
+    )
+    criteria: str = Field(
+        "Which output is the better one for a reader who has not read the document? It must be true to the document, "
+        "have what matters most in it, and be well written. Length alone is no merit.",
+        max_length=10_000,
+        description="what the judge is to go by",
+    )
+    seeds: int | None = Field(None, ge=1, description="how many seeds of each entry are judged; null: all")
+    documents: int | None = Field(
+        None, ge=1, description="how many test documents are judged, chosen at random; null: all"
+    )
+    answer_tokens: int = Field(
+        512, ge=1, le=100_000, description="most tokens of an answer; judges that think first need thousands"
+    )
+    parallel: int = Field(4, ge=1, le=256, description="how many requests are open at the same time")
+    seconds: float = Field(120, gt=0, description="time limit of one request")
+    retries: int = Field(5, ge=0, le=100, description="how often a request is tried again that failed, with pauses")
+    input_price: float | None = Field(None, ge=0, description="price of a million tokens that are sent")
+    output_price: float | None = Field(None, ge=0, description="price of a million tokens of answers")
 
 
 class SafetyConfig(Section):

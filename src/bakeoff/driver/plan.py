@@ -227,11 +227,13 @@ def scores_by(config: Config, test: Sequence[Example]) -> dict[str, Any]:
 def basis_of(config: Config, plan: PlanDocument) -> str:
     """Return a hash of what a plan is made from besides data and metrics, and of its content besides scores.
 
-    Trackers and the section `safety` change neither.
+    Trackers and the sections `judge`, `price` and `safety` change neither.
     """
     from bakeoff.hub import base_stamps
 
-    given = config.model_dump(mode="json", exclude={"metrics", "primary", "output", "safety", "trackers"})
+    given = config.model_dump(
+        mode="json", exclude={"metrics", "primary", "judge", "output", "price", "safety", "trackers"}
+    )
     row = {key: value for key, value in plan.row().items() if key not in SCORES}
     row |= {"data": row["data"] | {"findings": without_scores(plan.data.findings)}}
     return hash_of([__version__, given, base_stamps(config.model, config.pin), accelerators(), row])

@@ -28,7 +28,9 @@ from bakeoff.store.run_folder import Folder
 from bakeoff.store.signature import signature
 
 # Parts of the config that no result depends on.
-FREE_TO_CHANGE = re.compile(r"output|machine\..*|safety\..*|trackers|protocol\.(trunk_cache|gradient_checkpointing)")
+FREE_TO_CHANGE = re.compile(
+    r"output|machine\..*|(price|judge)(\..*)?|safety\..*|trackers|protocol\.(trunk_cache|gradient_checkpointing)"
+)
 
 
 def check_free(folder: Folder, config: Config) -> None:

@@ -13,6 +13,7 @@ from bakeoff.report.charts.looks import look_figures
 from bakeoff.report.charts.pairs import pair_figures
 from bakeoff.report.charts.quality import Axis, costs, qualities, quality_cost
 from bakeoff.report.charts.sweep import sweeps
+from bakeoff.report.preferences import preference_figures
 from bakeoff.report.source import Source
 from bakeoff.store.checksums import digest, read_mapping
 from bakeoff.store.files import write_json, write_text
@@ -40,12 +41,14 @@ class Figures:
     budgets: list[Figure]
     pairs: list[Figure]
     looks: list[Figure]
+    preferences: list[Figure]
     bars: list[Figure]
 
     def all(self) -> list[Figure]:
         """Return every figure."""
         tuning = [*self.sweeps, *self.budgets]
-        return [*self.axes.figures.values(), *self.curves, *tuning, *self.pairs, *self.looks, *self.bars]
+        differences = [*self.pairs, *self.looks, *self.preferences]
+        return [*self.axes.figures.values(), *self.curves, *tuning, *differences, *self.bars]
 
 
 def draw_figures(source: Source) -> Figures:
@@ -58,6 +61,7 @@ def draw_figures(source: Source) -> Figures:
         budgets=budget_figures(results),
         pairs=pair_figures(results.verdict),
         looks=look_figures(results.verdict),
+        preferences=preference_figures(results),
         bars=cost_bars(results),
     )
 

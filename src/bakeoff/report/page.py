@@ -17,6 +17,7 @@ from bakeoff.report.differences import choices, difference_rows
 from bakeoff.report.examples import samples
 from bakeoff.report.facts import sections
 from bakeoff.report.figures import Figures
+from bakeoff.report.preferences import preference_rows
 from bakeoff.report.source import Source
 from bakeoff.report.theme import colours, switches
 from bakeoff.report.view import view_note
@@ -31,7 +32,7 @@ SWATCHES = (
 TITLES = (
     ("results", "Results"), ("quality-against-cost", "Quality against cost"), ("loss-curves", "Loss curves"),
     ("sweeps", "Learning-rate sweep"), ("tuning-budget", "Tuning budget"), ("differences", "Differences"),
-    ("confusion", "Labels"), ("outputs", "Outputs"), ("costs", "Costs"),
+    ("preferences", "Preferences"), ("confusion", "Labels"), ("outputs", "Outputs"), ("costs", "Costs"),
 )  # fmt: skip
 
 
@@ -43,7 +44,7 @@ def render(source: Source, figures: Figures, beside: str) -> str:
     entries, differences = list(view.entries), difference_rows(view.verdict)
     empty = {
         "quality-against-cost": not figures.axes.figures, "sweeps": not figures.sweeps,
-        "tuning-budget": not figures.budgets,
+        "tuning-budget": not figures.budgets, "preferences": not results.preferences,
         "differences": not differences, "confusion": not tables, "costs": not figures.bars,
     }  # fmt: skip
     style = colours(":root", len(entries)) + (HERE / "page.css").read_text(encoding="utf-8")
@@ -69,6 +70,7 @@ def render(source: Source, figures: Figures, beside: str) -> str:
         bounded=verdict.bounded,
         ranked_by=f"{verdict.heading}, points" if verdict.bounded else verdict.heading,
         differences=differences,
+        preferences=preference_rows(results),
         figures=figures,
         beside=beside,
         not_converged=listed([n for n, row in results.entries.items() if row.converged is False]),
@@ -87,13 +89,13 @@ def render(source: Source, figures: Figures, beside: str) -> str:
     )
 
 
-def page_template() -> Template:
-    """Return the page's template, which escapes its values."""
+def page_template(name: str = "page.html.j2") -> Template:
+    """Return a page's template, which escapes its values."""
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, undefined=StrictUndefined
     )
     environment.filters["unbroken"] = unbroken
-    return environment.get_template("page.html.j2")
+    return environment.get_template(name)
 
 
 def trunk_times(results: ResultsDocument) -> str:

@@ -177,6 +177,53 @@ class ResultsRow(Document):
     place: int = 0
 
 
+class Preference(Document):
+    """How often people, or a judge model, prefer the outputs of `first` to those of `second`.
+
+    `net` is the share of wins minus that of losses, with its 95 % interval. `by` says whose it is: people's alone,
+    people's made more precise by the judge, or the judge's alone. `labels` counts documents with votes, `votes` these,
+    `judged` documents that the judge has seen. `agreement` is how often the judge names people's winner where both have
+    one, `flips` the share of documents whose winner changes with the order. `needed` is about how many labels would
+    show a preference as large as this one.
+    """
+
+    first: str
+    second: str
+    by: Literal["people", "people and judge", "judge"]
+    net: float
+    low: Interval
+    high: Interval
+    p: float | None
+    p_adjusted: float | None
+    different: bool
+    wins: float
+    ties: float
+    losses: float
+    both_bad: float
+    labels: int
+    votes: int
+    tasters: int
+    judged: int
+    seeds: int
+    needed: int | None
+    weight: float
+    correlation: float | None
+    agreement: float | None
+    flips: float | None
+    unanswered: int
+    judge: str | None
+    judge_net: float | None
+    notes: list[str]
+
+
+class Price(Document):
+    """What an hour of the runs' device costs; `hour` is null where the config has no price for such a device."""
+
+    hour: Annotated[float, Field(gt=0)] | None
+    device: Literal["GPU", "machine"]
+    currency: str
+
+
 class ResultsDocument(Document):
     """results.json, without its checksum and signature. Model, data and metrics are those of plan.json.
 
@@ -203,6 +250,8 @@ class ResultsDocument(Document):
     entries: dict[str, ResultsRow]
     baselines: dict[str, ResultsRow]
     verdict: Verdict
+    price: Price | None = None
+    preferences: list[Preference] = Field([])
     environment: dict[str, Any]
     records: str
     notes: list[str] = Field([])

@@ -181,6 +181,8 @@ class Folder:
         self.markdown_file = self.path / "results.md"
         self.report_file = self.path / "report.html"
         self.figures = self.path / "figures"  # each figure of the report as SVG and CSV
+        self.votes_file = self.path / "votes.jsonl"  # of people, and of a judge model, about pairs of outputs
+        self.judge_file = self.path / "judge.jsonl"
         self.lock_file = self.path / ".lock"
         self.tag_file = self.path / ".bakeoff"  # that a bakeoff made this folder (`ownership`)
         self.runs_folder = self.path / "runs"
@@ -292,6 +294,7 @@ class Folder:
 
     def content_hash(self) -> str:
         """Return a hash of all that results.json is made from; what the config says is in the plan and the examples."""
-        files = [self.plan_file, self.made_file, self.environment_file, *self.path.glob("runs/*/result.json")]
+        said = [self.votes_file, self.judge_file]
+        files = [self.plan_file, self.made_file, self.environment_file, *said, *self.path.glob("runs/*/result.json")]
         named = sorted((file.relative_to(self.path).as_posix(), digest(file)) for file in files if file.exists())
         return hashlib.sha256(json.dumps(named).encode()).hexdigest()

@@ -9,18 +9,20 @@ from bakeoff.store.results_document import ResultsDocument
 WIDTH, ROW = 190, 24
 SHOWN = (
     "costs/train_seconds", "costs/tuning_seconds", "costs/peak_bytes", "costs/adapter_bytes", "trainable_parameters",
-    "costs/tokens_per_second",
+    "costs/tokens_per_second", "costs/price",
 )  # fmt: skip
 TITLES = {
     "costs/train_seconds": "training time, s", "costs/tuning_seconds": "tuning time, s",
     "costs/peak_bytes": "peak memory", "costs/adapter_bytes": "adapter size",
     "trainable_parameters": "trainable parameters", "costs/tokens_per_second": "tokens/s in training",
+    "costs/price": "price of one training",
 }  # fmt: skip
 
 
 def cost_bars(results: ResultsDocument) -> list[Figure]:
     """Return a figure for each cost that any entry has."""
-    return [f for key in SHOWN if (f := cost_bar(results, next(c for c in columns(results) if c.key == key)))]
+    known = {column.key: column for column in columns(results)}
+    return [f for key in SHOWN if key in known and (f := cost_bar(results, known[key]))]
 
 
 def cost_bar(results: ResultsDocument, column: Column) -> Figure | None:

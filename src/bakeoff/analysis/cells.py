@@ -1,0 +1,171 @@
+"""The bakeoffs of several tasks on several bases, as one table: which they are, and what each tells of its entries."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy
+
+from bakeoff.analysis.pairs import LOSS
+from bakeoff.analysis.rounds import Estimates
+from bakeoff.analysis.seeds import SeedSpread, pooled, with_floor
+from bakeoff.analysis.statistics import Estimate, Resamples, estimate
+from bakeoff.analysis.summary import read_clusters, read_scores
+from bakeoff.config.planned import planned_config
+from bakeoff.errors import SetupError, listed
+from bakeoff.scoring.baselines import BASE
+from bakeoff.store.plan_document import PlanDocument
+from bakeoff.store.results_document import ResultsDocument
+from bakeoff.store.run_folder import Folder
+
+SHARED = 0.5  # of the smaller of two test splits: from there on they count as one
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One task on one base: a finished bakeoff."""
+
+    task: str
+    base: str
+    folder: Folder
+    document: ResultsDocument
+
+    @cached_property
+    def plan(self) -> PlanDocument:
+        """Its plan."""
+        return self.folder.plan()
+
+    @property
+    def finished(self) -> list[str]:
+        """The entries with all their final runs."""
+        return [name for name, row in self.document.entries.items() if row.status == "done"]
+
+    @cached_property
+    def documents(self) -> list[str]:
+        """The documents of the test split, (examples,)."""
+        return [row.document.strip() for row in self.folder.examples("test")]
+
+    def estimates(self, names: Sequence[str]) -> Estimates:
+        """Return the estimates of entries by (name, metric): the score that ranks, and the loss, with the base's.
+
+        Of seeds in rounds those count that every entry has: later ones were added because of what was seen.
+        """
+        tables = {}
+        for name in (*names, BASE):
+            group = [run for run in self.plan.runs if run.id in self.document.rows[name].runs and run.entry == name]
+            group = group[: min(self.plan.looks)] if self.plan.looks else group
+            results = {run.id: self.folder.result(run.id, self.plan) for run in group}
+            for metric, scores in read_scores(self.folder, self.plan, group, results).items():
+                if metric in (f"test/{self.plan.primary}", LOSS):
+                    tables[name, metric] = scores
+        clusters = read_clusters(self.folder, self.plan, planned_config(self.folder, self.plan))
+        return estimate(tables, Resamples(clusters))
+
+
+def labelled(found: Sequence[tuple[Folder, ResultsDocument, tuple[str, str] | None]]) -> list[Cell]:
+    """Return the cells of folders with their results, and with the task and base that a grid gives them.
+
+    Without a grid, bakeoffs of the same data are one task, of the same weights one base; two different ones of one name
+    have the name of their folder behind it.
+    """
+    tasks, bases, cells = dict[str, str](), dict[str, str](), []
+    for folder, document, given in found:
+        names = given or (document.name, Path(document.model.name).name)
+        keys = document.data.identity, document.model.identity or document.model.name
+        for known, key, name in zip((tasks, bases), keys, names, strict=True):
+            taken = name in known.values() and known.get(key) != name
+            known.setdefault(key, f"{name} ({folder.path})" if taken else name)
+        cells.append(Cell(tasks[keys[0]], bases[keys[1]], folder, document))
+    return cells
+
+
+def grid_of(cells: Sequence[Cell]) -> tuple[list[str], list[str]]:
+    """Return the tasks and bases of cells, which must be every task on every base, with test splits of their own."""
+    tasks, bases = (list(dict.fromkeys(values)) for values in zip(*((c.task, c.base) for c in cells), strict=True))
+    if len(cells) == 1 or (len(tasks) == 1 and len(bases) == 1):
+        raise SetupError(
+            f"{cells[0].folder.path}: one task on one base says nothing over tasks. Try: the folders of two tasks or "
+            "more"
+        )
+    missing = [(t, b) for t in tasks for b in bases if not any((c.task, c.base) == (t, b) for c in cells)]
+    if missing:
+        pairs = listed([f"{task} on {base}" for task, base in missing])
+        raise SetupError(
+            f"{cells[0].folder.path}: every task must be there on every base, and so {pairs} is missing. Try: bakeoff "
+            "run of what is missing, or leave out that task or base"
+        )
+    refuse_shared_splits(tasks, cells)
+    return tasks, bases
+
+
+def refuse_shared_splits(tasks: Sequence[str], cells: Sequence[Cell]) -> None:
+    """Raise SetupError where two tasks have the same test documents, or a task's bases have different ones."""
+    of_task = {task: [c for c in cells if c.task == task] for task in tasks}
+    for group in of_task.values():
+        other = next((c for c in group if c.documents != group[0].documents), None)
+        if other:
+            raise SetupError(
+                f"{other.folder.path}: has other test documents than {group[0].folder.path}, but the same task, "
+                f"{other.task}. Try: the same data for every base"
+            )
+    for number, task in enumerate(tasks):
+        mine = set(of_task[task][0].documents)
+        for before in tasks[:number]:
+            theirs = set(of_task[before][0].documents)
+            if len(mine & theirs) > SHARED * min(len(mine), len(theirs)):
+                raise SetupError(
+                    f"{of_task[task][0].folder.path}: shares test documents with {of_task[before][0].folder.path}, so "
+                    f"{before} and {task} are one task, counted twice. Try: one of the two"
+                )
+
+
+def common_entries(cells: Sequence[Cell]) -> tuple[list[str], list[str]]:
+    """Return the entries that are finished in all cells, and lines on those that are left out."""
+    names = [n for n in cells[0].document.entries if all(n in c.finished for c in cells)]
+    every = list(dict.fromkeys(name for cell in cells for name in cell.document.entries))
+    for name in names:
+        kinds = {str(cell.plan.entries[name].method) for cell in cells}
+        if len(kinds) > 1:
+            raise SetupError(
+                f"{cells[0].folder.path}: entry '{name}' is {' in one bakeoff and '.join(sorted(kinds))} in another. "
+                "Try: one name for one method"
+            )
+    if not names:
+        raise SetupError(
+            f"{cells[0].folder.path}: no entry is finished in all {len(cells)} bakeoffs. Try: bakeoff run again"
+        )
+    left = [name for name in every if name not in names]
+    lines = [f"Left out, because not finished in every bakeoff: {listed(left)}."] if left else []
+    return names, lines
+
+
+def logarithm(score: Estimate) -> Estimate:
+    """Return the estimate of a positive score's logarithm (delta method for the seeds)."""
+    squared = score.value**2
+    spreads = tuple(SeedSpread(s.between / squared, s.within / squared, s.freedom) for s in score.spreads)
+    draws = numpy.log(numpy.maximum(1 + score.draws / score.value, 1e-12))
+    bounds = (-math.inf, math.inf)
+    return replace(
+        score, value=math.log(score.value), draws=draws, spreads=spreads, bounds=bounds,
+        scale=max(1.0, abs(math.log(score.value))),
+    )  # fmt: skip
+
+
+def over_bases(gaps: Sequence[Estimate]) -> Estimate:
+    """Return the mean of a pair's difference over bases: documents were drawn alike for all, seeds were not."""
+    count = len(gaps)
+    spreads = tuple(
+        SeedSpread(s.between / count**2, s.within / count**2, s.freedom) for gap in gaps for s in gap.spreads
+    )
+    value = sum(gap.value for gap in gaps) / count
+    draws = sum((gap.draws for gap in gaps[1:]), gaps[0].draws) / count
+    return replace(gaps[0], value=value, draws=draws, spreads=spreads, scale=max(gap.scale for gap in gaps))
+
+
+def floored_gap(estimates: Mapping[str, Estimate], first: str, second: str) -> Estimate:
+    """Return a pair's difference in one cell, with the floor of all its entries' seeds."""
+    pool = pooled([spread for score in estimates.values() for spread in score.spreads])
+    gap = estimates[first] - estimates[second]
+    return replace(gap, spreads=with_floor(gap.spreads, pool))

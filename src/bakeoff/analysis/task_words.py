@@ -1,0 +1,90 @@
+"""Sentences of the joint verdict over tasks: none says more than its scope allows."""
+
+import math
+from collections.abc import Sequence
+
+from bakeoff.analysis.caveats import listed
+from bakeoff.analysis.tasks import ENOUGH_BASES, ENOUGH_TASKS
+from bakeoff.store.tasks_document import TaskMeasure, TaskPair
+
+
+def shown(measure: TaskMeasure, value: float) -> str:
+    """Return a difference, or a score, as a sentence shows it: points, a share of a loss, or the score's own unit."""
+    if measure.ratio:
+        return f"{100 * (math.exp(value) - 1) + 0.0:.1f} %"
+    return f"{100 * value + 0.0:.1f}" if measure.bounded else f"{value + 0.0:.3g}"
+
+
+def span(measure: TaskMeasure, low: float | None, high: float | None) -> str:
+    """Return an interval in brackets; empty if there is none."""
+    if low is None or high is None:
+        return ""
+    ends = [shown(measure, low), shown(measure, high)]
+    return f" (95 % interval {' to '.join(ends)})"
+
+
+def gap(measure: TaskMeasure, pair: TaskPair) -> str:
+    """Return a pair's mean difference with unit and interval."""
+    unit = " points" if measure.bounded else ""
+    return f"{shown(measure, pair.difference)}{unit}{span(measure, pair.low, pair.high)}"
+
+
+def ahead(measure: TaskMeasure, pair: TaskPair) -> str:
+    """Return on how many tasks the first of a pair is ahead."""
+    sign = -1 if measure.ratio else 1
+    count = sum(sign * value > 0 for value in pair.by_task.values())
+    return f"ahead on {count} of {len(pair.by_task)} tasks"
+
+
+def place(measure: TaskMeasure, tasks: Sequence[str], bases: Sequence[str]) -> str:
+    """Return where a statement holds, as the beginning of a sentence."""
+    these = f"{len(bases)} bases" if len(bases) > 1 else "this base"
+    own = f"these {these}" if len(bases) > 1 else these
+    if measure.scope == "these":
+        many = f"these {len(tasks)} tasks" if len(tasks) > 1 else "this task"
+        return f"On {many} and {own}"
+    if measure.scope == "tasks":
+        return f"On average over tasks like these {len(tasks)}, on {own}"
+    return f"On average over tasks like these {len(tasks)} and bases like these {len(bases)}"
+
+
+def measure_text(measure: TaskMeasure, tasks: Sequence[str], bases: Sequence[str]) -> str:
+    """Return the sentences on one measure: who is ahead, by how much, on how many tasks, and how far that reaches."""
+    where, best = place(measure, tasks, bases), measure.best
+    if not measure.pairs:
+        return f"{where}, {best} is the only entry that every bakeoff has finished."
+    mine = [pair for pair in measure.pairs if pair.first == best]
+    behind = [pair for pair in mine if pair.different]
+    if measure.tied_with_best:
+        lead = f"{where}, {listed([best, *measure.tied_with_best])} are tied on {measure.heading}"
+        near = max((p for p in mine if not p.different), key=lambda p: abs(p.difference))
+        parts = [f"{lead}; the largest difference, of {near.second}, is {gap(measure, near)}."]
+    else:
+        best_word = "lowest" if measure.ratio else "best"
+        parts = [f"{where}, {best} is {best_word} on {measure.heading}."]
+    for pair in behind:
+        word = "lower than that" if measure.ratio else "ahead"
+        subject = f"Its loss relative to the base's is {word}" if measure.ratio else f"It is {word}"
+        parts.append(f"{subject} of {pair.second} by {gap(measure, pair)}, {ahead(measure, pair)}.")
+    parts += reach(measure, mine, tasks, bases)
+    return " ".join(parts)
+
+
+def reach(measure: TaskMeasure, mine: Sequence[TaskPair], tasks: Sequence[str], bases: Sequence[str]) -> list[str]:
+    """Return the sentences on how far a statement reaches: on a new task, or not beyond these."""
+    if measure.ratio:
+        return []
+    if measure.scope == "these":
+        return [f"This holds for these alone: from {ENOUGH_TASKS} tasks on it can be said of others like them."]
+    lines = []
+    first = mine[0]
+    if first.new_low is not None and first.new_high is not None:
+        ends = f"{shown(measure, first.new_low)} to {shown(measure, first.new_high)}"
+        unit = " points" if measure.bounded else ""
+        lines.append(
+            f"On one more task like these, {first.first} minus {first.second} would lie between {ends}{unit} (95 %)."
+        )
+    if measure.scope == "tasks" and len(bases) > 1:
+        lines.append(f"Of other bases nothing is said: that takes {ENOUGH_BASES} or more.")
+    lines.append("All of it holds if tasks were not chosen after their results were seen.")
+    return lines

@@ -1,0 +1,134 @@
+"""A grid: one config for several tasks on several bases. Each cell is a bakeoff of its own, with its own config."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from bakeoff.config.config import Config
+from bakeoff.config.loading import config_of, set_dotted
+from bakeoff.config.yaml import read_yaml
+from bakeoff.errors import ConfigError
+from bakeoff.store.paths import at_home
+
+KEYS = ("tasks", "models")
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,27}"  # two of them and what joins them are the name of a bakeoff
+
+
+@dataclass(frozen=True)
+class GridCell:
+    """One task on one base."""
+
+    task: str
+    base: str
+    config: Config
+
+
+@dataclass(frozen=True)
+class GridConfig:
+    """A grid: its name, its folder, and its cells, the tasks of one base together."""
+
+    name: str
+    folder: Path
+    cells: list[GridCell]
+
+
+def is_grid(path: Path) -> bool:
+    """Return whether a config file describes a grid."""
+    return any(key in read_yaml(path) for key in KEYS)
+
+
+def load_grid(path: Path, overrides: Mapping[str, Any] | None = None) -> GridConfig:
+    """Return the grid of a YAML file; raise ConfigError, in one line, if it or one of its cells is wrong.
+
+    `tasks` and `models` are mappings from names to keys of the config that differ; a model can be its name alone.
+    """
+    raw = read_yaml(path)
+    for key, value in (overrides or {}).items():
+        set_dotted(raw, key, value)
+    name = str(raw.pop("name", None) or re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).lstrip("._-")[:27] or "grid")
+    output = raw.pop("output", None)
+    given = raw.pop("tasks", None)
+    tasks = named_parts(path, "tasks", {name: {}} if given is None else given)
+    models = named_parts(path, "models", bases_in(path, raw))
+    for model in models.values():  # its folder is named beside the grid's file, whatever the working folder is
+        if "model" not in model:
+            raise ConfigError(f"{path}: models: each needs `model`, for example models: {{small: {{model: base}}}}")
+    folder = at_home(output) if output else Path("bakeoffs") / name
+    cells = [
+        GridCell(task, base, cell_config(path, raw, name, folder, (task, of_task), (base, of_base)))
+        for base, of_base in models.items()
+        for task, of_task in tasks.items()
+    ]
+    for one, other in combinations(cells, 2):
+        refuse_twins(path, one, other)
+    return GridConfig(name, folder, cells)
+
+
+def bases_in(path: Path, raw: dict[str, Any]) -> dict[str, Any]:
+    """Return the grid's bases by name, and take them out of its keys."""
+    if "model" in raw and "models" in raw:
+        raise ConfigError(f"{path}: 'model' and 'models' are both set. Remove one of the two")
+    given = raw.pop("models", [raw.pop("model", "base")])
+    if isinstance(given, dict):
+        return given
+    if not isinstance(given, list) or not all(isinstance(model, str) for model in given):
+        raise ConfigError(f"{path}: models: expected a list of models, for example [base, gpt2], or a mapping of names")
+    named = {re.sub(r"[^A-Za-z0-9._-]+", "-", Path(model).name).lstrip("._-")[:28]: model for model in given}
+    if len(named) < len(given):
+        raise ConfigError(
+            f"{path}: models: two have the same name. Give each its own: models: {{small: {{model: org/model}}}}"
+        )
+    return named
+
+
+def named_parts(path: Path, key: str, given: Any) -> dict[str, dict[str, Any]]:
+    """Return a mapping of names to keys of a config; a text is the name of a model."""
+    if not isinstance(given, dict) or not given:
+        raise ConfigError(f"{path}: {key}: expected names with the keys of each, for example news: {{data: ...}}")
+    found = {}
+    for name, keys in given.items():
+        if not re.fullmatch(NAME, str(name)):
+            raise ConfigError(
+                f"{path}: {key}: {str(name)!r:.80}: expected up to 28 letters, digits, '.', '_' and '-', a letter or "
+                "digit first"
+            )
+        keys = {"model": keys} if key == "models" and isinstance(keys, str) else keys
+        if not isinstance(keys, dict):
+            raise ConfigError(f"{path}: {key}.{name}: expected keys of a config, for example {{data: ...}}")
+        fixed = next((k for k in (*KEYS, "name", "output") if k in keys), None)
+        if fixed:
+            raise ConfigError(f"{path}: {key}.{name}: '{fixed}' is the grid's own. Try: set it beside `{key}`")
+        found[str(name)] = keys
+    return found
+
+
+def cell_config(
+    path: Path, common: Mapping[str, Any], name: str, folder: Path, task: tuple[str, dict[str, Any]],
+    base: tuple[str, dict[str, Any]],
+) -> Config:  # fmt: skip
+    """Return the config of one cell: the grid's keys, then the base's, then the task's."""
+    cell = f"{task[0]}-on-{base[0]}"
+    raw = merged(merged(common, base[1]), task[1])
+    raw |= {"name": cell, "output": str(folder / cell)}
+    return config_of(f"{path} ({task[0]} on {base[0]})", raw, path.parent)
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of both; sections that both have are joined, apart from data and entries, which stay whole."""
+    joined = dict(below) | dict(above)
+    for key in (key for key in below if key in above and key not in ("data", "entries")):
+        if isinstance(below[key], dict) and isinstance(above[key], dict):
+            joined[key] = {**below[key], **above[key]}
+    return joined
+
+
+def refuse_twins(path: Path, one: GridCell, other: GridCell) -> None:
+    """Raise ConfigError if two tasks have the same data, or two bases are the same: they would be counted twice."""
+    mine, theirs = one.config, other.config
+    if one.task != other.task and one.base == other.base and mine.data == theirs.data:
+        raise ConfigError(f"{path}: tasks.{one.task} and tasks.{other.task} have the same data, so they are one task")
+    if one.base != other.base and (mine.model, mine.revision) == (theirs.model, theirs.revision):
+        raise ConfigError(f"{path}: models.{one.base} and models.{other.base} are the same base")

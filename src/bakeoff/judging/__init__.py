@@ -1,0 +1,1 @@
+"""A judge model behind an address with OpenAI's interface: what is asked, how it is answered, what is kept."""

@@ -1,0 +1,1 @@
+"""Blind tasting: a local page on which people compare outputs."""

@@ -1,0 +1,213 @@
+"""Tasks x bases: grids, the joint statement, its page, and what is refused."""
+
+import json
+import math
+import shutil
+from types import SimpleNamespace
+
+import numpy
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from bakeoff.analysis.cells import refuse_shared_splits
+from bakeoff.analysis.tasks import on_a_new_task, on_tasks_and_bases_like_these, on_tasks_like_these, on_these
+from bakeoff.cli.main import main
+from bakeoff.errors import SetupError
+from tests.conftest import make_rows, write_rows
+
+
+def told(*words):
+    """Return what a command prints, and its exit code."""
+    done = CliRunner().invoke(main, [str(word) for word in words])
+    return done.exit_code, " ".join(done.output.split())
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory, tiny_model):
+    """A finished grid of two tasks on two bases, and its config."""
+    place = tmp_path_factory.mktemp("grid")
+    tasks = {}
+    for number, task in enumerate(("first", "second")):
+        sizes = {"train": 8, "validation": 4, "test": 6}
+        tasks[task] = {"data": {
+            split: write_rows(place / f"{task}-{split}.jsonl", make_rows(count, 10 * number + i)).name
+            for i, (split, count) in enumerate(sizes.items())
+        }}  # fmt: skip
+    shutil.copytree(tiny_model, place / "other")
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(place / "other/model.safetensors")
+    save_file(
+        {n: w * torch.tensor(1.1) for n, w in weights.items()}, place / "other/model.safetensors", {"format": "pt"}
+    )
+    config = {
+        "models": {"tiny": str(tiny_model), "other": str(place / "other")},
+        "tasks": tasks,
+        "entries": {"last_layers": {"learning_rate": 0.01}, "lora": {"r": 4, "learning_rate": 0.01}},
+        "tune": False,
+        "baselines": ["base"],
+        "price": {"cpu_hour": 0.5, "currency": "EUR"},
+        "protocol": {"epochs": 1, "max_tokens": 48, "seeds": 1},
+        "output": str(place / "out"),
+    }
+    file = place / "grid.yaml"
+    file.write_text(yaml.safe_dump(config, sort_keys=False))
+    code, output = told("run", file, "--display", "none")
+    assert code == 0, output
+    return file, place / "out", output
+
+
+def test_a_grid_is_a_bakeoff_of_every_task_on_every_base(grid):
+    file, out, output = grid
+    names = [f"{task}-on-{base}" for base in ("tiny", "other") for task in ("first", "second")]
+    assert sorted(p.name for p in out.iterdir() if p.is_dir()) == sorted([*names, "report-figures"])
+    for name in names:
+        assert told("show", out / name)[0] == 0
+    assert "On these 2 tasks and these 2 bases" in output
+    assert "from 5 tasks on" in output
+    document = json.loads((out / "report-figures/tasks.json").read_text())
+    assert document["tasks"] == ["first", "second"]
+    assert document["bases"] == ["tiny", "other"]
+    assert all(costs["price"] > 0 for costs in document["costs"].values())
+    again = {f: f.stat().st_mtime_ns for f in out.rglob("result.json")}
+    assert told("run", file, "--display", "none")[0] == 0
+    assert {f: f.stat().st_mtime_ns for f in out.rglob("result.json")} == again
+
+
+def test_the_joint_mean_counts_every_task_once(grid):
+    _, out, _ = grid
+    document = json.loads((out / "report-figures/tasks.json").read_text())
+    for measure in document["measures"]:
+        pair = measure["pairs"][0]
+        scores = {n: [v for of in measure["scores"][n].values() for v in of.values()] for n in document["entries"]}
+        means = {n: sum(values) / len(values) for n, values in scores.items()}
+        assert math.isclose(pair["difference"], means[pair["first"]] - means[pair["second"]], abs_tol=1e-12)
+        assert math.isclose(pair["difference"], sum(pair["by_task"].values()) / 2, abs_tol=1e-12)
+        assert not measure["ratio"] or pair["low"] < pair["difference"] < pair["high"]
+
+
+def test_the_page_is_one_file_that_loads_nothing(grid):
+    page = (grid[1] / "report.html").read_text()
+    assert 'src="http' not in page
+    assert "<script" not in page
+    assert page.count('class="drawing"') == 6  # of each measure: two bases' scores, and one pair
+    assert 'href="first-on-tiny/report.html"' in page
+
+
+def test_bakeoffs_of_two_tasks_are_read_together_without_a_grid(grid, tmp_path):
+    out = grid[1]
+    page = tmp_path / "over.html"
+    code, output = told("report", out / "first-on-tiny", out / "second-on-tiny", "--over", "tasks", "-o", page)
+    assert code == 0, output
+    assert "On these 2 tasks and this base" in output
+    assert page.exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["first-on-tiny"], "one task on one base"),
+        (["first-on-tiny", "first-on-tiny"], "one task on one base"),
+        (["first-on-tiny", "second-on-tiny", "first-on-other"], "second-on-tiny on other is missing"),
+    ],
+)
+def test_what_cannot_be_read_together_is_refused(grid, tmp_path, names, said):
+    code, output = told("report", *(grid[1] / n for n in names), "--over", "tasks", "-o", tmp_path / "o.html")
+    assert code == 2
+    assert said in output
+    assert not (tmp_path / "o.html").exists()
+
+
+def test_tasks_that_share_a_test_split_are_refused():
+    cells = [
+        SimpleNamespace(task=task, documents=list(documents), folder=SimpleNamespace(path=task))
+        for task, documents in (("a", "uvwx"), ("b", "yz"), ("c", "wxyz12345"))
+    ]
+    refuse_shared_splits(["a", "b"], cells)
+    with pytest.raises(SetupError, match="c: shares test documents with b, so b and c are one task"):
+        refuse_shared_splits(["a", "b", "c"], cells)
+    cells[1].task = "a"
+    with pytest.raises(SetupError, match="has other test documents"):
+        refuse_shared_splits(["a", "c"], cells)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"tasks": {}}, "tasks: expected names"),
+        ({"tasks": ["a"]}, "tasks: expected names"),
+        ({"tasks": {"a/b": {}}}, "'a/b': expected up to 28 letters"),
+        ({"tasks": {"a": {"output": "x"}}}, "'output' is the grid's own"),
+        ({"model": "base"}, "'model' and 'models' are both set"),
+        ({"models": []}, "models: expected names"),
+        ({"models": ["base", "base"]}, "two have the same name"),
+        ({"models": {"a": "base", "b": "base"}}, "are the same base"),
+        ({"tasks": {"a": {"data": "docstrings"}, "b": {"data": "docstrings"}}}, "have the same data"),
+        (
+            {"tasks": {"a": {"data": "docstrings", "protocol": {"epoch": 3}}}},
+            "(a on tiny): protocol.epoch: unknown key",
+        ),
+        ({"price": {"gpu_hour": -1}}, "price.gpu_hour"),
+    ],
+)
+def test_a_wrong_grid_is_one_line(grid, tmp_path, change, said):
+    config = yaml.safe_load(grid[0].read_text()) | change | {"output": str(tmp_path / "out")}
+    file = grid[0].with_name("wrong.yaml")
+    file.write_text(yaml.safe_dump(config, sort_keys=False))
+    code, output = told("run", file, "--display", "none")
+    assert code == 2
+    assert said in output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_grid_leaves_a_folder_of_others_alone(grid, tmp_path):
+    config = yaml.safe_load(grid[0].read_text()) | {"output": str(tmp_path)}
+    (tmp_path / "mine.txt").write_text("mine")
+    file = grid[0].with_name("elsewhere.yaml")
+    file.write_text(yaml.safe_dump(config, sort_keys=False))
+    code, output = told("run", file)
+    assert (code, "contains other files" in output) == (2, True)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_list_of_cells_from_elsewhere_leads_nowhere_else(grid, tmp_path):
+    (tmp_path / "grid.json").write_text(
+        json.dumps({"made_by": "bakeoff", "cells": [{"folder": "../x", "task": "a", "base": "b"}]})
+    )
+    code, output = told("report", tmp_path)
+    assert (code, "damaged" in output) == (2, True)
+
+
+def test_two_entries_have_the_paired_t_test_over_tasks():
+    from scipy.stats import ttest_rel
+
+    means = numpy.random.default_rng(0).normal(size=(6, 2))
+    (found,) = on_tasks_like_these(means)
+    assert math.isclose(found.p_value(), ttest_rel(means[:, 0], means[:, 1]).pvalue)
+    low, high = on_a_new_task(list(means[:, 0] - means[:, 1]))
+    assert low < found.interval()[0] < found.interval()[1] < high
+
+
+def test_tasks_that_agree_by_chance_do_not_look_calmer_than_all_entries_do():
+    means = numpy.random.default_rng(1).normal(size=(5, 4))
+    means[:, 1] = means[:, 0] - 0.1
+    calm = on_tasks_like_these(means)[0]
+    assert calm.variance > 0.01
+    assert calm.p_value() > 0.05
+
+
+def test_cells_of_one_base_are_not_counted_as_independent():
+    of_base = numpy.array([3.0, -3.0, 0.5])[None, :]
+    gaps = 1 + of_base + 0.01 * numpy.random.default_rng(2).normal(size=(6, 3))
+    means = numpy.stack([gaps, numpy.zeros_like(gaps)], axis=2)
+    (found,) = on_tasks_and_bases_like_these(means)
+    assert found.p_value() > 0.3  # 18 independent cells would say 0.08 or less
+    assert on_these([1.0, 1.2], [0.01, 0.01], [50, 50]).p_value() < 0.001
+
+
+def test_where_nothing_varies_nothing_is_claimed():
+    found = on_these([0.1, 0.1], [0.0, 0.0], [1e6, 1e6])
+    assert found.p_value() is None
+    assert found.interval() is None
