@@ -1,4 +1,4 @@
-"""What is served is what `generate` writes, also of encoder-decoders, bases of few bits, and prompts of many columns."""
+"""What is served is what `generate` writes, also by encoder-decoders, by bases of few bits, and of many columns."""
 
 import random
 
