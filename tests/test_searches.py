@@ -1,7 +1,11 @@
 """Trials at the edges: failing ones, several fields, little room, no search."""
 
+import pytest
+
 import bakeoff
 from tests.test_trials import started
+
+pytestmark = pytest.mark.usefixtures("figures")
 
 
 def test_failed_trials_rank_last_and_are_told(tiny_config):
