@@ -102,6 +102,7 @@ def test_a_comparison_that_met_a_full_disk_can_be_written_again(copied, tmp_path
     assert page.exists()
 
 
+@pytest.mark.usefixtures("figures")
 def test_report_of_one_folder_writes_where_it_is_told(copied, tmp_path):
     before = {path: path.read_bytes() for path in copied.path.rglob("*") if path.is_file()}
     page = tmp_path / "x.html"
