@@ -22,6 +22,17 @@ HEADINGS = (
 )  # fmt: skip
 
 
+def finished(document: ResultsDocument) -> list[str]:
+    """Return the entries with all their seeds."""
+    return [name for name, row in document.entries.items() if row.status == "done"]
+
+
+def count(document: ResultsDocument) -> str:
+    """Return how many entries are in the comparison, if not all have finished."""
+    done, every = len(finished(document)), len(document.entries)
+    return str(done) if done == every else f"The first {done} of {every}"
+
+
 def ordered(document: ResultsDocument) -> dict[str, ResultsRow]:
     """Return all rows with results, the highest score first."""
     metric = document.verdict.metric
@@ -104,10 +115,10 @@ def page(folder: Folder, document: ResultsDocument) -> str:
     where, plan, verdict = folder.environment(), folder.plan(), document.verdict
     splits = {name: split.examples for name, split in plan.data.splits.named()}
     first: Any = next(iter(plan.entries.values()))
-    tied = [verdict.best or "", *verdict.tied_with_best]
+    tied, done = [verdict.best or "", *verdict.tied_with_best], len(finished(document))
     return f"""# Methods compared
 
-{len(document.entries)} methods on the small base that comes with bakeoff and the docstring task, each with
+{count(document)} methods on the small base that comes with bakeoff and the docstring task, each with
 {first.trials} trials of its learning rate over its own range (the worse half stops after a quarter and after half of
 the steps) and {document.protocol["seeds"]} seeds; {splits["train"]:,} training, {splits["validation"]} validation and
 {splits["test"]} test examples, {first.steps} steps. All of it was written by
@@ -121,7 +132,7 @@ rate, and how much of such a ranking is chance; your data are worth a bakeoff of
 ## What to take
 {choices(document)}
 
-{len(tied)} of {len(document.entries)} entries are tied with the best on {verdict.heading}. A true gap of
+{len(tied)} of {done} entries are tied with the best on {verdict.heading}. A true gap of
 {100 * (verdict.detectable_gap or 0):.1f} points would have been found with 80 % power. The best entry is one of
 {len(verdict.maybe_best)}, with 95 % confidence.
 

@@ -49,7 +49,7 @@ def edge_note(name: str, row: ResultsRow) -> str | None:
         "failed": "one step further failed",
         "no room": "its range ends there",
     }.get(tuning.extended or "", "one step further has not run")
-    tried = len(row.trial_points)
+    tried = row.trials
     return f"{name}: the best trial was at the edge of the search: {sides} of the {tried} tried; {after}"
 
 

@@ -23,7 +23,7 @@ def tuning(folder: Folder, plan: PlanDocument, name: str, finals: list[str]) -> 
     rows = [trial_row(run, results[run.id], fields, chosen is not None) for run in trials]
     ended = [row for row in rows if is_planned(row, planned) and row.status == "done"]
     best = min(ended, key=loss_of, default=None)
-    edge = edges(planned.trial_points, best.settings) if best and chosen else {}
+    edge = edges([row.settings for row in rows if is_planned(row, planned)], best.settings) if best and chosen else {}
     further = next((row for row in rows if not is_planned(row, planned)), None)
     seconds = [r.costs.get("train_seconds") or 0.0 for r in results.values() if r]
     return Tuning(

@@ -17,6 +17,12 @@ class TuneConfig(Section):
         description="trials per entry, each with different settings and the first seed; one more follows if the best "
         "is at the edge of the search",
     )
+    sampler: Literal["halton", "tpe"] = Field(
+        "halton",
+        description="halton: all settings are drawn before anything runs (even points of one field, a Halton sequence "
+        "over several); tpe: half of them are, and each further one follows from the losses so far (Optuna's "
+        "tree-structured Parzen estimator; needs pip install 'bakeoff[optuna]')",
+    )
     halving: bool = Field(
         True,
         description="stop the worse half of an entry's trials after a quarter of the steps, and again after half of "

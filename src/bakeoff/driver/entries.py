@@ -8,12 +8,15 @@ from bakeoff.errors import ConfigError
 from bakeoff.methods import INSTALLED, method_class
 from bakeoff.scoring.baselines import base_in
 from bakeoff.store.records import Quantize
+from bakeoff.tuning.asking import check_installed
 from bakeoff.tuning.entries import Entry, read_entries
 from bakeoff.tuning.search import budget
 
 
 def checked_entries(config: Config) -> dict[str, Entry]:
     """Return the config's entries; raise ConfigError if one cannot be run."""
+    if config.tune and config.tune.sampler == "tpe":
+        check_installed()
     entries = read_entries(config)
     taken = set(entries) & {*BASELINES, *config.baselines, *map(base_in, get_args(Quantize))}
     if taken:
@@ -56,7 +59,7 @@ def entry_plan(entry: Entry, config: Config, steps: int, counts: dict[str, Any],
     `trial_steps` are those of all its trials, if none fails and no extension is needed; the chosen trial is also the
     run of the first seed. `learning_rate` is None if it is searched.
     """
-    trials = len(entry.trial_points)
+    trials = entry.trials
     return {
         "method": entry.method,
         "steps": steps,

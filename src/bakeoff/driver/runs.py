@@ -36,7 +36,7 @@ def make_runs(
                 make_trial(entry, i, point, protocol.seed, steps, held_equal)
                 for i, point in enumerate(entry.trial_points, 1)
             ]
-            search = {"fixed": entry.fixed, "ladder": entry.trial_points}  # its hash is in ids
+            search = {"fixed": entry.fixed, "ladder": entry.ladder}  # its hash is in ids
             finals = [
                 make_run(name, "entry", entry.method, search, s, steps, held_equal, entry.quantize) for s in seeds
             ]
@@ -52,7 +52,7 @@ def make_runs(
 def make_trial(entry: Entry, number: int, point: Settings, seed: int, steps: int, held_equal: dict[str, Any]) -> Run:
     """Return the run that tries one point of an entry's search."""
     settings = entry.build(point).model_dump(mode="json")
-    search = hash_of([entry.name, entry.fixed, entry.trial_points, seed, held_equal, *packed(entry.quantize)])
+    search = hash_of([entry.name, entry.fixed, entry.ladder, seed, held_equal, *packed(entry.quantize)])
     run = make_run(entry.name, "trial", entry.method, settings, seed, steps, held_equal, entry.quantize)
     return replace(run, trial=number, search=search)
 

@@ -18,6 +18,7 @@ from bakeoff.store.events import Failed, State
 from bakeoff.store.files import write_json
 from bakeoff.store.records import Run, RunResult, Step, Task
 from bakeoff.store.run_folder import Folder
+from bakeoff.tuning.asking import ask
 from bakeoff.tuning.entries import Entry
 from bakeoff.tuning.labels import setting_text
 from bakeoff.tuning.search import Settings, edges, extension, survivors
@@ -78,6 +79,8 @@ class Scheduler:
         """
         self.try_again(entry)
         living, stopped = list(trials), list[tuple[int, float, Run]]()
+        yield from self.asked(entry, living)
+        everyone, known = list(living), [entry.chosen(trial.settings) for trial in living]
         for rung in self.planned.document.rungs:
             if len(living) > 1:
                 yield [self.reach(trial, rung) for trial in living]
@@ -98,9 +101,10 @@ class Scheduler:
         best = self.best(living)
         if best is None:
             return None
-        further = self.extension(entry, best)
-        for trial in self.folder.trials(entry.name)[len(trials) :]:
-            if further is None or trial.id != further.id:  # past the edge of another best one
+        further = self.extension(entry, best, known)
+        decided = {*(trial.id for trial in everyone), *([further.id] if further else [])}
+        for trial in self.folder.trials(entry.name):
+            if trial.id not in decided:  # past the edge of another best one, or asked for after other losses
                 self.folder.run(trial.id).remove()
         if further:
             for task in self.reach(further):
@@ -123,7 +127,20 @@ class Scheduler:
             if len(failed) == len(trials) or self.result(trial).cause != "diverged":
                 self.folder.run(trial.id).result_file.unlink()
 
-    def extension(self, entry: Entry, best: Run) -> Run | None:
+    def asked(self, entry: Entry, trials: list[Run]) -> Work:
+        """Add to `trials` those that follow from the losses at the first rung, which all reach for it, one by one."""
+        rung = next(iter(self.planned.document.rungs), None)
+        while len(trials) < entry.trials:
+            yield [self.reach(trial, rung) for trial in trials]
+            told = [(entry.chosen(t.settings), self.loss(t, rung or t.steps or 0)) for t in trials]
+            trial = make_trial(
+                entry, len(trials) + 1, ask(entry.ranges, told, trials[0].seed), trials[0].seed, trials[0].steps or 0,
+                self.planned.held_equal,
+            )  # fmt: skip
+            self.bus.add(trial)
+            trials.append(trial)
+
+    def extension(self, entry: Entry, best: Run, known: Sequence[Settings]) -> Run | None:
         """Return one more trial past the edge of the best one; None if it is not on an edge, or there is no room."""
 
         def allowed(point: Settings) -> bool:
@@ -132,8 +149,8 @@ class Scheduler:
             except ConfigError:
                 return False
 
-        chosen, count = entry.chosen(best.settings), len(entry.trial_points)
-        point = extension(entry.ranges, chosen, edges(entry.trial_points, chosen), count, allowed)
+        chosen, count = entry.chosen(best.settings), entry.trials
+        point = extension(entry.ranges, chosen, edges(known, chosen), count, allowed)
         if point is None:
             return None
         return make_trial(entry, count + 1, point, best.seed, best.steps or 0, self.planned.held_equal)

@@ -39,8 +39,13 @@ class Forecast:
             self.work[part_of(run)]["training"] -= self.trained[run.id]
 
     def add(self, run: Run) -> None:
-        """Take in an extension: the entry's other trials have ended, and this one is all that is left of them."""
+        """Take in an extension: the entry's other trials have ended, and this one is all that is left of them.
+
+        A trial that the search asked for is part of the plan's amounts already.
+        """
         self.runs[run.id] = run
+        if (run.trial or 0) <= self.rates.plan.entries[run.entry].trials:
+            return
         self.work[part_of(run)].update(loading=1, saving=1, training=self.rates.training[run.entry])
 
     def take(self, event: RunEvent) -> None:

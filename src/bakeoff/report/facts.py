@@ -110,8 +110,10 @@ def tuning_rule(tune: dict[str, Any] | None) -> str:
     if tune is None:
         return "off: the settings in the config"
     halving = "; the worse half stops after 1/4 and after 1/2 of the steps" if tune["halving"] else ""
+    asked = ", half of them by the losses so far (tpe)" if tune.get("sampler") == "tpe" else ""
     return (
-        f"{counted(tune['trials'], 'trial')} for each tuned entry, with the first seed, from its own range{halving}; "
+        f"{counted(tune['trials'], 'trial')} for each tuned entry, with the first seed, from its own range{asked}"
+        f"{halving}; "
         "the trial with the lowest validation loss is chosen; if it is at the edge of what was tried, one more trial "
         "follows"
     )

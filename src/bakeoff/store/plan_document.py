@@ -127,7 +127,8 @@ class Span(Document):
 
 
 class EntryFacts(Document):
-    """One entry. `learning_rate` is null if it is searched; `trial_points` has the settings of its trials.
+    """One entry. `learning_rate` is null if it is searched; `trial_points` has the settings of its trials, as
+    far as they are known before anything runs.
 
     `packed_parameters` is the number of its base's weights that are stored in fewer bits.
     """

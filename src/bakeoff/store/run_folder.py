@@ -275,7 +275,7 @@ class Folder:
         return self.plan().runs
 
     def trials(self, entry: str, plan: PlanDocument | None = None) -> list[Run]:
-        """Return an entry's trials in order: the planned ones, and the extension if it was started.
+        """Return an entry's trials in order: the planned ones, and those that were started after the plan.
 
         `plan` is the plan of this folder, if the caller has read it already.
         """
@@ -283,14 +283,15 @@ class Folder:
         runs = [run for run in plan.runs if run.kind == "trial" and run.entry == entry]
         fields = plan.entries[entry].search if runs else ()
         known, searches = {run.id for run in runs}, {run.search for run in runs}
+        later = []
         for file in sorted(self.path.glob(f"runs/{entry}-*/run.json")):  # an id begins with its entry's name
             if file.parent.name not in known:
                 with suppress(SetupError):  # damaged
                     started = RunFolder(file.parent).run()
                     searched = all(is_number(started.settings.get(field)) for field in fields)
                     if started.kind == "trial" and started.search in searches and searched:
-                        runs.append(started)
-        return runs
+                        later.append(started)
+        return [*runs, *sorted(later, key=lambda run: run.trial or 0)]
 
     def content_hash(self) -> str:
         """Return a hash of all that results.json is made from; what the config says is in the plan and the examples."""

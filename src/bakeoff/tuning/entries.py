@@ -30,7 +30,8 @@ class Entry:
     """A method with its hyper-parameters, and which of them are searched.
 
     `fixed` are the given fields that differ from the default, in one spelling, `ranges` the searched ones,
-    `trial_points` the settings of the trials. `label` is tuned, fixed (nothing to search) or off (tuning is off for the
+    `trial_points` the settings of the trials that are known before anything runs; `asked` more follow from their
+    losses. `label` is tuned, fixed (nothing to search) or off (tuning is off for the
     whole bakeoff). `quantize` is how its base is stored.
     """
 
@@ -41,14 +42,26 @@ class Entry:
     trial_points: list[Settings]
     label: Literal["tuned", "fixed", "off"]
     quantize: Quantize = "none"
+    asked: int = 0
+
+    @property
+    def trials(self) -> int:
+        """The number of trials, without one past an edge."""
+        return len(self.trial_points) + self.asked
+
+    @property
+    def ladder(self) -> list[Settings]:
+        """What determines the trials' settings, for the ids of runs."""
+        return [*self.trial_points, *([{"sampler": "tpe", "asked": self.asked}] if self.asked else [])]
 
     def build(self, searched: Settings | None = None) -> Method:
         """Return the method with these values of the searched fields; raise ConfigError if a value is not allowed."""
         return build_method(self.name, {"method": self.method, **self.fixed, **(searched or {})})
 
     def methods(self) -> list[Method]:
-        """Return the method at each of the trial points, or the one that is fixed."""
-        return [self.build(point) for point in self.trial_points] or [self.build()]
+        """Return the method at each of the trial points, or the one that is fixed; if more are asked, at the ends."""
+        ends = [{name: span.at(end) for name, span in self.ranges.items()} for end in (0, 1)] if self.asked else []
+        return [self.build(point) for point in [*self.trial_points, *ends]] or [self.build()]
 
     def chosen(self, settings: Settings) -> Settings:
         """Return the searched part of a run's settings."""
@@ -96,7 +109,8 @@ def read_entry(
         for end in (0, 1):
             entry.build({key: span.at(end) for key, span in ranges.items()})
         if ranges:
-            entry = replace(entry, trial_points=trial_points(ranges, trials, seed))
+            drawn = trials - trials // 2 if tune.sampler == "tpe" else trials
+            entry = replace(entry, trial_points=trial_points(ranges, drawn, seed), asked=trials - drawn)
     methods = entry.methods()
     return replace(entry, fixed=essential(methods[0], fixed))
 
