@@ -3,6 +3,7 @@
 import pytest
 
 import bakeoff
+from tests.conftest import with_figures
 from tests.test_trials import started
 
 pytestmark = pytest.mark.usefixtures("figures")
@@ -10,7 +11,8 @@ pytestmark = pytest.mark.usefixtures("figures")
 
 def test_failed_trials_rank_last_and_are_told(tiny_config):
     tiny_config["entries"] = {"wild": {"method": "last_layers", "learning_rate": {"low": 1e-3, "high": 1e37}}}
-    results = bakeoff.run(tiny_config, {"protocol.clip_norm": None, "tune.trials": 4}, display="none")
+    with with_figures():
+        results = bakeoff.run(tiny_config, {"protocol.clip_norm": None, "tune.trials": 4}, display="none")
     row = results.entries["wild"]
     assert row.status == "done"
     statuses = [t.status for t in row.tuning.trials]
