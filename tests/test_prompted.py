@@ -8,7 +8,9 @@ import pytest
 
 import bakeoff
 from bakeoff.compute.model.base import load_tokenizer
+from bakeoff.config.chat import ChatConfig
 from bakeoff.config.loading import load_config
+from bakeoff.data.chat_form import ChatForm
 from bakeoff.data.examples import Example
 from bakeoff.data.prompt_format import make_form
 from bakeoff.data.tokens import encode
@@ -23,6 +25,7 @@ from bakeoff.scoring.prompted import (
     prompted_rows,
     shots_of,
 )
+from bakeoff.testing.chats import chat_tokenizer
 from tests.test_baselines import TEMPLATE, examples_of
 from tests.test_verdict import judge, row_of
 
@@ -97,6 +100,27 @@ def test_an_instruction_is_the_only_difference_of_its_prompt(form):
         decode = form.tokenizer.decode
         assert decode(row.prompt) == f"Do it.\n\n{decode(plain.prompt)}"
     assert prompted_rows(rows, around_instruction(rows, [own, *examples_of(4)], form, ""), form, 512, 8) == rows
+
+
+def test_in_a_conversation_an_instruction_begins_the_users_turn_and_nearest_examples_are_turns():
+    form = ChatForm(chat_tokenizer("chatml"), ChatConfig())
+    train = [Example("0", "open a file", "opens"), Example("1", "sort a list", "sorts")]
+    test = [Example("2", "sort this list", "s"), Example("3", "close the file", "c")]
+    tokens = encoded(form, train, test)
+
+    def theirs(*turns):
+        messages = [{"role": role, "content": text} for role, text in turns]
+        return form.tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+
+    shown = prompted_rows(tokens["test"], around_instruction(tokens["test"], test, form, "Do it."), form, 512, 8)
+    before, after = form.constant
+    assert shown[0].prompt == theirs(("user", f"Do it.\n\n{before}sort this list{after}"))
+    places = nearest_places(1, train, test, tokens, form, "", 512, 8)
+    assert places == [[1], [0]]
+    rows = prompted_rows(tokens["test"], around_shots(tokens, test, train, places, form, ""), form, 512, 8)
+    for row, (near, answer), own in zip(rows, (("sort a list", "sorts"), ("open a file", "opens")), test, strict=True):
+        turns = ("user", f"{before}{near}{after}"), ("assistant", answer), ("user", f"{before}{own.document}{after}")
+        assert row.prompt == theirs(*turns)
 
 
 def test_the_search_keeps_what_lowers_the_loss_and_finds_the_same_again():

@@ -16,7 +16,7 @@ from bakeoff.data.chat_form import ChatForm
 from bakeoff.data.examples import Example, shortened
 from bakeoff.data.forms import AnyForm
 from bakeoff.data.prompt_format import Form, plain, plain_ids
-from bakeoff.data.splitting import content_hashes, take
+from bakeoff.data.splitting import content_hashes
 from bakeoff.data.token_file import lengths_of
 from bakeoff.data.tokens import Tokens
 from bakeoff.errors import BakeoffError
@@ -167,19 +167,19 @@ def separator(train: Sequence[Example]) -> str:
 
 
 def around_shots(
-    tokens: Mapping[str, Rows], test: Iterable[Example], train: Sequence[Example], places: Sequence[Sequence[int]],
-    form: AnyForm, between: str,
+    tokens: Mapping[str, Rows], test: Iterable[Example], train: Sequence[Example] | Mapping[int, Example],
+    places: Sequence[Sequence[int]], form: AnyForm, between: str,
 ) -> Iterator[Around]:  # fmt: skip
     """Yield the ids before, of and after each test document in a prompt with the training examples at its `places`.
 
-    They come in the same template, with `between` after each; by a chat template they are turns. All of a conversation
-    stands before a document that is empty.
+    They come in the same template, with `between` after each; by a chat template they are turns, for which the texts
+    in `train` are needed. All of a conversation stands before a document that is empty.
     """
     before: Sequence[int] | None = None
     for example, row, chosen in zip(test, tokens["test"], places, strict=True):
         if isinstance(form, ChatForm):
             if chosen != before:
-                shown, before = form.with_shots(take(train, chosen)), chosen
+                shown, before = form.with_shots([train[i] for i in chosen]), chosen
             if example.turns:
                 read = (one for one in shortened(example) if not row.cut or form.prompt(one) == row.prompt)
                 yield shown.prompt(next(read)), [], []

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any
@@ -76,6 +76,11 @@ class Work:
     def examples(self, split: str) -> list[Example]:
         """Return the examples of a split."""
         return [Example.from_row(row.row()) for row in self.folder.examples(split)]
+
+    def train_examples(self, places: Collection[int]) -> dict[int, Example]:
+        """Return the training examples at these places; the others are not kept in memory."""
+        chosen, rows = {*places}, enumerate(self.folder.examples("train"))
+        return {place: Example.from_row(row.row()) for place, row in rows if place in chosen}
 
     def report(self, kind: str, values: dict[str, Any]) -> None:
         """Pass on what the loop reports, steps with the peak so far; curves also go to the run's metrics file."""

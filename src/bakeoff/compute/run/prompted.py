@@ -1,7 +1,7 @@
 """What a prompted baseline reads: training examples, or an instruction that was found, before each test document."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
@@ -36,13 +36,14 @@ def prompted(work: Work, base: Base) -> None:
 def shots(work: Work, base: Base) -> Sequence[Around]:
     """Return what is around the test documents with the baseline's examples before them."""
     form, settings, name = work.form(base), work.run.settings, work.run.entry
-    between, train = settings.get("separator", BLANK_LINE), work.examples("train")
+    between = settings.get("separator", BLANK_LINE)
+    train: Sequence[Example] | Mapping[int, Example]
     if name.startswith(NEAREST):
-        count, context = int(name.removeprefix(NEAREST)), work.plan.model.context
+        count, context, train = int(name.removeprefix(NEAREST)), work.plan.model.context, work.examples("train")
         with work.clocks.phase("setup"):
             places = nearest_places(count, train, work.test, work.tokens, form, between, context, work.output_tokens)
     else:
-        places = [settings["examples"]] * len(work.test)
+        places, train = [settings["examples"]] * len(work.test), work.train_examples(settings["examples"])
     work.record.metrics["test/shots"] = sum(map(len, places)) / len(places)
     return list(around_shots(work.tokens, work.test, train, places, form, between))
 
