@@ -67,6 +67,6 @@ def budget_note(curves: Mapping[str, Sequence[float]]) -> str:
         f"{curves[first][k]:.3f})"
         for first, second, k in found[:SHOWN]
     ]
-    more = f"; so do {len(found) - SHOWN} others" if len(found) > SHOWN else ""
+    more = f"; and {counted(len(found) - SHOWN, 'pair')} more" if len(found) > SHOWN else ""
     verb = "changes" if len(found) == 1 else "change"
     return f"{len(found):,} of {counted(pairs, 'pair')} {verb} order: {'; '.join(told)}{more}."
