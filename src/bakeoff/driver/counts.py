@@ -1,7 +1,9 @@
 """What a plan counts before any measurement: parameters and products by shapes alone, and tokens."""
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import numpy
@@ -27,8 +29,13 @@ def count(given: Config, entries: Mapping[str, Entry], tokenizer: Any = None) ->
     from bakeoff.compute.training.flops import forward_products
 
     check_files(given.model, given.pin)
+
+    @cache
+    def shape(quantize: Quantize) -> Any:
+        return shape_only(given.model, given.pin, quantize)
+
     with said_of("protocol"):
-        base = shape_only(given.model, given.pin, given.protocol.quantize)
+        base = shape(given.protocol.quantize)
     if tokenizer is not None:
         check_tokenizer(given.model, tokenizer, base)
     config = base.config.get_text_config(decoder=True)
@@ -51,7 +58,10 @@ def count(given: Config, entries: Mapping[str, Entry], tokenizer: Any = None) ->
             for method in group if tokenizer is not None else ():
                 method.check_tokenizer(tokenizer)
             with said_of(f"entries.{name}"):
-                counted = [entry_counts(given, method, entry.quantize) for method in shapes.values()]
+                # A copy each, because a method changes it; making a shape takes several times as long.
+                counted = [
+                    entry_counts(copy.deepcopy(shape(entry.quantize)), m, given.protocol) for m in shapes.values()
+                ]
         except SetupError as error:
             if str(error).startswith("entries."):
                 raise
@@ -72,14 +82,14 @@ def said_of(section: str) -> Iterator[None]:
         raise SetupError(f"{section}.{error}") from None
 
 
-def entry_counts(given: Config, method: Method, quantize: Quantize) -> dict[str, Any]:
+def entry_counts(shape: Any, method: Method, protocol: ProtocolConfig) -> dict[str, Any]:
     """Return exact counts of the base as a method adapts it: parameters, and multiplications per token in training."""
-    from bakeoff.compute.model.base import count_parameters, shape_only
+    from bakeoff.compute.model.base import count_parameters
     from bakeoff.compute.model.quantization import packed_size
     from bakeoff.compute.training.flops import step_products, trunk_products
     from bakeoff.compute.training.gradient_reach import adapted_shape
 
-    adapted = adapted_shape(shape_only(given.model, given.pin, quantize), method)
+    adapted = adapted_shape(shape, method)
     trainable, total = count_parameters(adapted)
     packed, size = packed_size(adapted)
     return {
@@ -88,8 +98,8 @@ def entry_counts(given: Config, method: Method, quantize: Quantize) -> dict[str,
         "trainable_percent": 100 * trainable / total,
         "packed_parameters": packed,
         "packed_bytes": size,
-        "step_products": step_products(adapted, method, given.protocol),
-        "trunk_products": trunk_products(adapted, method, given.protocol),
+        "step_products": step_products(adapted, method, protocol),
+        "trunk_products": trunk_products(adapted, method, protocol),
     }
 
 

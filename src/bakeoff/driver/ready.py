@@ -45,11 +45,13 @@ class ReadySet:
     def __init__(self, work: Work):
         self.whole = Part(work)
         self.started: dict[str, Part] = {}  # by the run's id
+        self.waits = False  # whether nothing can start before a task has ended
 
     def take(self) -> Task | None:
         """Return a task to be started now; None if there is none before another one has ended."""
-        part = self.whole.take()
+        part = None if self.waits else self.whole.take()
         if part is None or part.task is None:
+            self.waits = True
             return None
         self.started[part.task.run.id] = part
         return part.task
@@ -57,6 +59,7 @@ class ReadySet:
     def end(self, task: Task) -> None:
         """Take note that a task has ended, and that its record is there."""
         self.started.pop(task.run.id).task = None
+        self.waits = False
 
     def in_order(self) -> Iterator[Task]:
         """Yield all tasks, one after the other; each has ended when the next is asked for."""

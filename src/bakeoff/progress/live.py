@@ -1,5 +1,7 @@
 """The live table: one row per run, redrawn in place."""
 
+import threading
+import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +30,8 @@ COLUMNS = {
     "": (12, 150), "step": (13, 120), "train": (5, 0), "valid": (5, 0), "test": (5, 60), "score": (7, 70),
     "tok/s": (6, 78), "peak": (8, 100), "time": (9, 0),
 }  # fmt: skip
-REDRAW_SECONDS = 0.25
+REDRAW_SECONDS = 0.25  # at least, and so many that drawing takes at most
+REDRAW_SHARE = 0.01  # of a core: runs on a processor need them all
 DAY_SECONDS = 86_400  # a time of day tells when something ends that ends sooner
 # What is shown first where not all rows fit; every other state is running. What ended says how the work proceeds, so
 # that of those that wait only the NEXT few come before it.
@@ -220,17 +223,27 @@ class LiveDisplay(TableDisplay):
     """The table on a terminal."""
 
     def __enter__(self) -> Self:
-        self.live = Live(
-            get_renderable=self.render, console=self.console, refresh_per_second=1 / REDRAW_SECONDS,
-            vertical_overflow="crop",
-        )  # fmt: skip
-        self.live.start()
+        self.live = Live(get_renderable=self.render, console=self.console, auto_refresh=False, vertical_overflow="crop")
+        self.live.start(refresh=True)
+        self.ended = threading.Event()
+        self.redrawing = threading.Thread(target=self.redraw, daemon=True)
+        self.redrawing.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.ended.set()
+        self.redrawing.join()
         self.live.stop()
+
+    def redraw(self) -> None:
+        """Draw the table again and again."""
+        pause = REDRAW_SECONDS
+        while not self.ended.wait(pause):
+            before = time.thread_time()
+            self.live.refresh()
+            pause = max(REDRAW_SECONDS, (time.thread_time() - before) / REDRAW_SHARE)
 
     def note(self, text: str) -> None:
         """Print a line above the table."""

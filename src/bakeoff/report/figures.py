@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from altair.utils.schemapi import debug_mode
+
 from bakeoff.errors import SetupError
 from bakeoff.report.charts.bars import cost_bars
 from bakeoff.report.charts.budgets import budget_figures
@@ -54,16 +56,17 @@ class Figures:
 def draw_figures(source: Source) -> Figures:
     """Return the figures of everything that has finished so far."""
     results = source.results
-    return Figures(
-        axes=draw_axes(results),
-        curves=curves(source.curve_rows(), results),
-        sweeps=sweeps(results),
-        budgets=budget_figures(results),
-        pairs=pair_figures(results.verdict),
-        looks=look_figures(results.verdict),
-        preferences=preference_figures(results),
-        bars=cost_bars(results),
-    )
+    with debug_mode(False):  # Altair checks every part of a chart against its schema, which takes a tenth of a report
+        return Figures(
+            axes=draw_axes(results),
+            curves=curves(source.curve_rows(), results),
+            sweeps=sweeps(results),
+            budgets=budget_figures(results),
+            pairs=pair_figures(results.verdict),
+            looks=look_figures(results.verdict),
+            preferences=preference_figures(results),
+            bars=cost_bars(results),
+        )
 
 
 def draw_axes(results: ResultsDocument) -> Axes:

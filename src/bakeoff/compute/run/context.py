@@ -36,6 +36,7 @@ from bakeoff.store.run_folder import SPLITS, Folder, RunFolder
 
 PROBE_EXAMPLES = 2  # enough to see whether two models are one
 LIFE_SECONDS = 5.0
+PROGRESS_SECONDS = 0.5  # between two reports of steps: nobody sees more, and each costs the driver half a millisecond
 
 
 class Work:
@@ -60,7 +61,7 @@ class Work:
         self.trunk_folder = folder.trunk
         self.device = choose(given.device or self.config.machine.device)
         set_rounding(self.config.protocol)
-        self.clocks, self.shown_at = Clocks(self.device), time.monotonic()
+        self.clocks, self.shown_at, self.stepped_at = Clocks(self.device), time.monotonic(), -math.inf
         self.record = RunResult(run, "done", beside=given.beside)
         if run.kind != "trial":
             self.record.decoding, self.record.scoring = self.plan.decoding, self.plan.scoring
@@ -83,10 +84,16 @@ class Work:
         return {place: Example.from_row(row.row()) for place, row in rows if place in chosen}
 
     def report(self, kind: str, values: dict[str, Any]) -> None:
-        """Pass on what the loop reports, steps with the peak so far; curves also go to the run's metrics file."""
+        """Pass on what the loop reports, steps with the peak so far; curves also go to the run's metrics file.
+
+        Not every step is passed on, if they take less than PROGRESS_SECONDS.
+        """
         if kind == "metrics":
             append_jsonl(self.files.metrics_file, CurveRow.model_validate(values).row())
         if "seconds_left" in values:
+            if time.monotonic() - self.stepped_at < PROGRESS_SECONDS:
+                return
+            self.stepped_at = time.monotonic()
             values = {**values, "peak_bytes": peak_bytes(self.device)}
         self.emit(event_of({"run": self.run.id, "kind": kind, **values}))
 

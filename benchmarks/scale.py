@@ -1,0 +1,148 @@
+"""What many runs and many slots cost, for docs/scale.md. No run is trained: records are made up (made_up.py).
+
+python benchmarks/scale.py plan       # seconds of a plan of 1,000 runs
+python benchmarks/scale.py views      # seconds of `show` and `report` of 300 finished runs, and the page's size
+python benchmarks/scale.py driver     # a driver's share of a core: 1,000 planned runs, eight of them at work
+python benchmarks/scale.py simulate   # 10,000 runs on 256 slots, with nodes and runs that fail
+"""
+
+import argparse
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import bakeoff
+from bakeoff.data.sources import load_or_count
+from bakeoff.driver.environment import processor
+from bakeoff.store.records import Task
+from made_up import AtOnce, Cluster, Faults, carried_out_by, config
+
+METHODS = ["lora", "last_layers", "prompt_tuning", "ia3"]
+RECORDED = Path(__file__).parent / "results/2026-11-30-run-seconds.json"
+HOUR = 3600.0
+FAULTS = (Faults(), Faults(node_lives=24 * HOUR, run_fails=0.01))
+
+
+def plan_seconds(folder: Path) -> dict[str, Any]:
+    """Return how long a plan of 1,000 runs takes, with libraries and base in memory, and reading the data alone."""
+    given = config(folder, entries=25, trials=8, seeds=32, documents=100, methods=METHODS)
+    bakeoff.plan(config(folder, entries=4, trials=4, seeds=1, documents=100, methods=METHODS))
+    start, cpu = time.perf_counter(), time.process_time()
+    planned = bakeoff.plan(given)
+    whole, cpu = time.perf_counter() - start, time.process_time() - cpu
+    start = time.perf_counter()
+    read = bakeoff.load_config(given)
+    load_or_count(read.data, read.prompt, read.target, must_read=True)
+    reading = time.perf_counter() - start
+    return {"runs": len(planned["runs"]), "seconds": whole, "processor seconds": cpu, "of which reading": reading}
+
+
+def view_seconds(folder: Path) -> dict[str, Any]:
+    """Return how long the table and the report of 300 finished runs take as commands, and the page's bytes."""
+    given = config(folder, entries=20, trials=0, seeds=15, documents=200, methods=METHODS)
+    for entry in given["entries"].values():
+        entry["learning_rate"] = 0.001
+    with carried_out_by(AtOnce()):
+        bakeoff.run(given, display="none")
+    out, found = given["output"], dict[str, Any]()
+    for view in ("show", "report"):
+        start, cpu = time.perf_counter(), processor_seconds()
+        subprocess.run([sys.executable, "-m", "bakeoff", view, out], check=True, stdout=subprocess.DEVNULL)
+        found[f"{view}, seconds"] = time.perf_counter() - start
+        found[f"{view}, processor seconds"] = processor_seconds() - cpu
+    return {**found, "report, MB": (Path(out) / "report.html").stat().st_size / 1e6}
+
+
+def processor_seconds() -> float:
+    """Return the processor seconds of all child processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def driver_share(folder: Path, display: str) -> dict[str, Any]:
+    """Return what share of a core the driver of 1,000 planned runs takes, with eight at work and a display."""
+    screen = {"TTY_COMPATIBLE": "1", "COLUMNS": "160", "LINES": "50"}
+    words = [sys.executable, str(Path(__file__).with_name("talking.py")), display, str(folder)]
+    done = subprocess.run(
+        words, env={**os.environ, **screen}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def simulation(folder: Path, faults: Faults) -> dict[str, Any]:
+    """Return how 10,000 runs fare on 256 slots, with runs as long as recorded ones, scaled to half an hour on average.
+
+    After the first session, others try again what has failed. The driver's own processor time is the rest of this
+    process's, after what writing records takes, which the processes of runs do.
+    """
+    lengths = json.loads(RECORDED.read_text())["seconds"]
+    scale = HOUR / 2 / (sum(lengths["entry"]) / len(lengths["entry"]))
+
+    def seconds(task: Task) -> float:
+        run = task.run
+        drawn = random.Random(f"{run.entry} {run.seed} {run.trial}").choice(lengths[run.kind])
+        rungs = [0, *plan["rungs"], run.steps or 0]
+        last = rungs.index(run.until or run.steps) if run.kind == "trial" else 0
+        return drawn * scale * ((rungs[last] - rungs[last - 1]) / rungs[-1] if last else 1)
+
+    given = config(folder, entries=200, trials=20, seeds=30, documents=20, methods=["ia3"])
+    plan = bakeoff.plan(given)
+    cluster = Cluster(256, seconds, scale, faults, random.Random(1))
+    sessions, failed = 0, -1
+    with carried_out_by(cluster):
+        while cluster.failed > failed:
+            sessions, failed = sessions + 1, cluster.failed
+            bakeoff.run(given, display="none")
+    ideal = cluster.work / 256
+    return {
+        "runs": len(plan["runs"]), "sessions": sessions, "nodes lost": cluster.deaths, "runs failed": cluster.failed,
+        "makespan, hours": cluster.now / HOUR, "all slots busy, hours": ideal / HOUR, "ratio": cluster.now / ideal,
+        "work lost, percent": 100 * cluster.lost / cluster.work,
+        "driver's processor seconds per run": cluster.driver_cpu / len(plan["runs"]),
+    }  # fmt: skip
+
+
+def recorded(folder: Path) -> dict[str, Any]:
+    """Return the seconds of each run of a finished bakeoff by its kind, from its records."""
+    seconds: dict[str, list[float]] = {}
+    for file in sorted(folder.glob("runs/*/result.json")):
+        row = json.loads(file.read_text())
+        if row["status"] == "done":
+            spent = [value for name, value in row["costs"].items() if name.endswith("_seconds") and value]
+            seconds.setdefault(row["run"]["kind"], []).append(round(sum(spent), 3))
+    return {"machine": f"{os.cpu_count()} cores of an {processor()}", "seconds": seconds}
+
+
+def main() -> None:
+    """Measure what is asked for, and print it as a line of JSON."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=["plan", "views", "driver", "simulate", "record"])
+    parser.add_argument("folder", nargs="?", type=Path, help="a finished bakeoff, for `record`")
+    asked = parser.parse_args()
+    if asked.what == "record":
+        RECORDED.write_text(json.dumps(recorded(asked.folder)) + "\n")
+        return
+    measures: dict[str, list[Any]] = {
+        "plan": [plan_seconds],
+        "views": [view_seconds],
+        "driver": [partial(driver_share, display=display) for display in ("none", "plain", "live")],
+        "simulate": [partial(simulation, faults=faults) for faults in FAULTS],
+    }
+    for measure in measures[asked.what]:
+        with TemporaryDirectory() as folder:
+            found = measure(Path(folder))
+        head = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "machine": f"{os.cpu_count()} cores of an {processor()}"}
+        print(json.dumps(head | {k: round(v, 4) if isinstance(v, float) else v for k, v in found.items()}))
+
+
+if __name__ == "__main__":
+    main()
