@@ -88,6 +88,10 @@ def test_what_does_not_fit_is_named():
     assert forecast_lines(document(memory_bytes=800))[-1].startswith(short.format(800, 100))
     assert forecast_lines(document(forecast=large))[-1].startswith(short.format("1,000", 200))
     assert len(forecast_lines(document())) == 2
+    both = "2 runs at once on a device need up to 1.76 KiB of memory without activations and logits (of lora), "
+    assert forecast_lines(document(at_once=2, memory_bytes=1800))[-1] == both + "of 1.76 KiB"
+    short = both + "more than its 1.66 KiB. Try: --workers, at most 1 for each device"
+    assert forecast_lines(document(at_once=2, memory_bytes=1700))[-1] == short
 
 
 def test_a_probe_measures_every_entry_and_leaves_nothing(tiny_config, tmp_path):

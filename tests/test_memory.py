@@ -18,7 +18,8 @@ from bakeoff.compute.run.execution import execute
 from bakeoff.compute.training import loop
 from bakeoff.compute.training.loop import Trainer, copies, place_of_best
 from bakeoff.config.loading import load_config
-from bakeoff.driver import plan
+from bakeoff.config.machine import MachineConfig
+from bakeoff.driver import device, plan
 from bakeoff.driver.memory import CONTEXT_BYTES, LARGE, Sizes, check_room, decoding_precision, least_bytes
 from bakeoff.driver.run_server import environment_of
 from bakeoff.errors import SetupError
@@ -164,6 +165,24 @@ def test_what_does_not_fit_a_gpu_is_one_line_and_a_processors_memory_may_be_exce
         "entries.full: does not fit: it takes at least 20.00 GiB of memory, 4.00 GiB more than cuda:0 has (16.00 GiB). "
         "Try: a smaller base, protocol.quantize: nf4, or a method that trains fewer weights, generation.precision: bf16"
     )
+
+
+def test_more_runs_at_once_than_fit_a_gpu_are_refused_and_said_how_many_do():
+    least = {"lora": 4 * GIB, "full": 9 * GIB}
+    check_room(least, "fp32", gpu(16 * GIB), at_once=4)  # full beside three others may not fit: the plan says so
+    with pytest.raises(SetupError) as error:
+        check_room(least, "fp32", gpu(16 * GIB), at_once=5)
+    assert str(error.value) == (
+        "machine.workers: 5 runs at once on cuda:0 take at least 20.00 GiB of memory, and it has 16.00 GiB. "
+        "Try: --workers, at most 4 for each device"
+    )
+    check_room(least, "fp32", HOST, at_once=1000)
+
+
+@pytest.mark.parametrize(("workers", "devices", "expected"), [(None, 1, 1), (None, 4, 1), (3, 2, 2), (4, 2, 2)])
+def test_runs_at_once_are_dealt_over_the_devices(monkeypatch, workers, devices, expected):
+    monkeypatch.setattr(device, "devices_of", lambda _: ["cuda"] * devices)
+    assert device.at_once(MachineConfig(workers=workers)) == expected
 
 
 def test_a_bakeoff_that_does_not_fit_is_planned_and_not_run(tiny_config, monkeypatch):

@@ -1,10 +1,13 @@
 """What is said beside the table: where a row stands, why it has no results, failed checks, and edges of searches."""
 
+from collections.abc import Mapping
+
 from bakeoff.analysis.caveats import rare_failures
 from bakeoff.errors import listed
 from bakeoff.store.results_document import Price, ResultsDocument, ResultsRow
 
 NOT_CONVERGED = "at the end the loss was still falling at more than half its average rate, so longer training may help"
+BESIDE = "other runs had the same device at the same time as those of"
 NOT_BETTER = "training never improved on the start; try another learning_rate"
 
 
@@ -63,7 +66,17 @@ def remarks(results: ResultsDocument) -> list[str]:
     never = [name for name, row in entries.items() if row.improved is False]
     if never:
         lines.append(f"not better: {listed(never)}: {NOT_BETTER}")
-    return [*lines, *without_price(results.price), *rare_failures(entries)]
+    return [*lines, *beside_others(entries), *without_price(results.price), *rare_failures(entries)]
+
+
+def beside_others(entries: Mapping[str, ResultsRow]) -> list[str]:
+    """Return lines on entries whose runs shared a device: whether their seconds are those without the others."""
+    shared = [name for name, row in entries.items() if row.beside]
+    alone = [name for name in shared if entries[name].timed_alone]
+    rest = [name for name in shared if name not in alone]
+    paced = [f"{BESIDE} {listed(alone)}; train s, tuning s and tokens/s are at the pace without them"]
+    other = [f"{BESIDE} {listed(rest)}; train s, tuning s and tokens/s are not comparable. Try: bakeoff run"]
+    return paced * bool(alone) + other * bool(rest)
 
 
 def without_price(price: Price | None) -> list[str]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy
 
+from bakeoff.analysis.alone import costs_alone, pace_alone
 from bakeoff.analysis.convergence import converged
 from bakeoff.analysis.pairs import LOSS
 from bakeoff.analysis.preference_words import preference_sentences
@@ -171,8 +172,10 @@ def entry_row(
         "error": failed[0].error if failed else None,
         "seeds": len(done),
         "runs": [run.id for run in group],
+        "beside": max((r.beside for r in done), default=0),
+        "timed_alone": pace_alone(done) is not None,
         "metrics": metrics(done, estimates) if done else {},
-        "costs": averages([r.costs for r in done]),
+        "costs": averages([costs_alone(r, pace_alone(done)) for r in done]),
         "checks": {k: all(r.checks[k] for r in ended if k in r.checks) for r in ended for k in r.checks},
         "check_notes": {
             k: note if len(group) == 1 else f"seed {r.run.seed}: {note}"
@@ -195,7 +198,7 @@ def of_entry(
 ) -> dict[str, Any]:
     """Return the OF_ENTRIES of one entry: how its settings were chosen, and whether training converged and helped."""
     return {
-        "tuning": tuning(folder, plan, group[0].entry, [run.id for run in group]),
+        "tuning": tuning(folder, plan, group[0].entry, [run.id for run in group], pace_alone(done)),
         "converged": converged([folder.run(r.run.id).curve() for r in done], config.protocol, group[0].steps or 0),
         "improved": all(r.best_step != 0 for r in done) if done else None,
         "fresh_loss": fresh_loss(done),

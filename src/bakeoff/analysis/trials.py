@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from bakeoff.analysis.alone import costs_alone
 from bakeoff.errors import SetupError
 from bakeoff.store.documents import is_number
 from bakeoff.store.plan_document import EntryFacts, PlanDocument
@@ -11,8 +12,8 @@ from bakeoff.store.run_folder import Folder
 from bakeoff.tuning.search import edges
 
 
-def tuning(folder: Folder, plan: PlanDocument, name: str, finals: list[str]) -> Tuning:
-    """Return how an entry's settings were chosen; `finals` are the ids of its final runs.
+def tuning(folder: Folder, plan: PlanDocument, name: str, finals: list[str], pace: float | None) -> Tuning:
+    """Return how an entry's settings were chosen; `finals` are the ids of its final runs, `pace` see `costs_alone`.
 
     The trials include those that were started after the plan.
     """
@@ -25,7 +26,7 @@ def tuning(folder: Folder, plan: PlanDocument, name: str, finals: list[str]) -> 
     best = min(ended, key=loss_of, default=None)
     edge = edges([row.settings for row in rows if is_planned(row, planned)], best.settings) if best and chosen else {}
     further = next((row for row in rows if not is_planned(row, planned)), None)
-    seconds = [r.costs.get("train_seconds") or 0.0 for r in results.values() if r]
+    seconds = [costs_alone(r, pace).get("train_seconds") or 0.0 for r in results.values() if r]
     return Tuning(
         label=planned.tuning,
         chosen=chosen,

@@ -44,6 +44,12 @@ def devices_of(machine: MachineConfig) -> list[str]:
     return [name for name in visible() if name.startswith(kind)]
 
 
+def at_once(machine: MachineConfig) -> int:
+    """Return how many runs a device has at the same time, at most; raise ConfigError if this machine has none such."""
+    devices = len(devices_of(machine)) if machine.executor == "local" else machine.workers or 1  # Ray deals them out
+    return -(-(machine.workers or devices) // devices)
+
+
 def asked_apart(device: str) -> "Facts":
     """Return what a process of its own finds of an accelerator."""
     from bakeoff.compute.model.device import Facts

@@ -97,14 +97,22 @@ def context_bytes(device: "Facts") -> int:
     return 0 if device.device == "cpu" else CONTEXT_BYTES
 
 
-def check_room(least: Mapping[str, int], decoding: str, device: "Facts") -> None:
+def check_room(least: Mapping[str, int], decoding: str, device: "Facts", at_once: int = 1) -> None:
     """Raise SetupError if an entry cannot fit into an accelerator's memory; `least` has each entry's bytes.
 
-    A processor's memory can be exceeded: the system moves pages to the disk, slowly; the plan only says so.
+    Nor can runs of even the smallest entry if they are more than fit `at_once`. A processor's memory can be exceeded:
+    the system moves pages to the disk, slowly; the plan only says so.
     """
     name, most = max(least.items(), key=lambda item: item[1])
-    if device.device == "cpu" or most <= device.total_bytes:
+    fewest = min(least.values())
+    if device.device == "cpu" or max(most, at_once * fewest) <= device.total_bytes:
         return
+    if most <= device.total_bytes:
+        raise SetupError(
+            f"machine.workers: {at_once} runs at once on {device.device} take at least {size(at_once * fewest)} of "
+            f"memory, and it has {size(device.total_bytes)}. Try: --workers, at most "
+            f"{device.total_bytes // fewest} for each device"
+        )
     cures = "a smaller base, protocol.quantize: nf4, or a method that trains fewer weights"
     if decoding == "fp32":
         cures += ", generation.precision: bf16"

@@ -15,7 +15,7 @@ from bakeoff.data.sources import Splits, content_identity, origin_identity
 from bakeoff.data.token_file import FORM
 from bakeoff.data.tokens import statistics
 from bakeoff.driver.counts import context_finding, count, exact_counts, fit_context
-from bakeoff.driver.device import survey
+from bakeoff.driver.device import at_once, survey
 from bakeoff.driver.entries import checked_entries, entry_plan, search_steps, virtual_tokens
 from bakeoff.driver.environment import accelerators
 from bakeoff.driver.examples import read_examples, tokenized
@@ -103,7 +103,7 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
     )
     memory = needs(config.generation.precision, precision, shapes, max_tokens, device)
     if must_read:
-        check_room(memory.least, memory.decoding, device)
+        check_room(memory.least, memory.decoding, device, at_once(config.machine))
     lengths = {split: rows.lengths for split, rows in tokens.items()}
     facts = {s: statistics(lengths[s]) if lengths else {"examples": len(splits[s])} for s in SPLITS}
     cut = max_tokens < config.protocol.max_tokens
@@ -124,7 +124,7 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
         **scores,
         "max_tokens": max_tokens, "output_tokens": output_tokens,
         "looks": list(config.protocol.looks), "rungs": held_equal["rungs"], "epochs": config.protocol.epochs,
-        "memory_bytes": device.total_bytes,
+        "memory_bytes": device.total_bytes, "at_once": at_once(config.machine),
         "counts": exact_counts(lengths, config.protocol, output_tokens) if output_tokens else None,
         "entries": {n: entry_plan(e, config, steps, shapes["entries"][n], memory.least[n]) for n, e in entries.items()},
         "not_run": not_run, "runs": runs,

@@ -8,6 +8,7 @@ import math
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 
+from bakeoff.analysis.alone import pace_alone
 from bakeoff.driver.bus import Bus
 from bakeoff.driver.plan import Plan
 from bakeoff.driver.ready import Work
@@ -42,6 +43,7 @@ class Scheduler:
         if self.planned.document.looks:
             for runs in later_rounds(self.folder, self.planned, self.bus):
                 yield [self.final(run, self.chosen.get(run.entry)) for run in runs]
+        yield from self.timings()
 
     def entry(self, entry: Entry) -> Work:
         """Yield an entry's trials, if it has any, then one final run per seed, with the chosen settings.
@@ -69,7 +71,7 @@ class Scheduler:
         adopts = best.id if run.seed == best.seed else None
         yield from self.unless_done(replace(run, settings=best.settings, adopts=adopts))
         if adopts and (result := self.folder.run(run.id).result()) and result.status == "done":
-            for trial in self.folder.trials(run.entry):
+            for trial in self.folder.trials(run.entry, self.planned.document):
                 self.forget(trial)
 
     def search(self, entry: Entry, trials: Sequence[Run]) -> Generator[Task | list[Work], None, Run | None]:
@@ -103,7 +105,7 @@ class Scheduler:
             return None
         further = self.extension(entry, best, known)
         decided = {*(trial.id for trial in everyone), *([further.id] if further else [])}
-        for trial in self.folder.trials(entry.name):
+        for trial in self.folder.trials(entry.name, self.planned.document):
             if trial.id not in decided:  # past the edge of another best one, or asked for after other losses
                 self.folder.run(trial.id).remove()
         if further:
@@ -121,7 +123,7 @@ class Scheduler:
 
         If all of them failed, forget all.
         """
-        trials = self.folder.trials(entry.name)
+        trials = self.folder.trials(entry.name, self.planned.document)
         failed = [t for t in trials if (r := self.folder.run(t.id).result()) and r.status == "failed"]
         for trial in failed:
             if len(failed) == len(trials) or self.result(trial).cause != "diverged":
@@ -187,6 +189,15 @@ class Scheduler:
         results = {t.id: r for t in trials if (r := self.folder.run(t.id).result()) and r.status == "done"}
         ended = [trial for trial in trials if trial.id in results]
         return min(ended, key=lambda trial: results[trial.id].metrics["validation/loss"], default=None)
+
+    def timings(self) -> Iterator[Task]:
+        """Yield a final run of each entry whose runs shared a device, to be timed while no other is carried out."""
+        for name in self.planned.entries if not self.planned.again else ():
+            finals = [run for run in self.planned.runs if run.kind == "entry" and run.entry == name]
+            done = [r for run in finals if (r := self.folder.result(run.id, self.planned.document)) and r.metrics]
+            if any(r.beside for r in done) and pace_alone(done) is None:
+                self.bus.note(f"{name}: its steps are timed without other runs beside it")
+                yield Task(done[0].run, "time")
 
     def unless_done(self, run: Run) -> Iterator[Task]:
         """Yield a run unless it is done with these settings, and its record is complete."""

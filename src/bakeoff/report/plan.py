@@ -108,14 +108,30 @@ def forecast_lines(plan: PlanDocument) -> list[str]:
         lines.append(
             f"memory without activations and logits: {least}. Try: --probe, which measures time and peak memory"
         )
-        return lines + no_room(plan)
+        return lines + no_room(plan) + together(plan)
     for name, row in forecast.entries.items():
         probed = row.error or f"about {duration(row.seconds or 0)}, {size(row.peak_bytes or 0)} at the peak"
         lines.append(f"{name}: {probed}")
     if forecast.seconds is not None:
         most = "at most " if plan.looks else ""
         lines.append(f"all entries: {most}about {duration(forecast.seconds)}, without baselines and the trunk cache")
-    return lines + no_room(plan)
+    return lines + no_room(plan) + together(plan)
+
+
+def together(plan: PlanDocument) -> list[str]:
+    """Return a line on the memory that several runs at once on a device need; none if there is one at a time."""
+    if plan.at_once == 1:
+        return []
+    probed = plan.forecast.entries if plan.forecast else {}
+    measured = {name: row.peak_bytes or 0 for name, row in probed.items()}
+    needs = {name: max(row.least_bytes, measured.get(name, 0)) for name, row in plan.entries.items()}
+    name, most = max(needs.items(), key=lambda item: item[1])
+    need, what = plan.at_once * most, "" if probed else " without activations and logits"
+    line = f"{plan.at_once} runs at once on a device need up to {size(need)} of memory{what} (of {name}), "
+    if need <= plan.memory_bytes:
+        return [f"{line}of {size(plan.memory_bytes)}"]
+    room = max(1, int(plan.memory_bytes // most))
+    return [f"{line}more than its {size(plan.memory_bytes)}. Try: --workers, at most {room} for each device"]
 
 
 def no_room(plan: PlanDocument) -> list[str]:

@@ -213,6 +213,7 @@ class PlanDocument(Document):
     looks: list[Annotated[int, Field(ge=2, le=1000)]] = Field([])
     epochs: Annotated[int, Field(ge=1, le=2**31)]
     memory_bytes: Annotated[Figure, Field(ge=1)]
+    at_once: Annotated[int, Field(ge=1)] = Field(1)
     counts: TokenCounts | None
     entries: Annotated[dict[Name, EntryFacts], Field(min_length=1)]
     not_run: dict[Text, Text]

@@ -7,8 +7,10 @@ Kind = Literal["baseline", "trial", "entry"]
 Quantize = Literal["none", "nf4", "int8"]  # how the matrices of a run's base are stored; none: as in its files
 # Why a run failed. Only what diverged would do so again: the others are tried again by the next `bakeoff run`.
 Cause = Literal["diverged", "memory", "ended", "stalled", "error"]
-# What is left to do of a planned run: an earlier step brings the later ones with it.
-Step = Literal["train", "decode", "score", "nothing"]
+# What is left to do of a planned run: an earlier step brings the later ones with it. `time` is an exclusive timing of a
+# run that is finished.
+Step = Literal["train", "decode", "score", "time", "nothing"]
+ALONE = "tokens_per_second_alone"  # a cost: of a run that shared its device, timed again without others
 OUTPUTS = "predictions.jsonl"  # the file of a run's outputs and their scores
 
 

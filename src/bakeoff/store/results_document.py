@@ -138,7 +138,9 @@ class ResultsRow(Document):
 
     `quantize` says how its base is stored; it is null for a baseline without a model. `instruction` is what the
     baseline of this name has found. `fresh_loss` is the mean validation loss of the final runs without the one that
-    adopts a trial. `diverged` counts the trials and final runs whose loss diverged, of so many `trainings`.
+    adopts a trial. `diverged` counts the trials and final runs whose loss diverged, of so many `trainings`. Up to
+    `beside` other runs had its runs' device at the same time; seconds and tokens per second are those without them if
+    it was `timed_alone`.
     """
 
     kind: Literal["entry", "baseline"]
@@ -157,6 +159,8 @@ class ResultsRow(Document):
     fresh_loss: float | None = None
     diverged: int = 0
     trainings: int = 0
+    beside: int = 0
+    timed_alone: bool = False
     converged: bool | None
     improved: bool | None
     trainable_parameters: int | None

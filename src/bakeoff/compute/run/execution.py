@@ -42,6 +42,10 @@ def execute(
     try:
         if left == "score":
             result = scored_again(folder, run, emit)
+        elif left == "time":
+            from bakeoff.compute.run.timing import timed_alone
+
+            result = timed_alone(folder, run, emit, stop_requested, given)
         else:
             from bakeoff.compute.run.worker import work_on
 
@@ -51,11 +55,15 @@ def execute(
             result = found
     except Exception as error:
         traceback.print_exc(file=sys.stderr)
+        if left == "time":  # its record stays as it is
+            return files.result()
         reason, cause = explained(error)
         result = RunResult(run, "failed", error=reason, cause=cause)
         if cause == "diverged":
             result.check("loss_finite", reason)
     files.write_result(result, known=result.trained_files)  # of a training before this one
+    if left == "time":
+        return result
     if result.status == "done":
         ranked = folder.plan().ranked_by
         emit(
