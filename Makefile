@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: install demo test check browser base race gpu-check gpu-check-smoke verdict docs clean
+.PHONY: install demo test test-scale check browser base race gpu-check gpu-check-smoke verdict docs clean
 
 install: $(STAMP)
 
@@ -20,6 +20,11 @@ demo: install
 test: check browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 	$(BIN)/python -m pytest -m gpu tests/test_gpu.py
+
+# Runs on a cluster of three Ray nodes on this machine; five minutes.
+test-scale: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[ray]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m scale tests/test_scale.py
 
 # Chromium for the report's test, where it is missing and can be installed; without it that test says why it is skipped.
 browser:

@@ -8,6 +8,7 @@ ALLOWED = {
     ("test_browser.py", "no Chromium on this machine and none could be installed: apt-get install chromium"),
     ("test_forms.py", "needs ../shared/models/stories260K"),
     ("test_gpu.py", "no GPU here"),
+    ("test_scale.py", "needs the right to mount a disk"),
     ("test_survive.py", "needs the right to mount a disk"),
 }
 WAYS = ("skip", "skipif", "importorskip", "xfail", "skipTest")

@@ -7,29 +7,44 @@ import pytest
 
 import bakeoff
 from bakeoff import api
+from bakeoff.analysis.alone import costs_alone, pace_alone
 from bakeoff.compute.run.request import STOPPED
 from bakeoff.config.loading import load_config
 from bakeoff.config.machine import MachineConfig
-from bakeoff.driver import attempt, device, executor
+from bakeoff.driver import device, executor
 from bakeoff.driver.environment import usable_cores
 from bakeoff.driver.executor import LocalExecutor, hiding_others
 from bakeoff.driver.ready import ReadySet
 from bakeoff.errors import ConfigError
 from bakeoff.store.event_log import Reader
 from bakeoff.store.events import State
-from bakeoff.store.records import Run, RunResult, Task
+from bakeoff.store.records import ALONE, Run, RunResult, Task
 from bakeoff.store.run_folder import Folder
 from tests.conftest import Inline
 from tests.test_kill_history import records
 
 
 def without_neighbours(folder):
-    """Return a folder's records without logs, and without how many other runs there were beside each."""
+    """Return a folder's records without logs, and without what says that there were others beside."""
     found = records(folder)
     found["files"] = [file for file in found["files"] if not file.endswith("log.txt")]
     for record, _ in (value for name, value in found.items() if name != "files"):
         record.pop("beside")
+        record["costs"] = [name for name in record["costs"] if name != ALONE]
     return found
+
+
+def test_seconds_beside_others_become_those_that_the_tokens_take_alone():
+    run = Run("lora-1", "lora", "entry", "lora", {}, 0)
+    beside = RunResult(run, "done", beside=1, costs={"train_seconds": 10.0, "tokens_per_second": 300.0, ALONE: 600.0})
+    other = RunResult(run, "done", beside=1, costs={"train_seconds": 30.0, "tokens_per_second": 200.0})
+    own = RunResult(run, "done", costs={"train_seconds": 7.0, "tokens_per_second": 500.0})
+    pace = pace_alone([own, beside, other])
+    paced = [costs_alone(record, pace) for record in (beside, other, own)]
+    assert [costs["train_seconds"] for costs in paced] == [5.0, 10.0, 7.0]
+    assert [costs["tokens_per_second"] for costs in paced] == [600.0, 600.0, 500.0]
+    assert pace_alone([own, other]) is None
+    assert costs_alone(other, None) == other.costs
 
 
 def test_two_workers_leave_the_records_of_one(tiny_config, tmp_path, processes, monkeypatch):
@@ -45,7 +60,14 @@ def test_two_workers_leave_the_records_of_one(tiny_config, tmp_path, processes, 
     events = list(Reader(folder.events_file).new_events())
     assert [event.workers for event in events if event.kind == "start"] == [2]
     assert started.count("model") == 2
-    assert {folder.run(run.id).result().beside for run in folder.runs() if run.entry != "lead-1"} == {1}
+    found = [folder.run(run.id).result() for run in folder.runs() if run.entry == "lora"]
+    assert {record.beside for record in found} == {1}
+    timed = [record.costs[ALONE] for record in found if ALONE in record.costs]
+    row = results.document.entries["lora"]
+    assert row.timed_alone
+    assert [row.costs["tokens_per_second"]] == timed
+    assert "other runs had the same device at the same time as those of lora" in folder.markdown_file.read_text()
+    assert bakeoff.run(two, display="none").document.entries["lora"].costs == row.costs  # nothing is timed again
     monkeypatch.setattr(api, "LocalExecutor", lambda _: Inline())
     one = bakeoff.run({**config, "output": str(tmp_path / "one")}, display="none")
     assert without_neighbours(folder) == without_neighbours(one.folder)
@@ -123,6 +145,9 @@ class FakeServer:
     def ended(self):
         return None
 
+    def kill(self, process, number):
+        raise ProcessLookupError
+
     def close(self):
         pass
 
@@ -162,18 +187,16 @@ def test_every_run_is_asked_to_save_and_the_bakeoff_is_stopped_when_all_have(tmp
             self.slot.inbox.put((self, {"started": 1}))
             self.slot.inbox.put((self, {"event": State(run=task.run.id, state="training").row()}))
 
+        def kill(self, process, number):
+            killed.append((process, number))
+            for slot in made.slots[: len(killed)]:  # what it was asked for is done a little later
+                slot.inbox.put((slot.attempt.server, {"exit": STOPPED}))
+
     asked, killed, calls = [], [], itertools.count()
-
-    def kill(pid, number):
-        killed.append(number)
-        for slot in made.slots[: len(killed)]:  # what it was asked for is done a little later
-            slot.inbox.put((slot.attempt.server, {"exit": STOPPED}))
-
     config = load_config({"data": "docstrings", "entries": ["lora"]})
     monkeypatch.setattr(Folder, "plan", lambda _: None)
     monkeypatch.setattr(executor, "planned_config", lambda *_: config)
     monkeypatch.setattr(executor.Slot, "start", lambda slot, _: Saving(slot, ()))
-    monkeypatch.setattr(attempt.os, "kill", kill)
     made = LocalExecutor(config)
     made.spread(["cuda:0", "cuda:1"])
     ready = ReadySet(
@@ -184,4 +207,4 @@ def test_every_run_is_asked_to_save_and_the_bakeoff_is_stopped_when_all_have(tmp
     with pytest.raises(KeyboardInterrupt):
         seen.extend(event for event in events)
     assert asked == ["lora-0", "lora-1"]
-    assert killed == [signal.SIGTERM] * 2
+    assert killed == [(1, signal.SIGTERM)] * 2

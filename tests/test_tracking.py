@@ -61,6 +61,14 @@ def test_a_tracker_must_be_named_right_and_installed(tiny_config, monkeypatch):
         bakeoff.run({**tiny_config, "trackers": ["wandb"]}, display="none")
 
 
+def test_a_tracker_of_one_run_at_a_time_is_not_given_several(tiny_config):
+    config = bakeoff.load_config({**tiny_config, "trackers": ["tensorboard", "mlflow"]})
+    trackers.check_several(config, 1)
+    with pytest.raises(SetupError, match="trackers: mlflow takes one run at a time, and here are 2. Try: --workers 1"):
+        trackers.check_several(config, 2)
+    trackers.check_several(bakeoff.load_config({**tiny_config, "trackers": ["tensorboard"]}), 8)
+
+
 def test_an_interrupt_loses_no_row_at_the_trackers(shared, tmp_path, monkeypatch):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

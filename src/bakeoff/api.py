@@ -15,7 +15,7 @@ from bakeoff.config.loading import dump_config, load_config
 from bakeoff.driver.again import plan_again, unchanged
 from bakeoff.driver.bus import Bus
 from bakeoff.driver.device import devices_of, survey
-from bakeoff.driver.executor import LocalExecutor
+from bakeoff.driver.executor import Executor, LocalExecutor
 from bakeoff.driver.plan import make_plan
 from bakeoff.driver.probes import run_probes
 from bakeoff.driver.ready import ReadySet
@@ -29,7 +29,7 @@ from bakeoff.progress.display import Display
 from bakeoff.progress.open import open_display
 from bakeoff.progress.session import Session
 from bakeoff.progress.throughput import expected_costs
-from bakeoff.progress.trackers import check_installed, tracked
+from bakeoff.progress.trackers import check_installed, check_several, tracked
 from bakeoff.results import Results, load_results
 from bakeoff.store.checksums import sealed
 from bakeoff.store.event_log import EventLog
@@ -118,11 +118,20 @@ def run(source: Source, overrides: dict[str, Any] | None = None, display: str = 
         check_installed(config)
         config = pinned(config, folder)
         check_free(folder, config)
-        with LocalExecutor(config) as executor:
+        with executor_of(config) as executor:
             return run_all(folder, config, display, executor)
 
 
-def run_all(folder: Folder, config: Config, display: str, executor: LocalExecutor) -> Results:
+def executor_of(config: Config) -> Executor:
+    """Return what carries out a bakeoff's runs; raise SetupError if it cannot be used."""
+    if config.machine.executor == "local":
+        return LocalExecutor(config)
+    from bakeoff.driver.ray_executor import RayExecutor
+
+    return RayExecutor(config)
+
+
+def run_all(folder: Folder, config: Config, display: str, executor: Executor) -> Results:
     """Plan, carry out every run that is not done, and write results and report into the folder."""
     began = time.monotonic()
     tokenizer = None if unchanged(config, folder) else fetched(config, executor)
@@ -138,7 +147,9 @@ def run_all(folder: Folder, config: Config, display: str, executor: LocalExecuto
         left = left_to_do(folder, planned.document)
         notes += prepare(folder, config, planned, left)
         notes += reuse_note(folder, [run.id for run in planned.runs])
-        executor.spread([config.machine.first_device] if planned.again else devices_of(config.machine))
+        here = not planned.again and config.machine.executor == "local"
+        executor.spread(devices_of(config.machine) if here else [config.machine.first_device])
+        check_several(config, len(executor.slots))
         session = Session.to_come(folder, planned.document, config.protocol, left, len(executor.slots))
         log = EventLog(folder.events_file)
         with (
@@ -158,7 +169,7 @@ def run_all(folder: Folder, config: Config, display: str, executor: LocalExecuto
     return results
 
 
-def fetched(config: Config, executor: LocalExecutor) -> Any:
+def fetched(config: Config, executor: Executor) -> Any:
     """Return the base's tokenizer, after what is missing of the base was downloaded; start the server of its runs."""
     executor.start_early()
     survey(config.machine.first_device)  # before anything is downloaded

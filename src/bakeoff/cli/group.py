@@ -41,20 +41,28 @@ WORKERS = click.option(
     help="How many runs are carried out at the same time, short for -s machine.workers=N. By default one per GPU, or "
     "one on a processor.",
 )
+EXECUTOR = click.option(
+    "--executor",
+    type=click.Choice(["local", "ray"]),
+    help="Where runs are carried out, short for -s machine.executor=NAME: on this machine, or on the nodes of a Ray "
+    "cluster.",
+)
 RESUME = "interrupted. Run the same command again to resume"
 ENDED = {"run": RESUME, "demo": RESUME, "watch": "stopped watching; the bakeoff keeps running"}
 
 
 def overrides(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command -s, --device and --workers, each of which sets one value of the config too, as `settings`."""
+    """Give a command -s, and options that set one value of the config each, too, as `settings`."""
 
     @wraps(command)
-    def call(*, settings: tuple[str, ...], device: str | None, workers: int | None, **others: Any) -> None:
-        machine = {"device": device, "workers": workers}
+    def call(
+        *, settings: tuple[str, ...], device: str | None, workers: int | None, executor: str | None, **others: Any
+    ) -> None:
+        machine = {"device": device, "workers": workers, "executor": executor}
         short = [f"machine.{name}={value}" for name, value in machine.items() if value]
         command(settings=(*settings, *short), **others)
 
-    return SET(OVERRIDING(WORKERS(call)))
+    return SET(OVERRIDING(WORKERS(EXECUTOR(call))))
 
 
 class Commands(click.Group):

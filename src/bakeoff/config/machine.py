@@ -3,7 +3,7 @@
 import re
 from typing import Literal, Self
 
-from pydantic import ByteSize, Field, field_validator, model_validator
+from pydantic import ByteSize, Field, PositiveFloat, field_validator, model_validator
 
 from bakeoff.config.sections import Section
 from bakeoff.errors import did_you_mean
@@ -34,6 +34,20 @@ class MachineConfig(Section):
         "measured beside other runs",
     )
 
+    executor: Literal["local", "ray"] = Field(
+        "local", description="where runs are carried out: local (this machine) or ray (the nodes of a Ray cluster)"
+    )
+    address: str | None = Field(
+        None,
+        description="with executor ray: the cluster's address; null: that of RAY_ADDRESS, or the one on this machine, "
+        "which is started if there is none",
+    )
+    resources: dict[str, PositiveFloat] | None = Field(
+        None,
+        description="with executor ray: what one run takes of a node, as in {GPU: 1, CPU: 4}; null: one GPU if the "
+        "cluster has any, else one CPU",
+    )
+
     @property
     def first_device(self) -> str:
         """The device of the first run, as `device` names one."""
@@ -47,6 +61,15 @@ class MachineConfig(Section):
         if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu)(:\d{1,3})?", value):
             raise ValueError(f"unknown device '{value}'.{did_you_mean(value, DEVICES)}")
         return value
+
+    @model_validator(mode="after")
+    def _for_ray(self) -> Self:
+        if self.executor == "ray" and (self.devices != "auto" or ":" in self.device):
+            raise ValueError("devices: Ray says which devices a run uses. Try: resources: {GPU: 1}, without devices")
+        unused = [name for name in ("address", "resources") if getattr(self, name) is not None]
+        if self.executor == "local" and unused:
+            raise ValueError(f"{unused[0]}: is for a cluster. Try: executor: ray")
+        return self
 
     @model_validator(mode="after")
     def _indices(self) -> Self:

@@ -1,12 +1,10 @@
 """A run that is being carried out in its own process: what its server says, stalls, and being asked to stop."""
 
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 
-from bakeoff.driver.run_server import Message, RunServer
+from bakeoff.driver.run_server import Message, Server
 from bakeoff.errors import SetupError
 from bakeoff.store.events import Event, Failed, RunEvent, State, event_of
 from bakeoff.store.records import Cause, RunResult, Task
@@ -26,7 +24,7 @@ class Attempt:
     """
 
     def __init__(
-        self, server: RunServer, folder: Folder, task: Task, stall_seconds: float, reserve: Callable[[], object] = bool
+        self, server: Server, folder: Folder, task: Task, stall_seconds: float, reserve: Callable[[], object] = bool
     ):
         self.server, self.folder, self.task, self.reserve = server, folder, task, reserve
         self.run, self.stall_seconds = task.run, stall_seconds
@@ -38,6 +36,7 @@ class Attempt:
         self.stalled = self.stop_requested = self.given_up = False
         self.grace_left = 0.0  # seconds, from when it was asked to stop
         self.status: int | None = None  # of its process, once that has ended
+        self.lost = False  # whether the machine that it ran on is gone
 
     @property
     def over(self) -> bool:
@@ -75,7 +74,10 @@ class Attempt:
                 self.reserve()
             self.process = message.get("started", self.process)
             self.status = message.get("exit", self.status_of_server(message))
-        if self.status is not None and not self.stop_requested and self.folder.run(self.run.id).result() is None:
+        self.lost = bool(message and "lost" in message)
+        if self.status is None or self.stop_requested or self.lost:
+            return
+        if self.folder.run(self.run.id).result() is None:
             yield self.ended(self.status)
 
     def end_of_server(self, passed: float) -> Message | None:
@@ -101,8 +103,7 @@ class Attempt:
         """Ask the run to save and end."""
         self.stop_requested = True
         if self.process is not None:
-            with suppress(ProcessLookupError):
-                os.kill(self.process, signal.SIGTERM)
+            self.server.kill(self.process, signal.SIGTERM)
 
     def grace(self) -> float:
         """Return how many seconds a run that is to stop has from now on; 0 if there is nothing to save.
@@ -115,8 +116,7 @@ class Attempt:
 
     def end(self) -> None:
         """End the run's process, or the server if even that hangs."""
-        with suppress(ProcessLookupError):
-            os.kill(self.server.process.pid if self.stalled or not self.process else self.process, signal.SIGKILL)
+        self.server.kill(None if self.stalled else self.process, signal.SIGKILL)
         self.stalled = True
 
     def status_of_server(self, message: Message) -> int | None:

@@ -1,8 +1,9 @@
-"""Runs on this machine: each in its own process, on one of several slots, which are places for one run at a time."""
+"""Runs, each in its own process, on one of several slots, which are places for one run at a time."""
 
 import queue
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -14,14 +15,15 @@ from bakeoff.config.planned import planned_config
 from bakeoff.driver.attempt import POLL_SECONDS, Attempt
 from bakeoff.driver.environment import usable_cores
 from bakeoff.driver.ready import ReadySet
-from bakeoff.driver.run_server import Inbox, Message, RunServer, environment_of
-from bakeoff.store.events import Event, Note
-from bakeoff.store.records import Step, Task
+from bakeoff.driver.run_server import Inbox, RunServer, Server, environment_of
+from bakeoff.store.events import Event, Failed, Note
+from bakeoff.store.records import RunResult, Step, Task
 from bakeoff.store.run_folder import Folder
 
 # What a run fails by if its device is at fault, for example taken by another process or fallen off the bus.
 DEVICE_FAULT = re.compile(r"CUDA|HIP|cuBLAS|CUBLAS|cuDNN|CUDNN|XPU|Level Zero|machine\.device|no kernel image")
 MOST_FAULTS = 2  # runs one after the other, then a device is not used any more
+MOST_LOSSES = 5  # machines that a run may lose before it counts as failed: it may be what ends them
 
 
 class Slot:
@@ -38,16 +40,16 @@ class Slot:
             "model": command("compute.run.process", *options, device, *search_path()),
             "score": command("compute.run.scorer", *search_path()),
         }
-        self.servers: dict[str, RunServer] = {}
-        self.spare: RunServer | None = None
+        self.servers: dict[str, Server] = {}
+        self.spare: Server | None = None
         self.attempt: Attempt | None = None
         self.faults = 0  # of its device, in runs one after the other
 
-    def start(self, kind: str) -> RunServer:
+    def start(self, kind: str) -> Server:
         """Start a server."""
         return RunServer(self.words[kind], self.environment, self.inbox)
 
-    def server(self, left: Step) -> RunServer:
+    def server(self, left: Step) -> Server:
         """Return the server of runs for which this is left to do; start it if it is not there, or has ended.
 
         A spare one that was started before takes its place at once.
@@ -72,6 +74,10 @@ class Slot:
         self.attempt = Attempt(server, folder, task, stall_seconds, self.reserve)
         server.ask(folder.path, task, self.device, self.beside)
 
+    def usable(self) -> bool:
+        """Return whether runs can be started here now."""
+        return True
+
     def end(self) -> Task:
         """Leave the run that is over, and return its task."""
         assert self.attempt is not None
@@ -85,11 +91,23 @@ class Slot:
 
 
 class Retries:
-    """Runs that failed because of their device, and are carried out once more, on another one."""
+    """Runs that failed because of their device, and are carried out once more, on another one.
+
+    Those whose machine is gone are carried out again anywhere, from their checkpoint.
+    """
 
     def __init__(self) -> None:
         self.waiting: list[tuple[Task, str]] = []  # and the place where each has failed
         self.tried: set[str] = set()
+        self.losses = Counter[str]()  # machines, by run
+
+    def wants_lost(self, task: Task) -> bool:
+        """Return whether a run whose machine is gone is carried out again; not after too many."""
+        self.losses[task.run.id] += 1
+        if self.losses[task.run.id] < MOST_LOSSES:
+            self.waiting.append((task, ""))
+            return True
+        return False
 
     def wants(self, folder: Folder, task: Task, slot: Slot) -> bool:
         """Take note how a run has ended on a slot, and return whether it is carried out once more."""
@@ -113,39 +131,12 @@ class Retries:
         return found[0] if found else None
 
 
-class LocalExecutor:
-    """Carries out runs on this machine, as many at a time as it has slots.
+class Executor:
+    """Carries out runs, as many at a time as it has usable slots."""
 
-    On an accelerator, or if `alone` is set, a server of runs that need a model does not fork: it carries them out
-    itself, and ends when one fails. Meanwhile a spare server is started, and waits to replace it.
-    """
-
-    def __init__(self, config: Config, alone: bool = False) -> None:
-        self.machine, self.environment, self.alone = config.machine, environment_of(config), alone
-        self.inbox: Inbox = queue.SimpleQueue()
-        self.slots = [self.slot(self.machine.first_device)]
-
-    def slot(self, device: str) -> Slot:
-        """Return a slot on a device."""
-        name, environment = hiding_others(device, self.environment)
-        workers = self.machine.workers or 1
-        if workers > 1:
-            environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // workers)))
-        return Slot(device, name, environment, self.inbox, self.alone)
-
-    def spread(self, devices: Sequence[str]) -> None:
-        """Have as many slots as `machine.workers` says, by default one per device. The first one is there already."""
-        count = self.machine.workers or len(devices)
-        places = [devices[i % len(devices)] for i in range(count)]
-        self.slots += [self.slot(place) for place in places[len(self.slots) :]]
-        for slot, place in zip(self.slots, places, strict=True):
-            slot.place, slot.beside = place, places.count(place) - 1
-            if self.slots[0].servers:  # started early
-                slot.server("train")
-
-    def start_early(self) -> None:
-        """Start the server of runs that need a model: its imports take seconds, while a plan is made."""
-        self.slots[0].server("train")
+    def __init__(self, slots: Sequence[Slot], inbox: Inbox) -> None:
+        self.slots, self.inbox = list(slots), inbox
+        self.looked_at = 0.0  # when it was last seen what time has done to the runs
 
     def close(self) -> None:
         """End all servers, and the current runs."""
@@ -169,42 +160,105 @@ class LocalExecutor:
         stall, again = planned_config(folder, folder.plan()).safety.stall_seconds, Retries()
         try:
             while True:
-                for slot in self.slots:
-                    if slot.attempt is None and not stop() and (task := again.take(slot, self.slots) or ready.take()):
+                yield from self.renew()
+                for slot in [slot for slot in self.slots if slot.attempt is None and slot.usable()]:
+                    if not stop() and (task := again.take(slot, self.slots) or ready.take()):
                         slot.begin(folder, task, stall)
                 busy = [slot for slot in self.slots if slot.attempt]
-                if not busy:
+                if not busy and (stop() or any(slot.usable() for slot in self.slots)):
                     break
                 yield from self.hear(busy, stop)
                 for slot in [slot for slot in busy if slot.attempt and slot.attempt.over]:
-                    assert slot.attempt is not None
-                    given_up, task = slot.attempt.given_up, slot.end()
-                    others = [other for other in self.slots if other.place != slot.place]
-                    again_there = others and again.wants(folder, task, slot)
-                    if others and slot.faults >= MOST_FAULTS:
-                        self.slots.remove(slot)
-                        slot.close()
-                        yield Note(text=f"{slot.place} is not used any more: {slot.faults} runs failed there")
-                    if not (again_there or given_up):
-                        ready.end(task)
+                    yield from self.leave(slot, folder, ready, again)
             if stop():  # before another run is chosen: this one may have left no record
                 raise KeyboardInterrupt
         finally:
             self.close()
 
+    def leave(self, slot: Slot, folder: Folder, ready: ReadySet, again: Retries) -> Iterator[Event]:
+        """Take note that a slot's run is over: it has ended, or is carried out once more elsewhere."""
+        assert slot.attempt is not None
+        attempt, task = slot.attempt, slot.end()
+        files, others = folder.run(task.run.id), [other for other in self.slots if other.place != slot.place]
+        if attempt.lost and files.result() is None:
+            if again.wants_lost(task):
+                return
+            error = f"{MOST_LOSSES} machines were lost while they carried it out"
+            files.write_result(RunResult(task.run, "failed", error=error, cause="ended"))
+            yield Failed(run=task.run.id, error=error)
+        elif others and again.wants(folder, task, slot):
+            attempt.given_up = True
+        if others and slot.faults >= MOST_FAULTS:
+            self.slots.remove(slot)
+            slot.close()
+            yield Note(text=f"{slot.place} is not used any more: {slot.faults} runs failed there")
+        if not attempt.given_up:
+            ready.end(task)
+
+    def start_early(self) -> None:
+        """Start what takes seconds to start, while a plan is made."""
+
+    def spread(self, devices: Sequence[str]) -> None:
+        """Make the slots of a bakeoff, which may use these devices of this machine."""
+
+    def renew(self) -> Iterator[Event]:
+        """Look which slots have come and gone."""
+        return iter(())
+
     def hear(self, busy: Sequence[Slot], stop: Callable[[], bool]) -> Iterator[Event]:
-        """Wait a moment for a message of a server; yield what it, and the time that passed, mean for the runs."""
-        before = time.monotonic()
-        server: RunServer | None = None
-        message: Message | None = None
+        """Wait a moment for a message of a server; yield what it, and the time that passed, mean for the runs.
+
+        What time does to all runs is looked at once in POLL_SECONDS, however many messages there are.
+        """
         with suppress(queue.Empty):
             server, message = self.inbox.get(timeout=POLL_SECONDS)
+            for slot in busy:
+                if slot.attempt and slot.attempt.server is server:
+                    yield from slot.attempt.take(message, 0.0, stop())
+        passed = time.monotonic() - self.looked_at
+        if passed < POLL_SECONDS:
+            return
+        self.looked_at += passed
         # What is longer than a poll is no silence: this process, and maybe the run's too, was itself at rest.
-        passed = min(time.monotonic() - before, 2 * POLL_SECONDS)
+        passed = min(passed, 2 * POLL_SECONDS)
         for slot in busy:
-            assert slot.attempt is not None
-            said = message if slot.attempt.server is server else None
-            yield from slot.attempt.take(said, passed, stop())
+            if slot.attempt and not slot.attempt.over:
+                yield from slot.attempt.take(None, passed, stop())
+
+
+class LocalExecutor(Executor):
+    """Carries out runs on this machine.
+
+    On an accelerator, or if `alone` is set, a server of runs that need a model does not fork: it carries them out
+    itself, and ends when one fails. Meanwhile a spare server is started, and waits to replace it.
+    """
+
+    def __init__(self, config: Config, alone: bool = False) -> None:
+        self.machine, self.environment, self.alone = config.machine, environment_of(config), alone
+        super().__init__([], queue.SimpleQueue())
+        self.slots = [self.slot(self.machine.first_device)]
+
+    def slot(self, device: str) -> Slot:
+        """Return a slot on a device."""
+        name, environment = hiding_others(device, self.environment)
+        workers = self.machine.workers or 1
+        if workers > 1:
+            environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // workers)))
+        return Slot(device, name, environment, self.inbox, self.alone)
+
+    def spread(self, devices: Sequence[str]) -> None:
+        """Have as many slots as `machine.workers` says, by default one per device. The first one is there already."""
+        count = self.machine.workers or len(devices)
+        places = [devices[i % len(devices)] for i in range(count)]
+        self.slots += [self.slot(place) for place in places[len(self.slots) :]]
+        for slot, place in zip(self.slots, places, strict=True):
+            slot.place, slot.beside = place, places.count(place) - 1
+            if self.slots[0].servers:  # started early
+                slot.server("train")
+
+    def start_early(self) -> None:
+        """Start the server of runs that need a model: its imports take seconds, while a plan is made."""
+        self.slots[0].server("train")
 
 
 def hiding_others(device: str, environment: Mapping[str, str]) -> tuple[str, dict[str, str]]:

@@ -9,13 +9,13 @@ import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from bakeoff.config.config import Config
 from bakeoff.store.records import Task
 
 Message: TypeAlias = dict[str, Any]
-Inbox: TypeAlias = "queue.SimpleQueue[tuple[RunServer, Message]]"
+Inbox: TypeAlias = "queue.SimpleQueue[tuple[Server, Message]]"
 
 # glibc returns large blocks to the kernel at every training step; keeping them saves 10 to 25 % of its time. oneDNN
 # keeps a thousand compiled products, one a batch shape: 32, with 64 MiB of padding instead of 256, took the demo's last
@@ -39,10 +39,31 @@ OWN_ALLOCATOR = {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_A
 
 
 def environment_of(config: Config) -> dict[str, str]:
-    """Return the environment of the processes of runs."""
-    if config.machine.device == "cpu":
+    """Return the environment of the processes of runs on this machine."""
+    return process_environment(config.machine.device)
+
+
+def process_environment(device: str) -> dict[str, str]:
+    """Return the environment of the processes of runs on a device, as `machine.device` names it."""
+    if device == "cpu":
         return ALLOCATOR | ATTENTION | dict(os.environ) | NO_GPU
     return ALLOCATOR | ATTENTION | ({} if OWN_ALLOCATOR & os.environ.keys() else GPU_ALLOCATOR) | dict(os.environ)
+
+
+class Server(Protocol):
+    """A server of runs, on this machine or another one. What it says is put into its slot's inbox."""
+
+    def ask(self, folder: Path, task: Task, device: str, beside: int) -> None:
+        """Ask for a run on a device, where up to `beside` others may run at the same time."""
+
+    def kill(self, process: int | None, number: int) -> None:
+        """Send a signal to the process of a run, or to the server itself; do nothing if it has ended."""
+
+    def ended(self) -> int | None:
+        """Return the status with which the process has ended; None if it runs."""
+
+    def close(self) -> None:
+        """End the server and the current run."""
 
 
 class RunServer:
@@ -74,6 +95,11 @@ class RunServer:
     def ended(self) -> int | None:
         """Return the status with which the process has ended; None if it runs."""
         return self.process.poll()
+
+    def kill(self, process: int | None, number: int) -> None:
+        """Send a signal to the process of a run, or to the server itself; do nothing if it has ended."""
+        with suppress(ProcessLookupError):
+            os.kill(process or self.process.pid, number)
 
     def close(self) -> None:
         """End the server and the current run. Do nothing a second time: their process ids may be others' now."""

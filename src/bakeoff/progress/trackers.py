@@ -27,6 +27,7 @@ from bakeoff.store.run_folder import Folder
 
 DRAIN_SECONDS = 60.0  # how long a bakeoff that has ended waits for its trackers
 INTERRUPTED_SECONDS = 20.0  # how long one that was interrupted does
+ONE_RUN = ("mlflow", "wandb", "trackio")  # accelerate calls functions of theirs that mean the run begun last
 # What an open run becomes at a tracker that knows more ends than one.
 MLFLOW = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "paused": "FINISHED"}
 
@@ -36,6 +37,15 @@ def check_installed(config: Config) -> None:
     for name in config.trackers:
         if find_spec(name) is None:
             raise SetupError(f"trackers: {name} is not installed. Try: pip install 'bakeoff[{name}]'")
+
+
+def check_several(config: Config, workers: int) -> None:
+    """Raise SetupError if several runs are carried out at a time and a tracker has one current run per process."""
+    one = [name for name in config.trackers if name in ONE_RUN]
+    if one and workers > 1:
+        raise SetupError(
+            f"trackers: {one[0]} takes one run at a time, and here are {workers}. Try: --workers 1, or tensorboard"
+        )
 
 
 @contextmanager

@@ -1,0 +1,118 @@
+"""The part of the Ray executor on a node: a slot's servers of runs, with the same processes and signals as elsewhere.
+
+Only this module and what it imports has to be installed on the nodes; it does not import Ray.
+"""
+
+import os
+import queue
+import shutil
+import socket
+import time
+from contextlib import suppress
+from pathlib import Path
+from tempfile import gettempdir, mkdtemp
+from typing import Any
+
+from bakeoff.child_process import command, search_path
+from bakeoff.config.sections import Pin
+from bakeoff.driver.environment import machine
+from bakeoff.driver.parcel import Changes, Parcel, unpack
+from bakeoff.driver.run_server import Inbox, RunServer, process_environment
+from bakeoff.errors import BakeoffError
+from bakeoff.store.checksums import digest
+from bakeoff.store.records import Run, Task
+from bakeoff.store.run_folder import Folder
+from bakeoff.store.scratch import is_alive
+
+HEAR_SECONDS = 5.0  # that an answer may take if nothing is said
+LOOK_SECONDS = 2.0  # between two looks whether a run has written something that is to be sent
+PREFIX = "bakeoff-node-"
+
+
+class Node:
+    """An actor: one slot on a node. Its methods are called by the driver, in their order, and `hear` beside them."""
+
+    def __init__(self, device: str):
+        self.device = device
+        self.inbox: Inbox = queue.SimpleQueue()
+        self.servers: dict[int, RunServer] = {}
+        self.folder: Folder | None = None  # a copy, where this node does not see the driver's folder
+        self.changes: Changes | None = None  # of the current run, where they are to be sent
+        self.looked_at = 0.0
+
+    def facts(self, folder: str, mark: str, model: str, pin: Pin) -> dict[str, Any]:
+        """Return what the driver compares: versions, whether the folder with this plan is seen here, and the base."""
+        from bakeoff.hub import base_identity, fetch
+
+        plan = Folder(folder).plan_file
+        try:
+            fetch(model, pin)
+            base, error = base_identity(model, pin), None
+        except BakeoffError as failure:
+            base, error = None, str(failure)
+        sees = plan.exists() and digest(plan) == mark and os.access(plan.parent, os.W_OK)
+        host = socket.gethostname()
+        return {"host": host, "machine": machine(), "sees": sees, "base": base, "error": error}
+
+    def receive(self, parcel: Parcel) -> None:
+        """Make a copy of the driver's folder, with what every run reads."""
+        for left in Path(gettempdir()).glob(f"{PREFIX}*"):
+            owner = left.name.removeprefix(PREFIX).partition("-")[0]
+            if owner.isdigit() and not is_alive(int(owner)):
+                shutil.rmtree(left, ignore_errors=True)
+        self.folder = Folder(mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
+        unpack(self.folder, parcel)
+
+    def start(self, number: int, kind: str) -> None:
+        """Start a server under a number, unless it is there: Ray may let a call overtake one with larger arguments."""
+        if number in self.servers:
+            return
+        words = {
+            "model": command("compute.run.process", self.device, *search_path()),
+            "score": command("compute.run.scorer", *search_path()),
+        }
+        self.servers[number] = RunServer(words[kind], process_environment(self.device), self.inbox)
+
+    def ask(self, number: int, kind: str, folder: str, run: Run, left: Any, beside: int, parcel: Parcel) -> None:
+        """Ask a server for a run; `parcel` has the run's files where this node has a copy of the folder."""
+        self.start(number, kind)
+        place = self.folder or Folder(folder)
+        if self.folder:
+            shutil.rmtree(place.run(run.id).path, ignore_errors=True)  # of an earlier part: the driver's files count
+            unpack(self.folder, parcel)
+            self.changes = Changes(self.folder, run.id)
+        self.servers[number].ask(place.path, Task(run, left), self.device, beside)
+
+    def hear(self) -> list[tuple[int, dict[str, Any]]]:
+        """Wait some seconds for what servers say, and return it with their numbers.
+
+        Before it comes what has changed in the files of a run that has no shared folder, under the number -1.
+        """
+        said: list[tuple[int, dict[str, Any]]] = []
+        with suppress(queue.Empty):
+            server, message = self.inbox.get(timeout=HEAR_SECONDS)
+            ends = "exit" in message or "server" in message
+            if self.changes and (ends or time.monotonic() - self.looked_at > LOOK_SECONDS):
+                self.looked_at = time.monotonic()
+                parcel, there = self.changes.take(ends)
+                if parcel:
+                    said.append((-1, {"files": parcel, "run": self.changes.files.path.name, "checkpoints": there}))
+            said += [(number, message) for number, other in list(self.servers.items()) if other is server]
+        return said
+
+    def kill(self, number: int, process: int | None, signal: int) -> None:
+        """Send a signal to the process of a run, or to a server."""
+        if number in self.servers:
+            self.servers[number].kill(process, signal)
+
+    def close(self, number: int) -> None:
+        """End a server and its current run."""
+        if number in self.servers:
+            self.servers.pop(number).close()
+
+    def leave(self) -> None:
+        """End all servers, and remove the copy of the folder."""
+        for server in self.servers.values():
+            server.close()
+        if self.folder:
+            shutil.rmtree(self.folder.path, ignore_errors=True)

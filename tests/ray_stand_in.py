@@ -1,0 +1,174 @@
+"""A stand-in for Ray with its nodes in this process: calls of an actor in their order, one group of them beside."""
+
+import queue
+import threading
+from concurrent.futures import Future
+from types import SimpleNamespace
+
+from bakeoff.compute.run.execution import execute
+from bakeoff.driver import ray_node
+
+ONE_AT_A_TIME = threading.Lock()  # runs in one process share torch's random numbers
+
+
+class LostError(Exception):
+    """The error of calls to an actor whose node is gone."""
+
+
+class Ended(BaseException):
+    """Ends a run in the middle, as a signal ends its process."""
+
+
+class Ray:
+    """A cluster of so many nodes, each with room for one actor."""
+
+    exceptions = SimpleNamespace(RayActorError=LostError)
+
+    def __init__(self, nodes=1, has=None):
+        self.has, self.count, self.actors = has or {"CPU": 1.0}, nodes, []
+
+    def is_initialized(self):
+        return True
+
+    def cluster_resources(self):
+        return {name: self.count * amount for name, amount in self.has.items()}
+
+    def available_resources(self):
+        return {}
+
+    def nodes(self):
+        return [{"Alive": True, "Resources": self.has}] * self.count
+
+    def remote(self, **_):
+        return lambda kind: SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *a: self.place(kind, *a)))
+
+    def place(self, kind, *arguments):
+        self.actors.append(Actor(self, kind(*arguments)))
+        self.settle()
+        return self.actors[-1]
+
+    def settle(self):
+        """Let actors that wait begin where a node is free."""
+        for actor in self.actors:
+            if not actor.alive.is_set() and not actor.dead and len(self.living()) < self.count:
+                actor.begin()
+
+    def living(self):
+        return [actor for actor in self.actors if actor.alive.is_set() and not actor.dead]
+
+    def lose(self, actor, whole=False):
+        """Let an actor's node go; another one comes unless it is the `whole` node that stays away."""
+        self.count -= whole
+        self.kill(actor)
+
+    def kill(self, actor):
+        if not actor.dead:
+            actor.dead = True
+            actor.end()
+        self.settle()
+
+    def put(self, value):
+        future = Future()
+        future.set_result(value)
+        return future
+
+    def get(self, future, timeout=None):
+        return future.result(timeout)
+
+    def wait(self, futures, timeout):
+        return [future for future in futures if future.done()], []
+
+    def shutdown(self):
+        pass
+
+
+class Actor:
+    """An object whose methods are called by two threads: one for `hear`, one for all others."""
+
+    def __init__(self, ray, node):
+        self.ray, self.node, self.dead, self.alive = ray, node, False, threading.Event()
+        self.calls = {"hear": queue.SimpleQueue(), "others": queue.SimpleQueue()}
+
+    def begin(self):
+        self.alive.set()
+        for calls in self.calls.values():
+            threading.Thread(target=self.work, args=(calls,), daemon=True).start()
+
+    def work(self, calls):
+        while True:
+            name, arguments, future = calls.get()
+            try:
+                given = [a.result() if isinstance(a, Future) else a for a in arguments]
+                result = getattr(self.node, name)(*given)
+            except Exception as error:
+                result = error
+            if self.dead:
+                future.set_exception(LostError())
+            elif isinstance(result, Exception):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+    def end(self):
+        for server in self.node.servers.values():
+            server.gone = True
+
+    def __getattr__(self, name):
+        def remote(*arguments):
+            future = Future()
+            if self.dead:
+                future.set_exception(LostError())
+            else:
+                self.calls.get(name, self.calls["others"]).put((name, arguments, future))
+            return future
+
+        method = SimpleNamespace(remote=remote)
+        method.options = lambda **_: method
+        return method
+
+
+class InlineServer:
+    """A server that carries out runs in a thread of this process; `seen` gets each event before it is said."""
+
+    seen = staticmethod(lambda server, event: None)
+
+    def __init__(self, words, environment, inbox):
+        self.inbox, self.gone = inbox, False
+
+    def ask(self, path, task, device, beside):
+        threading.Thread(target=self.carry_out, args=(path, task), daemon=True).start()
+
+    def carry_out(self, path, task):
+        def emit(event):
+            self.seen(self, event)
+            if self.gone:
+                raise Ended
+            self.inbox.put((self, {"event": event.row()}))
+
+        self.inbox.put((self, {"started": 1}))
+        with ONE_AT_A_TIME:
+            try:
+                execute(path, task.run.id, task.left, emit)
+            except Ended:
+                return
+        self.inbox.put((self, {"exit": 0}))
+
+    def kill(self, process, number):
+        self.gone = True
+
+    def ended(self):
+        return None
+
+    def close(self):
+        self.gone = True
+
+
+def installed(patch, ray):
+    """Let bakeoffs use this stand-in, and its nodes carry out runs in this process."""
+    from bakeoff.driver import ray_executor
+
+    patch.setattr(ray_executor, "connected", lambda _: (ray, False))
+    patch.setattr(ray_node, "RunServer", InlineServer)
+    patch.setattr(ray_node, "HEAR_SECONDS", 0.05)
+    patch.setattr(ray_node, "LOOK_SECONDS", 0.0)
+    return ray

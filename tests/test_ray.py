@@ -1,0 +1,148 @@
+"""Runs on the nodes of a cluster: they go, come back, do not see the folder, or do not fit. With Ray: test_scale.py."""
+
+import pytest
+
+import bakeoff
+from bakeoff.config.loading import load_config
+from bakeoff.driver import parcel, ray_node
+from bakeoff.driver.parcel import Changes, unpack
+from bakeoff.errors import ConfigError, SetupError
+from bakeoff.store.run_folder import Folder
+from tests import ray_stand_in
+from tests.ray_stand_in import InlineServer, Ray
+from tests.test_slots import without_neighbours
+
+MACHINE = {"executor": "ray", "resources": {"CPU": 1}}
+
+
+@pytest.fixture
+def config(tiny_config):
+    """A bakeoff of one tuned entry."""
+    return {**tiny_config, "entries": {"lora": {"r": 2}}, "tune": {"trials": 2}, "baselines": ["base"]}
+
+
+@pytest.fixture
+def expected(config, tmp_path):
+    """The records that the bakeoff leaves where there is no cluster."""
+    return without_neighbours(bakeoff.run({**config, "output": str(tmp_path / "here")}, display="none").folder)
+
+
+def notes(folder):
+    """Return all notes of a bakeoff's log."""
+    from bakeoff.store.event_log import Reader
+
+    return [event.text for event in Reader(folder.events_file).new_events() if event.kind == "note"]
+
+
+def losing(ray, times, when=lambda event: event.kind == "metrics" and event.step):
+    """Return what lets the node of a run go at an event, so many times."""
+    left = [times]
+
+    def seen(server, event):
+        if left[0] and when(event):
+            left[0] -= 1
+            actor = next(actor for actor in ray.living() if server in actor.node.servers.values())
+            ray.lose(actor)
+
+    return seen
+
+
+@pytest.mark.parametrize("sees", [True, False], ids=["shared folder", "no shared folder"])
+def test_nodes_that_come_and_go_leave_the_records_of_one_process(config, expected, monkeypatch, sees):
+    ray = ray_stand_in.installed(monkeypatch, Ray(2))
+    monkeypatch.setattr(InlineServer, "seen", staticmethod(losing(ray, 3)))
+    facts = ray_node.Node.facts
+    monkeypatch.setattr(ray_node.Node, "facts", lambda *words: facts(*words) | {"sees": sees})
+    results = bakeoff.run({**config, "machine": MACHINE}, display="none")
+    found = without_neighbours(results.folder)
+    assert {*found["files"]} ^ {*expected["files"]} == set()
+    assert found == expected
+    assert sum("is lost" in note for note in notes(results.folder)) >= 1
+    assert len(ray.actors) == 5  # two, and one for each that was lost
+    places = {actor.node.folder and actor.node.folder.path for actor in ray.actors}
+    assert (places == {None}) is sees
+
+
+def test_a_run_that_loses_every_node_fails_and_the_others_are_done(config, monkeypatch):
+    ray = ray_stand_in.installed(monkeypatch, Ray(1))
+    fatal = losing(ray, 99, lambda event: event.kind == "state" and event.run.startswith("last_layers"))
+    monkeypatch.setattr(InlineServer, "seen", staticmethod(fatal))
+    entries = {"lora": {"r": 2}, "last_layers": {}}
+    results = bakeoff.run({**config, "tune": None, "entries": entries, "machine": MACHINE}, display="none")
+    rows = results.document.entries
+    assert (rows["lora"].status, rows["last_layers"].status) == ("done", "failed")
+    assert rows["last_layers"].error == "5 machines were lost while they carried it out"
+
+
+@pytest.mark.parametrize(
+    ("other", "fault"),
+    [
+        ({"base": "another"}, "node-1 has another base than this bakeoff was planned with"),
+        ({"base": None, "error": "model: is not here"}, r"node-1 does not have the base \(model: is not here\)"),
+        ({"machine": {"torch": "1.0"}}, "node-1 has torch 1.0, and here is"),
+    ],
+)
+def test_a_node_that_does_not_fit_is_not_used(config, monkeypatch, other, fault):
+    ray_stand_in.installed(monkeypatch, Ray(1))
+    facts = ray_node.Node.facts
+
+    def with_other(*words):
+        found = facts(*words)
+        return found | other | {"host": "node-1", "machine": found["machine"] | other.get("machine", {})}
+
+    monkeypatch.setattr(ray_node.Node, "facts", with_other)
+    with pytest.raises(SetupError, match=rf"^machine\.executor: {fault}.*Try: ") as error:
+        bakeoff.run({**config, "machine": MACHINE}, display="none")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("machine", "kind", "fault"),
+    [
+        ({"executor": "slrum"}, ConfigError, "executor: .*local.*ray"),
+        ({"executor": "ray", "devices": [0]}, ConfigError, "devices: Ray says which devices"),
+        ({"address": "10.0.0.1:6379"}, ConfigError, "address: is for a cluster. Try: executor: ray"),
+        ({"executor": "ray", "resources": {"GPU": 0}}, ConfigError, r"resources"),
+        (
+            {"executor": "ray", "resources": {"GPU": 1}},
+            SetupError,
+            r"machine\.resources: no node of the cluster has GPU 1\. There is: CPU 1, CPU 1\. Try: ",
+        ),
+    ],
+)
+def test_what_a_cluster_cannot_be_asked_is_one_line(config, monkeypatch, machine, kind, fault):
+    ray_stand_in.installed(monkeypatch, Ray(2))
+    with pytest.raises(kind, match=fault) as error:
+        bakeoff.run({**config, "machine": machine}, display="none")
+    assert "\n" not in str(error.value)
+    assert not load_config({**config, "machine": {}}).folder.exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["../config.yaml", "/etc/passwd", "runs/../../x.json", "runs/a/adapter/../../b.json", "report.html"]
+)
+def test_a_parcel_writes_nothing_but_files_of_runs(tmp_path, name):
+    folder = Folder(tmp_path / "out")
+    with pytest.raises(SetupError, match="which is no file of a run"):
+        unpack(folder, {name: b"x"})
+    assert [*tmp_path.rglob("*")] == []
+
+
+def test_a_parcel_has_what_changed_since_and_what_is_still_there(tmp_path):
+    folder = Folder(tmp_path)
+    files = folder.run("lora-1")
+    checkpoint = f"{1:09d}-{'a' * 64}.safetensors"
+    names = ["result.json", "log.txt", "adapter/adapter_model.safetensors", f"checkpoints/{checkpoint}"]
+    for name in [*names, ".result.json.12-ab.tmp"]:
+        (files.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (files.path / name).write_bytes(b"old")
+    assert sorted(parcel.of_run(folder, ["lora-1"])) == sorted(f"runs/lora-1/{name}" for name in names)
+    changes = Changes(folder, "lora-1")
+    assert changes.take(ended=True) == ({}, [checkpoint])
+    (files.path / names[0]).write_bytes(b"newer")
+    (files.path / names[2]).write_bytes(b"weights")
+    (files.path / "adapter/.README.md").write_bytes(b"there for a moment")
+    assert changes.take(ended=False) == ({"runs/lora-1/result.json": b"newer"}, [checkpoint])
+    (files.path / names[3]).unlink()
+    assert changes.take(ended=True) == ({f"runs/lora-1/{names[2]}": b"weights"}, [])
+    assert changes.take(ended=True) == ({}, [])

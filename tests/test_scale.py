@@ -1,0 +1,122 @@
+"""A Ray cluster of three nodes on this machine, by `make test-scale`: a node is removed, the driver killed.
+
+A fake resource stands in for GPUs. One node does not see the run folder, if this user may hide it (root on Linux).
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import bakeoff
+from bakeoff.store.event_log import Reader
+from bakeoff.store.run_folder import Folder
+from tests.test_slots import without_neighbours
+
+pytestmark = [pytest.mark.scale, pytest.mark.filterwarnings("default")]  # Ray's own
+SECONDS = 600
+
+
+def left_by_runs(folder):
+    """Return the records of runs, and the names of what runs have left."""
+    found = without_neighbours(folder)
+    return found | {"files": [name for name in found["files"] if name.startswith("runs/")]}
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A head without room for runs, and two nodes with one slot each."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}.items():
+            patch.setenv(name, value)
+        from ray.cluster_utils import Cluster
+
+        small = {"object_store_memory": 10**8, "include_dashboard": False}
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
+        for _ in range(2):
+            made.add_node(num_cpus=1, resources={"slot": 1}, object_store_memory=10**8)
+        yield made
+        made.shutdown()
+
+
+@pytest.fixture
+def on_ray(tiny_config, cluster, tmp_path):
+    """A config of a tuned and a fixed entry whose runs are carried out on the cluster, in a file."""
+    tiny_config |= {
+        "entries": {"lora": {"r": 2}, "last_layers": {"learning_rate": 0.01}}, "tune": {"trials": 2},
+        "baselines": ["base", "lead-1"], "safety": {"checkpoint_seconds": 0.01},
+        "machine": {"executor": "ray", "address": cluster.address, "resources": {"slot": 1}},
+    }  # fmt: skip
+    file = tmp_path / "on_ray.yaml"
+    file.write_text(json.dumps(tiny_config))
+    return file
+
+
+@pytest.fixture
+def expected(on_ray, tmp_path, monkeypatch):
+    """The records that the same bakeoff leaves in one process."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    here = json.loads(on_ray.read_text()) | {"machine": {}, "output": str(tmp_path / "here")}
+    return left_by_runs(bakeoff.run(here, display="none").folder)
+
+
+def started(config):
+    """Start the command in a process."""
+    return subprocess.Popen([sys.executable, "-m", "bakeoff", "run", str(config), "--display", "plain"])
+
+
+def until(folder, kind, count, process):
+    """Wait until the bakeoff's log has so many events of a kind."""
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        events = list(Reader(folder.events_file).new_events())
+        if sum(event.kind == kind for event in events) >= count:
+            return
+        assert process.poll() is None, "ended before"
+        time.sleep(0.1)
+    raise AssertionError(f"no {count} events of kind {kind}")
+
+
+def test_a_node_is_removed_and_the_driver_killed_and_nothing_is_lost_or_changed(on_ray, expected, cluster):
+    folder = Folder(json.loads(on_ray.read_text())["output"])
+    process = started(on_ray)
+    until(folder, "metrics", 1, process)
+    cluster.remove_node(cluster.worker_nodes.copy().pop(), allow_graceful=False)
+    until(folder, "done", 3, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    cluster.add_node(num_cpus=1, resources={"slot": 1}, object_store_memory=10**8)
+    first, second = started(on_ray), None
+    until(folder, "start", 2, first)
+    second = subprocess.run(
+        [sys.executable, "-m", "bakeoff", "run", str(on_ray)], capture_output=True, text=True, check=False
+    )
+    assert second.returncode == 2, second.stderr
+    assert first.wait(SECONDS) == 0
+    assert left_by_runs(folder) == expected
+
+
+def test_a_node_that_does_not_see_the_folder_sends_back_what_runs_leave(on_ray, expected, cluster):
+    if os.geteuid() != 0:
+        pytest.skip("needs the right to mount a disk")
+    folder = Folder(json.loads(on_ray.read_text())["output"])
+    folder.path.parent.mkdir(parents=True)
+    for node in cluster.worker_nodes.copy():
+        cluster.remove_node(node)
+    start = f"ray start --address={cluster.address} --num-cpus=1 --resources='{{\"slot\": 1}}' --block"
+    hidden = f"mount -t tmpfs none {folder.path.parent} && exec {Path(sys.executable).parent}/{start}"
+    node = subprocess.Popen(["unshare", "--mount", "sh", "-c", hidden])
+    config = json.loads(on_ray.read_text())
+    config["machine"]["workers"] = 1  # waits for the node
+    on_ray.write_text(json.dumps(config))
+    try:
+        assert started(on_ray).wait(SECONDS) == 0
+        assert left_by_runs(folder) == expected
+    finally:
+        node.terminate()
+        node.wait()
