@@ -175,7 +175,8 @@ class Cluster(AtOnce):
 
     def life(self) -> float:
         """Return how long a node lives from now on."""
-        return self.luck.expovariate(1 / self.faults.node_lives)
+        lives = self.faults.node_lives
+        return self.luck.expovariate(1 / lives) if lives < float("inf") else lives
 
     def next_of(self, ready: ReadySet) -> tuple[Task, float] | None:
         """Return a run that can start now, and the seconds that it takes."""

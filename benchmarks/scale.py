@@ -21,14 +21,24 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import bakeoff
+from bakeoff.compute.model.loading import load_tokenizer
 from bakeoff.data.sources import load_or_count
+from bakeoff.driver.bus import Bus
 from bakeoff.driver.environment import processor
+from bakeoff.driver.plan import make_plan
+from bakeoff.driver.ready import ReadySet
+from bakeoff.driver.resume import left_to_do, prepare
+from bakeoff.driver.scheduler import Scheduler
+from bakeoff.store.event_log import EventLog
+from bakeoff.store.ownership import owned
 from bakeoff.store.records import Task
+from bakeoff.store.run_folder import Folder
 from made_up import AtOnce, Cluster, Faults, carried_out_by, config
 
 METHODS = ["lora", "last_layers", "prompt_tuning", "ia3"]
 RECORDED = Path(__file__).parent / "results/2026-11-30-run-seconds.json"
 HOUR = 3600.0
+SLOTS, LOADING = 256, 60.0  # seconds
 FAULTS = (Faults(), Faults(node_lives=24 * HOUR, run_fails=0.01))
 
 
@@ -87,27 +97,33 @@ def simulation(folder: Path, faults: Faults) -> dict[str, Any]:
     lengths = json.loads(RECORDED.read_text())["seconds"]
     scale = HOUR / 2 / (sum(lengths["entry"]) / len(lengths["entry"]))
 
+    given = bakeoff.load_config(config(folder, entries=200, trials=20, seeds=30, documents=2, methods=["ia3"]))
+    there = Folder(given.folder)
+    with owned(there):
+        planned = make_plan(given, load_tokenizer(given.model, given.pin), there)
+        prepare(there, given, planned, {})
+    rungs = planned.document.rungs
+
     def seconds(task: Task) -> float:
         run = task.run
         drawn = random.Random(f"{run.entry} {run.seed} {run.trial}").choice(lengths[run.kind])
-        rungs = [0, *plan["rungs"], run.steps or 0]
-        last = rungs.index(run.until or run.steps) if run.kind == "trial" else 0
-        return drawn * scale * ((rungs[last] - rungs[last - 1]) / rungs[-1] if last else 1)
+        ends = [0, *rungs, run.steps or 0]
+        last = ends.index(run.until or run.steps) if run.kind == "trial" else 0
+        return drawn * scale * ((ends[last] - ends[last - 1]) / ends[-1] if last else 1)
 
-    given = config(folder, entries=200, trials=20, seeds=30, documents=20, methods=["ia3"])
-    plan = bakeoff.plan(given)
-    cluster = Cluster(256, seconds, scale, faults, random.Random(1))
+    cluster = Cluster(SLOTS, seconds, LOADING, faults, random.Random(1))
     sessions, failed = 0, -1
-    with carried_out_by(cluster):
-        while cluster.failed > failed:
-            sessions, failed = sessions + 1, cluster.failed
-            bakeoff.run(given, display="none")
-    ideal = cluster.work / 256
+    while cluster.failed > failed:
+        sessions, failed = sessions + 1, cluster.failed
+        bus, left = Bus(EventLog(there.events_file)), left_to_do(there, planned.document)
+        for event in cluster.run(there.path, ReadySet(Scheduler(there, planned, bus, left).work())):
+            bus.handle(event)
+    ideal, count = cluster.work / SLOTS, len(planned.runs)
     return {
-        "runs": len(plan["runs"]), "sessions": sessions, "nodes lost": cluster.deaths, "runs failed": cluster.failed,
-        "makespan, hours": cluster.now / HOUR, "all slots busy, hours": ideal / HOUR, "ratio": cluster.now / ideal,
-        "work lost, percent": 100 * cluster.lost / cluster.work,
-        "driver's processor seconds per run": cluster.driver_cpu / len(plan["runs"]),
+        "runs": count, "slots": SLOTS, "sessions": sessions, "nodes lost": cluster.deaths,
+        "runs failed": cluster.failed, "makespan, hours": cluster.now / HOUR, "all slots busy, hours": ideal / HOUR,
+        "ratio": cluster.now / ideal, "work lost, percent": 100 * cluster.lost / cluster.work,
+        "driver's processor seconds per run": cluster.driver_cpu / count,
     }  # fmt: skip
 
 
