@@ -139,6 +139,21 @@ def test_votes_about_outputs_that_have_changed_do_not_count(distinct):
     assert row.labels == len(lines) - 1
     assert "1 votes are about outputs that have changed since, and do not count" in document.verdict.text
 
+    copied = [json.dumps(line | {"outputs": "0" * 64}) + "\n" for line in lines]
+    distinct.votes_file.write_text("".join(copied))
+    document = bakeoff.load_results(distinct.path).document
+    assert f"On lora and last_layers: {len(lines)} votes are about outputs that have changed" in document.verdict.text
+    assert "prefer" not in document.verdict.text
+
+
+def test_other_machines_need_the_key_in_the_address(distinct):
+    with tasted(distinct.path, "lora", "last_layers", pairs=2, host="0.0.0.0") as server:
+        key = server.url.partition("#")[2]
+        assert len(key) > 20
+        assert call(server, "GET", "/")[0] == 200
+        assert call(server, "POST", "/show", {"taster": "a"})[0] == 401
+        assert call(server, "POST", "/show", {"taster": "a"}, {"authorization": f"Bearer {key}"})[0] == 200
+
 
 @pytest.mark.parametrize(
     ("body", "status"),

@@ -12,8 +12,8 @@ def preference_sentences(found: Sequence[Preference]) -> list[str]:
 
 def sentences(row: Preference) -> list[str]:
     """Return the sentences of one pair: how often each is preferred, by whom, and what would decide."""
-    if row.by == "judge" and not row.judged:
-        return []
+    if not row.labels and not row.judged:
+        return [f"On {row.first} and {row.second}: {note}." for note in row.notes]
     who = "People" if row.labels else f"The judge {row.judge}"
     name, other, sign = (row.first, row.second, 1) if row.net >= 0 else (row.second, row.first, -1)
     ends = [end for end in (row.low, row.high) if end is not None][::sign]

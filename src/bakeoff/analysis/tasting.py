@@ -42,7 +42,7 @@ def preferences(
         pair = (line.first, line.second)
         mirrored = pair[::-1] in said
         take(said[pair[::-1] if mirrored else pair], turned(line) if mirrored else line, now.holds(line))
-    found = [preference(pair, of, clusters, now.seeds(pair)) for pair, of in said.items() if of.votes or of.judgements]
+    found = [preference(pair, of, clusters, now.seeds(pair)) for pair, of in said.items()]
     adjusted = holm([1.0 if row.p is None else row.p for row in found]) if found else []
     return [
         row if row.p is None else row.model_copy(update={"p_adjusted": p, "different": p < 1 - LEVEL})
@@ -79,7 +79,8 @@ class Outputs:
 
     def seeds(self, pair: Pair) -> dict[tuple[str, str], int]:
         """Return the number of each seed that both entries of a pair have, by their two runs."""
-        ones, others = ([run for run in self.rows[name].runs if self.of(run)] for name in pair)
+        known = [self.rows[name].runs if name in self.rows else [] for name in pair]
+        ones, others = ([run for run in runs if self.of(run)] for runs in known)
         return {both: number for number, both in enumerate(paired_runs(ones, others))}
 
 
@@ -127,7 +128,7 @@ def preference(pair: Pair, said: Said, clusters: Sequence[str], seeds: Mapping[t
     elif labels:
         found, by = from_people(people), "people"
     else:
-        found, by = alone or NetWins(0.0, None, None, None), "judge"
+        found, by = alone or NetWins(0.0, None, None, None), "judge" if said.judges else "people"
     return row_of(pair, said, by, found, alone, labels, judged, of_judge, len(seeds))
 
 
@@ -210,11 +211,13 @@ def row_of(
         needed=labels_needed(found, len(labels)) if labels else None, weight=found.weight,
         correlation=found.correlation, agreement=sum(clear) / len(clear) if clear else None, flips=judged.flips,
         unanswered=judged.unanswered, judge=(last.model or last.asked_model) if last else None,
-        judge_net=alone.value if alone else None, notes=notes(said, judged),
+        judge_net=alone.value if alone else None,
+        judge_tokens=sum(r.prompt_tokens + r.answer_tokens for r in said.judges if last and r.judge == last.judge),
+        notes=notes(said),
     )  # fmt: skip
 
 
-def notes(said: Said, judged: Judged) -> list[str]:
+def notes(said: Said) -> list[str]:
     """Return what a reader must know: lines that no longer count, and a judge that has changed."""
     lines = [
         f"{count:,} {what} are about outputs that have changed since, and do not count"

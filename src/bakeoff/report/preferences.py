@@ -46,9 +46,10 @@ def cells(row: Preference) -> list[dict[str, str]]:
     people = f"{row.votes:,} by {row.tasters:,}" if row.votes else ""
     p = row.p_adjusted
     judge = row.judge or ""
+    asked = f"{row.judged:,} documents, {row.judge_tokens:,} tokens" if judge else ""
     texts = [
         (f"{100 * row.net:.0f}", span), (WHOSE[row.by], ""), (shares, ""), (people, f"{row.labels:,} documents"),
-        (judge, f"{row.judged:,} documents" if judge else ""), (share(row.agreement), ""), (share(row.flips), ""),
+        (judge, asked), (share(row.agreement), ""), (share(row.flips), ""),
         (NOT_KNOWN if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}", ""),
         ("different" if row.different else "not shown to differ", ""),
     ]  # fmt: skip

@@ -188,7 +188,7 @@ class Preference(Document):
     people's made more precise by the judge, or the judge's alone. `labels` counts documents with votes, `votes` these,
     `judged` documents that the judge has seen. `agreement` is how often the judge names people's winner where both have
     one, `flips` the share of documents whose winner changes with the order. `needed` is about how many labels would
-    show a preference as large as this one.
+    show a preference as large as this one. `judge_tokens` counts those of the judge's questions and answers.
     """
 
     first: str
@@ -217,6 +217,7 @@ class Preference(Document):
     unanswered: int
     judge: str | None
     judge_net: float | None
+    judge_tokens: int = 0
     notes: list[str]
 
 
