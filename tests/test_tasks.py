@@ -11,9 +11,11 @@ import yaml
 from click.testing import CliRunner
 
 from bakeoff.analysis.cells import refuse_shared_splits
+from bakeoff.analysis.task_words import measure_text
 from bakeoff.analysis.tasks import on_a_new_task, on_tasks_and_bases_like_these, on_tasks_like_these, on_these
 from bakeoff.cli.main import main
 from bakeoff.errors import SetupError
+from bakeoff.store.tasks_document import TaskMeasure, TaskPair
 from tests.conftest import make_rows, write_rows
 
 
@@ -211,3 +213,31 @@ def test_where_nothing_varies_nothing_is_claimed():
     found = on_these([0.1, 0.1], [0.0, 0.0], [1e6, 1e6])
     assert found.p_value() is None
     assert found.interval() is None
+
+
+def measured(scope, ratio=False):
+    """Return a measure of two entries on five tasks, of which the first is ahead on four."""
+    by_task = {f"task{i}": value for i, value in enumerate((0.05, 0.04, 0.06, 0.05, -0.01))}
+    sign = -1 if ratio else 1
+    pair = TaskPair(
+        first="a", second="b", difference=sign * 0.038, low=min(sign * 0.01, sign * 0.066),
+        high=max(sign * 0.01, sign * 0.066), p=0.01, p_adjusted=0.01, different=True,
+        by_task={task: sign * value for task, value in by_task.items()}, spans={}, new_low=-0.04, new_high=0.12,
+    )  # fmt: skip
+    return TaskMeasure(name="score", heading="ROUGE-L", bounded=not ratio, ratio=ratio, scope=scope, scores={}, best="a",
+                       tied_with_best=[], pairs=[pair])  # fmt: skip
+
+
+def test_a_statement_says_how_far_it_reaches():
+    tasks = [f"task{i}" for i in range(5)]
+    these = measure_text(measured("these"), tasks[:3], ["base"])
+    assert these.startswith("On these 3 tasks and this base, a is best on ROUGE-L.")
+    assert "like these" not in these
+    assert these.endswith("from 5 tasks on it can be said of others like them.")
+    like = measure_text(measured("tasks"), tasks, ["one", "two"])
+    assert like.startswith("On average over tasks like these 5, on these 2 bases, a is best")
+    assert "by 3.8 points (95 % interval 1.0 to 6.6), ahead on 4 of 5 tasks" in like
+    assert "a minus b would lie between -4.0 and 12.0 points" in like
+    assert "Of other bases nothing is said" in like
+    loss = measure_text(measured("tasks", ratio=True), tasks, ["one"])
+    assert "its loss is lower than that of b by 3.7 % (95 % interval 1.0 to 6.4 %), ahead on 4 of 5 tasks" in loss

@@ -9,9 +9,7 @@ from bakeoff.store.tasks_document import TaskMeasure, TaskPair
 
 
 def shown(measure: TaskMeasure, value: float) -> str:
-    """Return a difference, or a score, as a sentence shows it: points, a share of a loss, or the score's own unit."""
-    if measure.ratio:
-        return f"{100 * (math.exp(value) - 1) + 0.0:.1f} %"
+    """Return a difference of scores as a sentence shows it: in points, or in the score's own unit."""
     return f"{100 * value + 0.0:.1f}" if measure.bounded else f"{value + 0.0:.3g}"
 
 
@@ -23,8 +21,12 @@ def span(measure: TaskMeasure, low: float | None, high: float | None) -> str:
     return f" (95 % interval {' to '.join(ends)})"
 
 
-def gap(measure: TaskMeasure, pair: TaskPair) -> str:
-    """Return a pair's mean difference with unit and interval."""
+def lead(measure: TaskMeasure, pair: TaskPair) -> str:
+    """Return by how much the first of a pair is better, with unit and interval: of a loss, by how much it is lower."""
+    if measure.ratio:
+        less = [None if end is None else 100 * (1 - math.exp(end)) for end in (pair.difference, pair.high, pair.low)]
+        value, low, high = less
+        return f"{value:.1f} %" + ("" if low is None or high is None else f" (95 % interval {low:.1f} to {high:.1f} %)")
     unit = " points" if measure.bounded else ""
     return f"{shown(measure, pair.difference)}{unit}{span(measure, pair.low, pair.high)}"
 
@@ -56,16 +58,15 @@ def measure_text(measure: TaskMeasure, tasks: Sequence[str], bases: Sequence[str
     mine = [pair for pair in measure.pairs if pair.first == best]
     behind = [pair for pair in mine if pair.different]
     if measure.tied_with_best:
-        lead = f"{where}, {listed([best, *measure.tied_with_best])} are tied on {measure.heading}"
+        group = f"{where}, {listed([best, *measure.tied_with_best])} are tied on {measure.heading}"
         near = max((p for p in mine if not p.different), key=lambda p: abs(p.difference))
-        parts = [f"{lead}; the largest difference, of {near.second}, is {gap(measure, near)}."]
+        parts = [f"{group}; the largest difference, of {near.second}, is {lead(measure, near)}."]
     else:
         best_word = "lowest" if measure.ratio else "best"
         parts = [f"{where}, {best} is {best_word} on {measure.heading}."]
     for pair in behind:
-        word = "lower than that" if measure.ratio else "ahead"
-        subject = f"Its loss relative to the base's is {word}" if measure.ratio else f"It is {word}"
-        parts.append(f"{subject} of {pair.second} by {gap(measure, pair)}, {ahead(measure, pair)}.")
+        subject = "Against the base's, its loss is lower than that of" if measure.ratio else "It is ahead of"
+        parts.append(f"{subject} {pair.second} by {lead(measure, pair)}, {ahead(measure, pair)}.")
     parts += reach(measure, mine, tasks, bases)
     return " ".join(parts)
 
@@ -79,7 +80,7 @@ def reach(measure: TaskMeasure, mine: Sequence[TaskPair], tasks: Sequence[str], 
     lines = []
     first = mine[0]
     if first.new_low is not None and first.new_high is not None:
-        ends = f"{shown(measure, first.new_low)} to {shown(measure, first.new_high)}"
+        ends = f"{shown(measure, first.new_low)} and {shown(measure, first.new_high)}"
         unit = " points" if measure.bounded else ""
         lines.append(
             f"On one more task like these, {first.first} minus {first.second} would lie between {ends}{unit} (95 %)."
