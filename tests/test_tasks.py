@@ -224,8 +224,8 @@ def measured(scope, ratio=False):
         high=max(sign * 0.01, sign * 0.066), p=0.01, p_adjusted=0.01, different=True,
         by_task={task: sign * value for task, value in by_task.items()}, spans={}, new_low=-0.04, new_high=0.12,
     )  # fmt: skip
-    return TaskMeasure(name="score", heading="ROUGE-L", bounded=not ratio, ratio=ratio, scope=scope, scores={}, best="a",
-                       tied_with_best=[], pairs=[pair])  # fmt: skip
+    kind = {"name": "score", "heading": "ROUGE-L", "bounded": not ratio, "ratio": ratio, "scope": scope}
+    return TaskMeasure(**kind, scores={}, best="a", tied_with_best=[], pairs=[pair])
 
 
 def test_a_statement_says_how_far_it_reaches():
