@@ -98,6 +98,11 @@ def test_votes_and_judge_are_joined(distinct):
     assert (row.by, row.labels, row.judged, row.agreement) == ("people and judge", 6, 10, 1.0)
     assert numpy.isclose(row.net, row.judge_net, atol=0.05)  # they always agree, so all documents count
     assert "joined with the judge judge-1 on 10" in text
+    with judging() as (url, _):
+        judged(distinct, url, criteria="Fewer.", documents=2)
+    row, text = preference(distinct)
+    assert (row.by, row.judged) == ("people", 2)
+    assert "the judge has not seen all documents with votes, so it is left out here" in text
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from bakeoff.store.results_document import Preference, ResultsRow
 from bakeoff.store.run_folder import Folder
 from bakeoff.store.votes import WORTH, Choice, Judgement, PairRow, Vote, outputs_hash, read_judgements, read_votes
 
+UNSEEN = "the judge has not seen all documents with votes, so it is left out here"
 Pair = tuple[str, str]
 Place = tuple[int, str, str]  # of a test example, and the two runs
 
@@ -213,7 +214,7 @@ def row_of(
         unanswered=judged.unanswered, judge=(last.model or last.asked_model) if last else None,
         judge_net=alone.value if alone else None,
         judge_tokens=sum(r.prompt_tokens + r.answer_tokens for r in said.judges if last and r.judge == last.judge),
-        notes=notes(said),
+        notes=[*notes(said), *([UNSEEN] if by == "people" and judged.numbers else [])],
     )  # fmt: skip
 
 
