@@ -1,5 +1,5 @@
 """A tasting of 40 pairs in a real browser, and a judge on this machine, over a copy of a finished bakeoff:
-`python benchmarks/tasting.py FOLDER ENTRY ENTRY [--pairs 40]`.
+`python benchmarks/tasting.py FOLDER ENTRY ENTRY ... [--pairs 40]`.
 
 Nobody is asked: the person is a rule (the output that shares more words with the reference, in 8 of 10 cases, else the
 other one), carried out through the page by its keys; the judge is another rule (the same, but it prefers longer outputs
@@ -52,7 +52,7 @@ def main() -> None:
     """Taste, judge, and print what the verdict says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("entries", nargs=2)
+    parser.add_argument("entries", nargs="+")
     parser.add_argument("--pairs", type=int, default=40)
     parser.add_argument("--chromium", default=shutil.which("chromium") or shutil.which("google-chrome"))
     given = parser.parse_args()

@@ -90,6 +90,14 @@ def test_the_joint_mean_counts_every_task_once(grid):
         assert not measure["ratio"] or pair["low"] < pair["difference"] < pair["high"]
 
 
+def test_the_joint_verdict_is_shown_again(grid, tmp_path):
+    assert "On these 2 tasks and these 2 bases" in told("show", grid[1])[1]
+    assert json.loads(told("show", grid[1], "--json")[1])["tasks"] == ["first", "second"]
+    shutil.copy(grid[1] / "grid.json", tmp_path)
+    code, output = told("show", tmp_path)
+    assert (code, "tasks.json: missing or damaged. Try: bakeoff report" in output) == (2, True)
+
+
 def test_the_page_is_one_file_that_loads_nothing(grid):
     page = (grid[1] / "report.html").read_text()
     assert 'src="http' not in page

@@ -112,11 +112,14 @@ def run_grid_and_show(file: Path, settings: tuple[str, ...], display: str) -> No
     print_tasks(page)
 
 
-def print_tasks(page: Path) -> None:
-    """Print the joint table and verdict of a page that was just written."""
+def print_tasks(page: Path, as_json: bool = False) -> None:
+    """Print the joint table and verdict of a page."""
     from bakeoff.report.tasks import stored_tasks, tasks_table
 
     document = stored_tasks(page)
+    if as_json:
+        click.echo(json.dumps(document.row(), indent=1))
+        return
     console = open_console()
     console.print(tasks_table(document))
     for line in document.notes:
@@ -189,9 +192,16 @@ def plan(file: Path, settings: tuple[str, ...], probe: bool, trust: bool, as_jso
 def show(folder: Path, prefer: str | None, as_json: bool) -> None:
     """Print the table and the verdict.
 
-    FOLDER is the run folder of a bakeoff. With --json the recommendation of --prefer is under the key `preferred`.
+    FOLDER is the run folder of a bakeoff, or a grid's folder. With --json the recommendation of --prefer is under the
+    key `preferred`.
     """
     from bakeoff.results import load_results
+    from bakeoff.store.grid_folder import GridFolder
+
+    grid = GridFolder(folder)
+    if grid.is_grid() and not prefer:
+        print_tasks(grid.page, as_json)
+        return
 
     document = load_results(folder).document
     text, shown = None, document.row()

@@ -9,10 +9,12 @@ from rich.table import Table
 
 from bakeoff.analysis.columns import money, size
 from bakeoff.analysis.table import cell
+from bakeoff.errors import SetupError
 from bakeoff.report.charts.tasks import scaled, task_figures, unit
 from bakeoff.report.figures import check_own, note_page, write_figures
 from bakeoff.report.page import HERE, SWATCHES, page_template
 from bakeoff.report.theme import colours
+from bakeoff.store.checksums import read_whole
 from bakeoff.store.files import write_json, write_text
 from bakeoff.store.tasks_document import TaskMeasure, TasksDocument
 
@@ -39,9 +41,12 @@ def write_tasks(document: TasksDocument, page: Path) -> Path:
 
 
 def stored_tasks(page: Path) -> TasksDocument:
-    """Return the document of a page that was just written."""
-    written = (page.with_name(f"{page.stem}-figures") / "tasks.json").read_bytes()
-    return TasksDocument.model_validate_json(written).printable()
+    """Return the document behind a joint page; raise SetupError if it is missing or damaged."""
+    file = page.with_name(f"{page.stem}-figures") / "tasks.json"
+    try:
+        return TasksDocument.model_validate_json(read_whole(file)).printable()
+    except (OSError, ValueError):
+        raise SetupError(f"{file}: missing or damaged. Try: bakeoff report {page.parent}") from None
 
 
 def render(document: TasksDocument, figures: list[Any], page: Path) -> str:
