@@ -9,6 +9,7 @@ import bakeoff
 from bakeoff.config.loading import load_config
 from bakeoff.driver.entries import checked_entries
 from bakeoff.errors import ConfigError
+from bakeoff.report.plan import plan_lines
 from bakeoff.tuning import asking
 from bakeoff.tuning.asking import ask
 from bakeoff.tuning.search import Range, trial_points
@@ -86,7 +87,10 @@ def test_a_search_that_asks_is_resumed_from_its_records(tiny_config):
     trials = [trial for trial in tuning.trials if trial.trial <= 4]
     assert [trial.trial for trial in trials] == [1, 2, 3, 4]
     assert len({str(trial.settings) for trial in trials}) == 4
-    assert len(results.folder.plan().entries["lora"].trial_points) == 2
+    planned = results.folder.plan()
+    assert len(planned.entries["lora"].trial_points) == 2
+    assert plan_lines(planned)[0].startswith("6 runs, ")  # base, four trials, one seed
+    assert any(line.startswith("settings of 2 trials follow from") for line in plan_lines(planned))
     last = results.folder.run(trials[-1].run)
     final = results.folder.run(results.document.entries["lora"].runs[0])
     last.remove()

@@ -37,7 +37,9 @@ def searched(row: EntryFacts) -> str:
 def plan_lines(plan: PlanDocument) -> list[str]:
     """Return what else a plan says: the number of runs, the splits with their cut documents, and findings."""
     most = "at most " if plan.looks else ""
-    lines = [f"{most}{counted(len(plan.runs), 'run')}, {most}{counted(total_steps(plan), 'optimizer step')} in all"]
+    asked = sum(row.trials - len(row.trial_points) for row in plan.entries.values())
+    runs = counted(len(plan.runs) + asked, "run")
+    lines = [f"{most}{runs}, {most}{counted(total_steps(plan), 'optimizer step')} in all"]
     if plan.looks:
         lines.append(
             f"seeds in rounds: {plan.looks[0]} final runs of each entry, then more only for entries that may still be "
@@ -51,6 +53,8 @@ def plan_lines(plan: PlanDocument) -> list[str]:
             f"becomes the run of the first seed. If it is at the edge of its range, one more trial follows, of "
             f"{counted(tuned[0].steps, 'step')}"
         )
+    if asked:
+        lines.append(f"settings of {counted(asked, 'trial')} follow from the losses of the others (tune.sampler: tpe)")
     lines += few_bits(plan)
     lines += [f"{name} not run: {reason}" for name, reason in plan.not_run.items()]
     lines += [f"{split}: {split_line(facts)}" for split, facts in plan.data.splits.named()]
