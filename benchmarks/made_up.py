@@ -138,7 +138,7 @@ class Cluster(AtOnce):
     def run(self, path: Path, ready: ReadySet, stop: Callable[[], bool] = bool) -> Iterator[Event]:
         """Carry out what is ready on all slots whose nodes are alive."""
         folder, number = Folder(path), iter(range(10**9))
-        plan, began = folder.plan(), time.process_time()
+        plan, cpu = folder.plan(), time.process_time()
         free, waiting = list(range(self.count)), list[tuple[Task, float]]()
         down, at_work = set[int](), dict[int, tuple[Task, float, float]]()  # slot: task, begin, seconds that it needs
         self.ends = []
@@ -150,7 +150,7 @@ class Cluster(AtOnce):
                 at_work[slot] = (job[0], self.now, job[1])
                 heapq.heappush(self.ends, (self.now + job[1], next(number), "run", (slot, self.now)))
             if not at_work and not waiting:
-                self.driver_cpu += time.process_time() - began
+                self.driver_cpu += time.process_time() - cpu
                 return
             self.now, _, kind, what = heapq.heappop(self.ends)
             if kind == "run" and at_work.get(what[0], (None, None))[1] == what[1]:  # not ended with its node before

@@ -3,7 +3,7 @@
 python benchmarks/scale.py plan       # seconds of a plan of 1,000 runs
 python benchmarks/scale.py views      # seconds of `show` and `report` of 300 finished runs, and the page's size
 python benchmarks/scale.py driver     # a driver's share of a core: 1,000 planned runs, eight of them at work
-python benchmarks/scale.py simulate   # 10,000 runs on 256 slots, with nodes and runs that fail
+python benchmarks/scale.py simulate   # 10,000 runs on 256 slots, and again with nodes and runs that fail
 """
 
 import argparse
@@ -38,7 +38,7 @@ from made_up import AtOnce, Cluster, Faults, carried_out_by, config
 METHODS = ["lora", "last_layers", "prompt_tuning", "ia3"]
 RECORDED = Path(__file__).parent / "results/2026-11-30-run-seconds.json"
 HOUR = 3600.0
-SLOTS, LOADING = 256, 60.0  # seconds
+LOADING = 60.0  # seconds, of the simulation
 FAULTS = (Faults(), Faults(node_lives=24 * HOUR, run_fails=0.01))
 
 
@@ -88,8 +88,10 @@ def driver_share(folder: Path, display: str) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def simulation(folder: Path, faults: Faults) -> dict[str, Any]:
-    """Return how 10,000 runs fare on 256 slots, with runs as long as recorded ones, scaled to half an hour on average.
+def simulation(folder: Path, faults: Faults, entries: int, slots: int) -> dict[str, Any]:
+    """Return how the runs of some entries, 50 each, fare on slots; lengths are drawn from recorded ones.
+
+    They are scaled to half an hour for a final run, on average.
 
     After the first session, others try again what has failed. The driver's own processor time is the rest of this
     process's, after what writing records takes, which the processes of runs do.
@@ -97,7 +99,7 @@ def simulation(folder: Path, faults: Faults) -> dict[str, Any]:
     lengths = json.loads(RECORDED.read_text())["seconds"]
     scale = HOUR / 2 / (sum(lengths["entry"]) / len(lengths["entry"]))
 
-    given = bakeoff.load_config(config(folder, entries=200, trials=20, seeds=30, documents=2, methods=["ia3"]))
+    given = bakeoff.load_config(config(folder, entries=entries, trials=20, seeds=30, documents=2, methods=["ia3"]))
     there = Folder(given.folder)
     with owned(there):
         planned = make_plan(given, load_tokenizer(given.model, given.pin), there)
@@ -111,16 +113,16 @@ def simulation(folder: Path, faults: Faults) -> dict[str, Any]:
         last = ends.index(run.until or run.steps) if run.kind == "trial" else 0
         return drawn * scale * ((ends[last] - ends[last - 1]) / ends[-1] if last else 1)
 
-    cluster = Cluster(SLOTS, seconds, LOADING, faults, random.Random(1))
+    cluster = Cluster(slots, seconds, LOADING, faults, random.Random(1))
     sessions, failed = 0, -1
     while cluster.failed > failed:
         sessions, failed = sessions + 1, cluster.failed
         bus, left = Bus(EventLog(there.events_file)), left_to_do(there, planned.document)
         for event in cluster.run(there.path, ReadySet(Scheduler(there, planned, bus, left).work())):
             bus.handle(event)
-    ideal, count = cluster.work / SLOTS, len(planned.runs)
+    ideal, count = cluster.work / slots, len(planned.runs)
     return {
-        "runs": count, "slots": SLOTS, "sessions": sessions, "nodes lost": cluster.deaths,
+        "runs": count, "slots": slots, "sessions": sessions, "nodes lost": cluster.deaths,
         "runs failed": cluster.failed, "makespan, hours": cluster.now / HOUR, "all slots busy, hours": ideal / HOUR,
         "ratio": cluster.now / ideal, "work lost, percent": 100 * cluster.lost / cluster.work,
         "driver's processor seconds per run": cluster.driver_cpu / count,
@@ -143,6 +145,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("what", choices=["plan", "views", "driver", "simulate", "record"])
     parser.add_argument("folder", nargs="?", type=Path, help="a finished bakeoff, for `record`")
+    parser.add_argument("--entries", type=int, default=200, help="of the simulation, with 50 runs each")
+    parser.add_argument("--slots", type=int, default=256, help="of the simulation, eight on each node")
     asked = parser.parse_args()
     if asked.what == "record":
         RECORDED.write_text(json.dumps(recorded(asked.folder)) + "\n")
@@ -151,7 +155,7 @@ def main() -> None:
         "plan": [plan_seconds],
         "views": [view_seconds],
         "driver": [partial(driver_share, display=display) for display in ("none", "plain", "live")],
-        "simulate": [partial(simulation, faults=faults) for faults in FAULTS],
+        "simulate": [partial(simulation, faults=faults, entries=asked.entries, slots=asked.slots) for faults in FAULTS],
     }
     for measure in measures[asked.what]:
         with TemporaryDirectory() as folder:

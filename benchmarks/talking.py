@@ -23,7 +23,7 @@ from made_up import config, finish
 
 METHODS = ["lora", "last_layers", "prompt_tuning", "ia3"]
 SLOTS, STEPS, VALIDATE_EVERY = 8, 40, 8  # a step is said at most every half second
-WARM_UP, MEASURED = 5.0, 20.0  # seconds
+WARM_UP, MEASURED = 5.0, 30.0  # seconds
 said, talked = [0], [0.0]  # messages, and processor seconds that they took before they reached the driver
 
 

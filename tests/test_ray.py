@@ -1,5 +1,8 @@
 """Runs on the nodes of a cluster: they go, come back, do not see the folder, or do not fit. With Ray: test_scale.py."""
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 
 import bakeoff
@@ -116,6 +119,22 @@ def test_what_a_cluster_cannot_be_asked_is_one_line(config, monkeypatch, machine
         bakeoff.run({**config, "machine": machine}, display="none")
     assert "\n" not in str(error.value)
     assert not load_config({**config, "machine": {}}).folder.exists()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:port"])
+def test_an_address_that_does_not_answer_is_one_line(config, monkeypatch, address):
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False))
+    with pytest.raises(
+        SetupError, match=rf"^machine\.address: {address} does not answer \(.*\). Try: ray status"
+    ) as error:
+        bakeoff.run({**config, "machine": {**MACHINE, "address": address}}, display="none")
+    assert "\n" not in str(error.value)
+
+
+def test_without_ray_the_command_says_what_to_install(config, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(SetupError, match=r"ray is not installed. Try: pip install 'bakeoff\[ray\]'"):
+        bakeoff.run({**config, "machine": MACHINE}, display="none")
 
 
 @pytest.mark.parametrize(

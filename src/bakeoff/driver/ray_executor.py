@@ -7,6 +7,7 @@ its checkpoint elsewhere, and the slot waits until the cluster has room for it a
 import logging
 import os
 import queue
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +31,7 @@ from bakeoff.store.events import Event, Note
 from bakeoff.store.records import Task
 from bakeoff.store.run_folder import Folder
 
+ANSWER_SECONDS = 10.0  # that a cluster may take to take up a connection
 SILENT_SECONDS = 60.0  # without any node, then a note says what the driver waits for
 TALK = "talk"  # the thread of an actor that passes on what is said; another one takes calls, in their order
 
@@ -46,13 +48,17 @@ def connected(settings: MachineConfig) -> tuple[Any, bool]:
         raise SetupError("machine.executor: ray is not installed. Try: pip install 'bakeoff[ray]'") from None
     if ray.is_initialized():
         return ray, False
+    address = settings.address or os.environ.get("RAY_ADDRESS")
     try:
-        ray.init(address=settings.address, log_to_driver=False, logging_level=logging.ERROR)
+        host, colon, port = (address or "").rpartition("://")[2].partition(":")
+        if colon:  # Ray itself tries for minutes
+            socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # Ray has no error of its own for it
-        asked = settings.address or "the cluster of this machine"
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise SetupError(
-            f"machine.address: {asked} does not answer ({reason:.200}). Try: ray status, or ray start --head"
+            f"machine.address: {address or 'the cluster of this machine'} does not answer ({reason:.200}). Try: ray "
+            "status, or ray start --head"
         ) from None
     return ray, True
 
