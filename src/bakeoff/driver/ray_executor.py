@@ -67,7 +67,7 @@ class RemoteServer:
     """A server of runs on a slot's node."""
 
     def __init__(self, slot: "RaySlot", number: int, kind: str):
-        self.slot, self.number, self.kind = slot, number, kind
+        self.slot, self.actor, self.number, self.kind = slot, slot.actor, number, kind
         self.status: int | None = None
 
     def ask(self, folder: Path, task: Task, device: str, beside: int) -> None:
@@ -76,19 +76,20 @@ class RemoteServer:
         if not self.slot.sees:
             parcel = of_run(Folder(folder), filter(None, (task.run.id, task.run.adopts)))
         where = str(folder.resolve())
-        self.slot.actor.ask.remote(self.number, self.kind, where, task.run, task.left, beside, parcel)
+        self.actor.ask.remote(self.number, self.kind, where, task.run, task.left, beside, parcel)
 
     def kill(self, process: int | None, number: int) -> None:
         """Send a signal to the process of a run, or to the server."""
-        self.slot.actor.kill.remote(self.number, process, int(number))
+        self.actor.kill.remote(self.number, process, int(number))
 
     def ended(self) -> int | None:
-        """Return the status that the server was said to have ended with."""
-        return self.status
+        """Return the status that the server was said to have ended with, or has since its node is gone."""
+        gone = self.slot.lost or self.slot.actor is not self.actor
+        return -9 if gone and self.status is None else self.status
 
     def close(self) -> None:
         """End the server and its run."""
-        self.slot.actor.close.remote(self.number)
+        self.actor.close.remote(self.number)
 
 
 class RaySlot(Slot):
@@ -178,7 +179,7 @@ class RaySlot(Slot):
 
 
 class RayExecutor(Executor):
-    """Carries out runs on a cluster. `machine.workers` slots, by default one for each GPU, else one for each node."""
+    """Carries out runs on a cluster. `machine.workers` slots, by default as many as there is room for."""
 
     def __init__(self, config: Config) -> None:
         self.settings = config.machine
