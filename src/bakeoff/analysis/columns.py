@@ -40,7 +40,7 @@ class Column:
         value = self.value(row)
         if value is None:
             tuned = row.tuning is not None and row.tuning.label == "tuned"
-            none = row.kind == "baseline" or (self.key == "costs/tuning_seconds" and not tuned)
+            none = row.kind == "baseline" or (self.key in ("costs/tuning_seconds", "costs/tuning_price") and not tuned)
             return NO_SUCH_THING if none else NOT_MEASURED
         return self.form(value)
 

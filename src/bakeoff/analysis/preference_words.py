@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from bakeoff.store.results_document import Preference
 
+MANY = 5_000  # documents that nobody tastes
+
 
 def preference_sentences(found: Sequence[Preference]) -> list[str]:
     """Return the sentences of all pairs that were tasted or judged."""
@@ -59,10 +61,8 @@ def what_decides(row: Preference) -> list[str]:
         return ["So few labels tell nothing yet."]
     if row.needed is None:
         return []
-    return [
-        f"To show a preference as large as this one, a new tasting would need about {row.needed:,} documents "
-        "(80 % power)."
-    ]
+    count = f"about {row.needed:,}" if row.needed <= MANY else f"more than {MANY:,}"
+    return [f"To show a preference as large as this one, a new tasting would need {count} documents (80 % power)."]
 
 
 def points(value: float) -> str:
