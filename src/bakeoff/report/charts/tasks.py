@@ -66,7 +66,7 @@ def score_figure(measure: TaskMeasure, document: TasksDocument, base: str) -> Fi
     point = data("scores").mark_point(filled=True, size=80, opacity=1).encode(
         x=x, y=y, color=colors(names), shape=shapes(names), description=TIP
     )  # fmt: skip
-    svg = draw([line, point], {"scores": rows}, (max(WIDTH, 70 * len(document.tasks)), HEIGHT), heading(title))
+    svg = draw([line, point], {"scores": rows}, (max(WIDTH, 70 * len(document.tasks)), HEIGHT), heading(f"on {base}"))
     label = f"{title}: " + "; ".join(row["tip"] for row in rows)
     shown = [{key: row[key] for key in ("entry", "task", "value")} | {"base": base} for row in rows]
     return Figure(f"{measure.name}-on-{safe_name(base)}", title, label, svg, shown)
