@@ -69,6 +69,7 @@ class Client:
                 tokens = (event.get("usage") or {}).get("completion_tokens", tokens)
                 pieces += [choice["text"] for choice in event["choices"]]
             ended = ended or line.startswith(b"data: [DONE]")
+        response.read()  # ends it: reading every line of a body of known length does not
         if not ended:
             raise RuntimeError("the stream ended early")
         return Reply("".join(pieces), tokens, first or 0.0, time.perf_counter() - began)
