@@ -1,7 +1,6 @@
 """The application: its routes, and the answers that are not outputs."""
 
 import asyncio
-from importlib.resources import files
 from typing import Any
 
 from starlette.applications import Starlette
@@ -11,21 +10,19 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from bakeoff.report.paper import rule, themed
 from bakeoff.serving.errors import FAULT, ApiError
 from bakeoff.serving.generating import Generating
 from bakeoff.serving.guard import Guard
 from bakeoff.serving.requests import Chat, Completion, Loading, body_of
 from bakeoff.serving.service import Service
-
-PAGE = files("bakeoff.serving")
+from bakeoff.serving.static_page import StaticPage
 
 
 def application(service: Service) -> ASGIApp:
     """Return the guarded application of a service."""
     pages = Answers(service)
     routes = [
-        Route("/", pages.page), Route("/page.css", pages.page), Route("/page.js", pages.page),
+        *StaticPage("bakeoff.serving").routes,
         Route("/health", pages.health), Route("/metrics", pages.metrics),
         Route("/v1/models", pages.models), Route("/v1/models/{name:path}", pages.model),
         Route("/v1/completions", Generating(service, Completion), methods=["POST"]),
@@ -62,17 +59,6 @@ class Answers:
 
     def __init__(self, service: Service):
         self.service = service
-        style = themed(rule(":root", {}, dark=False), rule(":root", {}, dark=True))
-        self.files = {
-            "/": (PAGE.joinpath("page.html").read_text(encoding="utf-8"), "text/html"),
-            "/page.css": (style + PAGE.joinpath("page.css").read_text(encoding="utf-8"), "text/css"),
-            "/page.js": (PAGE.joinpath("page.js").read_text(encoding="utf-8"), "text/javascript"),
-        }
-
-    async def page(self, request: Request) -> Response:
-        """Return a file of the page."""
-        content, kind = self.files[request.url.path]
-        return Response(content, media_type=kind, headers={"cache-control": "no-cache"})
 
     async def health(self, _: Request) -> Response:
         """Say whether outputs can be written."""

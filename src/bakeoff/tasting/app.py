@@ -1,7 +1,6 @@
 """The page of a tasting, and the three requests that it makes."""
 
 import json
-from importlib.resources import files
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -12,12 +11,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from bakeoff.errors import SetupError, printable
-from bakeoff.report.paper import rule, themed
 from bakeoff.serving.guard import Guard
+from bakeoff.serving.static_page import StaticPage
 from bakeoff.store.votes import Choice
 from bakeoff.tasting.session import Tasting
 
-PAGE = files("bakeoff.tasting")
 LARGEST = 20_000  # bytes of a vote with its note
 KEEP = "\n\t"
 
@@ -36,27 +34,16 @@ class Asked(BaseModel):
 def application(tasting: Tasting, local: bool, host: str, keys: list[bytes]) -> ASGIApp:
     """Return the guarded application of a tasting."""
     answers = Answers(tasting)
-    routes = [Route(path, answers.page) for path in answers.files]
+    routes = StaticPage("bakeoff.tasting").routes
     routes += [Route("/show", answers.show, methods=["POST"]), Route("/vote", answers.vote, methods=["POST"])]
     return Guard(Starlette(routes=routes), local, host, keys)
 
 
 class Answers:
-    """The page, the next comparison, and a vote."""
+    """The next comparison, and a vote."""
 
     def __init__(self, tasting: Tasting):
         self.tasting = tasting
-        style = themed(rule(":root", {}, dark=False), rule(":root", {}, dark=True))
-        self.files = {
-            "/": (PAGE.joinpath("page.html").read_text(encoding="utf-8"), "text/html"),
-            "/page.css": (style + PAGE.joinpath("page.css").read_text(encoding="utf-8"), "text/css"),
-            "/page.js": (PAGE.joinpath("page.js").read_text(encoding="utf-8"), "text/javascript"),
-        }
-
-    async def page(self, request: Request) -> Response:
-        """Return a file of the page."""
-        content, kind = self.files[request.url.path]
-        return Response(content, media_type=kind, headers={"cache-control": "no-cache"})
 
     async def show(self, request: Request) -> Response:
         """Return one comparison without names: the one asked for, or the taster's next; null where all are done."""
