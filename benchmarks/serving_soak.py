@@ -22,6 +22,7 @@ from serving import documents, started
 from serving_client import Client
 
 CLIENTS = 16
+PAUSE = 2.0  # seconds between an adapter that was loaded and the next that leaves
 BAD = ({"prompt": 3}, {"model": "nothing"}, {"n": 2}, {"max_tokens": 10**6}, {"temperature": "hot"})
 
 
@@ -97,7 +98,7 @@ class Soak:
                 time.sleep(0.05)
                 self.client.call("POST", "/v1/adapters", {"model": f"{self.name}/{entry}"})
                 self.note("loads")
-                if ends.wait(0.2):
+                if ends.wait(PAUSE):
                     return
 
 
