@@ -72,7 +72,7 @@ def run(process: str, folder: Path) -> dict[str, Any]:
 
 def drive(folder: Path) -> dict[str, Any]:
     """Read, plan, encode and write the run folder."""
-    from bakeoff import api
+    from bakeoff import running
     from bakeoff.compute.model.base import load_tokenizer
     from bakeoff.config.loading import load_config
     from bakeoff.driver import counts, plan
@@ -89,7 +89,7 @@ def drive(folder: Path) -> dict[str, Any]:
     with stages.stage("plan"):
         planned = plan.make_plan(config, tokenizer, Folder(folder / "run"))
     with stages.stage("write"):
-        api.prepare(Folder(folder / "run"), config, planned)
+        running.prepare(Folder(folder / "run"), config, planned)
     return stages.figures()
 
 

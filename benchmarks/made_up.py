@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bakeoff import api
+from bakeoff import running
 from bakeoff.driver.ready import ReadySet
 from bakeoff.store.content_hash import hash_of
 from bakeoff.store.events import Done, Event, Failed, State
@@ -204,9 +204,9 @@ class Cluster(AtOnce):
 @contextmanager
 def carried_out_by(executor: Any) -> Iterator[None]:
     """Let bakeoffs in this process be carried out by an executor."""
-    usual = api.LocalExecutor
-    api.LocalExecutor = lambda _: executor  # type: ignore[assignment, misc]
+    usual = running.LocalExecutor
+    running.LocalExecutor = lambda _: executor  # type: ignore[assignment, misc]
     try:
         yield
     finally:
-        api.LocalExecutor = usual  # type: ignore[misc]
+        running.LocalExecutor = usual  # type: ignore[misc]

@@ -45,10 +45,10 @@ def _own_state(tmp_path_factory):
 @pytest.fixture(scope="session", autouse=True)
 def _in_process():
     """Let bakeoffs run in this process: starting another, which loads the libraries anew, takes seconds."""
-    from bakeoff import api
+    from bakeoff import running
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "LocalExecutor", lambda _: Inline())
+        patch.setattr(running, "LocalExecutor", lambda _: Inline())
         yield
 
 
@@ -93,10 +93,10 @@ def figures():
 @pytest.fixture
 def processes(monkeypatch):
     """Let bakeoffs start processes for their runs, as they do for a user."""
-    from bakeoff import api
+    from bakeoff import running
     from bakeoff.driver.executor import LocalExecutor
 
-    monkeypatch.setattr(api, "LocalExecutor", LocalExecutor)
+    monkeypatch.setattr(running, "LocalExecutor", LocalExecutor)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 import bakeoff
-from bakeoff import api
+from bakeoff import running
 from bakeoff.compute.run import evaluate, execution, worker
 from bakeoff.errors import SetupError
 from bakeoff.scoring import outputs
@@ -136,7 +136,7 @@ def test_scores_by_code_that_was_edited_after_the_plan_are_not_kept(again, tmp_p
             yield from inline(path, [task])
 
     with monkeypatch.context() as patch:
-        patch.setattr(api, "LocalExecutor", lambda _: Inline(edited))
+        patch.setattr(running, "LocalExecutor", lambda _: Inline(edited))
         failed, trained = again(metrics=[f"{file}:length"])
     assert trained == []
     assert failed.entries["last_layers"].status == "done"
@@ -179,7 +179,7 @@ def test_what_is_left_is_asked_once_and_what_was_trained_keeps_its_checksums(aga
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "left_to_do", asking)
         patch.setattr(checksums, "digest", hashing)
-        patch.setattr(api, "write_results", lambda folder: (None, {}))  # a report has checks of its own
+        patch.setattr(running, "write_results", lambda folder: (None, {}))  # a report has checks of its own
         again(metrics=["chrf"])
     assert dict(asked) == {run.id: 1 for run in Folder(tiny_config["output"]).runs()}
     assert hashed[".safetensors"] == 3  # of three entries
@@ -296,7 +296,7 @@ def test_a_run_whose_process_dies_at_once_has_no_record_of_before(again, tiny_co
             raise KeyboardInterrupt
         yield
 
-    monkeypatch.setattr(api, "LocalExecutor", lambda _: Inline(died))
+    monkeypatch.setattr(running, "LocalExecutor", lambda _: Inline(died))
     with pytest.raises(KeyboardInterrupt):
         again(metrics=["chrf"])
     assert seen == [None]
@@ -311,7 +311,7 @@ def test_a_card_is_of_the_planned_scores_alone(again, tiny_config, monkeypatch):
         raise KeyboardInterrupt
         yield
 
-    monkeypatch.setattr(api, "LocalExecutor", lambda _: Inline(stopped))
+    monkeypatch.setattr(running, "LocalExecutor", lambda _: Inline(stopped))
     with pytest.raises(KeyboardInterrupt):
         again(metrics=["chrf"])
     assert before

@@ -19,7 +19,7 @@ SOURCE = ROOT / "src/bakeoff"
 ROOMS = [
     "errors", "child_process", "interrupts", "collector", "store", "config", "library_errors", "model_files", "hub",
     "data", "methods", "tuning", "scoring", "compute", "analysis", "progress", "driver", "report", "export", "results",
-    "judging", "serving", "tasting", "api", "testing", "cli", "__main__",
+    "running", "judging", "serving", "tasting", "api", "testing", "cli", "__main__",
 ]  # fmt: skip
 TORCH = ("torch", "transformers", "peft", "accelerate")
 BEHIND = ("compute", "testing")  # the rooms whose modules may load them when they are imported

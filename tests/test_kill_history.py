@@ -6,7 +6,7 @@ import json
 import pytest
 
 import bakeoff
-from bakeoff import api
+from bakeoff import running
 from bakeoff.compute.run.execution import execute
 from bakeoff.interrupts import Stopped
 from bakeoff.store.records import RunResult
@@ -80,7 +80,7 @@ def test_a_trial_that_went_on_in_the_place_of_a_killed_one_leaves_the_record_it_
         return run.id == survivor and run.until == limit
 
     with monkeypatch.context() as patch:
-        patch.setattr(api, "LocalExecutor", killing(condemned))
+        patch.setattr(running, "LocalExecutor", killing(condemned))
         disturbed = bakeoff.run({**config, "output": str(folder.path)}, display="none")
     further = [run for run in folder.trials("lora") if records(folder)[run.id] != records(whole).get(run.id)]
     assert len(further) > 1  # not only the killed one
@@ -111,7 +111,7 @@ def test_a_final_run_that_was_begun_at_other_settings_starts_anew(undisturbed, t
                 yield from inline(path, [task])
 
     with monkeypatch.context() as patch:
-        patch.setattr(api, "LocalExecutor", lambda _: Inline(stopped_in_the_final_run))
+        patch.setattr(running, "LocalExecutor", lambda _: Inline(stopped_in_the_final_run))
         with pytest.raises(KeyboardInterrupt):
             bakeoff.run({**config, "output": str(folder.path)}, display="none")
     assert [*folder.run(final).checkpoints.glob("*.safetensors")]

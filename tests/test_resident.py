@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import bakeoff
-from bakeoff import api
+from bakeoff import running
 from bakeoff.compute.run import holder, resident
 from bakeoff.compute.run.execution import execute
 from bakeoff.compute.run.handover import Given
@@ -183,7 +183,7 @@ def large(tiny_config, tiny_model, tmp_path):
 def test_runs_that_share_a_base_are_as_those_that_load_it_and_cost_as_much_memory(large, tmp_path, monkeypatch):
     def ran(name, make, entries):
         with monkeypatch.context() as patch:
-            patch.setattr(api, "LocalExecutor", make)
+            patch.setattr(running, "LocalExecutor", make)
             return bakeoff.run({**large, "entries": entries, "output": str(tmp_path / name)}, display="none")
 
     entries, note = large["entries"], tmp_path / "loads"
@@ -218,7 +218,7 @@ def test_a_base_that_changes_under_a_bakeoff_is_one_line(tiny_config, tiny_model
         save_file({name: 2 * tensor for name, tensor in tensors.items()}, base / "model.safetensors", {"format": "pt"})
         yield from inline(path, tasks)
 
-    monkeypatch.setattr(api, "LocalExecutor", lambda _: Inline(changed))
+    monkeypatch.setattr(running, "LocalExecutor", lambda _: Inline(changed))
     results = bakeoff.run({**tiny_config, "model": str(base), "entries": {"lora": {"r": 2}}}, display="none")
     assert results.entries["lora"].error == (
         f"model: {base}: not the base that this bakeoff was planned with (model.safetensors has changed, by its "

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import bakeoff
-from bakeoff import api
+from bakeoff import running
 from bakeoff.analysis.boundary import boundary
 from bakeoff.analysis.replay import replay
 from bakeoff.analysis.statistics import Scores
@@ -138,7 +138,7 @@ def test_a_bakeoff_in_rounds_stops_where_nothing_more_can_be_decided(rounds_conf
     assert trained == sum(facts.seeds.values())
     assert {row.seeds for row in facts.rows} <= {3, 4, 5}
     # Nothing is left to do, and another range would void what was decided.
-    monkeypatch.setattr(api, "LocalExecutor", lambda _: Inline(never))
+    monkeypatch.setattr(running, "LocalExecutor", lambda _: Inline(never))
     assert bakeoff.run(rounds_config, display="none").document.verdict == verdict
     for seeds in ({"min": 3, "max": 8}, {"min": 3, "max": 4}, 8):
         with pytest.raises(BakeoffError, match="protocol.seeds: results were looked at while seeds went from 3 to 5"):
@@ -160,7 +160,7 @@ def test_interrupted_anywhere_it_comes_to_the_same_verdict(rounds_config, tmp_pa
         yield from inline(path, (task for _, task in zip(range(1), tasks, strict=False)))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(api, "LocalExecutor", lambda _: Inline(one))
+    monkeypatch.setattr(running, "LocalExecutor", lambda _: Inline(one))
     folder = Folder(tmp_path / "parts")
     for _ in range(len(bakeoff.plan(few)["runs"])):
         with pytest.raises(KeyboardInterrupt):

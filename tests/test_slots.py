@@ -6,7 +6,7 @@ import signal
 import pytest
 
 import bakeoff
-from bakeoff import api
+from bakeoff import running
 from bakeoff.analysis.alone import costs_alone, pace_alone
 from bakeoff.compute.run.request import STOPPED
 from bakeoff.config.loading import load_config
@@ -68,7 +68,7 @@ def test_two_workers_leave_the_records_of_one(tiny_config, tmp_path, processes, 
     assert [row.costs["tokens_per_second"]] == timed
     assert "other runs had the same device at the same time as those of lora" in folder.markdown_file.read_text()
     assert bakeoff.run(two, display="none").document.entries["lora"].costs == row.costs  # nothing is timed again
-    monkeypatch.setattr(api, "LocalExecutor", lambda _: Inline())
+    monkeypatch.setattr(running, "LocalExecutor", lambda _: Inline())
     one = bakeoff.run({**config, "output": str(tmp_path / "one")}, display="none")
     assert without_neighbours(folder) == without_neighbours(one.folder)
     assert results.verdict == one.verdict

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import bakeoff
-from bakeoff import api
+from bakeoff import running
 from bakeoff.compute.run import process
 from bakeoff.config.loading import dump_config, load_config
 from bakeoff.driver import executor
@@ -179,7 +179,7 @@ def test_a_bakeoff_without_forks_gives_what_others_give_and_loads_its_base_once(
         return servers[-1]
 
     monkeypatch.setattr(Slot, "start", start)
-    monkeypatch.setattr(api, "LocalExecutor", lambda config: LocalExecutor(config, alone=True))
+    monkeypatch.setattr(running, "LocalExecutor", lambda config: LocalExecutor(config, alone=True))
     config, expected = shared
     results = bakeoff.run(
         config | {"entries": {"a": {"method": "last_layers", "learning_rate": 0.01}, **config["entries"]},

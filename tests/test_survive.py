@@ -15,7 +15,7 @@ import torch
 import yaml
 
 import bakeoff
-from bakeoff import api
+from bakeoff import running
 from bakeoff.compute.run import request
 from bakeoff.compute.run.execution import explained
 from bakeoff.compute.run.request import limit
@@ -105,7 +105,7 @@ def test_hanging_and_crashing_runs_are_records_and_the_same_command_mends_all(
     thread = threading.Thread(target=disturb)
     thread.start()
     with monkeypatch.context() as patch:
-        patch.setattr(api, "LocalExecutor", lambda config: prepared(config, tmp_path / "none"))
+        patch.setattr(running, "LocalExecutor", lambda config: prepared(config, tmp_path / "none"))
         results = bakeoff.run(config, {"safety.stall_seconds": 15}, display="none")
     thread.join()
     errors = {name: row.error for name, row in results.entries.items()}
@@ -151,7 +151,7 @@ def test_a_second_request_to_stop_writes_no_report(config, monkeypatch):
         assert stop()
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(api, "LocalExecutor", lambda _: Inline(asked_twice))
+    monkeypatch.setattr(running, "LocalExecutor", lambda _: Inline(asked_twice))
     with pytest.raises(KeyboardInterrupt):
         bakeoff.run(config, display="none")
     assert Folder(config["output"]).planned()

@@ -9,7 +9,7 @@ import yaml
 from click.testing import CliRunner
 
 import bakeoff
-from bakeoff import api
+from bakeoff import api, running
 from bakeoff.analysis.remarks import remarks
 from bakeoff.cli.main import main
 from bakeoff.driver import scheduler
@@ -192,11 +192,11 @@ def test_interrupted_after_any_run_it_goes_on_with_the_same_decisions(only_lora,
         yield from inline(path, itertools.islice(runs, 1))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(api, "LocalExecutor", lambda _: Inline(one_run))
+    monkeypatch.setattr(running, "LocalExecutor", lambda _: Inline(one_run))
     for _ in range(12):
         with pytest.raises(KeyboardInterrupt):
             bakeoff.run(config, display="none")
-    monkeypatch.setattr(api, "LocalExecutor", lambda _: Inline())
+    monkeypatch.setattr(running, "LocalExecutor", lambda _: Inline())
     results = bakeoff.run(config, display="none")
     trials = [(*run[2:3], *run[4:]) for run in seen if run[1] == "trial"]
     assert trials == [(1, 3), (2, 3), (3, 3), (4, 3), (3, 5), (4, 5), (4, None), (5, None)]
@@ -213,7 +213,7 @@ def test_a_record_lost_in_the_middle_of_a_trial_is_made_again_from_its_checkpoin
         yield from inline(path, itertools.islice(runs, 2 + 4 + 2))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(api, "LocalExecutor", lambda _: Inline(until_second_rung))
+    monkeypatch.setattr(running, "LocalExecutor", lambda _: Inline(until_second_rung))
     with pytest.raises(KeyboardInterrupt):
         bakeoff.run(config, display="none")
     third, fourth = folder.trials("lora")[2:4]
@@ -222,7 +222,7 @@ def test_a_record_lost_in_the_middle_of_a_trial_is_made_again_from_its_checkpoin
     shutil.rmtree(folder.run(third.id).checkpoints)  # that one starts anew
     with folder.run(fourth.id).metrics_file.open("a") as file:  # and that one had gone further
         file.write('{"step": 10, "validation/loss": 0.0}\n')
-    monkeypatch.setattr(api, "LocalExecutor", lambda _: Inline())
+    monkeypatch.setattr(running, "LocalExecutor", lambda _: Inline())
     results = bakeoff.run(config, display="none")
     assert results.entries["lora"].metrics == whole.metrics
     assert [p.step for p in folder.run(fourth.id).curve()] == [0, 3, 5, 10]

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import bakeoff
-from bakeoff import api
+from bakeoff import api, running
 from bakeoff.analysis import summary
 from bakeoff.driver import resume
 from bakeoff.driver.trust import is_own
@@ -56,7 +56,7 @@ def test_a_config_that_is_edited_while_its_bakeoff_runs_changes_no_run(shared, t
             Folder(path).config_file.write_text(yaml.safe_dump({**words, "protocol": edited}))
             yield from inline(path, [task])
 
-    monkeypatch.setattr(api, "LocalExecutor", lambda _: Inline(edit))
+    monkeypatch.setattr(running, "LocalExecutor", lambda _: Inline(edit))
     found = bakeoff.run({**config, "output": str(tmp_path / "out")}, display="none")
     for name, row in results.entries.items():
         assert (found.entries[name].steps, found.entries[name].metrics) == (row.steps, row.metrics)
@@ -147,11 +147,11 @@ def test_a_report_beside_a_run_does_not_replace_the_runs_last_one(copied, monkey
         order.append("written")
 
     monkeypatch.setattr(summary, "summarize", slow)
-    monkeypatch.setattr(api, "write_json", write)
+    monkeypatch.setattr(running, "write_json", write)
     first = threading.Thread(target=api.refresh_report, args=(copied.path,))
     first.start()
     assert reading.wait(20)
-    second = threading.Thread(target=api.write_results, args=(copied,))
+    second = threading.Thread(target=running.write_results, args=(copied,))
     second.start()
     second.join(0.3)
     assert order == ["read"]
@@ -162,9 +162,9 @@ def test_a_report_beside_a_run_does_not_replace_the_runs_last_one(copied, monkey
 
 
 def test_a_report_that_hangs_holds_up_no_run(copied, monkeypatch):
-    monkeypatch.setattr(api, "REPORT_SECONDS", 0.05)
+    monkeypatch.setattr(running, "REPORT_SECONDS", 0.05)
     with in_turn(copied.runs_folder, 1.0):
-        assert api.write_results(copied)[0].exists()
+        assert running.write_results(copied)[0].exists()
 
 
 def test_a_session_killed_before_it_wrote_its_config_leaves_the_folder_ones_own(shared, copied, monkeypatch):
@@ -205,7 +205,7 @@ def test_a_trunk_that_another_version_stored_is_not_served(shared, copied, monke
         left.write_bytes(b"left by a killed session")
         copied.environment_file.write_text(json.dumps(copied.environment() | other))
         with monkeypatch.context() as patch:
-            patch.setattr(api, "EventLog", end)
+            patch.setattr(running, "EventLog", end)
             with pytest.raises(Ended):
                 bakeoff.run({**config, "output": str(copied.path)}, display="none")
         return left.exists()

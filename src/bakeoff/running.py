@@ -1,0 +1,138 @@
+"""One run of a bakeoff from its plan to its report, and what that needs: the base, an executor, the results."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bakeoff.config.config import Config
+from bakeoff.driver.again import plan_again, unchanged
+from bakeoff.driver.bus import Bus
+from bakeoff.driver.device import devices_of, survey
+from bakeoff.driver.executor import Executor, LocalExecutor
+from bakeoff.driver.plan import make_plan
+from bakeoff.driver.ready import ReadySet
+from bakeoff.driver.resume import check_free, left_to_do, prepare
+from bakeoff.driver.scheduler import Scheduler
+from bakeoff.interrupts import EndAtOnce, stoppable
+from bakeoff.progress.display import Display
+from bakeoff.progress.open import open_display
+from bakeoff.progress.session import Session
+from bakeoff.progress.trackers import check_several, tracked
+from bakeoff.results import Results
+from bakeoff.store.checksums import sealed
+from bakeoff.store.event_log import EventLog
+from bakeoff.store.files import write_json
+from bakeoff.store.lock import in_turn
+from bakeoff.store.ownership import owned
+from bakeoff.store.results_document import ResultsDocument
+from bakeoff.store.run_folder import Folder
+from bakeoff.store.signature import signed
+from bakeoff.store.split_uses import note_uses, reuse_note, scored_runs
+
+REPORT_SECONDS = 60.0  # that another process may take to write the same report
+
+
+def executor_of(config: Config) -> Executor:
+    """Return what carries out a bakeoff's runs; raise SetupError if it cannot be used."""
+    if config.machine.executor == "local":
+        return LocalExecutor(config)
+    from bakeoff.driver.ray_executor import RayExecutor
+
+    return RayExecutor(config)
+
+
+def run_all(folder: Folder, config: Config, display: str, executor: Executor) -> Results:
+    """Plan, carry out every run that is not done, and write results and report into the folder."""
+    began = time.monotonic()
+    tokenizer = None if unchanged(config, folder) else fetched(config, executor)
+    if config.data.source == "docstrings":
+        open_display(display, []).note("reading the docstrings of installed packages")
+    with owned(folder) as took_over:
+        check_free(folder, config)  # again: another bakeoff may have run here since
+        planned = plan_again(config, folder) if tokenizer is None else None
+        planned = planned or make_plan(config, tokenizer or fetched(config, executor), folder)
+        if not planned.data.is_current():
+            folder.clear_trunk()
+        notes = [took_over] if took_over else []
+        left = left_to_do(folder, planned.document)
+        notes += prepare(folder, config, planned, left)
+        notes += reuse_note(folder, [run.id for run in planned.runs])
+        here = not planned.again and config.machine.executor == "local"
+        executor.spread(devices_of(config.machine) if here else [config.machine.first_device])
+        check_several(config, len(executor.slots))
+        session = Session.to_come(folder, planned.document, config.protocol, left, len(executor.slots))
+        log = EventLog(folder.events_file)
+        with (
+            stoppable() as stop,
+            session.display(display) as screen,
+            reported(folder, screen) as results,
+            tracked(folder, config, screen.note),
+            log.session(session.start),
+        ):
+            screen.start = began  # planning is part of the time that it shows
+            bus = Bus(log, screen)
+            for line in [*notes, *planned.document.data.findings]:
+                bus.note(line)
+            ready = ReadySet(Scheduler(folder, planned, bus, left).work())
+            for event in executor.run(folder.path, ready, stop):
+                bus.handle(event)
+    return results
+
+
+def fetched(config: Config, executor: Executor) -> Any:
+    """Return the base's tokenizer, after what is missing of the base was downloaded; start the server of its runs."""
+    executor.start_early()
+    survey(config.machine.first_device)  # before anything is downloaded
+    from bakeoff.compute.model.loading import load_tokenizer
+    from bakeoff.hub import fetch
+
+    fetch(config.model, config.pin)
+    return load_tokenizer(config.model, config.pin)
+
+
+def pinned(config: Config, folder: Folder) -> Config:
+    """Return the config with the commit of its hub model; a bakeoff that resumes keeps its commit."""
+    from bakeoff.hub import commit
+
+    before = folder.last_plan()
+    if config.revision is None and before and before.model.name == config.model:
+        return config.model_copy(update={"revision": before.model.revision})
+    return config.model_copy(update={"revision": commit(config.model, config.revision)})
+
+
+@contextmanager
+def reported(folder: Folder, screen: Display) -> Iterator[Results]:
+    """Write results and report of the finished runs at the end, also after a first interrupt.
+
+    Yields the results to come.
+    """
+    nothing: Any = {}
+    results, at_once = Results(folder, nothing), False
+    try:
+        yield results
+    except EndAtOnce:
+        at_once = True
+        raise
+    finally:
+        folder.clear_trunk()
+        if not at_once:
+            note_uses(folder, scored_runs(folder))
+            page, results.document = write_results(folder)
+            screen.note(f"report: {page}")
+
+
+def write_results(folder: Folder) -> tuple[Path, ResultsDocument]:
+    """Write results.json, the page, CSV and Markdown from a folder's records; return the page's path and the results.
+
+    A `report` and a `run` take turns: the one that reads the records last also writes last.
+    """
+    from bakeoff.analysis.summary import summarize
+    from bakeoff.report.writing import write_report_of
+
+    folder.runs_folder.mkdir(exist_ok=True)
+    with in_turn(folder.runs_folder, REPORT_SECONDS):
+        document = summarize(folder)
+        write_json(folder.results_file, sealed(signed(document.row())))
+        return write_report_of(folder, document), document
