@@ -21,6 +21,9 @@ class Server:
     def ask(self, *_):
         pass
 
+    def kill(self, *_):
+        pass
+
     def ended(self):
         return None
 
@@ -69,7 +72,6 @@ def steps(seconds, count):
 def test_the_grace_grows_with_what_was_measured(tmp_path, monkeypatch, script, asked, until):
     server = Server([(0, {"started": 1}), (0, said(state="training")), *script])
     monkeypatch.setattr(attempts.time, "monotonic", lambda: server.now)
-    monkeypatch.setattr(attempts.os, "kill", lambda *_: None)
     attempt = attempts.Attempt(server, Folder(tmp_path), Task(RUN, "train"), 1800.0)
     for _ in events_of(attempt, server, lambda: server.now >= asked):
         pass
