@@ -228,6 +228,9 @@ def test_a_metric_that_never_ends_is_named_when_its_run_is_ended(tmp_path):
         def ask(self, folder, task):
             pass
 
+        def kill(self, started, number):
+            os.kill(started, number)
+
         def ended(self):
             return None
 
