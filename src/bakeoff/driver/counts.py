@@ -26,16 +26,19 @@ def count(given: Config, entries: Mapping[str, Entry], tokenizer: Any = None) ->
     from bakeoff.compute.model.base import count_parameters, shape_only
     from bakeoff.compute.model.kv_cache import values_per_token
     from bakeoff.compute.model.loading import check_files, check_tokenizer
+    from bakeoff.compute.model.quantization import packed_parts
     from bakeoff.compute.training.flops import forward_products
 
     check_files(given.model, given.pin)
 
-    @cache
-    def shape(quantize: Quantize) -> Any:
-        return shape_only(given.model, given.pin, quantize)
+    shape = cache(lambda quantize: shape_only(given.model, given.pin, quantize))
+
+    def own_shape(quantize: Quantize) -> Any:
+        """Return a copy for a method to change; making a shape anew takes several times as long."""
+        return copy.deepcopy(original := shape(quantize), packed_parts(original))
 
     with said_of("protocol"):
-        base = shape(given.protocol.quantize)
+        base = own_shape(given.protocol.quantize)
     if tokenizer is not None:
         check_tokenizer(given.model, tokenizer, base)
     config = base.config.get_text_config(decoder=True)
@@ -58,10 +61,7 @@ def count(given: Config, entries: Mapping[str, Entry], tokenizer: Any = None) ->
             for method in group if tokenizer is not None else ():
                 method.check_tokenizer(tokenizer)
             with said_of(f"entries.{name}"):
-                # A copy each, because a method changes it; making a shape takes several times as long.
-                counted = [
-                    entry_counts(copy.deepcopy(shape(entry.quantize)), m, given.protocol) for m in shapes.values()
-                ]
+                counted = [entry_counts(own_shape(entry.quantize), m, given.protocol) for m in shapes.values()]
         except SetupError as error:
             if str(error).startswith("entries."):
                 raise

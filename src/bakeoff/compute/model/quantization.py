@@ -148,3 +148,13 @@ def scales(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
             from bakeoff.compute.model.packed_layers import scales_of
 
             yield f"{name}.weight.SCB", scales_of(module)
+
+
+def packed_parts(model: nn.Module) -> dict[int, Any]:
+    """Return what a deep copy shares with its original, by id: packed weights, and the states that unpack them.
+
+    Their classes do not copy all of themselves, and no method changes them.
+    """
+    packed = [p for p in model.parameters() if type(p) is not nn.Parameter or bits_of(p)]
+    states = [state for module in model.modules() if (state := getattr(module, "state", None)) is not None]
+    return {id(part): part for part in (*packed, *states)}

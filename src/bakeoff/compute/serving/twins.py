@@ -1,11 +1,12 @@
 """Copies of a model that share its weights: each adapter is put on a copy of its own, with the methods' own code."""
 
 from copy import deepcopy
-from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+
+from bakeoff.compute.model.quantization import packed_parts
 
 Dtypes = dict[int, torch.dtype]  # of parameters and buffers, by id
 
@@ -23,20 +24,15 @@ class Twin:
     """
 
     def __init__(self, original: PreTrainedModel, dtypes: Dtypes):
-        memo: dict[int, Any] = {}
+        memo = packed_parts(original)
         self.pairs: list[tuple[nn.Parameter, nn.Parameter]] = []  # of the copy and the original
         for parameter in original.parameters():
-            if type(parameter) is not nn.Parameter:  # packed in few bits, with what unpacks it: nothing changes it
-                memo[id(parameter)] = parameter
-                continue
-            own = nn.Parameter(parameter.data.to(dtypes[id(parameter)]), requires_grad=parameter.requires_grad)
-            memo[id(parameter)] = own
-            self.pairs.append((own, parameter))
+            if id(parameter) not in memo:
+                own = nn.Parameter(parameter.data.to(dtypes[id(parameter)]), requires_grad=parameter.requires_grad)
+                memo[id(parameter)] = own
+                self.pairs.append((own, parameter))
         for buffer in original.buffers():
             memo[id(buffer)] = buffer.to(dtypes[id(buffer)])
-        for module in original.modules():
-            if (state := getattr(module, "state", None)) is not None:  # of eight bits
-                memo[id(state)] = state
         self.model: PreTrainedModel = deepcopy(original, memo)
 
     def share_again(self) -> None:
