@@ -43,11 +43,14 @@ def test_a_promise_is_held_within_three_standard_errors(benchmark):
     rates = {"score": [0.95, 0.01], "difference": [0.95, 0.01], "itself": [0.04, 0.01], "power": [0.8, 0.01]}
     rates |= {"right": [0.7, 0.01], "others": [0.03, 0.01], "kept": [1, 0.01], "far": [0, 0.01]}
     rates |= {"wrong": [0.03, 0.01], "covered": [0.95, 0.01], "saved": [0.3, 0.01], "more": [0.2, 0.01]}
+    rates |= {"these": [0.03, 0.01], "these_holds": [0.95, 0.01], "like": [0.03, 0.01], "like_holds": [0.95, 0.01]}
+    rates |= {"new": [0.95, 0.01], "joined_holds": [0.95, 0.01]}
     row = {"design": benchmark.asdict(design), "metric": "test/loss", "gap": 0.1, "again": [0.95, 0.01], **rates}
+    votes = {"design": row["design"] | {"seeds": (1, 1)}, "metric": "", "gap": 0.1, "people_holds": [0.95, 0.01]}
     plenty = row | {"design": row["design"] | {"documents": 1000}, "family": [0.05, 0.01]}
     noisy = row | {"design": row["design"] | {"times": (5, 1, 1, 1)}, "family": [0.05, 0.01]}
     noisy_two = noisy | {"design": noisy["design"] | {"seeds": (2,) * 4}, "family": [0.08, 0.01]}
     two = row | {"design": row["design"] | {"seeds": (1, 5)}, "family": [0.06, 0.01]}
     for share, said in ((0.05, 0), (0.09, 1)):
-        table = promises.promises([row | {"family": [share, 0.01]}, noisy, noisy_two, two, plenty])
+        table = promises.promises([row | {"family": [share, 0.01]}, noisy, noisy_two, two, plenty, votes])
         assert (table.count("| held |"), table.count("| NOT HELD |")) == (len(promises.PROMISES) - said, said)
