@@ -38,7 +38,7 @@ def count(given: Config, entries: Mapping[str, Entry], tokenizer: Any = None) ->
         return copy.deepcopy(original := shape(quantize), packed_parts(original))
 
     with said_of("protocol"):
-        base = own_shape(given.protocol.quantize)
+        base = shape(given.protocol.quantize)
     if tokenizer is not None:
         check_tokenizer(given.model, tokenizer, base)
     config = base.config.get_text_config(decoder=True)

@@ -181,8 +181,8 @@ class Folder:
         self.markdown_file = self.path / "results.md"
         self.report_file = self.path / "report.html"
         self.figures = self.path / "figures"  # each figure of the report as SVG and CSV
-        self.votes_file = self.path / "votes.jsonl"  # of people, and of a judge model, about pairs of outputs
-        self.judge_file = self.path / "judge.jsonl"
+        # Of people, and of a judge model, about pairs of outputs.
+        self.votes_file, self.judge_file = self.path / "votes.jsonl", self.path / "judge.jsonl"
         self.lock_file = self.path / ".lock"
         self.tag_file = self.path / ".bakeoff"  # that a bakeoff made this folder (`ownership`)
         self.runs_folder = self.path / "runs"
@@ -282,8 +282,7 @@ class Folder:
         plan = plan or self.plan()
         runs = [run for run in plan.runs if run.kind == "trial" and run.entry == entry]
         fields = plan.entries[entry].search if runs else ()
-        known, searches = {run.id for run in runs}, {run.search for run in runs}
-        later = []
+        known, searches, later = {run.id for run in runs}, {run.search for run in runs}, list[Run]()
         for file in sorted(self.path.glob(f"runs/{entry}-*/run.json")):  # an id begins with its entry's name
             if file.parent.name not in known:
                 with suppress(SetupError):  # damaged
@@ -295,7 +294,7 @@ class Folder:
 
     def content_hash(self) -> str:
         """Return a hash of all that results.json is made from; what the config says is in the plan and the examples."""
-        said = [self.votes_file, self.judge_file]
-        files = [self.plan_file, self.made_file, self.environment_file, *said, *self.path.glob("runs/*/result.json")]
+        files = [self.plan_file, self.made_file, self.environment_file, self.votes_file, self.judge_file]
+        files += self.path.glob("runs/*/result.json")
         named = sorted((file.relative_to(self.path).as_posix(), digest(file)) for file in files if file.exists())
         return hashlib.sha256(json.dumps(named).encode()).hexdigest()

@@ -39,13 +39,11 @@ def execute(
     folder = Folder(path)
     files = folder.run(run_id)
     run = files.run()
+    if left == "time":
+        return timed(folder, run, emit, stop_requested, given)
     try:
         if left == "score":
             result = scored_again(folder, run, emit)
-        elif left == "time":
-            from bakeoff.compute.run.timing import timed_alone
-
-            result = timed_alone(folder, run, emit, stop_requested, given)
         else:
             from bakeoff.compute.run.worker import work_on
 
@@ -55,15 +53,11 @@ def execute(
             result = found
     except Exception as error:
         traceback.print_exc(file=sys.stderr)
-        if left == "time":  # its record stays as it is
-            return files.result()
         reason, cause = explained(error)
         result = RunResult(run, "failed", error=reason, cause=cause)
         if cause == "diverged":
             result.check("loss_finite", reason)
     files.write_result(result, known=result.trained_files)  # of a training before this one
-    if left == "time":
-        return result
     if result.status == "done":
         ranked = folder.plan().ranked_by
         emit(
@@ -76,6 +70,20 @@ def execute(
         emit(State(run=run_id, state="paused"))
     else:
         emit(Failed(run=run_id, error=result.error))
+    return result
+
+
+def timed(folder: Folder, run: Run, emit: Emit, stop_requested: Callable[[], bool], given: Given) -> RunResult | None:
+    """Write and return a finished run's record with the pace that it has alone; if that fails, the record stays."""
+    files = folder.run(run.id)
+    try:
+        from bakeoff.compute.run.timing import timed_alone
+
+        result = timed_alone(folder, run, emit, stop_requested, given)
+    except Exception:
+        traceback.print_exc(file=sys.stderr)
+        return files.result()
+    files.write_result(result, known=result.trained_files)
     return result
 
 
