@@ -45,6 +45,8 @@ def test_each_entry_is_a_model_and_the_recommended_one_has_the_bakeoffs_name(ser
     row = call(server, "GET", "/v1/models/shared/lora")[2]
     assert row["method"] == "lora"
     assert row["score"] == shared[1].entries["lora"].metrics["test/rougeL"].mean
+    row = shared[1].document.baselines["base"]
+    assert call(server, "GET", "/v1/models/shared/base")[2]["score"] == row.metrics["test/rougeL"].mean
     assert call(server, "GET", "/v1/models/shared/no")[0] == 404
 
 

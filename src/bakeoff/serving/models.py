@@ -18,7 +18,8 @@ BASE = "base"  # the untouched base, as the baseline of this name
 class Bakeoff:
     """A bakeoff that is served.
 
-    `ends` are the ids that end its outputs, `context` is how many tokens the base reads (None: no limit).
+    `ends` are the ids that end its outputs, `context` is how many tokens the base reads (None: no limit), `base_score`
+    is the baseline's on its own test, None if the untouched base was not tested.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Bakeoff:
     ends: frozenset[int]
     context: int | None
     metric: str = ""
+    base_score: float | None = None
 
     @property
     def folder(self) -> Folder:
@@ -77,7 +79,7 @@ class Models:
     def open(self, bakeoff: Bakeoff) -> None:
         """Add a bakeoff, or what it is now, with its base."""
         self.bakeoffs[bakeoff.name] = bakeoff
-        self.add(Model(f"{bakeoff.name}/{BASE}", bakeoff, None, BASE))
+        self.add(Model(f"{bakeoff.name}/{BASE}", bakeoff, None, BASE, score=bakeoff.base_score))
 
     def add(self, model: Model) -> None:
         """Add a model, whose adapter is loaded."""

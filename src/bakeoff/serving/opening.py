@@ -14,6 +14,7 @@ from bakeoff.methods import build_method
 from bakeoff.results import EntryResult, Results, load_results
 from bakeoff.serving.models import BASE, Bakeoff, Model
 from bakeoff.store.records import Quantize
+from bakeoff.store.results_document import ResultsRow
 
 if TYPE_CHECKING:
     from bakeoff.compute.serving.engine import Engine
@@ -112,15 +113,15 @@ class Opened:
         plan, config = folder.plan(), trusted_config(folder)
         prompts = Prompts(folder, config, self.tokenizer, self.encoder_decoder, self.context)
         ends = stops_of(plan) | {self.tokenizer.eos_token_id}
+        untouched = document.baselines.get(BASE)
+        score = score_of(untouched, plan.primary) if untouched else None
         heading = plan.ranked_by.heading
-        bakeoff = Bakeoff(name or document.name, results, prompts, ends, self.context, heading)
+        bakeoff = Bakeoff(name or document.name, results, prompts, ends, self.context, heading, score)
         models = []
         for entry, row in document.entries.items():
             finished = [record.run for i in row.runs if (record := folder.run(i).finished())]
             if any(run.kind == "entry" for run in finished):
-                score = row.metrics.get(f"test/{plan.primary}")
-                finite = score is not None and math.isfinite(score.mean)  # JSON has no others
-                models.append(self.model(bakeoff, results.entry(entry), score.mean if score and finite else None))
+                models.append(self.model(bakeoff, results.entry(entry), score_of(row, plan.primary)))
         return bakeoff, models
 
     def model(self, bakeoff: Bakeoff, entry: EntryResult, score: float | None) -> Model:
@@ -148,6 +149,12 @@ class Opened:
         """Load a model's adapter into the engine, in the thread that owns it."""
         adapter, expected = files
         engine.load(model.id, adapter, expected)
+
+
+def score_of(row: ResultsRow, primary: str) -> float | None:
+    """Return a row's score on the test by a metric; None if it has none, or one that JSON cannot hold."""
+    score = row.metrics.get(f"test/{primary}")
+    return score.mean if score is not None and math.isfinite(score.mean) else None
 
 
 def needs(results: Results) -> dict[str, str]:
