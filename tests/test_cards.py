@@ -5,8 +5,10 @@ import yaml
 from huggingface_hub import ModelCard
 
 from bakeoff.api import refresh_report
-from bakeoff.compute.model.adapter_files import card_kept
-from bakeoff.methods import method_class
+from bakeoff.compute.model.adapter_files import save_adapter
+from bakeoff.compute.model.base import adapt, load_base
+from bakeoff.config.loading import load_config
+from bakeoff.methods import build_method, method_class
 from bakeoff.report.cards import card, fenced, signed, usage
 from bakeoff.store.run_folder import RunFolder
 
@@ -44,26 +46,16 @@ def test_a_card_is_written_again_until_it_is_edited(shared, copied):
 
 
 def test_a_training_anew_leaves_no_card_of_pefts_and_the_one_that_was_there(tmp_path):
+    method = build_method("lora", {"method": "lora"})
+    config = load_config({"model": "base", "data": "docstrings", "entries": ["lora"]})
+    adapted = adapt(load_base("base", "fp32"), method)
+    save_adapter(tmp_path, adapted, method, config)
     card = tmp_path / "README.md"
-    with card_kept(card):
-        card.write_text("of PEFT")
+    assert (tmp_path / "adapter_config.json").exists()
     assert not card.exists()
     card.write_text("mine")
-    with card_kept(card):
-        assert not card.exists()
-        card.write_text("of PEFT")
+    save_adapter(tmp_path, adapted, method, config)
     assert card.read_text() == "mine"
-    card.replace(tmp_path / ".README.md")  # ended within
-    card.write_text("of PEFT")
-    with card_kept(card):
-        pass
-    assert card.read_text() == "mine"
-    card.replace(tmp_path / "mine.md")
-    (tmp_path / ".README.md").touch()  # ended within, where there was none
-    card.write_text("of PEFT")
-    with card_kept(card):
-        pass
-    assert [file.name for file in tmp_path.iterdir()] == ["mine.md"]
 
 
 @pytest.mark.parametrize(("name", "library"), [("lora", "peft"), ("last_layers", "bakeoff")])

@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 from bakeoff.compute.export.low_rank import Factors
 from bakeoff.compute.export.merging import as_architecture
 from bakeoff.compute.export.source import Source
+from bakeoff.compute.model.adapter_files import no_card
 from bakeoff.compute.model.base import DTYPES, Base
 from bakeoff.compute.model.loading import model_class, quiet, read_config
 from bakeoff.errors import SetupError
@@ -94,8 +95,8 @@ def write_lora(source: Source, base: Base, factors: Factors, folder: Path) -> No
             layer = adapted.get_base_model().get_submodule(name)
             layer.lora_A["default"].weight.data = a
             layer.lora_B["default"].weight.data = b
-        adapted.save_pretrained(str(folder), save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)  # PEFT's, which has only names
+        with no_card():
+            adapted.save_pretrained(str(folder), save_embedding_layers=False)
     complete(source, base, folder)
 
 

@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+from peft import PeftModel
 from torch import nn
 
 from bakeoff.compute.model.base import Base
@@ -34,7 +36,7 @@ def save_adapter(folder: Path, adapted: nn.Module, method: Method, config: Confi
         for name, value in vars(peft_config).items():
             if isinstance(value, set):  # would be written in another order by another process
                 setattr(peft_config, name, sorted(value))
-    with card_kept(folder / "README.md"):
+    with no_card():
         method.save(adapted, folder)
     give_rights(folder)
     manifest = {
@@ -50,17 +52,10 @@ def save_adapter(folder: Path, adapted: nn.Module, method: Method, config: Confi
 
 
 @contextmanager
-def card_kept(card: Path) -> Iterator[None]:
-    """Let PEFT write its card, which has only names, then restore the card of an earlier training."""
-    # Empty where there was none; there already after a crash, which left PEFT's card.
-    aside = card.with_name(f".{card.name}")
-    if not aside.exists():
-        card.replace(aside) if card.exists() else aside.touch()
-    try:
+def no_card() -> Iterator[None]:
+    """Let PEFT save adapters without its card: that has only names, and is made with a template engine."""
+    with patch.object(PeftModel, "create_or_update_model_card", lambda self, output_dir: None):
         yield
-    finally:
-        card.unlink(missing_ok=True)
-        aside.replace(card) if aside.stat().st_size else aside.unlink()
 
 
 def load_adapter(base: Base, folder: Path, expected: Mapping[str, Any] | None = None) -> nn.Module:
