@@ -8,6 +8,7 @@ import torch
 
 from bakeoff.compute.model import device
 from bakeoff.compute.model.base import adapt
+from bakeoff.compute.model.team import ALONE
 from bakeoff.compute.training import ahead, fitting, loop, loss
 from bakeoff.compute.training.ahead import Ahead
 from bakeoff.compute.training.batches import evaluation_batches, flat, parted
@@ -141,12 +142,12 @@ def test_a_training_that_resumes_has_the_parts_that_it_had(trainer, memory, acce
 def test_the_next_batch_is_made_ahead_and_taken_only_as_it_was_asked_for(monkeypatch):
     made = []
     monkeypatch.setattr(ahead, "batch_of", lambda _, rows: made.append(len(rows)) or len(made))
-    on_gpu, on_cpu = (Ahead(SimpleNamespace(device=torch.device(kind)), ROWS) for kind in ("cuda", "cpu"))
+    on_gpu, on_cpu = (Ahead(SimpleNamespace(device=torch.device(kind), team=ALONE), ROWS) for kind in ("cuda", "cpu"))
     on_cpu.prepare([1, 2], 6, None)
     assert made == []
     on_gpu.prepare([1, 2, 3], 2, None)
     assert made == [2, 1]
-    assert on_gpu.take([1, 2, 3], 2, None) == [(slice(0, 2), 1), (slice(2, 3), 2)]
+    assert on_gpu.take([1, 2, 3], 2, None) == [(slice(0, 2), 1, True), (slice(2, 3), 2, True)]
     assert made == [2, 1]
     on_gpu.take([1, 2, 3], 2, None)
     on_gpu.prepare([4], 2, None)

@@ -15,8 +15,8 @@ from bakeoff.compute.model import forward
 from bakeoff.compute.model.device import CPU, Facts, out_of_memory
 from bakeoff.compute.run import worker
 from bakeoff.compute.run.execution import execute
-from bakeoff.compute.training import loop
-from bakeoff.compute.training.loop import Trainer, copies, place_of_best
+from bakeoff.compute.training.best import copies, place_of_best
+from bakeoff.compute.training.loop import Trainer
 from bakeoff.config.loading import load_config
 from bakeoff.config.machine import MachineConfig
 from bakeoff.driver import device, plan
@@ -106,9 +106,9 @@ def test_large_best_weights_are_kept_in_the_hosts_memory(monkeypatch):
     weights = {"a": nn.Parameter(torch.ones(3, 4)), "b": nn.Parameter(torch.ones(5))}
     assert place_of_best(weights, gpu) == gpu
     assert place_of_best({"a": nn.Parameter(torch.empty(GIB // 4 + 1, device="meta"))}, gpu) == CPU
-    monkeypatch.setattr(loop, "BEST_BYTES", 4 * 17)
+    monkeypatch.setattr("bakeoff.compute.training.best.BEST_BYTES", 4 * 17)
     assert place_of_best(weights, gpu) == gpu
-    monkeypatch.setattr(loop, "BEST_BYTES", 4 * 17 - 1)
+    monkeypatch.setattr("bakeoff.compute.training.best.BEST_BYTES", 4 * 17 - 1)
     assert place_of_best(weights, gpu) == CPU
     best = copies(weights, torch.device("xpu:0"), {})
     weights["a"].data.fill_(2)

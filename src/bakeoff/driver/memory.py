@@ -87,7 +87,7 @@ def least_bytes(sizes: Sizes, precision: str, decoding: str, device: "Facts") ->
 
 def best_bytes(trained: int, device: "Facts") -> int:
     """Return the bytes of a trained weight's best value on a device: large ones are in the host's memory."""
-    from bakeoff.compute.training.loop import BEST_BYTES
+    from bakeoff.compute.training.best import BEST_BYTES
 
     return 4 if device.device == "cpu" or 4 * trained <= BEST_BYTES else 0
 

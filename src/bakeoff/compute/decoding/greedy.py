@@ -49,7 +49,8 @@ def generate(
 
     Prompts are sorted by length; their common start is read once. Finished rows leave the batch. An output does not
     depend on the others in its batch, so a batch is halved if memory runs out; without a `batch_size` it is as large as
-    CACHE_BYTES allow. `on_progress` is called with the number of finished prompts.
+    CACHE_BYTES allow. `on_progress` is called with the number of finished prompts. Each process of a team decodes its
+    share, and all return all outputs.
     """
     return read_and_generate(base, adapted, prompts, None, max_new_tokens, batch_size, on_progress)[0]
 
@@ -82,6 +83,24 @@ def read_and_generate(
     and their targets.
     """
     adapted.eval()
+    team, asked = base.team, len(prompts)
+    if team.size > 1:
+        own = team.share(asked)
+        prompts, targets = [prompts[i] for i in own], [targets[i] for i in own] if targets else None
+    with team.apart():
+        outputs, losses = _in_batches(base, adapted, prompts, targets, max_new_tokens, batch_size, on_progress)
+    return team.gathered(outputs, asked), team.gathered(losses, asked)
+
+
+def _in_batches(
+    base: Base,
+    adapted: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    targets: Sequence[Sequence[int]] | None,
+    max_new_tokens: int,
+    batch_size: int | None,
+    on_progress: OnProgress,
+) -> tuple[list[list[int]], Losses]:
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     outputs: list[list[int]] = [[] for _ in prompts]
     losses: Losses = [(0.0, 0)] * len(prompts)
@@ -98,7 +117,7 @@ def read_and_generate(
         try:
             written, batch_losses = _decode(base, adapted, *batch, max_new_tokens, beginning, reading)
         except RuntimeError as error:
-            if not out_of_memory(error) or len(members) == 1:
+            if not out_of_memory(error) or len(members) == 1 or base.team.sharded:
                 raise
             most = (len(members) + 1) // 2
             continue
@@ -107,7 +126,7 @@ def read_and_generate(
             if targets:
                 losses[i] = batch_losses[place]
         done += len(members)
-        on_progress(done, reading)
+        on_progress(done * base.team.size, reading)
     return outputs, losses
 
 

@@ -3,12 +3,13 @@
 This module does not know data sets, losses or optimizers.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from inspect import signature
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.weak import WeakIdKeyDictionary
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -25,6 +26,7 @@ from bakeoff.compute.model.loading import (
 )
 from bakeoff.compute.model.merging import merge
 from bakeoff.compute.model.quantization import check, loading_options, settle, shape_in
+from bakeoff.compute.model.team import ALONE, Team
 from bakeoff.config.sections import LATEST, Pin
 from bakeoff.errors import SetupError
 from bakeoff.hub import model_folder, on_hub
@@ -48,6 +50,8 @@ class Base:
     quantize: Quantize = "none"  # how its matrices were packed while it was loaded
     stops: frozenset[int] = frozenset()  # ids that end an output, besides the tokenizer's end of text
     lent: bool = False  # other runs get it after this one: its weights are copied before they are changed in place
+    team: Team = ALONE  # the processes that share its run
+    own: WeakIdKeyDictionary = field(default_factory=WeakIdKeyDictionary)  # its weights, which a team may share out
 
     @property
     def ends(self) -> frozenset[int]:
@@ -66,20 +70,23 @@ class Base:
 
 
 def load_base(
-    name: str, precision: str, pin: Pin = LATEST, quantize: Quantize = "none", device: torch.device = CPU
-) -> Base:
+    name: str, precision: str, pin: Pin = LATEST, quantize: Quantize = "none", device: torch.device = CPU,
+    team: Team = ALONE,
+) -> Base:  # fmt: skip
     """Return the base model in eval mode with its tokenizer; raise SetupError if it cannot be loaded.
 
     `precision` is that of the frozen weights; `adapt` makes the weights that a method trains fp32. `quantize` packs the
-    weight matrices while they are loaded.
+    weight matrices while they are loaded. If a `team` shares them out, they are in the host's memory until `spread`.
     """
     use(device)
-    model, tokenizer = load_model(name, precision, pin, quantize, device), load_tokenizer(name, pin)
+    place = CPU if team.sharded else device
+    model, tokenizer = load_model(name, precision, pin, quantize, place), load_tokenizer(name, pin)
     check_tokenizer(name, tokenizer, model)
     if on_hub(name):
         model.name_or_path = model.config._name_or_path = name  # adapters name the model, not where its files lie
     fuse(model, device)
-    return Base(model, tokenizer, device, precision, quantize=quantize)
+    own = WeakIdKeyDictionary(dict.fromkeys(model.parameters()))
+    return Base(model, tokenizer, device, precision, quantize=quantize, team=team, own=own)
 
 
 def load_model(name: str, precision: str, pin: Pin, quantize: Quantize, device: torch.device) -> PreTrainedModel:
@@ -146,7 +153,7 @@ def shape_only(name: str, pin: Pin = LATEST, quantize: Quantize = "none") -> Pre
 def adapt(base: Base, method: Method, gradient_checkpointing: bool = False) -> nn.Module:
     """Return the base adapted by `method` and made ready to train: trained weights fp32, frozen parts in eval mode."""
     base_modules = set(base.model.modules())
-    adapted = nn.Module.to(method.adapt(base.model, base.tokenizer), base.device)  # transformers' own may refuse
+    adapted = nn.Module.to(method.adapt(base.model, base.tokenizer), base.model.device)  # transformers' own may refuse
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.float32, copy=base.lent)

@@ -33,10 +33,6 @@ def autocast(base: Base) -> AbstractContextManager[Any]:
     return torch.autocast(base.device.type, DTYPES[base.precision], enabled=base.precision != "fp32")
 
 
-class Reached(Exception):  # noqa: N818
-    """What was wanted of a forward pass is known; the rest need not run."""
-
-
 def prompt_config(adapted: nn.Module) -> Any:
     """Return PEFT's config of a method that trains a prompt or a prefix, or None for other methods."""
     config = getattr(adapted, "active_peft_config", None)
@@ -101,13 +97,13 @@ def row_losses(
     backward pass, so that no more than one part's are ever held.
     """
     inputs, model = {**inputs, "use_cache": False}, inner(adapted)
-    if len(targets) <= logits_at_once(model):
+    if (parts := parts_of_logits(base, len(targets))) <= 1:
         with only_rows(model, rows), context:
             logits = model(**inputs).logits
         return cross_entropy(logits.float(), targets, reduction="none")
     with context:
         hidden = hidden_rows(model, inputs, rows)
-    return losses_in_parts(model, hidden, targets, base.head_alone)
+    return losses_in_parts(model, hidden, targets, base.head_alone, parts)
 
 
 def losses_and_first(
@@ -123,12 +119,12 @@ def losses_and_first(
     `firsts` are those places among `rows`.
     """
     model, alone = inner(adapted), base.head_alone
-    if len(targets) <= logits_at_once(model):
+    if (parts := parts_of_logits(base, len(targets))) <= 1:
         with only_rows(model, rows):
             logits = model(**inputs).logits
         return cross_entropy(logits.float(), targets, reduction="none"), logits[firsts]
     hidden = hidden_rows(model, inputs, rows)
-    return losses_in_parts(model, hidden, targets, alone), logits_of(model, hidden[firsts], alone)
+    return losses_in_parts(model, hidden, targets, alone, parts), logits_of(model, hidden[firsts], alone)
 
 
 def logits_at_once(model: PreTrainedModel) -> int:
@@ -139,6 +135,18 @@ def logits_at_once(model: PreTrainedModel) -> int:
     return max(1, most // (4 * weight.shape[0]))
 
 
+def parts_of_logits(base: Base, targets: int) -> int:
+    """Return in how many parts the logits of so many targets are computed.
+
+    If each part calls a model whose weights are shared out, and a backward pass will do so again, all processes of the
+    team must call it equally often.
+    """
+    parts = -(-targets // logits_at_once(base.model))
+    if base.team.sharded and not base.head_alone and torch.is_grad_enabled():
+        return int(base.team.most(parts))
+    return parts
+
+
 @cache
 def total_bytes(device: torch.device) -> int:
     """Return the bytes of an accelerator's memory, free or not."""
@@ -146,29 +154,29 @@ def total_bytes(device: torch.device) -> int:
 
 
 def hidden_rows(model: PreTrainedModel, inputs: dict[str, Any], rows: torch.Tensor) -> torch.Tensor:
-    """Return the input of the head at `rows` of the flattened positions: (rows, width)."""
+    """Return the input of the head at `rows` of the flattened positions: (rows, width). The head itself gets one."""
     caught: list[torch.Tensor] = []
 
     def catch(hidden: torch.Tensor) -> torch.Tensor:
         caught.append(hidden.flatten(0, 1)[rows])
-        raise Reached
+        return caught[0][:1]
 
-    try:
-        with head_input(model, catch):
-            model(**inputs)
-    except Reached:
-        pass
+    with head_input(model, catch):
+        model(**inputs)
     return caught[0]
 
 
 def losses_in_parts(
-    model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Tensor, head_alone: bool
+    model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Tensor, head_alone: bool, parts: int
 ) -> torch.Tensor:
-    """Return the losses (targets,) of hidden states (targets, width), whose logits are computed a part at a time."""
+    """Return the losses (targets,) of hidden states (targets, width), whose logits are computed a part at a time.
+
+    There are so many `parts`, the last of which may be empty.
+    """
 
     def losses(hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return cross_entropy(logits_of(model, hidden, head_alone).float(), targets, reduction="none")
 
-    part = logits_at_once(model)
-    parts = zip(hidden.split(part), targets.split(part), strict=True)
-    return torch.cat([checkpoint(losses, h, t, use_reentrant=False) for h, t in parts])
+    most = logits_at_once(model)
+    places = [slice(most * part, most * (part + 1)) for part in range(parts)]
+    return torch.cat([checkpoint(losses, hidden[p], targets[p], use_reentrant=False) for p in places])

@@ -11,6 +11,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from bakeoff.compute.model.base import Base
 from bakeoff.compute.model.position_hash import position_hash
 from bakeoff.compute.model.quantization import scales
+from bakeoff.compute.model.team import whole
 from bakeoff.data.tokens import Tokens
 from bakeoff.store.documents import CurveRow
 
@@ -43,11 +44,11 @@ def state_of(weight: torch.Tensor) -> tuple[int, torch.dtype, int]:
 def fingerprints(adapted: nn.Module, marks: Marks | None = None) -> dict[str, int]:
     """Return a hash of each tensor by name: of parameters, buffers and the scales of packed weights.
 
-    A weight's hash that is among `marks` is not computed again.
+    A weight's hash that is among `marks` is not computed again. What a team shares out is put together for it.
     """
     tensors = dict((*adapted.named_parameters(), *adapted.named_buffers(), *scales(adapted)))
     known = {name: marks.mark(tensor) if marks else None for name, tensor in tensors.items()}
-    return {name: known[name] or position_hash(tensor) for name, tensor in tensors.items()}
+    return {name: known[name] or position_hash(whole(tensor)) for name, tensor in tensors.items()}
 
 
 def only_moved(

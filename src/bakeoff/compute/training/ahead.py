@@ -7,7 +7,8 @@ from bakeoff.compute.training.batches import Batch, parts
 from bakeoff.compute.training.loss import batch_of
 from bakeoff.data.tokens import Tokens
 
-Made = list[tuple[slice, Batch]]  # parts of a batch that go through the model one after the other
+# Parts of a batch that go through the model one after the other: of each this process's share, and whether it counts.
+Made = list[tuple[slice, Batch, bool]]
 
 
 class Ahead:
@@ -37,5 +38,10 @@ class Ahead:
     def make(self, members: Sequence[int], most_rows: int, most_tokens: int | None) -> Made:
         """Make the parts of a batch."""
         rows = [self.rows[i] for i in members]
-        slices = parts([len(row) for row in rows], most_rows, most_tokens)
-        return [(part, batch_of(self.base, rows[part])) for part in slices]
+        slices = parts([len(row) for row in rows], most_rows, most_tokens, self.base.team.size)
+        return [(part, *self.share(rows[part])) for part in slices]
+
+    def share(self, rows: Sequence[Tokens]) -> tuple[Batch, bool]:
+        """Return this process's share of some rows as a batch; if there is none, a row that does not count."""
+        own = [rows[i] for i in self.base.team.share(len(rows))]
+        return batch_of(self.base, own or rows[:1]), bool(own)

@@ -74,15 +74,17 @@ def evaluation_batches(lengths: Lengths, batch_size: int, tokens: int | None = N
     return batches
 
 
-def parts(lengths: Sequence[int], most_rows: int, most_tokens: int | None) -> list[slice]:
+def parts(lengths: Sequence[int], most_rows: int, most_tokens: int | None, ways: int = 1) -> list[slice]:
     """Return consecutive slices of a batch's rows: at most `most_rows` and `most_tokens` padded positions in each.
 
-    A row that is longer than `most_tokens` has a part of its own.
+    A row that is longer than `most_tokens` has a part of its own. If the rows of a part are shared out, `ways` says
+    among how many, and `most_tokens` is of each share.
     """
     slices, start = [], 0
     for end in range(1, len(lengths) + 1):
         longest = max(lengths[start : end + 1])
-        full = end - start == most_rows or (most_tokens is not None and (end + 1 - start) * longest > most_tokens)
+        share = -(-(end + 1 - start) // ways)
+        full = end - start == most_rows or (most_tokens is not None and share * longest > most_tokens)
         if end == len(lengths) or full:
             slices.append(slice(start, end))
             start = end

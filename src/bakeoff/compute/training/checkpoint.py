@@ -25,7 +25,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from bakeoff.compute.model.device import out_of_memory, random_state, set_random_state
-from bakeoff.compute.training.loop import Progress, Trainer, place_of_best
+from bakeoff.compute.training.best import place_of_best
+from bakeoff.compute.training.loop import Progress, Trainer
 from bakeoff.compute.training.optimizers import kept_of
 from bakeoff.config.machine import SafetyConfig
 from bakeoff.interrupts import Stopped

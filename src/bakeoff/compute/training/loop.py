@@ -9,9 +9,11 @@ import torch
 from torch import nn
 
 from bakeoff.compute.model.base import Base, trainable
-from bakeoff.compute.model.device import CPU, Clocks, counts_peaks, out_of_memory
+from bakeoff.compute.model.device import Clocks, counts_peaks, out_of_memory
+from bakeoff.compute.model.team import local
 from bakeoff.compute.training.ahead import Ahead
 from bakeoff.compute.training.batches import epoch_batches
+from bakeoff.compute.training.best import copies
 from bakeoff.compute.training.fitting import positions_that_fit
 from bakeoff.compute.training.loss import Serve, evaluate_loss, mean_loss, part_tokens, target_losses, whole
 from bakeoff.compute.training.optimizers import optimizer_of
@@ -25,9 +27,6 @@ from bakeoff.methods import Method
 
 Report = Callable[[str, dict[str, Any]], None]
 AfterStep = Callable[["Trainer", bool], None]
-BEST_BYTES = (
-    2**30
-)  # of best weights that an accelerator holds; a copy to the host at each better validation costs little
 
 
 @dataclass
@@ -65,26 +64,6 @@ class Progress:
 def steps_in(examples: int, protocol: ProtocolConfig) -> int:
     """Return how many optimizer steps a run takes."""
     return protocol.epochs * math.ceil(examples / protocol.batch_size)
-
-
-def place_of_best(weights: Mapping[str, nn.Parameter], device: torch.device) -> torch.device:
-    """Return where the best weights are kept: beside the trained ones, or in the host's memory if they are large."""
-    size = sum(weight.numel() * weight.element_size() for weight in weights.values())
-    return device if size <= BEST_BYTES else CPU
-
-
-@torch.no_grad()
-def copies(
-    weights: Mapping[str, nn.Parameter], device: torch.device, before: dict[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
-    """Return copies of the weights on a device, in the tensors of the copies `before`, if there are any."""
-    place = place_of_best(weights, device)
-    pinned = place != device and device.type == "cuda"  # from there and to there the GPU copies by itself
-    if not before:
-        before = {n: torch.empty_like(w, device=place, pin_memory=pinned) for n, w in weights.items()}
-    for name, weight in weights.items():
-        before[name].copy_(weight)
-    return before
 
 
 class Trainer:
@@ -158,7 +137,7 @@ class Trainer:
         if at.ended:
             with torch.no_grad():
                 for name, weight in self.weights.items():
-                    weight.copy_(self.best[name])
+                    local(weight).copy_(self.best[name])
             if self.method.finish(self.adapted, lambda: self._loss(validation)):
                 at.best_loss = self._loss(validation)
         return Trained(
@@ -178,16 +157,18 @@ class Trainer:
         if self.at.positions is None and counts_peaks(self.base.device):
             self._fit(members)
         losses = self._backward(members)
+        self.base.team.add_gradients(self.weights.values())
         self.scaler.unscale_(self.optimizer)
         self.method.before_step(self.adapted)
         if self.protocol.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.weights.values(), self.protocol.clip_norm)
+            self.base.team.clip(self.weights.values(), self.protocol.clip_norm)
         self._move()
         self.method.after_step(self.adapted, self.at.step + 1, steps)
         self.optimizer.zero_grad()
         for members in following:
             self.batches.prepare(members, *self._most())
-        return sum(float(part.cpu().double().sum()) for part in losses)  # waits for an accelerator
+        loss = sum(float(part.cpu().double().sum()) for part in losses)  # waits for an accelerator
+        return self.base.team.total(loss)
 
     def _move(self) -> None:
         """Let the optimizer change the weights, in fp16 only if all gradients are finite; else they count as zero."""
@@ -216,33 +197,44 @@ class Trainer:
         sizes = [weight.numel() * weight.element_size() for weight in self.weights.values()]
 
         def backward() -> None:
-            for part, batch in self.batches.make([longest], 1, None):
+            for part, batch, _ in self.batches.make([longest], 1, None):
                 losses = target_losses(self.base, self.adapted, batch, self.serve["train"]([longest][part]))
                 self.scaler.scale(losses.sum()).backward()
 
-        self.at.positions = positions_that_fit(
+        fit = positions_that_fit(
             self.base.device, sum(sizes), backward, len(self.batches.rows[longest]), self.at.step > 0
         )
+        self.at.positions = int(self.base.team.least(fit))
         self.optimizer.zero_grad()
 
     def _backward(self, members: Sequence[int]) -> list[torch.Tensor]:
-        """Compute the gradients of the batch's mean loss and return its losses; if memory runs out, halve the parts."""
+        """Compute the gradients of the batch's mean loss and return its losses; if memory runs out, halve the parts.
+
+        All processes of a team halve them together. Where weights are shared out they cannot: while one has no memory,
+        the others wait for its part of the next block.
+        """
+        team, losses = self.base.team, list[torch.Tensor]()
         while True:
+            failed = False
             try:
-                return self._backward_in_parts(members)
+                losses = self._backward_in_parts(members)
             except RuntimeError as error:
-                if not out_of_memory(error) or self.at.micro_batch == 1:
+                if not out_of_memory(error) or self.at.micro_batch <= team.size or team.sharded:
                     raise
+                failed = True
+            if not team.most(failed):
+                return losses
             self.optimizer.zero_grad()
             self.at.micro_batch = (self.at.micro_batch + 1) // 2
 
     def _backward_in_parts(self, members: Sequence[int]) -> list[torch.Tensor]:
         """Add up the gradients of parts of the batch: their summed losses, divided once by the batch's targets."""
         made = self.batches.take(members, *self._most())
-        targets = sum(sum(batch.counts) for _, batch in made)
+        targets = self.base.team.total(sum(sum(batch.counts) for _, batch, counts in made if counts))
         found = []
-        for part, batch in made:
+        for part, batch, counts in made:
             losses = target_losses(self.base, self.adapted, batch, self.serve["train"](members[part]))
+            losses = losses if counts else 0 * losses
             self.scaler.scale(losses.sum() / targets).backward()
             found.append(losses.detach())
         return found

@@ -129,8 +129,9 @@ def evaluate_loss(
     The split's loss is the sum of the losses over the sum of the tokens (protocol rule 7), never a mean of means.
     Batches have `batch_size` rows, or more if these have together at most so many `positions` with their padding. Where
     memory runs out, batches go through the model in parts of half as many rows. What all prompts begin with is
-    read once, unless a trunk is served.
+    read once, unless a trunk is served. Each process of a team reads its share, and all return all losses.
     """
+    asked, rows = len(rows), [rows[i] for i in base.team.share(len(rows))] if base.team.size > 1 else rows
     results: Losses = [(0.0, 0)] * len(rows)
     totals, most = lengths_of(rows).totals, len(rows)
 
@@ -144,7 +145,7 @@ def evaluate_loss(
             for i, found in zip(members[part], by_example(losses, batch.counts), strict=True):
                 results[i] = found
 
-    with evaluating(adapted):
+    with evaluating(adapted), base.team.apart():
         beginning = read_beginning(base, adapted, (row.prompt for row in rows)) if serve is whole else None
         totals = totals - (beginning.length if beginning else 0)
         for members in evaluation_batches(totals, batch_size, positions):
@@ -153,10 +154,10 @@ def evaluate_loss(
                     read(members)
                     break
                 except RuntimeError as error:
-                    if not out_of_memory(error) or min(most, len(members)) == 1:
+                    if not out_of_memory(error) or min(most, len(members)) == 1 or base.team.sharded:
                         raise
                 most = (min(most, len(members)) + 1) // 2
-    return results
+    return base.team.gathered(results, asked)
 
 
 def by_example(losses: torch.Tensor, counts: Sequence[int]) -> Losses:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from bakeoff.compute.model.base import inner, trainable
 from bakeoff.config.sections import ProtocolConfig
@@ -86,10 +87,10 @@ def optimizer_of(method: Method, protocol: ProtocolConfig, adapted: nn.Module) -
 
 def groups_of(method: Method, weights: Mapping[str, nn.Parameter]) -> list[dict[str, Any]]:
     """Return weights in groups of one factor of the learning rate each."""
-    groups: dict[float, list[nn.Parameter]] = {}
-    for name, weight in weights.items():
-        groups.setdefault(method.lr_scale(name), []).append(weight)
-    return [{"params": members, "lr_scale": scale} for scale, members in groups.items()]
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, weight in weights.items():  # what is shared out and what is not cannot be changed by one kernel
+        groups.setdefault((method.lr_scale(name), isinstance(weight, DTensor)), []).append(weight)
+    return [{"params": members, "lr_scale": scale} for (scale, _), members in groups.items()]
 
 
 def kept_of(optimizer: Any, weight: nn.Parameter) -> dict[str, torch.Tensor]:

@@ -25,7 +25,7 @@ from torch import nn
 
 from bakeoff.compute.model.base import Base, inner
 from bakeoff.compute.model.device import out_of_memory
-from bakeoff.compute.model.forward import Reached, autocast, prompt_config, soft_prompt_config
+from bakeoff.compute.model.forward import autocast, prompt_config, soft_prompt_config
 from bakeoff.compute.training.batches import evaluation_batches
 from bakeoff.compute.training.loss import Serve, batch_of, evaluating, model_inputs, target_losses
 from bakeoff.config.sections import ProtocolConfig
@@ -246,6 +246,10 @@ def build(
         temporary.replace(trunk.file)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+class Reached(Exception):  # noqa: N818
+    """What was wanted of a forward pass is known; the rest need not run."""
 
 
 @torch.no_grad()
