@@ -85,7 +85,9 @@ class Config(Section):
         min_length=1,
         description="metrics that score the outputs: rouge, rouge_unicode (any script), exact_match, token_f1, "
         "exact_match_squad and token_f1_squad (SQuAD's rule), chrf, bleu, bleu_zh, bleu_ja_mecab, bleu_ko_mecab, "
-        "bleu_intl, bleu_char (other tokenizers), accuracy (of labels, with macro F1), json (fields of JSON), or a "
+        "bleu_intl, bleu_char (other tokenizers), accuracy (of labels, with macro F1), json (fields of JSON), "
+        "bertscore=MODEL (similar meaning, by the states of a model, a folder or a name on the hub), "
+        "consistency=MODEL (whether the document entails the output, by a model of natural language inference), or a "
         "Python function (output, references) -> number, named as module:function or file.py:function; its code is "
         "run, and a higher number must be better",
     )

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -9,6 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from bakeoff.config.config import Config
+from bakeoff.config.names import metric_model
 from bakeoff.config.sections import Section
 from bakeoff.config.yaml import read_yaml
 from bakeoff.errors import ConfigError, did_you_mean, in_line, plain
@@ -64,11 +66,17 @@ def absolute(config: Config, base: Path) -> Config:
     if config.model != "base" and is_folder(base / at_home(config.model)):
         changes["model"] = resolved(config.model)
         changes["trust_remote_code"] = config.trust_remote_code and changes["model"]
-    named = [name.rpartition(":") for name in config.metrics]
-    changes["metrics"] = [
-        f"{resolved(file)}:{f}" if file.endswith(".py") else file + colon + f for file, colon, f in named
-    ]
+    changes["metrics"] = [metric_at(name, resolved) for name in config.metrics]
     return config.model_copy(update=changes)
+
+
+def metric_at(name: str, resolved: Callable[[str], str]) -> str:
+    """Return a metric's name with the whole path of its file or folder, if it has one."""
+    if by_model := metric_model(name):
+        kind, model = by_model
+        return f"{kind}={resolved(model)}" if is_folder(Path(resolved(model))) else name
+    file, colon, function = name.rpartition(":")
+    return f"{resolved(file)}:{function}" if file.endswith(".py") else file + colon + function
 
 
 def set_dotted(raw: dict[str, Any], key: str, value: Any) -> None:

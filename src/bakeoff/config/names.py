@@ -13,6 +13,7 @@ RESERVED = (
     "id", "output", "loss", "tokens", "output_words", "output_tokens", "reference_words", "reference_tokens",
     "cut_documents", "shots", "document", "summary", "group", "references", "around", "columns", "turns",
 )  # fmt: skip
+LEARNED = re.compile(r"(bertscore|consistency)=(.*\S)")  # a metric by a model, and which one
 FUNCTION = re.compile(r"(?:[A-Za-z_][\w.]*|.+\.py):[A-Za-z_]\w*")  # a metric that is Python code
 BASELINES = ("base", "few-shot-2", "lead-1", "oracle")
 MAJORITY = "majority"  # a baseline of labels alone
@@ -21,7 +22,13 @@ MANY_SHOT, INSTRUCTION = "many-shot", "instruction"  # prompted baselines withou
 
 def is_function(name: str) -> bool:
     """Return whether a metric's name is that of a Python function."""
-    return FUNCTION.fullmatch(name) is not None
+    return FUNCTION.fullmatch(name) is not None and metric_model(name) is None
+
+
+def metric_model(name: str) -> tuple[str, str] | None:
+    """Return kind and model of a metric by a model of its own; None for another metric."""
+    found = LEARNED.fullmatch(name)
+    return None if found is None else (found[1], found[2])
 
 
 def checked_baselines(names: list[str]) -> list[str]:
@@ -42,12 +49,13 @@ def checked_baselines(names: list[str]) -> list[str]:
 
 def checked_metrics(names: list[str]) -> list[str]:
     """Return the names of metrics; raise ValueError if one is unknown or taken, or is there twice."""
-    unknown = [name for name in names if name not in METRICS and not is_function(name)]
+    unknown = [name for name in names if not (name in METRICS or is_function(name) or metric_model(name))]
     if unknown:
+        known = (*METRICS, "bertscore=MODEL", "consistency=MODEL")
         raise ValueError(
-            f"unknown metric '{unknown[0]}'.{did_you_mean(unknown[0], METRICS)} Or name a function as module:function"
+            f"unknown metric '{unknown[0]}'.{did_you_mean(unknown[0], known)} Or name a function as module:function"
         )
-    taken = [name for name in names if name.rpartition(":")[2] in RESERVED]
+    taken = [name for name in names if is_function(name) and name.rpartition(":")[2] in RESERVED]
     if taken:
         raise ValueError(f"'{taken[0]}': the results use this name for something else. Rename the function")
     if len(set(names)) < len(names):

@@ -7,7 +7,7 @@ the folder then has a signature of the config, made with a key that never leaves
 from pathlib import Path
 
 from bakeoff.config.config import Config
-from bakeoff.config.names import is_function
+from bakeoff.config.names import is_function, metric_model
 from bakeoff.errors import SetupError
 from bakeoff.store.checksums import read_mapping, read_whole
 from bakeoff.store.run_folder import Folder
@@ -33,6 +33,8 @@ def model_wishes(config: Config) -> list[str]:
 def wishes(config: Config) -> list[str]:
     """Return everything that a config would use: code and folder of the model, functions that score, and trackers."""
     functions = [f"the function {name}" for name in config.metrics if is_function(name)]
+    models = [found[1] for name in config.metrics if (found := metric_model(name))]
+    functions += [f"the model in {model}" for model in models if Path(model).is_absolute()]
     return [*model_wishes(config), *functions, *(f"the tracker {name}" for name in config.trackers)]
 
 

@@ -9,9 +9,8 @@ import numpy
 from bakeoff.analysis.statistics import Resamples, Scores, estimate
 from bakeoff.analysis.summary import read_clusters
 from bakeoff.config.config import Config
-from bakeoff.config.names import is_function
 from bakeoff.data.examples import Example
-from bakeoff.scoring.metrics import metric, score_outputs, value_of
+from bakeoff.scoring.metrics import is_plain, metric, score_outputs, value_of
 from bakeoff.scoring.outputs import references_of
 from bakeoff.store.run_folder import Folder, RunFolder
 
@@ -97,9 +96,9 @@ def compare(folder: Folder, files: RunFolder, config: Config, found: Mapping[str
 
 
 def measured_by(config: Config, primary: str) -> tuple[str, str]:
-    """Return the metric and its measure that ranks entries; ROUGE-L where that is a function, whose code is not run."""
+    """Return the metric and its measure that ranks entries; ROUGE-L where that is code, or needs a model of its own."""
     for name in config.metrics:
-        if not is_function(name) and any(m.name == primary for m in metric(name).measures):
+        if is_plain(name) and any(m.name == primary for m in metric(name).measures):
             return name, primary
     return "rouge", "rougeL"
 

@@ -205,11 +205,19 @@ def tried(name: str, output: str, references: Sequence[str], row: Columns | None
     Raises ConfigError or MetricError if it does not return a score, whatever it does: it may print, exit, hang, fork,
     or close open files.
     """
+    return first_score("scoring.custom", name, output, references, row)
+
+
+def first_score(module: str, name: str, output: str, references: Sequence[str], row: Columns | None = None) -> str:
+    """Return what a module of this package says of a metric that has scored an output in a process of its own.
+
+    The module calls `answer`. Raises ConfigError or MetricError where there is no score, whatever the process does.
+    """
     with scratch() as temporary:
-        answer, log = temporary / "answer.json", temporary / "log.txt"
+        written, log = temporary / "answer.json", temporary / "log.txt"
         with log.open("wb") as said:
             process = subprocess.Popen(
-                command("scoring.custom", str(answer)),
+                command(module, str(written)),
                 stdin=subprocess.PIPE, stdout=said, stderr=said, start_new_session=True,
             )  # fmt: skip
             try:
@@ -221,8 +229,8 @@ def tried(name: str, output: str, references: Sequence[str], row: Columns | None
                 with suppress(ProcessLookupError, PermissionError):
                     os.killpg(process.pid, signal.SIGKILL)  # and what it started
                 process.wait()
-        if answer.is_file():
-            given = json.loads(answer.read_text(encoding="utf-8"))
+        if written.is_file():
+            given = json.loads(written.read_text(encoding="utf-8"))
             if "error" in given:
                 raise {"ConfigError": ConfigError}.get(given["kind"], MetricError)(given["error"])
             return given["identity"]
@@ -232,19 +240,23 @@ def tried(name: str, output: str, references: Sequence[str], row: Columns | None
         raise MetricError(f"metrics: {name}: its process ended without a score ({last[:SHOWN]})")
 
 
-def answer_to(asked: dict[str, Any]) -> dict[str, Any]:
-    """Return the answer of the separate process in which `tried` runs a function."""
+def answer(score: Callable[[dict[str, Any]], str]) -> None:
+    """Answer from the separate process: with the identity that `score` returns, or its error; then end the process."""
     try:
-        function_scores(asked["name"], [asked["output"]], [asked["references"]], [asked["row"]])
-        identity = code_identity(asked["name"])
+        given = {"identity": score(json.loads(sys.stdin.read()))}
     except BakeoffError as error:
-        return {"kind": type(error).__name__, "error": str(error)}
-    return {"identity": identity}
+        given = {"kind": type(error).__name__, "error": str(error)}
+    partial = Path(f"{sys.argv[1]}.part")
+    partial.write_text(json.dumps(given), encoding="utf-8")
+    partial.rename(sys.argv[1])
+    os._exit(0)  # threads that a metric has left do not keep the process
+
+
+def score(asked: dict[str, Any]) -> str:
+    """Score an output in the separate process, and return the identity of the function's code."""
+    function_scores(asked["name"], [asked["output"]], [asked["references"]], [asked["row"]])
+    return code_identity(asked["name"])
 
 
 if __name__ == "__main__":
-    text = json.dumps(answer_to(json.loads(sys.stdin.read())))
-    partial = Path(f"{sys.argv[1]}.part")
-    partial.write_text(text, encoding="utf-8")
-    partial.rename(sys.argv[1])
-    os._exit(0)  # threads that the function has left do not keep the process
+    answer(score)

@@ -29,17 +29,19 @@ class Metric:
     """What one name in the config's `metrics` means. Entries are ranked by `primary`, one of `measures`.
 
     `rule` changes whenever the same outputs get other scores: it is part of the plan's scoring hash. `unseen` is the
-    share of a reference that the metric ignores, `blind` says what that is and what to try instead.
+    share of a reference that the metric ignores, `blind` says what that is and what to try instead. If it `sees_rows`,
+    its `score` also takes the columns of each output's example.
     """
 
     measures: tuple[Measure, ...]
     primary: str
-    score: Callable[[Sequence[str], References], Rows]
+    score: Callable[..., Rows]
     corpus: Callable[[Sequence[str], References], dict[str, float]] = lambda outputs, references: {}
     signature: Callable[[bool], str] = lambda several: ""
     rule: str = ""
     unseen: Callable[[str], float] = lambda text: 0.0
     blind: str = ""
+    sees_rows: bool = False
 
 
 def overlap(output: "Counter[Any]", reference: "Counter[Any]") -> dict[str, float]:

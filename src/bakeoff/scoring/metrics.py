@@ -15,9 +15,10 @@ from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
-from bakeoff.config.names import is_function
+from bakeoff.config.names import is_function, metric_model
 from bakeoff.data.examples import Example
 from bakeoff.errors import ConfigError, did_you_mean
+from bakeoff.scoring import learned
 from bakeoff.scoring import rouge as rouge_score
 from bakeoff.scoring.custom import Columns, code_identity, function_scores, label_of, tried
 from bakeoff.scoring.json_fields import JSON
@@ -110,6 +111,8 @@ METRICS = {
 @lru_cache(maxsize=16)
 def metric(name: str) -> Metric:
     """Return a metric by its name. If the name is that of a function, it is loaded when it first scores."""
+    if by_model := metric_model(name):
+        return learned.learned(*by_model)
     if not is_function(name):
         return METRICS[name]
     label, shown = label_of(name), name.rpartition("/")[2]
@@ -119,7 +122,7 @@ def metric(name: str) -> Metric:
         return [{label: value} for value in found]
 
     measure = Measure(label, label.replace("_", " "), f"a mean of {shown}", bounded=False)
-    return Metric((measure,), label, score, signature=lambda several: f"{label}: {shown}")
+    return Metric((measure,), label, score, signature=lambda several: f"{label}: {shown}", sees_rows=True)
 
 
 def score_outputs(
@@ -128,14 +131,14 @@ def score_outputs(
 ) -> tuple[Rows, dict[str, float]]:  # fmt: skip
     """Return each output's scores by all metrics named, and the scores of the corpus as a whole.
 
-    `begins` is called with the name of each metric before it scores. Functions of the user's that ask for an output's
-    row get the `columns` of its example.
+    `begins` is called with the name of each metric before it scores. Those that see an output's row get the `columns`
+    of its example.
     """
     tables = []
     for name in names:
         begins(name)
-        given = (outputs, references, columns) if is_function(name) else (outputs, references)
-        tables.append(metric(name).score(*given))
+        by = metric(name)
+        tables.append(by.score(outputs, references, *((columns,) if by.sees_rows else ())))
     rows = [{k: v for row in parts for k, v in row.items()} for parts in zip(*tables, strict=True)]
     return rows, {k: v for name in names for k, v in metric(name).corpus(outputs, references).items()}
 
@@ -183,17 +186,27 @@ def scoring(names: Sequence[str], primary: str | None, test: Sequence[Example]) 
 def rules(names: Sequence[str], test: Sequence[Example]) -> list[tuple[str, str]]:
     """Return what scores depend on besides outputs, for the scoring hash: names of metrics, rules and code.
 
-    Each metric is tried on a reference first; raises BakeoffError if that fails. A function's code counts, but not its
-    folder.
+    Each metric is tried on a reference first; raises BakeoffError if that fails. A function's code and a model's files
+    count, but not their folders.
     """
     references = test[0].references or (test[0].summary,)
-    score_outputs([name for name in names if not is_function(name)], references[:1], [references])
-    return rules_by(names, test, lambda name: tried(name, references[0], references, columns_of(test[0])))
+    score_outputs([*filter(is_plain, names)], references[:1], [references])
+
+    def try_it(name: str) -> str:
+        by = learned.tried if metric_model(name) else tried
+        return by(name, references[0], references, columns_of(test[0]))
+
+    return rules_by(names, test, try_it)
 
 
 def current_rules(names: Sequence[str], test: Sequence[Example]) -> list[tuple[str, str]]:
-    """Return the same as `rules`, from the functions' files as they are now, in a process that has scored with them."""
-    return rules_by(names, test, code_identity)
+    """Return the same as `rules`, from files as they are now, in a process that has scored with them."""
+    return rules_by(names, test, lambda name: learned.identity(name) if metric_model(name) else code_identity(name))
+
+
+def is_plain(name: str) -> bool:
+    """Return whether a metric is neither a function of the user's nor has a model."""
+    return not is_function(name) and metric_model(name) is None
 
 
 def columns_of(example: Example) -> dict[str, Any]:
@@ -203,15 +216,19 @@ def columns_of(example: Example) -> dict[str, Any]:
 
 
 def rules_by(names: Sequence[str], test: Sequence[Example], code: Callable[[str], str]) -> list[tuple[str, str]]:
-    """Return `rules`; `code` returns the hash of a function's code."""
+    """Return `rules`; `code` returns the hash of a function's code, or of a model's files."""
     kept = test[0].columns is not None and any(map(is_function, names))
     of_columns = [("columns", hash_of([example.columns for example in test]))] if kept else []
     return of_columns + [
-        (label_of(name) if name.rpartition(":")[0].endswith(".py") else name, code(name))
-        if is_function(name)
-        else (name, metric(name).rule)
-        for name in names
+        (name, metric(name).rule) if is_plain(name) else (placeless(name), code(name)) for name in names
     ]
+
+
+def placeless(name: str) -> str:
+    """Return a metric's name without the folder of its code or model."""
+    if by_model := metric_model(name):
+        return by_model[0]
+    return label_of(name) if name.rpartition(":")[0].endswith(".py") else name
 
 
 def blind_spots(names: Sequence[str], test: Sequence[Example]) -> list[str]:

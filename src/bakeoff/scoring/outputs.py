@@ -11,7 +11,7 @@ from bakeoff.data.tokenizer_checks import INDENT
 from bakeoff.scoring.custom import MetricError
 from bakeoff.scoring.lengths import LENGTHS
 from bakeoff.scoring.metric import Rows
-from bakeoff.scoring.metrics import columns_of, current_rules, score_outputs, value_of
+from bakeoff.scoring.metrics import columns_of, current_rules, is_plain, score_outputs, value_of
 from bakeoff.store.content_hash import hash_of
 from bakeoff.store.documents import PredictionRow
 from bakeoff.store.events import Emit, State
@@ -43,21 +43,22 @@ def scored(
 
 
 def check_code(names: Sequence[str], plan: PlanDocument, test: Sequence[Example]) -> None:
-    """Raise MetricError where a function's code is not the one that the plan was made with.
+    """Raise MetricError where a function's code, or a metric's model, is not the one that the plan was made with.
 
     It is called after the scores are made, so that an edit at any moment since the plan is noticed.
     """
-    functions = [name for name in names if is_function(name)]
-    if functions and hash_of(current_rules(names, test)) != plan.scoring:
+    of_files = [name for name in names if not is_plain(name)]
+    if of_files and hash_of(current_rules(names, test)) != plan.scoring:
+        what = "code was edited" if any(map(is_function, of_files)) else "model has changed"
         raise MetricError(
-            f"metrics: {', '.join(functions)}: the code was edited after this bakeoff had started, so its scores are "
-            "not kept. Run the same command again"
+            f"metrics: {', '.join(of_files)}: the {what} after this bakeoff had started, so its scores are not kept. "
+            "Run the same command again"
         )
 
 
 def tell_function(run_id: str, emit: Emit, name: str) -> None:
-    """Tell that a function of the user's scores: should it never end, it is named."""
-    if is_function(name):
+    """Tell that a function of the user's, or a model, scores: should it never end, it is named."""
+    if not is_plain(name):
         emit(State(run=run_id, state="scoring", metric=name))
 
 

@@ -10,9 +10,9 @@ from contextlib import suppress
 from functools import cache
 
 from bakeoff.compute.run.request import open_channel, serve
-from bakeoff.config.names import is_function
+from bakeoff.config.names import metric_model
 from bakeoff.config.planned import planned_config
-from bakeoff.scoring.metrics import score_outputs
+from bakeoff.scoring.metrics import is_plain, score_outputs
 from bakeoff.store.run_folder import Folder
 
 
@@ -25,7 +25,9 @@ def load_scorers(folder: Folder) -> None:
 @cache
 def load_libraries(names: tuple[str, ...]) -> None:
     """Load the libraries of the metrics named."""
-    score_outputs([name for name in names if not is_function(name)], ["a"], [["a"]])
+    score_outputs([*filter(is_plain, names)], ["a"], [["a"]])
+    if any(map(metric_model, names)):
+        import transformers  # noqa: F401 - and not the model: computing would start threads, which no fork survives
 
 
 if __name__ == "__main__":
