@@ -26,8 +26,8 @@ PROMPTS = [list(row.prompt) for row in ROWS] + [[7, 8], list(range(80, 113))]
 ENDS = frozenset({0})
 MOST = 8  # tokens
 MIXED = {
-    "adalora", "bias", "dora", "eva", "ia3", "last_layers", "layer_norm", "lora", "lora_plus", "p_tuning",
-    "prefix_tuning", "prompt_tuning", "rslora", "trainable_tokens",
+    "adalora", "bias", "dora", "eva", "gradient_ranks", "ia3", "last_layers", "layer_norm", "lora", "lora_plus",
+    "p_tuning", "prefix_tuning", "prompt_tuning", "rslora", "trainable_tokens",
 }  # fmt: skip
 
 

@@ -47,7 +47,7 @@ class Made:
         tokenizer().save_pretrained(self.base_folder)
         base = self.cell.base()
         torch.manual_seed(3)
-        adapted = adapt(base, self.cell.method)
+        adapted = self.adapt(base)
         with torch.no_grad():
             for weight in trainable(adapted).values():
                 weight.add_(torch.randn_like(weight) * 0.1)
@@ -59,6 +59,9 @@ class Made:
         self.outputs = generate(fresh, kept, [row.prompt for row in ROWS], TOKENS)
         self.config = SimpleNamespace(model=str(self.base_folder), pin=LATEST, revision=None)
         self.run, self.output_tokens = SimpleNamespace(quantize=self.cell.quantize, method=method), TOKENS
+
+    def adapt(self, base):
+        return adapt(base, self.cell.method)
 
     def base(self):
         model = load_model(str(self.base_folder), "fp32", LATEST, self.cell.quantize, CPU)

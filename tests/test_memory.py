@@ -145,13 +145,13 @@ def test_a_large_base_is_decoded_in_the_format_of_its_weights(asked, frozen, wei
 
 
 def test_the_least_memory_is_that_of_training_or_of_decoding():
-    trained = Sizes(total=1000, trained=100, cache=50)
+    trained = Sizes(total=1000, trained=100, cache=50, optimizer_bytes=800)
     assert least_bytes(trained, "bf16", "bf16", HOST) == 900 * 2 + 100 * (4 + 4 + 8 + 4)
     assert least_bytes(trained, "bf16", "fp32", HOST) == 1050 * 4
     assert least_bytes(trained, "bf16", "fp32", gpu(1)) == 1050 * 4 + CONTEXT_BYTES
-    packed = Sizes(total=1000, trained=10, packed=900, packed_bytes=500)
+    packed = Sizes(total=1000, trained=10, packed=900, packed_bytes=500, optimizer_bytes=80)
     assert least_bytes(packed, "bf16", "bf16", HOST) == 90 * 2 + 10 * 20 + 500
-    whole = Sizes(total=GIB, trained=GIB)
+    whole = Sizes(total=GIB, trained=GIB, optimizer_bytes=8 * GIB)
     assert least_bytes(whole, "bf16", "bf16", HOST) == 20 * GIB
     assert least_bytes(whole, "bf16", "bf16", gpu(1)) == 16 * GIB + CONTEXT_BYTES  # the best is in the host's memory
 

@@ -55,6 +55,26 @@ def test_several_fields_are_searched_together_and_whole_numbers_stay_whole(tiny_
     assert plan["trainable_parameters"] * chosen == largest * results.entries["lora"].trainable_parameters
 
 
+@pytest.mark.parametrize("sampler", ["halton", "tpe"])
+def test_an_optimizer_is_searched_like_a_number_and_has_a_figure(tiny_config, sampler):
+    tiny_config["entries"] = {
+        "lora": {"r": 2, "optimizer": ["adamw", "muon", "schedule_free"]},
+        "top": {"method": "last_layers"},
+    }
+    changes = {"tune": {"trials": 4, "sampler": sampler}, "protocol.epochs": 2}
+    with with_figures():
+        results = bakeoff.run(tiny_config, changes, display="none")
+    assert results.document.status == "done"
+    plan, row = results.folder.plan(), results.entries["lora"]
+    assert plan.entries["lora"].trial_steps == plan.entries["top"].trial_steps
+    assert plan.entries["lora"].search["optimizer"].values == ["adamw", "muon", "schedule_free"]
+    assert any("learning rate of lora stays at its peak" in line for line in plan.data.findings)
+    assert row.tuning.chosen["optimizer"] in plan.entries["lora"].search["optimizer"].values
+    assert row.settings["optimizer"] == row.tuning.chosen["optimizer"]
+    assert "optimizer" not in row.tuning.edge
+    assert "Trials of lora over optimizer" in results.folder.report_file.read_text()
+
+
 def test_a_soft_prompt_is_not_extended_past_the_room_kept_for_it(tiny_config):
     tiny_config["entries"] = {"prompt_tuning": {"num_virtual_tokens": {"low": 1, "high": 12}, "learning_rate": 0.05}}
     plan = bakeoff.plan(tiny_config, {"tune.trials": 2, "protocol.max_tokens": 60})

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from bakeoff.config.loading import load_config
 from bakeoff.errors import ConfigError
 from bakeoff.tuning.entries import read_entries
-from bakeoff.tuning.search import Range, budget, edges, extension, rungs, survivors, trial_points
+from bakeoff.tuning.search import Choices, Range, budget, edges, extension, rungs, survivors, trial_points
 
 RATE = Range(1e-5, 1e-1)
 
@@ -146,6 +146,20 @@ def test_what_is_searched_what_is_fixed_and_what_is_off():
             "this field is not a number. Numeric fields of trainable_tokens: learning_rate$",
         ),
         ({"lora_dropout": {"low": 0.1, "high": 1.5}}, {}, "entries.x.lora_dropout: .*less than 1"),
+        ({"optimizer": ["adamw", "muno"]}, {}, r"entries.x.optimizer: unknown 'muno'. Did you mean 'muon'\?"),
+        (
+            {"optimizer": ["adamw", "adamw"]},
+            {},
+            "optimizer: expected one value, or several .*. Allowed: adamw",
+        ),
+        ({"optimizer": ["adamw"]}, {}, "optimizer: expected one value, or several"),
+        ({"optimizer": [{}, 3]}, {}, "optimizer: unknown {}. Allowed: adamw"),
+        ({"optimizer": ["adamw", "muon"]}, "off", "a range, but tune is off. Try: one value"),
+        (
+            {"optimizer": ["adamw", "muon"], "learning_rate": 1e-3},
+            {},
+            r"entries.x.optimizer: its range or list has 2 values, fewer than tune.trials \(4\)",
+        ),
         ({"rank": {"low": 1, "high": 2}}, {}, "'rank' is not a field of lora"),
         ({"learning_rate": 1e-3, "r": {"low": 4, "high": 6}}, {}, "has 3 values, fewer than tune.trials"),
         ({"learning_rate": {"low": 1e-5, "high": 1e-2}}, "off", "a range, but tune is off"),
@@ -158,6 +172,23 @@ def test_ranges_that_are_none_are_one_line(fields, tune, message):
     with pytest.raises(ConfigError, match=message) as caught:
         entry(fields, tune=tune)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("trials", [4, 8, 16])
+def test_each_choice_has_as_many_trials_as_the_others_and_no_edge(trials):
+    found = entry({"r": {"low": 2, "high": 16}, "optimizer": ["adamw", "muon"]}, tune={"trials": trials})
+    assert found.ranges["optimizer"] == Choices(("adamw", "muon"))
+    tried = [point["optimizer"] for point in found.trial_points]
+    assert tried.count("adamw") == tried.count("muon") == trials // 2
+    assert len({point["learning_rate"] for point in found.trial_points}) == trials
+    assert "optimizer" not in edges(found.trial_points, found.trial_points[0])
+    alone = entry({"optimizer": ["muon", "adamw"], "learning_rate": 1e-3}, tune={"trials": 2})
+    assert alone.trial_points == [{"optimizer": "muon"}, {"optimizer": "adamw"}]
+
+
+def test_settings_that_are_asked_for_are_checked_at_every_choice():
+    found = entry({"optimizer": ["adamw", "schedule_free", "muon"]}, tune={"trials": 2, "sampler": "tpe"})
+    assert {method.optimizer for method in found.methods()} == {"adamw", "muon", "schedule_free"}
 
 
 def test_trials_on_the_command_line_turn_tuning_on():

@@ -17,6 +17,7 @@ from bakeoff.analysis.trials import tuning
 from bakeoff.analysis.verdict import make_verdict
 from bakeoff.analysis.yardstick import Yardstick
 from bakeoff.config.config import Config
+from bakeoff.config.lr_schedule import schedule_of
 from bakeoff.config.planned import planned_config
 from bakeoff.data.examples import Example
 from bakeoff.data.forms import chat_of
@@ -197,9 +198,11 @@ def of_entry(
     folder: Folder, plan: PlanDocument, config: Config, group: list[Run], done: list[RunResult]
 ) -> dict[str, Any]:
     """Return the OF_ENTRIES of one entry: how its settings were chosen, and whether training converged and helped."""
+    optimizer = done[0].run.settings.get("optimizer", "adamw") if done else "adamw"
+    protocol, curves = schedule_of(optimizer, config.protocol), [folder.run(r.run.id).curve() for r in done]
     return {
         "tuning": tuning(folder, plan, group[0].entry, [run.id for run in group], pace_alone(done)),
-        "converged": converged([folder.run(r.run.id).curve() for r in done], config.protocol, group[0].steps or 0),
+        "converged": converged(curves, protocol, group[0].steps or 0),
         "improved": all(r.best_step != 0 for r in done) if done else None,
         "fresh_loss": fresh_loss(done),
     }

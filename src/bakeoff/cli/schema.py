@@ -7,7 +7,7 @@ from bakeoff.config.config import Config
 from bakeoff.config.sections import ProtocolConfig
 from bakeoff.methods.method import method_class, method_names
 from bakeoff.store.records import Quantize
-from bakeoff.tuning.entries import RangeConfig
+from bakeoff.tuning.entries import RangeConfig, choices_of
 
 SCHEMA_FILE = "bakeoff.schema.json"
 NUMBERS = {"integer", "number"}
@@ -50,12 +50,14 @@ def allow(field: dict[str, Any], form: dict[str, Any]) -> None:
 
 
 def method_schema(method: str, **more: Any) -> dict[str, Any]:
-    """Return the schema of an entry of one method: no field is required, and a number may be a range."""
+    """Return the schema of an entry of one method: no field is required, a number may be a range, a choice a list."""
     cls = method_class(method)
     fields = cls.model_json_schema()["properties"]
-    for field in fields.values():
+    for key, field in fields.items():
         if NUMBERS & {form.get("type") for form in field.get("anyOf", [field])}:
             allow(field, {"$ref": "#/$defs/Range"})
+        if words := choices_of(cls, key):
+            allow(field, {"type": "array", "items": {"enum": words}, "minItems": 2, "uniqueItems": True})
     storages = get_args(Quantize) if cls.quantize is None else [cls.quantize]
     fields["quantize"] = {"enum": [*storages], "description": ProtocolConfig.model_fields["quantize"].description}
     fields["method"] = {"const": method, "description": (cls.__doc__ or "").strip().partition("\n")[0]}

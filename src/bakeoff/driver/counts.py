@@ -16,6 +16,8 @@ from bakeoff.methods import Method
 from bakeoff.store.records import Quantize
 from bakeoff.tuning.entries import Entry
 
+LARGEST_BY = ("trainable_parameters", "total_parameters", "optimizer_bytes")
+
 
 def count(given: Config, entries: Mapping[str, Entry], tokenizer: Any = None) -> dict[str, Any]:
     """Return exact counts of the base and of every entry, from shapes alone: no weights are read.
@@ -67,7 +69,7 @@ def count(given: Config, entries: Mapping[str, Entry], tokenizer: Any = None) ->
                 raise
             reason = str(error).removeprefix(f"{group[0].name}: ")
             raise SetupError(f"entries.{name}: {reason}") from None
-        counts["entries"][name] = max(counted, key=lambda c: (c["trainable_parameters"], c["total_parameters"]))
+        counts["entries"][name] = max(counted, key=lambda c: [c[k] for k in LARGEST_BY])
     return counts
 
 
@@ -88,6 +90,7 @@ def entry_counts(shape: Any, method: Method, protocol: ProtocolConfig) -> dict[s
     from bakeoff.compute.model.quantization import packed_size
     from bakeoff.compute.training.flops import step_products, trunk_products
     from bakeoff.compute.training.gradient_reach import adapted_shape
+    from bakeoff.compute.training.optimizers import optimizer_bytes
 
     adapted = adapted_shape(shape, method)
     trainable, total = count_parameters(adapted)
@@ -98,6 +101,7 @@ def entry_counts(shape: Any, method: Method, protocol: ProtocolConfig) -> dict[s
         "trainable_percent": 100 * trainable / total,
         "packed_parameters": packed,
         "packed_bytes": size,
+        "optimizer_bytes": optimizer_bytes(method, adapted),
         "step_products": step_products(adapted, method, protocol),
         "trunk_products": trunk_products(adapted, method, protocol),
     }

@@ -4,13 +4,13 @@ from typing import Any, get_args
 
 from bakeoff.config.config import Config
 from bakeoff.config.names import BASELINES
-from bakeoff.errors import ConfigError
-from bakeoff.methods import INSTALLED, method_class
+from bakeoff.errors import ConfigError, listed
+from bakeoff.methods import INSTALLED, Method, method_class
 from bakeoff.scoring.baselines import base_in
 from bakeoff.store.records import Quantize
 from bakeoff.tuning.asking import check_installed
 from bakeoff.tuning.entries import Entry, read_entries
-from bakeoff.tuning.search import budget
+from bakeoff.tuning.search import Choices, Span, budget
 
 
 def checked_entries(config: Config) -> dict[str, Entry]:
@@ -48,9 +48,27 @@ def search_steps(config: Config, steps: int) -> int:
     return budget(config.tune.trials, steps, config.tune.halving) if config.tune else 0
 
 
+def schedule_findings(schedule: str, methods: dict[str, list[Method]]) -> list[str]:
+    """Return what is to be said of entries whose learning rate does not follow the protocol's `schedule`."""
+    free = [name for name, group in methods.items() if any(m.optimizer == "schedule_free" for m in group)]
+    if not free or schedule == "constant":
+        return []
+    return [
+        f"optimizer: schedule_free ends with an average of its steps, so the learning rate of {listed(free)} stays at "
+        f"its peak after the warm-up, whatever protocol.schedule says ({schedule})"
+    ]
+
+
 def virtual_tokens(entries: dict[str, Entry]) -> int:
     """Return the number of positions of the context that the largest soft prompt takes."""
     return max(method.virtual_tokens for entry in entries.values() for method in entry.methods())
+
+
+def span_facts(span: Span) -> dict[str, Any]:
+    """Return what the plan says about the range or the choices of a searched field."""
+    if isinstance(span, Choices):
+        return {"values": [*span.values]}
+    return {"low": span.low, "high": span.high, "scale": span.scale}
 
 
 def entry_plan(entry: Entry, config: Config, steps: int, counts: dict[str, Any], least: int) -> dict[str, Any]:
@@ -66,7 +84,7 @@ def entry_plan(entry: Entry, config: Config, steps: int, counts: dict[str, Any],
         "tuning": entry.label,
         "trials": trials,
         "trial_steps": search_steps(config, steps) if trials else 0,
-        "search": {k: {"low": r.low, "high": r.high, "scale": r.scale} for k, r in entry.ranges.items()},
+        "search": {name: span_facts(span) for name, span in entry.ranges.items()},
         "trial_points": entry.trial_points,
         "learning_rate": None if "learning_rate" in entry.ranges else entry.methods()[0].learning_rate,
         "quantize": entry.quantize,

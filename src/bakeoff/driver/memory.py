@@ -11,20 +11,21 @@ if TYPE_CHECKING:
     from bakeoff.compute.model.device import Facts
 
 WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
-TRAINED_BYTES = 16  # an fp32 weight, its gradient and AdamW's two moments
+TRAINED_BYTES = 8  # an fp32 weight and its gradient
 CONTEXT_BYTES = 300 * 2**20  # of an accelerator's driver and libraries in a process that uses it: the least seen
 LARGE = 2 * 10**9  # weights: their fp32 copies take 8 GB, and their fp32 products a GPU's slowest units
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What takes memory in an adapted model: its weights, the bytes of packed ones, and its cache."""
+    """What takes memory in an adapted model: its weights, the bytes of packed ones, its cache, and its optimizer."""
 
     total: int
     trained: int
     packed: int = 0
     packed_bytes: int = 0
     cache: int = 0  # numbers that the cache of the longest row holds
+    optimizer_bytes: int = 0  # that it keeps of the trained weights
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def needs(asked: str, precision: str, shapes: dict[str, Any], max_tokens: int, d
 def sizes_of(counts: dict[str, Any], cache: int) -> Sizes:
     """Return what of an entry takes memory, by its counts; `cache` numbers are in the cache of its longest row."""
     total, trained, packed = (counts[f"{kind}_parameters"] for kind in ("total", "trainable", "packed"))
-    return Sizes(total, trained, packed, counts.pop("packed_bytes"), cache)
+    return Sizes(total, trained, packed, counts.pop("packed_bytes"), cache, counts.pop("optimizer_bytes"))
 
 
 def decoding_precision(asked: str, precision: str, weights: int, device: "Facts") -> str:
@@ -81,6 +82,7 @@ def least_bytes(sizes: Sizes, precision: str, decoding: str, device: "Facts") ->
     """
     frozen = sizes.total - sizes.packed - sizes.trained
     training = frozen * WEIGHT_BYTES[precision] + sizes.trained * (TRAINED_BYTES + best_bytes(sizes.trained, device))
+    training += sizes.optimizer_bytes
     written = (sizes.total - sizes.packed + sizes.cache) * WEIGHT_BYTES[decoding]
     return max(training, written) + sizes.packed_bytes + context_bytes(device)
 

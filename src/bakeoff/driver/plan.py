@@ -16,7 +16,7 @@ from bakeoff.data.token_file import FORM
 from bakeoff.data.tokens import statistics
 from bakeoff.driver.counts import context_finding, count, exact_counts, fit_context
 from bakeoff.driver.device import at_once, survey
-from bakeoff.driver.entries import checked_entries, entry_plan, search_steps, virtual_tokens
+from bakeoff.driver.entries import checked_entries, entry_plan, schedule_findings, search_steps, virtual_tokens
 from bakeoff.driver.environment import accelerators
 from bakeoff.driver.examples import read_examples, tokenized
 from bakeoff.driver.memory import check_room, needs
@@ -110,7 +110,8 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
     context = [context_finding(config, methods, shapes["context"], max_tokens)] if cut else []
     texts = [*blind_spots(config.metrics, splits["test"]), *baseline_findings(baselines, splits["train"])]
     found += texts if examples.read else []
-    findings = [*examples.findings, *context, *precision_findings(config, device), *found, *memory.findings]
+    schedules = schedule_findings(config.protocol.schedule, methods)
+    findings = [*examples.findings, *context, *schedules, *precision_findings(config, device), *found, *memory.findings]
     runs = make_runs(config.protocol, baselines, entries, steps, held_equal)
     document = PlanDocument.model_validate({
         "schema": SCHEMA, "name": config.name, "version": __version__,

@@ -43,10 +43,12 @@ class Method(Section, ABC):
     exact_in_half: ClassVar[bool] = True  # else only in fp32: over a base in bf16 or fp16 its products round otherwise
 
     learning_rate: float = Field(gt=0, description="peak learning rate of AdamW")
-    optimizer: Literal["adamw", "muon"] = Field(
+    optimizer: Literal["adamw", "muon", "schedule_free", "adamw_8bit"] = Field(
         "adamw",
-        description="adamw, or muon: matrices are changed by orthogonal steps (Jordan et al. 2024) of AdamW's size, so "
-        "that learning rates mean the same, and all other weights by AdamW",
+        description="adamw; muon: matrices are changed by orthogonal steps (Jordan et al. 2024) of AdamW's size, so "
+        "that learning rates mean the same, and all other weights by AdamW; schedule_free: AdamW whose learning rate "
+        "stays at its peak, since it ends with an average of its steps (Defazio et al. 2024); adamw_8bit: AdamW that "
+        "keeps its moments in eight bits (Dettmers et al. 2021); a list of several: which one is searched",
     )
 
     def starts_exactly(self, precision: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 from bakeoff.config.sections import ProtocolConfig
 from bakeoff.scoring.baselines import takes_model
-from bakeoff.store.plan_document import EntryForecast, PlanDocument, PlanForecast
+from bakeoff.store.plan_document import EntryForecast, PlanDocument, PlanForecast, Span
 from bakeoff.store.records import Run, Step
 
 NEUTRAL_TOKENS = 1200  # of the neutral text that is read along with the test split
@@ -51,9 +51,9 @@ class Rates:
         """Return the work that is left, by `part_of` runs; `to_do` has the first step of those that are not new."""
         work: defaultdict[tuple[str, str], Units] = defaultdict(lambda: defaultdict(float))
         for entry, facts in self.plan.entries.items():
-            count = facts.trials
+            count, numbers = facts.trials, sum(isinstance(span, Span) for span in facts.search.values())
             # Of points without an order the best is one of the two on the edge with probability 2 / count.
-            extension = 1 - (1 - min(1.0, 2 / count)) ** len(facts.search) if count > 1 else 0.0
+            extension = 1 - (1 - min(1.0, 2 / count)) ** numbers if count > 1 else 0.0
             rungs = range(len(self.plan.rungs) + 1 if count > 1 else 1)
             visits = sum(math.ceil(count / 2**rung) for rung in rungs) + extension  # half of them stop at each rung
             trained = self.training[entry] * (facts.trial_steps / max(1, facts.steps) + extension)

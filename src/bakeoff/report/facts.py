@@ -68,8 +68,8 @@ def held_equal(results: ResultsDocument) -> Pairs:
     protocol, generation = results.protocol, results.generation
     differing = set(results.not_held_equal)
     clipping = f"clipped at norm {protocol['clip_norm']:g}" if protocol["clip_norm"] else "not clipped"
-    orthogonal = [name for name, row in results.entries.items() if row.settings.get("optimizer") == "muon"]
-    optimizer = f"AdamW (Muon for the matrices of {', '.join(orthogonal)})" if orthogonal else "AdamW"
+    decay = f"weight decay {protocol['weight_decay']:g}"
+    schedule = f"{protocol['schedule']} after a warm-up over {protocol['warmup_share']:.0%} of the steps"
     chosen = " (auto: what the hardware multiplies natively)" if protocol["precision"] == "auto" else ""
     precision = f"{results.precision} for frozen weights and matrix products{chosen}, fp32 for trained weights"
     size = generation["batch_size"]
@@ -86,8 +86,8 @@ def held_equal(results: ResultsDocument) -> Pairs:
         ("template", results.template),
         ("length", f"at most {results.max_tokens} tokens; a document that is too long is cut at its end"),
         ("training", f"{epochs}, batches of {protocol['batch_size']}, loss on target tokens only"),
-        ("optimizer", f"{optimizer} on fp32 weights, weight decay {protocol['weight_decay']:g}, gradients {clipping}"),
-        ("schedule", f"{protocol['schedule']} after a warm-up over {protocol['warmup_share']:.0%} of the steps"),
+        ("optimizer", f"{optimizers(results)} on fp32 weights, {decay}, gradients {clipping}"),
+        ("schedule", f"{schedule}{constant(results)}"),
         ("precision", precision),
         *([("base", f"its matrices stored {STORED[stored]}")] if stored not in (None, "none") else []),
         ("tuning", tuning_rule(results.tune)),
@@ -95,6 +95,26 @@ def held_equal(results: ResultsDocument) -> Pairs:
         ("decoding", f"greedy in {generation['precision']}, {outputs}"),
         *([] if differing & {"protocol.seed", "protocol.seeds"} else [("seeds", seeds)]),
     ]  # fmt: skip
+
+
+OTHERS = {"muon": "Muon for the matrices of", "schedule_free": "schedule-free for", "adamw_8bit": "in eight bits for"}
+
+
+def trained_by(results: ResultsDocument, optimizer: str) -> str:
+    """Return the names of the entries that this optimizer trained."""
+    return ", ".join(name for name, row in results.entries.items() if row.settings.get("optimizer") == optimizer)
+
+
+def optimizers(results: ResultsDocument) -> str:
+    """Return the optimizer of all entries, and which have another."""
+    others = [f"{words} {names}" for kind, words in OTHERS.items() if (names := trained_by(results, kind))]
+    return f"AdamW ({'; '.join(others)})" if others else "AdamW"
+
+
+def constant(results: ResultsDocument) -> str:
+    """Return which entries do not follow the schedule; nothing if all do."""
+    names = trained_by(results, "schedule_free")
+    return f"; constant after it for {names} (schedule-free)" if names else ""
 
 
 def seeds_shown(protocol: dict[str, Any]) -> str:

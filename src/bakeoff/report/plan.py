@@ -7,7 +7,7 @@ from rich.table import Table
 from bakeoff.analysis.columns import NO_SUCH_THING, counted, rate, size
 from bakeoff.analysis.table import cell
 from bakeoff.errors import listed
-from bakeoff.store.plan_document import EntryFacts, PlanDocument, SplitFacts
+from bakeoff.store.plan_document import Choices, EntryFacts, PlanDocument, SplitFacts
 from bakeoff.tuning.labels import setting_text
 
 BARS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
@@ -29,7 +29,10 @@ def plan_table(plan: PlanDocument) -> Table:
 def searched(row: EntryFacts) -> str:
     """Return the ranges from which an entry's trials are drawn, or its fixed learning rate."""
     ranges = [
-        f"{name} {setting_text(span.low, 3)} to {setting_text(span.high, 3)}" for name, span in row.search.items()
+        f"{name} {' or '.join(span.values)}"
+        if isinstance(span, Choices)
+        else f"{name} {setting_text(span.low, 3)} to {setting_text(span.high, 3)}"
+        for name, span in row.search.items()
     ]
     return ", ".join([*ranges, *([] if row.learning_rate is None else [rate(row.learning_rate)])])
 

@@ -125,6 +125,20 @@ class Span(Document):
     high: Figure
     scale: Literal["log", "linear"]
 
+    def holds(self, value: Any) -> bool:
+        """Return whether a trial can have this value; one past the edge is outside of the range."""
+        return is_number(value)
+
+
+class Choices(Document):
+    """The values of a searched field that is no number."""
+
+    values: list[Text]
+
+    def holds(self, value: Any) -> bool:
+        """Return whether a trial can have this value."""
+        return value in self.values
+
 
 class EntryFacts(Document):
     """One entry. `learning_rate` is null if it is searched; `trial_points` has the settings of its trials, as
@@ -138,8 +152,8 @@ class EntryFacts(Document):
     tuning: Text
     trials: Count
     trial_steps: Count
-    search: dict[Annotated[str, Field(pattern=r"^[A-Za-z_]\w{0,99}$")], Span]
-    trial_points: list[dict[Text, Figure]]
+    search: dict[Annotated[str, Field(pattern=r"^[A-Za-z_]\w{0,99}$")], Span | Choices]
+    trial_points: list[dict[Text, Figure | Text]]
     learning_rate: Figure | None
     least_bytes: Figure
     trainable_parameters: Count
@@ -243,11 +257,11 @@ class PlanDocument(Document):
             baseline = run.kind == "baseline"
             if baseline != kinds[run.entry] or baseline == (run.entry in self.entries):
                 raise ValueError(f"runs.{i}.entry: does not match the entries")
-            searched = self.entries[run.entry].search if run.kind == "trial" else ()
-            if not all(is_number(run.settings.get(name)) for name in searched):
-                raise ValueError(f"runs.{i}.settings: a searched value is missing or not a number")
-        points = [(row.search.keys(), point.keys()) for row in self.entries.values() for point in row.trial_points]
-        if any(searched != values for searched, values in points):
+            searched = self.entries[run.entry].search if run.kind == "trial" else {}
+            if not all(span.holds(run.settings.get(name)) for name, span in searched.items()):
+                raise ValueError(f"runs.{i}.settings: a searched value is missing or not one that is searched")
+        points = [(row.search, point) for row in self.entries.values() for point in row.trial_points]
+        if not all(spans.keys() == p.keys() and all(spans[k].holds(v) for k, v in p.items()) for spans, p in points):
             raise ValueError("entries: trials of other fields than are searched")
         return self
 

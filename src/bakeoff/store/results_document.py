@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from bakeoff.store.documents import Document, Figure, words
-from bakeoff.store.plan_document import BaseFacts, DataFacts, MetricFacts, Products, Span
+from bakeoff.store.documents import Document, Figure, Text, words
+from bakeoff.store.plan_document import BaseFacts, Choices, DataFacts, MetricFacts, Products, Span
 
 Interval = float | None  # an end of a 95 % interval; null where no interval can be computed
 
@@ -171,8 +171,8 @@ class ResultsRow(Document):
     tuning: Tuning | None
     trials: int = 0
     trial_steps: int = 0
-    search: dict[str, Span] = Field({})
-    trial_points: list[dict[str, Figure]] = Field([])
+    search: dict[str, Span | Choices] = Field({})
+    trial_points: list[dict[str, Figure | Text]] = Field([])
     least_bytes: Figure | None = None
     trainable_percent: Figure | None = None
     packed_parameters: int = 0

@@ -18,7 +18,6 @@ from bakeoff.store.documents import (
     ExampleRow,
     MadeRow,
     PredictionRow,
-    is_number,
     result_fault,
     run_fault,
     whole,
@@ -281,13 +280,13 @@ class Folder:
         """
         plan = plan or self.plan()
         runs = [run for run in plan.runs if run.kind == "trial" and run.entry == entry]
-        fields = plan.entries[entry].search if runs else ()
+        fields = plan.entries[entry].search if runs else {}
         known, searches, later = {run.id for run in runs}, {run.search for run in runs}, list[Run]()
         for file in sorted(self.path.glob(f"runs/{entry}-*/run.json")):  # an id begins with its entry's name
             if file.parent.name not in known:
                 with suppress(SetupError):  # damaged
                     started = RunFolder(file.parent).run()
-                    searched = all(is_number(started.settings.get(field)) for field in fields)
+                    searched = all(span.holds(started.settings.get(name)) for name, span in fields.items())
                     if started.kind == "trial" and started.search in searches and searched:
                         later.append(started)
         return [*runs, *sorted(later, key=lambda run: run.trial or 0)]

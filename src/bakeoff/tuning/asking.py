@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from bakeoff.errors import ConfigError
-from bakeoff.tuning.search import Range, Settings, trial_points
+from bakeoff.tuning.search import Choices, Settings, Span, trial_points
 
 REDRAWS = 20  # of settings that were tried before, as happens in ranges of whole numbers
 
@@ -22,7 +22,7 @@ def check_installed() -> None:
         raise ConfigError("tune.sampler: tpe needs Optuna. Try: pip install 'bakeoff[optuna]', or sampler: halton")
 
 
-def ask(ranges: Mapping[str, Range], tried: Sequence[tuple[Settings, float | None]], seed: int) -> Settings:
+def ask(ranges: Mapping[str, Span], tried: Sequence[tuple[Settings, float | None]], seed: int) -> Settings:
     """Return settings to try next that are not among those `tried`, each with its loss (None: it failed).
 
     The same arguments give the same settings, with the same version of Optuna. A failure counts as the worst loss.
@@ -49,10 +49,12 @@ def ask(ranges: Mapping[str, Range], tried: Sequence[tuple[Settings, float | Non
     return next(p for p in trial_points(ranges, len(tried) + 1, seed) if p not in known)
 
 
-def distribution(span: Range) -> Any:
+def distribution(span: Span) -> Any:
     """Return a range as Optuna has it."""
-    from optuna.distributions import FloatDistribution, IntDistribution
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+    if isinstance(span, Choices):
+        return CategoricalDistribution(span.values)
     if span.integer:
         return IntDistribution(math.ceil(span.low), math.floor(span.high), log=span.scale == "log")
     return FloatDistribution(span.low, span.high, log=span.scale == "log")

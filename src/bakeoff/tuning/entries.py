@@ -2,17 +2,17 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import Field, ValidationError
 
 from bakeoff.config.config import Config
 from bakeoff.config.sections import Section, kinds_of
 from bakeoff.config.stages import TuneConfig
-from bakeoff.errors import ConfigError, did_you_mean, plain
+from bakeoff.errors import ConfigError, did_you_mean, listed, plain
 from bakeoff.methods import Method, build_method, method_class
 from bakeoff.store.records import Quantize
-from bakeoff.tuning.search import Range, Settings, trial_points
+from bakeoff.tuning.search import Choices, Range, Settings, Span, trial_points
 
 EXAMPLE = "as in {low: 1e-5, high: 1e-2}"
 
@@ -38,7 +38,7 @@ class Entry:
     name: str
     method: str
     fixed: Settings
-    ranges: dict[str, Range]
+    ranges: dict[str, Span]
     trial_points: list[Settings]
     label: Literal["tuned", "fixed", "off"]
     quantize: Quantize = "none"
@@ -60,7 +60,7 @@ class Entry:
 
     def methods(self) -> list[Method]:
         """Return the method at each of the trial points, or the one that is fixed; if more are asked, at the ends."""
-        ends = [{name: span.at(end) for name, span in self.ranges.items()} for end in (0, 1)] if self.asked else []
+        ends = corners(self.ranges) if self.asked else []
         return [self.build(point) for point in [*self.trial_points, *ends]] or [self.build()]
 
     def chosen(self, settings: Settings) -> Settings:
@@ -88,15 +88,20 @@ def read_entry(
     fixed = dict(fields)
     cls = method_class(str(fixed.pop("method", name)), where).specific(fixed, where)
     quantize = quantize_of(where, cls, fixed.pop("quantize", cls.quantize or quantize))
-    ranges = {
+    ranges: dict[str, Span] = {  # the first fields of a Halton sequence are spread most evenly
+        key: Choices(read_choices(f"{where}.{key}", cls, key, fixed.pop(key)))
+        for key, value in fields.items()
+        if isinstance(value, list) and choices_of(cls, key)
+    }
+    ranges |= {
         key: read_range(f"{where}.{key}", cls, key, fixed.pop(key))
         for key, value in fields.items()
-        if key in cls.model_fields and is_range(cls, key, value)
+        if key in cls.model_fields and key not in ranges and is_range(cls, key, value)
     }
     if tune is None:
         if ranges:
             raise ConfigError(
-                f"{where}.{next(iter(ranges))}: a range, but tune is off. Try: a number, or tune: {{trials: 4}}"
+                f"{where}.{next(iter(ranges))}: a range, but tune is off. Try: one value, or tune: {{trials: 4}}"
             )
         entry = Entry(name, cls.name, fixed, {}, [], "off", quantize)
     else:
@@ -106,13 +111,39 @@ def read_entry(
         trials = tune.trials if ranges else 0
         check_room(where, ranges, trials)
         entry = Entry(name, cls.name, fixed, ranges, [], "tuned" if ranges else "fixed", quantize)
-        for end in (0, 1):
-            entry.build({key: span.at(end) for key, span in ranges.items()})
+        for point in corners(ranges):
+            entry.build(point)
         if ranges:
             drawn = trials - trials // 2 if tune.sampler == "tpe" else trials
             entry = replace(entry, trial_points=trial_points(ranges, drawn, seed), asked=trials - drawn)
     methods = entry.methods()
     return replace(entry, fixed=essential(methods[0], fixed))
+
+
+def corners(ranges: dict[str, Span]) -> list[Settings]:
+    """Return settings in which all numbers are lowest or highest, and each choice occurs at least once."""
+    most = max((span.count() for span in ranges.values() if isinstance(span, Choices)), default=1)
+    ends = [{name: span.at(end) for name, span in ranges.items()} for end in (0, 1)]
+    places = {name: span.values for name, span in ranges.items() if isinstance(span, Choices)}
+    return ends + [{**ends[0], **{n: v[i % len(v)] for n, v in places.items()}} for i in range(most) if places]
+
+
+def choices_of(cls: type[Method], key: str) -> tuple[str, ...]:
+    """Return the words that a method's field can be, if it names them; else nothing."""
+    kinds = kinds_of(cls.model_fields[key].annotation) if key in cls.model_fields else ()
+    named = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+    return tuple(word for word in named if isinstance(word, str))
+
+
+def read_choices(where: str, cls: type[Method], key: str, value: list[Any]) -> tuple[str, ...]:
+    """Return the values to search over; raise ConfigError if they are not several of those that are allowed."""
+    allowed = choices_of(cls, key)
+    for one in value:
+        if one not in allowed:
+            raise ConfigError(f"{where}: unknown {one!r:.60}.{did_you_mean(str(one), allowed)}")
+    if len(set(value)) < len(value) or len(value) < 2:
+        raise ConfigError(f"{where}: expected one value, or several different ones. Allowed: {listed(allowed)}")
+    return tuple(value)
 
 
 def quantize_of(where: str, cls: type[Method], value: Any) -> Quantize:
@@ -176,11 +207,11 @@ def read_range(where: str, cls: type[Method], key: str, value: Any) -> Range:
     return Range(span.low, span.high, span.scale, kind is int)
 
 
-def check_room(where: str, ranges: dict[str, Range], trials: int) -> None:
+def check_room(where: str, ranges: dict[str, Span], trials: int) -> None:
     """Raise ConfigError if whole-number ranges have fewer settings than there are trials."""
     room = math.prod(span.count() for span in ranges.values())
     if room < trials:
         raise ConfigError(
-            f"{where}.{next(iter(ranges))}: its range has {room:g} values, fewer than tune.trials ({trials}). "
+            f"{where}.{next(iter(ranges))}: its range or list has {room:g} values, fewer than tune.trials ({trials}). "
             "Try a wider range, or fewer trials"
         )

@@ -51,7 +51,25 @@ class Range:
         return math.floor(self.high) - math.ceil(self.low) + 1 if self.integer else math.inf
 
 
-def trial_points(ranges: Mapping[str, Range], trials: int, seed: int) -> list[Settings]:
+@dataclass(frozen=True)
+class Choices:
+    """The values that a field is searched over which is no number. They have no order, so there is no edge."""
+
+    values: tuple[str, ...]
+
+    def at(self, share: float) -> str:
+        """Return the value at `share` (0 to 1) of the way through the values, each of which has the same length."""
+        return self.values[min(int(share * len(self.values)), len(self.values) - 1)]
+
+    def count(self) -> int:
+        """Return the number of different values."""
+        return len(self.values)
+
+
+Span = Range | Choices
+
+
+def trial_points(ranges: Mapping[str, Span], trials: int, seed: int) -> list[Settings]:
     """Return the settings to try, all different: known before anything runs, the same for the same arguments.
 
     For one field: even points on its scale, each in the middle of its bin, ascending. For several: a scrambled Halton
@@ -73,8 +91,10 @@ def trial_points(ranges: Mapping[str, Range], trials: int, seed: int) -> list[Se
     return points[:trials]
 
 
-def _even(span: Range, trials: int) -> list[float]:
+def _even(span: Span, trials: int) -> list[Any]:
     """Return ascending points in the middles of even bins; a whole number that occurs twice moves to a free one."""
+    if isinstance(span, Choices):
+        return [span.at((i + 0.5) / trials) for i in range(trials)]
     values = [span.at((i + 0.5) / trials) for i in range(trials)]
     if not span.integer:
         return values
@@ -108,17 +128,17 @@ def budget(trials: int, steps: int, halving: bool) -> int:
 
 
 def edges(points: Sequence[Settings], chosen: Settings) -> dict[str, Side]:
-    """Return the fields whose chosen value is the lowest or highest that was tried."""
+    """Return the fields whose chosen value is the lowest or highest number that was tried."""
     sides: dict[str, Side] = {}
     for name, value in chosen.items():
         values = [point[name] for point in points]
-        if min(values) < max(values) and value in (min(values), max(values)):
+        if not isinstance(value, str) and min(values) < max(values) and value in (min(values), max(values)):
             sides[name] = "low" if value == min(values) else "high"
     return sides
 
 
 def extension(
-    ranges: Mapping[str, Range],
+    ranges: Mapping[str, Span],
     chosen: Settings,
     sides: Mapping[str, Side],
     trials: int,
@@ -127,6 +147,8 @@ def extension(
     """Return the settings one step further for every field on an edge; None if their bounds leave no room."""
     further = dict(chosen)
     for name, side in sides.items():
-        moved = {**further, name: ranges[name].beyond(chosen[name], side, trials)}
+        span = ranges[name]
+        assert isinstance(span, Range), name  # choices have no edge
+        moved = {**further, name: span.beyond(chosen[name], side, trials)}
         further = moved if allowed(moved) else further
     return None if further == chosen else further

@@ -27,7 +27,14 @@ from safetensors.torch import save_file
 from bakeoff.compute.model.device import out_of_memory, random_state, set_random_state
 from bakeoff.compute.training.best import place_of_best
 from bakeoff.compute.training.loop import Progress, Trainer
-from bakeoff.compute.training.optimizers import kept_of
+from bakeoff.compute.training.optimizer_state import (
+    check_counters,
+    counters,
+    kept_of,
+    restore_counters,
+    restore_state,
+    saved_state,
+)
 from bakeoff.config.machine import SafetyConfig
 from bakeoff.interrupts import Stopped
 from bakeoff.methods.saved import kind_of, shown
@@ -119,15 +126,15 @@ def save_checkpoint(folder: Path, trainer: Trainer, extra: dict[str, Any]) -> No
     if not trainer.at.ended:
         for name, weight in trainer.weights.items():
             tensors[f"weights/{name}"] = weight.detach()
-            for key, tensor in trainer.optimizer.state[weight].items():
+            for key, tensor in saved_state(trainer.optimizer, weight).items():
                 tensors[f"optimizer:{key}/{name}"] = tensor
         gathered = trainer.method.state(trainer.adapted)
         tensors |= {f"method/{key}": tensor for key, tensor in gathered.items()}
         tensors["random/cpu"] = torch.get_rng_state()
         if trainer.base.device.type != "cpu":
             tensors[f"random/{trainer.base.device.type}"] = random_state(trainer.base.device)
-    state = {"at": asdict(trainer.at), "scaler": trainer.scaler.state_dict(), "seconds": trainer.clocks.seconds}
-    state["extra"] = extra
+    state: dict[str, Any] = {"at": asdict(trainer.at), "scaler": trainer.scaler.state_dict(), "extra": extra}
+    state |= {"seconds": trainer.clocks.seconds, "counters": counters(trainer.optimizer)}
     folder.mkdir(parents=True, exist_ok=True)
     for old in checkpoint_files(folder):
         # One of a later step was passed over when this training began, and may yet serve whoever wrote it.
@@ -183,6 +190,7 @@ def load_checkpoint(file: Path, trainer: Trainer, accepts: Callable[[dict[str, A
         same = at.step == step_of(file) and asdict(at) == state["at"]
         if not (same and accepts(state["extra"]) and state["scaler"].keys() == trainer.scaler.state_dict().keys()):
             raise ValueError("of another training or version")
+        check_counters(trainer.optimizer, state["counters"])
         names = stored.keys()
         check_tensors(trainer, at.ended, {n: stored.get_slice(n) for n in names if not n.startswith("method/")})
         for name in names:
@@ -193,6 +201,7 @@ def load_checkpoint(file: Path, trainer: Trainer, accepts: Callable[[dict[str, A
         for name in names:
             if not name.startswith("method/"):
                 restore(trainer, name, stored.get_tensor(name))
+    restore_counters(trainer.optimizer, state["counters"])
     trainer.scaler.load_state_dict(state["scaler"])
     trainer.at, trainer.saved = at, file.name
     trainer.clocks.seconds = state["seconds"]
@@ -237,5 +246,4 @@ def restore(trainer: Trainer, name: str, tensor: torch.Tensor) -> None:
     elif part == "weights":
         trainer.weights[key].copy_(tensor)
     else:
-        weight = trainer.weights[key]
-        trainer.optimizer.state[weight][part.removeprefix("optimizer:")] = tensor.to(weight.device)
+        restore_state(trainer.optimizer, trainer.weights[key], part.removeprefix("optimizer:"), tensor)

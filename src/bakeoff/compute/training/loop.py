@@ -16,9 +16,10 @@ from bakeoff.compute.training.batches import epoch_batches
 from bakeoff.compute.training.best import copies
 from bakeoff.compute.training.fitting import positions_that_fit
 from bakeoff.compute.training.loss import Serve, evaluate_loss, mean_loss, part_tokens, target_losses, whole
+from bakeoff.compute.training.optimizer_state import averaged
 from bakeoff.compute.training.optimizers import optimizer_of
 from bakeoff.compute.training.trunk_cache import find_trunk
-from bakeoff.config.lr_schedule import lr_multiplier
+from bakeoff.config.lr_schedule import lr_multiplier, schedule_of
 from bakeoff.config.sections import ProtocolConfig
 from bakeoff.data.token_file import lengths_of
 from bakeoff.data.tokens import Tokens
@@ -88,6 +89,7 @@ class Trainer:
         self.serve = {"train": whole, "validation": whole, **(serve or {})}
         self.weights = trainable(adapted)
         self.optimizer = optimizer_of(method, protocol, adapted)
+        self.schedule = schedule_of(method.optimizer, protocol)
         self.scaler = torch.amp.GradScaler(base.device.type, enabled=base.precision == "fp16")
         self.rungs = rungs
         self.keep: AfterStep | None = None  # called after every step, with whether it was validated
@@ -151,7 +153,7 @@ class Trainer:
 
     def _step(self, members: Sequence[int], following: Sequence[list[int]], steps: int) -> float:
         """Take one optimizer step and return the batch's summed loss; `following` has the next batch, if any."""
-        rate = self.optimizer.defaults["lr"] * lr_multiplier(self.at.step, steps, self.protocol)
+        rate = self.optimizer.defaults["lr"] * lr_multiplier(self.at.step, steps, self.schedule)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["lr_scale"]
         if self.at.positions is None and counts_peaks(self.base.device):
@@ -252,11 +254,12 @@ class Trainer:
     def _validate(self, validation: Sequence[Tokens], epoch: float, train_loss: float | None) -> None:
         at = self.at
         self.report("state", {"state": "validating"})
-        loss = self._loss(validation)
-        at.since_best += 1
-        if loss < at.best_loss:
-            at.best_loss, at.best_step, at.since_best = loss, at.step, 0
-            self.best = copies(self.weights, self.base.device, self.best)
+        with averaged(self.optimizer, self.weights):
+            loss = self._loss(validation)
+            at.since_best += 1
+            if loss < at.best_loss:
+                at.best_loss, at.best_step, at.since_best = loss, at.step, 0
+                self.best = copies(self.weights, self.base.device, self.best)
         row = {
             "step": at.step,
             "epoch": epoch,

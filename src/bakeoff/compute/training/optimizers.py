@@ -1,6 +1,7 @@
-"""The optimizer of a training: AdamW, or Muon for matrices with AdamW for the rest."""
+"""The optimizer of a training: AdamW, also in eight bits, Muon for matrices beside AdamW, or schedule-free."""
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -8,43 +9,14 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from bakeoff.compute.model.base import inner, trainable
+from bakeoff.compute.training.optimizer_state import Together, kept_bytes
 from bakeoff.config.sections import ProtocolConfig
 from bakeoff.errors import SetupError
 from bakeoff.methods import Method
 
-# What each optimizer keeps of a weight: numbers of the weight's shape, and single numbers.
-KEPT = {torch.optim.AdamW: (("exp_avg", "exp_avg_sq"), ("step",)), torch.optim.Muon: (("momentum_buffer",), ())}
-
-
-class Together:
-    """Several optimizers that are called as one; each weight belongs to one of them."""
-
-    def __init__(self, parts: list[torch.optim.Optimizer]):
-        self.parts = parts
-        self.param_groups = [group for part in parts for group in part.param_groups]
-        self.defaults = parts[0].defaults
-
-    @property
-    def state(self) -> "Together":
-        """What is kept of each weight, by `state[weight]`."""
-        return self
-
-    def __getitem__(self, weight: nn.Parameter) -> dict[str, Any]:
-        return self.of(weight).state[weight]
-
-    def of(self, weight: nn.Parameter) -> torch.optim.Optimizer:
-        """Return the optimizer that a weight belongs to."""
-        return next(o for o in self.parts for g in o.param_groups for p in g["params"] if p is weight)
-
-    def step(self) -> None:
-        """Let each optimizer change its weights."""
-        for part in self.parts:
-            part.step()
-
-    def zero_grad(self) -> None:
-        """Forget all gradients."""
-        for part in self.parts:
-            part.zero_grad()
+# The class that changes all weights, but those that Muon is for.
+CLASSES = {"adamw": "AdamW", "muon": "AdamW", "schedule_free": "AdamWScheduleFree", "adamw_8bit": "AdamW8bit"}
+NEEDS = {"schedule_free": ("schedulefree", "schedule-free"), "adamw_8bit": ("bitsandbytes", "quantize")}  # its extra
 
 
 def matrices(adapted: nn.Module) -> dict[str, nn.Parameter]:
@@ -59,18 +31,28 @@ def matrices(adapted: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def check_optimizer(method: Method, adapted: nn.Module) -> None:
-    """Raise SetupError if an entry's optimizer has nothing to train in the adapted model."""
+    """Raise SetupError if an entry's optimizer is not installed, or cannot train the adapted model."""
+    where = f"{method.name}: optimizer: {method.optimizer}"
+    package, extra = NEEDS.get(method.optimizer, ("torch", ""))
+    if find_spec(package) is None:
+        raise SetupError(f"{where} needs {package}. Try: pip install 'bakeoff[{extra}]', or optimizer: adamw")
     if method.optimizer == "muon" and not matrices(adapted):
         raise SetupError(
-            f"{method.name}: optimizer: muon is for matrices, and this method trains none (embeddings and the head do "
-            "not count). Try: optimizer: adamw"
+            f"{where} is for matrices, and this method trains none (embeddings and the head do not count). Try: "
+            "optimizer: adamw"
+        )
+    if method.optimizer == "schedule_free" and type(method).after_step is not Method.after_step:
+        raise SetupError(
+            f"{where} ends with an average over its steps, and this method changes weights, or reads gradients, after "
+            "each of them. Try: optimizer: adamw"
         )
 
 
 def optimizer_of(method: Method, protocol: ProtocolConfig, adapted: nn.Module) -> Any:
     """Return the optimizer of a method's entry for its trained weights, in groups with their factor of the rate.
 
-    Muon's steps have AdamW's size (match_rms_adamw), so that one range of learning rates serves both.
+    Muon's steps have AdamW's size (match_rms_adamw), so that one range of learning rates serves both. Schedule-free
+    (Defazio et al. 2024, arXiv:2405.15682) trains at other values than it is evaluated at, see `averaged`.
     """
     check_optimizer(method, adapted)
     weights = trainable(adapted)
@@ -81,8 +63,23 @@ def optimizer_of(method: Method, protocol: ProtocolConfig, adapted: nn.Module) -
     if orthogonal:
         parts.append(torch.optim.Muon(groups_of(method, orthogonal), adjust_lr_fn="match_rms_adamw", **how))
     if rest:
-        parts.append(torch.optim.AdamW(groups_of(method, rest), fused=True, **how))
+        parts.append(built(method.optimizer, groups_of(method, rest), how))
     return Together(parts) if method.optimizer == "muon" else parts[0]
+
+
+def built(name: str, groups: list[dict[str, Any]], how: dict[str, Any]) -> Any:
+    """Return the optimizer, ready to train, for groups of weights that Muon is not for."""
+    if name == "schedule_free":
+        from schedulefree import AdamWScheduleFree
+
+        made = AdamWScheduleFree(groups, **how)
+        made.train()
+        return made
+    if name == "adamw_8bit":
+        from bitsandbytes.optim import AdamW8bit
+
+        return AdamW8bit(groups, **how)
+    return torch.optim.AdamW(groups, fused=True, **how)
 
 
 def groups_of(method: Method, weights: Mapping[str, nn.Parameter]) -> list[dict[str, Any]]:
@@ -93,8 +90,8 @@ def groups_of(method: Method, weights: Mapping[str, nn.Parameter]) -> list[dict[
     return [{"params": members, "lr_scale": scale} for (scale, _), members in groups.items()]
 
 
-def kept_of(optimizer: Any, weight: nn.Parameter) -> dict[str, torch.Tensor]:
-    """Return tensors like those that an optimizer keeps of a weight once it has had a gradient."""
-    own = optimizer.of(weight) if isinstance(optimizer, Together) else optimizer
-    full, single = KEPT[type(own)]
-    return dict.fromkeys(full, weight) | {key: torch.tensor(0.0) for key in single}
+def optimizer_bytes(method: Method, adapted: nn.Module) -> int:
+    """Return the bytes that an entry's optimizer keeps of the trained weights of an adapted model, by shapes alone."""
+    orthogonal = matrices(adapted) if method.optimizer == "muon" else {}
+    others = CLASSES[method.optimizer]
+    return sum(kept_bytes("Muon" if n in orthogonal else others, w) for n, w in trainable(adapted).items())

@@ -8,6 +8,7 @@ import altair as alt
 from bakeoff.analysis.columns import counted
 from bakeoff.analysis.remarks import edge_note
 from bakeoff.report.charts.drawing import INK, TIP, Figure, Point, data, draw, heading, hue, safe_name
+from bakeoff.store.plan_document import Choices, Span
 from bakeoff.store.results_document import ResultsDocument, TrialRow, Tuning
 from bakeoff.tuning.labels import setting_text
 
@@ -34,7 +35,7 @@ def sweeps(results: ResultsDocument) -> list[Figure]:
             title = heading(
                 name, budget(tuned) + (f" · edge: {edge_word(tuned, field)}" if edge else ""), bad=bool(edge)
             )
-            svg = chart(shown, field, span.scale == "log", number, title)
+            svg = chart(shown, field, span, number, title)
             rows = [{k: p[k] for k in ("trial", "value", "loss", "steps", "status", "chosen")} for p in points]
             notes = failed + ((f"Edge: {edge}.",) if edge else ())
             figures.append(
@@ -84,16 +85,23 @@ def edge_word(tuned: Tuning, field: str) -> str:
     return f"{edges[field]}est tried" if field in edges else " and ".join(edges)
 
 
-def chart(points: list[Point], field: str, log: bool, number: int, title: alt.TitleParams) -> str:
-    """Return one panel: full points went to the end, hollow ones were stopped early, the chosen one has a ring."""
-    scale = alt.Scale(type="log" if log else "linear", zero=False, nice=False, padding=26)
-    ticks = sorted({p["value"] for p in points})
+def across(points: list[Point], field: str, span: Span | Choices) -> alt.X:
+    """Return the axis of a searched field, on its scale; values without an order each have a place of their own."""
+    title, ticks = field.replace("_", " "), sorted({p["value"] for p in points})
+    if isinstance(span, Choices):
+        return alt.X("value:N", title=title, sort=span.values, axis=alt.Axis(labelAngle=0))
+    scale = alt.Scale(type=span.scale, zero=False, nice=False, padding=26)
     form = "d" if all(isinstance(tick, int) for tick in ticks) else ".2~g"
-    x = alt.X("value:Q", title=field.replace("_", " "), scale=scale,
-              axis=alt.Axis(values=ticks, format=form, grid=False, labelOverlap="greedy"))  # fmt: skip
+    axis = alt.Axis(values=ticks, format=form, grid=False, labelOverlap="greedy")
+    return alt.X("value:Q", title=title, scale=scale, axis=axis)
+
+
+def chart(points: list[Point], field: str, span: Span | Choices, number: int, title: alt.TitleParams) -> str:
+    """Return one panel: full points went to the end, hollow ones were stopped early, the chosen one has a ring."""
+    x = across(points, field, span)
     y = alt.Y("loss:Q", title="validation loss", scale=alt.Scale(zero=False, padding=14), axis=alt.Axis(tickCount=5))
     rows = {
-        "all": sorted(points, key=lambda p: p["value"]),
+        "all": [] if isinstance(span, Choices) else sorted(points, key=lambda p: p["value"]),
         "ended": [p for p in points if p["status"] == "done"],
         "stopped": [p for p in points if p["status"] != "done"],
         "chosen": [p for p in points if p["chosen"]],
