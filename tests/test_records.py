@@ -66,9 +66,10 @@ def test_a_further_trial_counts_with_what_was_searched_alone(searched):
 
 def test_a_final_run_without_the_searched_field_has_chosen_nothing(searched):
     row = next(row for row in searched.plan().row()["runs"] if row["entry"] == "lora" and row["kind"] == "entry")
-    assert chosen_settings(searched, [row["id"]], ["learning_rate"]) == {"learning_rate": 0.01}
+    spans = searched.plan().entries["lora"].search
+    assert chosen_settings(searched, [row["id"]], spans) == {"learning_rate": 0.01}
     start(searched, row, settings={})
-    assert chosen_settings(searched, [row["id"]], ["learning_rate"]) is None
+    assert chosen_settings(searched, [row["id"]], spans) is None
     assert summarize(searched).entries["lora"].tuning.chosen is None
 
 

@@ -1,10 +1,11 @@
 """The trials of an entry, from their records: validation losses, the choice, whether it is at an edge, and costs."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from bakeoff.analysis.alone import costs_alone
 from bakeoff.errors import SetupError
-from bakeoff.store.plan_document import EntryFacts, PlanDocument
+from bakeoff.store.plan_document import Choices, EntryFacts, PlanDocument, Span
 from bakeoff.store.records import Run, RunResult
 from bakeoff.store.results_document import TrialRow, Tuning
 from bakeoff.store.run_folder import Folder
@@ -19,7 +20,7 @@ def tuning(folder: Folder, plan: PlanDocument, name: str, finals: list[str], pac
     planned, trials = plan.entries[name], folder.trials(name, plan)
     fields = list(planned.search)
     results = {run.id: folder.run(run.id).result() for run in trials}
-    chosen = chosen_settings(folder, finals, planned)
+    chosen = chosen_settings(folder, finals, planned.search)
     rows = [trial_row(run, results[run.id], fields, chosen is not None) for run in trials]
     ended = [row for row in rows if is_planned(row, planned) and row.status == "done"]
     best = min(ended, key=loss_of, default=None)
@@ -56,15 +57,14 @@ def loss_of(row: TrialRow) -> float:
     return row.validation_loss
 
 
-def chosen_settings(folder: Folder, finals: list[str], planned: EntryFacts) -> dict[str, Any] | None:
+def chosen_settings(folder: Folder, finals: list[str], search: Mapping[str, Span | Choices]) -> dict[str, Any] | None:
     """Return the searched values of the entry's final runs; None before the first of them was started."""
     try:
         settings = folder.run(finals[0]).run().settings
     except SetupError:
         return None
-    fields = planned.search
-    searched = bool(fields) and all(span.holds(settings.get(field)) for field, span in fields.items())
-    return {field: settings[field] for field in fields} if searched else None
+    searched = bool(search) and all(span.holds(settings.get(field)) for field, span in search.items())
+    return {field: settings[field] for field in search} if searched else None
 
 
 def trial_row(run: Run, result: RunResult | None, fields: list[str], decided: bool) -> TrialRow:
