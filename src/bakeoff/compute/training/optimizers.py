@@ -41,6 +41,8 @@ def check_optimizer(method: Method, adapted: nn.Module) -> None:
             f"{where} is for matrices, and this method trains none (embeddings and the head do not count). Try: "
             "optimizer: adamw"
         )
+    if method.optimizer == "adamw_8bit" and any(isinstance(w, DTensor) for w in trainable(adapted).values()):
+        raise SetupError(f"{where} cannot change weights that are shared out (machine.shards). Try: optimizer: adamw")
     if method.optimizer == "schedule_free" and type(method).after_step is not Method.after_step:
         raise SetupError(
             f"{where} ends with an average over its steps, and this method changes weights, or reads gradients, after "
