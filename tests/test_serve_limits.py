@@ -286,6 +286,7 @@ def test_a_second_signal_ends_the_command_at_once(shared, monkeypatch):
 
 def test_without_the_extra_it_says_how_to_get_it(shared, monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    monkeypatch.delitem(sys.modules, "bakeoff.serving.server", raising=False)
+    for name in ("bakeoff.serving.server", "bakeoff.serving.listening"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     with pytest.raises(SetupError, match=r"uvicorn is not installed. Try: pip install bakeoff\[serve\]"):
         bakeoff.serve(shared[1].folder.path)
