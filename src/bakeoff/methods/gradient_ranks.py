@@ -159,7 +159,7 @@ def allotted(importance: Sequence[float], sizes: Sequence[tuple[int, int]], rank
             more = numpy.where((cost == takes) & (ranks + up <= most), 2 * (target - ranks) - up, -math.inf)
             gain = numbers * (less.max() + more.max())
             if gain > best:
-                best, giver, taker, given, taken = gain, less.argmax(), more.argmax(), down, up
+                best, giver, taker, given, taken = float(gain), int(less.argmax()), int(more.argmax()), down, up
         if not given:
             return ranks.tolist()
         ranks[giver] -= given
