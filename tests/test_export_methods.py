@@ -2,6 +2,7 @@
 it gave. With BAKEOFF_FUZZ it is every method on all three.
 """
 
+from copy import deepcopy
 from functools import cache
 from types import SimpleNamespace
 
@@ -37,14 +38,22 @@ BEYOND_LORA = ("full", "l2_sp", "wise_ft", "last_layers", "bias", "glora", "laye
 UNMERGED = ("adaption_prompt", "beft")  # tokens that attention reads, and biases of layers that have none
 
 
+@cache
+def loaded(folder, quantize):
+    """A base as an export loads it, unpacked, and its tokenizer."""
+    model = unpack(load_model(str(folder), "fp32", LATEST, quantize, CPU))
+    return model, AutoTokenizer.from_pretrained(folder)
+
+
 class Made:
     """A method's adapter on a family, away from its start, saved as a run saves it; stands in for `Source`."""
 
     def __init__(self, method, family, folder, quantize="none"):
         self.cell = Cell(method, family, {}, quantize)
-        self.base_folder, self.adapter = folder / "base", folder / "adapter"
-        first_model(family).save_pretrained(self.base_folder)
-        tokenizer().save_pretrained(self.base_folder)
+        self.base_folder, self.adapter = folder / "base", folder / method
+        if not self.base_folder.exists():
+            first_model(family).save_pretrained(self.base_folder)
+            tokenizer().save_pretrained(self.base_folder)
         base = self.cell.base()
         torch.manual_seed(3)
         adapted = self.adapt(base)
@@ -64,8 +73,8 @@ class Made:
         return adapt(base, self.cell.method)
 
     def base(self):
-        model = load_model(str(self.base_folder), "fp32", LATEST, self.cell.quantize, CPU)
-        return Base(unpack(model), AutoTokenizer.from_pretrained(self.base_folder), CPU, "fp32")
+        model, tokens = loaded(self.base_folder, self.cell.quantize)
+        return Base(deepcopy(model), tokens, CPU, "fp32")
 
     def adapted(self, base):
         return self.cell.method.load(base.model, self.adapter).requires_grad_(False).eval()
@@ -82,11 +91,13 @@ class Made:
 def made(tmp_path_factory):
     """Return a method's adapter on a family, made once; None where the method refuses it, as docs/matrix.md says."""
 
+    folder = tmp_path_factory.mktemp("made")
+
     @cache
     def make(method, family):
         if Cell(method, family, {}).refusal:
             return None
-        return Made(method, family, tmp_path_factory.mktemp(f"{method}-{family}"))
+        return Made(method, family, folder / family)
 
     return make
 

@@ -32,6 +32,7 @@ from bakeoff.testing.chats import chat_base, chat_rows, chat_tokenizer
 from bakeoff.testing.families import ROWS, family_base, family_shape
 
 STEPS = 4
+OUTPUT = 6  # tokens of an output at most: with a prompt's they are more than the families' sliding windows see
 PROTOCOL = ProtocolConfig(epochs=STEPS, batch_size=len(ROWS), schedule="constant", warmup_share=0, precision="fp32")
 SEED = 3
 LARGEST_RATE = 0.05  # the methods' ranges go higher, which a few steps on random models need not bear
@@ -58,6 +59,7 @@ class Cell:
         self.curve: list[float] = []  # validation losses of `trained`
         self.before: dict[str, int] = {}  # its fingerprints before the first step
         self.reached: set[str] = set()  # what a batch's loss has gradients for, before the first step
+        self.halfway: tuple[str, bytes] | None = None  # the name and content of the checkpoint halfway in `trained`
 
     def base(self) -> Base:
         """Return a fresh base: the same at every call."""
@@ -90,18 +92,42 @@ class Cell:
             target_losses(trainer.base, trainer.adapted, batch_of(trainer.base, self.rows)).mean().backward()
         self.reached = {name for name, p in trainer.adapted.named_parameters() if p.grad is not None}
         trainer.adapted.zero_grad()
+        trainer.keep = self.keep_halfway
         trainer.train(self.rows, self.rows)
         return trainer
 
+    def keep_halfway(self, trainer: Trainer, validated: bool) -> None:
+        """Keep the checkpoint that a training writes halfway."""
+        if trainer.at.step == STEPS // 2:
+            with TemporaryDirectory(prefix="bakeoff-") as temporary:
+                save_checkpoint(Path(temporary), trainer, {})
+                (file,) = Path(temporary).iterdir()
+                self.halfway = file.name, file.read_bytes()
+
     @cached_property
-    def refusal(self) -> str | None:
-        """Why the method refuses this family, from shapes alone as in a plan; None if it does not."""
+    def losses(self) -> list[tuple[float, int]]:
+        """The losses of the examples after `trained`, read in one batch."""
+        return evaluate_loss(self.trained.base, self.trained.adapted, self.rows, len(self.rows))
+
+    @cached_property
+    def outputs(self) -> list[list[int]]:
+        """What is written for the examples' prompts after `trained`, in one batch."""
+        prompts = [row.prompt for row in self.rows]
+        return generate(self.trained.base, self.trained.adapted, prompts, OUTPUT, len(prompts))
+
+    @cached_property
+    def planned(self) -> nn.Module | SetupError:
+        """The base's shapes as the method adapts them, as in a plan, or why the method refuses this family."""
         try:
             with torch.device("meta"):
-                self.method.adapt(self.shape(), None)
+                return self.method.adapt(self.shape(), None)
         except SetupError as error:
-            return str(error)
-        return None
+            return error
+
+    @property
+    def refusal(self) -> str | None:
+        """Why the method refuses this family, from shapes alone as in a plan; None if it does not."""
+        return str(self.planned) if isinstance(self.planned, SetupError) else None
 
 
 def trains_what_it_means_to(cell: Cell) -> None:
@@ -142,16 +168,15 @@ def starts_as_it_says(cell: Cell) -> None:
 
 def counts_as_planned(cell: Cell) -> None:
     """A plan, which sees shapes only, counts as many parameters as a run has."""
-    with torch.device("meta"):
-        planned = count_parameters(cell.method.adapt(cell.shape(), None))
+    assert isinstance(cell.planned, nn.Module), cell.refusal
+    planned = count_parameters(cell.planned)
     counted = count_parameters(cell.trained.adapted)
     assert planned == counted, f"(trainable, total) parameters: {planned} planned, {counted} in a run"
 
 
 def loads_as_it_was_saved(cell: Cell) -> None:
     """The saved adapter gives the same losses on a fresh base; if in PEFT's format, also when plain PEFT loads it."""
-    base, adapted = cell.trained.base, cell.trained.adapted
-    losses = evaluate_loss(base, adapted, cell.rows, len(cell.rows))
+    adapted, losses = cell.trained.adapted, cell.losses
     with TemporaryDirectory(prefix="bakeoff-") as temporary:
         folder = Path(temporary)
         cell.method.save(adapted, folder)
@@ -183,35 +208,33 @@ def plain_loss(base: Base, adapted: nn.Module, row: Tokens) -> tuple[float, int]
 
 def goes_on_as_if_never_stopped(cell: Cell) -> None:
     """Training that stops halfway and resumes from its checkpoint in a fresh model ends with the same bits."""
+    wanted = cell.trained.weights
+    assert cell.halfway is not None, f"training has ended before step {STEPS // 2}"
+    resumed, (name, content) = cell.trainer(), cell.halfway
     with TemporaryDirectory(prefix="bakeoff-") as temporary:
-        stopped = cell.trainer()
-        stopped.train(cell.rows, cell.rows, STEPS // 2)
-        save_checkpoint(Path(temporary), stopped, {})
-        resumed = cell.trainer()
-        load_newest(Path(temporary), resumed)
+        (Path(temporary) / name).write_bytes(content)
+        assert load_newest(Path(temporary), resumed) == {}, "its checkpoint cannot be resumed from"
     resumed.train(cell.rows, cell.rows)
-    other = [n for n, w in trainable(resumed.adapted).items() if not torch.equal(w, cell.trained.weights[n])]
+    other = [n for n, w in trainable(resumed.adapted).items() if not torch.equal(w, wanted[n])]
     assert not other, f"weights differ from those of a training that never stopped: {shown(other)}"
 
 
 def ignores_batch_mates(cell: Cell) -> None:
     """An example has the same loss and output alone as in a batch with longer and shorter ones."""
     base, adapted = cell.trained.base, cell.trained.adapted
-    together, alone = (evaluate_loss(base, adapted, cell.rows, size) for size in (len(cell.rows), 1))
-    assert_close(together, alone, "in a batch")
-    prompts = [row.prompt for row in cell.rows]
-    written, wanted = (generate(base, adapted, prompts, 8, size) for size in (len(cell.rows), 1))
-    assert written == wanted, f"outputs {written} in a batch, {wanted} alone"
+    assert_close(cell.losses, evaluate_loss(base, adapted, cell.rows, 1), "in a batch")
+    alone = generate(base, adapted, [row.prompt for row in cell.rows], OUTPUT, 1)
+    assert cell.outputs == alone, f"outputs {cell.outputs} in a batch, {alone} alone"
 
 
 def decodes_as_it_was_trained(cell: Cell) -> None:
     """If PEFT can add the trained weights to the base's matrices, losses and outputs stay as they were."""
-    base, adapted = cell.trained.base, deepcopy(cell.trained.adapted).eval()
-    prompts = [row.prompt for row in ROWS]
-    losses, written = evaluate_loss(base, adapted, ROWS, len(ROWS)), generate(base, adapted, prompts, 8)
+    base, rows = cell.trained.base, cell.rows
+    losses, written = cell.losses, cell.outputs
+    adapted = deepcopy(cell.trained.adapted).eval()
     if merge(adapted):
-        assert_close(evaluate_loss(base, adapted, ROWS, len(ROWS)), losses, "when merged")
-        merged = generate(base, adapted, prompts, 8)
+        assert_close(evaluate_loss(base, adapted, rows, len(rows)), losses, "when merged")
+        merged = generate(base, adapted, [row.prompt for row in rows], OUTPUT, len(rows))
         assert merged == written, f"outputs {merged} when merged, {written} before"
 
 
