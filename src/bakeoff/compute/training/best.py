@@ -8,9 +8,8 @@ from torch import nn
 from bakeoff.compute.model.device import CPU
 from bakeoff.compute.model.team import local
 
-BEST_BYTES = (
-    2**30
-)  # of best weights that an accelerator holds; a copy to the host at each better validation costs little
+# Of best weights that an accelerator holds; a copy to the host at each better validation costs little.
+BEST_BYTES = 2**30
 
 
 def place_of_best(weights: Mapping[str, nn.Parameter], device: torch.device) -> torch.device:
