@@ -8,12 +8,13 @@ from transformers import PreTrainedModel
 
 from bakeoff.compute.model.quantization import packed_parts
 
-Dtypes = dict[int, torch.dtype]  # of parameters and buffers, by id
+Dtypes = dict[str, torch.dtype]  # of parameters and buffers, by name
 
 
 def dtypes_of(model: nn.Module) -> Dtypes:
     """Return the data type of each weight and buffer that a model has now."""
-    return {id(tensor): tensor.dtype for tensor in (*model.parameters(), *model.buffers())}
+    # Not by id: a buffer that is converted is another object.
+    return {name: tensor.dtype for name, tensor in (*model.named_parameters(), *model.named_buffers())}
 
 
 class Twin:
@@ -26,13 +27,13 @@ class Twin:
     def __init__(self, original: PreTrainedModel, dtypes: Dtypes):
         memo = packed_parts(original)
         self.pairs: list[tuple[nn.Parameter, nn.Parameter]] = []  # of the copy and the original
-        for parameter in original.parameters():
+        for name, parameter in original.named_parameters():
             if id(parameter) not in memo:
-                own = nn.Parameter(parameter.data.to(dtypes[id(parameter)]), requires_grad=parameter.requires_grad)
+                own = nn.Parameter(parameter.data.to(dtypes[name]), requires_grad=parameter.requires_grad)
                 memo[id(parameter)] = own
                 self.pairs.append((own, parameter))
-        for buffer in original.buffers():
-            memo[id(buffer)] = buffer.to(dtypes[id(buffer)])
+        for name, buffer in original.named_buffers():
+            memo[id(buffer)] = buffer.to(dtypes[name])
         self.model: PreTrainedModel = deepcopy(original, memo)
 
     def share_again(self) -> None:
