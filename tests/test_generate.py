@@ -87,7 +87,7 @@ def test_one_text_is_no_list_of_documents(shared):
 
 def test_entries_without_an_adapter_are_told_apart(shared, copied):
     assert "Did you mean 'lora'" in refused(copied.path, DOCUMENT, "--entry", "lara")
-    for name in ("base", "lead-1", "oracle", "few-shot-2"):
+    for name in ("base", "lead-1", "oracle"):
         assert f"'{name}' is a baseline, which has no adapter" in refused(copied.path, DOCUMENT, "--entry", name)
     run = copied.run(shared[1].entries["lora"].runs[0])
     shutil.rmtree(run.adapter)

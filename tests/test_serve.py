@@ -38,7 +38,8 @@ def wanted(shared):
 
 def test_each_entry_is_a_model_and_the_recommended_one_has_the_bakeoffs_name(server, client, shared):
     names = [model.id for model in client.models.list()]
-    assert names == ["shared", "shared/base", *(f"shared/{entry}" for entry in shared[1].entries)]
+    entries = [*shared[1].entries, "few-shot-2"]
+    assert names == ["shared", "shared/base", *(f"shared/{entry}" for entry in entries)]
     assert server.models == names
     assert client.models.retrieve("shared/lora").owned_by == "bakeoff"
     assert call(server, "GET", "/v1/models/shared")[2]["entry"] == shared[1].best().name

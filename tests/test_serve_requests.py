@@ -185,7 +185,7 @@ def test_adapters_are_loaded_only_from_known_folders(server, tmp_path):
 
 def test_other_columns_of_a_row_go_with_its_document():
     prompts = SimpleNamespace(turns=None, columns=SimpleNamespace(document="text"))
-    model = SimpleNamespace(bakeoff=SimpleNamespace(prompts=prompts))
+    model = SimpleNamespace(prompts=prompts)
     asked = Completion(model="m", prompt="a document", columns={"title": "a title"})
     assert document_of(model, asked) == {"text": "a document", "title": "a title"}
     assert document_of(model, asked.model_copy(update={"columns": None})) == "a document"

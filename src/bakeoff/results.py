@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bakeoff.collector import uncollected
 from bakeoff.errors import SetupError, did_you_mean, listed, printable
 from bakeoff.store.checksums import fault_of, read_mapping, unsealed
-from bakeoff.store.records import Run
+from bakeoff.store.records import Run, RunResult
 from bakeoff.store.results_document import ResultsDocument, ResultsRow, stored_results
 from bakeoff.store.run_folder import SCHEMA, Folder
 from bakeoff.store.signature import unsigned
@@ -97,6 +97,25 @@ class Results:
             raise SetupError(f"{self.folder.path}: no entry '{name}'.{did_you_mean(name, self.entries)}")
         return EntryResult(self.folder, name, self.entries[name])
 
+    def prompt(self, name: str) -> "PromptResult":
+        """Return a prompted baseline's result by name, for example nearest-4, which is ready to use as an entry is."""
+        from bakeoff.scoring.prompted import is_prompted
+
+        row = self.document.baselines.get(name)
+        record = next((r for i in (row.runs if row else ()) if (r := self.folder.run(i).finished())), None)
+        if record is None or not is_prompted(name):
+            known = [other for other in self.document.baselines if is_prompted(other)]
+            raise SetupError(f"{self.folder.path}: no finished prompted baseline '{name}'.{did_you_mean(name, known)}")
+        return PromptResult(self.folder, name, record)
+
+    def usable(self, name: str | None) -> "EntryResult | PromptResult":
+        """Return what `generate` uses: an entry or a prompted baseline by name; without one, the best entry."""
+        from bakeoff.scoring.prompted import is_prompted
+
+        if name is None:
+            return self.best()
+        return self.prompt(name) if name in self.document.baselines and is_prompted(name) else self.entry(name)
+
     @property
     def recommended(self) -> str | None:
         """The name of the entry that `best` returns; None if no entry has finished."""
@@ -139,6 +158,10 @@ class EntryResult:
 
     def best_run(self) -> Run:
         """Return the finished run with the lowest validation loss; raise SetupError if none has finished."""
+        return self.best_record().run
+
+    def best_record(self) -> RunResult:
+        """Return the record of `best_run`."""
         files = [self.folder.run(run_id) for run_id in self.row.runs]
         done = [r for f in files if (r := f.finished()) and r.run.kind == "entry"]
         if not done:
@@ -146,7 +169,7 @@ class EntryResult:
             raise SetupError(
                 f"{self.folder.path}: entry '{self.name}' has no finished run{failed}. Try: bakeoff run again"
             )
-        return min(done, key=lambda r: r.metrics.get("validation/loss", math.inf)).run
+        return min(done, key=lambda r: r.metrics.get("validation/loss", math.inf))
 
     def predictions(self) -> list[dict[str, Any]]:
         """Return the outputs of the entry's first finished run, with their examples."""
@@ -164,15 +187,7 @@ class EntryResult:
         `device` is named as in `machine.device`. Raises SetupError if the folder is from elsewhere and names a model
         folder or code, unless `trust` is set.
         """
-        from bakeoff.config.loading import load_config
-        from bakeoff.driver.trust import check_trusted, model_wishes
-
-        config = load_config(self.folder.config_file)
-        check_trusted(self.folder, config, model_wishes(config), trust)
-        with uncollected():
-            from bakeoff.compute.decoding.summarizer import Summarizer
-
-            return Summarizer(self.folder, self.adapter, self.best_run(), device)
+        return summarizer(self.folder, self.adapter, self.best_record(), trust, device)
 
     def export(self, to: str, trust: bool = False, **options: Any) -> "Export":
         """Export the adapter of the best seed: `to` is peft, merged, lora, gguf, ollama, vllm or hub.
@@ -184,3 +199,30 @@ class EntryResult:
 
         document = load_results(self.folder.path).document
         return export_run(self.folder, document, self.best_run(), self.adapter, Options(to, **options), trust)
+
+
+class PromptResult:
+    """A prompted baseline of a finished bakeoff: the base with training examples, or an instruction, in its prompt."""
+
+    def __init__(self, folder: Folder, name: str, record: RunResult):
+        self.folder, self.name, self.record = folder, name, record
+
+    def load(self, trust: bool = False, device: str = "auto") -> Any:
+        """Return a `Summarizer` that shows the base this prompt, as `EntryResult.load` returns one of an adapter."""
+        return summarizer(self.folder, None, self.record, trust, device)
+
+
+def summarizer(folder: Folder, adapter: Path | None, record: RunResult, trust: bool, device: str) -> Any:
+    """Return the base of a bakeoff, ready to generate with an adapter, or with the prompt of a prompted baseline.
+
+    Raises SetupError if the folder is from elsewhere and names a model folder or code, unless `trust` is set.
+    """
+    from bakeoff.config.loading import load_config
+    from bakeoff.driver.trust import check_trusted, model_wishes
+
+    config = load_config(folder.config_file)
+    check_trusted(folder, config, model_wishes(config), trust)
+    with uncollected():
+        from bakeoff.compute.decoding.summarizer import Summarizer
+
+        return Summarizer(folder, adapter, record, device)

@@ -18,8 +18,8 @@ from bakeoff.errors import LINES, BakeoffError, no_utf8, printable
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option(
     "--entry",
-    help="Entry whose adapter is used.  [default: the one with the lowest validation loss among those tied with the "
-    "best]",
+    help="Entry whose adapter is used, or a prompted baseline such as nearest-4.  [default: the entry with the lowest "
+    "validation loss among those tied with the best]",
 )
 @DEVICE
 @click.option(
@@ -41,7 +41,7 @@ def generate(folder: Path, entry: str | None, device: str, rows: bool, trust: bo
     from bakeoff.results import load_results
 
     results = load_results(folder)
-    chosen = results.entry(entry) if entry else results.best()
+    chosen = results.usable(entry)
     documents = read_rows() if rows else read_documents()
     summarizer = chosen.load(trust, device)
     cut = summarizer.cut(documents)  # first of all: it refuses what is no document

@@ -38,8 +38,9 @@ def serve(folders: tuple[str, ...], log: bool, device: str, trust: bool, **setti
     """Serve finished bakeoffs over HTTP.
 
     Each FOLDER is the run folder of a bakeoff, or NAME=FOLDER. All must share one base, which is loaded once. Each
-    entry is a model: demo/lora, demo/base for the untouched base, and demo for the recommended entry. Programs for
-    OpenAI's interface can use it, and a browser shows a page. Ctrl-C finishes running requests and ends the server.
+    entry and each prompted baseline is a model: demo/lora, demo/nearest-4, demo/base for the untouched base, and demo
+    for the recommended entry. Programs for OpenAI's interface can use it, and a browser shows a page. Ctrl-C finishes
+    running requests and ends the server.
 
     For example: bakeoff serve bakeoffs/demo
     """

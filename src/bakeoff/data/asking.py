@@ -36,6 +36,7 @@ class Prompts:
         self.turns = conversations_of(data, references=False) if data.conversation else None
         self.max_tokens, self.output_tokens = lengths(folder, plan, context)
         self.indented = INDENT in plan.texts
+        self.stops: tuple[str, ...] = ()  # texts that end an output, and are not part of it
 
     def rows(self, documents: Sequence[Document]) -> dict[int, Tokens]:
         """Return each document that is not blank, by its index, as a prompt that leaves room for its output.
@@ -57,6 +58,10 @@ class Prompts:
     def texts(self, outputs: Sequence[Sequence[int]]) -> list[str]:
         """Return outputs' ids as texts, as they are scored."""
         return self.form.texts(outputs, self.indented)
+
+    def begun(self, text: str) -> str:
+        """Return an output's text without white space before it that does not count."""
+        return text if self.indented else text.lstrip()
 
     def examples(self, documents: Sequence[Document]) -> dict[int, Example]:
         """Return each document that is not blank, by its index."""

@@ -135,24 +135,30 @@ class Nearest:
         scores = self.index.get_scores(known) if known else numpy.zeros(self.index.scores["num_docs"])
         return numpy.argsort(-numpy.round(scores, 4), kind="stable")[:count].tolist()
 
+    def fitting(
+        self, count: int, costs: NDArray[numpy.int64], examples: Iterable[Example], rows: Rows, form: AnyForm,
+        context: int | None, output_tokens: int,
+    ) -> list[list[int]]:  # fmt: skip
+        """Return the places of the nearest examples of each document, the nearest last, next to the document.
+
+        Of the `count` nearest as many are kept as leave the document whole; `costs` are of the training examples.
+        """
+        found = []
+        for example, length in zip(examples, longest(rows, form, output_tokens), strict=True):
+            places = self.places(example.source, count)
+            if context is not None:
+                places = places[: int(numpy.searchsorted(numpy.cumsum(costs[places]), context - length, side="right"))]
+            found.append(places[::-1])
+        return found
+
 
 def nearest_places(
     count: int, train: Sequence[Example], test: Iterable[Example], tokens: Mapping[str, Rows], form: AnyForm,
     between: str, context: int | None, output_tokens: int,
 ) -> list[list[int]]:  # fmt: skip
-    """Return the places of the nearest examples of each test document, the nearest last, next to the document.
-
-    Of the `count` nearest as many are kept as leave the document whole.
-    """
-    index, costs = Nearest(train), shot_costs(tokens["train"], form, between)
-    taken = longest(tokens["test"], form, output_tokens)
-    found = []
-    for example, length in zip(test, taken, strict=True):
-        places = index.places(example.source, count)
-        if context is not None:
-            places = places[: int(numpy.searchsorted(numpy.cumsum(costs[places]), context - length, side="right"))]
-        found.append(places[::-1])
-    return found
+    """Return the places of the nearest examples of each test document, as `Nearest.fitting` does."""
+    costs = shot_costs(tokens["train"], form, between)
+    return Nearest(train).fitting(count, costs, test, tokens["test"], form, context, output_tokens)
 
 
 def separator(train: Sequence[Example]) -> str:
@@ -213,20 +219,33 @@ def prompted_rows(
     Raises NoRoomError if that takes away too much (KEPT_SHARE, ROOMLESS_SHARE).
     """
     made, without_room = [], 0
-    for row, (head, document, tail) in zip(rows, around, strict=True):
-        length = len(document)
-        output = 0 if form.encoder_decoder else max(len(row.target), output_tokens)
-        room = length if context is None else context - len(head) - len(tail) - output
-        without_room += room < max(min(1, length), KEPT_SHARE * length)
-        cut = max(0, length - room)
-        prompt = [*head, *document[: length - cut], *tail]
-        made.append(replace(row, prompt=prompt, cut=row.cut + cut, head=len(head), tail=len(tail)))
-        if room < min(1, length) or without_room > ROOMLESS_SHARE * len(rows):
+    for row, parts in zip(rows, around, strict=True):
+        new, room = prompted_row(row, parts, form, context, output_tokens)
+        made.append(new)
+        without_room += room < KEPT_SHARE
+        if room <= 0 or without_room > ROOMLESS_SHARE * len(rows):
             raise NoRoomError(
-                f"the context of {context} tokens is too short: the examples take {len(head) - row.head} of "
+                f"the context of {context} tokens is too short: the examples take {new.head - row.head} of "
                 "them, which leaves too few for the documents"
             )
     return made
+
+
+def prompted_row(
+    row: Tokens, around: Around, form: AnyForm, context: int | None, output_tokens: int
+) -> tuple[Tokens, float]:
+    """Return a row with other ids around its document, and for what share of the document the context has room.
+
+    The share is 1 if all of it is there, and for an empty document that leaves room for an output.
+    """
+    head, document, tail = around
+    length = len(document)
+    output = 0 if form.encoder_decoder else max(len(row.target), output_tokens)
+    room = length if context is None else context - len(head) - len(tail) - output
+    cut = min(length, max(0, length - room))
+    prompt = [*head, *document[: length - cut], *tail]
+    share = min(1.0, room / length) if length else float(room >= 0)
+    return replace(row, prompt=prompt, cut=row.cut + cut, head=len(head), tail=len(tail)), share
 
 
 def shots_ids(shots: Sequence[Tokens], form: Form, between: str = BLANK_LINE) -> list[int]:

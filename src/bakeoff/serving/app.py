@@ -81,7 +81,7 @@ class Answers:
 
     async def adapters(self, _: Request) -> Response:
         """List the adapters in memory."""
-        rows = [m.row(m.id) for m in self.service.models.loaded.values() if m.entry is not None]
+        rows = [m.row(m.id) for m in self.service.models.loaded.values() if m.adapter is not None]
         return JSONResponse({"object": "list", "data": rows})
 
     async def load(self, request: Request) -> Response:

@@ -34,16 +34,16 @@ class Entries:
             raise SetupError(f"{name}: is not loaded.{did_you_mean(name, self.names)}")
         if isinstance(documents, str):
             raise DataError("generate: expected a list of documents, got one text. Try: [text]")
-        rows = model.bakeoff.prompts.rows(documents)
+        rows = model.prompts.rows(documents)
         ids = self._written(model, [row.prompt for row in rows.values()])
-        texts = dict(zip(rows, model.bakeoff.prompts.texts(ids), strict=True)) if ids else {}
+        texts = dict(zip(rows, model.prompts.texts(ids), strict=True)) if ids else {}
         return [texts.get(i, "") for i in range(len(documents))]
 
     def _written(self, model: Model, prompts: Sequence[list[int]]) -> list[list[int]]:
         """Return the ids of each prompt's output."""
         from bakeoff.compute.serving.request import Request
 
-        most, ends = model.bakeoff.prompts.output_tokens, model.bakeoff.ends
+        most, ends = model.prompts.output_tokens, model.bakeoff.ends
         rows = [self.engine.submit(model.adapter, Request(prompt, most, ends)) for prompt in prompts]
         written: dict[int, list[int]] = {row: [] for row in rows}
         left = len(rows)

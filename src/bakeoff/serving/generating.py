@@ -114,7 +114,7 @@ class Call:
             prompt.ids, prompt.most, model.bakeoff.ends, asked.temperature or 0.0,
             1.0 if asked.top_p is None else asked.top_p, asked.seed,
         )  # fmt: skip
-        text = Text(model.bakeoff.prompts, service.tokenizer, asked.stops)
+        text = Text(model.prompts, service.tokenizer, asked.stops)
         try:
             output = await service.worker.submit(model.adapter, row)
         except BakeoffError as error:

@@ -38,7 +38,10 @@ class Bakeoff:
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A name under which requests are answered. `entry` is None for the base; the engine knows the others by `id`."""
+    """A name under which requests are answered. `entry` is None for the base; the engine knows adapters by `id`.
+
+    A prompted baseline has prompts of its `own`, and no adapter.
+    """
 
     id: str
     bakeoff: Bakeoff
@@ -46,21 +49,30 @@ class Model:
     method: str
     virtual: int = 0  # tokens that the method puts before a prompt
     score: float | None = None  # of the bakeoff's own test, by its main metric
+    own: Prompts | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
+    def prompts(self) -> Prompts:
+        """How it makes prompts of documents."""
+        return self.own or self.bakeoff.prompts
+
+    @property
     def adapter(self) -> str | None:
-        """The engine's name of its adapter."""
-        return None if self.entry is None else self.id
+        """The engine's name of its adapter; None if it has none."""
+        return None if self.entry is None or self.own else self.id
 
     def row(self, name: str) -> dict[str, Any]:
         """Return the model as /v1/models lists it under a name."""
-        own = {"id": name, "object": "model", "created": self.created, "owned_by": "bakeoff"}
-        return own | {"method": self.method, "bakeoff": self.bakeoff.name, "entry": self.entry, "score": self.score}
+        about = {"id": name, "object": "model", "created": self.created, "owned_by": "bakeoff"}
+        return about | {"method": self.method, "bakeoff": self.bakeoff.name, "entry": self.entry, "score": self.score}
 
 
 class Models:
-    """All models by name: NAME/ENTRY, NAME/base, and NAME for the recommended entry of the bakeoff NAME."""
+    """All models by name: NAME/ENTRY, NAME/base, and NAME for the recommended entry of the bakeoff NAME.
+
+    Prompted baselines are among the entries.
+    """
 
     def __init__(self) -> None:
         self.bakeoffs: dict[str, Bakeoff] = {}

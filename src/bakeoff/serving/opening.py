@@ -1,7 +1,7 @@
 """Opening the bakeoffs that are served: whether they can share a base, the base, and their adapters."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from bakeoff.driver.trust import check_trusted, model_wishes
 from bakeoff.errors import SetupError
 from bakeoff.methods import build_method
 from bakeoff.results import EntryResult, Results, load_results
+from bakeoff.scoring.prompted import is_prompted
 from bakeoff.serving.models import BASE, Bakeoff, Model
 from bakeoff.store.records import Quantize
 from bakeoff.store.results_document import ResultsRow
@@ -92,7 +93,8 @@ class Opened:
         loaded = []
         for model in models:
             try:
-                self.put(model, self.checked(model), self.engine)
+                if model.adapter:
+                    self.put(model, self.checked(model), self.engine)
             except SetupError as error:
                 self.say(f"{model.id}: is not served: {error}")
             else:
@@ -122,7 +124,20 @@ class Opened:
             finished = [record.run for i in row.runs if (record := folder.run(i).finished())]
             if any(run.kind == "entry" for run in finished):
                 models.append(self.model(bakeoff, results.entry(entry), score_of(row, plan.primary)))
-        return bakeoff, models
+        return bakeoff, [*models, *self.rivals(bakeoff)]
+
+    def rivals(self, bakeoff: Bakeoff) -> Iterator[Model]:
+        """Yield a model for each prompted baseline that has finished."""
+        from bakeoff.scoring.prompted_asking import PromptedPrompts
+
+        document, folder = bakeoff.results.document, bakeoff.folder
+        config, plan = trusted_config(folder), folder.plan()
+        for name, row in document.baselines.items():
+            record = next((record for i in row.runs if (record := folder.run(i).finished())), None)
+            if is_prompted(name) and record and name not in document.entries:
+                own = PromptedPrompts(folder, config, self.tokenizer, self.encoder_decoder, self.context, record)
+                score = score_of(row, plan.primary)
+                yield Model(f"{bakeoff.name}/{name}", bakeoff, name, "prompt", score=score, own=own)
 
     def model(self, bakeoff: Bakeoff, entry: EntryResult, score: float | None) -> Model:
         """Return the model that an entry is."""

@@ -45,13 +45,13 @@ def prompt_of(model: Model, asked: Completion | Chat, limit: int) -> Prompt:
 
 def room(model: Model, tokens: int, asked: int | None, limit: int, field: str) -> int:
     """Return how many tokens an output may have after a prompt; by default, as many as in the evaluation."""
-    usual, bakeoff = model.bakeoff.prompts.output_tokens, model.bakeoff
+    usual, bakeoff = model.prompts.output_tokens, model.bakeoff
     if asked is not None and asked > limit:
         raise ApiError(400, f"max_tokens: at most {limit} on this server, got {asked}", "max_tokens")
     if bakeoff.context is None:
         return asked or min(usual, limit)
     own = tokens + model.virtual
-    left = bakeoff.context if bakeoff.prompts.form.encoder_decoder else bakeoff.context - own
+    left = bakeoff.context if model.prompts.form.encoder_decoder else bakeoff.context - own
     if own > bakeoff.context or left < 1:
         raise ApiError(
             400, f"{field}: has {own} tokens, and the model reads {bakeoff.context}, with its output", field,
@@ -67,7 +67,7 @@ def room(model: Model, tokens: int, asked: int | None, limit: int, field: str) -
 
 def evaluated_ids(model: Model, asked: Completion | Chat) -> tuple[list[int], int]:
     """Return the ids of a document, or of turns, as in the evaluation, and how many were cut."""
-    prompts = model.bakeoff.prompts
+    prompts = model.prompts
     turns = turns_of(asked.messages) if isinstance(asked, Chat) else []
     if turns and prompts.turns:
         row = prompts.after(turns)
@@ -82,7 +82,7 @@ def evaluated_ids(model: Model, asked: Completion | Chat) -> tuple[list[int], in
 
 def document_of(model: Model, asked: Completion) -> str | dict[str, Any]:
     """Return the document of a request, with its other columns if it has any."""
-    prompts = model.bakeoff.prompts
+    prompts = model.prompts
     if not asked.columns:
         return asked.text
     if prompts.turns or prompts.columns.document in asked.columns:
@@ -92,7 +92,7 @@ def document_of(model: Model, asked: Completion) -> str | dict[str, Any]:
 
 def wrong_columns(model: Model) -> str:
     """Return why a request's other columns cannot be."""
-    prompts = model.bakeoff.prompts
+    prompts = model.prompts
     if prompts.turns:
         return "this bakeoff was made on conversations, which have none. Leave it out"
     return f"'{prompts.columns.document}' is the document, which is the prompt. Leave it out"
@@ -113,7 +113,7 @@ def turns_of(messages: Sequence[Mapping[str, Any]]) -> list[Turn]:
 
 def raw_ids(model: Model, asked: Completion | Chat) -> tuple[list[int], int]:
     """Return the ids of a prompt as it is written, where special tokens are tokens; or of turns without the form."""
-    form = model.bakeoff.prompts.form
+    form = model.prompts.form
     if isinstance(asked, Completion):
         if asked.columns:
             raise ApiError(400, "columns: a raw prompt has none. Leave out one of them", "columns")

@@ -68,7 +68,7 @@ class Service:
 
     def count_adapters(self) -> None:
         """Note how many adapters are in memory."""
-        self.metrics.adapters.set(sum(model.entry is not None for model in self.models.loaded.values()))
+        self.metrics.adapters.set(sum(model.adapter is not None for model in self.models.loaded.values()))
 
     async def load(self, name: str | None, folder: str | None, entry: str | None) -> list[Model]:
         """Load an entry of a served bakeoff by its model's name, or entries of a folder; return those that are new.
@@ -106,8 +106,9 @@ class Service:
         added = []
         for model in wanted:
             if model.id not in self.models.loaded:
-                files = await self.in_thread(self.opened.checked, model)
-                await self.worker.ask(partial(self.opened.put, model, files))
+                if model.adapter:
+                    files = await self.in_thread(self.opened.checked, model)
+                    await self.worker.ask(partial(self.opened.put, model, files))
                 added.append(model)
         self.models.open(bakeoff)
         for model in added:
@@ -130,8 +131,8 @@ class Service:
         """Remove an adapter from memory once its running requests have ended; raise ApiError if there is none."""
         async with self.changing:
             model = self.models.loaded.get(name)
-            if model is None or model.entry is None:
-                adapters = [m.id for m in self.models.loaded.values() if m.entry is not None]
+            if model is None or model.adapter is None:
+                adapters = [m.id for m in self.models.loaded.values() if m.adapter is not None]
                 known = did_you_mean(name, adapters)
                 raise ApiError(404, f"model: no adapter '{name:.200}' is loaded.{known}", "model", "model_not_found")
             self.models.remove(model)

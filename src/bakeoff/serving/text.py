@@ -20,7 +20,7 @@ class Text:
     """
 
     def __init__(self, prompts: Prompts, tokenizer: Any, stops: Sequence[str] = ()):
-        self.prompts, self.tokenizer, self.stops = prompts, tokenizer, stops
+        self.prompts, self.tokenizer, self.stops = prompts, tokenizer, [*stops, *prompts.stops]
         self.lead, self.special = prompts.form.lead, {*tokenizer.all_special_ids}
         self.tidies = bool(getattr(tokenizer, "clean_up_tokenization_spaces", False))
         self.ids: list[int] = []
@@ -52,8 +52,7 @@ class Text:
     @property
     def whole(self) -> str:
         """The text so far, as the evaluation would show it, up to the first stop text."""
-        text = self.decoded(self.ids).removeprefix(self.lead)
-        text = text if self.prompts.indented else text.lstrip()
+        text = self.prompts.begun(self.decoded(self.ids).removeprefix(self.lead))
         return text[: self.first_stop(text)].rstrip()
 
     def news(self, text: str) -> str:
@@ -87,8 +86,7 @@ class Text:
         """Return a text without what goes before an output; None while that is not complete."""
         if self.lead.startswith(text):
             return None
-        text = text.removeprefix(self.lead)
-        return text if self.prompts.indented else text.lstrip()
+        return self.prompts.begun(text.removeprefix(self.lead))
 
     def first_stop(self, text: str) -> int | None:
         """Return where the first stop text begins."""

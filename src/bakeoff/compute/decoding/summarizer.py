@@ -15,24 +15,28 @@ from bakeoff.config.planned import decodes_in, trusted_config
 from bakeoff.data.asking import Document, Prompts
 from bakeoff.data.forms import stops_of
 from bakeoff.errors import SetupError
+from bakeoff.scoring.prompted_asking import PromptedPrompts
 from bakeoff.store.plan_document import BaseFacts
-from bakeoff.store.records import Run
+from bakeoff.store.records import Run, RunResult
 from bakeoff.store.run_folder import Folder
 
 
 class Summarizer:
-    """A base model with one adapter on it.
+    """A base model with one adapter on it, or without one, for a prompted baseline.
 
-    `device` is named as in `machine.device`; there too the base has the precision of the bakeoff. Raises SetupError if
-    the base is not that of the bakeoff, or the adapter is not what `run` writes.
+    `record` is that of a finished run. `device` is named as in `machine.device`; there too the base has the precision
+    of the bakeoff. Raises SetupError if the base is not that of the bakeoff, or the adapter is not what the run writes.
     """
 
-    def __init__(self, folder: Folder, adapter: Path, run: Run, device: str = "auto"):
-        plan, self.config = folder.plan(), trusted_config(folder)
+    def __init__(self, folder: Folder, adapter: Path | None, record: RunResult, device: str = "auto"):
+        plan, self.config, run = folder.plan(), trusted_config(folder), record.run
         base, self.note = opened(self.config, plan.precision, run.quantize, plan.model, device)
-        self.model = load_adapter(base, adapter, made_by(run, self.config, plan.model))
+        self.model: Any = base.model.requires_grad_(False).eval()
+        if adapter:
+            self.model = load_adapter(base, adapter, made_by(run, self.config, plan.model))
         self.base = replace(for_decoding(base, self.model, decodes_in(plan, self.config)), stops=stops_of(plan))
-        self.prompts = prompts_of(folder, self.config, base)
+        given = (folder, self.config, base.tokenizer, base.decoder_start is not None, context_of(base))
+        self.prompts = Prompts(*given) if adapter else PromptedPrompts(*given, record)
 
     def generate(self, documents: Sequence[Document]) -> list[str]:
         """Return the greedy output for each document, a text or a row of columns; a blank one has an empty output."""
@@ -69,11 +73,6 @@ def opened(config: Config, precision: str, quantize: Any, planned: BaseFacts, de
     check_base(config, planned)
     set_products(config.protocol.tf32)
     return conforming(load_base(config.model, precision, config.pin, quantize, choose(device)))
-
-
-def prompts_of(folder: Folder, config: Config, base: Base) -> Prompts:
-    """Return how a bakeoff makes prompts for its base."""
-    return Prompts(folder, config, base.tokenizer, base.decoder_start is not None, context_of(base))
 
 
 def made_by(run: Run, config: Config, planned: BaseFacts) -> dict[str, Any]:
