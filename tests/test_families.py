@@ -1,5 +1,7 @@
 """Every lever over tiny random models of many architectures, through their real transformers classes."""
 
+from functools import cache
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -35,7 +37,7 @@ REFUSED = {("prompt_tuning", "pegasus"): SCALED, ("p_tuning", "pegasus"): SCALED
 def cells(names=tuple(METHODS)):
     """The parameters of a test that runs over all families with each of these methods that takes the family."""
     chosen = [(name, family) for family in FAMILIES for name in names if (name, family) not in REFUSED]
-    return pytest.mark.parametrize(("name", "base"), chosen, indirect=["base"])
+    return pytest.mark.parametrize(("name", "family"), chosen)
 
 
 @pytest.fixture
@@ -52,6 +54,13 @@ def adapted_by(name, base):
         for parameter in trainable(adapted).values():
             parameter.add_(0.1 * torch.randn_like(parameter))  # so that an adapter that starts at zero does something
     return adapted
+
+
+@cache
+def made(name, family):
+    """A family's base and a method on it, for tests that do not change their weights."""
+    base = family_base(family)
+    return base, adapted_by(name, base)
 
 
 def plain_losses(base, adapted, row):
@@ -87,8 +96,8 @@ def test_a_family_that_a_method_is_not_tried_on_is_refused(name, family):
 
 
 @cells()
-def test_losses_and_gradients_equal_the_full_logit_path_whole_and_in_parts(name, base, monkeypatch):
-    adapted = adapted_by(name, base)
+def test_losses_and_gradients_equal_the_full_logit_path_whole_and_in_parts(name, family, monkeypatch):
+    base, adapted = made(name, family)
     plain = torch.cat([plain_losses(base, adapted, row) for row in ROWS])
     wanted = gradients_of(plain, adapted)
     batch = batch_of(base, ROWS)
@@ -115,8 +124,8 @@ def test_a_stored_trunk_gives_the_losses_and_gradients_of_the_whole_model(base, 
 
 @pytest.mark.filterwarnings("ignore:Position ids are not supported")  # PEFT, of its own dropping of them
 @cells()
-def test_outputs_equal_hf_generate_row_by_row(name, base, monkeypatch):
-    adapted = adapted_by(name, base)
+def test_outputs_equal_hf_generate_row_by_row(name, family, monkeypatch):
+    base, adapted = made(name, family)
     prompts = [row.prompt for row in ROWS]
     outputs = [hf_output(adapted, p, base) for p in prompts]
     assert generate(base, adapted, prompts, MOST, 3) == outputs
@@ -139,8 +148,8 @@ BEGINNING = list(range(100, 112))  # longer than the sliding windows
 
 @pytest.mark.filterwarnings("ignore:Position ids are not supported")  # PEFT, of its own dropping of them
 @cells(["lora", "prompt_tuning", "prefix_tuning"])
-def test_what_all_rows_begin_with_changes_neither_losses_nor_outputs(name, base, monkeypatch):
-    adapted = adapted_by(name, base)
+def test_what_all_rows_begin_with_changes_neither_losses_nor_outputs(name, family, monkeypatch):
+    base, adapted = made(name, family)
     rows = [Tokens(BEGINNING + row.prompt, row.target) for row in ROWS]
     prompts = [row.prompt for row in rows]
     monkeypatch.setattr(shared_prefix, "WORTH", len(BEGINNING))
