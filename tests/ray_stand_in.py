@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from types import SimpleNamespace
 
 from bakeoff.compute.run.execution import execute
-from bakeoff.driver import ray_node
+from bakeoff.driver import node
 
 ONE_AT_A_TIME = threading.Lock()  # runs in one process share torch's random numbers
 
@@ -168,7 +168,7 @@ def installed(patch, ray):
     from bakeoff.driver import ray_executor
 
     patch.setattr(ray_executor, "connected", lambda _: (ray, False))
-    patch.setattr(ray_node, "RunServer", InlineServer)
-    patch.setattr(ray_node, "HEAR_SECONDS", 0.05)
-    patch.setattr(ray_node, "LOOK_SECONDS", 0.0)
+    patch.setattr(node, "RunServer", InlineServer)
+    patch.setattr(node, "HEAR_SECONDS", 0.05)
+    patch.setattr(node, "LOOK_SECONDS", 0.0)
     return ray

@@ -7,7 +7,7 @@ import pytest
 
 import bakeoff
 from bakeoff.config.loading import load_config
-from bakeoff.driver import parcel, ray_node
+from bakeoff.driver import node, parcel
 from bakeoff.driver.parcel import Changes, unpack
 from bakeoff.errors import ConfigError, SetupError
 from bakeoff.store.run_folder import Folder
@@ -54,8 +54,8 @@ def losing(ray, times, when=lambda event: event.kind == "metrics" and event.step
 def test_nodes_that_come_and_go_leave_the_records_of_one_process(config, expected, monkeypatch, sees):
     ray = ray_stand_in.installed(monkeypatch, Ray(2))
     monkeypatch.setattr(InlineServer, "seen", staticmethod(losing(ray, 3)))
-    facts = ray_node.Node.facts
-    monkeypatch.setattr(ray_node.Node, "facts", lambda *words: facts(*words) | {"sees": sees})
+    facts = node.Node.facts
+    monkeypatch.setattr(node.Node, "facts", lambda *words: facts(*words) | {"sees": sees})
     results = bakeoff.run({**config, "machine": MACHINE}, display="none")
     found = without_neighbours(results.folder)
     assert {*found["files"]} ^ {*expected["files"]} == set()
@@ -87,13 +87,13 @@ def test_a_run_that_loses_every_node_fails_and_the_others_are_done(config, monke
 )
 def test_a_node_that_does_not_fit_is_not_used(config, monkeypatch, other, fault):
     ray_stand_in.installed(monkeypatch, Ray(1))
-    facts = ray_node.Node.facts
+    facts = node.Node.facts
 
     def with_other(*words):
         found = facts(*words)
         return found | other | {"host": "node-1", "machine": found["machine"] | other.get("machine", {})}
 
-    monkeypatch.setattr(ray_node.Node, "facts", with_other)
+    monkeypatch.setattr(node.Node, "facts", with_other)
     with pytest.raises(SetupError, match=rf"^machine\.executor: {fault}.*Try: ") as error:
         bakeoff.run({**config, "machine": MACHINE}, display="none")
     assert "\n" not in str(error.value)

@@ -38,6 +38,10 @@ def executor_of(config: Config) -> Executor:
     """Return what carries out a bakeoff's runs; raise SetupError if it cannot be used."""
     if config.machine.executor == "local":
         return LocalExecutor(config)
+    if config.machine.executor == "slurm":
+        from bakeoff.driver.slurm_executor import SlurmExecutor
+
+        return SlurmExecutor(config)
     from bakeoff.driver.ray_executor import RayExecutor
 
     return RayExecutor(config)
@@ -51,6 +55,8 @@ def run_all(folder: Folder, config: Config, display: str, executor: Executor) ->
         open_display(display, []).note("reading the docstrings of installed packages")
     with owned(folder) as took_over:
         check_free(folder, config)  # again: another bakeoff may have run here since
+        if folder.jobs.exists():
+            executor.take_over(folder, open_display(display, []).note)
         planned = plan_again(config, folder) if tokenizer is None else None
         planned = planned or make_plan(config, tokenizer or fetched(config, executor), folder)
         if not planned.data.is_current():

@@ -43,9 +43,9 @@ WORKERS = click.option(
 )
 EXECUTOR = click.option(
     "--executor",
-    type=click.Choice(["local", "ray"]),
-    help="Where runs are carried out, short for -s machine.executor=NAME: on this machine, or on the nodes of a Ray "
-    "cluster.",
+    type=click.Choice(["local", "ray", "slurm"]),
+    help="Where runs are carried out, short for -s machine.executor=NAME: on this machine, on the nodes of a Ray "
+    "cluster, or in jobs of Slurm.",
 )
 RESUME = "interrupted. Run the same command again to resume"
 ENDED = {"run": RESUME, "demo": RESUME, "watch": "stopped watching; the bakeoff keeps running"}

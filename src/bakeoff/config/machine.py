@@ -9,6 +9,53 @@ from bakeoff.config.sections import Section
 from bakeoff.errors import did_you_mean
 
 DEVICES = ("auto", "cpu", "cuda", "cuda:1", "xpu", "mps")
+OF_CLUSTERS = {"address": ("ray",), "resources": ("ray", "slurm"), "slurm": ("slurm",)}
+# What bakeoff says to sbatch itself, or what would give a job more than one process.
+OWN_OPTIONS = (
+    "array", "chdir", "cpus-per-task", "error", "export", "gres", "input", "mem", "nodes", "ntasks", "output",
+    "parsable", "requeue", "no-requeue", "signal", "test-only", "time", "wait", "wrap",
+)  # fmt: skip
+
+
+class SlurmConfig(Section):
+    """What is said to Slurm about the jobs in which runs are carried out. Nothing here changes a result."""
+
+    partition: str | None = Field(None, min_length=1, description="partition of the jobs; null: Slurm's default")
+    account: str | None = Field(None, min_length=1, description="account of the jobs; null: the user's default")
+    hours: float | None = Field(
+        None, gt=0, le=24 * 365, description="time limit of one job, in hours; null: that of the partition"
+    )
+    options: list[str] = Field(
+        [],
+        description="further options of sbatch, as in [--qos=low, --constraint=a100]; what a run takes is said in "
+        "machine.resources",
+    )
+    save_seconds: int = Field(
+        120,
+        ge=10,
+        le=3600,
+        description="how long before its time limit a job's run is asked to save; the job then joins the queue again",
+    )
+    wait_seconds: int = Field(
+        600, ge=10, le=24 * 3600, description="how long a job without a run waits for a driver that was killed"
+    )
+
+    @field_validator("options")
+    @classmethod
+    def _allowed_options(cls, value: list[str]) -> list[str]:
+        for option in value:
+            name = re.fullmatch(r"--([a-z][a-z-]*)(=.*)?", option)
+            if name is None:
+                raise ValueError(f"expected options as in --qos=low, got {option!r:.60}")
+            if name[1] in OWN_OPTIONS:
+                raise ValueError(f"--{name[1]} is set by bakeoff. Try: the other keys of machine.slurm, or resources")
+        return value
+
+    @model_validator(mode="after")
+    def _time_to_run(self) -> Self:
+        if self.hours is not None and self.hours * 3600 <= self.save_seconds:
+            raise ValueError(f"hours: a job of {self.hours * 3600:g} s has no time left. Try: less save_seconds")
+        return self
 
 
 class MachineConfig(Section):
@@ -34,8 +81,10 @@ class MachineConfig(Section):
         "measured beside other runs",
     )
 
-    executor: Literal["local", "ray"] = Field(
-        "local", description="where runs are carried out: local (this machine) or ray (the nodes of a Ray cluster)"
+    executor: Literal["local", "ray", "slurm"] = Field(
+        "local",
+        description="where runs are carried out: local (this machine), ray (the nodes of a Ray cluster) or slurm (jobs "
+        "that are submitted to Slurm)",
     )
     address: str | None = Field(
         None,
@@ -44,9 +93,10 @@ class MachineConfig(Section):
     )
     resources: dict[str, PositiveFloat] | None = Field(
         None,
-        description="with executor ray: what one run takes of a node, as in {GPU: 1, CPU: 4}; null: one GPU if the "
-        "cluster has any, else one CPU",
+        description="with executor ray or slurm: what one run takes of a node, as in {GPU: 1, CPU: 4}, memory in "
+        "bytes; null: one GPU if the cluster has any, else one CPU",
     )
+    slurm: SlurmConfig | None = Field(None, description="with executor slurm: what is said to sbatch about each job")
 
     @property
     def first_device(self) -> str:
@@ -63,13 +113,24 @@ class MachineConfig(Section):
         return value
 
     @model_validator(mode="after")
-    def _for_ray(self) -> Self:
-        if self.executor == "ray" and (self.devices != "auto" or ":" in self.device):
-            raise ValueError("devices: Ray says which devices a run uses. Try: resources: {GPU: 1}, without devices")
-        unused = [name for name in ("address", "resources") if getattr(self, name) is not None]
-        if self.executor == "local" and unused:
-            raise ValueError(f"{unused[0]}: is for a cluster. Try: executor: ray")
+    def _for_a_cluster(self) -> Self:
+        cluster = {"local": "this machine", "ray": "Ray", "slurm": "Slurm"}[self.executor]
+        if self.executor != "local" and (self.devices != "auto" or ":" in self.device):
+            raise ValueError(
+                f"devices: {cluster} says which devices a run uses. Try: resources: {{GPU: 1}}, without devices"
+            )
+        for name, executors in OF_CLUSTERS.items():
+            if getattr(self, name) is not None and self.executor not in executors:
+                raise ValueError(f"{name}: is for a cluster. Try: executor: {' or '.join(executors)}")
         return self
+
+    @field_validator("resources")
+    @classmethod
+    def _known_resources(cls, value: dict[str, float] | None) -> dict[str, float] | None:
+        for name in value or {}:
+            if not re.fullmatch(r"[A-Za-z][\w.:-]*", name):
+                raise ValueError(f"expected names as in {{GPU: 1, CPU: 4}}, got {name!r:.60}")
+        return value
 
     @model_validator(mode="after")
     def _indices(self) -> Self:

@@ -37,6 +37,7 @@ class Attempt:
         self.grace_left = 0.0  # seconds, from when it was asked to stop
         self.status: int | None = None  # of its process, once that has ended
         self.lost = False  # whether the machine that it ran on is gone
+        self.saved = False  # whether it was asked to save before, and has
 
     @property
     def over(self) -> bool:
@@ -74,7 +75,7 @@ class Attempt:
                 self.reserve()
             self.process = message.get("started", self.process)
             self.status = message.get("exit", self.status_of_server(message))
-        self.lost = bool(message and "lost" in message)
+        self.lost, self.saved = bool(message and "lost" in message), bool(message and message.get("saved"))
         if self.status is None or self.stop_requested or self.lost:
             return
         if self.folder.run(self.run.id).result() is None:

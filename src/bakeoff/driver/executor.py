@@ -12,6 +12,7 @@ from typing import Self
 from bakeoff.child_process import command, search_path
 from bakeoff.config.config import Config
 from bakeoff.config.planned import planned_config
+from bakeoff.driver import left_jobs
 from bakeoff.driver.attempt import POLL_SECONDS, Attempt
 from bakeoff.driver.environment import usable_cores
 from bakeoff.driver.ready import ReadySet
@@ -101,9 +102,12 @@ class Retries:
         self.tried: set[str] = set()
         self.losses = Counter[str]()  # machines, by run
 
-    def wants_lost(self, task: Task) -> bool:
-        """Return whether a run whose machine is gone is carried out again; not after too many."""
-        self.losses[task.run.id] += 1
+    def wants_lost(self, task: Task, saved: bool) -> bool:
+        """Return whether a run whose machine is gone is carried out again.
+
+        It is not after too many; those that it was `saved` before do not count.
+        """
+        self.losses[task.run.id] += not saved
         if self.losses[task.run.id] < MOST_LOSSES:
             self.waiting.append((task, ""))
             return True
@@ -181,7 +185,7 @@ class Executor:
         attempt, task = slot.attempt, slot.end()
         files, others = folder.run(task.run.id), [other for other in self.slots if other.place != slot.place]
         if attempt.lost and files.result() is None:
-            if again.wants_lost(task):
+            if again.wants_lost(task, attempt.saved):
                 return
             error = f"{MOST_LOSSES} machines were lost while they carried it out"
             files.write_result(RunResult(task.run, "failed", error=error, cause="ended"))
@@ -197,6 +201,13 @@ class Executor:
 
     def start_early(self) -> None:
         """Start what takes seconds to start, while a plan is made."""
+
+    def take_over(self, folder: Folder, say: Callable[[str], None]) -> None:
+        """End what a driver that was killed has left running in the folder elsewhere, or use it again.
+
+        What takes long is said to the user. Afterwards nothing writes into the folder.
+        """
+        left_jobs.ended(folder, say)
 
     def spread(self, devices: Sequence[str]) -> None:
         """Make the slots of a bakeoff, which may use these devices of this machine."""

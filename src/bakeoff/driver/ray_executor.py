@@ -1,6 +1,6 @@
 """Runs on the nodes of a Ray cluster. Ray places slots and passes on what is said; all else is as on one machine.
 
-Each slot is an actor (`ray_node.Node`) that holds the resources of one run. If its node is lost, the run continues from
+Each slot is an actor (`node.Node`) that holds the resources of one run. If its node is lost, the run continues from
 its checkpoint elsewhere, and the slot waits until the cluster has room for it again.
 """
 
@@ -19,10 +19,9 @@ from typing import Any
 from bakeoff.config.config import Config
 from bakeoff.config.machine import MachineConfig
 from bakeoff.config.planned import planned_config
-from bakeoff.driver.environment import PACKAGES, machine
 from bakeoff.driver.executor import Executor, Slot
+from bakeoff.driver.node import Node, misfit
 from bakeoff.driver.parcel import Parcel, of_run, shared_by_runs, unpack
-from bakeoff.driver.ray_node import Node
 from bakeoff.driver.ready import ReadySet
 from bakeoff.driver.run_server import Inbox, Message
 from bakeoff.errors import SetupError
@@ -141,7 +140,7 @@ class RaySlot(Slot):
             return self.refused
         if facts:
             self.place, self.sees = facts["host"], facts["sees"]
-            self.refused = self.executor.complaint(facts)
+            self.refused = misfit(facts, self.executor.identity)
             if self.refused:
                 self.ray.kill(self.actor)
                 return self.refused
@@ -266,18 +265,6 @@ class RayExecutor(Executor):
             self.told = True
             free = named(self.ray.available_resources())
             yield Note(text=f"waiting for a free slot: asked for is {named(self.per_slot)}, free is {free}")
-
-    def complaint(self, facts: dict[str, Any]) -> str | None:
-        """Return why a node cannot be used; None if it can."""
-        if facts["error"]:
-            return f"{facts['host']} does not have the base ({facts['error']})"
-        if self.identity is not None and facts["base"] != self.identity:
-            return f"{facts['host']} has another base than this bakeoff was planned with"
-        here, there = machine(), facts["machine"]
-        for name in ("python", *PACKAGES):
-            if here[name] != there[name]:
-                return f"{facts['host']} has {name} {there[name]}, and here is {here[name]}"
-        return None
 
     def is_loss(self, error: Exception) -> bool:
         """Return whether an error means that an actor's node is gone."""

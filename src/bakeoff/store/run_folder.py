@@ -186,6 +186,7 @@ class Folder:
         self.tag_file = self.path / ".bakeoff"  # that a bakeoff made this folder (`ownership`)
         self.runs_folder = self.path / "runs"
         self.trunk = self.path / "trunk"  # there while runs go on
+        self.jobs = self.path / "jobs"  # what is said between the driver and jobs of Slurm, while there are any
 
     def run(self, run_id: str) -> RunFolder:
         """Return the folder of one run; raise SetupError if its id is not a name, as in a forged plan."""

@@ -1,6 +1,6 @@
-"""The part of the Ray executor on a node: a slot's servers of runs, with the same processes and signals as elsewhere.
+"""An executor's part on a cluster's node: a slot's servers of runs, with the same processes and signals as elsewhere.
 
-Only this module and what it imports has to be installed on the nodes; it does not import Ray.
+Only this module and what it imports has to be installed on the nodes of Ray; it does not import Ray.
 """
 
 import os
@@ -15,7 +15,7 @@ from typing import Any
 
 from bakeoff.child_process import command, search_path
 from bakeoff.config.sections import Pin
-from bakeoff.driver.environment import machine
+from bakeoff.driver.environment import PACKAGES, machine
 from bakeoff.driver.parcel import Changes, Parcel, unpack
 from bakeoff.driver.run_server import Inbox, RunServer, process_environment
 from bakeoff.errors import BakeoffError
@@ -30,7 +30,10 @@ PREFIX = "bakeoff-node-"
 
 
 class Node:
-    """An actor: one slot on a node. Its methods are called by the driver, in their order, and `hear` beside them."""
+    """One slot on a node. Its methods are called for the driver, in their order.
+
+    With Ray it is an actor, and `hear` is called beside the other methods.
+    """
 
     def __init__(self, device: str):
         self.device = device
@@ -83,14 +86,14 @@ class Node:
             self.changes = Changes(self.folder, run.id)
         self.servers[number].ask(place.path, Task(run, left), self.device, beside)
 
-    def hear(self) -> list[tuple[int, dict[str, Any]]]:
-        """Wait some seconds for what servers say, and return it with their numbers.
+    def hear(self, seconds: float | None = None) -> list[tuple[int, dict[str, Any]]]:
+        """Wait some `seconds` for what servers say, and return it with their numbers.
 
         Before it comes what has changed in the files of a run that has no shared folder, under the number -1.
         """
         said: list[tuple[int, dict[str, Any]]] = []
         with suppress(queue.Empty):
-            server, message = self.inbox.get(timeout=HEAR_SECONDS)
+            server, message = self.inbox.get(timeout=seconds or HEAR_SECONDS)
             ends = "exit" in message or "server" in message
             if self.changes and (ends or time.monotonic() - self.looked_at > LOOK_SECONDS):
                 self.looked_at = time.monotonic()
@@ -112,7 +115,23 @@ class Node:
 
     def leave(self) -> None:
         """End all servers, and remove the copy of the folder."""
-        for server in self.servers.values():
-            server.close()
+        for number in [*self.servers]:
+            self.close(number)
         if self.folder:
             shutil.rmtree(self.folder.path, ignore_errors=True)
+
+
+def misfit(facts: dict[str, Any], identity: str | None) -> str | None:
+    """Return why a node with these `Node.facts` cannot be used; None if it can.
+
+    `identity` is that of the base which the bakeoff was planned with, if there is one.
+    """
+    if facts["error"]:
+        return f"{facts['host']} does not have the base ({facts['error']})"
+    if identity is not None and facts["base"] != identity:
+        return f"{facts['host']} has another base than this bakeoff was planned with"
+    here, there = machine(), facts["machine"]
+    for name in ("python", *PACKAGES):
+        if here[name] != there[name]:
+            return f"{facts['host']} has {name} {there[name]}, and here is {here[name]}"
+    return None
