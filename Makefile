@@ -21,10 +21,10 @@ test: check browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 	$(BIN)/python -m pytest -m gpu tests/test_gpu.py
 
-# Runs on a cluster of three Ray nodes on this machine; five minutes.
+# Runs on a cluster of three Ray nodes on this machine, and on a Slurm of one node where it is installed; ten minutes.
 test-scale: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[ray]'
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m scale tests/test_scale.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m scale tests/test_scale.py tests/test_scale_slurm.py
 
 # Chromium for the report's test, where it is missing and can be installed; without it that test says why it is skipped.
 browser:

@@ -2,6 +2,7 @@
 
 import getpass
 import math
+import re
 import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ ENDED = {
     "REVOKED", "TIMEOUT",
 }  # fmt: skip
 SETTINGS = {  # of which setting a refusal is, by a word in it; the first that fits
-    "partition": "machine.slurm.partition", "account": "machine.slurm.account", "time": "machine.slurm.hours",
+    "account": "machine.slurm.account", "partition": "machine.slurm.partition", "time": "machine.slurm.hours",
     "gres": "machine.resources", "generic resource": "machine.resources", "configuration": "machine.resources",
     "memory": "machine.resources", "cpu": "machine.resources", "option": "machine.slurm.options",
 }  # fmt: skip
@@ -120,9 +121,7 @@ def submit(options: Sequence[str], text: str, count: int, test: bool = False) ->
         said = str(error)
         if "machine." in said or "has not answered" in said:
             raise
-        key = next((key for word, key in SETTINGS.items() if word in said.lower()), "machine.slurm")
-        raise SetupError(
-            f"{key}: Slurm refuses the jobs ({said}). Try: sinfo, which lists partitions and nodes"
-        ) from None
+        key = next((key for word, key in SETTINGS.items() if re.search(rf"\b{word}\b", said.lower())), "machine.slurm")
+        raise SetupError(f"{key}: Slurm refuses the jobs ({said}). Try: sinfo, which lists what there is") from None
     number = answer.strip().partition(";")[0]
     return [f"{number}_{index}" for index in range(count)]

@@ -1,0 +1,236 @@
+"""Runs in jobs of Slurm, which end or are queued again; drivers come and go. With Slurm: test_scale_slurm.py."""
+
+import os
+import subprocess
+import threading
+
+import pytest
+
+import bakeoff
+from bakeoff.config.loading import load_config
+from bakeoff.driver import slurm, slurm_executor
+from bakeoff.driver.job_channel import Growing, Job
+from bakeoff.driver.slurm_node import JobNode
+from bakeoff.errors import ConfigError, SetupError
+from bakeoff.store.event_log import Reader
+from bakeoff.store.run_folder import Folder
+from tests import slurm_stand_in
+from tests.conftest import write_splits
+from tests.ray_stand_in import InlineServer
+from tests.slurm_stand_in import Slurm
+from tests.test_slots import without_neighbours
+
+MACHINE = {"executor": "slurm", "workers": 2}
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_model, tmp_path_factory):
+    """The config of a tuned bakeoff, and the records that it leaves in one process."""
+    tmp = tmp_path_factory.mktemp("alone")
+    config = {
+        "name": "tiny", "model": str(tiny_model), "data": write_splits(tmp), "entries": {"lora": {"r": 2}},
+        "tune": {"trials": 2}, "baselines": ["base"], "protocol": {"epochs": 2, "max_tokens": 48, "seeds": 1},
+        "output": str(tmp / "out"),
+    }  # fmt: skip
+    return config, without_neighbours(bakeoff.run(config, display="none").folder)
+
+
+@pytest.fixture
+def config(alone, tmp_path):
+    """The same bakeoff with its runs in two jobs."""
+    return {**alone[0], "output": str(tmp_path / "out"), "machine": MACHINE}
+
+
+@pytest.fixture
+def expected(alone):
+    """The records that the bakeoff leaves in one process."""
+    return alone[1]
+
+
+@pytest.fixture
+def cluster(config, monkeypatch):
+    """A stand-in for Slurm."""
+    return slurm_stand_in.installed(monkeypatch, Slurm(config["output"]))
+
+
+def notes(folder):
+    """Return all notes of a bakeoff's log."""
+    return [event.text for event in Reader(folder.events_file).new_events() if event.kind == "note"]
+
+
+def once(act, times=1, when=lambda event: event.kind == "metrics" and event.step):
+    """Return what does something at an event of a run, so many times."""
+    left = [times]
+
+    def seen(server, event):
+        if left[0] and when(event):
+            left[0] -= 1
+            act(server)
+
+    return staticmethod(seen)
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ("NODE_FAIL", "has ended (node_fail); another one is submitted"),
+        ("PENDING", "is in the queue again; its run continues from its checkpoint"),
+        ("CANCELLED", "has ended (cancelled)"),
+    ],
+)
+def test_jobs_that_end_leave_the_records_of_one_process(config, cluster, expected, monkeypatch, state, said):
+    lose = once(lambda server: cluster.end(cluster.job_of(server), state))
+    monkeypatch.setattr(InlineServer, "seen", lose)
+    results = bakeoff.run(config, display="none")
+    assert any(said in note for note in notes(results.folder))
+    assert without_neighbours(results.folder) == expected
+    assert not cluster.running
+    assert not results.folder.jobs.exists()
+
+
+def test_a_run_that_ends_every_job_fails_and_the_others_are_done(config, cluster, monkeypatch):
+    fatal = once(
+        lambda server: cluster.end(cluster.job_of(server), "OUT_OF_MEMORY"),
+        99,
+        lambda event: event.kind == "state" and event.run.startswith("last_layers"),
+    )
+    monkeypatch.setattr(InlineServer, "seen", fatal)
+    rows = bakeoff.run({**config, "tune": None, "entries": {"lora": {"r": 2}, "last_layers": {}}}, display="none")
+    statuses = {name: row.status for name, row in rows.document.entries.items()}
+    assert statuses == {"lora": "done", "last_layers": "failed"}
+    assert rows.document.entries["last_layers"].error == "5 machines were lost while they carried it out"
+
+
+def test_a_job_without_work_ends_and_another_is_submitted_when_there_is_some(config, cluster, monkeypatch):
+    monkeypatch.setattr(slurm_executor, "IDLE_SECONDS", 0.05)
+    bakeoff.run(config, display="none")
+    submitted = [words for words in cluster.asked if words[0] == "sbatch" and "--test-only" not in words]
+    assert len(submitted) > 1  # the baseline and trials need two jobs, the final run one
+
+
+def test_all_jobs_cancelled_is_one_line(config, cluster, monkeypatch):
+    cancel = once(lambda server: [cluster.end(key, "CANCELLED") for key in [*cluster.running]])
+    monkeypatch.setattr(InlineServer, "seen", cancel)
+    with pytest.raises(
+        SetupError, match=r"^machine\.executor: job 1_\d has ended \(cancelled\)\. Try: the same command"
+    ):
+        bakeoff.run(config, display="none")
+
+
+def test_a_job_that_cannot_begin_is_one_line_with_what_it_has_written(config, cluster, monkeypatch):
+    def begin(key):
+        (cluster.folder.jobs / f"{key}.log").write_text("Starting\nNo module named bakeoff\n")
+        cluster.states[key] = "FAILED"
+
+    cluster.begin = begin
+    with pytest.raises(
+        SetupError, match=r"\(failed\) before it could begin: No module named bakeoff\. Try: see .*\.log$"
+    ):
+        bakeoff.run(config, display="none")
+
+
+def test_a_node_with_other_versions_is_not_used(config, cluster, monkeypatch):
+    monkeypatch.setattr("bakeoff.driver.slurm_slot.misfit", lambda facts, identity: "node-1 has torch 1.0")
+    with pytest.raises(SetupError, match="node-1 has torch 1.0, so it is not used. Try: the same versions"):
+        bakeoff.run(config, display="none")
+
+
+def test_a_slurm_that_does_not_answer_for_a_while_ends_nothing(config, cluster, expected, monkeypatch):
+    def be_silent(_):
+        cluster.silent = "squeue: cannot contact the controller"
+        threading.Timer(0.3, lambda: setattr(cluster, "silent", None)).start()
+
+    monkeypatch.setattr(InlineServer, "seen", once(be_silent))
+    folder = bakeoff.run(config, display="none").folder
+    assert any("the driver tries again" in note for note in notes(folder))
+    assert without_neighbours(folder) == expected
+
+
+@pytest.mark.parametrize(
+    ("said", "setting"),
+    [
+        ("invalid partition specified: nope; allocation failure", "machine.slurm.partition"),
+        ("Batch job submission failed: Invalid account or account/partition combination", "machine.slurm.account"),
+        ("Invalid generic resource (gres) specification", "machine.resources"),
+        ("Requested node configuration is not available", "machine.resources"),
+        ("Requested time limit is invalid (missing or exceeds some limit)", "machine.slurm.hours"),
+        ("Job violates accounting/QOS policy", "machine.slurm"),
+    ],
+)
+def test_what_slurm_refuses_is_one_line_before_anything_is_planned(config, cluster, said, setting):
+    cluster.refusal = said
+    with pytest.raises(SetupError) as error:
+        bakeoff.run(config, display="none")
+    assert str(error.value) == f"{setting}: Slurm refuses the jobs ({said}). Try: sinfo, which lists what there is"
+    assert not load_config(config).folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("machine", "fault"),
+    [
+        ({"slurm": {"partition": "old"}}, r"machine\.slurm\.partition: old is down, so no job would start. Try: main"),
+        ({"resources": {"GPU": 0.5}}, r"machine\.resources: Slurm gives whole numbers of GPU, got 0.5"),
+        ({"devices": [0]}, "devices: Slurm says which devices a run uses"),
+        ({"address": "auto"}, "address: is for a cluster. Try: executor: ray"),
+        ({"executor": "ray", "slurm": {}}, "slurm: is for a cluster. Try: executor: slurm"),
+        ({"slurm": {"hours": 0.01}}, "hours: a job of 36 s has no time left. Try: less save_seconds"),
+        ({"slurm": {"options": ["--array=0-9"]}}, "--array is set by bakeoff"),
+        ({"slurm": {"options": ["qos=low"]}}, "expected options as in --qos=low, got 'qos=low'"),
+        ({"resources": {"GPU --wrap": 1}}, "expected names as in"),
+    ],
+)
+def test_settings_that_do_not_fit_are_one_line(config, cluster, machine, fault):
+    with pytest.raises((ConfigError, SetupError), match=fault) as error:
+        bakeoff.run({**config, "machine": {**MACHINE, **machine}}, display="none")
+    assert "\n" not in str(error.value)
+
+
+def test_without_slurm_the_command_says_where_to_try(config, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(SetupError, match=r"^machine\.executor: sinfo is not on this machine. Try: a login node"):
+        bakeoff.run(config, display="none")
+
+
+def test_sbatch_is_told_what_the_config_says(config):
+    machine = {
+        "resources": {"GPU": 2, "CPU": 4, "memory": 2**34, "licence": 1},
+        "slurm": {"partition": "gpu", "account": "lab", "hours": 1.01, "options": ["--qos=low"], "save_seconds": 90},
+    }
+    settings = load_config({**config, "machine": {**MACHINE, **machine}}).machine
+    assert slurm.options_of(settings, settings.resources) == [
+        "--job-name=bakeoff", "--ntasks=1", "--requeue", "--signal=B:USR1@90", "--partition=gpu", "--account=lab",
+        "--time=61", "--cpus-per-task=4", "--mem=16384M", "--gres=gpu:2,licence:1", "--qos=low",
+    ]  # fmt: skip
+
+
+def test_a_script_keeps_a_folder_with_spaces_and_quotes_as_one_word(tmp_path):
+    folder = Folder(tmp_path / "it's $HOME here")
+    folder.jobs.mkdir(parents=True)
+    script = slurm.script(folder, ["cpu"]).replace("exec ", "printf '%s\\n' ")
+    job = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0"}
+    subprocess.run(["bash"], input=script, text=True, check=True, env={**os.environ, **job})
+    assert str(folder.path) in (folder.jobs / "7_0.log").read_text().splitlines()
+
+
+def test_a_job_ends_if_no_driver_comes_or_its_files_are_gone(tmp_path):
+    folder = Folder(tmp_path)
+    node = JobNode(folder, "1_0", "cpu", 10, 0.2)
+    node.serve()  # nobody calls
+    assert not Growing(node.channel.says).file.exists()
+    Job(folder, "1_1").call("first", "")
+    node = JobNode(folder, "1_1", "cpu", 10, 0.2)
+    node.serve()  # the driver that has called touches no lock
+    assert [said["session"] for said in Growing(node.channel.says).new()] == ["first"]
+    Job(folder, "1_2").call("first", "")
+    node = JobNode(folder, "1_2", "cpu", 10, 600)
+    threading.Timer(0.5, node.channel.remove).start()
+    node.serve()
+
+
+def test_a_folder_whose_jobs_slurm_does_not_know_is_not_used(config, monkeypatch):
+    config = {**config, "machine": {}}
+    folder = bakeoff.run(config, display="none").folder
+    Job(folder, "1_0").call("first", "")
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(SetupError, match="jobs of Slurm may still write into this folder, and Slurm does not say"):
+        bakeoff.run(config, display="none")
