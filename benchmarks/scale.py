@@ -1,8 +1,9 @@
-"""What many runs and many slots cost, for docs/scale.md. No run is trained: records are made up (made_up.py).
+"""What many runs and many slots cost, for docs/scale.md. But for `workers`, no run is trained: records are made up.
 
 python benchmarks/scale.py plan       # seconds of a plan of 1,000 runs
 python benchmarks/scale.py views      # seconds of `show` and `report` of 300 finished runs, and the page's size
 python benchmarks/scale.py driver     # a driver's share of a core: 1,000 planned runs, eight of them at work
+python benchmarks/scale.py workers    # a whole bakeoff by one worker with all cores, and by one worker for each core
 python benchmarks/scale.py simulate   # 10,000 runs on 256 slots, and again with nodes and runs that fail
 """
 
@@ -11,6 +12,7 @@ import json
 import os
 import random
 import resource
+import statistics
 import subprocess
 import sys
 import time
@@ -129,6 +131,27 @@ def simulation(folder: Path, faults: Faults, entries: int, slots: int) -> dict[s
     }  # fmt: skip
 
 
+def workers_seconds(folder: Path) -> dict[str, Any]:
+    """Return the median seconds of a whole bakeoff of the embedded base by one worker, and by one for each core."""
+    counts, seconds = (1, os.cpu_count() or 1), dict[str, list[float]]()
+    for turn in range(3):
+        for workers in counts:
+            config = {
+                "model": "base", "data": {"source": "docstrings", "train_limit": 200, "validation_limit": 40,
+                                          "test_limit": 60},
+                "entries": ["lora", "ia3", "prompt_tuning"], "tune": {"trials": 2},
+                "output": str(folder / f"{turn}-{workers}"),
+                "protocol": {"epochs": 2, "batch_size": 8, "max_tokens": 128, "seeds": 3},
+                "generation": {"max_new_tokens": 24}, "machine": {"workers": workers},
+            }  # fmt: skip
+            start = time.perf_counter()
+            bakeoff.run(config, display="none")
+            seconds.setdefault(f"seconds with {workers}", []).append(time.perf_counter() - start)
+    found = {name: statistics.median(taken) for name, taken in seconds.items()}
+    one, more = found.values()
+    return found | {"ratio": one / more}
+
+
 def recorded(folder: Path) -> dict[str, Any]:
     """Return the seconds of each run of a finished bakeoff by its kind, from its records."""
     seconds: dict[str, list[float]] = {}
@@ -143,7 +166,7 @@ def recorded(folder: Path) -> dict[str, Any]:
 def main() -> None:
     """Measure what is asked for, and print it as a line of JSON."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=["plan", "views", "driver", "simulate", "record"])
+    parser.add_argument("what", choices=["plan", "views", "driver", "workers", "simulate", "record"])
     parser.add_argument("folder", nargs="?", type=Path, help="a finished bakeoff, for `record`")
     parser.add_argument("--entries", type=int, default=200, help="of the simulation, with 50 runs each")
     parser.add_argument("--slots", type=int, default=256, help="of the simulation, eight on each node")
@@ -155,6 +178,7 @@ def main() -> None:
         "plan": [plan_seconds],
         "views": [view_seconds],
         "driver": [partial(driver_share, display=display) for display in ("none", "plain", "live")],
+        "workers": [workers_seconds],
         "simulate": [partial(simulation, faults=faults, entries=asked.entries, slots=asked.slots) for faults in FAULTS],
     }
     for measure in measures[asked.what]:
