@@ -1,5 +1,6 @@
 """What the verdict says, and what it must never say."""
 
+import re
 from itertools import combinations
 
 import numpy
@@ -226,6 +227,22 @@ def test_loss_is_judged_beside_rouge():
     assert loss.different
     assert "The test loss of b is lower than that of a by 0.2" in verdict.text
     assert "tied on ROUGE-L" in verdict.headline
+
+
+def test_of_many_tied_entries_the_first_line_names_six_and_the_text_all():
+    generator = numpy.random.default_rng(4)
+    shared, names = generator.uniform(0.2, 0.6, 150), "abcdefghij"
+    rouge = {n: shared + generator.normal(0, 0.05, 150) for n in names}
+    losses = {n: shared + 3 + (0.1 if n in "cd" else 0) + generator.normal(0, 0.01, 150) for n in names}
+    verdict = judge({n: row_of() for n in names}, rouge, losses)
+    tied = verdict.tied_with_best
+    assert len(tied) == 9
+    assert f"{verdict.best}, {', '.join(tied[:5])} and 4 more are tied on ROUGE-L" in verdict.headline
+    assert f"Tied with {verdict.best} are also {', '.join(tied[5:-1])} and {tied[-1]}." in verdict.text
+    worse = [n for n in tied if n in "cd"]
+    assert len(worse) == 2
+    lower = f"The test loss of {verdict.best} is lower than that of "
+    assert re.search(rf"{lower}{worse[0]} by 0\.\d\d\d and that of {worse[1]} by 0\.\d\d\d\.", verdict.text)
 
 
 def test_an_entry_that_does_not_beat_a_baseline_is_told_so_but_none_must_beat_the_oracle():

@@ -16,6 +16,7 @@ from bakeoff.scoring.baselines import BASE
 from bakeoff.scoring.prompted import is_prompted
 from bakeoff.store.results_document import Pair, Verdict
 
+IN_HEADLINE = 6  # names; the others stand in the text
 COVERED = {
     "documents and seeds": "and seeds",
     "documents and two seeds": "and two seeds (two are too few to know their spread; use three)",
@@ -114,7 +115,14 @@ def headline(verdict: Verdict, estimates: Estimates, by: Yardstick) -> str:
         return f"{listed([best, *tied])} are tied on {by.heading} (difference {by.inner_gap(pair)})."
     widest = max(pair.difference for pair in pairs if pair.first == best and pair.second in tied)
     differences = f"differences from {best} of at most {by.points(widest)}"
-    return f"{listed([best, *tied])} are tied on {by.heading} ({differences})."
+    return f"{first_of([best, *tied])} are tied on {by.heading} ({differences})."
+
+
+def first_of(names: Sequence[str]) -> str:
+    """Return names, or of many the first ones and how many more there are."""
+    if len(names) <= IN_HEADLINE:
+        return listed(names)
+    return listed([*names[:IN_HEADLINE], f"{len(names) - IN_HEADLINE} more"])
 
 
 def prompts_as_good(verdict: Verdict, by: Yardstick) -> list[str]:
@@ -138,16 +146,13 @@ def details(verdict: Verdict, rows: Rows, by: Yardstick) -> list[str]:
     if best is None:
         return []
     mine = [pair for pair in verdict.pairs if pair.first == best]
-    parts = cheaper([best, *tied], rows)
+    parts = [f"Tied with {best} are also {listed(more)}."] if (more := tied[IN_HEADLINE - 1 :]) else []
+    parts += cheaper([best, *tied], rows)
     # Without a tie the first sentence holds the next entry's gap already.
     behind = [pair for pair in mine[0 if tied else 1 :] if pair.different]
     parts += [f"{pair.second} is behind {best} by {by.gap(pair)}." for pair in behind]
     parts += told_apart(best, tied, verdict.maybe_best, len(mine) + 1)
-    for pair in mine:
-        loss = pair.loss
-        if pair.second in tied and loss and loss.different:
-            lower, higher = (best, pair.second) if loss.difference < 0 else (pair.second, best)
-            parts.append(f"The test loss of {lower} is lower than that of {higher} by {abs(loss.difference):.3f}.")
+    parts += by_loss(best, [pair for pair in mine if pair.second in tied])
     parts += few_bits(verdict.pairs, rows, by)
     parts += unbeaten(verdict.baseline_pairs)
     if verdict.documents < 2 or not verdict.pairs:
@@ -165,6 +170,14 @@ def details(verdict: Verdict, rows: Rows, by: Yardstick) -> list[str]:
         *parts,
         f"Intervals are 95 % confidence intervals over {verdict.documents:,} test {by.unit} {seeds}{corrected}.",
     ]
+
+
+def by_loss(best: str, tied: Sequence[Pair]) -> list[str]:
+    """Return a sentence on entries tied with the best whose loss is higher, and one for each whose loss is lower."""
+    told = [(pair.second, pair.loss.difference) for pair in tied if pair.loss and pair.loss.different]
+    higher = [f"that of {name} by {-gap:.3f}" for name, gap in told if gap < 0]
+    lower = [f"The test loss of {name} is lower than that of {best} by {gap:.3f}." for name, gap in told if gap >= 0]
+    return [*([f"The test loss of {best} is lower than {listed(higher)}."] if higher else []), *lower]
 
 
 def unbeaten(pairs: Sequence[Pair]) -> list[str]:
