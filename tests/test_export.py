@@ -8,6 +8,7 @@ import resource
 import shutil
 import signal
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,6 +20,8 @@ from bakeoff.compute.export.answer import result_of
 from bakeoff.compute.run.request import forked
 from bakeoff.errors import SetupError
 from bakeoff.export import folder, job
+from bakeoff.export.card import loss_lost
+from bakeoff.export.comparison import Change
 from bakeoff.export.folder import MARK
 from bakeoff.store.checksums import read_mapping
 
@@ -305,3 +308,10 @@ def test_the_usual_place_is_named_by_bakeoff_entry_and_target(shared, within, tm
     monkeypatch.chdir(tmp_path)
     done = export(shared[1].folder.path, "--entry", "lora", "--to", "peft", "--no-check")
     assert done.stdout == "exports/shared-lora-peft\n"
+
+
+def test_a_card_says_in_what_precision_the_evaluation_read_its_loss():
+    check = SimpleNamespace(loss=Change(value=-0.022, low=-0.037, high=-0.008))
+    assert loss_lost(check, "fp32") == "-0.022 (-0.037 to -0.008)"
+    assert loss_lost(check, "bf16") == "-0.022 (-0.037 to -0.008); the evaluation read it in bf16"
+    assert loss_lost(SimpleNamespace(loss=None), "bf16") == "not measured"

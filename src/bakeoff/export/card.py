@@ -56,7 +56,7 @@ def write_card(folder: Path, job: Job, made: dict[str, Any], check: Check | None
         f"This is {WHAT.get(job.options.to, WHAT[job.form])}. bakeoff {__version__} exported it from entry `{name}` of "
         f"the bakeoff `{document.name}`, seed {job.run.seed}.",
         "## What the export lost",
-        lost(made, check),
+        lost(made, check, document.precision),
         "## Scores of the adapter before the export",
         scores(document, name, record),
         "## How to use it",
@@ -75,8 +75,8 @@ def library(job: Job) -> str:
     return "transformers" if job.form == "merged" else "peft"
 
 
-def lost(made: dict[str, Any], check: Check | None) -> str:
-    """Return what the check showed, as a table, or that there was none."""
+def lost(made: dict[str, Any], check: Check | None, precision: str) -> str:
+    """Return what the check showed, as a table, or that there was none; `precision` is that of the evaluation."""
     size = {"size": f"{made['bytes']:,} bytes", "weights": made["dtype"]}
     if "kept" in made:
         kept = f"{100 * made['kept']:.4g} % of the squared size of all changes of weights"
@@ -86,7 +86,7 @@ def lost(made: dict[str, Any], check: Check | None) -> str:
     rows = {
         "outputs equal to those of the evaluation": f"{check.equal} of {check.examples}",
         f"{check.heading}, export - evaluation (95 % interval)": points(check.score),
-        "test loss, export - evaluation (95 % interval)": nats(check.loss) if check.loss else "not measured",
+        "test loss, export - evaluation (95 % interval)": loss_lost(check, precision),
         "prompts with the token ids of training": f"{check.prompts} of {check.examples}",
         "the same, with the prompt tokenized as one text": f"{check.whole} of {check.uncut} that were not cut"
         if check.uncut
@@ -97,6 +97,13 @@ def lost(made: dict[str, Any], check: Check | None) -> str:
     }
     notes = [f"**{line[:1].upper()}{line[1:]}.**" for line in check.complaints()]
     return "\n\n".join([*notes, table(rows | size)])
+
+
+def loss_lost(check: Check, precision: str) -> str:
+    """Return by how much the loss differs; a check reads it in fp32, an evaluation in the precision of training."""
+    if check.loss is None:
+        return "not measured"
+    return nats(check.loss) + ("" if precision == "fp32" else f"; the evaluation read it in {precision}")
 
 
 def table(rows: dict[str, str]) -> str:
