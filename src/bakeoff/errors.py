@@ -49,6 +49,14 @@ class DivergedError(BakeoffError):
     """A figure of a training is not finite any more."""
 
 
+class MemberError(BakeoffError):
+    """A process that shares a run has failed; `cause` is the kind of its reason, as records have it."""
+
+    def __init__(self, reason: str, cause: Any):
+        super().__init__(reason)
+        self.cause = cause
+
+
 LINES = "\n\t"  # what a text of several lines keeps; a file has "\r" before its line breaks, too
 JOINERS = "\u200c\u200d"  # shown nowhere, and letters and emoji need them
 

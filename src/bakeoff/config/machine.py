@@ -81,6 +81,19 @@ class MachineConfig(Section):
         "measured beside other runs",
     )
 
+    shards: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="how many devices of one machine share each run: its batches, its evaluation, and the weights of "
+        "its blocks. For bases that do not fit one device; on a processor as many processes share its cores",
+    )
+    shard_weights: bool = Field(
+        True,
+        description="with several shards: each device holds a part of each block's weights. false: each holds the "
+        "whole base, and only batches and evaluation are shared, which is faster if the base fits",
+    )
+
     executor: Literal["local", "ray", "slurm"] = Field(
         "local",
         description="where runs are carried out: local (this machine), ray (the nodes of a Ray cluster) or slurm (jobs "
@@ -100,10 +113,16 @@ class MachineConfig(Section):
 
     @property
     def first_device(self) -> str:
-        """The device of the first run, as `device` names one."""
+        """The device of the first run, as `device` names one; of several that share it the first one."""
+        return self.first_devices.partition(",")[0]
+
+    @property
+    def first_devices(self) -> str:
+        """The devices of the first run, with commas between them, if the config names them."""
         if self.devices == "auto":
             return self.device
-        return f"{'cuda' if self.device == 'auto' else self.device}:{self.devices[0]}"
+        kind = "cuda" if self.device == "auto" else self.device
+        return ",".join(f"{kind}:{index}" for index in self.devices[: self.shards])
 
     @field_validator("device")
     @classmethod
@@ -111,6 +130,14 @@ class MachineConfig(Section):
         if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu)(:\d{1,3})?", value):
             raise ValueError(f"unknown device '{value}'.{did_you_mean(value, DEVICES)}")
         return value
+
+    @model_validator(mode="after")
+    def _for_shards(self) -> Self:
+        if self.shards > 1 and (":" in self.device or self.device == "mps"):
+            raise ValueError(f"shards: {self.device} is one device. Try: devices: [0, 1], or device: auto")
+        if self.shards > 1 and self.executor == "slurm":
+            raise ValueError("shards: not with jobs of Slurm. Try: executor: local in a job of your own, or ray")
+        return self
 
     @model_validator(mode="after")
     def _for_a_cluster(self) -> Self:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from bakeoff.child_process import command
 from bakeoff.config.machine import MachineConfig
-from bakeoff.errors import SetupError
+from bakeoff.errors import ConfigError, SetupError, listed
 
 if TYPE_CHECKING:
     from bakeoff.compute.model.device import Facts
@@ -44,9 +44,25 @@ def devices_of(machine: MachineConfig) -> list[str]:
     return [name for name in visible() if name.startswith(kind)]
 
 
+def places_of(machine: MachineConfig) -> list[str]:
+    """Return the places for one run at a time: devices, or as many with commas between them as share a run.
+
+    Raises ConfigError if this machine has too few.
+    """
+    devices, shards = devices_of(machine), machine.shards
+    if shards == 1 or devices == ["cpu"]:
+        return devices
+    if len(devices) < shards:
+        raise ConfigError(
+            f"machine.shards: {shards} devices are to share each run, and there is {listed(devices)}. Allowed here: at "
+            f"most {len(devices)}. Try: fewer shards, or protocol.quantize: nf4"
+        )
+    return [",".join(devices[i : i + shards]) for i in range(0, len(devices) - shards + 1, shards)]
+
+
 def at_once(machine: MachineConfig) -> int:
     """Return how many runs a device has at the same time, at most; raise ConfigError if this machine has none such."""
-    devices = len(devices_of(machine)) if machine.executor == "local" else machine.workers or 1  # Ray deals them out
+    devices = len(places_of(machine)) if machine.executor == "local" else machine.workers or 1  # Ray deals them out
     return -(-(machine.workers or devices) // devices)
 
 

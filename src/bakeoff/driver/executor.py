@@ -247,14 +247,14 @@ class LocalExecutor(Executor):
     def __init__(self, config: Config, alone: bool = False) -> None:
         self.machine, self.environment, self.alone = config.machine, environment_of(config), alone
         super().__init__([], queue.SimpleQueue())
-        self.slots = [self.slot(self.machine.first_device)]
+        self.slots = [self.slot(self.machine.first_devices)]
 
     def slot(self, device: str) -> Slot:
-        """Return a slot on a device."""
+        """Return a slot on a device, or on several with commas between them."""
         name, environment = hiding_others(device, self.environment)
-        workers = self.machine.workers or 1
-        if workers > 1:
-            environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // workers)))
+        processes = (self.machine.workers or 1) * self.machine.shards
+        if processes > 1:
+            environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // processes)))
         return Slot(device, name, environment, self.inbox, self.alone)
 
     def spread(self, devices: Sequence[str]) -> None:
@@ -275,12 +275,16 @@ class LocalExecutor(Executor):
 def hiding_others(device: str, environment: Mapping[str, str]) -> tuple[str, dict[str, str]]:
     """Return how a process names a device that has an index, and an environment that hides all others from it.
 
+    Several devices have commas between them; the process then names their kind, and sees them all.
+
     Libraries open every GPU that they see, which takes some hundred MB of each.
     """
     kind, _, index = device.partition(":")
+    indices = [name.partition(":")[2] for name in device.split(",")]
     if not index:
         return device, dict(environment)
     variables = {"cuda": "HIP_VISIBLE_DEVICES" if "HIP_VISIBLE_DEVICES" in environment else "CUDA_VISIBLE_DEVICES"}
     variable = variables.get(kind, "ZE_AFFINITY_MASK")
     seen = environment.get(variable)
-    return kind, {**environment, variable: seen.split(",")[int(index)] if seen else index}
+    names = [seen.split(",")[int(place)] for place in indices] if seen else indices
+    return kind, {**environment, variable: ",".join(names)}

@@ -195,7 +195,8 @@ class RayExecutor(Executor):
     def resources(self) -> dict[str, Any]:
         """Return what a slot asks of a node, as Ray's options; raise SetupError if no node has as much."""
         there = self.ray.cluster_resources()
-        asked = self.settings.resources or ({"GPU": 1.0} if there.get("GPU") else {"CPU": 1.0})
+        shards = float(self.settings.shards)
+        asked = self.settings.resources or ({"GPU": shards} if there.get("GPU") else {"CPU": shards})
         nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
         waits = self.settings.workers is not None  # for nodes that an autoscaler starts
         if not waits and not any(all(node.get(name, 0) >= amount for name, amount in asked.items()) for node in nodes):

@@ -73,6 +73,7 @@ class RunResult:
     scoring: str | None = None  # a hash of the metrics, and of their code, that its outputs were scored by
     instruction: str | None = None  # the text that the baseline `instruction` has found
     beside: int = 0  # how many other runs may have had its device at the same time, which its seconds depend on
+    shards: int = 1  # processes that shared it, each with a device of its own, or a share of the processor's cores
 
     @property
     def trained_files(self) -> dict[str, str]:

@@ -66,7 +66,7 @@ def load_adapter(base: Base, folder: Path, expected: Mapping[str, Any] | None = 
     """
     method = saved_method(folder, expected or {})
     with one_line(f"{folder}: {method.name} cannot be applied to this base", MEND):
-        adapted = nn.Module.to(method.load(base.model, folder), base.device).requires_grad_(False).eval()
+        adapted = nn.Module.to(method.load(base.model, folder), base.model.device).requires_grad_(False).eval()
     skip_casts(adapted)
     return adapted
 

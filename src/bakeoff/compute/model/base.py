@@ -79,6 +79,7 @@ def load_base(
     weight matrices while they are loaded. If a `team` shares them out, they are in the host's memory until `spread`.
     """
     use(device)
+    team.turns = None
     place = CPU if team.sharded else device
     model, tokenizer = load_model(name, precision, pin, quantize, place), load_tokenizer(name, pin)
     check_tokenizer(name, tokenizer, model)

@@ -67,6 +67,24 @@ def choose(asked: str) -> torch.device:
     return torch.device(device)
 
 
+def nth(asked: str, number: int) -> torch.device:
+    """Return the device of the process of this number of those that share a run: the processor is shared by all.
+
+    An accelerator belongs to one process: they are counted from the one that `machine.device` names.
+    """
+    first = choose(asked)
+    if first.type == "cpu":
+        return first
+    here = [name for name in visible() if name.startswith(first.type)]
+    place = (first.index or 0) + number
+    if place >= len(here):
+        raise ConfigError(
+            f"machine.shards: this process sees {len(here)} devices ({listed(here)}), and one run takes more. Try: "
+            "fewer shards, or machine.resources with as many GPUs"
+        )
+    return torch.device(here[place])
+
+
 def use(device: torch.device) -> None:
     """Make a device the one that torch uses; raise SetupError if it cannot be used."""
     if device.type == "cpu":

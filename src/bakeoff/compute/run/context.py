@@ -12,7 +12,9 @@ from torch import nn
 from bakeoff.compute.decoding.conformance import conforming
 from bakeoff.compute.model.adapter_files import check_base
 from bakeoff.compute.model.base import Base, count_parameters, for_decoding, load_base
-from bakeoff.compute.model.device import Clocks, choose, peak_bytes, set_rounding
+from bakeoff.compute.model.device import Clocks, nth, peak_bytes, set_rounding
+from bakeoff.compute.model.sharding import spread
+from bakeoff.compute.model.team import ALONE
 from bakeoff.compute.run.checks import Marks
 from bakeoff.compute.run.handover import NOTHING, Given
 from bakeoff.compute.run.resident import wanted_by
@@ -59,10 +61,11 @@ class Work:
         self.prompted = run.kind == "baseline" and is_prompted(run.entry)
         self.shows_examples = run.kind == "baseline" and shows_examples(run.entry)
         self.trunk_folder = folder.trunk
-        self.device = choose(given.device or self.config.machine.device)
+        self.team = given.team or ALONE
+        self.device = nth(given.device or self.config.machine.device, self.team.rank)
         set_rounding(self.config.protocol)
         self.clocks, self.shown_at, self.stepped_at = Clocks(self.device), time.monotonic(), -math.inf
-        self.record = RunResult(run, "done", beside=given.beside)
+        self.record = RunResult(run, "done", beside=given.beside, shards=self.team.size)
         if run.kind != "trial":
             self.record.decoding, self.record.scoring = self.plan.decoding, self.plan.scoring
         self.calls: dict[str, Any] = {}  # what is known of the base's calls, once it was tried
@@ -88,7 +91,7 @@ class Work:
 
         Not every step is passed on, if they take less than PROGRESS_SECONDS.
         """
-        if kind == "metrics":
+        if kind == "metrics" and self.team.leads:
             append_jsonl(self.files.metrics_file, CurveRow.model_validate(values).row())
         if "seconds_left" in values:
             if time.monotonic() - self.stepped_at < PROGRESS_SECONDS:
@@ -134,8 +137,15 @@ class Work:
 
     def loaded(self) -> tuple[Base, str | None]:
         """Return the base, loaded by this process, and a note on its calls; the first time it is tried."""
-        base = load_base(self.config.model, self.plan.precision, self.config.pin, self.run.quantize, self.device)
-        return (replace(base, **self.calls), None) if self.calls else conforming(base)
+        config, note = self.config, None
+        how = (config.model, self.plan.precision, config.pin, self.run.quantize, self.device, self.team)
+        base = load_base(*how)
+        if not self.calls:
+            spread(base, base.model)
+            base, note = conforming(base)
+            if self.team.sharded:  # it cannot be adapted any more
+                base = replace(load_base(*how), cached=base.cached, head_alone=base.head_alone)
+        return replace(base, **self.calls), note
 
     def settle(self, adapted: nn.Module) -> None:
         """Leave what the base's lender holds beside an adapted model out of this run's memory."""
@@ -146,7 +156,7 @@ class Work:
         """Return the base as greedy decoding calls it; see the function of this name."""
         if self.lender:
             base = self.lender.before_decoding(base, precision)
-        decoded = for_decoding(base, adapted, precision)
+        decoded = base if self.team.sharded else for_decoding(base, adapted, precision)
         self.settle(adapted)
         return decoded
 

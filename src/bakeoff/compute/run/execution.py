@@ -14,7 +14,7 @@ from pathlib import Path
 from bakeoff.compute.run.handover import NOTHING, Given
 from bakeoff.config.planned import planned_config
 from bakeoff.data.examples import Example
-from bakeoff.errors import BakeoffError, DivergedError
+from bakeoff.errors import BakeoffError, DivergedError, MemberError
 from bakeoff.library_errors import no_memory
 from bakeoff.scoring.lengths import LENGTHS
 from bakeoff.scoring.outputs import scored, tell_function
@@ -45,9 +45,11 @@ def execute(
         if left == "score":
             result = scored_again(folder, run, emit)
         else:
+            from bakeoff.compute.run.members import in_team
             from bakeoff.compute.run.worker import work_on
 
-            found = work_on(folder, run, left, emit, stop_requested, given)
+            work = partial(work_on, folder, run, left, emit, stop_requested)
+            found = in_team(work, folder, run, left, emit, given)
             if found is None:
                 return None
             result = found
@@ -77,9 +79,11 @@ def timed(folder: Folder, run: Run, emit: Emit, stop_requested: Callable[[], boo
     """Write and return a finished run's record with the pace that it has alone; if that fails, the record stays."""
     files = folder.run(run.id)
     try:
+        from bakeoff.compute.run.members import in_team
         from bakeoff.compute.run.timing import timed_alone
 
-        result = timed_alone(folder, run, emit, stop_requested, given)
+        work = partial(timed_alone, folder, run, emit, stop_requested)
+        result = in_team(work, folder, run, "time", emit, given)
     except Exception:
         traceback.print_exc(file=sys.stderr)
         return files.result()
@@ -90,6 +94,8 @@ def timed(folder: Folder, run: Run, emit: Emit, stop_requested: Callable[[], boo
 def explained(error: Exception) -> tuple[str, Cause]:
     """Return in one line why a run failed, and the cause's kind."""
     text = str(error).strip() or type(error).__name__
+    if isinstance(error, MemberError):
+        return text, error.cause
     if isinstance(error, BakeoffError):
         return text, "diverged" if isinstance(error, DivergedError) else "error"
     if isinstance(error, RuntimeError | MemoryError) and no_memory(error):

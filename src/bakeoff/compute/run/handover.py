@@ -6,6 +6,7 @@ from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bakeoff.compute.model.team import Team
     from bakeoff.compute.run.lender import Lender
     from bakeoff.compute.run.resident import Resident
 
@@ -41,6 +42,7 @@ class Given:
     lender: "Lender | None" = None
     device: str | None = None  # of the run, as machine.device names one; None: that of the config
     beside: int = 0  # how many other runs may have the same device at the same time
+    team: "Team | None" = None  # the processes that share the run; None: it has one, or has not started the others
 
 
 NOTHING = Given()

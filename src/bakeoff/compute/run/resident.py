@@ -46,9 +46,12 @@ class Resident:
 
 
 def wanted_by(config: Config, plan: PlanDocument, run: Run) -> Wanted | None:
-    """Return the base that a run wants; None if it wants none, or one whose files are not on this machine."""
+    """Return the base that a run wants; None if it wants none, or one whose files are not on this machine.
+
+    Also if several processes share the run: each loads the base, and may keep only a part of it.
+    """
     files = base_files(config.model, config.pin)
-    if (run.kind == "baseline" and not takes_model(run.method)) or not files:
+    if (run.kind == "baseline" and not takes_model(run.method)) or not files or config.machine.shards > 1:
         return None
     return Wanted(config.model, config.pin, files, plan.precision, run.quantize, config.safety.memory_limit)
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 
 from bakeoff.compute.model.base import adapt
+from bakeoff.compute.model.sharding import spread
 from bakeoff.compute.run.context import Work
 from bakeoff.compute.run.handover import NOTHING, Given
 from bakeoff.compute.training.compiled import compiled_blocks
@@ -34,11 +35,12 @@ def timed_alone(
     torch.manual_seed(run.seed)
     base = work.load()
     adapted = adapt(base, method, protocol.gradient_checkpointing)
+    spread(base, adapted)
     work.settle(adapted)
     start(base, adapted, method, work.tokens["train"], protocol.batch_size)
     seldom = protocol.model_copy(update={"evaluate_every": None, "patience": None})
     trainer = Trainer(base, adapted, method, seldom, run.seed, lambda *_: None)
-    if stores_trunk(method, protocol):
+    if work.team.size == 1 and stores_trunk(method, protocol):
         trainer.serve |= serve_trunks(base, adapted, work.tokens, work.trunk_folder, protocol, bool)
     with compiled_blocks(adapted, protocol.compile_blocks):
         trained = trainer.train(work.tokens["train"], work.tokens["validation"][:1], min(STEPS, run.steps or STEPS))

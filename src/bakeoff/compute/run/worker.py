@@ -11,6 +11,8 @@ from torch import nn
 from bakeoff.compute.model.adapter_files import load_adapter, save_adapter
 from bakeoff.compute.model.base import Base, adapt, trainable
 from bakeoff.compute.model.device import peak_bytes, release, reset_peak
+from bakeoff.compute.model.sharding import spread
+from bakeoff.compute.model.team import whole_weights
 from bakeoff.compute.run.checks import (
     beats_unigram,
     equals_base,
@@ -46,7 +48,8 @@ def work_on(
     """
     files = folder.run(run.id)
     trained = given.handover and given.handover.left()  # by the run's first process, whose curve stays
-    if left == "train" and not trained and not checkpoint_files(files.checkpoints):
+    leads = given.team is None or given.team.leads
+    if left == "train" and leads and not trained and not checkpoint_files(files.checkpoints):
         files.metrics_file.unlink(missing_ok=True)
     work = Work(folder, run, emit, stop_requested, given)
     return result_of(work) if left == "train" else decoded_again(work)
@@ -75,6 +78,7 @@ def saved(work: Work) -> tuple[Base, nn.Module]:
     """Return the base, and the base with the run's saved adapter on it."""
     base = work.load()
     adapted = load_adapter(base, work.files.adapter)
+    spread(base, adapted)
     work.settle(adapted)
     return base, adapted
 
@@ -102,6 +106,7 @@ def baseline(work: Work) -> RunResult:
         return score(work, copied, None)
     base = work.load()
     work.count(base.model.requires_grad_(False))
+    spread(base, base.model)
     if work.prompted:
         prompted(work, base)
     return evaluate(work, base, base.model)
@@ -117,8 +122,9 @@ def train(work: Work, method: Method) -> float | None:
     with work.clocks.phase("setup"):
         torch.manual_seed(work.run.seed)
         base = work.load()
-        base_loss = work.probe(base, base.model) if method.starts_exactly(base.precision) else None
+        base, base_loss = loss_of_base(work, base, method)
         adapted = adapt(base, method, work.config.protocol.gradient_checkpointing)
+        spread(base, adapted)
         work.settle(adapted)
         start(base, adapted, method, work.tokens["train"], work.config.protocol.batch_size)
         before = fingerprints(adapted, work.marks if method.keeps_base else None)
@@ -131,7 +137,8 @@ def train(work: Work, method: Method) -> float | None:
     with work.clocks.phase("setup"):
         carried = go_on(work, trainer)
     keeper = keep(work, trainer, carried)
-    if not trainer.at.ended and stores_trunk(method, work.config.protocol):
+    work.team.draw_apart(work.run.seed, trainer.at.step)
+    if not trainer.at.ended and work.team.size == 1 and stores_trunk(method, work.config.protocol):
         with work.clocks.phase("trunk"):
             tell = partial(work.state, "storing trunk")
             trainer.serve |= serve_trunks(base, adapted, work.tokens, work.trunk_folder, work.config.protocol, tell)
@@ -149,10 +156,21 @@ def train(work: Work, method: Method) -> float | None:
     if work.run.kind == "trial":
         record.status = "done" if trainer.at.ended else "paused"
         return None
-    with work.clocks.phase("saving"):
-        save_adapter(work.files.adapter, adapted, method, work.config, work.run.quantize)
+    with work.clocks.phase("saving"), whole_weights(adapted, trainer.weights):
+        if work.team.leads:
+            save_adapter(work.files.adapter, adapted, method, work.config, work.run.quantize)
+        work.team.wait()
     record.costs["adapter_bytes"] = sum(f.stat().st_size for f in work.files.adapter.glob("*.safetensors"))
     return work.probe(base, adapted)
+
+
+def loss_of_base(work: Work, base: Base, method: Method) -> tuple[Base, float | None]:
+    """Return a base that can be adapted, and its loss on the probe if the method starts with the same."""
+    if not method.starts_exactly(base.precision):
+        return base, None
+    spread(base, base.model)
+    loss = work.probe(base, base.model)
+    return (work.load() if work.team.sharded else base), loss
 
 
 def keep(work: Work, trainer: Trainer, carried: dict[str, Any]) -> CheckpointWriter:
@@ -190,7 +208,7 @@ def take_steps(work: Work, trainer: Trainer, keeper: CheckpointWriter) -> None:
     work.state("training")
     with compiled_blocks(trainer.adapted, work.config.protocol.compile_blocks):
         trained = trainer.train(work.tokens["train"], work.tokens["validation"], work.run.until)
-    record.costs["peak_bytes"] = keeper.extra(trainer)["peak_bytes"]
+    record.costs["peak_bytes"] = work.team.most(keeper.extra(trainer)["peak_bytes"])
     record.costs["micro_batch_size"] = trained.micro_batch
     record.costs["tokens_per_second"] = trained.tokens / trainer.clocks.seconds["train"]
     record.steps, record.best_step = trained.steps, trained.best_step
@@ -219,12 +237,14 @@ def go_on(work: Work, trainer: Trainer) -> dict[str, Any]:
     for run_id in filter(None, (work.run.id, work.run.adopts)):
         carried = load_newest(work.folder.run(run_id).checkpoints, trainer, partial(left_by, run_id))
         if carried:
-            write_jsonl(work.files.metrics_file, carried["curve"])
+            if work.team.leads:
+                write_jsonl(work.files.metrics_file, carried["curve"])
             work.emit(event_of({"run": work.run.id, "kind": "metrics", **carried["curve"][-1]}))
             phases = carried["seconds"] if run_id == work.run.id else ("trunk",)
             work.clocks.add({k: v for k, v in carried["seconds"].items() if k in phases})
             return carried
-    work.files.metrics_file.unlink(missing_ok=True)
+    if work.team.leads:
+        work.files.metrics_file.unlink(missing_ok=True)
     return {}
 
 

@@ -23,8 +23,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor
 
 from bakeoff.compute.model.device import out_of_memory, random_state, set_random_state
+from bakeoff.compute.model.team import local, part_of, whole
 from bakeoff.compute.training.best import place_of_best
 from bakeoff.compute.training.loop import Progress, Trainer
 from bakeoff.compute.training.optimizer_state import (
@@ -76,18 +78,22 @@ class CheckpointWriter:
             return
         age, stopping = time.monotonic() - self.saved_at, self.stop_requested()
         rested = self.cost < LARGE_SECONDS or age >= self.cost / TIME_SHARE
-        if stopping or (rested and (validated or age >= self.seconds)):
+        due = stopping or (rested and (validated or age >= self.seconds))
+        due, stopping = trainer.base.team.agreed((due, stopping))
+        if due:
             self.save(trainer)
         if stopping:
             raise Stopped
 
     def save(self, trainer: Trainer) -> None:
         """Write a checkpoint of this step, once. If the disk refuses, the log says so, and the run continues."""
-        if trainer.at.step == self.saved_step:
+        team, step = trainer.base.team, trainer.at.step
+        saved, too_large = team.agreed((step == self.saved_step, KEPT * size_of(trainer) > self.budget))
+        if saved:
             return
         start = time.monotonic()
         try:
-            if KEPT * size_of(trainer) > self.budget:
+            if too_large:
                 raise OSError(f"two checkpoints of {size_of(trainer):,} bytes are over the {self.budget:,} allowed")
             with trainer.clocks.phase("checkpoint"):
                 save_checkpoint(self.folder, trainer, self.extra(trainer))
@@ -120,19 +126,12 @@ def checkpoint_files(folder: Path) -> list[Path]:
 def save_checkpoint(folder: Path, trainer: Trainer, extra: dict[str, Any]) -> None:
     """Write the state of `trainer` and `extra` (plain data); after a crash the new file is complete or absent.
 
-    The checkpoint before it stays. A finished training leaves only its best weights: it is not resumed.
+    The checkpoint before it stays. A finished training leaves only its best weights: it is not resumed. All processes
+    of a team must call this; rank 0 writes.
     """
-    tensors = {f"best/{name}": tensor for name, tensor in trainer.best.items()}
-    if not trainer.at.ended:
-        for name, weight in trainer.weights.items():
-            tensors[f"weights/{name}"] = weight.detach()
-            for key, tensor in saved_state(trainer.optimizer, weight).items():
-                tensors[f"optimizer:{key}/{name}"] = tensor
-        gathered = trainer.method.state(trainer.adapted)
-        tensors |= {f"method/{key}": tensor for key, tensor in gathered.items()}
-        tensors["random/cpu"] = torch.get_rng_state()
-        if trainer.base.device.type != "cpu":
-            tensors[f"random/{trainer.base.device.type}"] = random_state(trainer.base.device)
+    tensors = tensors_of(trainer)
+    if not trainer.base.team.leads:
+        return
     state: dict[str, Any] = {"at": asdict(trainer.at), "scaler": trainer.scaler.state_dict(), "extra": extra}
     state |= {"seconds": trainer.clocks.seconds, "counters": counters(trainer.optimizer)}
     folder.mkdir(parents=True, exist_ok=True)
@@ -152,6 +151,31 @@ def save_checkpoint(folder: Path, trainer: Trainer, extra: dict[str, Any]) -> No
     sync(folder)
 
 
+def tensors_of(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """Return what a checkpoint has, by name; what a team shares out is put together, in rank 0's host memory."""
+    found: dict[str, torch.Tensor] = {}
+
+    def add(name: str, tensor: torch.Tensor, like: torch.Tensor | None = None) -> None:
+        full = whole(tensor, like)
+        if isinstance(like, DTensor):
+            full = full.cpu() if trainer.base.team.leads else full[:0].clone()  # others need not hold it
+        found[name] = full
+
+    for name, tensor in trainer.best.items():
+        add(f"best/{name}", tensor, trainer.weights[name])
+    if trainer.at.ended:
+        return found
+    for name, weight in trainer.weights.items():
+        add(f"weights/{name}", weight, weight)
+        for key, tensor in saved_state(trainer.optimizer, weight).items():
+            add(f"optimizer:{key}/{name}", tensor, weight if tensor.shape == weight.shape else None)
+    found |= {f"method/{key}": tensor for key, tensor in trainer.method.state(trainer.adapted).items()}
+    found["random/cpu"] = torch.get_rng_state()
+    if trainer.base.device.type != "cpu":
+        found[f"random/{trainer.base.device.type}"] = random_state(trainer.base.device)
+    return found
+
+
 def load_newest(
     folder: Path, trainer: Trainer, accepts: Callable[[dict[str, Any]], bool] = lambda extra: True
 ) -> dict[str, Any] | None:
@@ -159,8 +183,18 @@ def load_newest(
 
     A checkpoint is skipped, and the log says so, if it is damaged, belongs to another training (`accepts` gets its
     `extra`), or is from another device or version. Returns None if none is left: the training starts from the
-    beginning.
+    beginning. Other processes of a team take the one that rank 0 has taken.
     """
+    team = trainer.base.team
+    extra = newest(folder, trainer, accepts) if team.leads else None
+    extra, name = team.agreed((extra, trainer.saved))
+    if extra is not None and not team.leads:
+        load_checkpoint(folder / name, trainer, accepts)
+    return extra
+
+
+def newest(folder: Path, trainer: Trainer, accepts: Callable[[dict[str, Any]], bool]) -> dict[str, Any] | None:
+    """Do what `load_newest` does in one process."""
     for rest in folder.glob(".*.tmp"):
         if re.fullmatch(CHECKPOINT, rest.name):
             rest.unlink()
@@ -242,8 +276,11 @@ def restore(trainer: Trainer, name: str, tensor: torch.Tensor) -> None:
     elif part == "random":
         set_random_state(trainer.base.device, tensor)
     elif part == "best":
-        trainer.best[key] = tensor.to(place_of_best(trainer.weights, trainer.base.device))
+        own = local(part_of(tensor, trainer.weights[key]))
+        trainer.best[key] = own.to(place_of_best(trainer.weights, trainer.base.device))
     elif part == "weights":
-        trainer.weights[key].copy_(tensor)
+        local(trainer.weights[key]).copy_(local(part_of(tensor, trainer.weights[key])))
     else:
-        restore_state(trainer.optimizer, trainer.weights[key], part.removeprefix("optimizer:"), tensor)
+        weight = trainer.weights[key]
+        own = part_of(tensor, weight) if tensor.shape == weight.shape else tensor
+        restore_state(trainer.optimizer, weight, part.removeprefix("optimizer:"), own)
