@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import signal
 import traceback
 import warnings
 from pathlib import Path
@@ -21,9 +22,16 @@ def together(folder: Path, size: int, sharded: bool, work):
         if pid == 0:
             os._exit(one(folder, Team(rank, size, sharded), work))
         children.append(pid)
-    statuses = [os.waitpid(pid, 0)[1] for pid in children]
+    statuses, left = [0] * size, set(children)
+    while left:
+        pid, status = os.wait()
+        statuses[children.index(pid)] = status
+        left.discard(pid)
+        if status:  # the others wait for it
+            for other in left:
+                os.kill(other, signal.SIGKILL)
     found = [(folder / f"rank-{rank}") for rank in range(size)]
-    errors = [file.read_bytes().decode() for rank, file in enumerate(found) if statuses[rank] and file.exists()]
+    errors = [file.read_text() for file, status in zip(found, statuses, strict=True) if status and file.exists()]
     assert not any(statuses), "\n".join(errors) or statuses
     return [pickle.loads(file.read_bytes()) for file in found]
 

@@ -9,6 +9,7 @@ from bakeoff.methods.full import Full
 from bakeoff.methods.method import register
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -26,6 +27,15 @@ class FromStart(Full):
         return adapted
 
 
+def beside(start: "torch.Tensor", weight: "nn.Parameter") -> "torch.Tensor":
+    """Return where a weight started as the weight itself lies: on its device, and shared out over several as it is."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if isinstance(weight, DTensor):
+        return distribute_tensor(start, weight.device_mesh, weight.placements, src_data_rank=None)
+    return start.to(weight)
+
+
 @register("l2_sp")
 class L2SP(FromStart):
     """L2-SP: full fine-tuning with a penalty on the distance from the base's weights (Li et al. 2018)."""
@@ -39,7 +49,7 @@ class L2SP(FromStart):
         start = vars(adapted)[START]
         for name, weight in adapted.named_parameters():
             if weight.grad is not None:
-                weight.grad.add_(weight.detach() - start[name].to(weight), alpha=self.alpha)
+                weight.grad.add_(weight.detach() - beside(start[name], weight), alpha=self.alpha)
 
 
 @register("wise_ft")
@@ -67,7 +77,9 @@ class WiseFT(FromStart):
         def mix(share: float) -> None:
             with torch.no_grad():
                 for name, weight in weights.items():
-                    weight.copy_(torch.lerp(start[name].to(weight), ends[name], share) if share < 1 else ends[name])
+                    weight.copy_(
+                        torch.lerp(beside(start[name], weight), ends[name], share) if share < 1 else ends[name]
+                    )
 
         losses = {}
         for part in range(1, self.mixtures + 1):

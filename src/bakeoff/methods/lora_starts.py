@@ -159,5 +159,6 @@ class Eva(Lora):
             initialize_lora_eva_weights(
                 adapted, [torch.tensor(members) for members in batches], forward_fn=run,
                 prepare_model_inputs_fn=None, prepare_layer_inputs_fn=None, show_progress_bar=False,
+                gather_distributed_inputs=False,  # processes that share a run all see the same batches here
             )  # fmt: skip
         config.init_lora_weights, config.eva_config = True, None  # a saved adapter is a plain LoRA
