@@ -2,6 +2,8 @@
 
 import shutil
 import signal
+from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,12 +15,21 @@ from bakeoff.compute.model.sharding import spread
 from bakeoff.compute.model.team import ALONE, whole
 from bakeoff.compute.run import members
 from bakeoff.compute.run.checks import fingerprints
+from bakeoff.compute.run.execution import execute
 from bakeoff.compute.training.checkpoint import load_newest, save_checkpoint
 from bakeoff.compute.training.loop import Trainer
 from bakeoff.compute.training.loss import evaluate_loss, start
+from bakeoff.config.loading import load_config
+from bakeoff.config.machine import MachineConfig
 from bakeoff.config.sections import ProtocolConfig
 from bakeoff.data.tokens import Tokens
-from bakeoff.methods import build_method
+from bakeoff.driver.device import places_of
+from bakeoff.driver.executor import hiding_others
+from bakeoff.driver.memory import Sizes, sizes_of
+from bakeoff.driver.plan import make_plan
+from bakeoff.errors import ConfigError
+from bakeoff.methods import build_method, method_class
+from bakeoff.store.files import write_json
 from tests.ranks import together
 
 ROWS = [Tokens(list(range(9 + i, 14 + 2 * i)), [20 + i] * (1 + i % 3) + [0]) for i in range(11)]
@@ -76,7 +87,18 @@ def test_a_team_trains_as_one_process_does(tiny_model, tmp_path, method, sharded
             assert torch.equal(weight, found[0]["weights"][name]), name
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 3), (3, 2)])
+@pytest.mark.parametrize(
+    "method",
+    ["last_layers", "bias", "layer_norm", "ia3", "prompt_tuning", "prefix_tuning", "dora", "eva", "l2_sp", "wise_ft"],
+)
+def test_every_kind_of_method_trains_on_weights_that_are_shared_out(tiny_model, tmp_path, method):
+    settings = {"method": method, **method_class(method).tiny}
+    wanted = trained(tiny_model, settings)
+    for found in together(tmp_path, 2, True, lambda team: trained(tiny_model, settings, team)):
+        same(found, wanted)
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 3)])
 def test_a_training_resumes_from_a_checkpoint_of_another_number_of_processes(tiny_model, tmp_path, before, after):
     def part(team, until):
         base = load_base(str(tiny_model), "fp32", team=team)
@@ -103,23 +125,19 @@ def test_a_training_resumes_from_a_checkpoint_of_another_number_of_processes(tin
         assert loss == pytest.approx(wanted, rel=1e-5)
 
 
-@pytest.fixture
-def planned(tiny_config, tiny_model):
-    """The folder of a planned bakeoff with one entry whose runs two processes share, and its run."""
+def test_a_run_of_two_processes_leaves_the_record_of_one_also_after_one_was_killed(tiny_config, monkeypatch):
     config = tiny_config | {
-        "entries": {"lora": {"r": 4, "learning_rate": 0.01}}, "machine": {"shards": 2},
+        "entries": {"lora": {"r": 4, "learning_rate": 0.01}}, "baselines": ["base"],
         "protocol": {**tiny_config["protocol"], "precision": "fp32"},
     }  # fmt: skip
-    wanted = bakeoff.run(config | {"machine": {}}, display="none")
-    run = next(run for run in wanted.folder.runs() if run.entry == "lora")
-    before = wanted.folder.run(run.id)
-    record, rows = before.result(), before.predictions()
-    shutil.rmtree(before.path)
-    return config, wanted.folder, run, record, rows
-
-
-def test_a_run_of_two_processes_leaves_the_record_of_one(planned):
-    config, folder, run, wanted, rows = planned
+    folder = bakeoff.run(config, display="none").folder
+    run = next(run for run in folder.runs() if run.entry == "lora")
+    wanted, rows = folder.run(run.id).result(), folder.run(run.id).predictions()
+    shutil.rmtree(folder.run(run.id).path)
+    config["machine"] = {"shards": 2}
+    killed = kill_one(monkeypatch, folder, run)
+    assert (killed.status, killed.cause) == ("failed", "ended")
+    assert killed.error.startswith("the process of rank 1 ended with SIGKILL. Out of memory?")
     bakeoff.run(config, display="none")
     found = folder.run(run.id).result()
     assert (found.status, found.shards, wanted.shards) == ("done", 2, 1)
@@ -130,24 +148,58 @@ def test_a_run_of_two_processes_leaves_the_record_of_one(planned):
     assert [row.output for row in folder.run(run.id).predictions()] == [row.output for row in rows]
 
 
-def test_a_process_that_is_killed_ends_the_run_with_its_name(planned, monkeypatch):
-    config, folder, run, *_ = planned
+def kill_one(monkeypatch, folder, run):
+    """Return the record of a run whose second process is killed while the first one waits for it."""
     started = []
-    plain_start = members.Members.start
-    monkeypatch.setattr(members.Members, "start", lambda self, asked: (plain_start(self, asked), started.append(self)))
-    monkeypatch.setattr("bakeoff.compute.run.worker.work_on", killing(started))
-    bakeoff.run(config, display="none")
-    found = folder.run(run.id).result()
-    assert (found.status, found.cause) == ("failed", "ended")
-    assert found.error.startswith("the process of rank 1 ended with SIGKILL. Out of memory?")
-    assert [process.poll() for process in started[0].processes] == [-signal.SIGKILL]
 
-
-def killing(started):
-    """Return work of rank 0 in the middle of which the other process is killed."""
+    def start(self, asked):
+        plain_start(self, asked)
+        started.append(self)
 
     def work_on(folder, run, left, emit, stop_requested, given):
         started[0].processes[0].kill()
         given.team.wait()
 
-    return work_on
+    plain_start = members.Members.start
+    with monkeypatch.context() as patch:
+        patch.setattr(members.Members, "start", start)
+        patch.setattr("bakeoff.compute.run.worker.work_on", work_on)
+        patch.setattr(members, "planned_config", lambda *_: SimpleNamespace(machine=MachineConfig(shards=2)))
+        folder.run(run.id).path.mkdir(exist_ok=True)
+        write_json(folder.run(run.id).run_file, asdict(run))
+        execute(folder.path, run.id, "train", lambda event: None)
+    assert [process.poll() for process in started[0].processes] == [-signal.SIGKILL]
+    return folder.run(run.id).result()
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"protocol": {"precision": "fp16"}}, "machine.shards: with protocol.precision: fp16"),
+        ({"protocol": {"compile_blocks": True}}, "machine.shards: blocks .* cannot be compiled"),
+        ({"protocol": {"quantize": "nf4"}}, "machine.shards: weights that are packed in few bits"),
+        ({"entries": {"qlora": {}}}, r"entries.qlora: its base is packed in few bits \(nf4\), which machine.shards"),
+        ({"entries": {"full": {"optimizer": "adamw_8bit"}}}, "entries.full: optimizer: adamw_8bit cannot change weigh"),
+        ({"protocol": {"precision": "bf16"}, "generation": {"precision": "fp32"}}, "generation.precision: fp32: weigh"),
+        ({"machine": {"shards": 2, "device": "cuda:1"}}, "machine: shards: cuda:1 is one device"),
+    ],
+)
+def test_a_plan_refuses_by_name_what_cannot_be_shared_out(tiny_config, changed, reason):
+    config = tiny_config | {"machine": {"shards": 2}} | changed
+    with pytest.raises(ConfigError, match=reason):
+        make_plan(load_config(config))
+
+
+def test_a_run_has_as_many_devices_as_share_it(monkeypatch):
+    monkeypatch.setattr("bakeoff.driver.device.devices_of", lambda _: [f"cuda:{i}" for i in range(5)])
+    assert places_of(MachineConfig(shards=2)) == ["cuda:0,cuda:1", "cuda:2,cuda:3"]
+    assert hiding_others("cuda:2,cuda:3", {}) == ("cuda", {"CUDA_VISIBLE_DEVICES": "2,3"})
+    with pytest.raises(ConfigError, match="6 devices are to share each run"):
+        places_of(MachineConfig(shards=6))
+
+
+def test_a_device_needs_its_part_of_the_blocks():
+    counts = {"total_parameters": 100, "trainable_parameters": 100, "packed_parameters": 0, "packed_bytes": 0,
+              "optimizer_bytes": 800, "block_parameters": 80, "trained_block_parameters": 80}  # fmt: skip
+    assert sizes_of(dict(counts), 0, 4) == Sizes(40, 40, optimizer_bytes=320)
+    assert sizes_of(dict(counts), 0) == Sizes(100, 100, optimizer_bytes=800)

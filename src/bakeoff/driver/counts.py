@@ -11,6 +11,7 @@ import numpy
 from bakeoff.config.config import Config
 from bakeoff.config.sections import ProtocolConfig
 from bakeoff.data.tokens import Lengths, Tokens
+from bakeoff.driver.shards import block_counts, shares_weights
 from bakeoff.errors import ConfigError, SetupError
 from bakeoff.methods import Method
 from bakeoff.store.records import Quantize
@@ -63,7 +64,7 @@ def count(given: Config, entries: Mapping[str, Entry], tokenizer: Any = None) ->
             for method in group if tokenizer is not None else ():
                 method.check_tokenizer(tokenizer)
             with said_of(f"entries.{name}"):
-                counted = [entry_counts(own_shape(entry.quantize), m, given.protocol) for m in shapes.values()]
+                counted = [entry_counts(own_shape(entry.quantize), m, given) for m in shapes.values()]
         except SetupError as error:
             if str(error).startswith("entries."):
                 raise
@@ -84,7 +85,7 @@ def said_of(section: str) -> Iterator[None]:
         raise SetupError(f"{section}.{error}") from None
 
 
-def entry_counts(shape: Any, method: Method, protocol: ProtocolConfig) -> dict[str, Any]:
+def entry_counts(shape: Any, method: Method, config: Config) -> dict[str, Any]:
     """Return exact counts of the base as a method adapts it: parameters, and multiplications per token in training."""
     from bakeoff.compute.model.base import count_parameters
     from bakeoff.compute.model.quantization import packed_size
@@ -92,6 +93,7 @@ def entry_counts(shape: Any, method: Method, protocol: ProtocolConfig) -> dict[s
     from bakeoff.compute.training.gradient_reach import adapted_shape
     from bakeoff.compute.training.optimizers import optimizer_bytes
 
+    protocol, own = config.protocol, {*shape.parameters()}
     adapted = adapted_shape(shape, method)
     trainable, total = count_parameters(adapted)
     packed, size = packed_size(adapted)
@@ -104,6 +106,7 @@ def entry_counts(shape: Any, method: Method, protocol: ProtocolConfig) -> dict[s
         "optimizer_bytes": optimizer_bytes(method, adapted),
         "step_products": step_products(adapted, method, protocol),
         "trunk_products": trunk_products(adapted, method, protocol),
+        **(block_counts(adapted, own) if shares_weights(config) else {}),
     }
 
 

@@ -37,20 +37,29 @@ class Needs:
     findings: list[str]
 
 
-def needs(asked: str, precision: str, shapes: dict[str, Any], max_tokens: int, device: "Facts") -> Needs:
-    """Return what runs take; `asked` is the config's precision of decoding, `shapes` are the counts of the entries."""
+def needs(
+    asked: str, precision: str, shapes: dict[str, Any], max_tokens: int, device: "Facts", shards: int = 1
+) -> Needs:
+    """Return what runs take; `asked` is the config's precision of decoding, `shapes` are the counts of the entries.
+
+    If so many `shards` share out the weights of blocks, it is what each of their devices takes.
+    """
     cache = max_tokens * shapes["cache_values"]
-    sizes = {name: sizes_of(counts, cache) for name, counts in shapes["entries"].items()}
+    sizes = {name: sizes_of(counts, cache, shards) for name, counts in shapes["entries"].items()}
     unpacked = max(row.total - row.packed for row in sizes.values())
     decoding = decoding_precision(asked, precision, unpacked, device)
     least = {name: least_bytes(row, precision, decoding, device) for name, row in sizes.items()}
     return Needs(decoding, least, decoding_findings(asked, decoding, unpacked))
 
 
-def sizes_of(counts: dict[str, Any], cache: int) -> Sizes:
+def sizes_of(counts: dict[str, Any], cache: int, shards: int = 1) -> Sizes:
     """Return what of an entry takes memory, by its counts; `cache` numbers are in the cache of its longest row."""
     total, trained, packed = (counts[f"{kind}_parameters"] for kind in ("total", "trainable", "packed"))
-    return Sizes(total, trained, packed, counts.pop("packed_bytes"), cache, counts.pop("optimizer_bytes"))
+    kept, elsewhere = counts.pop("optimizer_bytes"), 1 - 1 / shards
+    there = int(elsewhere * counts.pop("block_parameters", 0))
+    trained_there = int(elsewhere * counts.pop("trained_block_parameters", 0))
+    kept -= kept * trained_there // max(1, trained)
+    return Sizes(total - there, trained - trained_there, packed, counts.pop("packed_bytes"), cache, kept)
 
 
 def decoding_precision(asked: str, precision: str, weights: int, device: "Facts") -> str:

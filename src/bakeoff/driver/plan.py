@@ -21,6 +21,7 @@ from bakeoff.driver.environment import accelerators
 from bakeoff.driver.examples import read_examples, tokenized
 from bakeoff.driver.memory import check_room, needs
 from bakeoff.driver.runs import make_runs
+from bakeoff.driver.shards import check_decoding, check_shards, shares_weights
 from bakeoff.errors import ConfigError, SetupError
 from bakeoff.scoring.baselines import findings as baseline_findings
 from bakeoff.scoring.baselines import settle
@@ -82,6 +83,7 @@ def make_plan(config: Config, tokenizer: Any = None, folder: Folder | None = Non
 def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) -> Plan:
     """Return the plan, with ids in `folder`."""
     entries = checked_entries(config)
+    check_shards(config, entries)
     check_rounds(config, folder)
     methods = {name: entry.methods() for name, entry in entries.items()}
     shapes = count(config, entries, tokenizer)
@@ -101,7 +103,10 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
     baselines, not_run = settle(
         config, splits, tokens, examples.form, shapes["context"], output_tokens, search_steps(config, steps)
     )
-    memory = needs(config.generation.precision, precision, shapes, max_tokens, device)
+    check_decoding(config, precision)
+    shared = shares_weights(config)
+    asked = precision if shared else config.generation.precision
+    memory = needs(asked, precision, shapes, max_tokens, device, config.machine.shards if shared else 1)
     if must_read:
         check_room(memory.least, memory.decoding, device, at_once(config.machine))
     lengths = {split: rows.lengths for split, rows in tokens.items()}

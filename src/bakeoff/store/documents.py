@@ -88,6 +88,7 @@ class ResultRow(TypedDict):
     decoding: NotRequired[Text | None]
     scoring: NotRequired[Text | None]
     beside: NotRequired[Count]
+    shards: NotRequired[Count]
     instruction: NotRequired[Text | None]
 
 

@@ -130,7 +130,9 @@ class Members:
     def watch(self, process: "subprocess.Popen[str]", rank: int) -> None:
         """Wait until a process ends; if it has failed, give rank 0 time to notice, then end the run."""
         assert process.stdout is not None
-        said, status = process.stdout.read(), process.wait()
+        with process.stdout as told:
+            said = told.read()
+        status = process.wait()
         if status == 0 or self.over.is_set():
             return
         self.failures.append(failure(rank, said, status))
