@@ -125,20 +125,22 @@ def test_a_training_resumes_from_a_checkpoint_of_another_number_of_processes(tin
         assert loss == pytest.approx(wanted, rel=1e-5)
 
 
-def test_a_run_of_two_processes_leaves_the_record_of_one_also_after_one_was_killed(tiny_config, monkeypatch):
+@pytest.fixture
+def one(tiny_config):
+    """A bakeoff of one entry, the folder in which one process has carried it out, and the entry's run."""
     config = tiny_config | {
         "entries": {"lora": {"r": 4, "learning_rate": 0.01}}, "baselines": ["base"],
         "protocol": {**tiny_config["protocol"], "precision": "fp32"},
     }  # fmt: skip
     folder = bakeoff.run(config, display="none").folder
-    run = next(run for run in folder.runs() if run.entry == "lora")
+    return config, folder, next(run for run in folder.runs() if run.entry == "lora")
+
+
+def test_a_run_of_two_processes_leaves_the_record_of_one(one):
+    config, folder, run = one
     wanted, rows = folder.run(run.id).result(), folder.run(run.id).predictions()
     shutil.rmtree(folder.run(run.id).path)
-    config["machine"] = {"shards": 2}
-    killed = kill_one(monkeypatch, folder, run)
-    assert (killed.status, killed.cause) == ("failed", "ended")
-    assert killed.error.startswith("the process of rank 1 ended with SIGKILL. Out of memory?")
-    bakeoff.run(config, display="none")
+    bakeoff.run(config | {"machine": {"shards": 2}}, display="none")
     found = folder.run(run.id).result()
     assert (found.status, found.shards, wanted.shards) == ("done", 2, 1)
     assert found.checks == wanted.checks
@@ -146,6 +148,15 @@ def test_a_run_of_two_processes_leaves_the_record_of_one_also_after_one_was_kill
     for name, value in wanted.metrics.items():
         assert found.metrics[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
     assert [row.output for row in folder.run(run.id).predictions()] == [row.output for row in rows]
+
+
+def test_a_process_that_is_killed_ends_the_run_with_its_name(one, monkeypatch):
+    _, folder, run = one
+    shutil.rmtree(folder.run(run.id).path)
+    killed = kill_one(monkeypatch, folder, run)
+    assert (killed.status, killed.cause) == ("failed", "ended")
+    assert killed.error.startswith("the process of rank 1 ended with SIGKILL. Out of memory?")
+    assert not torch.distributed.is_initialized()
 
 
 def kill_one(monkeypatch, folder, run):

@@ -143,6 +143,11 @@ class Team:
         with self.turns.apart():
             yield
 
+    def give_up(self) -> None:
+        """Forget a group of processes in which one has failed; that of an accelerator ends with its process."""
+        if distributed.is_initialized() and distributed.get_backend() == "gloo":
+            distributed.destroy_process_group()
+
     def leave(self) -> None:
         """End the exchange with the other processes."""
         distributed.destroy_process_group()

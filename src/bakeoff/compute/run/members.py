@@ -92,6 +92,7 @@ def lead(work: Callable[[Given], T], members: "Members", team: Team, store: str,
         team.leave()
         return result
     except Exception as error:
+        team.give_up()
         if isinstance(error, BakeoffError) or (isinstance(error, RuntimeError) and out_of_memory(error)):
             raise
         if reason := members.reason():
