@@ -12,15 +12,14 @@ from functools import partial
 from pathlib import Path
 
 from bakeoff.compute.run.handover import NOTHING, Given
+from bakeoff.compute.run.reasons import explained
 from bakeoff.config.planned import planned_config
 from bakeoff.data.examples import Example
-from bakeoff.errors import BakeoffError, DivergedError, MemberError
-from bakeoff.library_errors import no_memory
 from bakeoff.scoring.lengths import LENGTHS
 from bakeoff.scoring.outputs import scored, tell_function
 from bakeoff.store.events import Done, Emit, Failed, Ranked, State
 from bakeoff.store.files import write_jsonl
-from bakeoff.store.records import Cause, Run, RunResult, Step
+from bakeoff.store.records import Run, RunResult, Step
 from bakeoff.store.run_folder import Folder
 
 BESIDE = {*LENGTHS, "loss", "tokens"}  # of a row of predictions, no scores
@@ -89,18 +88,6 @@ def timed(folder: Folder, run: Run, emit: Emit, stop_requested: Callable[[], boo
         return files.result()
     files.write_result(result, known=result.trained_files)
     return result
-
-
-def explained(error: Exception) -> tuple[str, Cause]:
-    """Return in one line why a run failed, and the cause's kind."""
-    text = str(error).strip() or type(error).__name__
-    if isinstance(error, MemberError):
-        return text, error.cause
-    if isinstance(error, BakeoffError):
-        return text, "diverged" if isinstance(error, DivergedError) else "error"
-    if isinstance(error, RuntimeError | MemoryError) and no_memory(error):
-        return f"out of memory ({text.splitlines()[0]}). Try a smaller protocol.batch_size or max_tokens", "memory"
-    return f"{type(error).__name__}: {text.splitlines()[0]}", "error"
 
 
 def scored_again(folder: Folder, run: Run, emit: Emit) -> RunResult:

@@ -24,6 +24,7 @@ from bakeoff.child_process import also_search, command, end_with_parent, limit, 
 from bakeoff.compute.model.device import nth, out_of_memory, use
 from bakeoff.compute.model.team import Team
 from bakeoff.compute.run.handover import Given
+from bakeoff.compute.run.reasons import explained
 from bakeoff.compute.run.timing import timed_alone
 from bakeoff.compute.run.worker import work_on
 from bakeoff.config.planned import planned_config
@@ -197,8 +198,6 @@ def carry_out(request: Request) -> None:
 
 def main() -> int:
     """Do what standard input asks for, and return the exit status."""
-    from bakeoff.compute.run.execution import explained
-
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for number in (signal.SIGTERM, signal.SIGINT):  # rank 0 is asked to stop, and all stop at the same step
