@@ -1,6 +1,7 @@
 """Runs in jobs of Slurm, which end or are queued again; drivers come and go. With Slurm: test_scale_slurm.py."""
 
 import os
+import signal
 import subprocess
 import threading
 
@@ -14,7 +15,7 @@ from bakeoff.driver.slurm_node import JobNode
 from bakeoff.errors import ConfigError, SetupError
 from bakeoff.store.event_log import Reader
 from bakeoff.store.run_folder import Folder
-from tests import slurm_stand_in
+from tests import slurm_commands, slurm_stand_in
 from tests.conftest import write_splits
 from tests.ray_stand_in import InlineServer
 from tests.slurm_stand_in import Slurm
@@ -51,6 +52,12 @@ def expected(alone):
 def cluster(config, monkeypatch):
     """A stand-in for Slurm."""
     return slurm_stand_in.installed(monkeypatch, Slurm(config["output"]))
+
+
+def here(config, tmp_path):
+    """Return the records that the bakeoff leaves in one process."""
+    alone = {**config, "machine": {}, "output": str(tmp_path / "here")}
+    return without_neighbours(bakeoff.run(alone, display="none").folder)
 
 
 def notes(folder):
@@ -234,3 +241,48 @@ def test_a_folder_whose_jobs_slurm_does_not_know_is_not_used(config, monkeypatch
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(SetupError, match="jobs of Slurm may still write into this folder, and Slurm does not say"):
         bakeoff.run(config, display="none")
+
+
+def test_processes_of_jobs_outlive_a_driver_and_save_at_their_limit(config, tmp_path, monkeypatch):
+    state = tmp_path / "slurm"
+    state.mkdir()
+    slurm_commands.install(tmp_path / "bin")
+    for name, value in {"SLURM_STAND_IN": str(state), "OMP_NUM_THREADS": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    monkeypatch.setattr(slurm_executor, "ASK_SECONDS", 0.5)
+    config = {**config, "entries": {"lora": {"r": 2}}, "tune": None, "safety": {"checkpoint_seconds": 0.01}}
+    config["machine"] = {**MACHINE, "workers": 1, "device": "cpu"}
+    config["protocol"] = {**config["protocol"], "epochs": 30}
+    folder = load_config(config).folder
+    run = slurm_executor.SlurmExecutor.run
+
+    def until_metrics(executor, *words):
+        for event in run(executor, *words):
+            yield event
+            if event.kind == "metrics":
+                raise RuntimeError("as if it were killed")
+
+    with monkeypatch.context() as killed:
+        killed.setattr(slurm_executor.SlurmExecutor, "run", until_metrics)
+        killed.setattr(slurm_executor.SlurmExecutor, "close", lambda executor: vars(executor).update(slots=[], jobs=[]))
+        with pytest.raises(RuntimeError, match="as if"):
+            bakeoff.run(config, display="none")
+    assert slurm_commands.state(state, "1_0") == "RUNNING"
+
+    def warning_once(executor, *words):
+        warned = False
+        for event in run(executor, *words):
+            yield event
+            if event.kind == "metrics" and not warned:
+                warned = True
+                slurm_commands.end(state, "1_0", signal.SIGUSR1)
+
+    monkeypatch.setattr(slurm_executor.SlurmExecutor, "run", warning_once)
+    found = without_neighbours(bakeoff.run(config, display="none").folder)
+    assert (state / "1_0.starts").read_text() == "2"
+    assert "1 jobs of an earlier session are used again" in notes(Folder(folder))
+    assert slurm_commands.state(state, "1_0") == "CANCELLED"
+    alone = here(config, tmp_path)
+    assert sorted({*found["files"]} ^ {*alone["files"]}) == []
+    assert found == alone
