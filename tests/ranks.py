@@ -3,6 +3,7 @@
 import os
 import pickle
 import signal
+import time
 import traceback
 import warnings
 from pathlib import Path
@@ -24,12 +25,16 @@ def together(folder: Path, size: int, sharded: bool, work):
         children.append(pid)
     statuses, left = [0] * size, set(children)
     while left:
-        pid, status = os.wait()
-        statuses[children.index(pid)] = status
-        left.discard(pid)
-        if status:  # the others wait for it
-            for other in left:
-                os.kill(other, signal.SIGKILL)
+        time.sleep(0.01)
+        for pid in [*left]:  # not any child: other tests have some, too
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if not ended:
+                continue
+            statuses[children.index(pid)] = status
+            left.discard(pid)
+            if status:  # the others wait for it
+                for other in left:
+                    os.kill(other, signal.SIGKILL)
     found = [(folder / f"rank-{rank}") for rank in range(size)]
     errors = [file.read_text() for file, status in zip(found, statuses, strict=True) if status and file.exists()]
     assert not any(statuses), "\n".join(errors) or statuses

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 import bakeoff
 from bakeoff.cli.main import main
-from bakeoff.errors import SetupError
+from bakeoff.errors import DataError, SetupError
 from bakeoff.serving.entries import Entries
 from bakeoff.serving.opening import Opened
 from bakeoff.serving.server import Server
@@ -45,6 +45,17 @@ def test_a_prompt_writes_what_it_wrote_in_its_evaluation(prompted, name):
     assert prompted.prompt(name).load().generate(documents) == outputs
     alone = prompted.prompt(name).load().generate([documents[3], " ", documents[1]])
     assert alone == [outputs[3], "", outputs[1]]
+
+
+def test_a_long_document_is_cut_and_one_without_room_is_told(prompted):
+    documents, _ = outputs_of(prompted, "few-shot-2")
+    summarizer = prompted.prompt("few-shot-2").load()
+    kept, total = summarizer.cut([documents[0] * 40])[0]
+    assert 0 < kept < total
+    assert summarizer.generate([documents[0] * 40]) != [""]
+    summarizer.prompts.context = 60
+    with pytest.raises(DataError, match="document 1: few-shot-2 leaves no room for it in 60 tokens"):
+        summarizer.generate(documents[:1])
 
 
 def test_a_server_has_prompts_as_models(prompted):

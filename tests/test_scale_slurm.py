@@ -36,9 +36,8 @@ def free_ports():
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory):
     """A Slurm of one node with room for four jobs."""
-    missing = [name for name in DAEMONS if shutil.which(name) is None]
-    if missing or os.geteuid() != 0:
-        pytest.skip(f"needs root and {', '.join(missing) or 'nothing else'}: apt-get install slurmctld slurmd munge")
+    if os.geteuid() != 0 or not all(map(shutil.which, DAEMONS)):
+        pytest.skip("needs root and Slurm: apt-get install slurmctld slurmd slurm-client munge")
     folder = tmp_path_factory.mktemp("slurm")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))

@@ -51,8 +51,8 @@ class PromptedPrompts(Prompts):
         """Yield examples' ids; raise DataError where the context has no room for a document."""
         rows = [*super().encoded(examples)]
         for number, (row, around) in enumerate(zip(rows, self.around(rows, examples), strict=True), 1):
-            made, room = prompted_row(row, around, self.form, self.context, self.output_tokens)
-            if room < 1:
+            made, share = prompted_row(row, around, self.form, self.context, self.output_tokens)
+            if share <= 0:
                 raise DataError(f"document {number}: {self.run.entry} leaves no room for it in {self.context} tokens")
             yield made
 

@@ -46,11 +46,14 @@ class Server(WebServer):
 
     async def serve(self) -> None:
         """Serve in this event loop."""
+        from bakeoff.compute.serving.threads import core_left
+
         service, settings = Service(self.opened, self.settings), self.settings
-        service.start()
-        try:
-            await self.listen(
-                application(service), settings.rows + settings.queue + SPARE, drain_seconds=settings.drain_seconds
-            )
-        finally:
-            service.stop()
+        with core_left(self.opened.engine):
+            service.start()
+            try:
+                await self.listen(
+                    application(service), settings.rows + settings.queue + SPARE, drain_seconds=settings.drain_seconds
+                )
+            finally:
+                service.stop()
