@@ -19,7 +19,7 @@ from bakeoff.driver.device import at_once, survey
 from bakeoff.driver.entries import checked_entries, entry_plan, schedule_findings, search_steps, virtual_tokens
 from bakeoff.driver.environment import accelerators
 from bakeoff.driver.examples import read_examples, tokenized
-from bakeoff.driver.memory import check_room, needs
+from bakeoff.driver.memory import Needs, check_room, needs
 from bakeoff.driver.runs import make_runs
 from bakeoff.driver.shards import check_decoding, check_shards, shares_weights
 from bakeoff.errors import ConfigError, SetupError
@@ -104,9 +104,7 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
         config, splits, tokens, examples.form, shapes["context"], output_tokens, search_steps(config, steps)
     )
     check_decoding(config, precision)
-    shared = shares_weights(config)
-    asked = precision if shared else config.generation.precision
-    memory = needs(asked, precision, shapes, max_tokens, device, config.machine.shards if shared else 1)
+    memory = memory_needs(config, precision, shapes, max_tokens, device)
     if must_read:
         check_room(memory.least, memory.decoding, device, at_once(config.machine))
     lengths = {split: rows.lengths for split, rows in tokens.items()}
@@ -137,6 +135,13 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
     })  # fmt: skip
     document = document.model_copy(update={"basis": basis_of(config, document)})
     return Plan(config, document, entries, runs, held_equal, virtual_tokens(entries), data)
+
+
+def memory_needs(config: Config, precision: str, shapes: dict[str, Any], max_tokens: int, device: "Facts") -> Needs:
+    """Return the least memory of each entry; weights that are shared out are decoded as they are trained."""
+    if not shares_weights(config):
+        return needs(config.generation.precision, precision, shapes, max_tokens, device)
+    return needs(precision, precision, shapes, max_tokens, device, config.machine.shards)
 
 
 def check_rounds(config: Config, folder: Folder) -> None:
