@@ -21,14 +21,14 @@ import torch
 import transformers
 
 from bakeoff.compute.model.device import choose, counts_peaks, initialized, visible
-from bakeoff.compute.run import worker
+from bakeoff.compute.run import members, worker
 from bakeoff.compute.run.handover import Given
 from bakeoff.compute.run.holder import serve_from_base
 from bakeoff.compute.run.lender import Lender, switches
 from bakeoff.compute.run.request import carry_out, open_channel, say
 from bakeoff.errors import BakeoffError, SetupError
 
-PRELOADED = (peft, torch, transformers, worker)
+PRELOADED = (members, peft, torch, transformers, worker)
 
 
 def forks(device: str) -> bool:
