@@ -10,7 +10,7 @@ import pytest
 import bakeoff
 from bakeoff.config.loading import load_config
 from bakeoff.driver import slurm, slurm_executor
-from bakeoff.driver.job_channel import Growing, Job
+from bakeoff.driver.job_channel import Job, Talk
 from bakeoff.driver.slurm_node import JobNode
 from bakeoff.errors import ConfigError, SetupError
 from bakeoff.store.event_log import Reader
@@ -223,11 +223,11 @@ def test_a_job_ends_if_no_driver_comes_or_its_files_are_gone(tmp_path):
     folder = Folder(tmp_path)
     node = JobNode(folder, "1_0", "cpu", 10, 0.2)
     node.serve()  # nobody calls
-    assert not Growing(node.channel.says).file.exists()
+    assert not Talk(node.channel.says).file.exists()
     Job(folder, "1_1").call("first", "")
     node = JobNode(folder, "1_1", "cpu", 10, 0.2)
     node.serve()  # the driver that has called touches no lock
-    assert [said["session"] for said in Growing(node.channel.says).new()] == ["first"]
+    assert [said["session"] for said in Talk(node.channel.says).new()] == ["first"]
     Job(folder, "1_2").call("first", "")
     node = JobNode(folder, "1_2", "cpu", 10, 600)
     threading.Timer(0.5, node.channel.remove).start()

@@ -9,10 +9,10 @@ import json
 import re
 import secrets
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import suppress
 from typing import Any, TypeAlias
 
-from bakeoff.store.checksums import open_regular
+from bakeoff.store.event_log import Growing
 from bakeoff.store.files import append_jsonl
 from bakeoff.store.run_folder import Folder
 
@@ -20,29 +20,18 @@ Said: TypeAlias = dict[str, Any]
 KEY = r"\d+_\d+"  # of a job: the number of its array, and its own in it
 
 
-class Growing:
-    """A file of JSON lines that grows: reads only complete lines, each once."""
-
-    def __init__(self, file: Path):
-        self.file, self.place = file, 0  # in bytes
+class Talk(Growing):
+    """What one side says to the other, as it comes."""
 
     def new(self) -> Iterator[Said]:
-        """Yield the lines since the last call; none while there is no file, or its disk does not answer."""
-        try:
-            with open_regular(self.file) as stream:
-                stream.seek(self.place)
-                lines = stream.read()
-        except OSError:
-            return
-        whole = lines[: lines.rfind(b"\n") + 1]
-        self.place += len(whole)
-        for line in whole.splitlines():
-            try:
-                said = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(said, dict):
-                yield said
+        """Yield what was said since the last call; nothing while there is no file, or its disk does not answer."""
+        with suppress(OSError):
+            for line in self.new_lines():
+                said: Any = None
+                with suppress(ValueError, RecursionError):
+                    said = json.loads(line)
+                if isinstance(said, dict):
+                    yield said
 
 
 class Channel:
@@ -71,7 +60,7 @@ class Job(Channel):
 
     def __init__(self, folder: Folder, key: str):
         super().__init__(folder, key)
-        self.heard = Growing(self.says)
+        self.heard = Talk(self.says)
 
     def call(self, session: str, spec: str) -> None:
         """Let the job work for a session; `spec` tells with what options it was submitted."""
@@ -79,7 +68,7 @@ class Job(Channel):
 
     def spec(self) -> str | None:
         """Return with what options the job was submitted."""
-        return next((said.get("spec") for said in Growing(self.orders).new()), None)
+        return next((said.get("spec") for said in Talk(self.orders).new()), None)
 
     def order(self, greeting: str, *words: Any) -> None:
         """Order something from the job that has sent a greeting."""

@@ -20,7 +20,7 @@ from bakeoff.child_process import also_search
 from bakeoff.compute.run.request import STOPPED
 from bakeoff.config.sections import Pin
 from bakeoff.driver.attempt import UNSAVED
-from bakeoff.driver.job_channel import Channel, Growing, Said, new_word
+from bakeoff.driver.job_channel import Channel, Said, Talk, new_word
 from bakeoff.driver.node import Node
 from bakeoff.store.files import append_jsonl
 from bakeoff.store.run_folder import Folder
@@ -66,7 +66,7 @@ class JobNode:
     def __init__(self, folder: Folder, key: str, device: str, save_seconds: float, wait_seconds: float):
         self.folder, self.channel, self.node = folder, Channel(folder, key), Node(device)
         self.save_seconds, self.wait_seconds = save_seconds, wait_seconds
-        self.orders, self.driver = Growing(self.channel.orders), DriverWatch(folder)
+        self.orders, self.driver = Talk(self.channel.orders), DriverWatch(folder)
         self.greeting = ""
         self.current: Current | None = None
         self.status: int | None = None  # of the last run's process

@@ -79,30 +79,42 @@ class EventLog:
         append_jsonl(self.file, {"time": round(self.clock(), 2), **event.row()})
 
 
-class Reader:
-    """Reads an event log that is still being written: only complete lines, each once. Counts damaged lines."""
+class Growing:
+    """A file of lines that is still being written: its complete lines, each once."""
 
     def __init__(self, file: Path, place: int = 0):
         self.file, self.place = file, place  # in bytes
+
+    def new_lines(self) -> Iterator[bytes]:
+        """Yield the lines since the last call; one longer than LARGEST comes in parts. Raises OSError if it cannot."""
+        with open_regular(self.file) as stream:
+            stream.seek(self.place)
+            while line := stream.readline(LARGEST):
+                if not line.endswith(b"\n") and len(line) < LARGEST:
+                    return
+                self.place += len(line)
+                yield line
+
+
+class Reader(Growing):
+    """Reads an event log that is still being written. Counts damaged lines."""
+
+    def __init__(self, file: Path, place: int = 0):
+        super().__init__(file, place)
         self.unreadable = 0  # lines that were passed over
 
     def new_events(self) -> Iterator[Event]:
         """Yield the events since the last call."""
         if not self.file.exists():
             return
-        with open_regular(self.file) as stream:
-            stream.seek(self.place)
-            while line := stream.readline(LARGEST):
-                if not line.endswith(b"\n") and len(line) < LARGEST:
-                    return
-                event: Event | None = None
-                with suppress(ValueError, RecursionError):
-                    event = event_of(json.loads(line))
-                self.place += len(line)
-                if event and event.time is not None:
-                    yield event
-                else:
-                    self.unreadable += line.endswith(b"\n")  # a line longer than LARGEST comes in parts
+        for line in self.new_lines():
+            event: Event | None = None
+            with suppress(ValueError, RecursionError):
+                event = event_of(json.loads(line))
+            if event and event.time is not None:
+                yield event
+            else:
+                self.unreadable += line.endswith(b"\n")  # not each part of a line that is too long
 
 
 def earlier_events(file: Path, start: Start | None = None) -> Iterator[Event]:
