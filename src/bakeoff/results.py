@@ -99,14 +99,21 @@ class Results:
 
     def prompt(self, name: str) -> "PromptResult":
         """Return a prompted baseline's result by name, for example nearest-4, which is ready to use as an entry is."""
+        found = self.prompts()
+        if name not in found:
+            raise SetupError(f"{self.folder.path}: no finished prompted baseline '{name}'.{did_you_mean(name, found)}")
+        return found[name]
+
+    def prompts(self) -> "dict[str, PromptResult]":
+        """Return all prompted baselines that have finished, by name."""
         from bakeoff.scoring.prompted import is_prompted
 
-        row = self.document.baselines.get(name)
-        record = next((r for i in (row.runs if row else ()) if (r := self.folder.run(i).finished())), None)
-        if record is None or not is_prompted(name):
-            known = [other for other in self.document.baselines if is_prompted(other)]
-            raise SetupError(f"{self.folder.path}: no finished prompted baseline '{name}'.{did_you_mean(name, known)}")
-        return PromptResult(self.folder, name, record)
+        found = {}
+        for name, row in self.document.baselines.items():
+            record = next((r for i in row.runs if (r := self.folder.run(i).finished())), None)
+            if record and is_prompted(name):
+                found[name] = PromptResult(self.folder, name, record)
+        return found
 
     def usable(self, name: str | None) -> "EntryResult | PromptResult":
         """Return what `generate` uses: an entry or a prompted baseline by name; without one, the best entry."""

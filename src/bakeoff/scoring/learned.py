@@ -56,15 +56,14 @@ def opened(metric: str, model: str, head: str) -> tuple[Any, Any]:
     """
     import transformers
 
-    where = f"metrics: {metric}={model}"
-    if not model_folder(model).is_dir():
+    where, folder = f"metrics: {metric}={model}", model_folder(model)
+    if not folder.is_dir():
         raise ConfigError(f"{where}: no such folder. Try: a folder with a model, or a name on the hub")
     given: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     with one_line(f"{where}: cannot be loaded", "Try: a model that transformers can read, with safetensors"):
-        folder = str(model_folder(model))
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **given)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), **given)
         loaded, said = getattr(transformers, head).from_pretrained(
-            folder, **given, use_safetensors=True, dtype="float32", output_loading_info=True
+            str(folder), **given, use_safetensors=True, dtype="float32", output_loading_info=True
         )
     absent = sorted(name for name in said["missing_keys"] if "pooler" not in name)
     if absent:

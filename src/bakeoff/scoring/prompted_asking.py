@@ -69,8 +69,8 @@ class PromptedPrompts(Prompts):
         name = self.run.entry
         if not name.startswith(NEAREST):
             return [self.run.settings["examples"]] * len(rows)
-        count, costs = int(name.removeprefix(NEAREST)), shot_costs(self.train_rows, self.untested, self.between)
-        return self.index.fitting(count, costs, examples, rows, self.untested, self.context, self.output_tokens)
+        count = int(name.removeprefix(NEAREST))
+        return self.index.fitting(count, self.costs, examples, rows, self.untested, self.context, self.output_tokens)
 
     def begun(self, text: str) -> str:
         """Return an output's text without white space before it that does not count."""
@@ -92,6 +92,11 @@ class PromptedPrompts(Prompts):
         shown = self.run.settings.get("examples")
         rows = enumerate(self.folder.examples("train"))
         return {place: Example.from_row(row.row()) for place, row in rows if shown is None or place in shown}
+
+    @cached_property
+    def costs(self) -> Any:
+        """How many tokens each training example takes in a prompt, (examples,)."""
+        return shot_costs(self.train_rows, self.untested, self.between)
 
     @cached_property
     def index(self) -> Nearest:

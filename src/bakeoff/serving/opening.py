@@ -12,7 +12,6 @@ from bakeoff.driver.trust import check_trusted, model_wishes
 from bakeoff.errors import SetupError
 from bakeoff.methods import build_method
 from bakeoff.results import EntryResult, Results, load_results
-from bakeoff.scoring.prompted import is_prompted
 from bakeoff.serving.models import BASE, Bakeoff, Model
 from bakeoff.store.records import Quantize
 from bakeoff.store.results_document import ResultsRow
@@ -132,11 +131,10 @@ class Opened:
 
         document, folder = bakeoff.results.document, bakeoff.folder
         config, plan = trusted_config(folder), folder.plan()
-        for name, row in document.baselines.items():
-            record = next((record for i in row.runs if (record := folder.run(i).finished())), None)
-            if is_prompted(name) and record and name not in document.entries:
-                own = PromptedPrompts(folder, config, self.tokenizer, self.encoder_decoder, self.context, record)
-                score = score_of(row, plan.primary)
+        for name, prompt in bakeoff.results.prompts().items():
+            if name not in document.entries:
+                own = PromptedPrompts(folder, config, self.tokenizer, self.encoder_decoder, self.context, prompt.record)
+                score = score_of(document.baselines[name], plan.primary)
                 yield Model(f"{bakeoff.name}/{name}", bakeoff, name, "prompt", score=score, own=own)
 
     def model(self, bakeoff: Bakeoff, entry: EntryResult, score: float | None) -> Model:
