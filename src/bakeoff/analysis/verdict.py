@@ -12,6 +12,7 @@ from bakeoff.analysis.seeds import coverage
 from bakeoff.analysis.twins import memory_saved, storage, twins
 from bakeoff.analysis.yardstick import Yardstick
 from bakeoff.config.names import MAJORITY
+from bakeoff.errors import listed as shortened
 from bakeoff.scoring.baselines import BASE
 from bakeoff.scoring.prompted import is_prompted
 from bakeoff.store.results_document import Pair, Verdict
@@ -120,9 +121,7 @@ def headline(verdict: Verdict, estimates: Estimates, by: Yardstick) -> str:
 
 def first_of(names: Sequence[str]) -> str:
     """Return names, or of many the first ones and how many more there are."""
-    if len(names) <= IN_HEADLINE:
-        return listed(names)
-    return listed([*names[:IN_HEADLINE], f"{len(names) - IN_HEADLINE} more"])
+    return listed(names) if len(names) <= IN_HEADLINE else shortened(names, IN_HEADLINE)
 
 
 def prompts_as_good(verdict: Verdict, by: Yardstick) -> list[str]:
