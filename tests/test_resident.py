@@ -165,11 +165,11 @@ def noting(config, note, holds=True):
 
 @pytest.fixture
 def large(tiny_config, tiny_model, tmp_path):
-    """The tiny config over a base of 57 MB."""
+    """The tiny config over a base of 85 MB."""
     from transformers import AutoConfig, AutoTokenizer, GPT2LMHeadModel
 
     shape = AutoConfig.from_pretrained(tiny_model)
-    shape.n_embd, shape.n_layer, shape.n_head = 768, 2, 2
+    shape.n_embd, shape.n_layer, shape.n_head = 768, 3, 2
     torch.manual_seed(0)
     GPT2LMHeadModel(shape).save_pretrained(tmp_path / "large")
     AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / "large")
@@ -198,7 +198,8 @@ def test_runs_that_share_a_base_are_as_those_that_load_it_and_cost_as_much_memor
     alone = ran("alone", lambda config: noting(config, note, holds=False), {"lora": entries["lora"]})
     assert len(note.read_text().split()) == 1 + 3  # for the base's own scores, to train, and to evaluate
     peaks = [r.folder.run(r.entries["lora"].runs[0]).result().costs["peak_bytes"] for r in (shared, alone)]
-    assert peaks[0] == pytest.approx(peaks[1], abs=0.3 * (tmp_path / "large/model.safetensors").stat().st_size)
+    # A process that loads maps 8 MB more of libraries' files, and the allocator's leftovers vary by 10 MB.
+    assert peaks[0] == pytest.approx(peaks[1], abs=0.5 * (tmp_path / "large/model.safetensors").stat().st_size)
 
 
 def test_a_base_of_another_precision_is_not_taken(shared, copied):
