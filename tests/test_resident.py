@@ -68,10 +68,14 @@ def serve(monkeypatch, tmp_path):
     def carry_out(line, events, given):
         request = json.loads(line)
         has = given.resident and given.resident.base
-        append_jsonl(notes, {"run": request["run"], "has": has, "left": given.handover.left(), "from": os.getppid()})
+        known = given.resident and given.resident.base_losses.get(request["folder"])
+        noted = {"has": has, "left": given.handover.left(), "from": os.getppid(), "known": known}
+        append_jsonl(notes, {"run": request["run"], **noted})
         if "kills" in request:
             os.kill({"itself": os.getpid(), "holder": os.getppid()}[request["kills"]], signal.SIGKILL)
             time.sleep(60)
+        if "tells" in request and not given.handover.left():
+            given.handover.tell(request["tells"])
         if "leaves" in request and not given.handover.left():
             given.handover.leave(request["leaves"])
         return request.get("status", 0)
@@ -112,6 +116,16 @@ def test_what_a_training_leaves_is_evaluated_by_another_process_and_ends_once(se
     )
     assert [row["left"] for row in noted if "run" in row] == [None, {"loss": 0.1}, None, None]
     assert statuses == [0, 0, 1]
+
+
+def test_the_loss_of_a_base_is_known_to_the_runs_after_the_one_that_computed_it(serve):
+    noted, _ = serve(
+        {"wants": "a"}, {"wants": "a", "tells": 2.5, "leaves": {"loss": 0.1}}, {"wants": "a", "folder": "another"},
+        {"wants": "a"}, {"wants": "b"},
+    )  # fmt: skip
+    assert [(row["known"], row["left"]) for row in noted if "run" in row] == [
+        (None, None), (None, None), (None, {"loss": 0.1}), (None, None), (2.5, None), (None, None),
+    ]  # fmt: skip
 
 
 def test_a_killed_run_or_holder_is_a_status_and_the_next_run_has_its_base(serve):

@@ -70,6 +70,7 @@ class Work:
             self.record.decoding, self.record.scoring = self.plan.decoding, self.plan.scoring
         self.calls: dict[str, Any] = {}  # what is known of the base's calls, once it was tried
         self.marks: Marks | None = None  # of the base that this run shares with others
+        self.base_losses: dict[str, float] = {}  # that runs which share the base know, by their bakeoff's folder
         self.shared_seconds = 0.0  # that loading and trying a base took which this process has from another
 
     @cached_property
@@ -128,11 +129,13 @@ class Work:
         if self.lender and wanted:
             lent, loaded = self.lender.lend(wanted)
             self.shared_seconds, self.marks = 0.0 if loaded else lent.seconds, lent.marks
+            self.base_losses = lent.base_losses
             return lent.base, lent.note
         resident, self.resident = self.resident, None
         if resident is None or resident.wanted != wanted:
             return None
         self.shared_seconds, self.marks = resident.seconds, resident.marks
+        self.base_losses = resident.base_losses
         return resident.base, resident.note
 
     def loaded(self) -> tuple[Base, str | None]:
@@ -192,6 +195,15 @@ class Work:
         """Return the loss of a few validation examples, which the trained and the saved adapter must both have."""
         rows = self.tokens["validation"][:PROBE_EXAMPLES]
         return mean_loss(evaluate_loss(base, adapted, rows, len(rows)))
+
+    def probe_untouched(self, base: Base) -> float:
+        """Return the base's own loss on the probe; runs that share a base compute it once."""
+        folder = str(self.folder.path)
+        if folder not in self.base_losses:
+            self.base_losses[folder] = self.probe(base, base.model)
+            if self.handover:
+                self.handover.tell(self.base_losses[folder])
+        return self.base_losses[folder]
 
     def finished(self) -> RunResult:
         """Return the record with all clocks in it; raise DivergedError if a value is not finite."""

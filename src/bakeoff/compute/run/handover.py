@@ -17,16 +17,32 @@ class Handover:
     def __init__(self) -> None:
         self.file = TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - open as long as its owner
 
-    def leave(self, content: dict[str, Any]) -> None:
-        """Leave plain data for the next process."""
+    def leave(self, trained: dict[str, Any]) -> None:
+        """Leave what was trained, as plain data, for the run's next process."""
+        self._write({**self._read(), "trained": trained})
+
+    def left(self) -> dict[str, Any] | None:
+        """Return what the run's first process has trained; None if it left nothing."""
+        return self._read().get("trained")
+
+    def tell(self, base_loss: float) -> None:
+        """Leave the base's loss on the probe for the runs after this one."""
+        self._write({**self._read(), "base_loss": base_loss})
+
+    def told(self) -> float | None:
+        """Return the base's loss on the probe; None if this run had no need of it."""
+        return self._read().get("base_loss")
+
+    def _write(self, content: dict[str, Any]) -> None:
+        self.file.seek(0)
+        self.file.truncate()
         json.dump(content, self.file)
         self.file.flush()
 
-    def left(self) -> dict[str, Any] | None:
-        """Return what the process before left; None if it left nothing."""
+    def _read(self) -> dict[str, Any]:
         self.file.seek(0)
         text = self.file.read()
-        return json.loads(text) if text else None
+        return json.loads(text) if text else {}
 
 
 @dataclass(frozen=True)

@@ -127,6 +127,8 @@ def hold(wanted: Wanted | None, first: str, asked: int, telling: int, events: Te
             status = forked(carry)
             if status == 0 and handover.left():
                 status = forked(carry)
+            if resident and (loss := handover.told()) is not None:
+                resident.base_losses[json.loads(line)["folder"]] = loss
             os.write(telling, f"{status}\n".encode())
     except Exception:
         traceback.print_exc()

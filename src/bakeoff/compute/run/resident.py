@@ -3,7 +3,7 @@
 import gc
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -43,6 +43,7 @@ class Resident:
     note: str | None  # if its calls are slower than usual
     seconds: float  # that loading and trying took
     marks: Marks | None  # of the base, as it was loaded
+    base_losses: dict[str, float] = field(default_factory=dict)  # on a bakeoff's probe, by its folder
 
 
 def wanted_by(config: Config, plan: PlanDocument, run: Run) -> Wanted | None:

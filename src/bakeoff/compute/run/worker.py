@@ -169,7 +169,7 @@ def loss_of_base(work: Work, base: Base, method: Method) -> tuple[Base, float | 
     if not method.starts_exactly(base.precision):
         return base, None
     spread(base, base.model)
-    loss = work.probe(base, base.model)
+    loss = work.probe_untouched(base)
     return (work.load() if work.team.sharded else base), loss
 
 
