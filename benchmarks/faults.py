@@ -89,7 +89,7 @@ def to_run(number: signal.Signals, *settings: str) -> Callable[[Path, Path], Out
         output = folder / "to-run"
         outcome = Outcome("fault", f"{number.name} to a run's process")
         process = training(config, output, *settings)
-        os.kill(wait_for(lambda: victims(process.pid).get("run"), process), number)
+        os.kill(wait_for(lambda: victims(process.pid)["run"], process)[0], number)
         outcome.note = failures(process)
         end_of(outcome, config, folder, output, *settings)
         return outcome

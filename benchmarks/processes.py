@@ -5,12 +5,14 @@ import random
 import shutil
 import subprocess
 import sys
+from collections import defaultdict
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import yaml
 
+from bakeoff.store.records import ALONE
 from bakeoff.store.run_folder import Folder, RunFolder
 
 LONGEST_WAIT = 120.0  # seconds for a driver to do what it is expected to
@@ -33,7 +35,7 @@ CONFIG: dict[str, Any] = {
 class Kill:
     """One process that was ended at a random moment."""
 
-    victim: str  # driver, server or run
+    victim: str  # driver, server or run; with Ray also worker or node
     state: str  # the entry that was running, or "planning"
     lost_seconds: float  # since what is kept on disk was written
 
@@ -101,16 +103,23 @@ def children(pid: int) -> list[int]:
         return []
 
 
-def victims(driver: int) -> dict[str, int]:
-    """Return the processes of a bakeoff by what they are."""
-    found = {"driver": driver}
+Victims: TypeAlias = defaultdict[str, list[int]]
+
+
+def victims(driver: int) -> Victims:
+    """Return the processes of a bakeoff on this machine by what they are."""
+    found = Victims(list, driver=[driver])
     for server in children(driver):
-        found["server"] = server
-        for holder in children(server):
-            found["holder"] = holder
-            for run in children(holder):
-                found["run"] = run
+        of_server(found, server)
     return found
+
+
+def of_server(found: Victims, server: int) -> None:
+    """Add a run server's processes by what they are."""
+    found["server"].append(server)
+    for holder in children(server):
+        found["holder"].append(holder)
+        found["run"] += children(holder)
 
 
 def end_of(outcome: Outcome, config: Path, folder: Path, output: Path, *settings: str) -> None:
@@ -167,11 +176,12 @@ def content(folder: Folder) -> dict[str, Any]:
 
 
 def record(files: RunFolder) -> dict[str, Any]:
-    """Return all of a run's record but times, memory and the sums of files that hold times."""
+    """Return all of a run's record but times, memory, sums of files that hold times, and how many runs were beside."""
     result = files.result()
     assert result is not None
-    measured = {k: v for k, v in result.costs.items() if not k.endswith(("_seconds", "peak_bytes", "per_second"))}
-    return asdict(result) | {"costs": measured, "files": sorted(result.files)}
+    varying = ("_seconds", "peak_bytes", "per_second", ALONE)
+    measured = {k: v for k, v in result.costs.items() if not k.endswith(varying)}
+    return asdict(result) | {"costs": measured, "files": sorted(result.files), "beside": 0}
 
 
 def curve(files: RunFolder) -> list[dict[str, float]]:
