@@ -7,9 +7,10 @@ COPY src src
 # PIP_EXTRA_INDEX_URL=... with the index of PyTorch's CPU builds leaves out CUDA's libraries, which are gigabytes.
 ARG PIP_EXTRA_INDEX_URL
 RUN python -m pip install --no-cache-dir --constraint constraints.txt '.[serve]' \
- && useradd --create-home bakeoff
+ && useradd --uid 1000 --create-home bakeoff
 
-USER bakeoff
+# A number, so that a host that refuses root (runAsNonRoot of Kubernetes) need not look a name up.
+USER 1000
 WORKDIR /bakeoffs
 EXPOSE 8000
 HEALTHCHECK --start-period=60s CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/health')"]

@@ -35,6 +35,7 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile examples/cluster/Dockerfile
 
 # glibc gives large blocks back to the kernel after every training step; keeping them saves 10 to 25 %.
 base: install
