@@ -30,11 +30,11 @@ def planned_config(folder: Folder, plan: PlanDocument) -> Config:
         raise ConfigError(explain(f"{folder.plan_file}: config", plan.config, error)) from None
 
 
-def trusted_config(folder: Folder) -> Config:
-    """Return the config that a plan was made from, with the base that the folder's signed config.yaml names.
+def trusted_config(folder: Folder, signed: Config | None = None) -> Config:
+    """Return the config that a plan was made from, with the base that the folder's `signed` config.yaml names.
 
     What is opened, or run, stands in config.yaml, which is signed; and a base that has moved is named there.
     """
-    signed = load_config(folder.config_file)
+    signed = signed or load_config(folder.config_file)
     base_of = {key: getattr(signed, key) for key in ("model", "revision", "trust_remote_code")}
     return planned_config(folder, folder.plan()).model_copy(update=base_of)

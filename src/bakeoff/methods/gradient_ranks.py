@@ -25,9 +25,10 @@ class GradientRanks(Lora):
     """LoRA with larger ranks for weights with larger gradients, as in GoRA (He et al. 2025), and as many in all.
 
     The importance of a weight is the mean of |W * dL/dW| over its numbers and over training examples; its rank is in
-    proportion to that, divided by the root of the numbers that a rank takes. GoRA lets the sum of these follow; here
-    it is exactly that of equal ranks, so a plan counts it. GoRA's start from the gradients is left out: the factors
-    start as those of LoRA, and the scale of every update stays lora_alpha / r.
+    proportion to that, divided by the root of the numbers that a rank takes. GoRA takes the mean of the gradients
+    first, which needs room for all of them, and lets the sum of the numbers follow; here it is exactly that of equal
+    ranks, so a plan counts it. GoRA's start from the gradients is left out: the factors start as those of LoRA, and
+    the scale of every update stays lora_alpha / r.
     """
 
     paper: ClassVar[str] = "https://arxiv.org/abs/2502.12171"

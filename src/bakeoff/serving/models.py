@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from bakeoff.config.config import Config
 from bakeoff.data.asking import Prompts
 from bakeoff.errors import did_you_mean
 from bakeoff.results import Results
@@ -24,6 +25,7 @@ class Bakeoff:
 
     name: str
     results: Results
+    config: Config
     prompts: Prompts
     ends: frozenset[int]
     context: int | None

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bakeoff.config.config import Config
 from bakeoff.config.loading import load_config
 from bakeoff.config.planned import decodes_in, trusted_config
 from bakeoff.data.forms import stops_of
@@ -44,16 +45,16 @@ class Opened:
         folders = folders_of(given)
         if not folders:
             raise SetupError("serve: no folder is given. Try: bakeoff serve bakeoffs/demo")
-        results = [self.trusted(path) for _, path in folders]
-        self.shared = needs(results[0])
-        self.quantize = quantize_of(results)
-        for other in results[1:]:
-            self.check_shared(other)
+        found = [self.trusted(path) for _, path in folders]
+        self.shared = needs(*found[0])
+        self.quantize = quantize_of([results for results, _ in found])
+        for other in found[1:]:
+            self.check_shared(*other)
         from bakeoff.compute.decoding.summarizer import opened
         from bakeoff.compute.model.base import context_of
         from bakeoff.compute.serving.engine import Engine
 
-        config, plan = trusted_config(results[0].folder), results[0].folder.plan()
+        config, plan = found[0][1], found[0][0].folder.plan()
         base, note = opened(config, plan.precision, self.quantize, plan.model, device)
         if note:
             say(note)
@@ -61,28 +62,28 @@ class Opened:
         self.encoder_decoder = base.decoder_start is not None
         self.engine = Engine(base, max_rows=rows, precision=decodes_in(plan, config))
         self.served: list[tuple[Bakeoff, list[Model]]] = []
-        for (name, _), result in zip(folders, results, strict=True):
-            self.serve(result, name)
+        for (name, _), (results, config) in zip(folders, found, strict=True):
+            self.serve(results, config, name)
 
-    def trusted(self, path: Path) -> Results:
-        """Return the results in a folder; raise SetupError if it is from elsewhere, and asks for what needs trust."""
+    def trusted(self, path: Path) -> tuple[Results, Config]:
+        """Return a folder's results and config; raise SetupError if it is from elsewhere, and asks for trust."""
         results = load_results(path)
-        config = load_config(results.folder.config_file)
-        check_trusted(results.folder, config, model_wishes(config), self.trust)
-        return results
+        signed = load_config(results.folder.config_file)
+        check_trusted(results.folder, signed, model_wishes(signed), self.trust)
+        return results, trusted_config(results.folder, signed)
 
-    def check_shared(self, results: Results) -> None:
+    def check_shared(self, results: Results, config: Config) -> None:
         """Raise SetupError if a bakeoff needs another base than the one in memory, or has it in another precision."""
-        for what, value in needs(results).items():
+        for what, value in needs(results, config).items():
             if value != self.shared[what]:
                 raise SetupError(
                     f"{results.folder.path}: has another {what} ({value}) than the bakeoffs that are served "
                     f"({self.shared[what]}). Try: a server of its own, on another --port"
                 )
 
-    def serve(self, results: Results, name: str | None) -> None:
+    def serve(self, results: Results, config: Config, name: str | None) -> None:
         """Load a bakeoff's entries; one that cannot be served is reported."""
-        bakeoff, models = self.described(results, name)
+        bakeoff, models = self.described(results, config, name)
         taken = next((other for other, _ in self.served if other.name == bakeoff.name), None)
         if taken is not None:
             raise SetupError(
@@ -102,22 +103,22 @@ class Opened:
 
     def look(self, path: Path, name: str | None) -> tuple[Bakeoff, list[Model]]:
         """Return a folder's bakeoff with its finished entries; raise SetupError if it cannot be served here."""
-        results = self.trusted(path)
-        self.check_shared(results)
-        return self.described(results, name)
+        results, config = self.trusted(path)
+        self.check_shared(results, config)
+        return self.described(results, config, name)
 
-    def described(self, results: Results, name: str | None) -> tuple[Bakeoff, list[Model]]:
+    def described(self, results: Results, config: Config, name: str | None) -> tuple[Bakeoff, list[Model]]:
         """Return a bakeoff with a model for each finished entry."""
         from bakeoff.data.asking import Prompts
 
         folder, document = results.folder, results.document
-        plan, config = folder.plan(), trusted_config(folder)
+        plan = folder.plan()
         prompts = Prompts(folder, config, self.tokenizer, self.encoder_decoder, self.context)
         ends = stops_of(plan) | {self.tokenizer.eos_token_id}
         untouched = document.baselines.get(BASE)
         score = score_of(untouched, plan.primary) if untouched else None
         heading = plan.ranked_by.heading
-        bakeoff = Bakeoff(name or document.name, results, prompts, ends, self.context, heading, score)
+        bakeoff = Bakeoff(name or document.name, results, config, prompts, ends, self.context, heading, score)
         models = []
         for entry, row in document.entries.items():
             finished = [record.run for i in row.runs if (record := folder.run(i).finished())]
@@ -129,8 +130,8 @@ class Opened:
         """Yield a model for each prompted baseline that has finished."""
         from bakeoff.scoring.prompted_asking import PromptedPrompts
 
-        document, folder = bakeoff.results.document, bakeoff.folder
-        config, plan = trusted_config(folder), folder.plan()
+        document, folder, config = bakeoff.results.document, bakeoff.folder, bakeoff.config
+        plan = folder.plan()
         for name, prompt in bakeoff.results.prompts().items():
             if name not in document.entries:
                 own = PromptedPrompts(folder, config, self.tokenizer, self.encoder_decoder, self.context, prompt.record)
@@ -152,10 +153,10 @@ class Opened:
         entry = model.bakeoff.results.entry(model.entry)
         if entry.name == BASE:
             raise SetupError(f"{folder.path}: an entry named '{BASE}' has the name of the untouched base")
-        run, config = entry.best_run(), trusted_config(folder)
+        run = entry.best_run()
         if run.quantize != self.quantize:
             raise SetupError(f"it needs a base with quantize: {run.quantize}, and this one has {self.quantize}")
-        return entry.adapter, made_by(run, config, folder.plan().model)
+        return entry.adapter, made_by(run, model.bakeoff.config, folder.plan().model)
 
     @staticmethod
     def put(model: Model, files: tuple[Path, dict[str, Any]], engine: "Engine") -> None:
@@ -170,10 +171,9 @@ def score_of(row: ResultsRow, primary: str) -> float | None:
     return score.mean if score is not None and math.isfinite(score.mean) else None
 
 
-def needs(results: Results) -> dict[str, str]:
+def needs(results: Results, config: Config) -> dict[str, str]:
     """Return what of a base a bakeoff depends on, by what it is called; a base is known by its files' hash."""
     plan = results.folder.plan()
-    config = trusted_config(results.folder)
     base = plan.model.identity or f"{plan.model.name} {plan.model.revision or ''}"
     own = {"base": base[:60], "precision": plan.precision, "decoding precision": decodes_in(plan, config)}
     return own | {"protocol.tf32": str(config.protocol.tf32)}
