@@ -78,7 +78,10 @@ def ours(folder: Path) -> Any:
 
 def requests_of(mix: Sequence[str], texts: Sequence[str], count: int) -> list[dict[str, Any]]:
     """Return requests for the models of a mix, in turn."""
-    return [{"model": f"bench/{mix[i % len(mix)]}", "prompt": texts[i % len(texts)]} for i in range(count)]
+    return [
+        {"model": f"bench/{mix[i % len(mix)]}", "prompt": texts[i % len(texts)], "max_tokens": OUTPUT_TOKENS}
+        for i in range(count)
+    ]
 
 
 def burst(client: Client, requests: Sequence[dict[str, Any]], clients: int) -> tuple[float, list[Reply]]:

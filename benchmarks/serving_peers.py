@@ -9,6 +9,7 @@ import json
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ class Peer:
                 model = PeftModel.from_pretrained(model, place, adapter_name=entry)
         self.model = model.eval()
 
-    def complete(self, model: str, prompt: str, **_: Any) -> tuple[str, int]:
+    def complete(self, model: str, prompt: str, max_tokens: int, **_: Any) -> tuple[str, int]:
         """Return an output's text, and its tokens."""
         ids = torch.tensor([self.prompts.rows([prompt])[0].prompt])
         end = self.tokenizer.eos_token_id
@@ -50,7 +51,7 @@ class Peer:
             self.model.set_adapter(model.partition("/")[2])
             made = self.model.generate(
                 input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, use_cache=True,
-                max_new_tokens=self.prompts.output_tokens, pad_token_id=end,
+                max_new_tokens=max_tokens, pad_token_id=end,
             )[0, ids.shape[1] :].tolist()  # fmt: skip
         own = made[: made.index(end)] if end in made else made
         return self.prompts.texts([own])[0], len(own)
@@ -79,7 +80,7 @@ def serve(peer: Peer) -> None:
 
     async def completions(request: Request) -> Response:
         fields = await request.json()
-        text, tokens = await run_in_threadpool(peer.complete, fields["model"], fields["prompt"])
+        text, tokens = await run_in_threadpool(partial(peer.complete, **fields))
         event = {"choices": [{"text": text}], "usage": {"completion_tokens": tokens}}
         return Response(f"data: {json.dumps(event)}\n\ndata: [DONE]\n\n", media_type="text/event-stream")
 
