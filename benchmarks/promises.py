@@ -24,6 +24,11 @@ def one_tells(design: Design) -> bool:
     return several(design) and (one_noisy(design) or sum(count > 1 for count in design.seeds) == 1)
 
 
+def one_tells_of_two_seeds(design: Design) -> bool:
+    """Return whether one entry is far noisier, and each has two seeds: one difference of two runs says by how much."""
+    return one_tells(design) and max(design.seeds) == 2
+
+
 def one_seed(design: Design) -> bool:
     """Return whether each entry has one seed."""
     return max(design.seeds) == 1
@@ -54,7 +59,14 @@ class Promise:
 
 PROMISES = (
     Promise("a score's interval holds the truth", "score", 0.93, 0.97, many_like_documents),
-    Promise("a difference's interval holds the truth", "difference", 0.93, 1, several),
+    Promise(
+        "a difference's interval holds the truth",
+        "difference",
+        0.93,
+        1,
+        lambda d: several(d) and not one_tells_of_two_seeds(d),
+    ),
+    Promise("the same, one entry far noisier and two seeds of each", "difference", 0.9, 1, one_tells_of_two_seeds),
     Promise("an entry is called different from itself", "itself", 0, 0.05, several),
     Promise(
         "any pair of equal entries is called different", "family", 0, 0.05, lambda d: several(d) and not one_tells(d)
@@ -78,7 +90,7 @@ PROMISES = (
         "family",
         0,
         0.1,
-        lambda d: one_tells(d) and max(d.seeds) == 2,
+        one_tells_of_two_seeds,
     ),
     Promise("any pair of equal entries is called different, another is ahead", "others", 0, 0.05, several),
     Promise("the best is among those that the verdict names", "kept", 0.95, 1, several),
