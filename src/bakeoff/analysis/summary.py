@@ -39,7 +39,6 @@ def summarize(folder: Folder) -> ResultsDocument:
     Scores are means over seeds; 95 % intervals are over source documents and seeds (see `statistics`).
     """
     plan = folder.plan()
-    assert plan.output_tokens is not None  # a stored plan has it
     config = planned_config(folder, plan)
     if plan.data_fingerprint not in (None, folder.made().get("data_fingerprint")):
         raise SetupError(f"{folder.path}: its examples do not match its plan. Try: bakeoff run again")
@@ -71,17 +70,7 @@ def summarize(folder: Folder) -> ResultsDocument:
     return ResultsDocument(
         schema_version=SCHEMA, name=plan.name,
         status="done" if statuses == {"done"} else "failed" if statuses == {"failed"} else "incomplete",
-        model=plan.model, data=plan.data, precision=plan.precision,
-        max_tokens=plan.max_tokens,
-        output_tokens=plan.output_tokens,
-        protocol=config.protocol.model_dump(),
-        tune=config.tune.model_dump() if config.tune else None,
-        generation=config.generation.model_dump(),
-        template=plan.template,
-        chat={**chat_of(config).model_dump(), "turns": config.data.conversation} if plan.chat else None,
-        metrics=plan.metrics,
-        primary=plan.primary,
-        score_signature=plan.score_signature,
+        **setting_of(plan, config),
         entries={n: row for n, row in rows.items() if row.kind == "entry"},
         baselines={n: rows[n] for n in (*config.baselines, *rows) if n in rows and rows[n].kind == "baseline"},
         verdict=verdict,
@@ -90,6 +79,18 @@ def summarize(folder: Folder) -> ResultsDocument:
         environment=folder.environment(),
         records=folder.content_hash(),
     )  # fmt: skip
+
+
+def setting_of(plan: PlanDocument, config: Config) -> dict[str, Any]:
+    """Return what results.json holds of a bakeoff's base, data and protocol."""
+    return {
+        "model": plan.model, "data": plan.data, "precision": plan.precision, "max_tokens": plan.max_tokens,
+        "output_tokens": plan.output_tokens, "template": plan.template, "metrics": plan.metrics,
+        "primary": plan.primary, "score_signature": plan.score_signature,
+        "protocol": config.protocol.model_dump(), "generation": config.generation.model_dump(),
+        "tune": config.tune.model_dump() if config.tune else None,
+        "chat": {**chat_of(config).model_dump(), "turns": config.data.conversation} if plan.chat else None,
+    }  # fmt: skip
 
 
 def price_of(config: Config, environment: Mapping[str, Any]) -> Price | None:

@@ -1,7 +1,7 @@
 """What a plan counts before any measurement: parameters and products by shapes alone, and tokens."""
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -58,20 +58,27 @@ def count(given: Config, entries: Mapping[str, Entry], tokenizer: Any = None) ->
         "entries": {},
     }
     for name, entry in entries.items():
-        group = entry.methods()
-        shapes = {m.model_dump_json(exclude={"learning_rate"}): m for m in group}  # one a size, whatever the rate
-        try:
-            for method in group if tokenizer is not None else ():
-                method.check_tokenizer(tokenizer)
-            with said_of(f"entries.{name}"):
-                counted = [entry_counts(own_shape(entry.quantize), m, given) for m in shapes.values()]
-        except SetupError as error:
-            if str(error).startswith("entries."):
-                raise
-            reason = str(error).removeprefix(f"{group[0].name}: ")
-            raise SetupError(f"entries.{name}: {reason}") from None
-        counts["entries"][name] = max(counted, key=lambda c: [c[k] for k in LARGEST_BY])
+        counts["entries"][name] = largest_counts(name, entry, given, tokenizer, own_shape)
     return counts
+
+
+def largest_counts(
+    name: str, entry: Entry, given: Config, tokenizer: Any, own_shape: Callable[[Quantize], Any]
+) -> dict[str, Any]:
+    """Return the counts of an entry's largest trial; raise SetupError if a method cannot be put on the base."""
+    group = entry.methods()
+    shapes = {m.model_dump_json(exclude={"learning_rate"}): m for m in group}  # one a size, whatever the rate
+    try:
+        for method in group if tokenizer is not None else ():
+            method.check_tokenizer(tokenizer)
+        with said_of(f"entries.{name}"):
+            counted = [entry_counts(own_shape(entry.quantize), m, given) for m in shapes.values()]
+    except SetupError as error:
+        if str(error).startswith("entries."):
+            raise
+        reason = str(error).removeprefix(f"{group[0].name}: ")
+        raise SetupError(f"entries.{name}: {reason}") from None
+    return max(counted, key=lambda c: [c[k] for k in LARGEST_BY])
 
 
 @contextmanager

@@ -42,10 +42,8 @@ def render(source: Source, figures: Figures, beside: str) -> str:
     csv, verdict, facts, shown = csv_table(results), results.verdict, sections(results), samples(source.shown())
     tables = confusions(source.shown())
     entries, differences = list(view.entries), difference_rows(view.verdict)
-    empty = {
-        "quality-against-cost": not figures.axes.figures, "sweeps": not figures.sweeps,
-        "tuning-budget": not figures.budgets, "preferences": not results.preferences,
-        "differences": not differences, "confusion": not tables, "costs": not figures.bars,
+    empty = empty_sections(figures) | {
+        "preferences": not results.preferences, "differences": not differences, "confusion": not tables
     }  # fmt: skip
     style = colours(":root", len(entries)) + (HERE / "page.css").read_text(encoding="utf-8")
     return page_template().render(
@@ -87,6 +85,14 @@ def render(source: Source, figures: Figures, beside: str) -> str:
         csv_base64=base64.b64encode(csv.encode()).decode(),
         markdown=markdown_table(results),
     )
+
+
+def empty_sections(figures: Figures) -> dict[str, bool]:
+    """Return for each section of figures whether it has none."""
+    return {
+        "quality-against-cost": not figures.axes.figures, "sweeps": not figures.sweeps,
+        "tuning-budget": not figures.budgets, "costs": not figures.bars,
+    }  # fmt: skip
 
 
 def page_template(name: str = "page.html.j2") -> Template:
