@@ -43,9 +43,10 @@ OUTPUT_TOKENS = 48
 def prepare(place: Path, base: str) -> Path:
     """Run the bakeoff that is served, if it is not there already; return its folder."""
     folder = place / f"serving-{Path(base).name}"
+    limits = (64, 64) if base == "base" else (16, 32)  # a step on a large base takes a minute
     config = {
-        "name": "bench", "model": base, "data": {"source": "docstrings", "train_limit": 64, "validation_limit": 8,
-                                                "test_limit": 64},
+        "name": "bench", "model": base,
+        "data": {"source": "docstrings", "train_limit": limits[0], "validation_limit": 8, "test_limit": limits[1]},
         "entries": LORAS | OTHERS, "tune": None, "baselines": ["base"], "output": str(folder),
         "protocol": {"epochs": 1, "batch_size": 16, "max_tokens": 192, "seeds": 1, "precision": "fp32"},
         "generation": {"max_new_tokens": 4}, "metrics": ["rouge"],  # requests say how many tokens they want
