@@ -1,9 +1,10 @@
-"""What many runs and many slots cost, for docs/scale.md. But for `workers`, no run is trained: records are made up.
+"""What many runs and many slots cost, for docs/scale.md. Only `workers` and `ray` train; else records are made up.
 
 python benchmarks/scale.py plan       # seconds of a plan of 1,000 runs
 python benchmarks/scale.py views      # seconds of `show` and `report` of 300 finished runs, and the page's size
 python benchmarks/scale.py driver     # a driver's share of a core: 1,000 planned runs, eight of them at work
 python benchmarks/scale.py workers    # a whole bakeoff by one worker with all cores, and by one worker for each core
+python benchmarks/scale.py ray        # seconds that one more run costs here, and on a Ray cluster of one node
 python benchmarks/scale.py simulate   # 10,000 runs on 256 slots, and again with nodes and runs that fail
 """
 
@@ -134,14 +135,14 @@ def simulation(folder: Path, faults: Faults, entries: int, slots: int) -> dict[s
 def workers_seconds(folder: Path) -> dict[str, Any]:
     """Return the median seconds of a whole bakeoff of the embedded base by one worker, and by one for each core."""
     counts, seconds = (1, os.cpu_count() or 1), dict[str, list[float]]()
-    for turn in range(3):
+    for turn in range(2):
         for workers in counts:
             config = {
-                "model": "base", "data": {"source": "docstrings", "train_limit": 200, "validation_limit": 40,
-                                          "test_limit": 60},
+                "model": "base", "data": {"source": "docstrings", "train_limit": 96, "validation_limit": 24,
+                                          "test_limit": 40},
                 "entries": ["lora", "ia3", "prompt_tuning"], "tune": {"trials": 2},
                 "output": str(folder / f"{turn}-{workers}"),
-                "protocol": {"epochs": 2, "batch_size": 8, "max_tokens": 128, "seeds": 3},
+                "protocol": {"epochs": 1, "batch_size": 8, "max_tokens": 128, "seeds": 3},
                 "generation": {"max_new_tokens": 24}, "machine": {"workers": workers},
             }  # fmt: skip
             start = time.perf_counter()
@@ -150,6 +151,29 @@ def workers_seconds(folder: Path) -> dict[str, Any]:
     found = {name: statistics.median(taken) for name, taken in seconds.items()}
     one, more = found.values()
     return found | {"ratio": one / more}
+
+
+def ray_seconds(folder: Path) -> dict[str, Any]:
+    """Return the seconds that one more run costs, all in all, by a local worker and by one on a Ray cluster.
+
+    Each by bakeoffs of two and of ten runs that train on one example.
+    """
+    (folder / "one.jsonl").write_text(json.dumps({"document": "One two three.", "summary": "One."}) + "\n")
+    found = {}
+    for executor in ("local", "ray"):
+        seconds = []
+        for seeds in (2, 10):
+            config = {
+                "model": "base", "data": dict.fromkeys(("train", "validation", "test"), str(folder / "one.jsonl")),
+                "entries": ["ia3"], "tune": None, "baselines": ["base"], "generation": {"max_new_tokens": 1},
+                "protocol": {"epochs": 1, "seeds": seeds}, "output": str(folder / f"{executor}-{seeds}"),
+                "machine": {"executor": executor, "workers": 1},
+            }  # fmt: skip
+            start = time.perf_counter()
+            bakeoff.run(config, display="none")
+            seconds.append(time.perf_counter() - start)
+        found[f"seconds per run, {executor}"] = (seconds[1] - seconds[0]) / 8
+    return found
 
 
 def recorded(folder: Path) -> dict[str, Any]:
@@ -166,7 +190,7 @@ def recorded(folder: Path) -> dict[str, Any]:
 def main() -> None:
     """Measure what is asked for, and print it as a line of JSON."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=["plan", "views", "driver", "workers", "simulate", "record"])
+    parser.add_argument("what", choices=["plan", "views", "driver", "workers", "ray", "simulate", "record"])
     parser.add_argument("folder", nargs="?", type=Path, help="a finished bakeoff, for `record`")
     parser.add_argument("--entries", type=int, default=200, help="of the simulation, with 50 runs each")
     parser.add_argument("--slots", type=int, default=256, help="of the simulation, eight on each node")
@@ -179,6 +203,7 @@ def main() -> None:
         "views": [view_seconds],
         "driver": [partial(driver_share, display=display) for display in ("none", "plain", "live")],
         "workers": [workers_seconds],
+        "ray": [ray_seconds],
         "simulate": [partial(simulation, faults=faults, entries=asked.entries, slots=asked.slots) for faults in FAULTS],
     }
     for measure in measures[asked.what]:
