@@ -161,6 +161,11 @@ def nearest_places(
     return Nearest(train).fitting(count, costs, test, tokens["test"], form, context, output_tokens)
 
 
+def separator_of(settings: Mapping[str, Any]) -> str:
+    """Return what stands between the examples of a baseline with these settings."""
+    return str(settings.get("separator", BLANK_LINE))
+
+
 def separator(train: Sequence[Example]) -> str:
     """Return the separator between few-shot examples, which also ends outputs.
 

@@ -13,7 +13,6 @@ from bakeoff.data.token_file import load_tokens
 from bakeoff.data.tokens import Tokens
 from bakeoff.errors import DataError
 from bakeoff.scoring.prompted import (
-    BLANK_LINE,
     NEAREST,
     Around,
     Nearest,
@@ -21,6 +20,7 @@ from bakeoff.scoring.prompted import (
     around_shots,
     first_answer,
     prompted_row,
+    separator_of,
     shot_costs,
     shows_examples,
 )
@@ -43,7 +43,7 @@ class PromptedPrompts(Prompts):
         self.folder, self.context, self.run = folder, context, record.run
         self.instruction = record.instruction
         self.untested = form_of(config, tokenizer, folder.plan().chat is not None, encoder_decoder)
-        self.between = record.run.settings.get("separator", BLANK_LINE)
+        self.between = separator_of(record.run.settings)
         ends_itself = isinstance(self.form, ChatForm)  # a template's examples are turns, each with its end
         self.stops = (self.between,) if shows_examples(record.run.entry) and not ends_itself else ()
 

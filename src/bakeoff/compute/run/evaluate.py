@@ -18,7 +18,7 @@ from bakeoff.data.token_file import lengths_of
 from bakeoff.scoring.forgetting import neutral_rows
 from bakeoff.scoring.lengths import text_lengths
 from bakeoff.scoring.outputs import references_of, scored, tell_function
-from bakeoff.scoring.prompted import BLANK_LINE, first_answer
+from bakeoff.scoring.prompted import first_answer, separator_of
 from bakeoff.store.files import write_jsonl
 from bakeoff.store.records import RunResult
 
@@ -50,7 +50,7 @@ def evaluate(work: Work, base: Base, adapted: nn.Module) -> RunResult:
         return work.record
     outputs = work.form(base).texts(ids, work.indented)
     if work.shows_examples and work.plan.chat is None:  # a chat template's examples are turns, each with its end
-        between = work.run.settings.get("separator", BLANK_LINE)
+        between = separator_of(work.run.settings)
         outputs = [first_answer(text, between, work.indented) for text in outputs]
     return score(work, outputs, losses)
 

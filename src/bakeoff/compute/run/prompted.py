@@ -12,7 +12,6 @@ from bakeoff.data.examples import Example
 from bakeoff.data.tokens import Tokens
 from bakeoff.methods.instructions import best, search
 from bakeoff.scoring.prompted import (
-    BLANK_LINE,
     NEAREST,
     Around,
     NoRoomError,
@@ -21,6 +20,7 @@ from bakeoff.scoring.prompted import (
     cut_share,
     nearest_places,
     prompted_rows,
+    separator_of,
 )
 
 
@@ -36,7 +36,7 @@ def prompted(work: Work, base: Base) -> None:
 def shots(work: Work, base: Base) -> Sequence[Around]:
     """Return what is around the test documents with the baseline's examples before them."""
     form, settings, name = work.form(base), work.run.settings, work.run.entry
-    between = settings.get("separator", BLANK_LINE)
+    between = separator_of(settings)
     train: Sequence[Example] | Mapping[int, Example]
     if name.startswith(NEAREST):
         count, context, train = int(name.removeprefix(NEAREST)), work.plan.model.context, work.examples("train")
