@@ -29,7 +29,7 @@ COMPLETIONS = [
     ({"model": ""}, "at least 1 character", "model"),
     ({"prompt": None}, "prompt", "prompt.str"),
     ({"prompt": " \n "}, "is blank", "prompt"),
-    ({"prompt": ["a", "b"]}, "at most 1 item", "prompt"),
+    ({"prompt": ["a", "b"]}, "expected at most 1, got 2", "prompt"),
     ({"prompt": [[1, 2]]}, "expected text", "prompt"),
     ({"prompt": {"text": "a"}}, "prompt", "prompt"),
     ({"max_tokens": 0}, "greater than or equal to 1", "max_tokens"),
@@ -51,7 +51,7 @@ COMPLETIONS = [
     ({"seed": 1.5}, "whole number", "seed"),
     ({"stop": ""}, "at least 1 character", "stop"),
     ({"stop": ["a", ""]}, "at least 1 character", "stop.1"),
-    ({"stop": ["a"] * 5}, "at most 4 items", "stop"),
+    ({"stop": ["a"] * 5}, "expected at most 4, got 5", "stop"),
     ({"stop": 3}, "stop", "stop"),
     ({"stream": "yes"}, "true or false", "stream"),
     ({"stream_options": {"include_usage": True}}, "only with stream", "stream_options"),
@@ -126,6 +126,9 @@ BODIES = [
     (b'{"max_tokens": ' + b"9" * 10_000 + b"}", 400, "not JSON"), (b'{"prompt": "\\ud800"}', 400, "surrogate"),
     (b'{"prompt": "' + b"a" * 200_000 + b'"}', 413, "larger than 200,000 bytes"),
     (b'{"temperature": 1e999, "model": "shared", "prompt": "a"}', 400, "temperature"),
+    (b'{"columns": {"a": ' + b"[" * 800 + b"]" * 800 + b"}}", 400, "nested more than 64 times"),
+    (b'{"messages": ' + b'[{"a": ' * 400 + b"1" + b"}]" * 400 + b"}", 400, "nested more than 64 times"),
+    (b'{"columns": {"\\udc00": 1}}', 400, "surrogate"),
 ]  # fmt: skip
 
 
@@ -135,6 +138,15 @@ def test_bodies_that_are_none(server, content, status, message):
     assert found[0] == status
     assert message in found[2]["error"]["message"]
     assert call(server, "GET", "/health")[0] == 200
+
+
+def test_a_seed_below_zero_and_a_temperature_near_zero_are_drawn_with(server):
+    ask = {"model": "shared/lora", "prompt": "ba be bi", "max_tokens": 20}
+    drawn = [call(server, "POST", TEXT, ask | {"temperature": 2, "seed": -5})[::2] for _ in range(2)]
+    assert [status for status, _ in drawn] == [200, 200]
+    assert drawn[0][1]["choices"] == drawn[1][1]["choices"]
+    likeliest, nearly = (call(server, "POST", TEXT, ask | {"temperature": t, "seed": 1})[2] for t in (0, 5e-324))
+    assert nearly["choices"] == likeliest["choices"]
 
 
 def test_a_body_of_unknown_length_is_limited_too(server):

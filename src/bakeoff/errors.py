@@ -106,6 +106,8 @@ def plain(complaint: Mapping[str, Any]) -> str:
         return f"expected {EXPECTED[complaint['type']]}, got {got}{'. Try: quotes around it' if quotes else ''}"
     if complaint["type"] == "too_short":
         return "expected one or more, got none"
+    if complaint["type"] == "too_long":
+        return f"expected at most {complaint['ctx']['max_length']}, got {complaint['ctx']['actual_length']}"
     text = complaint["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     return text[:1].lower() + text[1:] + ("" if isinstance(value, dict | list) else f" (got {got})")
 

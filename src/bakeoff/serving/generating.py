@@ -24,7 +24,6 @@ from bakeoff.serving.writing import Writing
 
 T = TypeVar("T")
 GONE = 499  # the status that is counted where the client did not wait; nobody gets it
-BODY_SECONDS = 30.0  # in which a body must have come
 LAST_WORD = 5.0  # seconds in which a client that does not read may still be told that its time is over
 log = logging.getLogger("bakeoff.serving")
 
@@ -79,7 +78,7 @@ class Call:
     async def read(self, request: Request) -> None:
         """Read the body; raise ApiError if it is not one, or did not come in time."""
         most = self.service.settings.body_bytes
-        self.asked = await body_of(self.kind, request, most, min(self.left, BODY_SECONDS))
+        self.asked = await body_of(self.kind, request, most, self.left)
         if isinstance(self.asked, Chat):
             of_one_name(self.asked)
         if self.asked.stream_options and not self.asked.stream:

@@ -2,13 +2,11 @@
 
 import asyncio
 import json
-from collections.abc import Iterable
 from typing import Annotated, Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 
-from bakeoff.config.sections import encodable
 from bakeoff.errors import did_you_mean, kind_of, plain
 from bakeoff.serving.errors import ApiError
 
@@ -22,6 +20,8 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "metadata": ({},), "reasoning_effort": (), "service_tier": ("auto", "default"), "verbosity": (),
     "web_search_options": (), "safety_identifier": (), "prompt_cache_key": (), "prompt_cache_retention": (),
 }  # fmt: skip
+BODY_SECONDS = 30.0  # in which a body must have come
+DEEPEST = 64  # lists and objects within each other in a body
 Body = TypeVar("Body", bound=BaseModel)
 Stop = Annotated[str, Field(min_length=1, max_length=200)]
 
@@ -95,9 +95,12 @@ class Loading(BaseModel):
 
 
 async def body_of(kind: type[Body], request: Request, most: int, seconds: float) -> Body:
-    """Return a request's body; raise ApiError if it is not one, is too large, or has not come in so many seconds."""
+    """Return a request's body; raise ApiError if it is not one, is too large, or has not come in so many seconds.
+
+    It must have come in BODY_SECONDS, too.
+    """
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(min(seconds, BODY_SECONDS)):
             return parsed(kind, await json_body(request, most))
     except TimeoutError:
         raise ApiError(408, "the body did not come in time", code="timeout") from None
@@ -126,8 +129,11 @@ async def json_body(request: Request, most: int) -> dict[str, Any]:
         raise ApiError(400, f"the body is not JSON ({short})") from None
     if not isinstance(found, dict):
         raise ApiError(400, f"the body: expected a JSON object, got {kind_of(found)}")
-    if not encodable_within(found):
-        raise ApiError(400, "the body contains half a surrogate pair, which is not text. Fix its \\u escapes")
+    check_depth(found)
+    try:
+        json.dumps(found, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ApiError(400, "the body contains half a surrogate pair, which is not text. Fix its \\u escapes") from None
     return found
 
 
@@ -144,12 +150,15 @@ def single(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def encodable_within(value: Any) -> bool:
-    """Return whether all texts in a JSON value can be encoded."""
-    if isinstance(value, str):
-        return encodable(value)
-    parts: Iterable[Any] = [*value, *value.values()] if isinstance(value, dict) else value
-    return all(map(encodable_within, parts)) if isinstance(value, dict | list) else True
+def check_depth(value: Any) -> None:
+    """Raise ApiError if a JSON value is nested more than DEEPEST times: what reads it later may call itself."""
+    level = [value]
+    for _ in range(DEEPEST):
+        rows = [part.values() if isinstance(part, dict) else part for part in level]
+        level = [part for row in rows for part in row if isinstance(part, dict | list)]
+        if not level:
+            return
+    raise ApiError(400, f"the body is nested more than {DEEPEST} times. Try: texts instead of lists in lists")
 
 
 def parsed(kind: type[Body], body: dict[str, Any]) -> Body:

@@ -26,10 +26,11 @@ def draw(row: Row, logits: torch.Tensor) -> int:
 
     The number that decides comes from the row's seed and the token's place alone.
     """
-    probabilities = torch.softmax(logits.double() / row.request.temperature, 0)
+    scores = logits.double()
+    probabilities = torch.softmax((scores - scores.max()) / row.request.temperature, 0)  # no temperature is too small
     ordered, ids = probabilities.sort(descending=True, stable=True)
     total = ordered.cumsum(0)
     kept = int((total - ordered < row.request.top_p).sum())  # the likeliest always
-    number = numpy.random.default_rng((row.seed, len(row.written))).random()
+    number = numpy.random.default_rng((row.seed % 2**64, len(row.written))).random()  # numpy takes none below 0
     place = int(torch.searchsorted(total[:kept], number * total[kept - 1], right=True))
     return int(ids[min(place, kept - 1)])
