@@ -1,5 +1,6 @@
 """`export`: a folder that gives what the evaluation gave and says what it lost, or one line and nothing left."""
 
+import contextlib
 import errno
 import json
 import os
@@ -75,6 +76,7 @@ def test_an_export_gives_what_the_evaluation_gave_and_says_so(shared, within, tm
     card = (place / "README.md").read_text()
     assert "outputs equal to those of the evaluation | 10 of 10" in card
     assert ("library_name: transformers" in card) is (to == "merged")
+    assert '"" +' not in card
     assert "checked: 10 of 10 outputs are equal, ROUGE-L +0.0 points, test loss " in done.stderr
     assert "warning" not in done.stderr
     settings = json.loads((place / "generation_config.json").read_text())
@@ -82,11 +84,12 @@ def test_an_export_gives_what_the_evaluation_gave_and_says_so(shared, within, tm
     assert (settings["do_sample"], settings["eos_token_id"], settings["max_new_tokens"]) == (
         False, 0, plan.output_tokens,
     )  # fmt: skip
+    assert f"at most {plan.max_tokens} tokens; an output has at most {plan.output_tokens}. Other programs" in card
     assert str(tmp_path) not in "".join(f.read_text() for f in place.glob("*.json"))
 
 
 def test_its_own_processes_do_it_for_a_user(shared, tmp_path):
-    made = shared[1].export("merged", "lora", output=tmp_path / "x", limit=3, dtype="bf16")
+    made = shared[1].export("merged", "lora", output=str(tmp_path / "x"), limit=3, dtype="bf16")
     assert made.path == tmp_path / "x"
     assert (made.check.examples, made.check.prompts, made.made["dtype"]) == (3, 3, "bf16")
     assert json.loads((made.path / "config.json").read_text())["dtype"] == "bfloat16"
@@ -160,6 +163,7 @@ def test_nothing_is_written_over(shared, within, tmp_path):
     folder, place = shared[1].folder.path, tmp_path / "x"
     words = ("--entry", "lora", "--to", "peft", "--limit", 1)
     assert "inside the run folder" in refused(folder, folder / "runs/x", *words)
+    assert "name too long. Try: -o FOLDER, another place" in refused(folder, tmp_path / ("x" * 250), *words)
     place.mkdir()
     assert "exists already. Try: -o FOLDER, another place" in refused(folder, place, *words)
     (place / "mine").write_text("x")
@@ -173,6 +177,9 @@ def test_nothing_is_written_over(shared, within, tmp_path):
     assert export(folder, "-o", place, "--entry", "lora", "--to", "merged", "--no-check", "--force").exit_code == 0
     assert (place / "model.safetensors").exists()
     assert not (place / "adapter_config.json").exists()
+    with contextlib.chdir(place):
+        assert export(folder.resolve(), "-o", ".", *words, "--no-check", "--force").exit_code == 0
+    assert (place / "adapter_config.json").exists()
     (place / "mine").write_text("x")
     assert "contains mine, which bakeoff did not write" in refused(folder, place, *words, "--force")
     (place / MARK).write_text('{"made_by": "bakeoff", "files": [["a"], {}]}')

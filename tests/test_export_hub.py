@@ -94,7 +94,7 @@ def test_a_lora_for_vllm_has_the_command_that_serves_it(shared, tmp_path, monkey
         ({}, "only plain LoRA adapters. Try: --to merged, and vllm serve FOLDER"),
         ({"peft_type": "LORA", "use_dora": True}, "Try: --to lora --rank 64, or --to merged, and vllm serve FOLDER"),
         ({"peft_type": "IA3"}, "Try: --to lora --rank 64, or --to merged"),
-        ({"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 4}, "Try: bakeoff generate"),
+        ({"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 4}, "Try: bakeoff serve"),
         ({"peft_type": "LORA", "task_type": "SEQ_2_SEQ_LM"}, "causal models only. Try: --to merged"),
         ({"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 600}, "ranks up to 512, but this is 600"),
     ],

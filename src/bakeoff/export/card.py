@@ -62,6 +62,7 @@ def write_card(folder: Path, job: Job, made: dict[str, Any], check: Check | None
         "## How to use it",
         more or usage(job, made["encoder_decoder"]),
         *prompt(document),
+        lengths(document, made["encoder_decoder"]),
         "## How it was made",
         facts(document, record),
     ]
@@ -131,14 +132,25 @@ def usage(job: Job, encoder_decoder: bool) -> str:
     )  # fmt: skip
 
 
+def lengths(document: ResultsDocument, encoder_decoder: bool) -> str:
+    """Return how long prompts and outputs were, and what was left out of longer ones: others leave out nothing."""
+    turns = document.chat is not None and document.chat["turns"]
+    cut = "the oldest turns of a longer conversation were left out" if turns else "a longer document was cut at its end"
+    both = "its prompt has" if encoder_decoder else "prompt and output together have"
+    return (
+        f"In the bakeoff {cut}, so that {both} at most {document.max_tokens} tokens; an output has at most "
+        f"{document.output_tokens}. Other programs cut nothing of themselves."
+    )
+
+
 def asked(document: ResultsDocument) -> str:
     """Return the code that makes the ids of a prompt."""
     if document.chat is not None and document.chat["turns"]:
         turns = '[{"role": "user", "content": question}]'
     else:
         around_it = around(document.template) or ("the text before", "the text after")
-        before, after = (json.dumps(text, ensure_ascii=False) for text in around_it)
-        text = f"{before} + document + {after}"
+        before, after = (json.dumps(text, ensure_ascii=False) if text else "" for text in around_it)
+        text = " + ".join(part for part in (before, "document", after) if part)
         if document.chat is None:
             return f'prompt = {text}\nids = tokenizer(prompt, return_tensors="pt").input_ids'
         turns = f'[{{"role": "user", "content": {text}}}]'

@@ -1,5 +1,6 @@
 """Exports one finished run: checks the request, makes the files, reads them back, compares, and writes the card."""
 
+import errno
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ from bakeoff.store.files import write_text
 from bakeoff.store.records import Run
 from bakeoff.store.results_document import ResultsDocument
 from bakeoff.store.run_folder import Folder
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass
@@ -61,8 +64,9 @@ def export_run(
     plan = folder.plan()
     if not folder.is_complete(run.id, plan):
         raise SetupError(f"{folder.path}: entry '{run.entry}' is not complete. Try: bakeoff run {folder.config_file}")
-    place = options.output or default_folder(plan.name, run.entry, options.to)
-    place = place.resolve() if ".." in place.parts else place  # a folder before `..` need not exist
+    place = Path(options.output or default_folder(plan.name, run.entry, options.to))
+    if ".." in place.parts or not place.name:  # a folder before `..` need not exist; `.` is nobody's name
+        place = place.resolve()
     check_place(place, options.force, folder.path)
     config = planned_config(folder, plan).model_copy(update={"model": signed.model, "revision": signed.revision})
     form = form_of(options, run, adapter, config)
@@ -79,7 +83,8 @@ def export_run(
             done = finished(job, place, temporary, programs)
     except OSError as error:
         where = error.filename or place
-        raise SetupError(f"{where}: {error.strerror or error}. Try: -o FOLDER, on a disk with free space") from None
+        other = "on a disk with free space" if error.errno in FULL else "another place"
+        raise SetupError(f"{where}: {error.strerror or error}. Try: -o FOLDER, {other}") from None
     if options.to == "vllm":
         base = model_folder(config.model, config.pin, ask_hub=False)
         done.notes.append(f"serve it with: {serve_command(job, place, str(base), str(place))}")

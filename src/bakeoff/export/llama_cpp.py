@@ -51,16 +51,16 @@ class LlamaCpp:
     server: Path | None
 
 
-def find(folder: Path | None) -> LlamaCpp:
+def find(folder: str | Path | None) -> LlamaCpp:
     """Return the programs in a folder of llama.cpp, or on PATH; raise SetupError if there is no converter."""
     if folder is None:
         converter, server = shutil.which(CONVERTER), shutil.which(SERVER)
     else:
-        places = [folder / below for below in BELOW]
+        places = [Path(folder) / below for below in BELOW]
         converter, server = (next((str(p / n) for p in places if (p / n).is_file()), None) for n in (CONVERTER, SERVER))
     if converter is None:
         where = f"not in {folder}" if folder else "not on PATH"
-        raise SetupError(f"--to gguf: llama.cpp's {CONVERTER} is {where}. {HOW}")
+        raise SetupError(f"llama.cpp's {CONVERTER} is {where}. {HOW}")
     return LlamaCpp(Path(converter).absolute(), Path(server).absolute() if server else None)
 
 
@@ -85,7 +85,7 @@ def convert(programs: LlamaCpp, model: Path, out: Path, how: list[str]) -> None:
         reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
         missing = re.search(r"No module named '([\w.]+)'", reason)
         cure = f"pip install {missing[1]}" if missing else "--to merged, or a llama.cpp that knows this base"
-        raise SetupError(f"--to gguf: llama.cpp's converter refuses {model_name(model)} ({reason:.300}). Try: {cure}")
+        raise SetupError(f"llama.cpp's converter refuses {model_name(model)} ({reason:.300}). Try: {cure}")
 
 
 def model_name(model: Path) -> str:
@@ -211,4 +211,4 @@ def wait(process: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
             time.sleep(0.1)
     lines = log.read_text(errors="replace").strip().splitlines() or ["no message"]
     wrong = [line for line in lines if "error" in line.lower()] or lines
-    raise SetupError(f"--to gguf: llama.cpp's server cannot run the file ({wrong[-1]:.300}). Try: --no-check")
+    raise SetupError(f"llama.cpp's server cannot run the file ({wrong[-1]:.300}). Try: --no-check")

@@ -33,13 +33,13 @@ class Options:
     """
 
     to: str
-    output: Path | None = None
+    output: str | Path | None = None
     dtype: str | None = None
     rank: int = RANK
     limit: int | None = None
     force: bool = False
     device: str = "auto"
-    llama_cpp: Path | None = None
+    llama_cpp: str | Path | None = None
     repo: str | None = None
     public: bool = False
 
@@ -83,7 +83,7 @@ def form_of(options: Options, run: Run, adapter: Path, config: Config) -> Form:
 def check_vllm(where: str, method: str, peft: dict[str, Any]) -> None:
     """Raise SetupError unless vLLM can serve this adapter beside its base: it takes plain LoRA of causal models."""
     if peft.get("peft_type") != "LORA" or peft.get("use_dora"):
-        other = "--to merged, and vllm serve FOLDER" if not is_prompt(peft) else "bakeoff generate"
+        other = "--to merged, and vllm serve FOLDER" if not is_prompt(peft) else "bakeoff serve"
         lora = "" if is_prompt(peft) or not peft else "--to lora --rank 64, or "
         raise SetupError(f"{where}: vLLM serves only plain LoRA adapters. Try: {lora}{other}")
     if peft.get("task_type") != "CAUSAL_LM":
