@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -19,6 +20,7 @@ from click.testing import CliRunner
 import bakeoff
 from bakeoff.cli.main import main
 from bakeoff.errors import SetupError
+from bakeoff.serving import listening, requests
 from bakeoff.serving.settings import Settings
 from tests.serving import DOCUMENT, Gate, call, complete, served, until
 
@@ -79,6 +81,15 @@ def test_a_request_that_takes_too_long_ends_with_504_or_an_event(shared):
             raw.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                         b"Content-Length: 100\r\n\r\n{")  # fmt: skip
             assert raw.recv(100).startswith(b"HTTP/1.1 408")
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/adapters"])
+def test_a_body_that_does_not_come_is_not_waited_for(server, monkeypatch, path):
+    monkeypatch.setattr(requests, "BODY_SECONDS", 0.2)
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n"
+    with socket.create_connection((server.host, server.port), timeout=10) as raw:
+        raw.sendall(head.encode() + b"{")
+        assert raw.recv(100).startswith(b"HTTP/1.1 408")
 
 
 def test_an_engine_that_fails_once_answers_500_and_then_writes_again(server, caplog):
@@ -156,6 +167,7 @@ def test_names_of_other_hosts_and_pages_of_other_sites_are_refused(server):
         ({"rows": 0}, "rows: expected at least 1"), ({"queue": -1}, "queue: expected at least 0"),
         ({"seconds": 0}, "seconds: expected seconds above 0"), ({"drain_seconds": float("nan")}, "drain_seconds"),
         ({"body_bytes": 0}, "body_bytes"), ({"output_tokens": 0}, "output_tokens"),
+        ({"allow": "/srv"}, r"allow: expected a list of folders, got one. Try: \['/srv'\]"),
     ],
 )  # fmt: skip
 def test_settings_that_cannot_be(settings, line):
@@ -167,7 +179,9 @@ def test_keys_that_are_none(tmp_path):
     for text in ("", "\n\n", "short\n", f"{KEY}\nshort"):
         (tmp_path / "keys").write_text(text)
         with pytest.raises(SetupError, match="expected one key per line, of at least 16 characters"):
-            Settings(api_key_file=tmp_path / "keys").keys()
+            Settings(api_key_file=str(tmp_path / "keys")).keys()
+    with pytest.raises(SetupError, match="expected one key per line"):
+        Settings(api_key_file=Path("/dev/zero")).keys()
     with pytest.raises(SetupError, match="No such file"):
         Settings(api_key_file=tmp_path / "none").keys()
 
@@ -207,6 +221,44 @@ def test_a_damaged_adapter_is_not_served_and_the_others_are(copied, caplog):
         status, _, found = call(server, "POST", "/v1/adapters", {"model": "shared/lora"})
         assert status == 400
         assert str(run.adapter) in found["error"]["message"]
+
+
+def test_a_folder_with_a_damaged_adapter_is_loaded_whole_or_not_at_all(shared, copied, tmp_path, caplog):
+    run = copied.run(next(run.id for run in copied.runs() if run.entry == "lora"))
+    weights = run.adapter / "adapter_model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1])
+    with served(f"one={shared[1].folder.path}", allow=[str(copied.path)]) as server:
+        before = server.opened.engine.names
+        ask = {"folder": str(copied.path)}
+        assert call(server, "POST", "/v1/adapters", ask)[0] == 400
+        assert server.opened.engine.names == before
+        weights.write_bytes(whole)
+        with caplog.at_level(logging.INFO):
+            status, _, found = call(server, "POST", "/v1/adapters", ask)
+        assert status == 200
+        assert {*before} <= {row["id"].replace("shared/", "one/") for row in found["data"]}
+        assert "loaded: shared/" in caplog.text
+        assert call(server, "POST", "/v1/adapters", {"model": "shared"})[2]["error"]["message"].startswith(
+            "model: expected NAME/ENTRY, got 'shared'"
+        )
+
+
+def test_a_connection_that_sends_no_whole_head_is_closed_and_a_running_request_is_not(shared, monkeypatch):
+    monkeypatch.setattr(listening, "KEEP_ALIVE", 0.3)
+    head = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+    with served(shared[1].folder.path) as server, contextlib.ExitStack() as stack:
+        silent, begun, again = (
+            stack.enter_context(socket.create_connection((server.host, server.port), timeout=10)) for _ in range(3)
+        )
+        begun.sendall(head)
+        again.sendall(head + b"\r\n" + head)
+        with Gate(server.opened.engine) as gate, ThreadPoolExecutor(1) as pool:
+            slow = pool.submit(complete, server)
+            assert (silent.recv(1000), begun.recv(1000)) == (b"", b"")
+            assert b"".join(iter(lambda: again.recv(1000), b"")).count(b"HTTP/1.1 200") == 1
+            gate.open.set()
+            assert slow.result()[0] == 200
 
 
 def test_no_thread_and_no_task_is_left(shared):

@@ -15,11 +15,48 @@ KEEP_ALIVE = 30  # seconds that a connection without a request stays open
 
 
 class Quiet(H11Protocol):
-    """uvicorn's reading of HTTP, without its log of requests, in which a path could have anything."""
+    """uvicorn's reading of HTTP, without its log of requests, in which a path could have anything.
+
+    A connection that sends no whole head of a request in KEEP_ALIVE seconds is closed. uvicorn itself waits without
+    end for a first one, and for one that has begun; so whoever opens connections could take all places.
+    """
 
     def __init__(self, *given: Any, **options: Any):
         super().__init__(*given, **options)
         self.access_log = False
+        self.limit: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Wait for a first request."""
+        super().connection_made(transport)
+        self.wait_for_request()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Wait no longer."""
+        super().connection_lost(error)
+        self.wait_no_longer()
+
+    def on_response_complete(self) -> None:
+        """Wait for a further request."""
+        super().on_response_complete()
+        if not self.transport.is_closing():
+            self.wait_for_request()
+
+    def wait_for_request(self) -> None:
+        """Close the connection in KEEP_ALIVE seconds if none is answered then."""
+        self.wait_no_longer()
+        self.limit = self.loop.call_later(KEEP_ALIVE, self.close_without_request)
+
+    def wait_no_longer(self) -> None:
+        """Let the connection be."""
+        if self.limit is not None:
+            self.limit.cancel()
+            self.limit = None
+
+    def close_without_request(self) -> None:
+        """Close the connection, unless a request is being answered."""
+        if self.cycle is None or self.cycle.response_complete:
+            self.timeout_keep_alive_handler()
 
 
 class Listener(uvicorn.Server):

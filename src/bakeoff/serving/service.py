@@ -2,8 +2,9 @@
 
 import asyncio
 import copy
+import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -19,6 +20,7 @@ from bakeoff.serving.settings import Settings
 from bakeoff.serving.worker import Worker
 
 T = TypeVar("T")
+log = logging.getLogger("bakeoff.serving")
 LONGEST_WAIT = 60  # seconds that a client is told to wait, at most
 
 
@@ -90,6 +92,8 @@ class Service:
         else:
             assert name is not None
             title, _, entry = name.partition("/")
+            if not entry:
+                raise ApiError(400, f"model: expected NAME/ENTRY, got '{name:.200}'. Try: folder, for all", "model")
             if title not in self.models.bakeoffs:
                 known = did_you_mean(title, self.models.bakeoffs)
                 raise ApiError(404, f"model: no bakeoff '{title:.200}' is served.{known}", "model", "model_not_found")
@@ -103,18 +107,32 @@ class Service:
         if entry and not wanted:
             known = did_you_mean(entry, [e.entry or BASE for e in entries])
             raise ApiError(404, f"model: {bakeoff.name} has no finished entry '{entry:.200}'.{known}", "model")
-        added = []
-        for model in wanted:
-            if model.id not in self.models.loaded:
-                if model.adapter:
-                    files = await self.in_thread(self.opened.checked, model)
-                    await self.worker.ask(partial(self.opened.put, model, files))
-                added.append(model)
+        added = await self.put([model for model in wanted if model.id not in self.models.loaded])
         self.models.open(bakeoff)
         for model in added:
             self.models.add(model)
         self.count_adapters()
+        log.info("loaded: %s", ", ".join(model.id for model in added) or "nothing new")
         return added
+
+    async def put(self, models: Sequence[Model]) -> list[Model]:
+        """Put models' adapters into the engine, all or none, and return them."""
+        done: list[Model] = []
+        try:
+            for model in models:
+                if model.adapter:
+                    files = await self.in_thread(self.opened.checked, model)
+                    await self.worker.ask(partial(self.opened.put, model, files))
+                done.append(model)
+        except Exception:
+            for adapter in [model.adapter for model in done if model.adapter]:
+                await self.take_out(adapter)
+            raise
+        return done
+
+    async def take_out(self, adapter: str) -> None:
+        """Remove an adapter from the engine."""
+        await self.worker.ask(lambda engine: engine.unload(adapter))
 
     def allowed(self, folder: Path) -> Path:
         """Return a folder that may be loaded; raise ApiError if it is not one, without telling whether it exists."""
@@ -122,7 +140,7 @@ class Service:
         if "\0" in str(folder):
             raise ApiError(403, "folder: is no path", "folder")
         place = folder.resolve()
-        roots = [path.resolve() for path in self.settings.allow]
+        roots = [Path(path).resolve() for path in self.settings.allow]
         if any(same(path, folder) for path in served) or any(place.is_relative_to(root) for root in roots):
             return place
         raise ApiError(403, "folder: is not served, and is in no folder that was given with --allow", "folder")
@@ -136,8 +154,9 @@ class Service:
                 known = did_you_mean(name, adapters)
                 raise ApiError(404, f"model: no adapter '{name:.200}' is loaded.{known}", "model", "model_not_found")
             self.models.remove(model)
-            await self.worker.ask(lambda engine: engine.unload(name))
+            await self.take_out(model.adapter)
             self.count_adapters()
+            log.info("unloaded: %s", name)
 
 
 def same(one: Path, other: Path) -> bool:
