@@ -102,7 +102,10 @@ class Service:
             raise ApiError(409, f"model: {title}/{entry} is loaded already", "model", "already_loaded")
         bakeoff, entries = await self.in_thread(self.opened.look, path, title)
         if title is None and bakeoff.name in self.models.bakeoffs:
-            raise SetupError(f"{path}: a bakeoff named '{bakeoff.name}' is served from another folder")
+            raise SetupError(
+                f"{path}: a bakeoff named '{bakeoff.name}' is served from another folder. Try: a server that is "
+                f"started with NAME={path}"
+            )
         wanted = [e for e in entries if e.entry == entry] if entry else entries
         if entry and not wanted:
             known = did_you_mean(entry, [e.entry or BASE for e in entries])
