@@ -5,9 +5,18 @@ from pathlib import Path
 from typing import Any
 
 from bakeoff.driver.environment import processor
+from places import Local, OnRay, Slots
 
 BEGIN, END = "<!-- tables: made by survive.py write -->\n", "<!-- end -->"
-VICTIMS = (("run", "a run's process"), ("server", "the run server"), ("driver", "the driver"))
+VICTIMS = {
+    "run": "a run's process", "server": "the run server", "worker": "a worker of Ray, with its run",
+    "node": "a node of Ray, with its run", "driver": "the driver",
+}  # fmt: skip
+PLACES = {
+    Local.what: "one run at a time",
+    Slots.what: "two runs at a time (`--on slots`)",
+    OnRay.what: "two nodes of a Ray cluster (`--on ray`)",
+}
 
 
 def write_tables(page: Path, rows: list[dict[str, Any]]) -> str:
@@ -19,21 +28,33 @@ def write_tables(page: Path, rows: list[dict[str, Any]]) -> str:
 
 
 def killed(soaks: list[dict[str, Any]]) -> list[str]:
-    """Return the lines on processes that were killed at random moments."""
-    kills = [kill for row in soaks for kill in row["kills"]]
-    groups = [(label, [kill for kill in kills if kill["victim"] == victim]) for victim, label in VICTIMS]
-    whole = [row for row in soaks if row["survived"]]
-    same = [row for row in whole if not row["differences"]]
-    starts = sum(row["starts"] for row in soaks)
+    """Return the lines on processes that were killed at random moments, by where the runs were carried out."""
     dates = sorted(row["date"][:10] for row in soaks)
-    return [
+    lines = [
         "## Killed at random moments",
         "",
         f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}, {os.cpu_count()} cores of an {processor()}.",
         "",
-        "| process killed | kills | work lost, seconds: mean | longest |",
+    ]
+    for what, label in PLACES.items():
+        rows = [row for row in soaks if row["what"] == what]
+        if rows:
+            lines += table(label, rows)
+    return lines
+
+
+def table(label: str, soaks: list[dict[str, Any]]) -> list[str]:
+    """Return the table of the soaks in one place."""
+    kills = [kill for row in soaks for kill in row["kills"]]
+    groups = [(name, [kill for kill in kills if kill["victim"] == victim]) for victim, name in VICTIMS.items()]
+    groups = [(name, group) for name, group in groups if group]
+    whole = [row for row in soaks if row["survived"]]
+    same = [row for row in whole if not row["differences"]]
+    starts = sum(row["starts"] for row in soaks)
+    return [
+        f"| {label}: killed | kills | work lost, seconds: mean | longest |",
         "|---|---:|---:|---:|",
-        *(f"| {label} | {lost(group)} |" for label, group in [*groups, ("together", kills)]),
+        *(f"| {name} | {lost(group)} |" for name, group in [*groups, ("together", kills)]),
         "",
         f"{len(kills)} kills in {len(soaks)} bakeoffs, started {starts} times. {len(whole)} came to their end, "
         f"{len(same)} of them with identical results, {len(soaks) - len(same)} with lost or changed ones.",

@@ -1,5 +1,6 @@
 """A stand-in for Ray with its nodes in this process: calls of an actor in their order, one group of them beside."""
 
+import concurrent.futures
 import queue
 import threading
 from concurrent.futures import Future
@@ -26,6 +27,7 @@ class Ray:
 
     def __init__(self, nodes=1, has=None):
         self.has, self.count, self.actors = has or {"CPU": 1.0}, nodes, []
+        self.head = SimpleNamespace(gone=False, silent=0.0, address="10.0.0.1:6379", close=lambda: None)
 
     def is_initialized(self):
         return True
@@ -75,7 +77,9 @@ class Ray:
     def get(self, future, timeout=None):
         return future.result(timeout)
 
-    def wait(self, futures, timeout):
+    def wait(self, futures, num_returns=1, timeout=None):
+        if timeout:
+            concurrent.futures.wait(futures, timeout)
         return [future for future in futures if future.done()], []
 
     def shutdown(self):
@@ -168,6 +172,8 @@ def installed(patch, ray):
     from bakeoff.driver import ray_executor
 
     patch.setattr(ray_executor, "connected", lambda _: (ray, False))
+    patch.setattr(ray_executor, "head_address", lambda *_: "10.0.0.1:6379")
+    patch.setattr(ray_executor, "Head", lambda address: ray.head)
     patch.setattr(node, "RunServer", InlineServer)
     patch.setattr(node, "HEAR_SECONDS", 0.05)
     patch.setattr(node, "LOOK_SECONDS", 0.0)

@@ -1,13 +1,18 @@
 """Runs on the nodes of a cluster: they go, come back, do not see the folder, or do not fit. With Ray: test_scale.py."""
 
+import json
+import os
+import socket
 import sys
+import threading
+import time
 from types import SimpleNamespace
 
 import pytest
 
 import bakeoff
 from bakeoff.config.loading import load_config
-from bakeoff.driver import node, parcel
+from bakeoff.driver import node, parcel, ray_cluster, ray_executor
 from bakeoff.driver.parcel import Changes, unpack
 from bakeoff.errors import ConfigError, SetupError
 from bakeoff.store.run_folder import Folder
@@ -37,6 +42,11 @@ def notes(folder):
     return [event.text for event in Reader(folder.events_file).new_events() if event.kind == "note"]
 
 
+def actor_of(ray, server):
+    """Return the actor that has a server."""
+    return next(actor for actor in ray.living() if server in actor.node.servers.values())
+
+
 def losing(ray, times, when=lambda event: event.kind == "metrics" and event.step):
     """Return what lets the node of a run go at an event, so many times."""
     left = [times]
@@ -44,8 +54,7 @@ def losing(ray, times, when=lambda event: event.kind == "metrics" and event.step
     def seen(server, event):
         if left[0] and when(event):
             left[0] -= 1
-            actor = next(actor for actor in ray.living() if server in actor.node.servers.values())
-            ray.lose(actor)
+            ray.lose(actor_of(ray, server))
 
     return seen
 
@@ -64,6 +73,84 @@ def test_nodes_that_come_and_go_leave_the_records_of_one_process(config, expecte
     assert len(ray.actors) == 5  # two, and one for each that was lost
     places = {actor.node.folder and actor.node.folder.path for actor in ray.actors}
     assert (places == {None}) is sees
+
+
+def test_a_run_that_ends_just_before_its_node_continues_elsewhere(config, expected, monkeypatch):
+    ray = ray_stand_in.installed(monkeypatch, Ray(2))
+    monkeypatch.setattr(ray_executor, "LAST_SECONDS", 0.5)
+    gone = []
+
+    def seen(server, event):
+        if not gone and event.kind == "metrics" and event.step:
+            gone.append(actor_of(ray, server))
+            server.gone = True
+            server.inbox.put((server, {"exit": -9}))
+            threading.Timer(0.1, ray.lose, gone).start()
+
+    monkeypatch.setattr(InlineServer, "seen", staticmethod(seen))
+    results = bakeoff.run({**config, "machine": MACHINE}, display="none")
+    assert without_neighbours(results.folder) == expected
+    assert '"failed"' not in results.folder.events_file.read_text()
+
+
+@pytest.mark.parametrize("ahead", [3600, -3600])
+@pytest.mark.parametrize("sees", [True, False], ids=["shared folder", "no shared folder"])
+def test_nodes_whose_clocks_are_wrong_by_an_hour_leave_the_same_records(config, expected, monkeypatch, sees, ahead):
+    ray = ray_stand_in.installed(monkeypatch, Ray(2))
+    right, lost, here = time.time, losing(ray, 1), threading.current_thread()
+    monkeypatch.setattr(time, "time", lambda: right() + ahead * (threading.current_thread() is not here))
+
+    def seen(server, event):
+        for place in [config["output"], *(actor.node.folder and actor.node.folder.path for actor in ray.living())]:
+            for file in Folder(place).run(event.run).path.rglob("*") if place else ():
+                os.utime(file, (right() + ahead, right() + ahead))
+        lost(server, event)
+
+    monkeypatch.setattr(InlineServer, "seen", staticmethod(seen))
+    facts = node.Node.facts
+    monkeypatch.setattr(node.Node, "facts", lambda *words: facts(*words) | {"sees": sees})
+    begun = right()
+    results = bakeoff.run({**config, "machine": MACHINE}, display="none")
+    assert without_neighbours(results.folder) == expected
+    times = [json.loads(line)["time"] for line in results.folder.events_file.read_text().splitlines()]
+    assert times == sorted(times)
+    assert begun - 1 < times[0] <= times[-1] < right() + 1
+
+
+def test_when_the_head_is_gone_one_line_says_so_and_the_same_command_resumes(config, expected, monkeypatch):
+    ray = ray_stand_in.installed(monkeypatch, Ray(2))
+    servers = set()
+
+    def seen(server, event):
+        servers.add(server)
+        if event.kind == "metrics":
+            ray.head.gone, ray.head.silent = True, 45.0
+
+    monkeypatch.setattr(InlineServer, "seen", staticmethod(seen))
+    with pytest.raises(
+        SetupError, match=r"^machine\.address: the head of the Ray cluster \(10\.0\.0\.1:6379\) has not "
+    ):
+        bakeoff.run({**config, "machine": MACHINE}, display="none")
+    assert servers
+    assert all(server.gone for server in servers)
+    ray.head.gone, ray.head.silent = False, 0.0
+    monkeypatch.setattr(InlineServer, "seen", staticmethod(lambda *_: None))
+    ray.actors.clear()
+    assert without_neighbours(bakeoff.run({**config, "machine": MACHINE}, display="none").folder) == expected
+
+
+def test_a_head_that_takes_no_connection_is_gone_after_a_while(monkeypatch):
+    monkeypatch.setattr(ray_cluster, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(ray_cluster, "PATIENCE_SECONDS", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        head = ray_cluster.Head(f"127.0.0.1:{listening.getsockname()[1]}")
+        time.sleep(0.1)
+        assert not head.gone
+    end = time.monotonic() + 60
+    while not head.gone:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    head.close()
 
 
 def test_a_run_that_loses_every_node_fails_and_the_others_are_done(config, monkeypatch):

@@ -20,6 +20,9 @@ from tests.test_slots import without_neighbours
 
 pytestmark = [pytest.mark.scale, pytest.mark.filterwarnings("default")]  # Ray's own
 SECONDS = 600
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", "RAY_AUTH_MODE": "disabled"
+}  # fmt: skip
 
 
 def left_by_runs(folder):
@@ -28,11 +31,17 @@ def left_by_runs(folder):
     return found | {"files": [name for name in found["files"] if name.startswith("runs/")]}
 
 
+def in_one_process(config, folder):
+    """Return the records that the bakeoff of a config file leaves in one process."""
+    here = json.loads(config.read_text()) | {"machine": {}, "output": str(folder)}
+    return left_by_runs(bakeoff.run(here, display="none").folder)
+
+
 @pytest.fixture(scope="module")
 def cluster():
     """A head without room for runs, and two nodes with one slot each."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}.items():
+        for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
         from ray.cluster_utils import Cluster
 
@@ -61,8 +70,7 @@ def on_ray(tiny_config, cluster, tmp_path):
 def expected(on_ray, tmp_path, monkeypatch):
     """The records that the same bakeoff leaves in one process."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    here = json.loads(on_ray.read_text()) | {"machine": {}, "output": str(tmp_path / "here")}
-    return left_by_runs(bakeoff.run(here, display="none").folder)
+    return in_one_process(on_ray, tmp_path / "here")
 
 
 def started(config):

@@ -13,10 +13,9 @@ from pathlib import Path
 
 import pytest
 
-import bakeoff
 from bakeoff.store.event_log import Reader
 from bakeoff.store.run_folder import Folder
-from tests.test_scale import left_by_runs, started, until
+from tests.test_scale import in_one_process, left_by_runs, started, until
 
 pytestmark = [pytest.mark.scale, pytest.mark.filterwarnings("default")]
 SECONDS = 600
@@ -74,12 +73,6 @@ def on_slurm(tiny_config, slurm, tmp_path):
     file = tmp_path / "on_slurm.yaml"
     file.write_text(json.dumps(tiny_config))
     return file
-
-
-def in_one_process(config, folder):
-    """Return the records that the bakeoff of a config file leaves in one process."""
-    here = json.loads(config.read_text()) | {"machine": {}, "output": str(folder)}
-    return left_by_runs(bakeoff.run(here, display="none").folder)
 
 
 def command(config, *words):

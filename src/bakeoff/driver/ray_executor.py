@@ -4,10 +4,8 @@ Each slot is an actor (`node.Node`) that holds the resources of one run. If its 
 its checkpoint elsewhere, and the slot waits until the cluster has room for it again.
 """
 
-import logging
-import os
 import queue
-import socket
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from bakeoff.config.config import Config
-from bakeoff.config.machine import MachineConfig
 from bakeoff.config.planned import planned_config
 from bakeoff.driver.executor import Executor, Slot
 from bakeoff.driver.node import Node, misfit
 from bakeoff.driver.parcel import Parcel, of_run, shared_by_runs, unpack
+from bakeoff.driver.ray_cluster import Head, connected, head_address
 from bakeoff.driver.ready import ReadySet
 from bakeoff.driver.run_server import Inbox, Message
 from bakeoff.errors import SetupError
@@ -30,36 +28,9 @@ from bakeoff.store.events import Event, Note
 from bakeoff.store.records import Task
 from bakeoff.store.run_folder import Folder
 
-ANSWER_SECONDS = 10.0  # that a cluster may take to take up a connection
 SILENT_SECONDS = 60.0  # without any node, then a note says what the driver waits for
+LAST_SECONDS = 5.0  # that a node which goes may live longer than the runs on it
 TALK = "talk"  # the thread of an actor that passes on what is said; another one takes calls, in their order
-
-
-def connected(settings: MachineConfig) -> tuple[Any, bool]:
-    """Return Ray, connected to the cluster of a config, and whether it was not before.
-
-    Raises SetupError if it cannot be connected.
-    """
-    try:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would send statistics to its makers
-        import ray
-    except ImportError:
-        raise SetupError("machine.executor: ray is not installed. Try: pip install 'bakeoff[ray]'") from None
-    if ray.is_initialized():
-        return ray, False
-    address = settings.address or os.environ.get("RAY_ADDRESS")
-    try:
-        host, colon, port = (address or "").rpartition("://")[2].partition(":")
-        if colon:  # Ray itself tries for minutes
-            socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except Exception as error:  # Ray has no error of its own for it
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise SetupError(
-            f"machine.address: {address or 'the cluster of this machine'} does not answer ({reason:.200}). Try: ray "
-            "status, or ray start --head"
-        ) from None
-    return ray, True
 
 
 class RemoteServer:
@@ -155,7 +126,7 @@ class RaySlot(Slot):
         """Put what the node's servers say into the inbox, until the node is gone; first write the files that came."""
         try:
             while True:
-                for number, message in self.ray.get(actor.hear.options(concurrency_group=TALK).remote()):
+                for number, message in self.heard(actor):
                     if "files" in message:
                         self.executor.take_files(message)  # an error in it ends the bakeoff
                     elif number in servers:
@@ -168,6 +139,18 @@ class RaySlot(Slot):
             for server in list(servers.values()):
                 server.status = -9
                 self.inbox.put((server, {"server": -9, "lost": True}))
+
+    def heard(self, actor: Any) -> list[tuple[int, Message]]:
+        """Return what the node says next; raise Ray's error if it is gone.
+
+        If a run was killed, the node may be going, and has ended its processes first. So it is asked once more.
+        """
+        hear = actor.hear.options(concurrency_group=TALK)
+        said = self.ray.get(hear.remote())
+        if any(message.get("exit") == -signal.SIGKILL for _, message in said):
+            time.sleep(LAST_SECONDS)
+            said += self.ray.get(hear.remote(0.1))
+        return said
 
     def close(self) -> None:
         """Give the slot's place back; what runs there ends, and the node's copy of the folder is removed."""
@@ -185,6 +168,7 @@ class RayExecutor(Executor):
         self.fault: Exception | None = None  # of writing what a node has sent
         super().__init__([], queue.SimpleQueue())
         self.ray, self.connects = connected(self.settings)
+        self.head = Head(head_address(self.ray, self.settings))
         try:
             self.options = self.resources()
         except SetupError:
@@ -236,8 +220,19 @@ class RayExecutor(Executor):
         self.slots = [RaySlot(self.ray, self, self.inbox) for _ in self.slots]
         yield from super().run(path, ready, stop)
 
+    def close(self) -> None:
+        """End the current runs, and give the slots' places back. Without a head Ray kills no actors: they are asked."""
+        if not self.head.silent:
+            super().close()
+            return
+        leaving = [slot.actor.leave.remote() for slot in self.slots if isinstance(slot, RaySlot) and slot.usable()]
+        self.slots = []
+        if leaving:
+            self.ray.wait(leaving, num_returns=len(leaving), timeout=LAST_SECONDS)
+
     def __exit__(self, *words: object) -> None:
         super().__exit__(*words)
+        self.head.close()
         if self.connects:
             self.ray.shutdown()
 
@@ -251,6 +246,13 @@ class RayExecutor(Executor):
         """Begin to use slots that were placed, and place those anew whose nodes are lost."""
         if self.fault:
             raise self.fault
+        if self.head.gone:
+            raise SetupError(
+                f"machine.address: the head of the Ray cluster ({self.head.address}) has not answered for "
+                f"{self.head.silent:.0f} seconds. Try: the same command again once the cluster is back; it resumes"
+            )
+        if self.head.silent:  # what asks it for something would wait
+            return
         for slot in [slot for slot in self.slots if isinstance(slot, RaySlot)]:
             if slot.lost and slot.attempt is None:
                 yield Note(text=f"a slot on {slot.place} is lost; its run continues elsewhere from its checkpoint")
