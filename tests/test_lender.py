@@ -11,11 +11,11 @@ import torch
 from bakeoff.compute.decoding.greedy import generate
 from bakeoff.compute.model import device
 from bakeoff.compute.model.base import DTYPES, adapt, for_decoding
-from bakeoff.compute.model.device import CPU
+from bakeoff.compute.model.device import CPU, set_rounding
 from bakeoff.compute.run import lender as module
 from bakeoff.compute.run import process
 from bakeoff.compute.run.checks import Marks, fingerprints
-from bakeoff.compute.run.lender import Lender
+from bakeoff.compute.run.lender import Lender, switches
 from bakeoff.compute.run.resident import Resident, Wanted
 from bakeoff.compute.training.loop import Trainer
 from bakeoff.compute.training.loss import evaluate_loss, start
@@ -269,3 +269,13 @@ def test_a_server_ends_after_a_run_that_has_changed_how_torch_computes(serve, ch
     finally:
         undo()
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("protocol", [ProtocolConfig(tf32=True), ProtocolConfig(deterministic=True)])
+def test_what_the_protocol_asks_for_ends_no_process_of_several_runs(protocol):
+    before = switches()
+    try:
+        set_rounding(protocol)
+        assert switches() == before
+    finally:
+        set_rounding(ProtocolConfig())

@@ -3,6 +3,7 @@
 import gc
 import os
 import weakref
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -156,27 +157,49 @@ def test_the_least_memory_is_that_of_training_or_of_decoding():
     assert least_bytes(whole, "bf16", "bf16", gpu(1)) == 16 * GIB + CONTEXT_BYTES  # the best is in the host's memory
 
 
+def kinds(**methods):
+    return {name: SimpleNamespace(method=method, quantize=quantize) for name, (method, quantize) in methods.items()}
+
+
 def test_what_does_not_fit_a_gpu_is_one_line_and_a_processors_memory_may_be_exceeded():
-    check_room({"lora": 10, "full": 20}, "fp32", gpu(20))
-    check_room({"lora": 10, "full": 20}, "fp32", Facts("cpu", None, 1, 1, "fp32", False))
+    entries = kinds(lora=("lora", "none"), full=("full", "none"))
+    check_room({"lora": 10, "full": 20}, "fp32", gpu(20), entries)
+    check_room({"lora": 10, "full": 20}, "fp32", Facts("cpu", None, 1, 1, "fp32", False), entries)
     with pytest.raises(SetupError) as error:
-        check_room({"lora": 10 * GIB, "full": 20 * GIB}, "fp32", gpu(16 * GIB))
+        check_room({"lora": 10 * GIB, "full": 20 * GIB}, "fp32", gpu(16 * GIB), entries)
     assert str(error.value) == (
         "entries.full: does not fit: it takes at least 20.00 GiB of memory, 4.00 GiB more than cuda:0 has (16.00 GiB). "
-        "Try: a smaller base, protocol.quantize: nf4, or a method that trains fewer weights, generation.precision: bf16"
+        "Try: generation.precision: bf16, machine.shards, if there are several GPUs, a method that trains fewer "
+        "weights, or a smaller base"
     )
+    for quantize, offered in (("none", True), ("nf4", False)):
+        with pytest.raises(SetupError) as error:
+            check_room({"lora": 20 * GIB}, "bf16", gpu(16 * GIB), kinds(lora=("lora", quantize)))
+        assert ("protocol.quantize: nf4" in str(error.value)) == offered
+        assert "generation.precision" not in str(error.value)
 
 
 def test_more_runs_at_once_than_fit_a_gpu_are_refused_and_said_how_many_do():
-    least = {"lora": 4 * GIB, "full": 9 * GIB}
-    check_room(least, "fp32", gpu(16 * GIB), at_once=4)  # full beside three others may not fit: the plan says so
+    least, entries = {"lora": 4 * GIB, "full": 9 * GIB}, kinds(lora=("lora", "none"), full=("full", "none"))
+    check_room(least, "fp32", gpu(16 * GIB), entries, at_once=4)  # full beside three may not fit: the plan says so
     with pytest.raises(SetupError) as error:
-        check_room(least, "fp32", gpu(16 * GIB), at_once=5)
+        check_room(least, "fp32", gpu(16 * GIB), entries, at_once=5)
     assert str(error.value) == (
         "machine.workers: 5 runs at once on cuda:0 take at least 20.00 GiB of memory, and it has 16.00 GiB. "
         "Try: --workers, at most 4 for each device"
     )
-    check_room(least, "fp32", HOST, at_once=1000)
+    check_room(least, "fp32", HOST, entries, at_once=1000)
+
+
+def test_a_gpu_whose_memory_others_hold_is_refused():
+    least, entries = {"lora": 4 * GIB, "full": 9 * GIB}, kinds(lora=("lora", "none"), full=("full", "none"))
+    check_room(least, "fp32", replace(gpu(16 * GIB), free_bytes=9 * GIB), entries)
+    with pytest.raises(SetupError) as error:
+        check_room(least, "fp32", replace(gpu(16 * GIB), free_bytes=6 * GIB - CONTEXT_BYTES), entries)
+    assert str(error.value) == (
+        "machine.device: cuda:0: other processes hold 10.00 GiB of its 16.00 GiB, and entries.full takes at least 9.00 "
+        "GiB. Try: end them (nvidia-smi shows them), or machine.devices, without this one"
+    )
 
 
 @pytest.mark.parametrize(("workers", "devices", "expected"), [(None, 1, 1), (None, 4, 1), (3, 2, 2), (4, 2, 2)])

@@ -1,11 +1,14 @@
 """The least memory of a run, computed from counts: what does not fit a GPU is refused before anything runs."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bakeoff.analysis.columns import size
 from bakeoff.errors import SetupError
+from bakeoff.methods import method_class
+from bakeoff.methods.base_weights import BaseWeights
+from bakeoff.store.records import Quantize
 
 if TYPE_CHECKING:
     from bakeoff.compute.model.device import Facts
@@ -108,26 +111,55 @@ def context_bytes(device: "Facts") -> int:
     return 0 if device.device == "cpu" else CONTEXT_BYTES
 
 
-def check_room(least: Mapping[str, int], decoding: str, device: "Facts", at_once: int = 1) -> None:
+class Weighed(Protocol):
+    """An entry, of a plan that is made or of one that is read."""
+
+    @property
+    def method(self) -> str:
+        """The name of its method."""
+
+    @property
+    def quantize(self) -> Quantize:
+        """How its base is stored."""
+
+
+def cures(entries: Iterable[Weighed], decoding: str, on_gpu: bool, activations: bool = False) -> str:
+    """Return what makes runs of these entries smaller; where `activations` are in the way, also what these follow."""
+    packs = any(row.quantize == "none" and not issubclass(method_class(row.method), BaseWeights) for row in entries)
+    found = ["a smaller protocol.batch_size or max_tokens", "protocol.gradient_checkpointing: true"] * activations
+    found += ["protocol.quantize: nf4"] * packs + ["generation.precision: bf16"] * (decoding == "fp32")
+    found += ["machine.shards, if there are several GPUs"] * on_gpu
+    return f"{', '.join([*found, 'a method that trains fewer weights'])}, or a smaller base"
+
+
+def check_room(
+    least: Mapping[str, int], decoding: str, device: "Facts", entries: Mapping[str, Weighed], at_once: int = 1
+) -> None:
     """Raise SetupError if an entry cannot fit into an accelerator's memory; `least` has each entry's bytes.
 
-    Nor can runs of even the smallest entry if they are more than fit `at_once`. A processor's memory can be exceeded:
-    the system moves pages to the disk, slowly; the plan only says so.
+    Nor can runs of even the smallest entry if they are more than fit `at_once`, or what other processes have left. A
+    processor's memory can be exceeded: the system moves pages to the disk, slowly; the plan only says so.
     """
+    if device.device == "cpu":
+        return
     name, most = max(least.items(), key=lambda item: item[1])
     fewest = min(least.values())
-    if device.device == "cpu" or max(most, at_once * fewest) <= device.total_bytes:
-        return
-    if most <= device.total_bytes:
+    if most > device.total_bytes:
+        raise SetupError(
+            f"entries.{name}: does not fit: it takes at least {size(most)} of memory, "
+            f"{size(most - device.total_bytes)} more than {device.device} has ({size(device.total_bytes)}). "
+            f"Try: {cures([entries[name]], decoding, True)}"
+        )
+    if at_once * fewest > device.total_bytes:
         raise SetupError(
             f"machine.workers: {at_once} runs at once on {device.device} take at least {size(at_once * fewest)} of "
             f"memory, and it has {size(device.total_bytes)}. Try: --workers, at most "
             f"{device.total_bytes // fewest} for each device"
         )
-    cures = "a smaller base, protocol.quantize: nf4, or a method that trains fewer weights"
-    if decoding == "fp32":
-        cures += ", generation.precision: bf16"
-    raise SetupError(
-        f"entries.{name}: does not fit: it takes at least {size(most)} of memory, "
-        f"{size(most - device.total_bytes)} more than {device.device} has ({size(device.total_bytes)}). Try: {cures}"
-    )
+    left = device.free_bytes + CONTEXT_BYTES  # what has asked held a context of its own
+    if max(most, at_once * fewest) > left:
+        raise SetupError(
+            f"machine.device: {device.device}: other processes hold {size(device.total_bytes - left)} of its "
+            f"{size(device.total_bytes)}, and entries.{name} takes at least {size(most)}. Try: end them (nvidia-smi "
+            "shows them), or machine.devices, without this one"
+        )

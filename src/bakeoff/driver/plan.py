@@ -106,7 +106,7 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
     check_decoding(config, precision)
     memory = memory_needs(config, precision, shapes, max_tokens, device)
     if must_read:
-        check_room(memory.least, memory.decoding, device, at_once(config.machine))
+        check_room(memory.least, memory.decoding, device, entries, at_once(config.machine))
     lengths = {split: rows.lengths for split, rows in tokens.items()}
     facts = {s: statistics(lengths[s]) if lengths else {"examples": len(splits[s])} for s in SPLITS}
     cut = max_tokens < config.protocol.max_tokens

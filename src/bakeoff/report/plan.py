@@ -6,6 +6,7 @@ from rich.table import Table
 
 from bakeoff.analysis.columns import NO_SUCH_THING, counted, rate, size
 from bakeoff.analysis.table import cell
+from bakeoff.driver.memory import cures
 from bakeoff.errors import listed
 from bakeoff.store.plan_document import Choices, EntryFacts, PlanDocument, SplitFacts
 from bakeoff.tuning.labels import setting_text
@@ -144,20 +145,22 @@ def together(plan: PlanDocument) -> list[str]:
 def no_room(plan: PlanDocument) -> list[str]:
     """Return a line that names the entries that do not fit into memory, and what is missing; none if all fit."""
     probed = plan.forecast.entries if plan.forecast else {}
-    lacking = []
+    lacking = {}
     for name, row in plan.entries.items():
         peak = probed[name].peak_bytes if name in probed else None
         missing = max(row.least_bytes, peak or 0) - plan.memory_bytes
         if missing > 0:
-            lacking.append(f"{name} ({size(missing)} are missing)")
+            lacking[name] = f"{name} ({size(missing)} are missing)"
         elif name in probed and probed[name].error:
-            lacking.append(name)
+            lacking[name] = name
     if not lacking:
         return []
+    rows = [plan.entries[name] for name in lacking]
+    activations = any(row.least_bytes <= plan.memory_bytes for row in rows)
+    decoding = plan.decoding_precision or "fp32"
     return [
-        f"does not fit into the {size(plan.memory_bytes)} of memory: {listed(lacking)}. Try: a smaller "
-        "protocol.batch_size or max_tokens, protocol.gradient_checkpointing: true, protocol.quantize: nf4, or a "
-        "smaller base"
+        f"does not fit into the {size(plan.memory_bytes)} of memory: {listed([*lacking.values()])}. Try: "
+        f"{cures(rows, decoding, False, activations)}"
     ]
 
 

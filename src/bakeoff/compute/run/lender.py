@@ -75,7 +75,7 @@ class Lender:
 def switches() -> tuple[object, ...]:
     """Return what of torch's state a run could leave changed for the runs after it in the same process.
 
-    What the protocol asks for is not among it: each run sets that itself.
+    What the protocol asks for is not among it, as the precision of fp32 products (tf32): each run sets that itself.
     """
     attention = (f"{kind}_sdp_enabled" for kind in ("flash", "mem_efficient", "math", "cudnn"))
     return (
@@ -83,7 +83,6 @@ def switches() -> tuple[object, ...]:
         torch.is_grad_enabled(),
         torch.get_num_threads(),
         torch.is_autocast_enabled("cpu"),
-        torch.get_float32_matmul_precision(),
         torch.get_default_device(),
         *(getattr(torch.backends.cuda, name)() for name in attention),
         len(torch.nn.modules.module._global_forward_hooks),
