@@ -34,6 +34,7 @@ from bakeoff.hub import EMBEDDED
 from contenders import BATCH_SIZE, MAX_TOKENS, METHOD_SETTINGS, settings_of
 from decoding import FULL, race_decoding, show_decoding
 from measured import Kept, run
+from one_document import one_document
 from useful import matrix_peak, useful_flops
 from whole import race_whole
 
@@ -49,7 +50,7 @@ SHAPES: dict[str, dict[str, int]] = {
                    "num_key_value_heads": 2, "head_dim": 16},
 }  # fmt: skip
 CONTENDERS = {"bakeoff": None, "trainer": None, "trl": "trl", "trl_best": "trl", "unsloth": "unsloth", "study": None}
-PARTS = ("training", "decoding", "fixed", "whole")
+PARTS = ("training", "decoding", "fixed", "document", "whole")
 PACKAGES = ("torch", "transformers", "peft", "trl", "liger-kernel", "unsloth")
 WARM_UP_STEPS = 1
 
@@ -177,6 +178,9 @@ def show(results: dict[str, Any]) -> None:
               f"{whole['scripts_seconds']:.0f} s: {whole['ratio']:.2f} times")  # fmt: skip
     for name, cost in results.get("fixed_seconds", {}).items():
         print(f"One more run on {name} costs {cost:.2f} s beside its own work")
+    for name, row in results.get("document", {}).items():
+        print(f"One document on {name} takes bakeoff generate {row['bakeoff_seconds']:.1f} s, a script "
+              f"{row['script_seconds']:.1f} s: {row['ratio']:.2f} times; outputs equal: {row['equal']}")  # fmt: skip
 
 
 def show_training(rows: list[dict[str, Any]]) -> None:
@@ -216,12 +220,17 @@ def race(arguments: argparse.Namespace) -> dict[str, Any]:
             measured = race_training(folder, arguments.steps, arguments.rounds, arguments.methods, contenders, kept)
             results["rounds"] = measured
             results["training"] = training_table(folder, measured, results["matrix_peak_flops"])
+        bases = {**models, **{Path(base).name: base for base in arguments.base}}
         if "decoding" in arguments.parts:
-            bases = {**models, **{Path(base).name: base for base in arguments.base}}
             results["decoding"] = race_decoding(folder, bases, arguments.rounds, kept, FULL)
         if "fixed" in arguments.parts:
             results["fixed_seconds"] = {
                 name: kept.take(f"fixed {name}", partial(fixed_cost, folder, model)) for name, model in models.items()
+            }
+        if "document" in arguments.parts:
+            results["document"] = {
+                name: kept.take(f"document {name}", partial(one_document, folder, model, arguments.rounds))
+                for name, model in bases.items()
             }
         if "whole" in arguments.parts:
             results["whole"] = kept.take("whole", partial(race_whole, folder))
@@ -237,7 +246,13 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHOD_SETTINGS, default=list(METHOD_SETTINGS))
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--base", action="append", default=[], metavar="FOLDER", help="also decode with this base")
+    parser.add_argument(
+        "--base",
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="also decode, and write one document, with this base",
+    )
     parser.add_argument(
         "--keep", type=Path, metavar="FILE", help="write every measurement to this file, and resume from it"
     )
