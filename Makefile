@@ -24,7 +24,7 @@ test: check browser
 # Runs on a cluster of three Ray nodes on this machine, and on a Slurm of one node where it is installed; ten minutes.
 test-scale: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[ray]'
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m scale tests/test_scale.py tests/test_scale_slurm.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m scale tests/test_scale.py tests/test_scale_network.py tests/test_scale_slurm.py
 
 # Chromium for the report's test, where it is missing and can be installed; without it that test says why it is skipped.
 browser:

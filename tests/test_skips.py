@@ -9,6 +9,7 @@ ALLOWED = {
     ("test_forms.py", "needs ../shared/models/stories260K"),
     ("test_gpu.py", "no GPU here"),
     ("test_scale.py", "needs the right to mount a disk"),
+    ("test_scale_network.py", "needs the right to make network namespaces"),
     ("test_scale_slurm.py", "needs root and Slurm: apt-get install slurmctld slurmd slurm-client munge"),
     ("test_survive.py", "needs the right to mount a disk"),
 }

@@ -110,8 +110,13 @@ class Forecast:
 
     def seconds(self, work: Iterable[tuple[str, Mapping[str, float]]], running: Iterable[Running]) -> float | None:
         """Return how long the work of entries takes, less what runs have spent on it; None while unknown."""
-        parts = (n * self.rates.rate(entry, phase) for entry, left in work for phase, n in left.items() if n > 0)
-        seconds = sum(parts) - sum(self.clock() - one.since for one in running)
+        amounts: dict[tuple[str, str], float] = defaultdict(float)  # a thousand runs have few entries
+        for entry, left in work:
+            for phase, n in left.items():
+                if n > 0:
+                    amounts[entry, phase] += n
+        parts = sum(n * self.rates.rate(entry, phase) for (entry, phase), n in amounts.items())
+        seconds = parts - sum(self.clock() - one.since for one in running)
         return max(0.0, seconds) if math.isfinite(seconds) else None
 
     def is_open(self) -> bool:

@@ -126,7 +126,7 @@ class PredictionRow(Document):
     @model_validator(mode="after")
     def check_loss(self) -> Self:
         """Raise ValueError if one of loss and tokens is missing or null, but not the other."""
-        if {"loss", "tokens"} & self.model_fields_set and None in (self.loss, self.tokens):
+        if (self.loss is None or self.tokens is None) and {"loss", "tokens"} & self.model_fields_set:
             raise ValueError("loss or tokens without the other")
         return self
 
