@@ -1,13 +1,16 @@
 """Several runs at a time: the same records as one after the other, and what happens to a device at fault."""
 
 import itertools
+import json
 import signal
+import subprocess
 
 import pytest
 
 import bakeoff
 from bakeoff import running
 from bakeoff.analysis.alone import costs_alone, pace_alone
+from bakeoff.compute.model.device import Facts
 from bakeoff.compute.run.request import STOPPED
 from bakeoff.config.loading import load_config
 from bakeoff.config.machine import MachineConfig
@@ -22,6 +25,8 @@ from bakeoff.store.records import ALONE, Run, RunResult, Task
 from bakeoff.store.run_folder import Folder
 from tests.conftest import Inline
 from tests.test_kill_history import records
+
+GPU = Facts("cuda:2", "A GPU", 10**11, 10**11, "bf16", False)
 
 
 def without_neighbours(folder):
@@ -83,7 +88,9 @@ def test_two_workers_leave_the_records_of_one(tiny_config, tmp_path, processes, 
         ({"devices": [2, 0]}, ["cuda:0", "cuda:1", "cuda:2"], ["cuda:2", "cuda:0"]),
         ({"device": "xpu"}, ["xpu:0", "xpu:1"], ["xpu:0", "xpu:1"]),
         ({"device": "cpu"}, ["cuda:0"], ["cpu"]),
-        ({"devices": [3]}, ["cuda:0"], "machine.device: cuda:3: .* Allowed here: auto, cpu, cuda:0"),
+        ({"devices": [1]}, ["xpu:0", "xpu:1"], ["xpu:1"]),
+        ({"devices": [3]}, ["cuda:0"], r"machine\.devices: 3: torch finds no cuda:3\. Allowed here: 0\."),
+        ({"devices": [0]}, [], r"machine\.devices: 0: torch finds no cuda:0\. Allowed here: none\."),
     ],
 )
 def test_runs_use_the_devices_that_are_named(monkeypatch, machine, there, expected):
@@ -95,6 +102,23 @@ def test_runs_use_the_devices_that_are_named(monkeypatch, machine, there, expect
             device.devices_of(MachineConfig(**machine))
     else:
         assert device.devices_of(MachineConfig(**machine)) == expected
+
+
+def test_probes_use_the_first_device_that_is_named_and_see_no_other(tiny_config, monkeypatch):
+    from bakeoff.compute.model import device as torch_device
+
+    seen = []
+
+    def probed(command, *, input, env, **_):
+        seen.append((json.loads(input)["device"], env["CUDA_VISIBLE_DEVICES"]))
+        return subprocess.CompletedProcess(command, -signal.SIGKILL)
+
+    monkeypatch.setattr(torch_device, "visible", lambda: ["cuda:0", "cuda:1", "cuda:2"])
+    monkeypatch.setattr("bakeoff.driver.plan.survey", lambda asked: seen.append(asked) or GPU)
+    monkeypatch.setattr("bakeoff.driver.probes.subprocess.run", probed)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    bakeoff.plan({**tiny_config, "entries": ["lora"]}, {"machine.devices": [2, 0]}, probe=True)
+    assert seen == ["cuda:2", ("cuda", "2")]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from bakeoff.collector import uncollected
 from bakeoff.config.config import Config
 from bakeoff.config.loading import dump_config, load_config
+from bakeoff.driver.device import first_device
+from bakeoff.driver.executor import hiding_others
 from bakeoff.driver.plan import make_plan
 from bakeoff.driver.probes import run_probes
 from bakeoff.driver.resume import check_free
@@ -82,7 +84,8 @@ def plan(
             folder = Folder(temporary)
             planned = make_plan(config, tokenizer, folder)
             write_text(folder.config_file, dump_config(config))
-            probes = run_probes(folder, planned.entries, planned.document, environment_of(config))
+            device, environment = hiding_others(first_device(config.machine), environment_of(config))
+            probes = run_probes(folder, planned.entries, planned.document, device, environment)
             forecast = expected_costs(planned.document, config.protocol, probes)
             return planned.document.model_copy(update={"forecast": forecast}).row()
 

@@ -9,7 +9,7 @@ from typing import Any
 from bakeoff.config.config import Config
 from bakeoff.driver.again import plan_again, unchanged
 from bakeoff.driver.bus import Bus
-from bakeoff.driver.device import places_of, survey
+from bakeoff.driver.device import first_device, places_of, survey
 from bakeoff.driver.executor import Executor, LocalExecutor
 from bakeoff.driver.plan import make_plan
 from bakeoff.driver.ready import ReadySet
@@ -66,7 +66,7 @@ def run_all(folder: Folder, config: Config, display: str, executor: Executor) ->
         notes += prepare(folder, config, planned, left)
         notes += reuse_note(folder, [run.id for run in planned.runs])
         here = not planned.again and config.machine.executor == "local"
-        executor.spread(places_of(config.machine) if here else [config.machine.first_device])
+        executor.spread(places_of(config.machine) if here else [first_device(config.machine)])
         check_several(config, len(executor.slots))
         session = Session.to_come(folder, planned.document, config.protocol, left, len(executor.slots))
         log = EventLog(folder.events_file)
@@ -90,7 +90,7 @@ def run_all(folder: Folder, config: Config, display: str, executor: Executor) ->
 def fetched(config: Config, executor: Executor) -> Any:
     """Return the base's tokenizer, after what is missing of the base was downloaded; start the server of its runs."""
     executor.start_early()
-    survey(config.machine.first_device)  # before anything is downloaded
+    survey(first_device(config.machine))  # before anything is downloaded
     from bakeoff.compute.model.loading import load_tokenizer
     from bakeoff.hub import fetch
 

@@ -111,19 +111,6 @@ class MachineConfig(Section):
     )
     slurm: SlurmConfig | None = Field(None, description="with executor slurm: what is said to sbatch about each job")
 
-    @property
-    def first_device(self) -> str:
-        """The device of the first run, as `device` names one; of several that share it the first one."""
-        return self.first_devices.partition(",")[0]
-
-    @property
-    def first_devices(self) -> str:
-        """The devices of the first run, with commas between them, if the config names them."""
-        if self.devices == "auto":
-            return self.device
-        kind = "cuda" if self.device == "auto" else self.device
-        return ",".join(f"{kind}:{index}" for index in self.devices[: self.shards])
-
     @field_validator("device")
     @classmethod
     def _known_device(cls, value: str) -> str:

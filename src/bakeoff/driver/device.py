@@ -31,14 +31,47 @@ def survey(asked: str) -> "Facts":
     return facts(device) if device.type == "cpu" else asked_apart(str(device))
 
 
+def named_devices(machine: MachineConfig) -> list[str]:
+    """Return the devices that `machine.devices` names; raise ConfigError if this machine is without one of them.
+
+    They are of the kind that `machine.device` names; with auto, of the kind that it would choose.
+    """
+    from bakeoff.compute.model.device import visible
+
+    assert machine.devices != "auto"
+    here = [name for name in visible() if not name.startswith("mps")]
+    kind = machine.device if machine.device != "auto" else here[0].partition(":")[0] if here else "cuda"
+    there = [name.partition(":")[2] for name in here if name.startswith(kind)]
+    for index in machine.devices:
+        if str(index) not in there:
+            raise ConfigError(
+                f"machine.devices: {index}: torch finds no {kind}:{index}. Allowed here: {listed(there) or 'none'}. "
+                "Try: nvidia-smi, or without machine.devices"
+            )
+    return [f"{kind}:{index}" for index in machine.devices]
+
+
+def first_devices(machine: MachineConfig) -> str:
+    """Return the devices of the first run, with commas between them, as `machine.device` names one.
+
+    Torch is imported only where the config names several. Raises ConfigError if this machine is without one of them.
+    """
+    return machine.device if machine.devices == "auto" else ",".join(named_devices(machine)[: machine.shards])
+
+
+def first_device(machine: MachineConfig) -> str:
+    """Return the device of the first run, as `machine.device` names one; of several that share it the first one."""
+    return first_devices(machine).partition(",")[0]
+
+
 def devices_of(machine: MachineConfig) -> list[str]:
     """Return the devices that runs use at the same time; raise ConfigError if this machine has none such."""
     from bakeoff.compute.model.device import choose, visible
 
-    first = str(choose(machine.first_device))
-    kind = first.partition(":")[0]
     if machine.devices != "auto":
-        return [str(choose(f"{kind}:{index}")) for index in machine.devices]
+        return named_devices(machine)
+    first = str(choose(machine.device))
+    kind = first.partition(":")[0]
     if ":" in machine.device or kind in ("cpu", "mps"):
         return [first]
     return [name for name in visible() if name.startswith(kind)]

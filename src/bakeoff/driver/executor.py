@@ -14,6 +14,7 @@ from bakeoff.config.config import Config
 from bakeoff.config.planned import planned_config
 from bakeoff.driver import left_jobs
 from bakeoff.driver.attempt import POLL_SECONDS, Attempt
+from bakeoff.driver.device import first_devices
 from bakeoff.driver.environment import usable_cores
 from bakeoff.driver.ready import ReadySet
 from bakeoff.driver.run_server import Inbox, RunServer, Server, environment_of
@@ -247,7 +248,7 @@ class LocalExecutor(Executor):
     def __init__(self, config: Config, alone: bool = False) -> None:
         self.machine, self.environment, self.alone = config.machine, environment_of(config), alone
         super().__init__([], queue.SimpleQueue())
-        self.slots = [self.slot(self.machine.first_devices)]
+        self.slots = [self.slot(first_devices(self.machine))]
 
     def slot(self, device: str) -> Slot:
         """Return a slot on a device, or on several with commas between them."""

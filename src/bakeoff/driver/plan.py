@@ -15,7 +15,7 @@ from bakeoff.data.sources import Splits, content_identity, origin_identity
 from bakeoff.data.token_file import FORM
 from bakeoff.data.tokens import statistics
 from bakeoff.driver.counts import context_finding, count, exact_counts, fit_context
-from bakeoff.driver.device import at_once, survey
+from bakeoff.driver.device import at_once, first_device, survey
 from bakeoff.driver.entries import checked_entries, entry_plan, schedule_findings, search_steps, virtual_tokens
 from bakeoff.driver.environment import accelerators
 from bakeoff.driver.examples import read_examples, tokenized
@@ -91,7 +91,7 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
     examples = read_examples(config, tokenizer, shapes["encoder_decoder"], max_tokens, must_read)
     splits = examples.splits
     scores = scores_by(config, splits["test"])
-    device = survey(config.machine.first_device)
+    device = survey(first_device(config.machine))
     steps = config.protocol.epochs * -(-len(splits["train"]) // config.protocol.batch_size)
     precision = config.protocol.precision if config.protocol.precision != "auto" else device.native_precision
     held_equal = held_equal_by(

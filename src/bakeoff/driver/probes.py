@@ -13,22 +13,25 @@ from bakeoff.tuning.entries import Entry
 
 
 def run_probes(
-    folder: Folder, entries: Mapping[str, Entry], plan: PlanDocument, environment: Mapping[str, str]
+    folder: Folder, entries: Mapping[str, Entry], plan: PlanDocument, device: str, environment: Mapping[str, str]
 ) -> dict[str, dict[str, Any]]:
     """Return what a probe measured for each entry, at the largest point of its search.
 
-    `folder` has config and tokens. If a probe was killed, as the system does if memory runs out, `error` says so.
+    `folder` has config and tokens; `device` is named as in `machine.device`. If a probe was killed, as the system does if memory runs out, `error` says so.
     Raises SetupError if a probe ends in another way.
     """
-    return {name: run_probe(folder, entry, plan, environment) for name, entry in entries.items()}
+    return {name: run_probe(folder, entry, plan, device, environment) for name, entry in entries.items()}
 
 
-def run_probe(folder: Folder, entry: Entry, plan: PlanDocument, environment: Mapping[str, str]) -> dict[str, Any]:
+def run_probe(
+    folder: Folder, entry: Entry, plan: PlanDocument, device: str, environment: Mapping[str, str]
+) -> dict[str, Any]:
     """Return what a probe measured for one entry."""
     method = max(entry.methods(), key=lambda m: (m.virtual_tokens, str(m.model_dump())))
     asked = {
         "entry": entry.name, "method": entry.method, "settings": method.model_dump(mode="json"),
         "precision": plan.precision, "decoding": plan.decoding_precision, "quantize": entry.quantize,
+        "device": device,
     }  # fmt: skip
     words = command("compute.run.profile", str(folder.path))
     done = subprocess.run(words, input=json.dumps(asked), env=environment, capture_output=True, text=True, check=False)

@@ -15,6 +15,7 @@ from typing import Any
 from bakeoff.config.config import Config
 from bakeoff.config.loading import dump_config, load_config
 from bakeoff.config.planned import planned_config
+from bakeoff.driver.device import first_device
 from bakeoff.driver.plan import Plan
 from bakeoff.driver.trust import is_own
 from bakeoff.errors import BakeoffError, SetupError
@@ -81,7 +82,7 @@ def prepare(folder: Folder, config: Config, planned: Plan, left: Mapping[str, St
     claim(folder, signature(text.encode()), before_it)
     planned.data.complete()
     write_text(folder.config_file, text)
-    notes += [] if planned.again else renew_environment(folder, config.machine.first_device)
+    notes += [] if planned.again else renew_environment(folder, first_device(config.machine))
     write_json(folder.plan_file, planned.document.row())
     return notes
 

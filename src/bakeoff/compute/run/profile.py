@@ -1,7 +1,7 @@
 """A probe: measures an entry's steps, reading and decoding on this device, with the longest examples.
 
 `python -m bakeoff.compute.run.profile FOLDER` reads {"entry", "method", "settings", "precision", "decoding",
-"quantize"} from standard input and prints its measurements as JSON. The folder has a config and tokens, as a plan
+"quantize", "device"} from standard input and prints its measurements as JSON. The folder has a config and tokens, as a plan
 writes them. The probe has its own process so that its memory peak is its own, and so that running out of memory ends
 nothing else.
 """
@@ -22,7 +22,7 @@ from bakeoff.compute.model.base import Base, adapt, for_decoding, load_base
 from bakeoff.compute.model.device import Clocks, choose, out_of_memory, peak_bytes, reset_peak, set_rounding
 from bakeoff.compute.model.forward import autocast
 from bakeoff.compute.training.loop import Trainer
-from bakeoff.compute.training.loss import evaluate_loss, start
+from bakeoff.compute.training.loss import evaluate_loss, read_at_once, start
 from bakeoff.config.loading import load_config
 from bakeoff.data.token_file import StoredTokens, load_tokens
 from bakeoff.data.tokens import Tokens
@@ -75,21 +75,22 @@ def measure(
     precision: str,
     decoding: str,
     quantize: Quantize,
+    device: str,
 ) -> Probe:
     """Return what an entry costs: some steps on its longest batch, reading as many examples, and decoding.
 
-    `decoding` is the precision of that.
+    `decoding` is the precision of that, `device` is named as in `machine.device`.
     """
     config = load_config(folder.config_file)
     protocol = config.protocol.model_copy(
         update={"epochs": STEPS, "evaluate_every": None, "patience": None, "trunk_cache": "off"}
     )
-    device = choose(config.machine.device)
+    place = choose(device)
     set_rounding(config.protocol)
-    probe, clocks = Probe(), Clocks(device)
+    probe, clocks = Probe(), Clocks(place)
     rows = load_tokens(folder.tokens_file("train"))
     with clocks.phase("load"):
-        base, _ = conforming(load_base(config.model, precision, config.pin, quantize, device))
+        base, _ = conforming(load_base(config.model, precision, config.pin, quantize, place))
     with clocks.phase("setup"):
         built = build_method(entry, {**settings, "method": method})
         adapted = adapt(base, built, protocol.gradient_checkpointing)
@@ -103,14 +104,14 @@ def measure(
         if kind == "metrics":
             curve.append(values["seconds"])
 
-    reset_peak(device)
+    reset_peak(place)
     trainer = Trainer(base, adapted, built, protocol, protocol.seed, report)
     trainer.train(batch, batch[:1])
     probe.step_seconds = curve[-1] - curve[-2]
-    probe.peak_bytes = peak_bytes(device)
+    probe.peak_bytes = peak_bytes(place)
     del trainer
     with clocks.phase("evaluation"):
-        evaluate_loss(base, adapted, batch, 2 * protocol.batch_size)
+        evaluate_loss(base, adapted, batch, 2 * protocol.batch_size, positions=read_at_once(base))
     probe.reads_targets = reads_targets(base, decoding)
     test = load_tokens(folder.tokens_file("test"))
     measure_decoding(probe, for_decoding(base, adapted, decoding), adapted, test, config.generation.batch_size, clocks)
