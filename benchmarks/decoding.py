@@ -32,7 +32,7 @@ from bakeoff.data.token_file import load_tokens, save_tokens
 from bakeoff.data.tokens import encode
 from bakeoff.hub import model_folder
 from bakeoff.methods import Method, build_method
-from measured import Kept, run
+from measured import Kept, apart, run
 
 BATCH_SIZE = 16
 CONTENDERS = ("bakeoff", "generate", "merged")
@@ -122,7 +122,7 @@ def contend(name: str, job: Path) -> dict[str, Any]:
 def measure(name: str, job: Path, model: str, entry: str, sizes: dict[str, int]) -> dict[str, Any] | None:
     """Return a contender's figures on a job, which is prepared for the first one."""
     if not job.exists():
-        prepare(job, model, entry, sizes)
+        apart(prepare, job, model, entry, sizes)
     return run("decoding.py", [name, str(job)], name == "bakeoff")
 
 

@@ -13,8 +13,11 @@ import time
 import traceback
 from dataclasses import asdict
 
+from bakeoff.driver.run_server import gpu_environment
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.update(gpu_environment("cpu" if "--smoke" in sys.argv else "auto"))  # before torch is imported
 
 from bakeoff.compute.model.device import facts, set_rounding
 from bakeoff.config.sections import ProtocolConfig

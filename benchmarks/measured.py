@@ -1,14 +1,15 @@
 """Measurements in processes of their own, kept in a file so that what was interrupted resumes."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from bakeoff.driver.run_server import ALLOCATOR, ATTENTION
+from bakeoff.driver.run_server import process_environment
 from bakeoff.store.files import append_jsonl, json_object, read_jsonl
 
 
@@ -35,11 +36,17 @@ class Kept:
         return self.found[name]
 
 
+def apart(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what a function returns in a process of its own, which leaves nothing on a GPU, not even a context."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
 def run(script: str, arguments: list[str], ours: bool) -> dict[str, Any] | None:
     """Return a contender's figures, or None where it failed (its last words go to standard error)."""
     command = [sys.executable, str(Path(__file__).parent / script), *arguments]
-    extra = ALLOCATOR | ATTENTION if ours else {}  # part of our engine; peers start as their users start them
-    done = subprocess.run(command, env={**os.environ, **extra}, capture_output=True, text=True, check=False)
+    environment = process_environment("auto") if ours else None  # part of our engine; peers start as their users do
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         print(f"{script} {' '.join(arguments[:2])}: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
         return None

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPT2Config, Qwen3Config
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPT2Config, PreTrainedConfig, Qwen3Config
 
 import bakeoff
 from bakeoff.compute.model.device import choose
@@ -33,7 +33,7 @@ from bakeoff.driver.environment import environment
 from bakeoff.hub import EMBEDDED
 from contenders import BATCH_SIZE, MAX_TOKENS, METHOD_SETTINGS, settings_of
 from decoding import FULL, race_decoding, show_decoding
-from measured import Kept, run
+from measured import Kept, apart, run
 from one_document import one_document
 from useful import matrix_peak, useful_flops
 from whole import race_whole
@@ -60,14 +60,11 @@ def prepare(folder: Path, shape: str, steps: int) -> dict[str, Any]:
     gpt2 = SHARED / "models/gpt2-tokenizer"
     tokenizer = AutoTokenizer.from_pretrained(gpt2 if gpt2.exists() else EMBEDDED)
     tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
     kind = Qwen3Config if "head_dim" in SHAPES[shape] else GPT2Config
     config = kind(**{"vocab_size": len(tokenizer), **SHAPES[shape]})
     config.bos_token_id = config.eos_token_id = config.pad_token_id = tokenizer.eos_token_id
-    # As checkpoints of that size are: in bf16, and made where they are used.
-    dtype = torch.float32 if kind is GPT2Config else torch.bfloat16
-    with torch.device(choose("auto")):
-        AutoModelForCausalLM.from_config(config, dtype=dtype).save_pretrained(folder)
+    # As checkpoints of that size are: in bf16.
+    apart(save_random, folder, config, torch.float32 if kind is GPT2Config else torch.bfloat16)
     dialogues = SHARED / "data/dialogsum"
     limit = steps * BATCH_SIZE
     if dialogues.exists():
@@ -79,6 +76,13 @@ def prepare(folder: Path, shape: str, steps: int) -> dict[str, Any]:
     save_tokens(folder / "race.tokens.bin", encode(examples, make_form(tokenizer, None, False), MAX_TOKENS, 64, "race"))
     lengths = load_tokens(folder / "race.tokens.bin").lengths
     return {"data": "dialogsum" if dialogues.exists() else "docstrings", **token_statistics(lengths)}
+
+
+def save_random(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> None:
+    """Save a seeded random model, made on the device that is used."""
+    torch.manual_seed(0)
+    with torch.device(choose("auto")):
+        AutoModelForCausalLM.from_config(config, dtype=dtype).save_pretrained(folder)
 
 
 def race_training(
@@ -213,7 +217,7 @@ def race(arguments: argparse.Namespace) -> dict[str, Any]:
             "environment": where,
             "precision": precision,
             "versions": {name: installed(name) for name in PACKAGES},
-            "matrix_peak_flops": kept.take("matrix peak", matrix_peak),
+            "matrix_peak_flops": kept.take("matrix peak", partial(apart, matrix_peak)),
         }
         models = {"the embedded base": "base", f"the {arguments.shape} shape": str(folder)}
         if "training" in arguments.parts:

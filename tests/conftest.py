@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, settings
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-NO_GPU = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""}
+NO_GPU = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "", "ONEAPI_DEVICE_SELECTOR": "!*:gpu"}
 
 WORDS = [a + b for a in "bdfgklmnprstvz" for b in "a e i o u ab eb ib ob ub an en in on un".split()]  # noqa: SIM905
 END = "<|endoftext|>"

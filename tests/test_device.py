@@ -1,6 +1,7 @@
 """Which device runs use, on machines that tests pretend to have: torch's view of an accelerator is replaced."""
 
 import json
+import os
 import subprocess
 from types import SimpleNamespace
 
@@ -213,6 +214,26 @@ def test_runs_take_cudnns_attention_last_unless_the_user_says_otherwise(tiny_con
     if said:
         monkeypatch.setenv("TORCH_CUDNN_SDPA_DEPRIORITIZED", said)
     assert environment_of(load_config(tiny_config))["TORCH_CUDNN_SDPA_DEPRIORITIZED"] == (said or "1")
+
+
+@pytest.mark.parametrize("command", [["generate"], ["serve", "--port", "0"]])
+def test_commands_that_load_a_model_have_the_environment_of_runs(tmp_path, monkeypatch, command):
+    names = {"TORCH_CUDNN_SDPA_DEPRIORITIZED", "PYTORCH_ALLOC_CONF", "CUDA_VISIBLE_DEVICES"}
+    monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF", raising=False)
+    for here, expected in (
+        ({}, {"TORCH_CUDNN_SDPA_DEPRIORITIZED": "1", "PYTORCH_ALLOC_CONF": "expandable_segments:True"}),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "a:1", "TORCH_CUDNN_SDPA_DEPRIORITIZED": "0", "CUDA_VISIBLE_DEVICES": "3"},
+         {"TORCH_CUDNN_SDPA_DEPRIORITIZED": "0", "CUDA_VISIBLE_DEVICES": "3"}),
+    ):  # fmt: skip
+        own = {name: value for name, value in os.environ.items() if name not in names} | here
+        monkeypatch.setattr(os, "environ", own)
+        CliRunner().invoke(main, [*command, str(tmp_path)])
+        assert {name: own[name] for name in names & own.keys()} == expected
+    own = {name: value for name, value in os.environ.items() if name not in names} | {"CUDA_VISIBLE_DEVICES": "3"}
+    monkeypatch.setattr(os, "environ", own)
+    CliRunner().invoke(main, [*command, str(tmp_path), "--device", "cpu"])
+    assert own["CUDA_VISIBLE_DEVICES"] == ""
+    assert "PYTORCH_ALLOC_CONF" not in own
 
 
 def test_copied_baselines_touch_no_accelerator(machine, tiny_config, monkeypatch):

@@ -2,19 +2,22 @@
 
 import json
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
 import bakeoff
 from bakeoff.cli.main import main
+from bakeoff.compute.decoding import summarizer
 from bakeoff.compute.decoding.conformance import SLOW
-from bakeoff.errors import BakeoffError, DataError
+from bakeoff.errors import BakeoffError, DataError, SetupError
 from bakeoff.store.run_folder import Folder
 from tests.conftest import many
 
@@ -76,6 +79,17 @@ def test_a_base_that_decodes_without_its_cache_says_so_once(shared, monkeypatch)
     done = generate(shared[1].folder.path, f"{DOCUMENT}\f{DOCUMENT}")
     assert done.stderr.splitlines().count(SLOW.format("outputs")) == 1
     assert done.stdout == f"{wanted.stdout}\f\n{wanted.stdout}"
+
+
+def test_too_little_memory_for_a_base_is_one_line(shared, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(summarizer, "load_base", full)
+    folder, said = shared[1].folder.path, r"loading \S+ on auto: not enough memory \(CUDA out .*\)\. Try: --device cpu"
+    assert re.search(f"generate: {said}", refused(folder))
+    with pytest.raises(SetupError, match=f"serve: {said}"):
+        bakeoff.serve(folder, port=0)
 
 
 def test_one_text_is_no_list_of_documents(shared):

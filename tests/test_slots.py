@@ -109,8 +109,8 @@ def test_probes_use_the_first_device_that_is_named_and_see_no_other(tiny_config,
 
     seen = []
 
-    def probed(command, *, input, env, **_):
-        seen.append((json.loads(input)["device"], env["CUDA_VISIBLE_DEVICES"]))
+    def probed(command, env, **options):
+        seen.append((json.loads(options["input"])["device"], env["CUDA_VISIBLE_DEVICES"]))
         return subprocess.CompletedProcess(command, -signal.SIGKILL)
 
     monkeypatch.setattr(torch_device, "visible", lambda: ["cuda:0", "cuda:1", "cuda:2"])
@@ -147,6 +147,8 @@ def test_slots_share_devices_evenly_and_each_sees_only_its_own(monkeypatch):
     assert [slot.environment.get("CUDA_VISIBLE_DEVICES") for slot in made.slots] == [None, "1", "0"]
     assert {slot.environment["OMP_NUM_THREADS"] for slot in made.slots} == {str(max(1, usable_cores() // 3))}
     assert hiding_others("cuda:1", {"CUDA_VISIBLE_DEVICES": "4,7"})[1]["CUDA_VISIBLE_DEVICES"] == "7"
+    assert hiding_others("cuda:1", {"ROCR_VISIBLE_DEVICES": "4,7"})[1]["HIP_VISIBLE_DEVICES"] == "1"
+    assert hiding_others("xpu:1", {"ZE_AFFINITY_MASK": "2,3"})[1]["ZE_AFFINITY_MASK"] == "3"
     assert hiding_others("xpu:1", {})[1]["ZE_AFFINITY_MASK"] == "1"
 
 

@@ -39,6 +39,17 @@ def one_line(where: str, hint: str = "") -> Iterator[None]:
         raise SetupError(f"{where} ({in_short(error)}).{f' {hint}' if hint else ''}") from error
 
 
+@contextmanager
+def enough_memory(what: str, cure: str) -> Iterator[None]:
+    """Turn an error that says that memory ran out into a SetupError: what took it, and what to try."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not no_memory(error):
+            raise
+        raise SetupError(f"{what}: not enough memory ({in_short(error)}). Try: {cure}") from None
+
+
 def no_memory(error: BaseException) -> bool:
     """Return whether an error says, as a library words it, that the machine or its accelerator has no more memory."""
     return isinstance(error, MemoryError) or any(words in str(error).lower() for words in NO_MEMORY)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,10 @@ def generate(folder: Path, entry: str | None, device: str, rows: bool, trust: bo
 
     For example: printf 'one\ftwo' | bakeoff generate FOLDER
     """
+    from bakeoff.driver.run_server import gpu_environment
     from bakeoff.results import load_results
 
+    os.environ.update(gpu_environment(device))
     results = load_results(folder)
     chosen = results.usable(entry)
     documents = read_rows() if rows else read_documents()

@@ -1,6 +1,7 @@
 """`bakeoff serve`: answers requests with the entries of finished bakeoffs."""
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,9 @@ def serve(folders: tuple[str, ...], log: bool, device: str, trust: bool, **setti
     For example: bakeoff serve bakeoffs/demo
     """
     from bakeoff.api import serve as serving
+    from bakeoff.driver.run_server import gpu_environment
 
+    os.environ.update(gpu_environment(device))
     logger = logging.getLogger("bakeoff.serving")
     logger.addHandler(Whispering())
     logger.setLevel(logging.INFO if log else logging.WARNING)

@@ -39,7 +39,8 @@ def machine() -> dict[str, Any]:
 def accelerators() -> list[Any]:
     """Return what shows without torch whether this process may use the same accelerators as another one."""
     devices = sorted(str(file) for file in Path("/dev").glob("nvidia*"))
-    hidden = [os.environ.get(f"{maker}_VISIBLE_DEVICES") for maker in ("CUDA", "HIP")]
+    names = [f"{maker}_VISIBLE_DEVICES" for maker in ("CUDA", "HIP", "ROCR")]
+    hidden = [os.environ.get(name) for name in (*names, "ZE_AFFINITY_MASK", "ONEAPI_DEVICE_SELECTOR")]
     return [devices, Path("/dev/kfd").exists(), Path("/dev/dri").exists(), *hidden]
 
 

@@ -284,7 +284,8 @@ def hiding_others(device: str, environment: Mapping[str, str]) -> tuple[str, dic
     indices = [name.partition(":")[2] for name in device.split(",")]
     if not index:
         return device, dict(environment)
-    variables = {"cuda": "HIP_VISIBLE_DEVICES" if "HIP_VISIBLE_DEVICES" in environment else "CUDA_VISIBLE_DEVICES"}
+    of_amd = {"HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"} & environment.keys()  # HIP's counts what ROCr's has left
+    variables = {"cuda": "HIP_VISIBLE_DEVICES" if of_amd else "CUDA_VISIBLE_DEVICES"}
     variable = variables.get(kind, "ZE_AFFINITY_MASK")
     seen = environment.get(variable)
     names = [seen.split(",")[int(place)] for place in indices] if seen else indices

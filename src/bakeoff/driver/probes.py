@@ -17,7 +17,8 @@ def run_probes(
 ) -> dict[str, dict[str, Any]]:
     """Return what a probe measured for each entry, at the largest point of its search.
 
-    `folder` has config and tokens; `device` is named as in `machine.device`. If a probe was killed, as the system does if memory runs out, `error` says so.
+    `folder` has config and tokens; `device` is named as in `machine.device`. If a probe was killed, as the system does
+    if memory runs out, `error` says so.
     Raises SetupError if a probe ends in another way.
     """
     return {name: run_probe(folder, entry, plan, device, environment) for name, entry in entries.items()}

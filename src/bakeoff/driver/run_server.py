@@ -32,7 +32,8 @@ ALLOCATOR = {
 # Torch's attention takes cuDNN last: it makes a plan for each new length, and nearly every batch has one.
 ATTENTION = {"TORCH_CUDNN_SDPA_DEPRIORITIZED": "1"}
 # Hides GPUs from runs on the processor: bitsandbytes and optimizers look at every one that they find.
-NO_GPU = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""}
+# Intel's selector without one that it may take takes all: this one leaves out the GPUs of every backend.
+NO_GPU = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "", "ONEAPI_DEVICE_SELECTOR": "!*:gpu"}
 # Lets torch's allocator on GPUs grow its blocks: each batch has another length, and memory in pieces runs out earlier.
 GPU_ALLOCATOR = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
 OWN_ALLOCATOR = {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF"}  # what a user may have set
@@ -48,6 +49,16 @@ def process_environment(device: str) -> dict[str, str]:
     if device == "cpu":
         return ALLOCATOR | ATTENTION | dict(os.environ) | NO_GPU
     return ALLOCATOR | ATTENTION | ({} if OWN_ALLOCATOR & os.environ.keys() else GPU_ALLOCATOR) | dict(os.environ)
+
+
+def gpu_environment(device: str) -> dict[str, str]:
+    """Return what of the environment of runs on a device a process can give itself before it imports torch.
+
+    What the user has set stays. `device` is named as in `machine.device`.
+    """
+    theirs = process_environment(device)
+    names = (*ATTENTION, *GPU_ALLOCATOR, *(NO_GPU if device == "cpu" else ()))
+    return {name: theirs[name] for name in names if name in theirs}
 
 
 class Server(Protocol):

@@ -11,7 +11,7 @@ from typing import Any
 
 from bakeoff.child_process import command
 from bakeoff.config.config import Config
-from bakeoff.driver.executor import environment_of
+from bakeoff.driver.run_server import process_environment
 from bakeoff.errors import SetupError
 from bakeoff.export.options import Form, Options
 from bakeoff.store.records import Run
@@ -36,7 +36,7 @@ class Job:
     def ask(self, module: str, **more: Any) -> dict[str, Any]:
         """Return what a process returns that exports this run."""
         asked = {"folder": str(self.folder.path.absolute()), "run": self.run.id, **more}
-        return ask(module, asked, environment_of(self.config))
+        return ask(module, asked, process_environment(self.options.device))
 
 
 def ask(module: str, asked: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from bakeoff.config.planned import decodes_in, trusted_config
 from bakeoff.data.forms import stops_of
 from bakeoff.driver.trust import check_trusted, model_wishes
 from bakeoff.errors import SetupError
+from bakeoff.library_errors import enough_memory
 from bakeoff.methods import build_method
 from bakeoff.results import EntryResult, Results, load_results
 from bakeoff.serving.models import BASE, Bakeoff, Model
@@ -50,17 +51,18 @@ class Opened:
         self.quantize = quantize_of([results for results, _ in found])
         for other in found[1:]:
             self.check_shared(*other)
-        from bakeoff.compute.decoding.summarizer import opened
+        from bakeoff.compute.decoding.summarizer import LESS_MEMORY, opened
         from bakeoff.compute.model.base import context_of
         from bakeoff.compute.serving.engine import Engine
 
         config, plan = found[0][1], found[0][0].folder.plan()
-        base, note = opened(config, plan.precision, self.quantize, plan.model, device)
+        with enough_memory(f"serve: loading {config.model} on {device}", LESS_MEMORY):
+            base, note = opened(config, plan.precision, self.quantize, plan.model, device)
+            self.engine = Engine(base, max_rows=rows, precision=decodes_in(plan, config))
         if note:
             say(note)
         self.tokenizer, self.context = base.tokenizer, context_of(base)
         self.encoder_decoder = base.decoder_start is not None
-        self.engine = Engine(base, max_rows=rows, precision=decodes_in(plan, config))
         self.served: list[tuple[Bakeoff, list[Model]]] = []
         for (name, _), (results, config) in zip(folders, found, strict=True):
             self.serve(results, config, name)
@@ -162,7 +164,8 @@ class Opened:
     def put(model: Model, files: tuple[Path, dict[str, Any]], engine: "Engine") -> None:
         """Load a model's adapter into the engine, in the thread that owns it."""
         adapter, expected = files
-        engine.load(model.id, adapter, expected)
+        with enough_memory(f"{adapter}: loading it", "fewer bakeoffs per server, smaller --rows, or --device cpu"):
+            engine.load(model.id, adapter, expected)
 
 
 def score_of(row: ResultsRow, primary: str) -> float | None:

@@ -1,9 +1,9 @@
 """A probe: measures an entry's steps, reading and decoding on this device, with the longest examples.
 
 `python -m bakeoff.compute.run.profile FOLDER` reads {"entry", "method", "settings", "precision", "decoding",
-"quantize", "device"} from standard input and prints its measurements as JSON. The folder has a config and tokens, as a plan
-writes them. The probe has its own process so that its memory peak is its own, and so that running out of memory ends
-nothing else.
+"quantize", "device"} from standard input and prints its measurements as JSON. The folder has a config and tokens, as a
+plan writes them. The probe has its own process so that its memory peak is its own, and so that running out of memory
+ends nothing else.
 """
 
 import json

@@ -39,7 +39,7 @@ class Trained:
     validation_loss: float
     train_loss: float
     tokens: int
-    micro_batch: int  # examples that went through the model at once
+    micro_batch: int  # most examples that went through the model at once, or fewer where `positions` limited them
     skipped: int  # steps in fp16 whose gradients were not finite, so that nothing was changed
     ended: bool  # whether no step is left; else the model holds its latest weights
 
