@@ -68,6 +68,8 @@ def test_what_fits_follows_from_one_rows_memory_and_draws_no_random_numbers(memo
         memory.take(-50)
     assert torch.equal(torch.get_rng_state(), state)
     assert device.peak_bytes(GPU) == 320
+    memory.others = 0
+    assert positions_that_fit(GPU, 50, backward, 10, False, beside=1) == 14  # half of the device
 
 
 @pytest.fixture

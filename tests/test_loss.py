@@ -80,10 +80,11 @@ def test_the_fused_activation_is_the_same_function(tiny_model):
 def test_evaluation_halves_its_batches_where_memory_runs_out(base, monkeypatch):
     rows = [Tokens(list(range(9 + i, 14 + 2 * i)), [20 + i, 0]) for i in range(9)]
     whole = evaluate_loss(base, base.model, rows, 8)
-    plain, most = loss.target_losses, []
+    plain, most, failed = loss.target_losses, [], []
 
     def short_of_memory(base, adapted, batch, *rest):
         if len(batch.counts) > 3:
+            failed.append(len(batch.counts))
             raise torch.OutOfMemoryError("CUDA out of memory")
         most.append(len(batch.counts))
         return plain(base, adapted, batch, *rest)
@@ -91,6 +92,9 @@ def test_evaluation_halves_its_batches_where_memory_runs_out(base, monkeypatch):
     monkeypatch.setattr(loss, "target_losses", short_of_memory)
     assert evaluate_loss(base, base.model, rows, 8) == [(pytest.approx(s, rel=1e-5), n) for s, n in whole]
     assert max(most) == 2
+    again = evaluate_loss(base, base.model, rows, 8)
+    assert again == [(pytest.approx(s, rel=1e-5), n) for s, n in whole]
+    assert failed == [8, 4]  # not anew
     monkeypatch.setattr(loss, "target_losses", lambda *_: (_ for _ in ()).throw(RuntimeError("can't allocate memory")))
     with pytest.raises(RuntimeError, match="allocate"):
         evaluate_loss(base, base.model, rows, 8)

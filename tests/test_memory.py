@@ -14,8 +14,10 @@ import bakeoff
 from bakeoff.compute.decoding import greedy
 from bakeoff.compute.model import forward
 from bakeoff.compute.model.device import CPU, Facts, out_of_memory
-from bakeoff.compute.run import worker
+from bakeoff.compute.run import lender, worker
 from bakeoff.compute.run.execution import execute
+from bakeoff.compute.run.handover import NOTHING, Given
+from bakeoff.compute.run.lender import Lender
 from bakeoff.compute.training.best import copies, place_of_best
 from bakeoff.compute.training.loop import Trainer
 from bakeoff.config.loading import load_config
@@ -25,13 +27,26 @@ from bakeoff.driver.memory import CONTEXT_BYTES, LARGE, Sizes, check_room, decod
 from bakeoff.driver.run_server import environment_of
 from bakeoff.errors import SetupError
 from bakeoff.library_errors import no_memory
+from bakeoff.methods import build_method
 
 GIB = 2**30
 
 
-@pytest.mark.parametrize("entry", ["prompt_tuning", "last_layers", "lora"])
-def test_a_trained_model_is_gone_before_its_adapter_is_loaded(copied, shared, monkeypatch, entry):
+@pytest.mark.parametrize(
+    ("entry", "method", "given"),
+    [
+        ("prompt_tuning", None, NOTHING),
+        ("last_layers", None, NOTHING),
+        ("lora", None, NOTHING),
+        ("lora", "full", NOTHING),
+        ("lora", "full", Given(lender=Lender(CPU))),  # lent, and let go of
+    ],
+)
+def test_a_trained_model_is_gone_before_its_adapter_is_loaded(copied, shared, monkeypatch, entry, method, given):
     """Python's collector, which may come at any time, is off: a circle of references is found by nobody else."""
+    if method:
+        monkeypatch.setattr(worker, "build_method", lambda name, _: build_method(name, {"method": method}))
+    monkeypatch.setattr(lender, "memory", lambda _: (0, 0))  # of which nothing may be held beside a run
     seen, left = {}, []
 
     class Seen(Trainer):
@@ -55,7 +70,7 @@ def test_a_trained_model_is_gone_before_its_adapter_is_loaded(copied, shared, mo
     copied.run(run.id).result_file.unlink()
     gc.disable()
     try:
-        assert execute(copied.path, run.id, "train", lambda _: None).status == "done"
+        assert execute(copied.path, run.id, "train", lambda _: None, given=given).status == "done"
     finally:
         gc.enable()
     assert left == [[], []]
@@ -228,10 +243,12 @@ def test_an_accelerators_memory_sets_how_much_is_computed_at_once(base, monkeypa
     monkeypatch.setattr(torch.accelerator, "memory_allocated", lambda _: there["allocated"])
     forward.total_bytes.cache_clear()
     words, width = base.model.get_output_embeddings().weight.shape
-    on_gpu = SimpleNamespace(device=torch.device("cuda:0"), precision="fp32", model=base.model)
+    on_gpu = SimpleNamespace(device=torch.device("cuda:0"), precision="fp32", model=base.model, beside=0)
     row = 2 * 2 * width * 4  # keys and values of a token in two blocks
     assert greedy.rows_at_once(base, GIB // row // 3) == 3
     assert greedy.rows_at_once(on_gpu, GIB // row // 3) == 2  # of 1.5 GiB, half
+    beside = SimpleNamespace(**{**vars(on_gpu), "beside": 2})
+    assert [greedy.rows_at_once(one, GIB // row // 30) for one in (on_gpu, beside)] == [22, 7]
     assert (greedy.rows_at_once(base, 1), greedy.rows_at_once(on_gpu, 1)) == (64, 256)
     assert forward.logits_at_once(base.model) == 2**28 // (4 * words)
     weight = SimpleNamespace(device=torch.device("cuda:0"), shape=(words, width))

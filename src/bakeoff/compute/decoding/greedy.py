@@ -141,12 +141,14 @@ def one_length(base: Base) -> bool:
 def rows_at_once(base: Base, tokens: int) -> int:
     """Return how many rows of so many tokens have their keys and values in the room there is, at most MOST_ROWS.
 
-    The room is CACHE_BYTES on a CPU, and a share of an accelerator's free memory, which also takes more rows.
+    The room is CACHE_BYTES on a CPU, and a share of an accelerator's free memory, which also takes more rows. Runs that
+    have the same device at the same time divide it.
     """
     row_bytes = values_per_token(base.model.config) * tokens * DTYPES[base.precision].itemsize
     if base.device.type == "cpu":
         return max(1, min(MOST_ROWS, CACHE_BYTES // row_bytes))
-    return max(1, min(MOST_ROWS_ON_DEVICE, int(CACHE_SHARE * room(base.device)) // row_bytes))
+    cache_bytes = int(CACHE_SHARE * room(base.device)) // (base.beside + 1)
+    return max(1, min(MOST_ROWS_ON_DEVICE, cache_bytes // row_bytes))
 
 
 def _decode(

@@ -51,6 +51,7 @@ class Base:
     stops: frozenset[int] = frozenset()  # ids that end an output, besides the tokenizer's end of text
     lent: bool = False  # other runs get it after this one: its weights are copied before they are changed in place
     team: Team = ALONE  # the processes that share its run
+    beside: int = 0  # how many other runs may have the same device at the same time
     own: WeakIdKeyDictionary = field(default_factory=WeakIdKeyDictionary)  # its weights, which a team may share out
 
     @property

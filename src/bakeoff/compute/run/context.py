@@ -117,7 +117,7 @@ class Work:
             self.emit(Note(text=note))
         self.calls = {"cached": base.cached, "head_alone": base.head_alone}
         base.model.get_input_embeddings().register_forward_pre_hook(self.show_life)
-        return replace(base, stops=stops_of(self.plan))
+        return replace(base, stops=stops_of(self.plan), beside=self.record.beside)
 
     def form(self, base: Base) -> AnyForm:
         """Return the form of the examples."""

@@ -13,18 +13,25 @@ MOMENTS = 2  # of AdamW, each as large as a gradient; there from the first step 
 
 
 def positions_that_fit(
-    device: torch.device, gradient_bytes: int, backward: Callable[[], object], positions: int, moments_there: bool
+    device: torch.device,
+    gradient_bytes: int,
+    backward: Callable[[], object],
+    positions: int,
+    moments_there: bool,
+    beside: int = 0,
 ) -> int:
     """Return how many positions go forward and backward at once without running out of memory, at least those of a row.
 
     `backward` computes the gradients of a row of so many `positions`, which take `gradient_bytes`; random numbers that
-    it draws are drawn again later. The optimizer's moments get room too, unless they are there already.
+    it draws are drawn again later. The optimizer's moments get room too, unless they are there already. With other runs
+    `beside` this one, each has an equal part of the device.
     """
     states = torch.get_rng_state(), random_state(device)
     taken = taken_by(device, backward)
     torch.set_rng_state(states[0])
     set_random_state(device, states[1])
     each = max(1, taken - gradient_bytes) / positions
-    left = min(int(SHARE * memory(device)[1]) - torch.accelerator.memory_allocated(device), room(device))
+    share = int(SHARE * memory(device)[1]) // (beside + 1)
+    left = min(share - torch.accelerator.memory_allocated(device), room(device))
     left -= 0 if moments_there else MOMENTS * gradient_bytes
     return max(positions, int(left / each))

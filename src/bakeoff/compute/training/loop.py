@@ -204,7 +204,7 @@ class Trainer:
                 self.scaler.scale(losses.sum()).backward()
 
         fit = positions_that_fit(
-            self.base.device, sum(sizes), backward, len(self.batches.rows[longest]), self.at.step > 0
+            self.base.device, sum(sizes), backward, len(self.batches.rows[longest]), self.at.step > 0, self.base.beside
         )
         self.at.positions = int(self.base.team.least(fit))
         self.optimizer.zero_grad()

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -26,6 +27,9 @@ Losses = list[tuple[float, int]]  # of each example: summed loss in nats, target
 PART_ELEMENTS = 1 << 19
 # Positions that an accelerator reads at once, where each may have so many bytes of its memory: few calls keep it busy.
 READ_POSITIONS, POSITION_BYTES = 2**15, 2**21
+
+# Rows of a model that go through it at once, where memory ran out with more: no validation has to find that again.
+_MOST: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
 
 def whole(members: Sequence[int]) -> AbstractContextManager[None]:
@@ -128,12 +132,13 @@ def evaluate_loss(
 
     The split's loss is the sum of the losses over the sum of the tokens (protocol rule 7), never a mean of means.
     Batches have `batch_size` rows, or more if these have together at most so many `positions` with their padding. Where
-    memory runs out, batches go through the model in parts of half as many rows. What all prompts begin with is
-    read once, unless a trunk is served. Each process of a team reads its share, and all return all losses.
+    memory runs out, batches go through the model in parts of half as many rows, also when it is evaluated again. What
+    all prompts begin with is read once, unless a trunk is served. Each process of a team reads its share, and all
+    return all losses.
     """
     asked, rows = len(rows), [rows[i] for i in base.team.share(len(rows))] if base.team.size > 1 else rows
     results: Losses = [(0.0, 0)] * len(rows)
-    totals, most = lengths_of(rows).totals, len(rows)
+    totals, most = lengths_of(rows).totals, _MOST.get(adapted, len(rows))
 
     def read(members: Sequence[int]) -> None:
         for part in parts(totals[members].tolist(), most, part_tokens(base)):
@@ -156,7 +161,7 @@ def evaluate_loss(
                 except RuntimeError as error:
                     if not out_of_memory(error) or min(most, len(members)) == 1 or base.team.sharded:
                         raise
-                most = (min(most, len(members)) + 1) // 2
+                most = _MOST[adapted] = (min(most, len(members)) + 1) // 2
     return base.team.gathered(results, asked)
 
 
