@@ -19,6 +19,7 @@ from two_rates import (
     chosen_rates,
     curves,
     curves_picture,
+    dated,
     rankings,
     rows,
     scores_picture,
@@ -75,7 +76,7 @@ Learning rates chosen by validation loss: {chosen_rates(table)}.
 The verdict at the shared rate (one seed, so intervals are over documents only):
 
 > {shared.verdict.text}
-
+{dated(document.verdict.text + shared.verdict.text)}
 ![validation loss over the steps](real-model-curves.svg)
 
 Each at its own rate:

@@ -15,6 +15,7 @@ from two_rates import (
     chosen_rates,
     curves,
     curves_picture,
+    dated,
     rankings,
     rows,
     scores_picture,
@@ -50,7 +51,7 @@ the machine, so times are left out.
 Learning rates chosen by validation loss: {chosen_rates(table)}.
 
 > {document.verdict.text}
-
+{dated(document.verdict.text)}
 ![validation loss over the steps](study-curves.svg)
 
 {without(markdown_table(document))}

@@ -13,6 +13,10 @@ import vl_convert
 
 from bakeoff.store.run_folder import Folder
 
+EARLIER = (
+    "The correction is Holm's, as it was then; since 2026-11-30 ties are judged by Shaffer's steps "
+    "([verdict](verdict.md))."
+)
 DOCS = Path(__file__).parent.parent / "docs"
 CONDITIONS = {"shared": "one shared rate, 5e-5", "tuned": "its own tuned rate"}
 COLOURS = ["#d55e00", "#0072b2"]
@@ -133,3 +137,10 @@ def without(table: str, headings: Collection[str] = TIMED) -> str:
     keep = [i for i, heading in enumerate(grid[0]) if heading not in headings]
     kept = ["| " + " | ".join(row[i] for i in keep) + " |" for row in grid]
     return "\n".join([*kept, "", *(f"{line}\n" for line in lines if not line.startswith("|"))]).rstrip()
+
+
+def dated(verdicts: str) -> str:
+    """Return a paragraph that says how verdicts were corrected that quote Holm's correction; nothing for later ones."""
+    if "Holm's correction" not in verdicts:
+        return ""
+    return f"\n{EARLIER}\n"
