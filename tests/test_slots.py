@@ -116,7 +116,8 @@ def test_probes_use_the_first_device_that_is_named_and_see_no_other(tiny_config,
     monkeypatch.setattr(torch_device, "visible", lambda: ["cuda:0", "cuda:1", "cuda:2"])
     monkeypatch.setattr("bakeoff.driver.plan.survey", lambda asked: seen.append(asked) or GPU)
     monkeypatch.setattr("bakeoff.driver.probes.subprocess.run", probed)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
     bakeoff.plan({**tiny_config, "entries": ["lora"]}, {"machine.devices": [2, 0]}, probe=True)
     assert seen == ["cuda:2", ("cuda", "2")]
 
