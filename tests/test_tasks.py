@@ -14,7 +14,8 @@ from bakeoff.analysis.cells import refuse_shared_splits
 from bakeoff.analysis.task_words import measure_text
 from bakeoff.analysis.tasks import on_a_new_task, on_tasks_and_bases_like_these, on_tasks_like_these, on_these
 from bakeoff.cli.main import main
-from bakeoff.errors import SetupError
+from bakeoff.config.grid import load_grid
+from bakeoff.errors import ConfigError, SetupError
 from bakeoff.store.tasks_document import TaskMeasure, TaskPair
 from tests.conftest import make_rows, write_rows
 
@@ -160,16 +161,63 @@ def test_tasks_that_share_a_test_split_are_refused():
             "(a on tiny): protocol.epoch: unknown key",
         ),
         ({"price": {"gpu_hour": -1}}, "price.gpu_hour"),
+        ({"name": "../../evil"}, "name: expected up to 64 letters"),
+        ({"name": "x\n\x1b[31m"}, "name: expected up to 64 letters"),
+        ({"name": [1, 2]}, "name: expected text, got a list"),
+        ({"output": 5}, "output: expected text, got 5. Try: quotes around it"),
+        ({"tasks": {"v1.0": {"data": "docstrings"}}}, "'v1.0': expected up to 28 letters"),
+        ({"tasks": {True: {"data": "docstrings"}}}, "'True': expected up to 28 letters"),
+        (
+            {"models": {"c": "base", "b-on-c": "gpt2"}, "tasks": {"a": {"data": "a.csv"}, "a-on-b": {"data": "b.csv"}}},
+            "a on b-on-c and a-on-b on c would have the same folder, a-on-b-on-c",
+        ),
+        ({"tasks": {"News": {"data": "a.csv"}, "news": {"data": "b.csv"}}}, "differs in more than the case"),
     ],
 )
 def test_a_wrong_grid_is_one_line(grid, tmp_path, change, said):
-    config = yaml.safe_load(grid[0].read_text()) | change | {"output": str(tmp_path / "out")}
+    config = yaml.safe_load(grid[0].read_text()) | {"output": str(tmp_path / "out")} | change
     file = grid[0].with_name("wrong.yaml")
     file.write_text(yaml.safe_dump(config, sort_keys=False))
     code, output = told("run", file, "--display", "none")
     assert code == 2
     assert said in output
     assert not (tmp_path / "out").exists()
+
+
+def test_a_key_of_one_cell_is_set_by_the_name_as_text(tmp_path):
+    file = tmp_path / "grid.yaml"
+    tasks = {2024: {"data": "docstrings"}, "b": {"data": {"source": "docstrings", "test_limit": 9}}}
+    file.write_text(yaml.safe_dump({"tasks": tasks, "models": {"one": "base", "two": "gpt2"}, "entries": ["lora"]}))
+    cells = load_grid(file, {"tasks.2024.data.train_limit": 7, "models.two.protocol.batch_size": 3}).cells
+    assert [(c.task, c.base, c.config.data.train_limit == 7, c.config.protocol.batch_size == 3) for c in cells] == [
+        ("2024", "one", True, False), ("b", "one", False, False), ("2024", "two", True, True), ("b", "two", False, True)
+    ]  # fmt: skip
+    file.write_text(yaml.safe_dump({"models": ["base", "gpt2"], "data": "docstrings", "entries": ["lora"]}))
+    with pytest.raises(ConfigError, match="`models` is a list, whose items have no keys. Try: names with keys"):
+        load_grid(file, {"models.gpt2.protocol.batch_size": 3})
+
+
+def test_a_grid_is_planned_whole_before_anything_trains(grid, tmp_path):
+    config = yaml.safe_load(grid[0].read_text()) | {"output": str(tmp_path / "out")}
+    config["tasks"]["second"]["data"]["test"] = "missing.jsonl"
+    file = grid[0].with_name("missing.yaml")
+    file.write_text(yaml.safe_dump(config, sort_keys=False))
+    code, output = told("run", file, "--display", "none")
+    assert (code, "(second on tiny): " in output, "missing.jsonl" in output) == (2, True, True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_entry_that_fails_in_one_cell_is_left_out_and_named(grid, tmp_path):
+    shutil.copytree(grid[1], tmp_path / "out")
+    config = yaml.safe_load(grid[0].read_text()) | {"output": str(tmp_path / "out")}
+    entries = {"last_layers": {"learning_rate": 0.01}, "lora": {"r": 4, "learning_rate": 1e30}}
+    config["tasks"]["second"]["entries"] = entries
+    file = grid[0].with_name("diverges.yaml")
+    file.write_text(yaml.safe_dump(config, sort_keys=False))
+    code, output = told("run", file, "--display", "none")
+    assert "Left out, because not finished in every bakeoff: lora." in output
+    assert "last_layers is the only entry that every bakeoff has finished" in output
+    assert code == 1
 
 
 def test_a_grid_leaves_a_folder_of_others_alone(grid, tmp_path):

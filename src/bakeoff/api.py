@@ -29,6 +29,7 @@ from bakeoff.store.run_folder import Folder
 from bakeoff.store.scratch import scratch
 
 if TYPE_CHECKING:
+    from bakeoff.config.grid import GridCell
     from bakeoff.judging.judge import Totals
     from bakeoff.serving.entries import Entries
     from bakeoff.serving.server import Server
@@ -189,25 +190,51 @@ def run_grid(
 ) -> tuple[list[Results], Path | None]:
     """Run every cell of a grid's config; return their results, and the joint page.
 
-    Each cell is a bakeoff in a folder of its own below the grid's; a finished one is not repeated. The page is None if
-    no entry has finished everywhere. Raises BakeoffError as `run` does, with the cell in front.
+    Each cell is a bakeoff in a folder of its own below the grid's; a finished one is not repeated. All are planned
+    before one begins. The page is None if no entry has finished everywhere. Raises BakeoffError as `run` does, with the
+    cell in front.
     """
     from bakeoff.config.grid import load_grid
     from bakeoff.store.grid_folder import GridFolder
 
     grid = load_grid(Path(source), overrides)
     folder = GridFolder(grid.folder)
+    folder.check_free()
+    for cell in grid.cells:  # nothing is trained before all of them can be planned
+        with of_cell(source, cell):
+            check_plan(cell.config)
     with writing(folder.path):
         folder.begin({cell.config.name: (cell.task, cell.base) for cell in grid.cells})
     results = []
     for cell in grid.cells:
-        try:
+        with of_cell(source, cell):
             results.append(run(cell.config.model_dump(mode="json"), display=display))
-        except BakeoffError as error:
-            error.args = (f"{source} ({cell.task} on {cell.base}): {error}",)
-            raise
-    done = all(result.document.status == "done" for result in results)
-    return results, over_tasks([folder.path]) if done and len(grid.cells) > 1 else None
+    rows = [result.document.entries for result in results]
+    shared = any(all(n in of and of[n].status == "done" for of in rows) for n in rows[0])
+    whole = all(result.document.status == "done" for result in results)
+    return results, over_tasks([folder.path]) if len(rows) > 1 and (shared or whole) else None
+
+
+@contextmanager
+def of_cell(source: str | Path, cell: "GridCell") -> Iterator[None]:
+    """Add the grid's file and the cell to an error."""
+    try:
+        yield
+    except BakeoffError as error:
+        error.args = (f"{source} ({cell.task} on {cell.base}): {error}",)
+        raise
+
+
+def check_plan(config: Config) -> None:
+    """Raise a BakeoffError if a bakeoff cannot be planned; one that is finished as it is was planned before."""
+    from bakeoff.compute.model.loading import tokenizer_here
+    from bakeoff.driver.again import unchanged
+
+    check_installed(config)
+    config = pinned(config, Folder(config.folder))
+    check_free(Folder(config.folder), config)
+    if not unchanged(config, Folder(config.folder)):
+        make_plan(config, tokenizer_here(config.model, config.pin))
 
 
 def over_tasks(paths: Sequence[str | Path], output: str | Path | None = None) -> Path:

@@ -107,9 +107,10 @@ def run_grid_and_show(file: Path, settings: tuple[str, ...], display: str) -> No
     results, page = api.run_grid(file, parse(settings), display)
     for result in results:
         say(f"{result.document.name}: {result.verdict}")
-    if page is None:
+    if page is not None:
+        print_tasks(page)
+    if any(result.document.status != "done" for result in results):
         sys.exit(1)
-    print_tasks(page)
 
 
 def print_tasks(page: Path, as_json: bool = False) -> None:

@@ -25,19 +25,20 @@ class GridFolder:
         return read_mapping(self.grid_file).get("made_by") == MADE_BY
 
     def begin(self, cells: Mapping[str, tuple[str, str]]) -> None:
-        """Make the folder, with the task and base of each cell by the name of its folder.
+        """Make the folder, with the task and base of each cell by the name of its folder."""
+        self.check_free()
+        self.path.mkdir(parents=True, exist_ok=True)
+        rows = [{"folder": name, "task": task, "base": base} for name, (task, base) in cells.items()]
+        write_json(self.grid_file, {"made_by": MADE_BY, "cells": rows})
 
-        Raises SetupError if it has files of another kind.
-        """
+    def check_free(self) -> None:
+        """Raise SetupError if the folder is none, a link, or has files of another kind."""
         if self.path.exists() and not self.path.is_dir():
             raise SetupError(f"{self.path}: is a file, expected a folder. Try: another name, or -s output=FOLDER")
         if self.path.is_symlink() or self.grid_file.is_symlink():
             raise SetupError(f"{self.path}: is a link, or grid.json in it is. Try: another name, or -s output=FOLDER")
         if self.path.exists() and not self.is_grid() and any(self.path.iterdir()):
             raise SetupError(f"{self.path}: contains other files. Try: another name, or -s output=FOLDER")
-        self.path.mkdir(parents=True, exist_ok=True)
-        rows = [{"folder": name, "task": task, "base": base} for name, (task, base) in cells.items()]
-        write_json(self.grid_file, {"made_by": MADE_BY, "cells": rows})
 
     def cells(self) -> dict[Path, tuple[str, str]]:
         """Return the task and base of each cell's folder that has a plan; raise SetupError if the list is damaged."""
