@@ -76,6 +76,21 @@ def test_a_base_is_loaded_once_for_each_way_to_store_it():
     assert found.seconds == pytest.approx(sum(entry.seconds for entry in found.entries.values()) + 7.0 + 20.0)
 
 
+def test_the_first_round_alone_is_compared_with_the_budget():
+    rounds = document(looks=[2, 3], config={"protocol": {"budget": 60.0}})
+    found = expected_costs(rounds, ProtocolConfig(epochs=2), {"lora": MEASURED})
+    assert found.first_round_seconds - 7 == pytest.approx((found.seconds - 7) * 2 / 3)
+    for seconds, end in (
+        (50.0, ""),
+        (90.0, ", which is over protocol.budget (60 s), so no seeds would be added after"),
+    ):
+        forecast = found.model_copy(update={"first_round_seconds": seconds})
+        lines = forecast_lines(rounds.model_copy(update={"forecast": forecast}))
+        (line,) = [line for line in lines if line.startswith("the first round")]
+        assert line.startswith(f"the first round of seeds: about {seconds:.0f} s{end}")
+        assert bool(end) == ("Try: a larger budget" in line)
+
+
 def test_what_does_not_fit_is_named():
     large = expected_costs(document(), ProtocolConfig(epochs=2), {"lora": {**MEASURED, "peak_bytes": 1200}})
     assert large.too_large == ["lora"]

@@ -1,6 +1,7 @@
 """Seeds in rounds: looks that are paid for, decided by records alone, whatever ends a bakeoff."""
 
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy
 import pytest
@@ -13,8 +14,12 @@ from bakeoff import running
 from bakeoff.analysis.boundary import boundary
 from bakeoff.analysis.replay import replay
 from bakeoff.analysis.statistics import Scores
+from bakeoff.config.loading import load_config
 from bakeoff.config.sections import SeedRange
-from bakeoff.errors import BakeoffError
+from bakeoff.driver.plan import check_fixed, looked_at
+from bakeoff.driver.rounds import release
+from bakeoff.errors import BakeoffError, SetupError
+from bakeoff.store.records import Run
 from bakeoff.store.run_folder import Folder
 from tests.conftest import Inline, inline
 
@@ -115,6 +120,39 @@ def test_decisions_are_those_of_the_records_however_often_they_are_taken_again()
         assert (again.counts, again.states, seeds) == (whole.counts, whole.states, whole.counts)
 
 
+def lock(done, failed=(), looks=(3, 5), entries="abc", before=(3, 5)):
+    """Return a folder with these records, and its last plan."""
+    runs = [Run(f"{e}{i}", e, "entry", "lora", {}, i, 1) for e in entries for i in range(looks[-1])]
+    records = {n: SimpleNamespace(status="done") for n in done} | {n: SimpleNamespace(status="failed") for n in failed}
+
+    def run(name):
+        record = records.get(name)
+        return SimpleNamespace(finished=lambda: record if name in done else None, result=lambda: record)
+
+    plan = SimpleNamespace(runs=runs, looks=list(before))
+    return SimpleNamespace(run=run, last_plan=lambda: plan), plan
+
+
+def test_an_entry_that_has_failed_does_not_open_the_range_again():
+    first = [f"{e}{i}" for e in "ab" for i in range(3)]
+    assert not looked_at(*lock(first))
+    assert looked_at(*lock(first, failed=["c0"]))
+    assert not looked_at(*lock(first[:-1], failed=["c0"]))
+    assert not looked_at(*lock([], failed=["a0", "b0", "c0"]))
+
+
+def test_a_range_is_not_chosen_after_a_look_at_fixed_seeds(tiny_config):
+    config = load_config(tiny_config | {"protocol": {"seeds": {"min": 3, "max": 5}}})
+    seen = [f"{e}{i}" for e in "abc" for i in range(3)]
+    folder, plan = lock(seen, before=())
+    with pytest.raises(SetupError, match="protocol.seeds: results of 5 seeds were looked at; a range now would void"):
+        check_fixed(config, folder, plan.runs)
+    folder, plan = lock(seen[:-1], before=())
+    check_fixed(config, folder, plan.runs)
+    folder, plan = lock(seen)
+    check_fixed(config, folder, plan.runs)
+
+
 @pytest.fixture
 def rounds_config(tiny_config):
     """A bakeoff of three entries with three to five seeds."""
@@ -180,9 +218,25 @@ def test_a_budget_ends_rounds_and_a_larger_one_resumes_them(rounds_config, capsy
     assert "protocol.budget: " in capsys.readouterr().err
     assert set(first.rounds.seeds.values()) == {3}
     assert len(first.rounds.waiting) >= 2
-    assert "Seeds are added in rounds: " in first.text
+    assert "protocol.budget (0.01 s) has no room for the next one, to 4 seeds of " in first.text
+    assert first.rounds.budget == 0.01
     last = bakeoff.run(rounds_config, {"protocol.budget": "1d"}, display="none").document.verdict
-    assert max(last.rounds.seeds.values()) == 5
+    assert (max(last.rounds.seeds.values()), last.rounds.budget) == (5, None)
+
+
+@pytest.mark.parametrize(
+    ("failed", "ended", "left"),
+    [
+        ([], False, ["b4"]), ([], True, ["a3", "a4", "b4"]), (["c1"], False, ["b4", "c3", "c4"]),
+        (["c3"], False, ["b4", "c4"]),
+    ],
+)  # fmt: skip
+def test_runs_that_are_not_needed_leave_the_forecast(failed, ended, left):
+    folder, plan = lock(["b3"], failed=failed, looks=(3, 4, 5), entries="abc" if failed else "ab")
+    rounds = SimpleNamespace(looks=(3, 4, 5), counts={"a": 3, "b": 4}, wanted={"a": 4})
+    told = []
+    release(folder, plan, rounds, SimpleNamespace(handle=lambda event: told.append(event.run)), ended)
+    assert told == left
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,11 @@ from bakeoff.analysis.yardstick import Yardstick
 from bakeoff.store.results_document import LookRow, Pair, RoundsFacts, Verdict
 
 
-def rounds_facts(rounds: Rounds, best: str | None) -> RoundsFacts:
-    """Return the facts of rounds for results.json, with the looks at the best entry's pairs."""
+def rounds_facts(rounds: Rounds, best: str | None, budget: float | None) -> RoundsFacts:
+    """Return the facts of rounds for results.json, with the looks at the best entry's pairs.
+
+    `budget` has ended them, if it is not None.
+    """
     limits = [detectable(pair, rounds.bound, len(rounds.names), limit=True) for pair in rounds.pairs.values()]
     known = [limit for limit in limits if limit is not None]
     rows = []
@@ -27,7 +30,13 @@ def rounds_facts(rounds: Rounds, best: str | None) -> RoundsFacts:
     return RoundsFacts(
         looks=list(rounds.looks), taken=len(rounds.taken), seeds=dict(rounds.counts), waiting=rounds.wanted,
         limit=median_high(known) if known else None, rows=rows,
+        budget=budget,
     )  # fmt: skip
+
+
+def time_of(seconds: float) -> str:
+    """Return a budget in words."""
+    return f"{seconds:,.4g} s" if seconds < 600 else f"{seconds / 3600:,.4g} h"
 
 
 def why_tied(pairs: Sequence[Pair], facts: RoundsFacts, by: Yardstick) -> list[str]:
@@ -56,7 +65,12 @@ def how_it_went(verdict: Verdict, facts: RoundsFacts, by: Yardstick) -> list[str
     runs = f"{sum(facts.seeds.values())} of at most {most} runs"
     if facts.waiting:
         names, seeds = list(facts.waiting), max(facts.waiting.values())
-        parts = [f"Seeds are added in rounds: {counts}; the next look is at {seeds} seeds of {listed(names)}."]
+        parts = [
+            f"Seeds are added in rounds: {counts}; the next look is at {seeds} seeds of {listed(names)}."
+            if facts.budget is None
+            else f"Seeds were added in rounds: {counts}; protocol.budget ({time_of(facts.budget)}) has no room for the "
+            f"next one, to {seeds} seeds of {listed(names)}."
+        ]
     else:
         parts = [f"Seeds were added in rounds, where more could still decide something: {counts}; {runs}."]
     if verdict.detectable_gap is not None:

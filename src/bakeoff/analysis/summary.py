@@ -10,6 +10,7 @@ from bakeoff.analysis.convergence import converged
 from bakeoff.analysis.pairs import LOSS
 from bakeoff.analysis.preference_words import preference_sentences
 from bakeoff.analysis.replay import in_rounds, leading, replay
+from bakeoff.analysis.round_budget import OverBudget, next_round, over_budget
 from bakeoff.analysis.rounds import Rounds
 from bakeoff.analysis.statistics import Estimate, Resamples, Scores, estimate
 from bakeoff.analysis.tasting import preferences
@@ -64,7 +65,8 @@ def summarize(folder: Folder) -> ResultsDocument:
     compared = {name: row for name, row in rows.items() if row.status != "not run"}
     statuses = {row.status for row in compared.values()}
     tasted = preferences(folder, plan, rows, clusters)
-    verdict = make_verdict(compared, estimates, yardstick(plan, config), rounds)
+    over = ended_by(folder, plan, config, rounds, results) if rounds else None
+    verdict = make_verdict(compared, estimates, yardstick(plan, config), rounds, over.budget if over else None)
     if tasted:
         verdict = verdict.model_copy(update={"text": " ".join([verdict.text, *preference_sentences(tasted)])})
     return ResultsDocument(
@@ -121,6 +123,15 @@ def needed(rounds: Rounds, config: Config) -> dict[str, int]:
     """
     ended = config.protocol.budget is not None and bool(rounds.taken)
     return {name: count if ended else rounds.seen_with(name) for name, count in rounds.counts.items()}
+
+
+def ended_by(
+    folder: Folder, plan: PlanDocument, config: Config, rounds: Rounds, results: Mapping[str, RunResult | None]
+) -> OverBudget | None:
+    """Return the budget that has ended the rounds, if one has."""
+    wanted = next_round(plan, rounds.wanted if rounds.taken else {})
+    left = [run for run in wanted if (result := results[run.id]) is None or result.status != "done"]
+    return over_budget(folder, plan, left, config.protocol.budget)
 
 
 def rounds_so_far(

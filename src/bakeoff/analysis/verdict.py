@@ -43,11 +43,14 @@ def ranked(rows: Rows, estimates: Estimates, metric: str, rounds: Rounds | None)
     return entries if first is None else [first, *(n for n in entries if n != first)]
 
 
-def make_verdict(rows: Rows, estimates: Estimates, by: Yardstick, rounds: Rounds | None = None) -> Verdict:
+def make_verdict(
+    rows: Rows, estimates: Estimates, by: Yardstick, rounds: Rounds | None = None, budget: float | None = None
+) -> Verdict:
     """Return the verdict from every row's facts and from estimates by (name, metric); entries are ranked `by` a score.
 
     An entry is tied with the best if the pair's p value, corrected for all pairs, is 0.05 or more. In every pair the
-    higher score is first. With seeds in `rounds` pairs are those of its looks.
+    higher score is first. With seeds in `rounds` pairs are those of its looks; a `budget`
+    in seconds may have ended them.
     """
     entries = ranked(rows, estimates, by.metric, rounds)
     names = [rounds.ahead(a, b) if rounds else (a, b) for a, b in combinations(entries, 2)]
@@ -81,7 +84,7 @@ def make_verdict(rows: Rows, estimates: Estimates, by: Yardstick, rounds: Rounds
         worth=worth,
         worth_given=by.worth is not None,
         near_best=near,
-        rounds=rounds_facts(rounds, best) if rounds else None,
+        rounds=rounds_facts(rounds, best, budget) if rounds else None,
         recommendations=recommendations([best, *tied] if best else [], near, rows),
     )
     first = " ".join([headline(facts, estimates, by), *prompts_as_good(facts, by)])

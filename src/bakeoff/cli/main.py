@@ -107,17 +107,19 @@ def run_grid_and_show(file: Path, settings: tuple[str, ...], display: str) -> No
     results, page = api.run_grid(file, parse(settings), display)
     for result in results:
         say(f"{result.document.name}: {result.verdict}")
-    if page is not None:
+    if page:
         print_tasks(page)
     if any(result.document.status != "done" for result in results):
         sys.exit(1)
 
 
 def print_tasks(page: Path, as_json: bool = False) -> None:
-    """Print the joint table and verdict of a page."""
-    from bakeoff.report.tasks import stored_tasks, tasks_table
+    """Print the joint table and verdict of a page; say it if what is known of a grid's runs has changed since."""
+    from bakeoff.report.tasks import stale, stored_tasks, tasks_table
 
     document = stored_tasks(page)
+    if line := stale(document, page):
+        whisper(line)
     if as_json:
         click.echo(json.dumps(document.row(), indent=1))
         return
@@ -164,8 +166,7 @@ def plan(file: Path, settings: tuple[str, ...], probe: bool, trust: bool, as_jso
 
     grid = load_grid(file, parse(settings)) if is_grid(file) else None
     if grid:
-        cells = [cell.config.model_dump(mode="json") for cell in grid.cells]
-        documents = [make(cell, probe=probe, trust=trust) for cell in cells]
+        documents = [make(cell.config.model_dump(mode="json"), probe=probe, trust=trust) for cell in grid.cells]
     else:
         documents = [make(file, parse(settings), probe, trust)]
     if as_json:
@@ -186,8 +187,9 @@ def plan(file: Path, settings: tuple[str, ...], probe: bool, trust: bool, as_jso
 @click.option(
     "--prefer",
     type=click.Choice(["quality", "memory", "size", "time"]),
-    help="Also recommend one of the entries tied with the best: the one with the lowest validation loss (quality), "
-    "peak memory (memory), adapter size (size) or training time (time).",
+    help="Also recommend an entry: of those tied with the best, the one with the lowest validation loss (quality); of "
+    "those shown to be within protocol.worth of it, the one with the lowest peak memory (memory), smallest adapter "
+    "(size) or shortest training (time).",
 )
 @AS_JSON
 def show(folder: Path, prefer: str | None, as_json: bool) -> None:
@@ -203,7 +205,6 @@ def show(folder: Path, prefer: str | None, as_json: bool) -> None:
     if grid.is_grid() and not prefer:
         print_tasks(grid.page, as_json)
         return
-
     document = load_results(folder).document
     text, shown = None, document.row()
     if prefer:

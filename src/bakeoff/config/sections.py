@@ -135,8 +135,8 @@ class ProtocolConfig(Section):
     budget: float | None = Field(
         None,
         gt=0,
-        description="time for all runs together, for example 4h, where `seeds` are in rounds: no round is begun that "
-        "would not fit; null: no limit",
+        description="time for all runs together, for example 4h, where `seeds` are in rounds: after the first round, "
+        "which always runs, none is begun that would not fit; null: no limit",
     )
     worth: float | None = Field(
         None,

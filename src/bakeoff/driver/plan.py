@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bakeoff import __version__
+from bakeoff.analysis.replay import in_rounds
 from bakeoff.config.config import Config
 from bakeoff.config.planned import planned
 from bakeoff.data.examples import Example
@@ -116,6 +117,7 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
     schedules = schedule_findings(config.protocol.schedule, methods)
     findings = [*examples.findings, *context, *schedules, *precision_findings(config, device), *found, *memory.findings]
     runs = make_runs(config.protocol, baselines, entries, steps, held_equal)
+    check_fixed(config, folder, runs)
     document = PlanDocument.model_validate({
         "schema": SCHEMA, "name": config.name, "version": __version__,
         "model": model_facts(config, shapes),
@@ -165,10 +167,29 @@ def check_rounds(config: Config, folder: Folder) -> None:
 
 
 def looked_at(folder: Folder, plan: PlanDocument) -> bool:
-    """Return whether all entries of a plan in rounds have had the first number of seeds."""
-    finals = [run for run in plan.runs if run.kind == "entry"]
-    done = Counter(run.entry for run in finals if folder.run(run.id).finished())
-    return all(done[run.entry] >= plan.looks[0] for run in finals)
+    """Return whether all entries of a plan in rounds that take part in the looks have had the first number of seeds."""
+    finals = [run.id for run in plan.runs if run.kind == "entry"]
+    records = {run_id: folder.run(run_id).finished() or folder.run(run_id).result() for run_id in finals}
+    looking = in_rounds(plan, records)
+    done = [sum(bool((r := records[run.id]) and r.status == "done") for run in group) for group in looking.values()]
+    return bool(done) and min(done) >= plan.looks[0]
+
+
+def check_fixed(config: Config, folder: Folder, runs: Sequence[Run]) -> None:
+    """Raise SetupError if the first look of a range was taken while the number of seeds was fixed: that is a choice."""
+    looks, before = config.protocol.looks, folder.last_plan()
+    if not looks or before is None or before.looks:
+        return
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        if run.kind == "entry":
+            groups.setdefault(run.entry, []).append(run)
+    if all(folder.run(run.id).finished() for group in groups.values() for run in group[: looks[0]]):
+        fixed = max(Counter(run.entry for run in before.runs if run.kind == "entry").values())
+        raise SetupError(
+            f"protocol.seeds: results of {fixed} seeds were looked at; a range now would void the error rate of 5 %. "
+            f"Try: seeds: {fixed}, or a new bakeoff with -s output=FOLDER and another protocol.seed"
+        )
 
 
 def in_ids(chat: ChatFacts | None) -> dict[str, str]:

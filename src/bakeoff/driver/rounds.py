@@ -3,15 +3,14 @@
 from collections.abc import Iterator
 
 from bakeoff.analysis.caveats import listed
+from bakeoff.analysis.round_budget import OverBudget, next_round, over_budget
 from bakeoff.analysis.rounds import Rounds, chance
 from bakeoff.analysis.summary import read_clusters, rounds_so_far
 from bakeoff.driver.bus import Bus
 from bakeoff.driver.plan import Plan
 from bakeoff.store.events import NOT_NEEDED, State
-from bakeoff.store.records import Run, RunResult
+from bakeoff.store.records import Run
 from bakeoff.store.run_folder import Folder
-
-SPENT = ("train_seconds", "setup_seconds", "evaluation_seconds", "generation_seconds")
 
 
 def later_rounds(folder: Folder, planned: Plan, bus: Bus) -> Iterator[list[Run]]:
@@ -25,13 +24,13 @@ def later_rounds(folder: Folder, planned: Plan, bus: Bus) -> Iterator[list[Run]]
         for number in range(told, len(rounds.taken)):
             bus.note(told_by(rounds, number))
         told, now = len(rounds.taken), (len(rounds.taken), rounds.wanted)
-        if rounds.taken:
-            release(planned, rounds, bus)
+        release(folder, planned, rounds, bus)
         following = missing(folder, planned, rounds.wanted) if rounds.taken else []
         if not following or now == before:
             return
-        if line := over_budget(folder, planned, following):
-            bus.note(line)
+        if over := over_budget(folder, planned.document, following, planned.config.protocol.budget):
+            bus.note(told_of(over))
+            release(folder, planned, rounds, bus, ended=True)
             return
         yield following
         before = now
@@ -39,11 +38,8 @@ def later_rounds(folder: Folder, planned: Plan, bus: Bus) -> Iterator[list[Run]]
 
 def missing(folder: Folder, planned: Plan, wanted: dict[str, int]) -> list[Run]:
     """Return the final runs that are not done, of the first seeds that a look wants of each entry."""
-    found = []
-    for name, seeds in wanted.items():
-        finals = [run for run in planned.runs if run.kind == "entry" and run.entry == name]
-        found += [run for run in finals[:seeds] if not folder.is_complete(run.id, planned.document)]
-    return found
+    runs = next_round(planned.document, wanted)
+    return [run for run in runs if not folder.is_complete(run.id, planned.document)]
 
 
 def told_by(rounds: Rounds, number: int) -> str:
@@ -64,36 +60,24 @@ def told_by(rounds: Rounds, number: int) -> str:
     return f"{line}: {following}; still open: {listed(still)}"
 
 
-def release(planned: Plan, rounds: Rounds, bus: Bus) -> None:
-    """Tell the displays which planned runs are not needed: those of entries that get no more seeds."""
-    ends = {name: rounds.looks[-1] if name in rounds.wanted else count for name, count in rounds.counts.items()}
+def release(folder: Folder, planned: Plan, rounds: Rounds, bus: Bus, ended: bool = False) -> None:
+    """Tell the displays which planned runs are not needed: those of entries that get no more seeds.
+
+    These are entries that are decided on; those that have failed, after the first look's runs; where a budget has
+    `ended` the rounds, all.
+    """
+    ends = {run.entry: rounds.looks[0] for run in planned.runs if run.kind == "entry"}
+    for name, count in rounds.counts.items():
+        ends[name] = rounds.looks[-1] if name in rounds.wanted and not ended else count
     for name, end in ends.items():
         for run in [run for run in planned.runs if run.kind == "entry" and run.entry == name][end:]:
-            bus.handle(State(run=run.id, state=NOT_NEEDED))
+            if folder.run(run.id).result() is None:
+                bus.handle(State(run=run.id, state=NOT_NEEDED))
 
 
-def over_budget(folder: Folder, planned: Plan, following: list[Run]) -> str | None:
-    """Return in a line that a round does not fit into the budget; None if it does, or there is none.
-
-    The time is that of all records, so that an interrupt does not change it. It does not look at scores, so the error
-    rate stays as it is.
-    """
-    budget = planned.config.protocol.budget
-    if budget is None:
-        return None
-    known = [result for run in planned.runs if (result := folder.run(run.id).result())]
-    spent, expected = sum(map(seconds, known)), 0.0
-    for run in following:
-        own = [seconds(result) for result in known if result.run.kind == "entry" and result.run.entry == run.entry]
-        expected += sum(own) / max(1, len(own))
-    if spent + expected <= budget:
-        return None
+def told_of(over: OverBudget) -> str:
+    """Return in a line that a round does not fit into the budget."""
     return (
-        f"protocol.budget: {spent:,.0f} s of {budget:,.0f} s are spent, and the next round would take about "
-        f"{expected:,.0f} s, so it is not begun. Try: a larger budget; the error rate stays as it is"
+        f"protocol.budget: {over.spent:,.0f} s of {over.budget:,.0f} s are spent, and the next round would take about "
+        f"{over.expected:,.0f} s, so it is not begun. Try: a larger budget; the error rate stays as it is"
     )
-
-
-def seconds(result: RunResult) -> float:
-    """Return how long a run took."""
-    return sum(result.costs.get(name) or 0.0 for name in SPENT)

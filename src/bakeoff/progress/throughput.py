@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
+from bakeoff.analysis.round_budget import next_round
 from bakeoff.config.sections import ProtocolConfig
 from bakeoff.scoring.baselines import takes_model
 from bakeoff.store.plan_document import EntryForecast, PlanDocument, PlanForecast, Span
@@ -92,9 +93,20 @@ class Rates:
 def expected_costs(plan: PlanDocument, protocol: ProtocolConfig, probes: Mapping[str, Probe]) -> PlanForecast:
     """Return seconds and peak bytes of each entry's runs with its trials, and the seconds of all entries.
 
-    An extension of the trials counts in proportion to its probability. Baselines, saving and storing a trunk do not.
-    Loading the base counts once for each way to store it, and among the seconds of all entries only.
+    With seeds in rounds those of the first round alone, too. An extension of the trials counts in proportion to its
+    probability. Baselines, saving and storing a trunk do not. Loading the base counts once for each way to store it,
+    and among the seconds of all entries only.
     """
+    forecast = costs_of(plan, protocol, probes)
+    if not plan.looks:
+        return forecast
+    finals = next_round(plan, dict.fromkeys(plan.entries, plan.looks[0]))
+    first = plan.model_copy(update={"runs": [*(run for run in plan.runs if run.kind != "entry"), *finals]})
+    return forecast.model_copy(update={"first_round_seconds": costs_of(first, protocol, probes).seconds})
+
+
+def costs_of(plan: PlanDocument, protocol: ProtocolConfig, probes: Mapping[str, Probe]) -> PlanForecast:
+    """Return the costs of the runs that a plan has."""
     rates, entries, loads = Rates(plan, protocol), dict[str, EntryForecast](), dict[str, float]()
     work = rates.planned({})
     for name, probe in probes.items():

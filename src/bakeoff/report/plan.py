@@ -123,7 +123,21 @@ def forecast_lines(plan: PlanDocument) -> list[str]:
     if forecast.seconds is not None:
         most = "at most " if plan.looks else ""
         lines.append(f"all entries: {most}about {duration(forecast.seconds)}, without baselines and the trunk cache")
+    lines += first_round(plan, forecast.first_round_seconds)
     return lines + no_room(plan) + together(plan)
+
+
+def first_round(plan: PlanDocument, seconds: float | None) -> list[str]:
+    """Return a line on the time of the first round of seeds, which always runs, whatever the budget."""
+    if seconds is None:
+        return []
+    line, budget = f"the first round of seeds: about {duration(seconds)}", plan.config["protocol"]["budget"]
+    if budget is None or seconds <= budget:
+        return [line]
+    return [
+        f"{line}, which is over protocol.budget ({duration(budget)}), so no seeds would be added after it. Try: a "
+        "larger budget, or fewer entries or trials"
+    ]
 
 
 def together(plan: PlanDocument) -> list[str]:

@@ -174,11 +174,15 @@ class EntryForecast(Document):
 
 
 class PlanForecast(Document):
-    """What a probe measured for a plan. `seconds` is the sum over all entries; `too_large` names what will not fit."""
+    """What a probe measured for a plan. `seconds` is the sum over all entries; `too_large` names what will not fit.
+
+    With seeds in rounds `first_round_seconds` is the sum for the runs before the first look.
+    """
 
     entries: dict[Name, EntryForecast]
     seconds: Number | None
     too_large: list[Name]
+    first_round_seconds: Number | None = None
 
 
 def run_of(row: Any) -> Run:

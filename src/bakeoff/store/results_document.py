@@ -65,7 +65,8 @@ class RoundsFacts(Document):
     """Seeds in rounds. `looks` were planned, so many are `taken`; `seeds` are those of each entry so far.
 
     `waiting` has how many seeds the next look needs of the entries that may still be told apart. `limit` is the
-    detectable gap with any number of seeds. `rows` are the best entry's pairs at each look.
+    detectable gap with any number of seeds. `rows` are the best entry's pairs at each look. `budget` is the one, in
+    seconds, that has ended the rounds; null if none has.
     """
 
     looks: list[int]
@@ -74,6 +75,7 @@ class RoundsFacts(Document):
     waiting: dict[str, int]
     limit: float | None
     rows: list[LookRow]
+    budget: float | None = None
 
 
 class Verdict(Document):
