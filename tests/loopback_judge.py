@@ -13,10 +13,10 @@ def longest(one, two):
 
 
 @contextlib.contextmanager
-def judging(say=longest, version=lambda count: "judge-1", status=lambda count: 200, seconds=0.0):
+def judging(say=longest, version=lambda count: "judge-1", status=lambda count: 200, seconds=0.0, location=None):
     """Yield the address of a server that answers as a judge, and the list of questions that it was asked.
 
-    `say` gets both outputs; `version` and `status` get the number of the request.
+    `say` gets both outputs; `version` and `status` get the number of the request. `location` is sent as a header.
     """
     asked = []
 
@@ -38,6 +38,8 @@ def judging(say=longest, version=lambda count: "judge-1", status=lambda count: 2
                 self.send_header("content-type", "application/json")
                 self.send_header("content-length", str(len(answer)))
                 self.send_header("retry-after-ms", "1")
+                if location:
+                    self.send_header("location", location)
                 self.end_headers()
                 self.wfile.write(answer)
 

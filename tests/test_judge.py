@@ -5,9 +5,12 @@ import pytest
 from click.testing import CliRunner
 
 import bakeoff
+from bakeoff.analysis.summary import summarize
 from bakeoff.cli.main import main
+from bakeoff.config.machine import JudgeConfig
 from bakeoff.errors import BakeoffError
 from bakeoff.judging.client import choice_of
+from bakeoff.judging.judge import questions
 from bakeoff.store.votes import read_judgements
 from tests.loopback_judge import judging, longest
 from tests.test_tasting import tasted, vote_all
@@ -89,12 +92,41 @@ def test_what_fails_is_asked_again_and_nothing_is_lost(distinct):
         judged(distinct, url, parallel=1, criteria="Slow.", seconds=0.05)
 
 
-def test_votes_and_judge_are_joined(distinct):
+def test_documents_with_votes_are_judged_first_and_the_others_in_no_order_of_the_file(distinct):
+    with tasted(distinct.path, *PAIR, pairs=3) as server:
+        vote_all(server, lambda shown: "left")
+        voted = {item.place for item in server.tasting.items}
+    document = bakeoff.load_results(distinct.path).document
+    config = JudgeConfig(base_url="http://127.0.0.1:9/v1", model="x")
+    places = [q.place for q in questions(distinct, document, [PAIR], config)]
+    assert set(places[: 2 * len(voted)]) == voted
+    assert places[::2] == places[1::2]  # both orders of a document before the next one
+    assert places != sorted(places)
+    few = [q.place for q in questions(distinct, document, [PAIR], config.model_copy(update={"documents": 4}))]
+    assert few == places[:8]
+
+
+def test_a_judge_that_points_elsewhere_is_not_followed(distinct):
+    with (
+        judging() as (other, never),
+        judging(status=lambda count: 307, location=f"{other}/chat/completions") as (url, _),
+    ):
+        with pytest.raises(BakeoffError, match="Error code: 307"):
+            judged(distinct, url, parallel=1)
+        assert never == []
+
+
+def test_votes_and_judge_are_joined_from_enough_labels_on(distinct, monkeypatch):
     with judging() as (url, _):
         judged(distinct, url)
     with tasted(distinct.path, *PAIR, pairs=6) as server:
         vote_all(server, lambda shown: {"1": "left", "2": "right"}.get(longest(shown["left"], shown["right"]), "tie"))
     row, text = preference(distinct)
+    assert (row.by, row.labels, row.judged, row.weight) == ("people", 6, 10, 0.0)
+    assert "a judge is joined from 20 documents with votes on, so it is left out here" in text
+    monkeypatch.setattr("bakeoff.analysis.tasting.JOINED", 6)
+    document = summarize(distinct)
+    (row,), text = document.preferences, document.verdict.text
     assert (row.by, row.labels, row.judged, row.agreement) == ("people and judge", 6, 10, 1.0)
     assert numpy.isclose(row.net, row.judge_net, atol=0.05)  # they always agree, so all documents count
     assert "joined with the judge judge-1 on 10" in text

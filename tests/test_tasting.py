@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+from dataclasses import replace
 
 import numpy
 import pytest
@@ -161,6 +162,7 @@ def test_other_machines_need_the_key_in_the_address(distinct):
         ({"number": 999, "choice": "left"}, 404), ({"number": 0, "choice": "first"}, 422), ({"choice": "left"}, 422),
         ({"number": -1, "choice": "left"}, 422), ({"taster": ""}, 422), ({"number": 0, "choice": "tie", "x": 1}, 422),
         ({"number": 0, "choice": "tie", "note": "n" * 3000}, 422), ({"note": "n" * 30_000}, 413), (b"[[[", 422),
+        (b'{"taster": "\\ud800"}', 422),
     ],
 )  # fmt: skip
 def test_a_wrong_request_keeps_nothing(distinct, body, status):
@@ -170,6 +172,14 @@ def test_a_wrong_request_keeps_nothing(distinct, body, status):
         assert call(server, "POST", "/vote", {"taster": "a"}, {"origin": "http://evil.example"})[0] == 403
         assert call(server, "POST", "/show", {"taster": "a"}, {"host": "evil.example"})[0] == 403
     assert not distinct.votes_file.exists()
+
+
+def test_equal_outputs_of_a_changed_bakeoff_are_an_answer_not_a_fault(distinct):
+    with tasted(distinct.path, "lora", "last_layers", pairs=2) as server:
+        server.tasting.items = [replace(item, texts=("same", "same")) for item in server.tasting.items]
+        distinct.plan_file.write_text(distinct.plan_file.read_text() + " ")
+        status, found = ask(server, "/show")
+    assert (status, "the bakeoff has changed" in found["error"]) == (409, True)
 
 
 @pytest.mark.parametrize(

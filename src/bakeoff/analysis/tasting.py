@@ -9,13 +9,14 @@ import numpy
 
 from bakeoff.analysis.level import LEVEL
 from bakeoff.analysis.multiplicity import holm
-from bakeoff.analysis.two_phase import NetWins, from_judge, from_people, labels_needed
+from bakeoff.analysis.two_phase import JOINED, NetWins, from_judge, from_people, labels_needed
 from bakeoff.store.plan_document import PlanDocument
 from bakeoff.store.results_document import Preference, ResultsRow
 from bakeoff.store.run_folder import Folder
 from bakeoff.store.votes import WORTH, Choice, Judgement, PairRow, Vote, outputs_hash, read_judgements, read_votes
 
 UNSEEN = "the judge has not seen all documents with votes, so it is left out here"
+FEW = "a judge is joined from {joined} documents with votes on, so it is left out here"
 Pair = tuple[str, str]
 Place = tuple[int, str, str]  # of a test example, and the two runs
 
@@ -124,7 +125,7 @@ def preference(pair: Pair, said: Said, clusters: Sequence[str], seeds: Mapping[t
     alone = from_judge(judged.table) if judged.numbers else None
     of_judge = [judged.value(name, seed_of[name]) for name in labels]
     people = numpy.array(list(labels.values()))
-    if labels and alone and None not in of_judge:
+    if len(labels) >= JOINED and alone and None not in of_judge:
         found, by = from_people(people, numpy.array(of_judge, dtype=float), judged.table), "people and judge"
     elif labels:
         found, by = from_people(people), "people"
@@ -214,8 +215,13 @@ def row_of(
         unanswered=judged.unanswered, judge=(last.model or last.asked_model) if last else None,
         judge_net=alone.value if alone else None,
         judge_tokens=sum(r.prompt_tokens + r.answer_tokens for r in said.judges if last and r.judge == last.judge),
-        notes=[*notes(said), *([UNSEEN] if by == "people" and judged.numbers else [])],
+        notes=[*notes(said), *left_out(labels, by == "people" and bool(judged.numbers))],
     )  # fmt: skip
+
+
+def left_out(labels: Mapping[str, float], judged_too: bool) -> list[str]:
+    """Return why a judge's labels were not joined with people's, if there are some."""
+    return [FEW.format(joined=JOINED) if len(labels) < JOINED else UNSEEN] if judged_too else []
 
 
 def notes(said: Said) -> list[str]:

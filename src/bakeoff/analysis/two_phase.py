@@ -17,6 +17,7 @@ from bakeoff.analysis.statistics import POWER
 
 Array = NDArray[numpy.float64]
 FEWEST = 3  # labels, below which there is no interval
+JOINED = 20  # labels, below which a judge is not joined: its fitted weight would make the interval too narrow
 
 
 @dataclass(frozen=True)

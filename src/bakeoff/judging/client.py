@@ -44,9 +44,11 @@ class Judge:
         if not key:
             raise SetupError(f"judge.key_variable: {config.key_variable} is not set. Try: export it with the key")
         self.config, self.failures = config, openai.OpenAIError
+        # What is sent goes to the named address alone: another one to which a server points is an error.
+        plain = openai.DefaultHttpxClient(follow_redirects=False, timeout=config.seconds)
         self.client = openai.OpenAI(
             base_url=config.base_url, api_key=key, timeout=config.seconds, max_retries=config.retries, organization="",
-            project="",
+            project="", http_client=plain,
         )  # fmt: skip
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from bakeoff.errors import SetupError, did_you_mean
 from bakeoff.judging.client import SYSTEM, USER, Answer, Judge
 from bakeoff.store.results_document import ResultsDocument
 from bakeoff.store.run_folder import Folder
-from bakeoff.store.votes import Choice, Judgement, append, outputs_hash, read_judgements
+from bakeoff.store.votes import Choice, Judgement, append, outputs_hash, read_judgements, read_votes
 
 Side = Literal["first", "second"]
 END_SECONDS = 10.0  # that open requests still have after an interrupt or an error
@@ -89,14 +89,21 @@ def judged_pairs(
 def questions(
     folder: Folder, document: ResultsDocument, pairs: Sequence[tuple[str, str]], config: JudgeConfig
 ) -> Iterator[Question]:
-    """Yield every question: each pair's outputs with each seed, both orders; equal outputs are not asked about."""
+    """Yield every question: each pair's outputs with each seed, both orders; equal outputs are not asked about.
+
+    Documents come in an order that is random and the same in every session, those with votes first, and with all seeds
+    before the next one: a judging that ends early has judged documents at random, and those that people know.
+    """
     outputs = Outputs(folder, folder.plan(), document.rows)
-    places = sorted(range(len(outputs.documents)), key=lambda p: hashlib.sha256(outputs.documents[p].encode()).digest())
+    drawn = [hashlib.sha256(text.encode()).digest() for text in outputs.documents]
+    votes = [({vote.first, vote.second}, vote.place) for vote in read_votes(folder.votes_file)]
     for first, second in pairs:
+        voted = {drawn[place] for names, place in votes if names == {first, second} and place < len(drawn)}
+        places = sorted(range(len(drawn)), key=lambda place: (drawn[place] not in voted, drawn[place]))
         ones, others = ([run for run in document.rows[name].runs if outputs.of(run)] for name in (first, second))
-        for runs in paired_runs(ones, others)[: config.seeds]:
-            one, other = (outputs.of(run) for run in runs)
-            for place in sorted(places[: config.documents]):
+        for place in places[: config.documents]:
+            for runs in paired_runs(ones, others)[: config.seeds]:
+                one, other = (outputs.of(run) for run in runs)
                 for left in SIDES:
                     yield Question(
                         first, second, runs, place, outputs.documents[place], (one[place], other[place]), left

@@ -3,13 +3,14 @@
 import json
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from bakeoff.config.sections import encodable
 from bakeoff.errors import SetupError, printable
 from bakeoff.serving.guard import Guard
 from bakeoff.serving.static_page import StaticPage
@@ -29,6 +30,13 @@ class Asked(BaseModel):
     number: int | None = Field(None, ge=0)
     choice: Literal["left", "right", "tie", "both bad"] | None = None
     note: str = Field("", max_length=2000)
+
+    @field_validator("taster", "note")
+    @classmethod
+    def _encodable(cls, text: str) -> str:
+        if not encodable(text):
+            raise ValueError("half a character")
+        return text
 
 
 def application(tasting: Tasting, local: bool, host: str, keys: list[bytes]) -> ASGIApp:
@@ -50,7 +58,7 @@ class Answers:
         asked = await self.asked(request)
         if isinstance(asked, Response):
             return asked
-        return JSONResponse(self.comparison(asked.taster, asked.number))
+        return self.shown(asked.taster, asked.number)
 
     async def vote(self, request: Request) -> Response:
         """Keep a vote and return the next comparison."""
@@ -67,7 +75,7 @@ class Answers:
             self.tasting.vote(asked.taster, asked.number, choice, asked.note)
         except (SetupError, OSError) as error:
             return told(409 if isinstance(error, SetupError) else 507, f"the vote was not kept: {error}")
-        return JSONResponse(self.comparison(asked.taster, None))
+        return self.shown(asked.taster, None)
 
     async def asked(self, request: Request) -> Asked | Response:
         """Return what a request says, or the answer that says what is wrong with it."""
@@ -83,6 +91,13 @@ class Answers:
         if asked.number is not None and asked.number >= len(self.tasting.items):
             return told(404, "number: no such comparison")
         return asked
+
+    def shown(self, taster: str, number: int | None) -> Response:
+        """Return a comparison; or why it cannot be shown: equal outputs on the way to the next one are kept as ties."""
+        try:
+            return JSONResponse(self.comparison(taster, number))
+        except (SetupError, OSError) as error:
+            return told(409 if isinstance(error, SetupError) else 507, f"the next comparison is not known: {error}")
 
     def comparison(self, taster: str, number: int | None) -> dict[str, Any]:
         """Return what the page shows."""
