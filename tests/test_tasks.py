@@ -10,7 +10,8 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from bakeoff.analysis.cells import refuse_shared_splits
+from bakeoff.analysis.cells import grid_of, refuse_shared_splits
+from bakeoff.analysis.task_verdict import costs, remarks
 from bakeoff.analysis.task_words import measure_text
 from bakeoff.analysis.tasks import on_a_new_task, on_tasks_and_bases_like_these, on_tasks_like_these, on_these
 from bakeoff.cli.main import main
@@ -99,6 +100,14 @@ def test_the_joint_verdict_is_shown_again(grid, tmp_path):
     assert (code, "tasks.json: missing or damaged. Try: bakeoff report" in output) == (2, True)
 
 
+def test_a_joint_verdict_that_is_older_than_its_results_says_so(grid, tmp_path):
+    shutil.copytree(grid[1], tmp_path / "out")
+    assert "changed since" not in told("show", tmp_path / "out")[1]
+    file = tmp_path / "out/second-on-tiny/environment.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"date": "later"}))
+    assert "second-on-tiny: changed since this was written. Try: bakeoff report" in told("show", tmp_path / "out")[1]
+
+
 def test_the_page_is_one_file_that_loads_nothing(grid):
     page = (grid[1] / "report.html").read_text()
     assert 'src="http' not in page
@@ -144,6 +153,28 @@ def test_tasks_that_share_a_test_split_are_refused():
         refuse_shared_splits(["a", "c"], cells)
 
 
+def test_a_bakeoff_counts_once():
+    cells = [SimpleNamespace(task=t, base="w", folder=SimpleNamespace(path=p)) for t, p in (("a", "A"), ("a", "A2"))]
+    cells.append(SimpleNamespace(task="b", base="w", folder=SimpleNamespace(path="B")))
+    with pytest.raises(SetupError, match="A2: has the same data and base as A, so a on w would be counted twice"):
+        grid_of(cells)
+
+
+def test_prices_in_two_currencies_have_no_mean():
+    def cell(price, currency):
+        row = SimpleNamespace(costs={"price": price, "train_seconds": price})
+        return SimpleNamespace(
+            document=SimpleNamespace(entries={"lora": row}, price=SimpleNamespace(currency=currency), protocol={}),
+            plan=SimpleNamespace(primary="rougeL", ranked_by=SimpleNamespace(bounded=True), looks=[]),
+        )
+
+    cells = [cell(1.0, "EUR"), cell(100.0, "JPY")]
+    found = costs(cells, ["lora"])["lora"]
+    assert (found["price"], found["train_seconds"]) == (None, 50.5)
+    assert remarks(cells, ["lora"]) == ["Prices are in EUR and JPY, so there is no mean of them."]
+    assert costs(cells[:1] * 2, ["lora"])["lora"]["price"] == 1.0
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -169,7 +200,7 @@ def test_tasks_that_share_a_test_split_are_refused():
         ({"tasks": {True: {"data": "docstrings"}}}, "'True': expected up to 28 letters"),
         (
             {"models": {"c": "base", "b-on-c": "gpt2"}, "tasks": {"a": {"data": "a.csv"}, "a-on-b": {"data": "b.csv"}}},
-            "a on b-on-c and a-on-b on c would have the same folder, a-on-b-on-c",
+            "a-on-b on c and a on b-on-c would have the same folder, a-on-b-on-c",
         ),
         ({"tasks": {"News": {"data": "a.csv"}, "news": {"data": "b.csv"}}}, "differs in more than the case"),
     ],

@@ -13,7 +13,7 @@ from bakeoff.config.config import Config
 from bakeoff.config.loading import dump_config, load_config
 from bakeoff.driver.device import first_device
 from bakeoff.driver.executor import hiding_others
-from bakeoff.driver.plan import make_plan
+from bakeoff.driver.plan import check_fixed, check_rounds, make_plan
 from bakeoff.driver.probes import run_probes
 from bakeoff.driver.resume import check_free
 from bakeoff.driver.run_server import environment_of
@@ -233,8 +233,10 @@ def check_plan(config: Config) -> None:
     check_installed(config)
     config = pinned(config, Folder(config.folder))
     check_free(Folder(config.folder), config)
-    if not unchanged(config, Folder(config.folder)):
-        make_plan(config, tokenizer_here(config.model, config.pin))
+    folder = Folder(config.folder)
+    if not unchanged(config, folder):
+        check_rounds(config, folder)
+        check_fixed(config, folder, make_plan(config, tokenizer_here(config.model, config.pin)).runs)
 
 
 def over_tasks(paths: Sequence[str | Path], output: str | Path | None = None) -> Path:

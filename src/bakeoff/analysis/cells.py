@@ -89,6 +89,7 @@ def grid_of(cells: Sequence[Cell]) -> tuple[list[str], list[str]]:
             f"{cells[0].folder.path}: one task on one base says nothing over tasks. Try: the folders of two tasks or "
             "more"
         )
+    refuse_twice(cells)
     missing = [(t, b) for t in tasks for b in bases if not any((c.task, c.base) == (t, b) for c in cells)]
     if missing:
         pairs = listed([f"{task} on {base}" for task, base in missing])
@@ -98,6 +99,18 @@ def grid_of(cells: Sequence[Cell]) -> tuple[list[str], list[str]]:
         )
     refuse_shared_splits(tasks, cells)
     return tasks, bases
+
+
+def refuse_twice(cells: Sequence[Cell]) -> None:
+    """Raise SetupError if two bakeoffs are of the same task on the same base."""
+    seen: dict[tuple[str, str], Cell] = {}
+    for cell in cells:
+        before = seen.setdefault((cell.task, cell.base), cell)
+        if before is not cell:
+            raise SetupError(
+                f"{cell.folder.path}: has the same data and base as {before.folder.path}, so {cell.task} on "
+                f"{cell.base} would be counted twice. Try: one of the two"
+            )
 
 
 def refuse_shared_splits(tasks: Sequence[str], cells: Sequence[Cell]) -> None:

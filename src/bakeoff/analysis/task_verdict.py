@@ -29,6 +29,7 @@ from bakeoff.store.tasks_document import Scope, TaskCell, TaskMeasure, TaskPair,
 Array = NDArray[numpy.float64]
 Pick = Callable[[Cell, Estimates, str], Estimate]  # an entry's score in one cell
 COSTS = ("train_seconds", "tuning_seconds", "peak_bytes", "adapter_bytes", "price", "tuning_price")
+PRICES = ("price", "tuning_price")
 
 
 def summarize_tasks(cells: Sequence[Cell], name: str) -> TasksDocument:
@@ -51,7 +52,8 @@ def summarize_tasks(cells: Sequence[Cell], name: str) -> TasksDocument:
         schema_version=1, name=name, tasks=tasks, bases=bases, entries=entries,
         cells=[
             TaskCell(task=c.task, base=c.base, name=c.document.name, folder=str(c.folder.path),
-                     documents=c.document.verdict.documents, headline=c.document.verdict.headline)
+                     documents=c.document.verdict.documents, headline=c.document.verdict.headline,
+                     records=c.document.records)
             for c in cells
         ],
         measures=found, costs=costs(cells, entries), currency=currency(cells), text=" ".join(texts), notes=notes,
@@ -160,9 +162,12 @@ def pair_row(
 
 def costs(cells: Sequence[Cell], entries: Sequence[str]) -> dict[str, dict[str, float | None]]:
     """Return each entry's costs as means over cells; None where a cell has not measured one, or has another money."""
-    found = {}
+    found, mixed = {}, len(currencies(cells)) > 1
     for name in entries:
-        every = {cost: [cell.document.entries[name].costs.get(cost) for cell in cells] for cost in COSTS}
+        every = {
+            cost: [None if mixed and cost in PRICES else cell.document.entries[name].costs.get(cost) for cell in cells]
+            for cost in COSTS
+        }
         found[name] = {cost: mean_of(values) for cost, values in every.items()}
     return found
 
@@ -171,6 +176,11 @@ def mean_of(values: Sequence[float | None]) -> float | None:
     """Return the mean, or None if a value is not known."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if len(known) == len(values) else None
+
+
+def currencies(cells: Sequence[Cell]) -> list[str]:
+    """Return the moneys that the cells' prices are in."""
+    return list(dict.fromkeys(cell.document.price.currency for cell in cells if cell.document.price))
 
 
 def currency(cells: Sequence[Cell]) -> str:
@@ -191,6 +201,8 @@ def remarks(cells: Sequence[Cell], entries: Sequence[str]) -> list[str]:
             f"Of seeds in rounds only the first {least} or more that every entry has are used here: later ones were "
             "added because of results."
         )
+    if len(currencies(cells)) > 1:
+        lines.append(f"Prices are in {' and '.join(currencies(cells))}, so there is no mean of them.")
     protocols = [cell.document.protocol for cell in cells]
     differing = [key for key in protocols[0] if any(p.get(key) != protocols[0][key] for p in protocols)]
     if differing:

@@ -150,7 +150,8 @@ def named_parts(path: Path, key: str, given: Any) -> dict[str, dict[str, Any]]:
 
 
 def cell_config(
-    path: Path, common: Mapping[str, Any], folder: Path, task: tuple[str, dict[str, Any]], base: tuple[str, dict[str, Any]]
+    path: Path, common: Mapping[str, Any], folder: Path, task: tuple[str, dict[str, Any]],
+    base: tuple[str, dict[str, Any]],
 ) -> Config:  # fmt: skip
     """Return the config of one cell: the grid's keys, then the base's, then the task's."""
     cell = f"{task[0]}-on-{base[0]}"

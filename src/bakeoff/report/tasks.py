@@ -9,13 +9,15 @@ from rich.table import Table
 
 from bakeoff.analysis.columns import money, size
 from bakeoff.analysis.table import cell
-from bakeoff.errors import SetupError
+from bakeoff.errors import SetupError, listed
 from bakeoff.report.charts.tasks import scaled, task_figures, unit
 from bakeoff.report.figures import check_own, note_page, write_figures
 from bakeoff.report.page import HERE, SWATCHES, page_template
 from bakeoff.report.theme import colours
 from bakeoff.store.checksums import read_whole
 from bakeoff.store.files import write_json, write_text
+from bakeoff.store.grid_folder import GridFolder
+from bakeoff.store.run_folder import Folder
 from bakeoff.store.tasks_document import TaskMeasure, TasksDocument
 
 COSTS = {
@@ -47,6 +49,19 @@ def stored_tasks(page: Path) -> TasksDocument:
         return TasksDocument.model_validate_json(read_whole(file)).printable()
     except (OSError, ValueError):
         raise SetupError(f"{file}: missing or damaged. Try: bakeoff report {page.parent}") from None
+
+
+def stale(document: TasksDocument, page: Path) -> str | None:
+    """Return in a line which bakeoffs of a grid have changed since its joint page was written, or are not on it."""
+    grid = GridFolder(page.parent)
+    if not grid.is_grid() or grid.page != page:
+        return None
+    known = {(cell.task, cell.base): cell.records for cell in document.cells}
+    now = {path.name: (names, Folder(path).content_hash()) for path, names in grid.cells().items()}
+    changed = [name for name, (names, records) in now.items() if known.get(names) != records]
+    if not changed:
+        return None
+    return f"{listed(changed)}: changed since this was written. Try: bakeoff report {page.parent}"
 
 
 def render(document: TasksDocument, figures: list[Any], page: Path) -> str:

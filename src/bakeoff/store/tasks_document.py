@@ -50,7 +50,10 @@ class TaskMeasure(Document):
 
 
 class TaskCell(Document):
-    """The bakeoff of one task on one base: its name, its folder, and the first sentence of its verdict."""
+    """The bakeoff of one task on one base: its name, its folder, and the first sentence of its verdict.
+
+    `records` is a hash of what was known of its runs.
+    """
 
     task: str
     base: str
@@ -58,6 +61,7 @@ class TaskCell(Document):
     folder: str
     documents: int
     headline: str
+    records: str = ""
 
 
 class TasksDocument(Document):
