@@ -165,7 +165,7 @@ def peer(folder: Path, kind: str, texts: Sequence[str], mix: str, count: int) ->
     return {"tokens_per_second": tokens / seconds, "tokens": tokens, "outputs": outputs}
 
 
-def measure(folder: Path, kept: Kept, parts: Sequence[str], rounds: int, count: int) -> None:
+def measure(folder: Path, kept: Kept, parts: Sequence[str], rounds: int, count: int, several: Sequence[int]) -> None:
     """Take every measurement of the parts that was not taken before."""
     texts = documents(folder)
 
@@ -184,7 +184,7 @@ def measure(folder: Path, kept: Kept, parts: Sequence[str], rounds: int, count: 
             if "first" in parts:
                 take(f"first {number}", lambda: first_among_others(client, texts, count))
             for mix in MIXES if "throughput" in parts else ():
-                for clients in CLIENTS:
+                for clients in several:
                     work = lambda m=mix, c=clients: throughput(client, texts, m, c, count)  # noqa: E731
                     take(f"throughput {number} {mix} {clients}", work)
         for kind in ("set_adapter", "wrapper") if "peers" in parts else ():
@@ -239,6 +239,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="file of measurements, from which it resumes")
     parser.add_argument("--parts", default=",".join(PARTS), help=f"some of {', '.join(PARTS)}")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--clients", type=int, nargs="+", choices=CLIENTS, default=CLIENTS, help="at the same time")
     parser.add_argument("--requests", type=int, default=64, help="per measurement")
     asked = parser.parse_args()
     kept, base = Kept(asked.keep, f"{asked.base} {asked.requests}"), asked.base
@@ -247,7 +248,7 @@ def main() -> None:
         if not Path(base).exists():
             random_model(Path(base), asked.base, 1)
     folder = prepare(asked.place, base)
-    measure(folder, kept, asked.parts.split(","), asked.rounds, asked.requests)
+    measure(folder, kept, asked.parts.split(","), asked.rounds, asked.requests, asked.clients)
     print(json.dumps(summary(kept, asked.rounds), indent=1))
 
 
