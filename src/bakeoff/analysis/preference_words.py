@@ -2,14 +2,35 @@
 
 from collections.abc import Sequence
 
+from bakeoff.errors import listed
 from bakeoff.store.results_document import Preference
 
+FEW = 3  # pairs that a reader wants in sentences
 MANY = 5_000  # documents that nobody tastes
 
 
 def preference_sentences(found: Sequence[Preference]) -> list[str]:
-    """Return the sentences of all pairs that were tasted or judged."""
-    return [sentence for row in found for sentence in sentences(row)]
+    """Return the sentences of all pairs that were tasted or judged; none a second time."""
+    return [*dict.fromkeys(sentence for row in found for sentence in sentences(row))]
+
+
+def in_short(found: Sequence[Preference]) -> list[str]:
+    """Return what a verdict says of the pairs: of many only a few in sentences, those that people tasted first."""
+    ordered = sorted(found, key=lambda row: not row.labels)
+    told, rest = ordered[:FEW], ordered[FEW:]
+    return [*preference_sentences(told), *of_more_pairs(rest)]
+
+
+def of_more_pairs(rest: Sequence[Preference]) -> list[str]:
+    """Return the sentence on pairs that are only in the table: how many there are, and which are decided."""
+    if not rest:
+        return []
+    decided = []
+    for row in (row for row in rest if row.different):
+        name, other = (row.first, row.second) if row.net >= 0 else (row.second, row.first)
+        decided.append(f"{name} over {other} ({'people' if row.labels else 'the judge alone'})")
+    pairs = "1 more pair is" if len(rest) == 1 else f"{len(rest)} more pairs are"
+    return [f"{pairs} in the table of preferences; decided: {listed(decided) if decided else 'none'}."]
 
 
 def sentences(row: Preference) -> list[str]:

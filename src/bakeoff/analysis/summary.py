@@ -8,7 +8,7 @@ import numpy
 from bakeoff.analysis.alone import costs_alone, pace_alone
 from bakeoff.analysis.convergence import converged
 from bakeoff.analysis.pairs import LOSS
-from bakeoff.analysis.preference_words import preference_sentences
+from bakeoff.analysis.preference_words import in_short
 from bakeoff.analysis.replay import in_rounds, leading, replay
 from bakeoff.analysis.round_budget import OverBudget, next_round, over_budget
 from bakeoff.analysis.rounds import Rounds
@@ -68,7 +68,7 @@ def summarize(folder: Folder) -> ResultsDocument:
     over = ended_by(folder, plan, config, rounds, results) if rounds else None
     verdict = make_verdict(compared, estimates, yardstick(plan, config), rounds, over.budget if over else None)
     if tasted:
-        verdict = verdict.model_copy(update={"text": " ".join([verdict.text, *preference_sentences(tasted)])})
+        verdict = verdict.model_copy(update={"text": " ".join([verdict.text, *in_short(tasted)])})
     return ResultsDocument(
         schema_version=SCHEMA, name=plan.name,
         status="done" if statuses == {"done"} else "failed" if statuses == {"failed"} else "incomplete",
