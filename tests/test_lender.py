@@ -174,9 +174,12 @@ def test_a_lender_lets_go_of_a_base_of_which_too_much_would_be_held(loads, monke
         lender.settle(adapt(base, full))
         assert left_out[-1] == (size if kept else 0)
         assert lender.lend(found)[1] is not kept
+        monkeypatch.setattr(module, "memory", lambda _, share=share: (0, share * size / module.HELD_IN_DECODING))
         base = lender.lend(found)[0].base
         assert lender.before_decoding(base, "bf16").lent
         assert lender.before_decoding(base, "fp32").lent is kept
+        assert lender.lend(found)[1] is not kept
+        lender.settle(adapt(lender.lend(found)[0].base, full), decoding=True)
         assert lender.lend(found)[1] is not kept
 
 

@@ -160,7 +160,8 @@ class Work:
         if self.lender:
             base = self.lender.before_decoding(base, precision)
         decoded = base if self.team.sharded else for_decoding(base, adapted, precision)
-        self.settle(adapted)
+        if self.lender:
+            self.lender.settle(adapted, decoding=True)
         return decoded
 
     def hand_over(self, trained_loss: float) -> bool:

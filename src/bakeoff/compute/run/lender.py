@@ -15,7 +15,9 @@ from bakeoff.compute.model.original import Original
 from bakeoff.compute.run.checks import fingerprints
 from bakeoff.compute.run.resident import Resident, Wanted, tried
 
-HELD_SHARE = 1 / 16  # of a device's whole memory: what is held of a base beside a run that has changed or widened it
+# Of a device's whole memory: what is held of a base beside a run that has changed it, and beside one that decodes it in
+# fp32. Then it is all that is held, and its copies take twice as much: together three quarters at most.
+HELD_SHARE, HELD_IN_DECODING = 1 / 16, 1 / 4
 
 
 class Lender:
@@ -47,10 +49,10 @@ class Lender:
         """Return whether each of a base's tensors has the hash that it had after loading."""
         return resident.marks is not None and fingerprints(resident.base.model) == resident.marks.hashes
 
-    def settle(self, adapted: nn.Module) -> None:
+    def settle(self, adapted: nn.Module, decoding: bool = False) -> None:
         """Do not count what is held beside an adapted model as the run's memory; let go of the base if it is much."""
         beside = self.original.beside(adapted) if self.original else 0
-        if beside > self.most():
+        if beside > (HELD_IN_DECODING if decoding else HELD_SHARE) * memory(self.device)[1]:
             self.let_go()
             beside = 0
         leave_out(self.device, beside)
@@ -58,14 +60,10 @@ class Lender:
     def before_decoding(self, base: Base, precision: str) -> Base:
         """Return the base as it may be decoded: not lent any more if copies of its weights would take too much."""
         copied = sum(weight.nbytes for weight in base.model.parameters()) if precision == "fp32" else 0
-        if copied <= self.most():
+        if copied <= HELD_IN_DECODING * memory(self.device)[1]:
             return base
         self.let_go()
         return replace(base, lent=False)
-
-    def most(self) -> int:
-        """Return how many bytes may be held beside a run."""
-        return int(HELD_SHARE * memory(self.device)[1])
 
     def let_go(self) -> None:
         """Forget the base: the next run's is loaded anew."""
@@ -75,7 +73,7 @@ class Lender:
 def switches() -> tuple[object, ...]:
     """Return what of torch's state a run could leave changed for the runs after it in the same process.
 
-    What the protocol asks for is not among it, as the precision of fp32 products (tf32): each run sets that itself.
+    What the protocol asks for is not among it: each run sets that itself.
     """
     attention = (f"{kind}_sdp_enabled" for kind in ("flash", "mem_efficient", "math", "cudnn"))
     return (
@@ -83,6 +81,7 @@ def switches() -> tuple[object, ...]:
         torch.is_grad_enabled(),
         torch.get_num_threads(),
         torch.is_autocast_enabled("cpu"),
+        torch.get_float32_matmul_precision() == "medium",  # high is what tf32 makes of it
         torch.get_default_device(),
         *(getattr(torch.backends.cuda, name)() for name in attention),
         len(torch.nn.modules.module._global_forward_hooks),
