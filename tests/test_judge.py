@@ -1,5 +1,7 @@
 """A judge model on this machine: both orders, what it costs, what goes wrong, and how it joins people's votes."""
 
+from types import SimpleNamespace
+
 import numpy
 import pytest
 from click.testing import CliRunner
@@ -10,7 +12,7 @@ from bakeoff.cli.main import main
 from bakeoff.config.machine import JudgeConfig
 from bakeoff.errors import BakeoffError
 from bakeoff.judging.client import choice_of
-from bakeoff.judging.judge import questions
+from bakeoff.judging.judge import judged_pairs, questions
 from bakeoff.store.votes import read_judgements
 from tests.loopback_judge import judging, longest
 from tests.test_tasting import tasted, vote_all
@@ -167,3 +169,17 @@ def test_a_folder_from_elsewhere_does_not_say_where_outputs_go(distinct):
         assert done.exit_code == 2
         assert "from elsewhere, or was edited" in done.output
         assert asked == []
+
+
+def test_the_best_is_judged_against_each_other_and_a_share_of_the_other_pairs_too():
+    rows = {name: SimpleNamespace(seeds=3, status="done") for name in ("a", "b", "c", "d", "e")}
+    document = SimpleNamespace(rows=rows, entries=rows, verdict=SimpleNamespace(best="c"))
+
+    def pairs(share, entries=()):
+        return {frozenset(pair) for pair in judged_pairs(SimpleNamespace(path="x"), document, entries, share)}
+
+    anchored = {frozenset(("c", name)) for name in "abde"}
+    assert pairs(0.0) == anchored
+    assert pairs(0.0) < pairs(0.5) < pairs(1.0)
+    assert (len(pairs(0.5)), len(pairs(1.0))) == (7, 10)
+    assert pairs(0.5) == pairs(0.5, ("e", "d", "c", "b", "a"))  # in whatever order they are named

@@ -152,7 +152,7 @@ def taste(path: str | Path, entries: Sequence[str] = (), **settings: Any) -> "Ta
 
 
 def judge(
-    path: str | Path, overrides: dict[str, Any] | None = None, entries: Sequence[str] = (), every_pair: bool = False,
+    path: str | Path, overrides: dict[str, Any] | None = None, entries: Sequence[str] = (),
     said: Callable[["Totals", int], None] | None = None,
 ) -> "Totals":  # fmt: skip
     """Ask the judge model of a bakeoff's config which outputs are better; return what it has cost.
@@ -168,7 +168,7 @@ def judge(
     folder = Folder(path)
     document = load_results(path).document
     config = judge_config(folder, overrides or {})
-    asked = list(questions(folder, document, judged_pairs(folder, document, entries, every_pair), config))
+    asked = list(questions(folder, document, judged_pairs(folder, document, entries, config.pairs), config))
     return ask(folder, asked, config, lambda totals: said(totals, len(asked)) if said else None)
 
 

@@ -55,9 +55,8 @@ def taste(folder: Path, entries: tuple[str, ...], pairs: int, host: str, port: i
     "--entry", "entries", multiple=True, metavar="NAME",
     help="Entry or baseline to compare; give it twice or more.  [default: all finished entries]",
 )  # fmt: skip
-@click.option("--every-pair", is_flag=True, help="Compare every two of them, not only the best one with each other.")
-def judge(folder: Path, settings: tuple[str, ...], entries: tuple[str, ...], every_pair: bool) -> None:
-    """Ask a judge model which outputs are better.
+def judge(folder: Path, settings: tuple[str, ...], entries: tuple[str, ...]) -> None:
+    """Ask a judge model which outputs are better: the best entry's or those of each other one.
 
     FOLDER is the run folder of a bakeoff. The judge is named by `judge` in its config, or by -s: documents and outputs
     are sent to that address, and nowhere else. Each pair of outputs is asked about in both orders. Answers are kept in
@@ -76,7 +75,7 @@ def judge(folder: Path, settings: tuple[str, ...], entries: tuple[str, ...], eve
             last = time.monotonic()
             whisper(f"{totals.asked:,} answers, of {count:,} questions with those of before")
 
-    totals = api.judge(folder, dict(parse_override(text) for text in settings), entries, every_pair, progress)
+    totals = api.judge(folder, dict(parse_override(text) for text in settings), entries, progress)
     tokens = f"{totals.prompt_tokens:,} tokens sent, {totals.answer_tokens:,} received"
     whisper(f"{totals.asked:,} new answers, {totals.unanswered:,} of them without a choice; {tokens}{totals.in_money}")
     show_preferences(folder)

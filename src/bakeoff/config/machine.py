@@ -194,6 +194,13 @@ class JudgeConfig(Section):
     answer_tokens: int = Field(
         512, ge=1, le=100_000, description="most tokens of an answer; judges that think first need thousands"
     )
+    pairs: float = Field(
+        0,
+        ge=0,
+        le=1,
+        description="the best entry is compared with each other one; this share of the other pairs is compared, too, "
+        "drawn by their names: 0 none, 1 every pair",
+    )
     parallel: int = Field(4, ge=1, le=256, description="how many requests are open at the same time")
     seconds: float = Field(120, gt=0, description="time limit of one request")
     retries: int = Field(5, ge=0, le=100, description="how often a request is tried again that failed, with pauses")

@@ -68,9 +68,12 @@ def identity(config: JudgeConfig) -> str:
 
 
 def judged_pairs(
-    folder: Folder, document: ResultsDocument, entries: Sequence[str], every: bool
+    folder: Folder, document: ResultsDocument, entries: Sequence[str], share: float = 0.0
 ) -> list[tuple[str, str]]:
-    """Return which entries are compared: those named, or the best one with each other one, or `every` two."""
+    """Return which entries are compared: the best of those named, or of all, with each other one.
+
+    Of the pairs without it, a `share` is compared, too, always the same ones: their names' hash chooses them.
+    """
     rows = document.rows
     for name in entries:
         if name not in rows:
@@ -82,8 +85,15 @@ def judged_pairs(
     if len(names) < 2:
         raise SetupError(f"{folder.path}: needs two finished entries. Try: --entry NAME --entry base")
     best = document.verdict.best if document.verdict.best in names else names[0]
-    pairs = combinations([str(best), *(name for name in names if name != best)], 2)
-    return [pair for pair in pairs if every or pair[0] == best]
+    pairs = [*combinations([str(best), *(name for name in names if name != best)], 2)]
+    others = sorted((pair for pair in pairs if pair[0] != best), key=lambda pair: by_hash(" ".join(sorted(pair))))
+    chosen = others[: round(share * len(others))]
+    return [pair for pair in pairs if pair[0] == best or pair in chosen]
+
+
+def by_hash(text: str) -> bytes:
+    """Return what puts texts into an order that is random, and the same in every session."""
+    return hashlib.sha256(text.encode()).digest()
 
 
 def questions(
@@ -95,7 +105,7 @@ def questions(
     before the next one: a judging that ends early has judged documents at random, and those that people know.
     """
     outputs = Outputs(folder, folder.plan(), document.rows)
-    drawn = [hashlib.sha256(text.encode()).digest() for text in outputs.documents]
+    drawn = [by_hash(text) for text in outputs.documents]
     votes = [({vote.first, vote.second}, vote.place) for vote in read_votes(folder.votes_file)]
     for first, second in pairs:
         voted = {drawn[place] for names, place in votes if names == {first, second} and place < len(drawn)}
