@@ -231,9 +231,9 @@ def check_plan(config: Config) -> None:
     from bakeoff.driver.again import unchanged
 
     check_installed(config)
-    config = pinned(config, Folder(config.folder))
-    check_free(Folder(config.folder), config)
     folder = Folder(config.folder)
+    config = pinned(config, folder)
+    check_free(folder, config)
     if not unchanged(config, folder):
         check_rounds(config, folder)
         check_fixed(config, folder, make_plan(config, tokenizer_here(config.model, config.pin)).runs)

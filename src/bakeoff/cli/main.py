@@ -9,6 +9,7 @@ import click
 
 from bakeoff.cli.export import export
 from bakeoff.cli.generate import generate
+from bakeoff.cli.grid import print_tasks, run_grid_and_show
 from bakeoff.cli.group import DISPLAY, TRUST, Commands, overrides
 from bakeoff.cli.preferences import judge, taste
 from bakeoff.cli.serve import serve
@@ -95,40 +96,9 @@ def run(file: Path, settings: tuple[str, ...], display: str, trust: bool) -> Non
     from bakeoff.config.grid import is_grid
 
     if is_grid(file):
-        run_grid_and_show(file, settings, display)
+        run_grid_and_show(file, parse(settings), display)
     else:
         run_and_show(file, settings, display, trust)
-
-
-def run_grid_and_show(file: Path, settings: tuple[str, ...], display: str) -> None:
-    """Run a grid, print each verdict and the joint one, and exit with 1 if a run failed."""
-    from bakeoff import api
-
-    results, page = api.run_grid(file, parse(settings), display)
-    for result in results:
-        say(f"{result.document.name}: {result.verdict}")
-    if page:
-        print_tasks(page)
-    if any(result.document.status != "done" for result in results):
-        sys.exit(1)
-
-
-def print_tasks(page: Path, as_json: bool = False) -> None:
-    """Print the joint table and verdict of a page; say it if what is known of a grid's runs has changed since."""
-    from bakeoff.report.tasks import stale, stored_tasks, tasks_table
-
-    document = stored_tasks(page)
-    if line := stale(document, page):
-        whisper(line)
-    if as_json:
-        click.echo(json.dumps(document.row(), indent=1))
-        return
-    console = open_console()
-    console.print(tasks_table(document))
-    for line in document.notes:
-        say_line(console, line, "yellow")
-    say_line(console, document.text)
-    say(f"report: {page}")
 
 
 @main.command()
@@ -205,6 +175,7 @@ def show(folder: Path, prefer: str | None, as_json: bool) -> None:
     if grid.is_grid() and not prefer:
         print_tasks(grid.page, as_json)
         return
+
     document = load_results(folder).document
     text, shown = None, document.row()
     if prefer:

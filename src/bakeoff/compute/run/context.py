@@ -150,18 +150,17 @@ class Work:
                 base = replace(load_base(*how), cached=base.cached, head_alone=base.head_alone)
         return replace(base, **self.calls), note
 
-    def settle(self, adapted: nn.Module) -> None:
+    def settle(self, adapted: nn.Module, decoding: bool = False) -> None:
         """Leave what the base's lender holds beside an adapted model out of this run's memory."""
         if self.lender:
-            self.lender.settle(adapted)
+            self.lender.settle(adapted, decoding)
 
     def for_decoding(self, base: Base, adapted: nn.Module, precision: str) -> Base:
         """Return the base as greedy decoding calls it; see the function of this name."""
         if self.lender:
             base = self.lender.before_decoding(base, precision)
         decoded = base if self.team.sharded else for_decoding(base, adapted, precision)
-        if self.lender:
-            self.lender.settle(adapted, decoding=True)
+        self.settle(adapted, decoding=True)
         return decoded
 
     def hand_over(self, trained_loss: float) -> bool:
