@@ -20,11 +20,21 @@ TRUST = click.option(
     help="Only for a run folder from elsewhere: allow the model folder, code and trackers that its config names. "
     "Without --trust the command lists what it would use, and stops.",
 )  # fmt: skip
+
+
+def parsed(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> dict[str, Any]:
+    """Return the values of -s as dotted overrides."""
+    from bakeoff.config.yaml import parse_override
+
+    return dict(parse_override(text) for text in texts)
+
+
 SET = click.option(
     "-s",
     "--set",
     "settings",
     multiple=True,
+    callback=parsed,
     metavar="KEY=VALUE",
     help="Override a value of the config, for example -s protocol.epochs=1. VALUE is read as YAML, or as text if it is "
     "not YAML.",
@@ -56,11 +66,10 @@ def overrides(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def call(
-        *, settings: tuple[str, ...], device: str | None, workers: int | None, executor: str | None, **others: Any
+        *, settings: dict[str, Any], device: str | None, workers: int | None, executor: str | None, **others: Any
     ) -> None:
         machine = {"device": device, "workers": workers, "executor": executor}
-        short = [f"machine.{name}={value}" for name, value in machine.items() if value]
-        command(settings=(*settings, *short), **others)
+        command(settings=settings | {f"machine.{name}": value for name, value in machine.items() if value}, **others)
 
     return SET(OVERRIDING(WORKERS(EXECUTOR(call))))
 

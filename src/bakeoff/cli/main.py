@@ -30,18 +30,11 @@ for command in (init, schema, doctor, generate, export, judge, serve, taste):
     main.add_command(command)
 
 
-def parse(settings: tuple[str, ...]) -> dict[str, Any]:
-    """Return -s options as dotted overrides."""
-    from bakeoff.config.yaml import parse_override
-
-    return dict(parse_override(text) for text in settings)
-
-
-def run_and_show(source: Path, settings: tuple[str, ...], display: str, trust: bool = False) -> None:
+def run_and_show(source: Path, settings: dict[str, Any], display: str, trust: bool = False) -> None:
     """Run a bakeoff, print its table and verdict, and exit with 1 if a run failed."""
     from bakeoff import api
 
-    results = api.run(source, parse(settings), display, trust)
+    results = api.run(source, settings, display, trust)
     print_results(results.document)
     say(f"report: {results.folder.report_file}")
     if results.document.status != "done":
@@ -67,7 +60,7 @@ def print_results(document: "ResultsDocument") -> None:
 @click.option("--rounds", is_flag=True, help="Train every method with three seeds, and with more where it may help.")
 @overrides
 @DISPLAY
-def demo(full: bool, rounds: bool, settings: tuple[str, ...], display: str) -> None:
+def demo(full: bool, rounds: bool, settings: dict[str, Any], display: str) -> None:
     """Run the demo.
 
     It compares three methods on the task of writing the summary line of a Python docstring. The small base model and
@@ -86,7 +79,7 @@ def demo(full: bool, rounds: bool, settings: tuple[str, ...], display: str) -> N
 @overrides
 @DISPLAY
 @TRUST
-def run(file: Path, settings: tuple[str, ...], display: str, trust: bool) -> None:
+def run(file: Path, settings: dict[str, Any], display: str, trust: bool) -> None:
     """Run the bakeoff that FILE describes.
 
     FILE is a config. Results go to the run folder, bakeoffs/NAME if the config has `name: NAME`. Ctrl-C interrupts the
@@ -96,7 +89,7 @@ def run(file: Path, settings: tuple[str, ...], display: str, trust: bool) -> Non
     from bakeoff.config.grid import is_grid
 
     if is_grid(file):
-        run_grid_and_show(file, parse(settings), display)
+        run_grid_and_show(file, settings, display)
     else:
         run_and_show(file, settings, display, trust)
 
@@ -125,7 +118,7 @@ def watch(folder: Path, display: str) -> None:
 )
 @TRUST
 @AS_JSON
-def plan(file: Path, settings: tuple[str, ...], probe: bool, trust: bool, as_json: bool) -> None:
+def plan(file: Path, settings: dict[str, Any], probe: bool, trust: bool, as_json: bool) -> None:
     """Show what FILE would run.
 
     FILE is a config. Shows runs, steps, exact parameter counts, and problems of the data. Starts no run, and writes
@@ -134,11 +127,11 @@ def plan(file: Path, settings: tuple[str, ...], probe: bool, trust: bool, as_jso
     from bakeoff.api import plan as make
     from bakeoff.config.grid import is_grid, load_grid
 
-    grid = load_grid(file, parse(settings)) if is_grid(file) else None
+    grid = load_grid(file, settings) if is_grid(file) else None
     if grid:
         documents = [make(cell.config.model_dump(mode="json"), probe=probe, trust=trust) for cell in grid.cells]
     else:
-        documents = [make(file, parse(settings), probe, trust)]
+        documents = [make(file, settings, probe, trust)]
     if as_json:
         click.echo(json.dumps(documents if grid else documents[0], indent=1))
         return

@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -55,7 +55,7 @@ def taste(folder: Path, entries: tuple[str, ...], pairs: int, host: str, port: i
     "--entry", "entries", multiple=True, metavar="NAME",
     help="Entry or baseline to compare; give it twice or more.  [default: all finished entries]",
 )  # fmt: skip
-def judge(folder: Path, settings: tuple[str, ...], entries: tuple[str, ...]) -> None:
+def judge(folder: Path, settings: dict[str, Any], entries: tuple[str, ...]) -> None:
     """Ask a judge model which outputs are better: the best entry's or those of each other one.
 
     FOLDER is the run folder of a bakeoff. The judge is named by `judge` in its config, or by -s: documents and outputs
@@ -65,7 +65,6 @@ def judge(folder: Path, settings: tuple[str, ...], entries: tuple[str, ...]) -> 
     For example: bakeoff judge bakeoffs/demo -s judge.base_url=http://127.0.0.1:8080/v1 -s judge.model=qwen
     """
     from bakeoff import api
-    from bakeoff.config.yaml import parse_override
 
     last = time.monotonic()
 
@@ -75,7 +74,7 @@ def judge(folder: Path, settings: tuple[str, ...], entries: tuple[str, ...]) -> 
             last = time.monotonic()
             whisper(f"{totals.asked:,} answers, of {count:,} questions with those of before")
 
-    totals = api.judge(folder, dict(parse_override(text) for text in settings), entries, progress)
+    totals = api.judge(folder, settings, entries, progress)
     tokens = f"{totals.prompt_tokens:,} tokens sent, {totals.answer_tokens:,} received"
     whisper(f"{totals.asked:,} new answers, {totals.unanswered:,} of them without a choice; {tokens}{totals.in_money}")
     show_preferences(folder)
