@@ -212,7 +212,8 @@ def test_another_rendering_or_end_is_noticed(results, stand, tmp_path):
 
 def test_vllm_is_asked_with_turns_and_all_ends(conversations, monkeypatch, tmp_path):
     monkeypatch.setattr(job, "ask", here)
-    _, check, card = export(conversations, tmp_path / "x", "vllm")
+    told, check, card = export(conversations, tmp_path / "x", "vllm")
+    assert "serve it with: vllm serve " in told
     assert check["whole"] == check["uncut"] > 0
     assert (check["prompts"], check["equal"]) == (8, 8)
     assert "curl localhost:8000/v1/chat/completions " in card

@@ -6,8 +6,8 @@ import pytest
 from huggingface_hub import constants
 
 from bakeoff.errors import SetupError
-from bakeoff.export import job
-from bakeoff.export.options import check_vllm
+from bakeoff.export import job, vllm_support
+from bakeoff.export.vllm_support import WITH_ADAPTERS, WITHOUT_ADAPTERS, check_vllm
 from tests.loopback_hub import LoopbackHub, Repository
 from tests.test_export import export, here
 
@@ -77,6 +77,7 @@ def test_a_file_that_did_not_arrive_whole_is_noticed(shared, served, tmp_path):
 
 def test_a_lora_for_vllm_has_the_command_that_serves_it(shared, tmp_path, monkeypatch):
     monkeypatch.setattr(job, "ask", here)
+    monkeypatch.setattr(vllm_support, "WITH_ADAPTERS", {"GPT2LMHeadModel"})
     done = export(shared[1].folder.path, "--entry", "lora", "--to", "vllm", "-o", tmp_path / "x", "--no-check")
     assert done.exit_code == 0, done.output
     wanted = f"--enable-lora --max-lora-rank 8 --lora-modules lora={tmp_path}/x --max-model-len 48 "
@@ -88,17 +89,63 @@ def test_a_lora_for_vllm_has_the_command_that_serves_it(shared, tmp_path, monkey
     assert (asked["temperature"], asked["max_tokens"]) == (0, shared[1].folder.plan().output_tokens)
 
 
+def test_a_base_that_vllm_serves_without_adapters_is_refused_before_any_work(shared, tmp_path, monkeypatch):
+    monkeypatch.setattr(job, "ask", lambda *_: pytest.fail("nothing is to be made"))
+    line = refused(shared, tmp_path / "x", "--entry", "lora", "--to", "vllm")
+    assert line.endswith("vLLM serves GPT2LMHeadModel only without adapters. Try: --to merged, and vllm serve FOLDER")
+    assert not (tmp_path / "x").exists()
+
+
+LORA = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 8, "lora_alpha": 16}
+
+
 @pytest.mark.parametrize(
-    ("peft", "line"),
+    ("changed", "line"),
     [
-        ({}, "only plain LoRA adapters. Try: --to merged, and vllm serve FOLDER"),
-        ({"peft_type": "LORA", "use_dora": True}, "Try: --to lora --rank 64, or --to merged, and vllm serve FOLDER"),
+        (None, "only plain LoRA adapters. Try: --to merged, and vllm serve FOLDER"),
+        ({"use_dora": True}, "Try: --to lora --rank 64, or --to merged, and vllm serve FOLDER"),
         ({"peft_type": "IA3"}, "Try: --to lora --rank 64, or --to merged"),
-        ({"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 4}, "Try: bakeoff serve"),
-        ({"peft_type": "LORA", "task_type": "SEQ_2_SEQ_LM"}, "causal models only. Try: --to merged"),
-        ({"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 600}, "ranks up to 512, but this is 600"),
+        ({"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 4}, "virtual tokens. Try: bakeoff serve"),
+        ({"r": 600}, "ranks up to 512, but this is 600"),
+        ({"rank_pattern": {"q": 600}, "alpha_pattern": {"q": 1200}}, "ranks up to 512, but this is 600"),
+        ({"rank_pattern": {"q": 4}}, "only plain LoRA"),  # PEFT scales it by 4, vLLM by 2
+        ({"alpha_pattern": {"q": 32}}, "only plain LoRA"),
+        ({"rank_pattern": {"q": 4}, "alpha_pattern": {"q": 8}, "use_rslora": True}, "only plain LoRA"),
+        ({"bias": "lora_only"}, "only plain LoRA"),
+        ({"lora_bias": True}, "only plain LoRA"),
+        ({"trainable_token_indices": [3]}, "only plain LoRA"),
     ],
 )
-def test_adapters_that_vllm_does_not_serve_are_refused_with_what_to_do(peft, line):
+def test_adapters_that_vllm_does_not_serve_are_refused_with_what_to_do(changed, line):
     with pytest.raises(SetupError, match=line):
-        check_vllm("--to vllm: x", "x", peft)
+        check_vllm("--to vllm: x", "LlamaForCausalLM", {} if changed is None else {**LORA, **changed})
+
+
+@pytest.mark.parametrize(
+    ("architecture", "line"),
+    [
+        ("GPTNeoXForCausalLM", "only without adapters. Try: --to merged, and vllm serve FOLDER"),
+        ("BioGptForCausalLM", "list of models does not have BioGptForCausalLM. Try: bakeoff serve"),
+        ("T5ForConditionalGeneration", "does not have T5ForConditionalGeneration. Try: bakeoff serve"),
+    ],
+)
+def test_bases_that_vllm_does_not_serve_with_adapters_are_refused_with_what_to_do(architecture, line):
+    with pytest.raises(SetupError, match=line):
+        check_vllm("--to vllm: lora", architecture, LORA)
+
+
+@pytest.mark.parametrize(
+    "changed", [{}, {"use_rslora": True}, {"rank_pattern": {"q": 4}, "alpha_pattern": {"q": 8}}, {"bias": "none"}]
+)
+def test_plain_loras_are_served(changed):
+    check_vllm("--to vllm: lora", "LlamaForCausalLM", {**LORA, **changed})
+
+
+def test_the_architectures_are_names_of_transformers():
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    known = {"PhiMoEForCausalLM"}  # as the hub's files of PhimoeForCausalLM spell it
+    for names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
+        known |= {names} if isinstance(names, str) else {*names}
+    assert WITH_ADAPTERS.isdisjoint(WITHOUT_ADAPTERS)
+    assert known >= WITH_ADAPTERS | WITHOUT_ADAPTERS

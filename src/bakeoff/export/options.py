@@ -3,10 +3,12 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from bakeoff.config.config import Config
 from bakeoff.errors import ConfigError, SetupError, did_you_mean
+from bakeoff.export.vllm_support import check_vllm
+from bakeoff.hub import model_folder
 from bakeoff.methods import Method, build_method
 from bakeoff.store.checksums import read_mapping
 from bakeoff.store.records import Run
@@ -20,7 +22,6 @@ BY_LLAMA_CPP = ("gguf", "ollama")
 DTYPES = ("fp32", "bf16", "fp16")
 GGUF_DTYPES = (*DTYPES, "q8_0")
 RANK = 64
-LARGEST_RANK = 512  # of vLLM's --max-lora-rank
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def form_of(options: Options, run: Run, adapter: Path, config: Config) -> Form:
         form = FORMS[options.to]
     where = f"--to {options.to}: {run.method}"
     if options.to == "vllm":
-        check_vllm(where, run.method, read_mapping(adapter / "adapter_config.json"))
+        check_vllm(where, architecture_of(config), read_mapping(adapter / "adapter_config.json"))
     if form == "peft" and not plain:
         raise SetupError(f"{where}: PEFT has no format for trained weights of the base itself. Try: --to merged")
     if form != "peft":
@@ -80,21 +81,10 @@ def form_of(options: Options, run: Run, adapter: Path, config: Config) -> Form:
     return form
 
 
-def check_vllm(where: str, method: str, peft: dict[str, Any]) -> None:
-    """Raise SetupError unless vLLM can serve this adapter beside its base: it takes plain LoRA of causal models."""
-    if peft.get("peft_type") != "LORA" or peft.get("use_dora"):
-        other = "--to merged, and vllm serve FOLDER" if not is_prompt(peft) else "bakeoff serve"
-        lora = "" if is_prompt(peft) or not peft else "--to lora --rank 64, or "
-        raise SetupError(f"{where}: vLLM serves only plain LoRA adapters. Try: {lora}{other}")
-    if peft.get("task_type") != "CAUSAL_LM":
-        raise SetupError(f"{where}: vLLM adds adapters to causal models only. Try: --to merged")
-    if peft.get("r", 0) > LARGEST_RANK:
-        raise SetupError(f"{where}: vLLM takes ranks up to {LARGEST_RANK}, but this is {peft['r']}. Try: --to merged")
-
-
-def is_prompt(peft: dict[str, Any]) -> bool:
-    """Return whether PEFT's config is that of a method with virtual tokens."""
-    return "num_virtual_tokens" in peft
+def architecture_of(config: Config) -> str:
+    """Return the name of the base's architecture in its config.json, by which other programs know it."""
+    facts = read_mapping(model_folder(config.model, config.pin, ask_hub=False) / "config.json")
+    return str(next(iter(facts.get("architectures") or ()), facts.get("model_type")))
 
 
 def check_merges(where: str, method: Method, config: Config, run: Run) -> None:
