@@ -171,7 +171,7 @@ def peer_model(method: Method, folder: Path, dropout: bool) -> tuple[torch.nn.Mo
 
 
 def native_bf16() -> bool:
-    """Return whether the hardware multiplies bf16."""
+    """Return whether the hardware multiplies bf16 fastest."""
     return native_precision(DEVICE) == "bf16"
 
 

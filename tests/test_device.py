@@ -1,8 +1,10 @@
 """Which device runs use, on machines that tests pretend to have: torch's view of an accelerator is replaced."""
 
+import itertools
 import json
 import os
 import subprocess
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -13,9 +15,11 @@ import bakeoff
 from bakeoff.cli import doctor
 from bakeoff.cli.main import main
 from bakeoff.compute.model import device as module
+from bakeoff.compute.model import precision
 from bakeoff.compute.model.device import CPU, Clocks, Facts, choose, facts, native_precision, use
 from bakeoff.config.loading import load_config
 from bakeoff.driver import device as driver
+from bakeoff.driver import plan
 from bakeoff.driver.run_server import environment_of
 from bakeoff.errors import ConfigError, SetupError
 from bakeoff.store.files import write_json
@@ -174,6 +178,44 @@ def test_auto_precision_is_what_the_matrix_units_multiply(machine, monkeypatch, 
     found = facts(torch.device("cuda:0"))
     assert (found.native_precision, found.fast_fp16) == (precision, fast_fp16)
     assert (found.name, found.free_bytes, found.total_bytes) == ("A GPU", 10**9, 2 * 10**9)
+
+
+@pytest.mark.parametrize(
+    ("instructions", "seconds", "faster"),
+    [
+        ({"avx512_bf16": True}, {torch.float32: [2.0, 9.0], torch.bfloat16: [9.0, 1.0]}, True),
+        ({"amx_bf16": True}, {torch.float32: [9.0, 2.0], torch.bfloat16: [1.9, 9.0]}, False),  # a busy moment each
+        ({"avx512_bf16": True}, {torch.float32: [1.0], torch.bfloat16: [2.0]}, False),  # Intel's without AMX
+        ({"avx512_f": True}, {}, False),  # would take seconds
+    ],
+)
+def test_auto_on_a_processor_is_bf16_only_where_it_is_measured_to_be_faster(monkeypatch, instructions, seconds, faster):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
+    takes = {dtype: itertools.cycle(values) for dtype, values in seconds.items()}
+    monkeypatch.setattr(precision, "product_seconds", lambda dtype: next(takes[dtype]))
+    threads = torch.get_num_threads()
+    precision.bf16_is_faster.cache_clear()
+    try:
+        assert native_precision(CPU) == ("bf16" if faster else "fp32")
+    finally:
+        precision.bf16_is_faster.cache_clear()
+    assert torch.get_num_threads() == threads
+
+
+def test_a_folder_keeps_the_precision_that_auto_chose_on_the_same_hardware(tiny_config, monkeypatch):
+    config = tiny_config | {"entries": {"lora": tiny_config["entries"]["lora"]}, "baselines": ["base"]}
+    auto = {"protocol.precision": "auto"}
+    first = bakeoff.run(config, auto, display="none")
+    chosen = first.document.precision
+    other = {"fp32": "bf16", "bf16": "fp32"}[chosen]
+    measured = replace(driver.survey("cpu"), native_precision=other)
+    monkeypatch.setattr(plan, "survey", lambda _: measured)
+    again = load_config(config, auto | {"protocol.epochs": 2})
+    assert plan.make_plan(again, folder=first.folder).document.precision == chosen
+    asked = load_config(config, {"protocol.precision": other})
+    assert plan.make_plan(asked, folder=first.folder).document.precision == other
+    monkeypatch.setattr(plan, "processor", lambda: "another")
+    assert plan.make_plan(again, folder=first.folder).document.precision == other
 
 
 def test_auto_on_mps_is_fp32(machine):

@@ -148,7 +148,8 @@ class ProtocolConfig(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
         description="number format of frozen weights and matrix products; auto: bf16 if the hardware multiplies it "
-        "natively, else fp32; fp16 (with scaled gradients): for GPUs older than bf16, such as T4 and V100",
+        "faster than fp32, which is measured on a processor, else fp32; fp16 (with scaled gradients): for GPUs older "
+        "than bf16, such as T4 and V100",
     )
     tf32: bool = Field(
         False,

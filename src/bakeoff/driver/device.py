@@ -1,6 +1,6 @@
 """What the driver knows of the device that runs use, without touching it.
 
-Free memory and what a GPU multiplies natively can be asked only by a process that has a context on it. That takes some
+Free memory and what a GPU multiplies fastest can be asked only by a process that has a context on it. That takes some
 hundred MB of its memory, and a GPU in exclusive mode then belongs to that process: so it is one of its own, and ends.
 """
 

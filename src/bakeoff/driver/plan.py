@@ -2,13 +2,14 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bakeoff import __version__
 from bakeoff.analysis.replay import in_rounds
 from bakeoff.config.config import Config
-from bakeoff.config.planned import planned
+from bakeoff.config.planned import planned, planned_config
 from bakeoff.data.examples import Example
 from bakeoff.data.prepared import PreparedData
 from bakeoff.data.prompt_format import added_ids
@@ -18,7 +19,7 @@ from bakeoff.data.tokens import statistics
 from bakeoff.driver.counts import context_finding, count, exact_counts, fit_context
 from bakeoff.driver.device import at_once, first_device, survey
 from bakeoff.driver.entries import checked_entries, entry_plan, schedule_findings, search_steps, virtual_tokens
-from bakeoff.driver.environment import accelerators
+from bakeoff.driver.environment import accelerators, processor
 from bakeoff.driver.examples import read_examples, tokenized
 from bakeoff.driver.memory import Needs, check_room, needs
 from bakeoff.driver.runs import make_runs
@@ -94,7 +95,7 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
     scores = scores_by(config, splits["test"])
     device = survey(first_device(config.machine))
     steps = config.protocol.epochs * -(-len(splits["train"]) // config.protocol.batch_size)
-    precision = config.protocol.precision if config.protocol.precision != "auto" else device.native_precision
+    precision = precision_of(config, device, folder)
     held_equal = held_equal_by(
         config, splits, max_tokens, examples.marked.marks, precision=precision, template=examples.template,
         rungs=rungs(steps, config.tune is not None and config.tune.halving), **in_ids(examples.chat),
@@ -137,6 +138,22 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
     })  # fmt: skip
     document = document.model_copy(update={"basis": basis_of(config, document)})
     return Plan(config, document, entries, runs, held_equal, virtual_tokens(entries), data)
+
+
+def precision_of(config: Config, device: "Facts", folder: Folder) -> str:
+    """Return the number format of frozen weights and products.
+
+    What `auto` has chosen for a folder stays as long as its runs use the same hardware: on a processor it is measured,
+    and another choice would void the runs there are.
+    """
+    if config.protocol.precision != "auto":
+        return config.protocol.precision
+    before, there = folder.last_plan(), folder.environment()
+    if before and (there.get("processor"), there.get("gpu")) == (processor(), device.name):
+        with suppress(ConfigError):  # a damaged plan
+            if planned_config(folder, before).protocol.precision == "auto":
+                return before.precision
+    return device.native_precision
 
 
 def memory_needs(config: Config, precision: str, shapes: dict[str, Any], max_tokens: int, device: "Facts") -> Needs:

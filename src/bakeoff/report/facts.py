@@ -70,7 +70,7 @@ def held_equal(results: ResultsDocument) -> Pairs:
     clipping = f"clipped at norm {protocol['clip_norm']:g}" if protocol["clip_norm"] else "not clipped"
     decay = f"weight decay {protocol['weight_decay']:g}"
     schedule = f"{protocol['schedule']} after a warm-up over {protocol['warmup_share']:.0%} of the steps"
-    chosen = " (auto: what the hardware multiplies natively)" if protocol["precision"] == "auto" else ""
+    chosen = " (auto: what the hardware multiplies fastest)" if protocol["precision"] == "auto" else ""
     precision = f"{results.precision} for frozen weights and matrix products{chosen}, fp32 for trained weights"
     size = generation["batch_size"]
     side_by_side = f", batches of {counted(size, 'document')}" if size else ", as many documents together as fit"

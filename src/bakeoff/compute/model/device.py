@@ -17,14 +17,12 @@ from pathlib import Path
 
 import torch
 
+from bakeoff.compute.model.precision import multiplies_fp16, native_precision
 from bakeoff.config.sections import ProtocolConfig
 from bakeoff.errors import ConfigError, SetupError, listed
 from bakeoff.library_errors import in_short, no_memory
 
 CPU = torch.device("cpu")
-# AMD GPUs whose matrix units multiply bf16: from MI100 and RX 7000 on; torch says that all of them can.
-BF16_ARCHITECTURES = ("gfx908", "gfx90a", "gfx94", "gfx95", "gfx11", "gfx12")
-FP16_SINCE, BF16_SINCE = 7, 8  # major versions of NVIDIA's first GPUs whose matrix units multiply them
 
 
 @dataclass(frozen=True)
@@ -131,28 +129,7 @@ def facts(device: torch.device) -> Facts:
     free, total = memory(device)
     module = torch.get_device_module(device)
     name = None if device.type == "cpu" else getattr(module, "get_device_name", str)(device)
-    native = native_precision(device)
-    fast_fp16 = native == "fp32" and is_nvidia(device) and module.get_device_properties(device).major >= FP16_SINCE
-    return Facts(str(device), name, free, total, native, fast_fp16)
-
-
-def is_nvidia(device: torch.device) -> bool:
-    """Return whether a device is a CUDA one in truth, and not an AMD GPU."""
-    return device.type == "cuda" and torch.version.hip is None
-
-
-def native_precision(device: torch.device) -> str:
-    """Return bf16 if the hardware multiplies it natively, else fp32 (protocol rule 4)."""
-    if device.type == "cpu":
-        capabilities = torch.cpu.get_capabilities()
-        native = bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
-    elif device.type == "cuda":
-        properties = torch.cuda.get_device_properties(device)
-        of_amd = getattr(properties, "gcnArchName", "").startswith(BF16_ARCHITECTURES)
-        native = properties.major >= BF16_SINCE if is_nvidia(device) else of_amd
-    else:
-        native = device.type == "xpu" and torch.xpu.get_device_properties(device).has_bfloat16_conversions
-    return "bf16" if native else "fp32"
+    return Facts(str(device), name, free, total, native_precision(device), multiplies_fp16(device))
 
 
 def random_state(device: torch.device) -> torch.Tensor:
