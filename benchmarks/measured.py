@@ -1,6 +1,7 @@
 """Measurements in processes of their own, kept in a file so that what was interrupted resumes."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,6 +10,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from bakeoff.compute.model.device import choose
+from bakeoff.driver.executor import hiding_others
 from bakeoff.driver.run_server import process_environment
 from bakeoff.store.files import append_jsonl, json_object, read_jsonl
 
@@ -43,9 +46,13 @@ def apart(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def run(script: str, arguments: list[str], ours: bool) -> dict[str, Any] | None:
-    """Return a contender's figures, or None where it failed (its last words go to standard error)."""
+    """Return a contender's figures, or None where it failed (its last words go to standard error).
+
+    It sees one device: HF's Trainer would share each batch among all GPUs that it finds.
+    """
     command = [sys.executable, str(Path(__file__).parent / script), *arguments]
-    environment = process_environment("auto") if ours else None  # part of our engine; peers start as their users do
+    theirs = process_environment("auto") if ours else os.environ  # part of our engine; peers start as their users do
+    environment = hiding_others(str(choose("auto")), theirs)[1]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         print(f"{script} {' '.join(arguments[:2])}: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)

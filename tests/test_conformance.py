@@ -9,6 +9,7 @@ import transformers
 from bakeoff.compute.decoding.conformance import SLOW, conforming, rows_for
 from bakeoff.compute.decoding.greedy import generate
 from bakeoff.compute.model.base import Base
+from bakeoff.compute.model.device import forked_random
 from bakeoff.errors import SetupError
 from bakeoff.testing import FAMILIES, family_base
 from bakeoff.testing.families import COMMON, DECODER, build, tokenizer
@@ -18,7 +19,7 @@ PROMPTS = [[random.Random(i).randrange(7, 200) for _ in range(random.Random(i).r
 
 def base_of(name, **fields):
     """A tiny base of an architecture beside the tested families, weights doubled as theirs are."""
-    with torch.random.fork_rng():
+    with forked_random():
         torch.manual_seed(0)
         model = build(getattr(transformers, name)(**COMMON | fields)).eval()
     with torch.no_grad():
@@ -116,3 +117,18 @@ def test_the_rows_share_a_beginning_and_no_special_token():
     assert rows[0].prompt[:16] == rows[1].prompt[:16]
     assert rows[0].prompt[16] != rows[1].prompt[16]
     assert not {0, 1} & {i for row in rows for i in [*row.prompt, *row.target]}
+
+
+def test_a_base_is_tried_beside_several_gpus_without_touching_them(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda *_: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    conforming(family_base("gpt2"))
+    there = {"cuda:2": torch.zeros(3)}
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: there[str(device)])
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: there.update({str(device): state}))
+    state, before = torch.get_rng_state(), there["cuda:2"]
+    with forked_random(torch.device("cuda:2")):
+        torch.rand(3)
+        there["cuda:2"] = torch.ones(3)
+    assert there == {"cuda:2": before}
+    assert torch.equal(torch.get_rng_state(), state)

@@ -37,7 +37,7 @@ class Accelerator:
     def device_count(self):
         return self.count
 
-    def get_memory_info(self, device):
+    def mem_get_info(self, device):
         return 10**9, 2 * 10**9
 
     def set_device_index(self, device):
@@ -55,9 +55,11 @@ def machine(monkeypatch):
 
     def pretend(*arguments, **named):
         there = Accelerator(*arguments, **named)
-        for name in ("current_accelerator", "device_count", "get_memory_info", "set_device_index", "synchronize",
+        for name in ("current_accelerator", "device_count", "set_device_index", "synchronize",
                      "reset_peak_memory_stats", "max_memory_allocated"):  # fmt: skip
             monkeypatch.setattr(torch.accelerator, name, getattr(there, name))
+        for own in (torch.cuda, torch.xpu):
+            monkeypatch.setattr(own, "mem_get_info", there.mem_get_info)
         monkeypatch.setattr(module, "compute_on", lambda device: there.done.append(("compute", str(device))))
         driver.survey.cache_clear()
         return there
@@ -131,14 +133,14 @@ def test_the_driver_learns_of_an_accelerator_from_a_process_that_ends(machine, m
              "fast_fp16": False}  # fmt: skip
     asked = []
 
-    def run(words, **_):
-        asked.append(words)
+    def run(words, env, **_):
+        asked.append((words, env["TORCH_CUDNN_SDPA_DEPRIORITIZED"]))
         return answer(f"a library's words\n{json.dumps(found)}\n")(words)
 
     monkeypatch.setattr(subprocess, "run", run)
     assert driver.survey("cuda:1").name == "A GPU"
     assert driver.survey("cuda:1").native_precision == "bf16"
-    assert [words[-2:] for words in asked] == [["bakeoff.compute.model.device", "cuda:1"]]
+    assert [(*words[-2:], own) for words, own in asked] == [("bakeoff.compute.model.device", "cuda:1", "1")]
     assert there.done == []
     monkeypatch.setattr(subprocess, "run", answer(json.dumps({"error": "it is taken"})))
     with pytest.raises(SetupError, match="it is taken"):

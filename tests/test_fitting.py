@@ -43,8 +43,8 @@ def memory(monkeypatch):
         "memory_reserved": lambda _: there.now,
         "max_memory_allocated": lambda _: there.most,
         "reset_peak_memory_stats": lambda _: setattr(there, "most", there.now),
-        "get_memory_info": lambda _: (there.total - there.others - there.now, there.total),
     }
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (there.total - there.others - there.now, there.total))
     for name, answer in answers.items():
         monkeypatch.setattr(torch.accelerator, name, answer)
     monkeypatch.setattr(fitting, "random_state", lambda _: torch.get_rng_state())

@@ -7,7 +7,8 @@ import pytest
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import AttentionInterface, GPT2Config, GPT2LMHeadModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from bakeoff.compute.decoding.greedy import generate
 from bakeoff.compute.model import kernels
@@ -55,9 +56,24 @@ def test_a_frozen_head_gets_no_gradient_and_ties_stay(monkeypatch):
 GROUPED = ("llama", "mistral", "qwen2", "qwen3", "gemma3", "granite")
 
 
+@pytest.fixture
+def on_gpu(monkeypatch):
+    """Return a function that makes a model's attention what it is on a GPU that multiplies this natively."""
+    own = AttentionInterface._global_mapping
+
+    def pretend(model, native):
+        monkeypatch.setitem(own, "sdpa", own["sdpa"])  # put back after the test
+        monkeypatch.setattr(kernels, "native_precision", lambda _: native)
+        kernels.fuse(model, torch.device("cuda"))
+
+    return pretend
+
+
 @pytest.mark.parametrize("family", GROUPED)
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_shared_keys_and_values_are_attended_to_as_by_torch_but_not_grouped_in_fp32(family, precision, monkeypatch):
+@pytest.mark.parametrize(("precision", "native"), [("fp32", "bf16"), ("bf16", "bf16"), ("bf16", "fp32")])
+def test_shared_keys_and_values_are_grouped_by_torch_where_a_gpu_has_flash_attention(
+    family, precision, native, monkeypatch, on_gpu
+):
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
     given, attend = [], nn.functional.scaled_dot_product_attention
 
@@ -66,12 +82,12 @@ def test_shared_keys_and_values_are_attended_to_as_by_torch_but_not_grouped_in_f
         return attend(*args, enable_gqa=enable_gqa, **options)
 
     monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", watched)
-    found = []
-    for split in (False, True):
+    found, flash = [], precision == native == "bf16"
+    for pretended in (False, True):
         base = family_base(family)
         base.model.to(dtype)
-        if split:
-            kernels.split_groups(base.model)
+        if pretended:
+            on_gpu(base.model, native)
         given.clear()
         ids = torch.arange(9, 15)[None]  # not longer than the families' sliding windows
         inputs = base.model.get_input_embeddings()(ids).detach().requires_grad_()
@@ -79,21 +95,35 @@ def test_shared_keys_and_values_are_attended_to_as_by_torch_but_not_grouped_in_f
         whole.logits.float().square().mean().backward()
         single = base.model(input_ids=ids[:, -1:], past_key_values=whole.past_key_values).logits
         found.append((whole.logits, inputs.grad, single))
-        assert any(given) == (precision == "bf16" or not split)
+        assert any(given) == (flash or not pretended)
     for ours, theirs in zip(*found, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
-        assert precision == "fp32" or torch.equal(ours, theirs)
+        near = {"rtol": 1e-5, "atol": 1e-6} if precision == "fp32" else {"rtol": 2e-2, "atol": 2e-2}
+        torch.testing.assert_close(ours, theirs, **near)
+        assert not flash or torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize(("device", "split"), [("cpu", False), ("cuda", True)])
-def test_a_base_is_attended_to_so_on_cuda_alone(device, split):
+@pytest.mark.parametrize("lower", [False, True])
+def test_weights_in_fp32_are_attended_to_in_the_precision_of_autocast(lower, on_gpu, monkeypatch):
+    apart = []
+    monkeypatch.setattr(kernels, "attend_apart", lambda *given, **_: apart.append(1) or sdpa_attention_forward(*given))
     base = family_base("llama")
-    kernels.fuse(base.model, torch.device(device))
-    assert base.model.config._attn_implementation == ("attend_in_fp32" if split else "sdpa")
+    on_gpu(base.model, "bf16")
+    with torch.autocast("cpu", torch.bfloat16, enabled=lower):
+        base.model(input_ids=torch.arange(9, 15)[None])
+    assert bool(apart) == (not lower)
+
+
+@pytest.mark.parametrize(("native", "name"), [("bf16", "attend_in_fp32"), ("fp32", "attend_apart")])
+def test_a_base_keeps_the_name_of_its_attention_on_a_gpu(native, name, on_gpu):
     plain, prompts = family_base("llama"), [[9, 10, 11, 12], [30, 31, 32, 33, 34, 35, 36], [7]]
-    assert generate(base, base.model, prompts, 8, 3) == generate(plain, plain.model, prompts, 8, 1)
-    kernels.fuse(gpt2 := family_base("gpt2").model, torch.device(device))
-    assert gpt2.config._attn_implementation == "sdpa"
+    expected = generate(plain, plain.model, prompts, 8, 1)
+    on_gpu(family_base("gpt2").model, native)
+    assert AttentionInterface._global_mapping["sdpa"] is sdpa_attention_forward
+    base = family_base("llama")
+    on_gpu(base.model, native)
+    assert base.model.config._attn_implementation == "sdpa"  # by which some architectures make their masks
+    assert AttentionInterface._global_mapping["sdpa"] is getattr(kernels, name)
+    assert generate(base, base.model, prompts, 8, 3) == expected
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma3", "t5", "bart"])

@@ -238,7 +238,7 @@ def test_a_bakeoff_that_does_not_fit_is_planned_and_not_run(tiny_config, monkeyp
 
 def test_an_accelerators_memory_sets_how_much_is_computed_at_once(base, monkeypatch):
     there = {"free": GIB, "total": 64 * GIB, "reserved": GIB, "allocated": GIB // 2}
-    monkeypatch.setattr(torch.accelerator, "get_memory_info", lambda _: (there["free"], there["total"]))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (there["free"], there["total"]))
     monkeypatch.setattr(torch.accelerator, "memory_reserved", lambda _: there["reserved"])
     monkeypatch.setattr(torch.accelerator, "memory_allocated", lambda _: there["allocated"])
     forward.total_bytes.cache_clear()

@@ -198,7 +198,7 @@ def test_a_limit_of_memory_ends_in_a_reason():
     with os.fdopen(reading) as said:
         text = said.read()
     assert text.startswith("out of memory (")
-    assert text.endswith("Try a smaller protocol.batch_size or max_tokens memory")
+    assert text.endswith("or a smaller max_tokens or batch_size memory")
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The trunk cache gives the losses and gradients of the whole model, or is not used."""
 
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -83,6 +84,24 @@ def test_the_file_is_built_once_and_shared(base, tiny_model, tmp_path):
     written = file.stat().st_mtime_ns
     open_trunk(base, base.model, ROWS, tmp_path / "train", None, 4)
     assert file.stat().st_mtime_ns == written
+
+
+def test_a_gpu_copies_what_is_stored_from_pinned_memory_by_itself(base, tmp_path, monkeypatch):
+    found = open_trunk(base, top_only(base), ROWS, tmp_path / "train", None, 4)
+    plain, zeros, asked = found.read([4, 1]), torch.zeros, []
+
+    def pinned(*shape, pin_memory=False, **how):
+        asked.append(pin_memory)
+        return zeros(*shape, **how)
+
+    def moved(tensor, device, non_blocking=False):
+        asked.append((str(device), non_blocking))
+        return tensor
+
+    monkeypatch.setattr(torch, "zeros", pinned)
+    monkeypatch.setattr(torch.Tensor, "to", moved)
+    assert torch.equal(replace(found, device=torch.device("cuda:0")).read([4, 1]), plain)
+    assert asked == [True, ("cuda:0", True)]
 
 
 def test_a_size_is_for_all_files_and_what_a_killed_build_left_is_gone(base, tmp_path):

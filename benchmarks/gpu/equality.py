@@ -11,13 +11,13 @@ import torch
 
 from bakeoff.compute.decoding.greedy import generate
 from bakeoff.compute.model.base import DTYPES, Base, adapt, for_decoding, load_base, load_tokenizer, trainable
-from bakeoff.compute.model.device import CPU
+from bakeoff.compute.model.device import CPU, release
 from bakeoff.compute.run.checks import RELOAD_TOLERANCE, equals_base, fingerprints, start_tolerance
 from bakeoff.compute.training.checkpoint import load_newest, save_checkpoint
 from bakeoff.compute.training.loss import batch_of, evaluate_loss, mean_loss, target_losses
 from bakeoff.methods import build_method
 from bakeoff.testing.families import ROWS, family_base
-from gpu.harness import DEVICE, SMOKE, Found, adapted_base, check, clean, failing, rows_of, trainer_for
+from gpu.harness import DEVICE, HALF, SMOKE, Found, adapted_base, check, failing, rows_of, trainer_for
 
 PROMPT = {"num_virtual_tokens": 3, "prompt_tuning_init_text": "w5 w6"}
 METHODS: dict[str, dict[str, Any]] = {
@@ -25,7 +25,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "ia3": {}, "layer_norm": {}, "adalora": {"init_r": 4, "target_r": 2}, "loha": {"r": 2},
     "fourierft": {"n_frequency": 50},
 }  # fmt: skip
-BOUNDS = {"fp32": 2e-4, "bf16": 5e-2}  # relative, of a loss; gradients may be 40 times as far off
+BOUNDS = {"fp32": 2e-4, HALF: 5e-2}  # relative, of a loss; gradients may be 40 times as far off
 
 
 def base_on(device: torch.device, family: str, precision: str) -> Base:
@@ -100,7 +100,7 @@ def starts_and_reloads() -> Found:
     wrong = [
         fault
         for family in ("gpt2", "llama", "gemma3")
-        for precision in ("fp32", "bf16")
+        for precision in BOUNDS
         for name, fields in methods.items()
         for fault in start_and_reload(family, precision, {"method": name, **fields})
     ]
@@ -124,7 +124,7 @@ def ten_steps(folder: Path | None = None, until: int | None = None) -> torch.Ten
 def farthest() -> dict[str, float]:
     """Return how far a training is from the same again, and from one that stopped and resumed halfway."""
     whole, again = ten_steps(), ten_steps()
-    clean()
+    release(DEVICE)
     with tempfile.TemporaryDirectory() as folder:
         ten_steps(Path(folder), 5)
         resumed = ten_steps(Path(folder))
@@ -133,7 +133,6 @@ def farthest() -> dict[str, float]:
 
 def deterministic(function: Callable[[], Any]) -> Any:
     """Return what a function returns under torch's deterministic algorithms."""
-    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.use_deterministic_algorithms(True)
     try:
         return function()
@@ -150,12 +149,12 @@ def resumes_bit_for_bit() -> Found:
 
 @check(25)
 def batch_mates() -> Found:
-    """Greedy outputs of the embedded base in fp32 are those of a batch of one; how many differ in bf16."""
+    """Greedy outputs of the embedded base in fp32 are those of a batch of one; how many differ in half precision."""
     text = " ".join(Path(os.__file__).read_text().split())
     words = load_tokenizer("base")(text, add_special_tokens=False)["input_ids"]
     count, differing = 4 if SMOKE else 64, {}
     prompts = [words[i * 97 : i * 97 + 40 + i % 50] for i in range(count)]
-    for precision in ("fp32", "bf16"):
+    for precision in BOUNDS:
         base = load_base("base", precision, device=DEVICE)
         decoder = for_decoding(base, base.model, precision)
         alone, together = (generate(decoder, base.model, prompts, 24, size) for size in (1, 32))

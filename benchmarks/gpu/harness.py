@@ -1,6 +1,5 @@
 """What the GPU's checks share: their register, random bases of real shapes, examples, clocks and training steps."""
 
-import gc
 import random
 import sys
 import time
@@ -12,7 +11,16 @@ import torch
 import transformers
 
 from bakeoff.compute.model.base import DTYPES, Base, adapt
-from bakeoff.compute.model.device import choose, peak_bytes, reset_peak, wait
+from bakeoff.compute.model.device import (
+    choose,
+    is_nvidia,
+    native_precision,
+    out_of_memory,
+    peak_bytes,
+    release,
+    reset_peak,
+    wait,
+)
 from bakeoff.compute.model.kernels import fuse
 from bakeoff.compute.training.loop import Trainer
 from bakeoff.config.sections import ProtocolConfig
@@ -23,6 +31,7 @@ from bakeoff.testing.families import tokenizer
 SMOKE = "--smoke" in sys.argv
 DEVICE = choose("cpu" if SMOKE else "auto")
 ON_CUDA = DEVICE.type == "cuda"
+HALF = "fp16" if is_nvidia(DEVICE) and native_precision(DEVICE) == "fp32" else "bf16"  # what large bases run in there
 LORA = {"method": "lora", "r": 16}
 
 
@@ -52,33 +61,37 @@ class Check(NamedTuple):
     """A check: it returns what it found, under `failed` the names of what does not hold."""
 
     seconds: float
+    gigabytes: float  # of memory that the device must have
     run: Callable[[], Found]
 
 
 CHECKS: dict[str, Check] = {}
 
 
-def check(seconds: float) -> Callable[[Callable[[], Found]], Callable[[], Found]]:
-    """Register a check that may take so many seconds on a data-centre GPU."""
+def check(seconds: float, gigabytes: float = 0) -> Callable[[Callable[[], Found]], Callable[[], Found]]:
+    """Register a check that may take so many seconds on a data-centre GPU, and needs so much memory on any."""
 
     def add(function: Callable[[], Found]) -> Callable[[], Found]:
-        CHECKS[function.__name__] = Check(seconds, function)
+        CHECKS[function.__name__] = Check(seconds, 0 if SMOKE else gigabytes, function)
         return function
 
     return add
+
+
+def if_it_fits(measure: Callable[[], Found]) -> Found:
+    """Return what is measured; that it does not fit is no fault, and said."""
+    try:
+        return measure()
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+    return {"skipped": "does not fit"}
 
 
 def failing(**held: bool) -> Found:
     """Return under `failed` the names of the conditions that do not hold; nothing if all hold."""
     wrong = [name for name, holds in held.items() if not holds]
     return {"failed": wrong} if wrong else {}
-
-
-def clean() -> None:
-    """Give the device's memory back."""
-    gc.collect()
-    if DEVICE.type != "cpu":
-        torch.accelerator.empty_cache()
 
 
 def clock(function: Callable[[], Any], repeats: int = 5, warm: int = 2) -> float:
@@ -93,7 +106,7 @@ def clock(function: Callable[[], Any], repeats: int = 5, warm: int = 2) -> float
     return sorted(taken[warm:])[repeats // 2]
 
 
-def make_base(shape: str, precision: str = "bf16") -> Base:
+def make_base(shape: str, precision: str = HALF) -> Base:
     """Return a random base of a shape, made on the device: no file, no copy."""
     sizes = SHAPES[shape]
     config = transformers.Qwen3Config(
@@ -109,7 +122,7 @@ def make_base(shape: str, precision: str = "bf16") -> Base:
     return Base(model.eval(), tokenizer(), DEVICE, precision, head_alone=True)
 
 
-def adapted_base(shape: str, fields: Mapping[str, Any], precision: str = "bf16") -> tuple[Base, Any, Method]:
+def adapted_base(shape: str, fields: Mapping[str, Any], precision: str = HALF) -> tuple[Base, Any, Method]:
     """Return a base of a shape, adapted by a method, and the method."""
     base, method = make_base(shape, precision), build_method("x", {**fields})
     torch.manual_seed(1)
@@ -141,7 +154,8 @@ def trainer_for(base: Base, adapted: Any, method: Method, batch: int = 8) -> tup
 def time_steps(
     shape: str, fields: Mapping[str, Any], steps: int = 6, prompt: int = 240, target: int = 60, batch: int = 8
 ) -> Found:
-    """Return the median seconds of a training step in bf16, its tokens a second, and the peak."""
+    """Return the median seconds of a training step in bf16 or fp16, its tokens a second, and the peak."""
+    release(DEVICE)  # of the steps before, which may be in circles
     base, adapted, method = adapted_base(shape, fields)
     rows = rows_of(batch * steps, prompt, target, SHAPES[shape].vocabulary)
     trainer, marks = trainer_for(base, adapted, method, batch)

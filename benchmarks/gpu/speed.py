@@ -2,25 +2,30 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
-from peft.helpers import disable_input_dtype_casting
-from torch.nn.functional import scaled_dot_product_attention
+from peft.tuners.lora import LoraLayer
+from transformers import AttentionInterface
 
 from bakeoff.compute.decoding.batch import decoding
 from bakeoff.compute.decoding.greedy import rows_at_once
-from bakeoff.compute.model.base import Base, for_decoding
-from bakeoff.compute.model.device import wait
+from bakeoff.compute.model.base import DTYPES, Base, for_decoding
+from bakeoff.compute.model.device import release, wait
 from bakeoff.compute.model.forward import autocast
 from bakeoff.compute.training import compiled
+from bakeoff.compute.training.loss import evaluate_loss
 from gpu.harness import (
     DEVICE,
+    HALF,
     LORA,
     ON_CUDA,
     SHAPES,
@@ -28,36 +33,36 @@ from gpu.harness import (
     Found,
     adapted_base,
     check,
-    clean,
     clock,
     failing,
+    if_it_fits,
+    make_base,
     rows_of,
     time_steps,
     trainer_for,
 )
 
 KERNELS = ("cudnn", "flash", "efficient", "math")
-BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
-# Of 32 heads: dtype, queries, keys, heads of keys and values, whether there is a mask.
+# Of 32 heads, of which four share keys and values: precision, queries, keys, whether there is a mask.
 CALLS = {
-    "train bf16": (BF16, 300, 300, 8, False),
-    "train fp16": (FP16, 300, 300, 8, False),
-    "train fp32": (FP32, 300, 300, 32, False),
-    "decode bf16": (BF16, 1, 301, 8, False),
-    "decode fp32": (FP32, 1, 301, 32, False),
-    "prefix or beginning bf16": (BF16, 100, 300, 32, True),
-    "prefix or beginning fp32": (FP32, 100, 300, 32, True),
+    "train": (HALF, 300, 300, False),
+    "train fp32": ("fp32", 300, 300, False),
+    "decode": (HALF, 1, 301, False),
+    "decode fp32": ("fp32", 1, 301, False),
+    "prefix or beginning": (HALF, 100, 300, True),
+    "prefix or beginning fp32": ("fp32", 100, 300, True),
 }
 
 
-def kernel(dtype: torch.dtype, queries: int, keys: int, heads: int, masked: bool) -> str:
-    """Return which kernel torch takes for an attention call."""
-    query = torch.randn(8, 32, queries, 128, device=DEVICE, dtype=dtype)
-    key, value = (torch.randn(8, heads, keys, 128, device=DEVICE, dtype=dtype) for _ in range(2))
+def kernel(precision: str, queries: int, keys: int, masked: bool) -> str:
+    """Return which kernel torch takes for an attention call of a base."""
+    trains = queries > 1 and not masked
+    query = torch.randn(8, 32, queries, 128, device=DEVICE, dtype=DTYPES[precision], requires_grad=trains)
+    key, value = (torch.randn(8, 8, keys, 128, device=DEVICE, dtype=DTYPES[precision]) for _ in range(2))
     mask = torch.ones(8, 1, queries, keys, device=DEVICE, dtype=torch.bool) if masked else None
-    causal = not masked and queries > 1
+    module: Any = SimpleNamespace(num_key_value_groups=4, is_causal=True)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal, enable_gqa=heads != 32)
+        AttentionInterface()["sdpa"](module, query, key, value, mask)
     names = {event.key for event in profile.key_averages()}
     taken = (k for k in KERNELS if any(f"attention_{k}" in n or f"{k}_attention" in n for n in names))
     return next(taken, ", ".join(sorted(names)))
@@ -68,6 +73,7 @@ def attention_kernels() -> Found:
     """No kind of attention call takes the math kernel, which holds all scores in memory."""
     if not ON_CUDA:
         return {"skipped": "no CUDA"}
+    make_base("0.5B")  # its heads share keys and values: transformers has the attention of such a base from now on
     found = {name: kernel(*call) for name, call in CALLS.items()}
     return {"kernels": found} | failing(no_math="math" not in found.values())
 
@@ -107,9 +113,9 @@ def price_of_a_new_length() -> Found:
 
 
 def peak_flops() -> float:
-    """Return the multiplications and additions a second of a large bf16 product."""
+    """Return the multiplications and additions a second of a large product in half precision."""
     size = 256 if SMOKE else 8192
-    a, b = (torch.randn(size, size, dtype=torch.bfloat16, device=DEVICE) for _ in range(2))
+    a, b = (torch.randn(size, size, dtype=DTYPES[HALF], device=DEVICE) for _ in range(2))
     return 2 * size**3 / clock(lambda: a @ b)
 
 
@@ -128,13 +134,15 @@ def steps_of_a_small_base() -> Found:
         "lora": LORA, "last_layers": {"method": "last_layers", "head": False}, "full": {"method": "full"},
         "prompt_tuning": {"method": "prompt_tuning", "prompt_tuning_init_text": "w5"},
     }  # fmt: skip
-    found = {name: time_steps("0.5B", fields) for name, fields in methods.items()}
+    found: Found = {name: if_it_fits(partial(time_steps, "0.5B", fields)) for name, fields in methods.items()}
     return found | {"lora, batches of 64": time_steps("0.5B", LORA, batch=16 if SMOKE else 64, steps=4)}
 
 
 @check(120)
 def compiled_blocks() -> Found:
     """LoRA's steps on the 0.5B base with blocks as they are and compiled: seconds of the first, of others; losses."""
+    if not SMOKE and not any(map(shutil.which, ("cc", "gcc", "clang"))):
+        return {"skipped": "no C compiler"}
     compiled.BACKEND = "aot_eager" if SMOKE else compiled.BACKEND
     found: Found = {}
     rows = rows_of(8 * 24, 240, 60, SHAPES["0.5B"].vocabulary, spread=8)
@@ -147,36 +155,37 @@ def compiled_blocks() -> Found:
         gaps = sorted(b - a for a, b in pairwise(marks[4:]))
         found[name] = {"loss": loss, "step_seconds": gaps[len(gaps) // 2], "first_seconds": marks[0] - start}
         del trainer, base, adapted
-        clean()
+        release(DEVICE)
     return found | failing(near=abs(found["compiled"]["loss"] / found["plain"]["loss"] - 1) < 1e-2)
 
 
-@check(90)
+@check(90, gigabytes=20)
 def steps_of_a_large_base() -> Found:
     """Training steps of an 8B base with LoRA: 8 x 300 tokens with their share of the peak, and 2 x 8,000 tokens."""
-    found: Found = {"8 x 300": time_steps("8B", LORA)}
-    clean()
     long, target = (24, 8) if SMOKE else (8000, 60)
-    found["2 x 8,000"] = time_steps("8B", LORA, steps=3, batch=2, prompt=long, target=target)
-    clean()
+    short = if_it_fits(partial(time_steps, "8B", LORA))
+    found = {"8 x 300": short, "2 x 8,000": if_it_fits(partial(time_steps, "8B", LORA, 3, long, target, 2))}
+    release(DEVICE)
     peak = peak_flops()
-    useful = useful_flops("8B", 8 * 300, 8 * 61)
-    share = useful / found["8 x 300"]["step_seconds"] / peak
-    return found | {"peak_tflops": round(peak / 1e12, 1), "share_of_peak": round(share, 3)}
+    found["peak_tflops"] = round(peak / 1e12, 1)
+    if "step_seconds" in short:
+        useful = useful_flops("8B", 8 * 300, 8 * 61)
+        found["share_of_peak"] = round(useful / short["step_seconds"] / peak, 3)
+    return found
 
 
 @check(20)
 def casts_of_peft() -> Found:
     """LoRA's steps on the 0.5B base without PEFT's cast of every input to fp32, and whether losses keep their bits."""
-    from bakeoff.compute.training.loss import evaluate_loss
-
     base, adapted, _ = adapted_base("0.5B", LORA)
     rows = rows_of(8, 240, 60)
     seconds, losses = {}, {}
     for name, casting in (("with", True), ("without", False)):
-        with disable_input_dtype_casting(adapted, active=not casting):
-            losses[name] = evaluate_loss(base, adapted, rows, 8)
-            seconds[name] = round(clock(lambda: evaluate_loss(base, adapted, rows, 8)), 4)
+        for layer in adapted.modules():
+            if isinstance(layer, LoraLayer):
+                layer.cast_input_dtype_enabled = casting
+        losses[name] = evaluate_loss(base, adapted, rows, 8)
+        seconds[name] = round(clock(lambda: evaluate_loss(base, adapted, rows, 8)), 4)
     return {"seconds": seconds} | failing(equal_bits=losses["with"] == losses["without"])
 
 
@@ -198,19 +207,22 @@ def decode_steps(base: Base, adapted: Any, rows: int) -> Found:
     return {"prefill_s": round(taken[0], 3), "step_ms": middle, "slowest_ms": slowest}
 
 
-@check(60)
+@check(60, gigabytes=20)
 def decoding_of_a_large_base() -> Found:
     """Decoding steps of the 8B base with LoRA, by rows and precision; fp32 has the adapter merged."""
     base, adapted, _ = adapted_base("8B", LORA)
     adapted.requires_grad_(False).eval()
-    found: Found = {}
-    for precision, rows in (("bf16", (4, 8, 64, 256)), ("fp32", (4, 64))):  # fp32 comes last: it is made in place
+
+    def decode(precision: str, counts: tuple[int, ...]) -> Found:
         decoder = for_decoding(base, adapted, precision)
-        found[f"{precision}: rows of 830 tokens at once"] = rows_at_once(decoder, 830)
-        for count in (2, 4) if SMOKE else rows:
-            found[f"{precision}, {count} rows"] = decode_steps(decoder, adapted, count)
-        clean()
-    return found
+        found: Found = {"rows of 830 tokens at once": rows_at_once(decoder, 830)}
+        for count in counts:
+            found[f"{count} rows"] = if_it_fits(partial(decode_steps, decoder, adapted, count))
+            release(DEVICE)
+        return found
+
+    half = decode(HALF, (2, 4) if SMOKE else (4, 8, 64, 256))
+    return {HALF: half, "fp32": if_it_fits(partial(decode, "fp32", (2, 4) if SMOKE else (4, 64)))}  # made in place
 
 
 @check(75)

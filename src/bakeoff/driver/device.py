@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from bakeoff.child_process import command
 from bakeoff.config.machine import MachineConfig
+from bakeoff.driver.run_server import process_environment
 from bakeoff.errors import ConfigError, SetupError, listed
 
 if TYPE_CHECKING:
@@ -100,12 +101,14 @@ def at_once(machine: MachineConfig) -> int:
 
 
 def asked_apart(device: str) -> "Facts":
-    """Return what a process of its own finds of an accelerator."""
+    """Return what a process of its own finds of an accelerator, in the environment of runs."""
     from bakeoff.compute.model.device import Facts
 
     words = command("compute.model.device", device)
     try:
-        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=SECONDS)
+        done = subprocess.run(
+            words, env=process_environment(device), capture_output=True, text=True, check=False, timeout=SECONDS
+        )
     except subprocess.TimeoutExpired:
         raise SetupError(f"machine.device: {device}: does not answer. Try: nvidia-smi, or --device cpu") from None
     if done.returncode:

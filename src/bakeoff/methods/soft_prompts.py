@@ -86,7 +86,7 @@ class SoftPrompt(Method):
         def loss_of(text: str) -> float:
             begin(text)
             losses = [forward(adapted, members) for members in batches[:SEARCH_BATCHES]]
-            return float(sum(part.sum().double() for part in losses)) / sum(map(len, losses))
+            return sum(float(part.sum()) for part in losses) / sum(map(len, losses))
 
         with torch.no_grad():
             begin(best(search(loss_of, [self.prompt_tuning_init_text, *STARTS], SEARCH_TEXTS, seed=0)))

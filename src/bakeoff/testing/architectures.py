@@ -24,7 +24,7 @@ from bakeoff.child_process import end_with_parent, limit
 from bakeoff.compute.decoding.conformance import conforming, rows_for, virtual_tokens_differ
 from bakeoff.compute.decoding.greedy import generate
 from bakeoff.compute.model.base import Base, adapt, trainable
-from bakeoff.compute.model.device import out_of_memory
+from bakeoff.compute.model.device import forked_random, out_of_memory
 from bakeoff.compute.model.loading import quiet
 from bakeoff.compute.training.gradient_reach import adapted_shape
 from bakeoff.compute.training.loss import batch_of, target_losses
@@ -193,7 +193,7 @@ def trains(base: Base, shape: PreTrainedModel, name: str) -> str | None:
     copy = replace(base, model=deepcopy(base.model))
     try:
         adapted_shape(shape, method)
-        with one_line(name), torch.random.fork_rng():
+        with one_line(name), forked_random():
             adapted = adapt(copy, method)
             target_losses(copy, adapted, batch_of(copy, MANY_ROWS)).mean().backward()
             if isinstance(method, SoftPrompt):

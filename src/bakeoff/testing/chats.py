@@ -9,6 +9,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from bakeoff.compute.model.base import Base
+from bakeoff.compute.model.device import forked_random
 from bakeoff.compute.model.head import is_head_alone
 from bakeoff.compute.model.kernels import fuse
 from bakeoff.compute.model.loading import quiet
@@ -119,7 +120,7 @@ def chat_model(style: str, family: str) -> PreTrainedModel:
     """Return a family's tiny seeded model with as many ids as a style's tokenizer; its matrices as in `family_base`."""
     config = family_config(family)
     config.vocab_size = len(chat_tokenizer(style))
-    with torch.random.fork_rng():
+    with forked_random():
         torch.manual_seed(0)
         model = build(config).eval()
     with torch.no_grad():

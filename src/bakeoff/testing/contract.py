@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from bakeoff.compute.decoding.greedy import generate
 from bakeoff.compute.model.base import Base, adapt, count_parameters, trainable
+from bakeoff.compute.model.device import forked_random
 from bakeoff.compute.model.merging import merge
 from bakeoff.compute.run.checks import fingerprints, only_moved, shown
 from bakeoff.compute.training.checkpoint import load_newest, save_checkpoint
@@ -88,7 +89,7 @@ class Cell:
         trainer = self.trainer()
         trainer.report = note
         self.before = fingerprints(trainer.adapted)
-        with torch.random.fork_rng():  # dropout draws numbers that a training which is resumed does not
+        with forked_random():  # dropout draws numbers that a training which is resumed does not
             target_losses(trainer.base, trainer.adapted, batch_of(trainer.base, self.rows)).mean().backward()
         self.reached = {name for name, p in trainer.adapted.named_parameters() if p.grad is not None}
         trainer.adapted.zero_grad()

@@ -13,6 +13,7 @@ import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from bakeoff.compute.model.base import Base, load_model, set_up
+from bakeoff.compute.model.device import forked_random
 from bakeoff.compute.model.head import is_head_alone
 from bakeoff.compute.model.kernels import fuse
 from bakeoff.compute.model.loading import model_class, quiet, without_values
@@ -86,7 +87,7 @@ def packed_model(family: str, quantize: Quantize) -> PreTrainedModel:
 @cache
 def first_model(family: str) -> PreTrainedModel:
     """Return the model that all tiny models of a family are copies of: copying is faster than drawing weights."""
-    with torch.random.fork_rng():
+    with forked_random():
         torch.manual_seed(0)
         model = build(family_config(family)).eval()
     with torch.no_grad():

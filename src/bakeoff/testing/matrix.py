@@ -7,6 +7,7 @@ from typing import get_args
 import torch
 
 from bakeoff.compute.model.base import adapt, count_parameters, trainable
+from bakeoff.compute.model.device import forked_random
 from bakeoff.compute.run.checks import fingerprints, only_moved
 from bakeoff.compute.training.gradient_reach import adapted_shape
 from bakeoff.compute.training.loop import Trainer
@@ -78,7 +79,7 @@ def probe(name: str, family: str, quantize: Quantize = "none") -> str | None:
     try:
         base = family_base(family, quantize)
         planned = count_parameters(adapted_shape(family_shape(family, quantize), method))
-        with torch.random.fork_rng():
+        with forked_random():
             torch.manual_seed(0)
             adapted = adapt(base, method)
             start(base, adapted, method, ROWS, len(ROWS))

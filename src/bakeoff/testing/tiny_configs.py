@@ -17,6 +17,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from bakeoff.compute.decoding.conformance import plain_losses, rows_for
 from bakeoff.compute.model.base import Base, set_up
+from bakeoff.compute.model.device import forked_random
 from bakeoff.compute.model.loading import without_values
 from bakeoff.errors import SetupError
 from bakeoff.library_errors import one_line
@@ -72,7 +73,7 @@ def tiny_base(kind: str, factory: Any) -> tuple[Base, PreTrainedConfig]:
     errors: list[SetupError] = []
     for twice, given in product((1, 2), (False, True)):
         try:
-            with torch.random.fork_rng(), one_line("no tiny model can be built"):
+            with forked_random(), one_line("no tiny model can be built"):
                 torch.manual_seed(0)
                 built.append(build(kind, factory, twice, given))
             with torch.no_grad(), one_line("it cannot be called"):

@@ -17,6 +17,7 @@ from transformers import Cache
 from bakeoff.compute.decoding.batch import decoding
 from bakeoff.compute.decoding.greedy import one_length, reads_targets
 from bakeoff.compute.model.base import Base
+from bakeoff.compute.model.device import forked_random
 from bakeoff.compute.model.forward import autocast, prefix
 from bakeoff.compute.model.head import is_head_alone
 from bakeoff.compute.model.shared_prefix import WORTH, Beginning, read_beginning
@@ -41,7 +42,7 @@ def conforming(base: Base) -> tuple[Base, str | None]:
     those of its plain forward pass.
     """
     name, rows = type(base.model).__name__, rows_for(base)
-    with torch.random.fork_rng(), one_line(f"model: {name}: cannot be called as a language model for text"):
+    with forked_random(base.device), one_line(f"model: {name}: cannot be called as a language model for text"):
         plain = [plain_losses(base, row) for row in rows]
         check_causal(base, rows[0], plain[0])
         base = replace(base, head_alone=is_head_alone(base.model))
@@ -51,14 +52,14 @@ def conforming(base: Base) -> tuple[Base, str | None]:
                 f"model: {name}: the loss of a batch differs from the loss of its rows one by one, so it cannot be used"
             )
     try:
-        with torch.random.fork_rng(), one_line(f"model: {name}: cannot be decoded with its cache"):
+        with forked_random(base.device), one_line(f"model: {name}: cannot be decoded with its cache"):
             wrong = differs(base, base.model, rows, plain)
     except SetupError:
         wrong = "outputs"
     if wrong is None:
         return base, None
     slow = replace(base, cached=False)
-    with torch.random.fork_rng(), one_line(f"model: {name}: cannot be decoded"):
+    with forked_random(base.device), one_line(f"model: {name}: cannot be decoded"):
         still = differs(slow, base.model, rows, plain)
     if still:
         raise SetupError(f"model: {name}: {still} differ from its plain forward pass, so it cannot be used")

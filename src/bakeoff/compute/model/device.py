@@ -11,7 +11,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -93,7 +93,8 @@ def use(device: torch.device) -> None:
     except RuntimeError as error:
         raise SetupError(
             f"machine.device: {device}: cannot be used ({in_short(error)}). Another process may have it to itself, or "
-            "all its memory. Try: nvidia-smi, another device, or --device cpu"
+            "all its memory. Try: nvidia-smi, another device, or --device cpu; with WSL, or a virtual GPU: "
+            "PYTORCH_ALLOC_CONF=expandable_segments:False"
         ) from None
 
 
@@ -142,13 +143,21 @@ def set_random_state(device: torch.device, state: torch.Tensor) -> None:
     torch.get_device_module(device).set_rng_state(state, device)
 
 
+def forked_random(device: torch.device = CPU) -> AbstractContextManager[None]:
+    """Return a context after which random numbers are drawn as if nothing was drawn within: on the CPU and a device.
+
+    Torch alone takes all devices that it sees, warns if they are several, and initialises them.
+    """
+    return torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type)
+
+
 def memory(device: torch.device) -> tuple[int, int]:
     """Return the free and the total bytes of a device's memory; for the processor, this machine's."""
     if device.type == "mps":
         total = torch.mps.recommended_max_memory()
         return total - torch.mps.driver_allocated_memory(), total
     if device.type != "cpu":
-        return torch.accelerator.get_memory_info(device)
+        return torch.get_device_module(device).mem_get_info(device)
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with suppress(OSError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()
@@ -236,7 +245,7 @@ def release(device: torch.device) -> None:
     """Give back the memory of what is not referred to any more, also in circles: another base shall have room."""
     gc.collect()
     if device.type != "cpu":
-        torch.accelerator.empty_cache()
+        torch.get_device_module(device).empty_cache()
 
 
 class Clocks:

@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, PreTrainedModel
 from transformers.activations import NewGELUActivation
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+
+from bakeoff.compute.model.device import native_precision
 
 # MKL's fp32 products with GPT-2's 50,257 columns take up to twice as long as the same in parts (design/LOG.md).
 PART_COLUMNS = 2048
@@ -22,7 +23,7 @@ def fuse(model: PreTrainedModel, device: torch.device) -> None:
     if device.type == "cpu" and type(head) is nn.Linear and head.out_features > PART_COLUMNS:
         model.set_output_embeddings(WideLinear.of(head))
     if device.type == "cuda":
-        split_groups(model)
+        split_groups(model, device)
 
 
 def fuse_activations(model: nn.Module) -> None:
@@ -43,13 +44,15 @@ def skip_casts(adapted: nn.Module) -> None:
             layer.cast_input_dtype_enabled = any(type(d) is not nn.Identity for d in layer.lora_dropout.values())
 
 
-def split_groups(model: PreTrainedModel) -> None:
-    """Let a model whose heads share keys and values attend by `attend_in_fp32`."""
-    grouped = any(getattr(module, "num_key_value_groups", 1) > 1 for module in model.modules())
-    if grouped and model.config._attn_implementation == "sdpa":
-        AttentionInterface.register(attend_in_fp32.__name__, attend_in_fp32)
-        AttentionMaskInterface.register(attend_in_fp32.__name__, sdpa_mask)
-        model.set_attn_implementation(attend_in_fp32.__name__)
+def split_groups(model: PreTrainedModel, device: torch.device) -> None:
+    """Let models whose heads share keys and values attend without the kernel that holds all scores, if this is one.
+
+    They keep the name of transformers' `sdpa`: some architectures ask for it to make their masks. GPUs that do not
+    multiply bf16 have no flash attention either, in no precision.
+    """
+    if any(getattr(module, "num_key_value_groups", 1) > 1 for module in model.modules()):
+        flash = native_precision(device) == "bf16"
+        AttentionInterface.register("sdpa", attend_in_fp32 if flash else attend_apart)
 
 
 def attend_in_fp32(
@@ -60,15 +63,32 @@ def attend_in_fp32(
     attention_mask: torch.Tensor | None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
+    """Return what transformers' `sdpa` does; in fp32 by `attend_apart`.
+
+    Under autocast torch computes in less, though queries may be in fp32, as where all weights train.
+    """
+    in_fp32 = query.dtype == torch.float32 and not torch.is_autocast_enabled(query.device.type)
+    attend = attend_apart if in_fp32 else sdpa_attention_forward
+    return attend(module, query, key, value, attention_mask, **options)
+
+
+def attend_apart(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
     """Return what transformers' `sdpa` does: (batch, tokens, heads, width) of a query (batch, heads, tokens, width).
 
-    Without a mask that leaves heads that share keys and values to torch, which on CUDA has for them in fp32 only the
-    kernel that holds all scores: 137 GB for one text of 32,768 tokens and 32 heads. Here keys and values are repeated,
-    or for one token the heads of a group become its tokens.
+    Without a mask that leaves heads that share keys and values to torch, which on CUDA has for them only flash
+    attention, not for fp32, and the kernel that holds all scores: 137 GB for one text of 32,768 tokens and 32 heads.
+    Here keys and values are repeated, or for one token the heads of a group become its tokens.
     """
     groups = getattr(module, "num_key_value_groups", 1)
     other = any(options.get(name) is not None for name in ("position_bias", "cache"))
-    if groups == 1 or attention_mask is not None or other or query.dtype != torch.float32:
+    if groups == 1 or attention_mask is not None or other:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     alone = SimpleNamespace(is_causal=getattr(module, "is_causal", True))
     if query.shape[2] > 1:

@@ -10,7 +10,8 @@ import torch
 from torch.nn.functional import pad
 
 ODD = -7046029254386353131  # 2**64 divided by the golden ratio, as a signed number
-CPU_WORDS, DEVICE_WORDS = 2**17, 2**22  # at once: as stay in a processor's cache; as keep an accelerator busy
+# At once: as stay in a processor's cache; as keep an accelerator busy, whose multipliers stay in its memory.
+CPU_WORDS, DEVICE_WORDS = 2**17, 2**20
 
 
 def position_hash(tensor: torch.Tensor) -> int:

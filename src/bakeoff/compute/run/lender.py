@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from bakeoff.compute.model.base import Base
-from bakeoff.compute.model.device import leave_out, memory, release
+from bakeoff.compute.model.device import leave_out, memory, release, use
 from bakeoff.compute.model.original import Original
 from bakeoff.compute.run.checks import fingerprints
 from bakeoff.compute.run.resident import Resident, Wanted, tried
@@ -30,6 +30,7 @@ class Lender:
 
     def lend(self, wanted: Wanted) -> tuple[Resident, bool]:
         """Return the base that a run wants, and whether it was loaded now."""
+        use(self.device)  # before that torch counts no memory
         leave_out(self.device, 0)
         if self.original:
             self.original.put_back()

@@ -13,5 +13,6 @@ def explained(error: Exception) -> tuple[str, Cause]:
     if isinstance(error, BakeoffError):
         return text, "diverged" if isinstance(error, DivergedError) else "error"
     if isinstance(error, RuntimeError | MemoryError) and no_memory(error):
-        return f"out of memory ({text.splitlines()[0]}). Try a smaller protocol.batch_size or max_tokens", "memory"
+        cures = "protocol.gradient_checkpointing: true, or a smaller max_tokens or batch_size"
+        return f"out of memory ({text.splitlines()[0]}). Try {cures}", "memory"
     return f"{type(error).__name__}: {text.splitlines()[0]}", "error"

@@ -26,7 +26,7 @@ def draw(row: Row, logits: torch.Tensor) -> int:
 
     The number that decides comes from the row's seed and the token's place alone.
     """
-    scores = logits.double()
+    scores = (logits.cpu() if logits.device.type == "mps" else logits).double()  # MPS has no such numbers
     probabilities = torch.softmax((scores - scores.max()) / row.request.temperature, 0)  # no temperature is too small
     ordered, ids = probabilities.sort(descending=True, stable=True)
     total = ordered.cumsum(0)

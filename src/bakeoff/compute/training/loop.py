@@ -159,6 +159,8 @@ class Trainer:
         if self.at.positions is None and counts_peaks(self.base.device):
             self._fit(members)
         losses = self._backward(members)
+        for members in following:  # while an accelerator computes, before anything waits for it
+            self.batches.prepare(members, *self._most())
         self.base.team.add_gradients(self.weights.values())
         self.scaler.unscale_(self.optimizer)
         self.method.before_step(self.adapted)
@@ -167,8 +169,6 @@ class Trainer:
         self._move()
         self.method.after_step(self.adapted, self.at.step + 1, steps)
         self.optimizer.zero_grad()
-        for members in following:
-            self.batches.prepare(members, *self._most())
         loss = sum(float(part.cpu().double().sum()) for part in losses)  # waits for an accelerator
         return self.base.team.total(loss)
 

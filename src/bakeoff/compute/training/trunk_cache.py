@@ -62,7 +62,8 @@ class Trunk:
         drop them at any time.
         """
         lengths = [int(self.offsets[i + 1] - self.offsets[i]) for i in members]
-        hidden = torch.zeros(len(members), max(lengths), self.width, dtype=self.dtype)
+        pinned = self.device.type == "cuda"  # a GPU copies from such memory by itself
+        hidden = torch.zeros(len(members), max(lengths), self.width, dtype=self.dtype, pin_memory=pinned)
         row_bytes = self.width * self.dtype.itemsize
         with self.file.open("rb", buffering=0) as stream:
             for row, i, length in zip(hidden, members, lengths, strict=True):
@@ -71,7 +72,7 @@ class Trunk:
                     < length * row_bytes
                 ):
                     raise OSError(f"{self.file} is cut short")
-        return hidden.to(self.device)
+        return hidden.to(self.device, non_blocking=pinned)
 
     @contextmanager
     def serving(self, members: Sequence[int]) -> Iterator[None]:
@@ -211,13 +212,18 @@ class TrunkError(Exception):
     """The model with a stored trunk does not compute what the whole model computes."""
 
 
+def mean(losses: torch.Tensor) -> float:
+    """Return the mean of losses, in numbers that MPS does not have."""
+    return float(losses.cpu().double().mean())
+
+
 def check(base: Base, adapted: nn.Module, trunk: Trunk, rows: Sequence[Tokens], members: Sequence[int]) -> None:
     """Raise TrunkError unless a batch has the same loss with the stored trunk as without."""
     batch = batch_of(base, [rows[i] for i in members])
     with torch.no_grad(), evaluating(adapted):
-        plain = float(target_losses(base, adapted, batch).double().mean())
+        plain = mean(target_losses(base, adapted, batch))
         try:
-            stored = float(target_losses(base, adapted, batch, trunk.serving(members)).double().mean())
+            stored = mean(target_losses(base, adapted, batch, trunk.serving(members)))
         except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
             if isinstance(error, RuntimeError) and out_of_memory(error):
                 raise
