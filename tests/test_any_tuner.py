@@ -1,18 +1,22 @@
 """The entry `peft`: fields of PEFT's own configs, with the checks of every other method."""
 
+import json
 from pathlib import Path
 
 import peft
 import pytest
+from click.testing import CliRunner
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
-from bakeoff.compute.model.base import adapt
+from bakeoff.cli.main import main
+from bakeoff.compute.model.base import adapt, count_parameters
 from bakeoff.config.stages import TuneConfig
 from bakeoff.errors import ConfigError, SetupError
-from bakeoff.methods import build_method, method_class, method_names
-from bakeoff.methods.any_tuner import OWN, REFUSED
+from bakeoff.methods import Method, build_method, method_class, method_names
+from bakeoff.methods.any_tuner import OWN, REFUSED, configs, for_config, own_class
 from bakeoff.testing import check_method, family_base, family_shape
 from bakeoff.tuning.entries import read_entry
+from bakeoff.tuning.search import Range
 
 
 def entry(**settings):
@@ -80,6 +84,31 @@ def test_fields_of_a_config_are_searched_like_others():
     assert read.fixed == {"config": "MissConfig"}
 
 
+@pytest.mark.parametrize("name", sorted(configs()))
+def test_what_a_config_lets_an_entry_set_is_shown(name):
+    done = CliRunner().invoke(main, ["methods", name])
+    if name in REFUSED:
+        assert done.exit_code == 2
+        assert f"methods.config: {name} {REFUSED[name]}" in done.output
+        return
+    shown = {line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")}
+    assert shown == {*for_config(name).model_fields}
+    assert f"{{method: peft, config: {name}}}" in done.stdout
+    assert json.loads(CliRunner().invoke(main, ["methods", name, "--json"]).stdout)[name]["fields"].keys() == shown
+
+
+def test_a_config_has_the_range_and_all_else_of_its_own_method():
+    for name in sorted({*configs()} - {*REFUSED}):
+        read, own = read_entry("x", {"method": "peft", "config": name}, TuneConfig(), 0), own_class(name)
+        assert read.ranges["learning_rate"] == Range(*own.search_range["learning_rate"])
+        assert read.methods()[0].target_modules == own.model_fields["target_modules"].default
+    entries = [{"method": "boft"}, {"method": "peft", "config": "BOFTConfig", "boft_n_butterfly_factor": 2}]
+    counts = [count_parameters(build_method("x", e).adapt(family_shape("gpt2"), None)) for e in entries]
+    assert counts[0] == counts[1]  # PEFT alone takes another factor where it cannot compile an extension
+    lora = {"config": "LoraConfig", "r": 4}
+    assert check_method("peft", "qwen2", lora, checks=["loads_as_it_was_saved"], quantize="nf4") is None
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -87,11 +116,15 @@ def test_fields_of_a_config_are_searched_like_others():
         {"config": "GraloraConfig", "r": 4, "hybrid_r": 2},
         {"config": "LoraConfig", "r": 4, "use_rslora": True, "rank_pattern": {"k_proj": 2}},
         {"config": "MissConfig", "r": 4, "init_weights": "bat"},
+        {"config": "BOFTConfig", "boft_n_butterfly_factor": 2},
+        {"config": "ShiraConfig", "r": 4},
+        {"config": "SupertuningConfig", "sparsity": 0.9},
+        {"config": "GloraConfig", "r": 4},
     ],
     ids=lambda settings: settings["config"],
 )
 def test_an_entry_with_a_config_keeps_the_contract(settings):
-    assert check_method("peft", "llama", {"r": settings.get("r", 0), **settings}) is None
+    assert check_method("peft", "gpt2", settings) is None
 
 
 def test_every_tuner_of_this_peft_is_a_method_or_refused_with_a_reason():
@@ -100,6 +133,21 @@ def test_every_tuner_of_this_peft_is_a_method_or_refused_with_a_reason():
     own |= {"LNTuningConfig", "PromptTuningConfig", "PromptEncoderConfig"}  # which these methods make by themselves
     assert configs == (configs & own) | {*REFUSED}
     assert all(hasattr(peft, name) for name in own - {None, ""})
+
+
+# Fields that PEFT has elsewhere (in another config, or in the optimizer), or not at all.
+OURS = {
+    "adalora": {"tinit_share", "tfinal_share"}, "bd_lora": {"nblocks"}, "eva": {"tau"},
+    "gradient_ranks": {"gradient_examples"}, "lora_compressed": {"saved_r"}, "lora_plus": {"loraplus_lr_ratio"},
+    "wise_lora": {"mixtures"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [n for n in method_names() if getattr(method_class(n), "config_class", None)])
+def test_fields_have_the_names_that_they_have_in_pefts_config(name):
+    cls = method_class(name)
+    own = {*cls.model_fields} - {*Method.model_fields} - OURS.get(name, set())
+    assert own <= {*getattr(peft, cls.config_class).__dataclass_fields__}
 
 
 def test_the_page_says_what_is_refused():

@@ -13,7 +13,7 @@ from bakeoff.config.sections import ProtocolConfig
 from bakeoff.data.tokens import Lengths
 from bakeoff.driver.counts import exact_counts
 from bakeoff.progress.throughput import NEUTRAL_TOKENS, expected_costs
-from bakeoff.report.plan import bars, duration, forecast_lines
+from bakeoff.report.plan import bars, duration, forecast_lines, other_budgets
 from bakeoff.store.records import Run
 from tests.conftest import plan_with
 
@@ -107,6 +107,12 @@ def test_what_does_not_fit_is_named():
     assert forecast_lines(document(at_once=2, memory_bytes=1800))[-1] == both + "of 1.76 KiB"
     short = both + "more than its 1.66 KiB. Try: --workers, at most 1 for each device"
     assert forecast_lines(document(at_once=2, memory_bytes=1700))[-1] == short
+
+
+def test_a_plan_says_what_other_budgets_of_steps_there_are():
+    row = document(trials=4).entries["lora"].model_copy(update={"steps": 10, "trials": 4})
+    assert other_budgets(row, True) == "13 steps with 2, 42 steps with 8, 84 steps with 16"
+    assert other_budgets(row, False) == "20 steps with 2, 80 steps with 8, 160 steps with 16"
 
 
 def test_a_probe_measures_every_entry_and_leaves_nothing(tiny_config, tmp_path):

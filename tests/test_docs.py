@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 from bakeoff.cli.main import main
+from bakeoff.config.grid import load_grid
+from bakeoff.tuning.entries import read_entries
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
@@ -41,8 +43,18 @@ def test_commands_and_code_are_of_this_version(page):
             assert command in main.commands
     for block in blocks(page, "python"):
         ast.parse(block)
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.stem)
+def test_every_piece_of_a_config_is_one(page, tmp_path):
     for block in blocks(page, "yaml"):
-        assert yaml.safe_load(block.split("\ndata:")[0])
+        raw = yaml.safe_load(block)
+        raw = {"entries": ["lora"], **raw, "data": {"source": "docstrings"} | raw.get("data", {})}
+        if "train" in raw["data"]:
+            del raw["data"]["source"]
+        (tmp_path / "bakeoff.yaml").write_text(yaml.safe_dump(raw))
+        for cell in load_grid(tmp_path / "bakeoff.yaml").cells:
+            assert read_entries(cell.config)
 
 
 # What each rule that the code cites is about, in the page's words.

@@ -24,16 +24,18 @@ def trained(name, family="llama", validation=ROWS, **settings):
     return base, trainer, trainer.train(ROWS, validation)
 
 
-def test_the_best_mixture_with_the_base_is_taken_and_its_loss_reported():
+@pytest.mark.parametrize("name", ["wise_ft", "wise_lora"])
+def test_the_best_mixture_with_the_base_is_taken_and_its_loss_reported(name):
     other = [type(ROWS[0])([5, 6, 7], [90, 91, 0])]
-    base, trainer, result = trained("wise_ft", validation=other, learning_rate=3e-3, mixtures=4)
-    start = dict(family_base("llama").model.named_parameters())
-    ends = {name: weight.detach().clone() for name, weight in trainer.best.items()}
+    base, trainer, result = trained(name, validation=other, learning_rate=3e-3, mixtures=4)
+    weights = {n: w for n, w in trainable(trainer.adapted).items() if name == "wise_ft" or "lora_B" in n}
+    start = dict(family_base("llama").model.named_parameters()) if name == "wise_ft" else dict.fromkeys(weights, 0.0)
+    ends = {n: trainer.best[n].detach().clone() for n in weights}
     losses = {}
     for part in range(1, 5):
         with torch.no_grad():
-            for name, weight in trainable(trainer.adapted).items():
-                weight.copy_(start[name] + part / 4 * (ends[name] - start[name]))
+            for n, weight in weights.items():
+                weight.copy_(start[n] + part / 4 * (ends[n] - start[n]))
         losses[part] = mean_loss(evaluate_loss(base, trainer.adapted, other, 1))
     assert result.validation_loss == pytest.approx(min(losses.values()), rel=1e-6)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bakeoff.methods import method
+from bakeoff.methods import INSTALLED, method, method_class
 from bakeoff.methods.reference import describe_methods
 from bakeoff.testing import CHECKS, check_method
 from tests.conftest import make_rows, write_rows
@@ -81,3 +81,11 @@ def test_the_page_shows_the_example_the_checks_and_every_method_as_they_are():
     assert describe_methods() in page, "docs/methods.md: its last block is what `bakeoff methods` prints"
     for name, check in CHECKS.items():
         assert f"- `{name}`: {check.__doc__}" in page
+
+
+def test_the_page_says_where_the_range_of_every_method_comes_from():
+    section = (EXAMPLE.parent / "methods.md").read_text().partition("## Where the search ranges come from\n")[2]
+    rows = [line.strip("| ").split("|") for line in section.partition("\n## ")[0].splitlines() if line.startswith("| ")]
+    ranges = {name.strip(): span.strip() for name, span, *_ in rows[1:]}
+    spans = {name: method_class(name).search_range.get("learning_rate") for name in INSTALLED}
+    assert ranges == {n: f"{s[0]:g} to {s[1]:g}" if s else "those of the config's own method" for n, s in spans.items()}

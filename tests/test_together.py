@@ -141,6 +141,15 @@ def test_seeds_may_differ_and_machines_are_named(two):
     assert "They differ in processor, so times and memory compare only within each." in merged.notes
     assert "Not held equal: protocol.seeds (1 and 3)." in merged.notes
     assert merged.environment["processor"][1] == "a faster one"
+    assert not any("different versions" in note for note in merged.notes)
+
+
+def test_other_versions_of_what_results_depend_on_are_named(two):
+    folders, documents = two
+    mine = documents[0].environment["peft"]
+    documents[1] = changed(documents[1], "environment", peft="0.1", python="3.0")
+    note = f"They were made with different versions of peft ({mine} and 0.1), which may change results."
+    assert note in summarize_together(folders, documents).notes
 
 
 def test_a_page_never_lands_in_a_bakeoffs_own_folder(two):

@@ -1,13 +1,16 @@
-"""Write docs/methods-compared.md and its picture from the finished bakeoff of recipes/everything.yaml.
+"""Write docs/methods-compared.md and its picture from finished bakeoffs of recipes/everything.yaml.
 
-`python tools/methods_page.py bakeoffs/everything`. Numbers, ties and choices come from the run folder alone.
+`python tools/methods_page.py DIR [DIR ...]`. Numbers, ties and choices come from the run folders alone. If there are
+several, each with some of the entries, all entries are judged together; data, base and protocol must be the same.
 """
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from bakeoff.analysis.budgets import budget_note, curves_of
 from bakeoff.analysis.columns import size
+from bakeoff.analysis.comparison import summarize_together
 from bakeoff.analysis.preferences import PREFERENCES
 from bakeoff.api import load_results
 from bakeoff.report.charts.quality import costs, pareto, point, qualities, quality_cost
@@ -110,21 +113,27 @@ def choices(document: ResultsDocument) -> str:
     return "\n".join(f"- {recommendation(document, word)}" for word in PREFERENCES if word != "time")
 
 
-def page(folder: Folder, document: ResultsDocument) -> str:
+def joined(value: Any) -> str:
+    """Return a fact about the machine; of several bakeoffs, all that differ."""
+    return " and ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def page(document: ResultsDocument, folders: Sequence[Folder]) -> str:
     """Return the page."""
-    where, plan, verdict = folder.environment(), folder.plan(), document.verdict
-    splits = {name: split.examples for name, split in plan.data.splits.named()}
-    first: Any = next(iter(plan.entries.values()))
+    where, verdict = document.environment, document.verdict
+    splits = {name: split.examples for name, split in document.data.splits.named()}
+    first = next(iter(document.entries.values()))
     tied, done = [verdict.best or "", *verdict.tied_with_best], len(finished(document))
+    several = "".join(f"{note} " for note in document.notes)
     return f"""# Methods compared
 
 {count(document)} methods on the small base that comes with bakeoff and the docstring task, each with
 {first.trials} trials of its learning rate over its own range (the worse half stops after a quarter and after half of
 the steps) and {document.protocol["seeds"]} seeds; {splits["train"]:,} training, {splits["validation"]} validation and
 {splits["test"]} test examples, {first.steps} steps. All of it was written by
-`bakeoff run recipes/everything.yaml` and `python tools/methods_page.py bakeoffs/everything`, on {where["date"][:10]}
-({where["cores"]} cores, {where["processor"]}, {plan.precision}, no GPU). Other work ran on the machine, so times are
-left out.
+`bakeoff run recipes/everything.yaml` and `python tools/methods_page.py {" ".join(str(f.path) for f in folders)}`, on
+{where["date"][:10]} ({joined(where["cores"])} cores, {joined(where["processor"])}, {document.precision}, no GPU).
+{several}Other work ran on the machine, so times are left out.
 
 This is a small base, a small task and a short training. It says how methods compare here once each has its own learning
 rate, and how much of such a ranking is chance; your data are worth a bakeoff of their own.
@@ -157,12 +166,13 @@ Rows in italics are baselines. Behind and tied are by the corrected p values of 
 
 def main() -> None:
     """Write page and picture."""
-    folder = Folder(sys.argv[1])
-    document = load_results(folder.path).document
+    folders = [Folder(path) for path in sys.argv[1:]]
+    documents = [load_results(folder.path).document for folder in folders]
+    document = summarize_together(folders, documents) if len(folders) > 1 else documents[0]
     figure = quality_cost(document, qualities(document)[0], costs(document)[0])
     assert figure is not None, "no entry has finished"
     (DOCS / "methods-compared.svg").write_text(figure.file)
-    (DOCS / "methods-compared.md").write_text(page(folder, document))
+    (DOCS / "methods-compared.md").write_text(page(document, folders))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ MAY_DIFFER = (
     "protocol.max_tokens", "generation.batch_size",
 )  # fmt: skip
 MACHINE = ("processor", "cores", "gpu", "torch", "bakeoff")
+LIBRARIES = ("bakeoff", "torch", "transformers", "peft", "bitsandbytes", "tokenizers")  # that results may depend on
 HELD_EQUAL = (
     "model.identity", "data.identity", "template", "max_tokens", "output_tokens", "precision", "protocol", "tune",
     "generation", "metrics", "primary", "score_signature", "verdict.unit",
@@ -174,6 +175,10 @@ def notes(folders: Sequence[Folder], documents: Sequence[Document]) -> list[str]
     differing = [k for k in MACHINE if len({d.environment.get(k) for d in documents}) > 1]
     if differing:
         lines.append(f"They differ in {', '.join(differing)}, so times and memory compare only within each.")
+    versions = {k: list(dict.fromkeys(str(d.environment.get(k)) for d in documents)) for k in LIBRARIES}
+    others = [f"{name} ({' and '.join(found)})" for name, found in versions.items() if len(found) > 1]
+    if others:
+        lines.append(f"They were made with different versions of {', '.join(others)}, which may change results.")
     return lines
 
 

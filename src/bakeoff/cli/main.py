@@ -234,7 +234,8 @@ def report(folders: tuple[Path, ...], output: Path | None, over: str | None) -> 
 def methods(name: str | None, matrix: bool, architectures: bool, keep: Path | None, as_json: bool) -> None:
     """List the methods, or show one.
 
-    With NAME, shows the fields, defaults, search range and paper of that method.
+    With NAME, shows the fields, defaults, search range and paper of that method. The name of a config of PEFT, such as
+    OFTConfig, shows what an entry of the method peft can set.
     """
     if architectures:
         from bakeoff.store.files import writing

@@ -22,7 +22,7 @@ class AdaLora(Injected):
     """AdaLoRA: LoRA as a singular value decomposition whose least important ranks are cut (Zhang et al. 2023)."""
 
     paper: ClassVar[str] = "https://arxiv.org/abs/2303.10512"
-    search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-4, 1e-2)}
+    search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (3e-4, 3e-2)}
     config_class: ClassVar[str] = "AdaLoraConfig"
     ranks: ClassVar[tuple[str, ...]] = ("init_r",)
     fixed: ClassVar[dict[str, Any]] = {"total_step": 1}  # the schedule is set at the first step, which knows it

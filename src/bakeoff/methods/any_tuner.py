@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Union, get_args, get_o
 from pydantic import Field, create_model
 
 from bakeoff.errors import ConfigError, SetupError, did_you_mean
-from bakeoff.methods.injected import LinearOnly
-from bakeoff.methods.method import Method, register
+from bakeoff.methods.injected import Injected
+from bakeoff.methods.method import Method, method_class, method_names, register
 
 if TYPE_CHECKING:
     import torch
@@ -51,17 +51,20 @@ PLAIN = (bool, int, float, str, NoneType)
 
 
 @register("peft")
-class AnyTuner(LinearOnly):
+class AnyTuner(Injected):
     """Any tuner of PEFT: `config` is the name of its config, whose fields are fields of the entry (PEFT)."""
 
     paper: ClassVar[str] = "https://huggingface.co/docs/peft"
-    search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-4, 1e-2)}
     config_class: ClassVar[str] = ""
     starts_as_base: ClassVar[bool] = False  # no claim: it depends on the tuner
     more_fields: ClassVar[bool] = True
-    tiny: ClassVar[dict[str, Any]] = {"config": "MissConfig", "r": 4}
+    tiny: ClassVar[dict[str, Any]] = {"config": "LoHaConfig"}
 
-    learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
+    learning_rate: float = Field(
+        1e-3,
+        gt=0,
+        description="peak learning rate of AdamW; its default and search range are those of the config's own method",
+    )
     config: str = Field(description="name of a config of PEFT, such as OFTConfig; its fields can be set, too")
 
     @classmethod
@@ -98,15 +101,26 @@ def configs() -> dict[str, type]:
     return {config.__name__: config for config in PEFT_TYPE_TO_CONFIG_MAPPING.values()}
 
 
+def own_class(name: str) -> type[Injected]:
+    """Return the method that comes with bakeoff for a config of PEFT."""
+    every = map(method_class, method_names())
+    return next(cls for cls in every if issubclass(cls, Injected) and vars(cls).get("config_class") == name)
+
+
 @cache
 def for_config(name: str) -> type[AnyTuner]:
     """Return the class of an entry with a config of PEFT: its fields but for those that are no plain data.
 
-    A field keeps PEFT's type, default and, as description, help.
+    A field keeps PEFT's type, default and, as description, help. Everything else is that of the tuner's own method: its
+    search range, what PEFT needs while it adds the tuner, and which bases it takes.
     """
-    config = configs()[name]
+    config, own = configs()[name], own_class(name)
     hints = get_type_hints(config)
-    fields: dict[str, Any] = {}
+    fields: dict[str, Any] = {
+        key: (field.annotation, field)
+        for key, field in own.model_fields.items()
+        if key in ("learning_rate", "target_modules")
+    }
     for field in dataclasses.fields(config):
         known = field.name in SET_ELSEWHERE | CHANGES_WHILE_READ | AnyTuner.model_fields.keys()
         if known or not is_plain(hints[field.name]):
@@ -117,8 +131,8 @@ def for_config(name: str) -> type[AnyTuner]:
         elif field.default is not dataclasses.MISSING:
             how["default"] = field.default
         fields[field.name] = (hints[field.name], Field(**how))
-    made = create_model(f"AnyTuner{name}", __base__=AnyTuner, __doc__=AnyTuner.__doc__, **fields)
-    made.config_class = name
+    made = create_model(f"AnyTuner{name}", __base__=(AnyTuner, own), __doc__=AnyTuner.__doc__, **fields)
+    made.config_class, made.fixed = name, {}
     made.ranks = ("r",) if "r" in fields else ()
     return made
 

@@ -81,10 +81,18 @@ class WiseFT(FromStart):
                         torch.lerp(beside(start[name], weight), ends[name], share) if share < 1 else ends[name]
                     )
 
-        losses = {}
-        for part in range(1, self.mixtures + 1):
-            mix(part / self.mixtures)
-            losses[part] = validation_loss()
-        best = min(losses, key=losses.__getitem__)
-        mix(best / self.mixtures)
-        return best < self.mixtures
+        return take_best(mix, validation_loss, self.mixtures)
+
+
+def take_best(mix: "Callable[[float], None]", validation_loss: "Callable[[], float]", mixtures: int) -> bool:
+    """Mix with the share that has the lowest loss of 1/mixtures, 2/mixtures, ... 1; return whether it is below 1.
+
+    `mix(share)` sets the model's weights to so much of the trained ones, and the rest of the base's.
+    """
+    losses = {}
+    for part in range(1, mixtures + 1):
+        mix(part / mixtures)
+        losses[part] = validation_loss()
+    best = min(losses, key=losses.__getitem__)
+    mix(best / mixtures)
+    return best < mixtures

@@ -1,9 +1,11 @@
-"""Variants of LoRA of which only parts of the factors are trained."""
+"""Variants of LoRA of which only parts of the factors are trained, or are kept."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
+from bakeoff.methods.from_start import take_best
 from bakeoff.methods.lora import Lora
 from bakeoff.methods.method import register
 
@@ -62,3 +64,30 @@ class BdLora(Lora):
             target_modules_bd_a=first, target_modules_bd_b=sorted({*names} - {*first}), nblocks=self.nblocks
         )
         return config
+
+
+@register("wise_lora")
+class WiseLora(Lora):
+    """WiSE-FT of LoRA: its update is scaled down at the end as is best in validation (Wortsman et al. 2021).
+
+    The share of the update that is kept is one of 1/mixtures, 2/mixtures, ... 1.
+    """
+
+    paper: ClassVar[str] = "https://arxiv.org/abs/2109.01903"
+
+    mixtures: int = Field(5, ge=2, description="number of shares that are tried, of which the last is the whole update")
+
+    def finish(self, adapted: "nn.Module", validation_loss: "Callable[[], float]") -> bool:
+        """Scale the update, which mixes the adapted weights with those of the base, as gives the lowest loss."""
+        import torch
+        from peft.tuners.lora import LoraLayer
+
+        factors = [layer.lora_B["default"].weight for layer in adapted.modules() if isinstance(layer, LoraLayer)]
+        ends = [factor.detach().clone() for factor in factors]
+
+        def mix(share: float) -> None:
+            with torch.no_grad():
+                for factor, end in zip(factors, ends, strict=True):
+                    factor.copy_(share * end)
+
+        return take_best(mix, validation_loss, self.mixtures)

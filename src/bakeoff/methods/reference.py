@@ -3,20 +3,29 @@
 import json
 from typing import Any
 
-from bakeoff.methods.method import method_class, method_names
+from bakeoff.methods.any_tuner import AnyTuner
+from bakeoff.methods.method import Method, method_class, method_names
 
 
 def method_document(name: str | None = None) -> dict[str, Any]:
-    """Return each method's (or one method's) summary, paper, search range and fields as plain data."""
-    return {n: _document(n) for n in ([name] if name else method_names())}
+    """Return each method's (or one method's) summary, paper, search range and fields as plain data.
+
+    The name of a config of PEFT stands for the method `peft` with this config. Raises ConfigError if there is no such
+    method or config, or if `peft` refuses the config.
+    """
+    return {n: _document(shown_class(n)) for n in ([name] if name else method_names())}
 
 
-def _document(name: str) -> dict[str, Any]:
-    cls = method_class(name)
+def shown_class(name: str) -> type[Method]:
+    """Return the class that a name stands for."""
+    return AnyTuner.specific({"config": name}, "methods") if name.endswith("Config") else method_class(name)
+
+
+def _document(cls: type[Method]) -> dict[str, Any]:
     schema = cls.model_json_schema()["properties"]
     fields = {
         n: {
-            "default": None if f.is_required() else f.default,
+            "default": None if f.is_required() else f.get_default(call_default_factory=True),
             "required": f.is_required(),
             "description": f.description,
             "type": _kind(schema[n]),
@@ -48,6 +57,9 @@ def describe_method(name: str) -> str:
         searched = row["search_range"].get(field)
         span = f" Searched from {searched[0]:g} to {searched[1]:g}." if searched else ""
         default = "required" if facts["required"] else json.dumps(facts["default"])
-        lines.append(f"  {field:{width}}  {default:<14} {facts['description']}.{span}")
-    lines.append(f"which model families it works with: bakeoff methods {name} --matrix")
+        lines.append(f"  {field:{width}}  {default:<14} {str(facts['description']).removesuffix('.')}.{span}")
+    if name in method_names():
+        lines.append(f"which model families it works with: bakeoff methods {name} --matrix")
+    else:
+        lines.append(f"an entry with it: {{method: peft, config: {name}}}")
     return "\n".join(lines)

@@ -10,7 +10,9 @@ from bakeoff.driver.memory import cures
 from bakeoff.errors import listed
 from bakeoff.store.plan_document import Choices, EntryFacts, PlanDocument, SplitFacts
 from bakeoff.tuning.labels import setting_text
+from bakeoff.tuning.search import budget
 
+BUDGETS = (2, 4, 8, 16)  # trials
 BARS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
 
 
@@ -57,12 +59,19 @@ def plan_lines(plan: PlanDocument) -> list[str]:
             f"becomes the run of the first seed. If it is at the edge of its range, one more trial follows, of "
             f"{counted(tuned[0].steps, 'step')}"
         )
+        lines.append(f"other numbers of trials (tune.trials): {other_budgets(tuned[0], bool(plan.rungs))}")
     if asked:
         lines.append(f"settings of {counted(asked, 'trial')} follow from the losses of the others (tune.sampler: tpe)")
     lines += few_bits(plan)
     lines += [f"{name} not run: {reason}" for name, reason in plan.not_run.items()]
     lines += [f"{split}: {split_line(facts)}" for split, facts in plan.data.splits.named()]
     return [*lines, *forecast_lines(plan), *plan.data.findings]
+
+
+def other_budgets(row: EntryFacts, halving: bool) -> str:
+    """Return which numbers of steps an entry's trials would take if there were more or fewer of them."""
+    steps = {trials: budget(trials, row.steps, halving) for trials in BUDGETS if trials != row.trials}
+    return ", ".join(f"{counted(count, 'step')} with {trials}" for trials, count in steps.items())
 
 
 def few_bits(plan: PlanDocument) -> list[str]:

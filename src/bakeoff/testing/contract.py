@@ -51,10 +51,11 @@ class Cell:
         self, method: str, family: str, settings: Mapping[str, Any], quantize: Quantize = "none",
         style: str | None = None,
     ):  # fmt: skip
-        cls = method_class(method)
+        values = {**method_class(method).tiny, **settings}
+        cls = method_class(method).specific(values, method)
         self.quantize: Quantize = cls.quantize or quantize
         high = cls.search_range.get("learning_rate", (0.0, LARGEST_RATE))[1]
-        values = {"learning_rate": min(high, LARGEST_RATE), **cls.tiny, **settings}
+        values = {"learning_rate": min(high, LARGEST_RATE), **values}
         self.method, self.family = build_method(method, {"method": method, **values}), family
         self.style, self.rows = style, ROWS if style is None else chat_rows(style)
         self.curve: list[float] = []  # validation losses of `trained`
