@@ -10,10 +10,12 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
 from bakeoff.cli.main import main
 from bakeoff.compute.model.base import adapt, count_parameters
+from bakeoff.compute.training.gradient_reach import adapted_shape
 from bakeoff.config.stages import TuneConfig
 from bakeoff.errors import ConfigError, SetupError
 from bakeoff.methods import Method, build_method, method_class, method_names
-from bakeoff.methods.any_tuner import OWN, REFUSED, configs, for_config, own_class
+from bakeoff.methods.any_tuner import LEFT_OUT, OWN, REFUSED, configs, for_config, own_class
+from bakeoff.methods.injected import Injected
 from bakeoff.testing import check_method, family_base, family_shape
 from bakeoff.tuning.entries import read_entry
 from bakeoff.tuning.search import Range
@@ -40,7 +42,10 @@ def entry(**settings):
         ),
         ({"config": "DeftConfig", "decomposition_method": "svd"}, r"entries.x.decomposition_method: .*'relu' or 'qr'"),
         ({"config": "OFTConfig", "inference_mode": True}, "'inference_mode' is not a field of peft"),
-        ({"config": "OFTConfig", "coft": True}, "'coft' is not a field of peft"),
+        ({"config": "OFTConfig", "coft": True}, "^entries.x.coft: OFTConfig's coft is left out: it moves weights"),
+        ({"config": "LoraConfig", "bias": "all"}, "entries.x.bias: .* Try: an entry with method: bias"),
+        ({"config": "MissConfig", "use_qalora": True}, "'use_qalora' is not a field of peft"),
+        ({"config": "LoraConfig", "init_lora_weights": "eva"}, "starts from training examples. Try: method: eva"),
         ({"config": "XLoraConfig"}, "mixes LoRAs that were trained before"),
         ({"config": "FrodConfig"}, "has a method of its own, .*Try: method: frod"),
     ],
@@ -63,11 +68,21 @@ def test_bad_settings_are_explained_before_anything_is_loaded(settings, message)
             "^peft: target_modules all-linear: The block size should be a factor",
         ),
         ({"config": "OFTConfig", "oft_block_size": 5}, "^peft: target_modules all-linear: Invalid `oft_block_size`"),
+        ({"config": "LoraConfig", "rank_pattern": {"k": 2}}, "rank_pattern keys did not match any targeted module"),
+        ({"config": "HRAConfig", "r": 3}, "can NOT be performed when r is odd"),
+        (
+            {"config": "PsoftConfig", "r": 4, "psoft_svd_lowrank_niter": 2},
+            "only used when `psoft_svd='lowrank'`",
+        ),
+        (
+            {"config": "GloraConfig", "r": 4, "config_A_B": "none", "config_C": "none", "config_D_E": "none"},
+            "^peft: trains nothing of OPTForCausalLM with these settings$",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_the_base_are_refused_in_a_plan(settings, message):
     with pytest.raises(SetupError, match=message) as error:
-        entry(**settings).adapt(family_shape("opt"), None)
+        adapted_shape(family_shape("opt"), entry(**settings))
     assert "\n" not in str(error.value)
 
 
@@ -91,6 +106,7 @@ def test_what_a_config_lets_an_entry_set_is_shown(name):
         assert done.exit_code == 2
         assert f"methods.config: {name} {REFUSED[name]}" in done.output
         return
+    assert not {*for_config(name).model_fields} & {*LEFT_OUT}
     shown = {line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")}
     assert shown == {*for_config(name).model_fields}
     assert f"{{method: peft, config: {name}}}" in done.stdout
@@ -114,7 +130,7 @@ def test_a_config_has_the_range_and_all_else_of_its_own_method():
     [
         {"config": "OFTConfig", "oft_block_size": 4, "use_cayley_neumann": False},
         {"config": "GraloraConfig", "r": 4, "hybrid_r": 2},
-        {"config": "LoraConfig", "r": 4, "use_rslora": True, "rank_pattern": {"k_proj": 2}},
+        {"config": "LoraConfig", "r": 4, "use_rslora": True, "rank_pattern": {"c_fc": 2}},
         {"config": "MissConfig", "r": 4, "init_weights": "bat"},
         {"config": "BOFTConfig", "boft_n_butterfly_factor": 2},
         {"config": "ShiraConfig", "r": 4},
@@ -143,15 +159,17 @@ OURS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [n for n in method_names() if getattr(method_class(n), "config_class", None)])
+@pytest.mark.parametrize("name", [n for n in method_names() if issubclass(method_class(n), Injected)])
 def test_fields_have_the_names_that_they_have_in_pefts_config(name):
     cls = method_class(name)
     own = {*cls.model_fields} - {*Method.model_fields} - OURS.get(name, set())
-    assert own <= {*getattr(peft, cls.config_class).__dataclass_fields__}
+    assert not cls.config_class or own <= {*getattr(peft, cls.config_class).__dataclass_fields__}
 
 
 def test_the_page_says_what_is_refused():
     page = (Path(__file__).parent.parent / "docs/methods.md").read_text()
+    for field in LEFT_OUT:
+        assert f"`{field}`" in page
     for config, why in REFUSED.items():
         named = why.removeprefix(OWN) if why.startswith(OWN) else config
         assert f"`{named}`" in page, config

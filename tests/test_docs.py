@@ -48,10 +48,9 @@ def test_commands_and_code_are_of_this_version(page):
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.stem)
 def test_every_piece_of_a_config_is_one(page, tmp_path):
     for block in blocks(page, "yaml"):
-        raw = yaml.safe_load(block)
-        raw = {"entries": ["lora"], **raw, "data": {"source": "docstrings"} | raw.get("data", {})}
-        if "train" in raw["data"]:
-            del raw["data"]["source"]
+        raw = {"entries": ["lora"], "data": {"source": "docstrings"}} | yaml.safe_load(block)
+        if not {"source", "train"} & {*raw["data"]}:
+            raw["data"]["train"] = "train.csv"
         (tmp_path / "bakeoff.yaml").write_text(yaml.safe_dump(raw))
         for cell in load_grid(tmp_path / "bakeoff.yaml").cells:
             assert read_entries(cell.config)

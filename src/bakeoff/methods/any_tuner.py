@@ -46,7 +46,25 @@ SET_ELSEWHERE = {
     "auto_mapping", "base_model_name_or_path", "exclude_modules", "fan_in_fan_out", "inference_mode", "modules_to_save",
     "peft_type", "peft_version", "progressbar", "revision", "save_projection", "target_modules", "task_type",
 }  # fmt: skip
-CHANGES_WHILE_READ = {"coft", "eps"}  # OFT's bound moves weights in a forward pass, so that no resumed run is the same
+# Fields that are left out, by the reason.
+NEEDS_MORE = "needs more than a config"
+MOVES = "moves weights in the forward pass, so that a training which stopped would end with others"
+LEFT_OUT = {
+    "alora_invocation_tokens": NEEDS_MORE,
+    "apply_GS": "makes every loss not a number: the planes start as equal pairs, which cannot be made orthogonal",
+    "bias": "trains biases of the base itself, which every adapter leaves as they are. Try: an entry with method: bias",
+    "coft": MOVES,
+    "ensure_weight_tying": "is for parts of the base that are trained whole, which no adapter here has",
+    "eps": MOVES,
+    "generator_seed": "draws numbers that no checkpoint has, so that a training which stopped would end with others",
+    "layer_replication": "makes another base. Try: a model folder with these layers as `model`",
+    "lora_bias": "cannot be added to the matrices of a base without biases",
+    "megatron_config": NEEDS_MORE,
+    "megatron_core": NEEDS_MORE,
+    "qalora_group_size": NEEDS_MORE,
+    "sample_at_inference": "makes outputs random, and all entries are decoded greedily",
+    "use_qalora": NEEDS_MORE,
+}
 PLAIN = (bool, int, float, str, NoneType)
 
 
@@ -77,6 +95,10 @@ class AnyTuner(Injected):
             raise ConfigError(f"{where}.config: unknown {name!r:.60}.{did_you_mean(str(name), known)}")
         if name in REFUSED:
             raise ConfigError(f"{where}.config: {name} {REFUSED[name]}")
+        for field in settings.keys() & LEFT_OUT.keys() & known[name].__dataclass_fields__.keys():
+            raise ConfigError(f"{where}.{field}: {name}'s {field} is left out: it {LEFT_OUT[field]}")
+        if settings.get("init_lora_weights") == "eva":
+            raise ConfigError(f"{where}.init_lora_weights: eva starts from training examples. Try: method: eva")
         return for_config(name)
 
     def adapt(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> "nn.Module":
@@ -94,7 +116,7 @@ class AnyTuner(Injected):
 
 
 @cache
-def configs() -> dict[str, type]:
+def configs() -> dict[str, Any]:
     """Return PEFT's configs by their names."""
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
@@ -122,7 +144,7 @@ def for_config(name: str) -> type[AnyTuner]:
         if key in ("learning_rate", "target_modules")
     }
     for field in dataclasses.fields(config):
-        known = field.name in SET_ELSEWHERE | CHANGES_WHILE_READ | AnyTuner.model_fields.keys()
+        known = field.name in SET_ELSEWHERE | LEFT_OUT.keys() | AnyTuner.model_fields.keys()
         if known or not is_plain(hints[field.name]):
             continue
         how: dict[str, Any] = {"description": " ".join(str(field.metadata.get("help", "see PEFT")).split())}

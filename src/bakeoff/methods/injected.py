@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 
 IN_WORDS = {4: "four", 8: "eight"}
-ADJUSTED = "Invalid .* Adjusted"  # how PEFT says that it takes another value than the one that was set
+# How PEFT says that it takes another value than the one that was set, or none.
+IGNORED = r"(?s).*(Adjusted|were ignored|will be ignored\.|were set but no|can NOT be performed)"
 PATTERN_SECONDS = 5  # of the processor
 MATCH = (
     "import json, re, resource, sys; pattern, names, seconds = json.load(sys.stdin);"
@@ -102,9 +103,9 @@ class Injected(Method):
             check_pattern(f"{self.name}: target_modules", self.target_modules, names)
         try:
             with warnings.catch_warnings(), self.installing(model):
-                warnings.filterwarnings("error", message=ADJUSTED)
+                warnings.filterwarnings("error", message=IGNORED)
                 adapted = with_peft(model, self.peft_config(model))
-        except (ValueError, TypeError, NotImplementedError, UserWarning) as error:
+        except (ValueError, TypeError, NotImplementedError, UserWarning, RuntimeWarning) as error:
             reason = " ".join(str(error).split()).removesuffix(".")
             if "specify `target_modules`" in reason:
                 raise SetupError(

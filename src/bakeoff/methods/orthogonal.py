@@ -91,9 +91,6 @@ class Hra(LinearOnly):
 
     learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
     r: int = Field(8, ge=2, multiple_of=2, description="number of mirrors; even, so that pairs of them can cancel")
-    apply_GS: bool = Field(  # noqa: N815
-        False, description="make the mirrors orthogonal to each other (Gram-Schmidt)"
-    )
 
 
 @register("psoft")

@@ -21,10 +21,12 @@ ROWS = (Tokens([1, 2, 3, 4], [5, 6]), Tokens([1, 2], [3, 4]))
 def adapted_shape(base: PreTrainedModel, method: Method) -> nn.Module:
     """Return a base on the meta device as a method adapts it.
 
-    Raises SetupError if the method cannot be put on it, or trains weights that no text passes.
+    Raises SetupError if the method cannot be put on it, trains nothing, or trains weights that no text passes.
     """
     with torch.device("meta"), one_line(f"{method.name}: cannot be applied to {type(base).__name__}"):
         adapted = method.adapt(base, None)
+        if not trainable(adapted):
+            raise SetupError(f"{method.name}: trains nothing of {type(base).__name__} with these settings")
         check_reach(method.name, adapted)
         check_optimizer(method, adapted)
     return adapted
