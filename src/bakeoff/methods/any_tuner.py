@@ -153,10 +153,11 @@ def for_config(name: str) -> type[AnyTuner]:
         elif field.default is not dataclasses.MISSING:
             how["default"] = field.default
         fields[field.name] = (hints[field.name], Field(**how))
-    made = create_model(f"AnyTuner{name}", __base__=(AnyTuner, own), __doc__=AnyTuner.__doc__, **fields)
+    made: Any = create_model(f"AnyTuner{name}", __base__=(AnyTuner, own), __doc__=AnyTuner.__doc__, **fields)
     made.config_class, made.fixed = name, {}
     made.ranks = ("r",) if "r" in fields else ()
-    return made
+    found: type[AnyTuner] = made
+    return found
 
 
 def is_plain(kind: Any) -> bool:
