@@ -5,7 +5,7 @@ import enum
 from collections.abc import Mapping
 from functools import cache
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from pydantic import Field, create_model
 
@@ -153,11 +153,9 @@ def for_config(name: str) -> type[AnyTuner]:
         elif field.default is not dataclasses.MISSING:
             how["default"] = field.default
         fields[field.name] = (hints[field.name], Field(**how))
-    made: Any = create_model(f"AnyTuner{name}", __base__=(AnyTuner, own), __doc__=AnyTuner.__doc__, **fields)
-    made.config_class, made.fixed = name, {}
-    made.ranks = ("r",) if "r" in fields else ()
-    found: type[AnyTuner] = made
-    return found
+    ranks = ("r",) if "r" in fields else ()
+    made: Any = type(f"AnyTuner{name}", (AnyTuner, own), {"config_class": name, "fixed": {}, "ranks": ranks})
+    return cast("type[AnyTuner]", create_model(made.__name__, __base__=made, __doc__=AnyTuner.__doc__, **fields))
 
 
 def is_plain(kind: Any) -> bool:
