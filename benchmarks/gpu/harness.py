@@ -11,17 +11,9 @@ import torch
 import transformers
 
 from bakeoff.compute.model.base import DTYPES, Base, adapt
-from bakeoff.compute.model.device import (
-    choose,
-    is_nvidia,
-    native_precision,
-    out_of_memory,
-    peak_bytes,
-    release,
-    reset_peak,
-    wait,
-)
+from bakeoff.compute.model.device import choose, out_of_memory, peak_bytes, release, reset_peak, wait
 from bakeoff.compute.model.kernels import fuse
+from bakeoff.compute.model.precision import multiplies_fp16
 from bakeoff.compute.training.loop import Trainer
 from bakeoff.config.sections import ProtocolConfig
 from bakeoff.data.tokens import Tokens
@@ -31,7 +23,7 @@ from bakeoff.testing.families import tokenizer
 SMOKE = "--smoke" in sys.argv
 DEVICE = choose("cpu" if SMOKE else "auto")
 ON_CUDA = DEVICE.type == "cuda"
-HALF = "fp16" if is_nvidia(DEVICE) and native_precision(DEVICE) == "fp32" else "bf16"  # what large bases run in there
+HALF = "fp16" if ON_CUDA and multiplies_fp16(DEVICE) else "bf16"  # what large bases run in there
 LORA = {"method": "lora", "r": 16}
 
 

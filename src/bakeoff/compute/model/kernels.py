@@ -10,7 +10,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.activations import NewGELUActivation
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 
-from bakeoff.compute.model.device import native_precision
+from bakeoff.compute.model.precision import native_precision
 
 # MKL's fp32 products with GPT-2's 50,257 columns take up to twice as long as the same in parts (design/LOG.md).
 PART_COLUMNS = 2048

@@ -1,6 +1,7 @@
 """Keys and values of decoded tokens in preallocated buffers: transformers' own cache is copied at every token."""
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -99,7 +100,15 @@ class RoomyCache(DynamicCache):
         return all(layer.buffers for layer in self.layers if isinstance(layer, RoomyLayer))
 
     def take(self, part: "RoomyCache", rows: slice, lengths: Sequence[int], total: int, width: int) -> None:
-        """Move a part's rows, whose first `lengths` tokens are real, to `rows` of `total`, their ends to `width`."""
+        """Move a part's rows, whose first `lengths` tokens are real, to `rows` of `total`, their ends to `width`.
+
+        Neighbours of one length are moved together: an accelerator is asked once for each copy.
+        """
+        moves, start = [], 0
+        for length, alike in groupby(lengths):
+            end = start + len([*alike])
+            moves.append((slice(start, end), slice(rows.start + start, rows.start + end), length))
+            start = end
         for own, other in zip(self.layers, part.layers, strict=True):
             if other.keys is None:  # never called by the model
                 continue
@@ -107,6 +116,6 @@ class RoomyCache(DynamicCache):
                 own.allocate((other.keys, other.values), total, width)
                 own.see(width)
             for buffer, states in zip(own.buffers, (other.keys, other.values), strict=True):
-                for place, (row, length) in enumerate(zip(range(rows.start, rows.stop), lengths, strict=True)):
-                    buffer[row, :, width - length : width] = states[place, :, :length]
+                for here, there, length in moves:
+                    buffer[there, :, width - length : width] = states[here, :, :length]
             other.buffers, other.keys, other.values = [], None, None
