@@ -100,7 +100,9 @@ def work_of(
     shared = shared_work(module, plain, [forms[place] for place in rest] if own else forms, device, stacks)
     if not own:
         return shared
-    parts = [(form.module, torch.tensor(places, device=device)) for form, places in own.items()]
+    parts: list[tuple[Plain, torch.Tensor]] = [
+        (form.module, torch.tensor(places, device=device)) for form, places in own.items()
+    ]
     if rest:
         parts.append((shared, torch.tensor(rest, device=device)))
     return parts[0][0] if len(parts) == 1 else parted(parts)

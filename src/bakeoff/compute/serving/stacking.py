@@ -70,7 +70,7 @@ def thin_work(plain: Plain, forms: Sequence[Thin | None], device: torch.device, 
     def stacked(field: str) -> torch.Tensor | None:
         if all(getattr(form, field) is None for form in distinct):
             return None
-        return kept[field].of([form and getattr(form, field) for form in forms])
+        return kept[field].of([None if form is None else getattr(form, field) for form in forms])
 
     vectors = stacked("scale"), stacked("gain"), stacked("shift")
     if any(vector is not None for vector in vectors):
