@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 
 IN_WORDS = {4: "four", 8: "eight"}
 # How PEFT says that it takes another value than the one that was set, or none.
-IGNORED = r"(?s).*(Adjusted|were ignored|will be ignored\.|were set but no|can NOT be performed)"
+IGNORED = r"(?s).*(Adjusted|will be ignored\.|can NOT be performed)"
+# And of fields that it also sets itself, for a mixture of experts.
+UNMATCHED = {
+    "rank_pattern": ".*keys did not match any", "alpha_pattern": ".*keys did not match any",
+    "target_parameters": ".*were set but no parameter",
+}  # fmt: skip
 PATTERN_SECONDS = 5  # of the processor
 MATCH = (
     "import json, re, resource, sys; pattern, names, seconds = json.load(sys.stdin);"
@@ -103,7 +108,8 @@ class Injected(Method):
             check_pattern(f"{self.name}: target_modules", self.target_modules, names)
         try:
             with warnings.catch_warnings(), self.installing(model):
-                warnings.filterwarnings("error", message=IGNORED)
+                for said in [IGNORED, *(UNMATCHED[name] for name in UNMATCHED if getattr(self, name, None))]:
+                    warnings.filterwarnings("error", message=said)
                 adapted = with_peft(model, self.peft_config(model))
         except (ValueError, TypeError, NotImplementedError, UserWarning, RuntimeWarning) as error:
             reason = " ".join(str(error).split()).removesuffix(".")
