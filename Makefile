@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: install demo test test-scale check browser base race gpu-check gpu-check-smoke verdict docs clean
+.PHONY: install demo test test-scale check browser base race gpu-check gpu-check-smoke verdict matrix docs clean
 
 install: $(STAMP)
 
@@ -62,6 +62,11 @@ verdict: install
 	mkdir -p build
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/verdict.py --records build/verdict.jsonl
 	mv build/verdict.jsonl build/verdict-done.jsonl
+
+# What works with which model, docs/matrix.md: ten minutes on one core. After an interrupt it resumes.
+matrix: install
+	OMP_NUM_THREADS=1 $(BIN)/python tools/matrix_page.py
+	rm -r build/matrix
 
 # The site, in build/site; a broken link ends it. NO_MKDOCS_2_WARNING: silences a notice of the theme.
 docs: install
