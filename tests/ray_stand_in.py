@@ -7,7 +7,10 @@ from concurrent.futures import Future
 from types import SimpleNamespace
 
 from bakeoff.compute.run.execution import execute
+from bakeoff.compute.run.handover import Given
+from bakeoff.compute.run.rank_host import LOST
 from bakeoff.driver import node
+from bakeoff.interrupts import MachineLost
 
 ONE_AT_A_TIME = threading.Lock()  # runs in one process share torch's random numbers
 
@@ -24,10 +27,16 @@ class Ray:
     """A cluster of so many nodes, each with room for one actor."""
 
     exceptions = SimpleNamespace(RayActorError=LostError)
+    util = SimpleNamespace(
+        placement_group=lambda bundles, strategy: bundles, remove_placement_group=lambda group: None,
+        scheduling_strategies=SimpleNamespace(PlacementGroupSchedulingStrategy=lambda *_, **__: None),
+    )  # fmt: skip
 
     def __init__(self, nodes=1, has=None):
         self.has, self.count, self.actors = has or {"CPU": 1.0}, nodes, []
-        self.head = SimpleNamespace(gone=False, silent=0.0, address="10.0.0.1:6379", close=lambda: None)
+        self.head = SimpleNamespace(
+            gone=False, silent=0.0, address="10.0.0.1:6379", place=("127.0.0.1", 6379), close=lambda: None
+        )
 
     def is_initialized(self):
         return True
@@ -75,7 +84,7 @@ class Ray:
         return future
 
     def get(self, future, timeout=None):
-        return future.result(timeout)
+        return [one.result(timeout) for one in future] if isinstance(future, list) else future.result(timeout)
 
     def wait(self, futures, num_returns=1, timeout=None):
         if timeout:
@@ -116,6 +125,8 @@ class Actor:
     def end(self):
         for server in self.node.servers.values():
             server.gone = True
+        if self.node.rank_host:
+            self.node.rank_host.close()
 
     def __getattr__(self, name):
         def remote(*arguments):
@@ -139,10 +150,10 @@ class InlineServer:
     def __init__(self, words, environment, inbox):
         self.inbox, self.gone = inbox, False
 
-    def ask(self, path, task, device, beside):
-        threading.Thread(target=self.carry_out, args=(path, task), daemon=True).start()
+    def ask(self, path, task, device, beside, elsewhere):
+        threading.Thread(target=self.carry_out, args=(path, task, elsewhere), daemon=True).start()
 
-    def carry_out(self, path, task):
+    def carry_out(self, path, task, elsewhere):
         def emit(event):
             self.seen(self, event)
             if self.gone:
@@ -152,8 +163,11 @@ class InlineServer:
         self.inbox.put((self, {"started": 1}))
         with ONE_AT_A_TIME:
             try:
-                execute(path, task.run.id, task.left, emit)
+                execute(path, task.run.id, task.left, emit, given=Given(elsewhere=elsewhere))
             except Ended:
+                return
+            except MachineLost:
+                self.inbox.put((self, {"exit": LOST}))
                 return
         self.inbox.put((self, {"exit": 0}))
 

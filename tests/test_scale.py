@@ -109,6 +109,40 @@ def test_a_node_is_removed_and_the_driver_killed_and_nothing_is_lost_or_changed(
     assert left_by_runs(folder) == expected
 
 
+def test_a_run_over_two_nodes_one_of_which_is_removed_is_as_in_one_process(on_ray, cluster, tmp_path):
+    config = json.loads(on_ray.read_text())
+    config |= {"entries": {"lora": {"learning_rate": 0.01}, "full": {"learning_rate": 0.001}}, "baselines": ["base"]}
+    config["protocol"] |= {"precision": "fp32", "epochs": 8}
+    config["machine"] |= {"resources": {"slot": 2}, "shards": 2}
+    config.pop("tune")
+    on_ray.write_text(json.dumps(config))
+    while len(cluster.worker_nodes) < 2:
+        cluster.add_node(num_cpus=1, resources={"slot": 1}, object_store_memory=10**8)
+    folder, process = Folder(config["output"]), started(on_ray)
+    until(folder, "metrics", 2, process)
+    cluster.remove_node(node_of_rank_1(cluster), allow_graceful=False)
+    cluster.add_node(num_cpus=1, resources={"slot": 1}, object_store_memory=10**8)
+    assert process.wait(SECONDS) == 0
+    notes = [event.text for event in Reader(folder.events_file).new_events() if event.kind == "note"]
+    assert sum("is lost; its run continues elsewhere" in note for note in notes) == 1
+    here = bakeoff.run(config | {"machine": {}, "output": str(tmp_path / "here")}, display="none").folder
+    for run in here.runs():
+        found, wanted = folder.run(run.id).result(), here.run(run.id).result()
+        assert (found.status, found.shards, found.checks) == ("done", 2, wanted.checks)
+        assert found.metrics == {n: pytest.approx(value, rel=1e-5, abs=1e-5) for n, value in wanted.metrics.items()}
+
+
+def node_of_rank_1(cluster):
+    """Return the node on which a run's second process is: it is a child of an actor's, and that one of a raylet."""
+    numbers = [file.parent.name for file in Path("/proc").glob("[0-9]*/cmdline") if b"run.members" in file.read_bytes()]
+    (raylet,) = {parent(parent(int(number))) for number in numbers}
+    return next(node for node in cluster.worker_nodes if node.all_processes["raylet"][0].process.pid == raylet)
+
+
+def parent(number):
+    return int(Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 def test_a_node_that_does_not_see_the_folder_sends_back_what_runs_leave(on_ray, expected, cluster):
     if os.geteuid() != 0:
         pytest.skip("needs the right to mount a disk")

@@ -163,23 +163,23 @@ def kill_one(monkeypatch, folder, run):
     """Return the record of a run whose second process is killed while the first one waits for it."""
     started = []
 
-    def start(self, asked):
-        plain_start(self, asked)
-        started.append(self)
+    def start(self, request):
+        plain_start(self, request)
+        started.append(self.process)
 
     def work_on(folder, run, left, emit, stop_requested, given):
-        started[0].processes[0].kill()
+        started[0].kill()
         given.team.wait()
 
-    plain_start = members.Members.start
+    plain_start = members.LocalProcess.__init__
     with monkeypatch.context() as patch:
-        patch.setattr(members.Members, "start", start)
+        patch.setattr(members.LocalProcess, "__init__", start)
         patch.setattr("bakeoff.compute.run.worker.work_on", work_on)
         patch.setattr(members, "planned_config", lambda *_: SimpleNamespace(machine=MachineConfig(shards=2)))
         folder.run(run.id).path.mkdir(exist_ok=True)
         write_json(folder.run(run.id).run_file, asdict(run))
         execute(folder.path, run.id, "train", lambda event: None)
-    assert [process.poll() for process in started[0].processes] == [-signal.SIGKILL]
+    assert [process.poll() for process in started] == [-signal.SIGKILL]
     return folder.run(run.id).result()
 
 

@@ -15,6 +15,10 @@ class Stopped(BaseException):
     """A run was asked to stop; its checkpoint is written."""
 
 
+class MachineLost(BaseException):
+    """A machine with processes of a run is gone; the run can continue elsewhere from its checkpoint."""
+
+
 @contextmanager
 def stoppable() -> Iterator[Callable[[], bool]]:
     """Yield a function that says whether this process was asked to stop; a second request raises EndAtOnce.

@@ -14,6 +14,7 @@ from tempfile import gettempdir, mkdtemp
 from typing import Any
 
 from bakeoff.child_process import command, search_path
+from bakeoff.compute.run.rank_host import Elsewhere, RankHost, address_toward
 from bakeoff.config.sections import Pin
 from bakeoff.driver.environment import PACKAGES, machine
 from bakeoff.driver.parcel import Changes, Parcel, unpack
@@ -41,6 +42,8 @@ class Node:
         self.servers: dict[int, RunServer] = {}
         self.folder: Folder | None = None  # a copy, where this node does not see the driver's folder
         self.changes: Changes | None = None  # of the current run, where they are to be sent
+        self.elsewhere: Elsewhere | None = None  # the other nodes that share this slot's runs
+        self.rank_host: RankHost | None = None  # for runs that another node leads
         self.looked_at = 0.0
 
     def facts(self, folder: str, mark: str, model: str, pin: Pin) -> dict[str, Any]:
@@ -66,6 +69,18 @@ class Node:
         self.folder = Folder(mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
         unpack(self.folder, parcel)
 
+    def host_ranks(self, toward: tuple[str, int], word: str) -> tuple[str, int]:
+        """Take requests for processes of runs that another node leads; return where: an address, and a free port.
+
+        The address is this node's on its way to another place in the cluster.
+        """
+        self.rank_host = RankHost(address_toward(toward), word, process_environment(self.device))
+        return self.rank_host.address, self.rank_host.port
+
+    def lead(self, toward: tuple[str, int], ranks: int, hosts: list[tuple[str, int]], word: str) -> None:
+        """From now on have runs whose processes are also on other nodes: `ranks` here, and at each of the hosts."""
+        self.elsewhere = Elsewhere(address_toward(toward), ranks, hosts, word)
+
     def start(self, number: int, kind: str) -> None:
         """Start a server under a number, unless it is there: Ray may let a call overtake one with larger arguments."""
         if number in self.servers:
@@ -84,7 +99,7 @@ class Node:
             shutil.rmtree(place.run(run.id).path, ignore_errors=True)  # of an earlier part: the driver's files count
             unpack(self.folder, parcel)
             self.changes = Changes(self.folder, run.id)
-        self.servers[number].ask(place.path, Task(run, left), self.device, beside)
+        self.servers[number].ask(place.path, Task(run, left), self.device, beside, self.elsewhere)
 
     def hear(self, seconds: float | None = None) -> list[tuple[int, dict[str, Any]]]:
         """Wait some `seconds` for what servers say, and return it with their numbers.
@@ -117,6 +132,8 @@ class Node:
         """End all servers, and remove the copy of the folder."""
         for number in [*self.servers]:
             self.close(number)
+        if self.rank_host:
+            self.rank_host.close()
         if self.folder:
             shutil.rmtree(self.folder.path, ignore_errors=True)
 

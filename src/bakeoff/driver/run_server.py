@@ -8,9 +8,11 @@ import subprocess
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
+from bakeoff.compute.run.rank_host import Elsewhere
 from bakeoff.config.config import Config
 from bakeoff.store.records import Task
 
@@ -96,12 +98,18 @@ class RunServer:
                     self.inbox.put((self, json.loads(line)))
         self.inbox.put((self, {"server": self.process.wait()}))
 
-    def ask(self, folder: Path, task: Task, device: str, beside: int) -> None:
-        """Ask for a run on a device, where up to `beside` others may run at the same time."""
+    def ask(self, folder: Path, task: Task, device: str, beside: int, elsewhere: Elsewhere | None = None) -> None:
+        """Ask for a run on a device, where up to `beside` others may run at the same time.
+
+        Some of its processes may be `elsewhere`.
+        """
         assert self.process.stdin is not None
-        where = {"folder": str(folder.resolve()), "device": device, "beside": beside}
+        request = {
+            "folder": str(folder.resolve()), "run": task.run.id, "left": task.left, "device": device, "beside": beside,
+            "elsewhere": elsewhere and asdict(elsewhere),
+        }  # fmt: skip
         with suppress(BrokenPipeError):  # then the thread says how it ended
-            print(json.dumps({**where, "run": task.run.id, "left": task.left}), file=self.process.stdin, flush=True)
+            print(json.dumps(request), file=self.process.stdin, flush=True)
 
     def ended(self) -> int | None:
         """Return the status with which the process has ended; None if it runs."""

@@ -44,10 +44,10 @@ def evaluate(work: Work, base: Base, adapted: nn.Module) -> RunResult:
         )  # fmt: skip
     losses = losses_read if together else losses
     work.record.metrics["test/loss"] = mean_loss(losses)
-    work.record.check("loss_finite", finite(work.files.curve(), losses))
     work.record.costs["evaluation_peak_bytes"] = work.team.most(peak_bytes(work.device))
     if not work.team.leads:
         return work.record
+    work.record.check("loss_finite", finite(work.files.curve(), losses))
     outputs = work.form(base).texts(ids, work.indented)
     if work.shows_examples and work.plan.chat is None:  # a chat template's examples are turns, each with its end
         between = separator_of(work.run.settings)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bakeoff.compute.model.team import Team
     from bakeoff.compute.run.lender import Lender
+    from bakeoff.compute.run.rank_host import Elsewhere
     from bakeoff.compute.run.resident import Resident
 
 
@@ -59,6 +60,7 @@ class Given:
     device: str | None = None  # of the run, as machine.device names one; None: that of the config
     beside: int = 0  # how many other runs may have the same device at the same time
     team: "Team | None" = None  # the processes that share the run; None: it has one, or has not started the others
+    elsewhere: "Elsewhere | None" = None  # the other machines that some of these are on
 
 
 NOTHING = Given()

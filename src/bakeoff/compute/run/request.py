@@ -1,8 +1,8 @@
 """A request for one run, carried out in a process of its own; the two servers of runs share this. It loads no torch.
 
-A server reads lines of {"folder", "run", "left", "device", "beside"} from standard input. The process of a run says
-{"started": pid} and its events, as JSON lines on standard output; a server that has forked it says {"exit": status}
-when it has ended.
+A server reads lines of {"folder", "run", "left", "device", "beside", "elsewhere"} from standard input. The process of a
+run says {"started": pid} and its events, as JSON lines on standard output; a server that has forked it says
+{"exit": status} when it has ended.
 """
 
 import json
@@ -20,8 +20,9 @@ from typing import Any, TextIO
 from bakeoff.child_process import also_search, end_with_parent, limit
 from bakeoff.compute.run.execution import execute
 from bakeoff.compute.run.handover import NOTHING, Given
+from bakeoff.compute.run.rank_host import LOST, Elsewhere
 from bakeoff.config.planned import planned_config
-from bakeoff.interrupts import Stopped
+from bakeoff.interrupts import MachineLost, Stopped
 from bakeoff.store.events import Event
 from bakeoff.store.files import opened
 from bakeoff.store.records import Step
@@ -69,7 +70,8 @@ def carry_out(line: str, events: TextIO, given: Given = NOTHING) -> int:
     """Carry out a request and return the exit status, whatever happens."""
     try:
         request = json.loads(line)
-        given = replace(given, device=request.get("device"), beside=request.get("beside", 0))
+        elsewhere = Elsewhere(**request["elsewhere"]) if request.get("elsewhere") else None
+        given = replace(given, device=request.get("device"), beside=request.get("beside", 0), elsewhere=elsewhere)
         return run(Path(request["folder"]), request["run"], request["left"], events, given)
     except BaseException:  # before the run's own record begins, or after it: the log says why
         traceback.print_exc()
@@ -102,6 +104,8 @@ def run(folder: Path, run_id: str, left: Step, events: TextIO, given: Given = NO
         result = execute(folder, run_id, left, emit, stop_requested.is_set, given)
     except Stopped:
         return STOPPED
+    except MachineLost:
+        return LOST
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -146,8 +146,9 @@ def train(work: Work, method: Method) -> float | None:
     record.learning_rate = method.learning_rate
     complaint = only_moved(before, fingerprints(adapted), to_train, record.best_step or 0, method.may_stay_unchanged)
     record.check("only_intended_moved", complaint)
-    first = next(row.validation_loss for row in work.files.curve() if row.validation_loss is not None)
-    record.check("step0_beats_unigram", beats_unigram(first, work.tokens["validation"]))
+    if work.team.leads:  # the others, maybe on another machine, may not see yet what rank 0 writes
+        first = next(row.validation_loss for row in work.files.curve() if row.validation_loss is not None)
+        record.check("step0_beats_unigram", beats_unigram(first, work.tokens["validation"]))
     for name, complaint in carried.get("check_notes", {}).items():
         record.check(name, complaint)
     work.state("saving")

@@ -1,0 +1,123 @@
+"""Processes of a run on another machine: they end with their connection, and their end is known."""
+
+import json
+import os
+import socket
+import sys
+import time
+
+import pytest
+
+from bakeoff.compute.run import rank_host
+from bakeoff.compute.run.rank_host import RankHost, RemoteProcess, address_toward
+from bakeoff.compute.run.rendezvous import found, interface_of, opened
+from bakeoff.store.scratch import is_alive
+
+HERE = "127.0.0.1"
+SAY = "import sys, json; asked = json.load(sys.stdin); "
+SLEEP = "import time; time.sleep(600)"
+
+
+@pytest.fixture
+def host(monkeypatch):
+    """Return a function that starts a host whose processes run a line of Python."""
+    hosts = []
+
+    def make(code):
+        monkeypatch.setattr(rank_host, "command", lambda _: [sys.executable, "-c", code])
+        hosts.append(RankHost(HERE, "word", os.environ))
+        return hosts[-1]
+
+    monkeypatch.setattr(rank_host, "LAST_SECONDS", 0.1)
+    yield make
+    for one in hosts:
+        one.close()
+
+
+def process_of(host, word="word"):
+    return RemoteProcess((host.address, host.port), word, {"rank": 1})
+
+
+def gone(number):
+    """Wait until no process has this number."""
+    end = time.monotonic() + 30
+    while is_alive(number):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def number_in(file):
+    """Return the process number that a process writes into a file, once it is there."""
+    end = time.monotonic() + 30
+    while not (file.exists() and file.read_text()):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    return int(file.read_text())
+
+
+def writes_number(file):
+    return f"import os, pathlib; pathlib.Path({str(file)!r}).write_text(str(os.getpid())); {SLEEP}"
+
+
+def test_what_a_process_says_how_it_ends_and_what_it_prints_come_back(host):
+    code = SAY + "print(json.dumps(asked)); print('x' * 20_000 + 'why', file=sys.stderr); sys.exit(3)"
+    said, status, printed = process_of(host(code)).outcome()
+    asked = json.loads(said)
+    assert (asked["rank"], asked["parent"], status) == (1, os.getpid(), 3)
+    assert "word" not in asked
+    assert printed.endswith("xwhy\n")
+    assert len(printed) == rank_host.LOG_BYTES
+
+
+def test_a_process_that_is_killed_on_a_machine_that_stays_has_its_signal(host):
+    code = "import os; os.kill(os.getpid(), 9)"
+    assert process_of(host(code)).outcome() == ("", -9, "")
+
+
+def test_a_process_that_is_killed_by_a_machine_that_goes_is_gone_with_it(host, monkeypatch):
+    going = host("import os; os.kill(os.getpid(), 9)")
+    process = process_of(going)
+    monkeypatch.setattr(process.over, "wait", lambda _: going.close())
+    assert process.outcome() == ("", None, "")
+
+
+def test_a_process_ends_with_its_connection(host, tmp_path):
+    process = process_of(host(writes_number(tmp_path / "number")))
+    number = number_in(tmp_path / "number")
+    process.end(time.monotonic())
+    gone(number)
+    assert process.outcome()[1] is None
+
+
+def test_a_host_that_ends_takes_its_processes_along_and_is_gone(host, tmp_path):
+    going = host(writes_number(tmp_path / "number"))
+    process = process_of(going)
+    number = number_in(tmp_path / "number")
+    going.close()
+    assert process.outcome() == ("", None, "")
+    gone(number)
+    assert process_of(going).outcome() == ("", None, "")
+
+
+@pytest.mark.parametrize("line", [b'{"word": "wrong"}', b'{"word": "w\xc3\xb6rd"}', b"[1]", b"no JSON", b"{}"])
+def test_who_does_not_know_the_word_starts_nothing(host, tmp_path, line):
+    there = host(writes_number(tmp_path / "number"))
+    with socket.create_connection((there.address, there.port)) as connection:
+        connection.sendall(line + b"\n")
+        assert connection.recv(1) == b""
+    assert not (tmp_path / "number").exists()
+
+
+def test_the_store_listens_at_one_address_alone(tmp_path):
+    store, name = opened(HERE, 2, tmp_path)
+    other = found(name, 2)
+    store.set("key", "value")
+    assert other.get("key") == b"value"
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.2", int(name.rpartition(":")[2])), timeout=10)
+
+
+def test_the_interface_is_that_of_the_way_to_the_cluster():
+    assert address_toward((HERE, 6379)) == HERE
+    assert interface_of(HERE) == "lo"
+    assert interface_of("192.0.2.1") is None
