@@ -2,20 +2,24 @@
 
 import shutil
 import signal
-from dataclasses import asdict
+import sys
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.distributed.tensor import DTensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 import bakeoff
 from bakeoff.compute.decoding.greedy import generate
 from bakeoff.compute.model.base import adapt, load_base, trainable
-from bakeoff.compute.model.sharding import spread
+from bakeoff.compute.model.sharding import spread, stacks_of
 from bakeoff.compute.model.team import ALONE, whole
 from bakeoff.compute.run import members
 from bakeoff.compute.run.checks import fingerprints
 from bakeoff.compute.run.execution import execute
+from bakeoff.compute.training import loop
 from bakeoff.compute.training.checkpoint import load_newest, save_checkpoint
 from bakeoff.compute.training.loop import Trainer
 from bakeoff.compute.training.loss import evaluate_loss, start
@@ -27,9 +31,10 @@ from bakeoff.driver.device import places_of
 from bakeoff.driver.executor import hiding_others
 from bakeoff.driver.memory import Sizes, sizes_of
 from bakeoff.driver.plan import make_plan
-from bakeoff.errors import ConfigError
+from bakeoff.errors import ConfigError, SetupError
 from bakeoff.methods import build_method, method_class
 from bakeoff.store.files import write_json
+from bakeoff.testing.families import FAMILIES, family_base
 from tests.ranks import together
 
 ROWS = [Tokens(list(range(9 + i, 14 + 2 * i)), [20 + i] * (1 + i % 3) + [0]) for i in range(11)]
@@ -40,12 +45,18 @@ def plain(adapted):
     for module in adapted.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
+        for name in ("dropout", "attention_dropout", "activation_dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
     return adapted
 
 
 def trained(model, settings, team=ALONE, **protocol):
     """Return what a training, and reading and writing after it, give."""
-    base = load_base(str(model), "fp32", team=team)
+    return trained_on(load_base(str(model), "fp32", team=team), settings, **protocol)
+
+
+def trained_on(base, settings, **protocol):
     torch.manual_seed(0)
     method = build_method("x", settings)
     adapted = plain(adapt(base, method))
@@ -62,6 +73,7 @@ def trained(model, settings, team=ALONE, **protocol):
         "losses": losses, "tokens": result.tokens, "hashes": before, "moved": before != fingerprints(adapted),
         "weights": {n: whole(w).clone() for n, w in trainable(adapted).items()},
         "outputs": generate(base, adapted, prompts, 5), "read": evaluate_loss(base, adapted, ROWS, 4),
+        "parts": sum(isinstance(weight, DTensor) for weight in adapted.parameters()),
     }  # fmt: skip
 
 
@@ -96,6 +108,29 @@ def test_every_kind_of_method_trains_on_weights_that_are_shared_out(tiny_model, 
     wanted = trained(tiny_model, settings)
     for found in together(tmp_path, 2, True, lambda team: trained(tiny_model, settings, team)):
         same(found, wanted)
+
+
+def of_family(family, team=ALONE):
+    """Return a family's tiny model, whose weights a team may share out."""
+    base = family_base(family)
+    return replace(base, team=team, own=WeakIdKeyDictionary(dict.fromkeys(base.model.parameters())))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_trains_on_weights_that_are_shared_out(family, tmp_path):
+    methods = ({"method": "lora", "r": 2}, {"method": "full"})
+    wanted = [trained_on(of_family(family), settings) for settings in methods]
+    for found in together(tmp_path, 2, True, lambda t: [trained_on(of_family(family, t), s) for s in methods]):
+        for one, other in zip(found, wanted, strict=True):
+            same(one, other)
+            assert one["parts"] > other["parts"] == 0
+
+
+def test_a_base_that_skips_blocks_at_random_is_refused():
+    model = family_base("opt").model
+    model.config.layerdrop = 0.1
+    with pytest.raises(SetupError, match=r"OPTForCausalLM skips blocks at random while it trains \(layerdrop\)"):
+        stacks_of(model)
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 3)])
@@ -180,6 +215,50 @@ def kill_one(monkeypatch, folder, run):
         write_json(folder.run(run.id).run_file, asdict(run))
         execute(folder.path, run.id, "train", lambda event: None)
     assert [process.poll() for process in started] == [-signal.SIGKILL]
+    return folder.run(run.id).result()
+
+
+# Memory runs out wherever more than `most` rows go through the model to be trained on; then a process is a member.
+SHORT = """
+import torch
+from bakeoff.compute.training import loop
+def short(base, adapted, batch, *rest, full=loop.target_losses):
+    if len(batch.ids) > {most}:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    return full(base, adapted, batch, *rest)
+loop.target_losses = short
+"""
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_memory_that_runs_out_in_one_process_ends_a_run_whose_weights_are_shared_out(one, monkeypatch, rank):
+    record = short_of_memory(one, monkeypatch, rank, most=0, shard_weights=True)
+    assert (record.status, record.cause) == ("failed", "memory")
+    assert record.error.startswith("out of memory (CUDA out of memory. Tried to allocate 2.00 GiB). Try a smaller ")
+    assert record.error.endswith(" (in the process of rank 1)" if rank else "max_tokens")
+    assert not torch.distributed.is_initialized()
+
+
+def test_memory_that_runs_out_in_one_process_halves_the_parts_in_all_whose_weights_are_whole(one, monkeypatch):
+    wanted = one[1].run(one[2].id).result()
+    assert wanted.costs["micro_batch_size"] == 8
+    record = short_of_memory(one, monkeypatch, rank=1, most=1, shard_weights=False)
+    assert (record.status, record.costs["micro_batch_size"]) == ("done", 2)
+    assert record.metrics == {name: pytest.approx(value, rel=1e-4, abs=1e-5) for name, value in wanted.metrics.items()}
+
+
+def short_of_memory(one, monkeypatch, rank, most, shard_weights):
+    """Return the record of a run of two processes, one of which is short of memory."""
+    config, folder, run = one
+    code = SHORT.format(most=most)
+    if rank:
+        main = f"{code}\nfrom bakeoff.compute.run.members import main; import os; os._exit(main())"
+        monkeypatch.setattr(members, "command", lambda _: [sys.executable, "-c", main])
+    else:
+        monkeypatch.setattr(loop, "target_losses", loop.target_losses)  # restored at the end
+        exec(code, {})
+    shutil.rmtree(folder.run(run.id).path)
+    bakeoff.run(config | {"machine": {"shards": 2, "shard_weights": shard_weights}}, display="none")
     return folder.run(run.id).result()
 
 

@@ -131,7 +131,7 @@ def prices(price: Price | None) -> list[Column]:
     form, hour = money(price.currency), f"at {price.hour:g}{f' {price.currency}' if price.currency else ''} per hour"
     return [
         Column("costs/price", "price", form, f"one final training, by the seconds of its steps and of storing the "
-               f"outputs of frozen blocks, {hour} of one {price.device}", "min"),
+               f"outputs of frozen blocks, {hour} of each {price.device} that it held", "min"),
         Column("costs/tuning_price", "tuning price", form, f"all trials, by the seconds of their steps, {hour}"),
     ]  # fmt: skip
 

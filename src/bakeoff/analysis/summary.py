@@ -7,6 +7,7 @@ import numpy
 
 from bakeoff.analysis.alone import costs_alone, pace_alone
 from bakeoff.analysis.convergence import converged
+from bakeoff.analysis.money import price_of, priced
 from bakeoff.analysis.pairs import LOSS
 from bakeoff.analysis.preference_words import in_short
 from bakeoff.analysis.replay import in_rounds, leading, replay
@@ -27,7 +28,7 @@ from bakeoff.scoring.baselines import takes_model
 from bakeoff.scoring.forgetting import with_forgetting
 from bakeoff.store.plan_document import PlanDocument
 from bakeoff.store.records import Run, RunResult
-from bakeoff.store.results_document import MeanScore, Price, ResultsDocument, ResultsRow
+from bakeoff.store.results_document import MeanScore, ResultsDocument, ResultsRow
 from bakeoff.store.run_folder import SCHEMA, Folder
 
 COUNTED = ("trainable_parameters", "total_parameters", "learning_rate", "steps", "best_step")  # of one run, not means
@@ -60,7 +61,10 @@ def summarize(folder: Folder) -> ResultsDocument:
     by_name = {n: {metric: estimates[n, metric] for metric in table} for n, table in scores.items()}
     rows = {name: entry_row(folder, plan, config, group, results, by_name[name]) for name, group in groups.items()}
     price = price_of(config, folder.environment())
-    rows = {name: priced(row, price) for name, row in rows.items()}
+    for name in plan.entries.keys() & rows.keys() if price and price.hour else ():
+        finals = [r for run in groups[name] if (r := results[run.id]) and r.status == "done"]
+        trials = [r for run in folder.trials(name, plan) if (r := folder.run(run.id).result())]
+        rows[name] = priced(rows[name], price, finals, trials)
     rows = with_forgetting(rows | {name: not_run_row(name, reason) for name, reason in plan.not_run.items()})
     compared = {name: row for name, row in rows.items() if row.status != "not run"}
     statuses = {row.status for row in compared.values()}
@@ -93,27 +97,6 @@ def setting_of(plan: PlanDocument, config: Config) -> dict[str, Any]:
         "tune": config.tune.model_dump() if config.tune else None,
         "chat": {**chat_of(config).model_dump(), "turns": config.data.conversation} if plan.chat else None,
     }  # fmt: skip
-
-
-def price_of(config: Config, environment: Mapping[str, Any]) -> Price | None:
-    """Return what an hour of the runs' device costs; None if the config names no price."""
-    if config.price is None:
-        return None
-    gpu = bool(environment.get("gpu"))
-    hour = config.price.gpu_hour if gpu else config.price.cpu_hour
-    return Price(hour=hour, device="GPU" if gpu else "machine", currency=config.price.currency)
-
-
-def priced(row: ResultsRow, price: Price | None) -> ResultsRow:
-    """Return a row with what one final training, and all trials, have cost: seconds of their steps times a price."""
-    if price is None or price.hour is None or row.kind != "entry":
-        return row
-    money = {}
-    for name, parts in (("price", ("train_seconds", "trunk_seconds")), ("tuning_price", ("tuning_seconds",))):
-        seconds = row.costs.get(parts[0])
-        further = sum(row.costs.get(part) or 0.0 for part in parts[1:])
-        money[name] = None if seconds is None else (seconds + further) / 3600 * price.hour
-    return row.model_copy(update={"costs": row.costs | money})
 
 
 def needed(rounds: Rounds, config: Config) -> dict[str, int]:

@@ -85,8 +85,9 @@ class MachineConfig(Section):
         1,
         ge=1,
         le=64,
-        description="how many devices of one machine share each run: its batches, its evaluation, and the weights of "
-        "its blocks. For bases that do not fit one device; on a processor as many processes share its cores",
+        description="how many devices share each run: its batches, its evaluation, and the weights of its blocks. For "
+        "bases that do not fit one device. They are of one machine, or with executor ray of several nodes if none has "
+        "enough; on a processor as many processes share its cores",
     )
     shard_weights: bool = Field(
         True,
@@ -106,8 +107,8 @@ class MachineConfig(Section):
     )
     resources: dict[str, PositiveFloat] | None = Field(
         None,
-        description="with executor ray or slurm: what one run takes of a node, as in {GPU: 1, CPU: 4}, memory in "
-        "bytes; null: one GPU if the cluster has any, else one CPU",
+        description="with executor ray or slurm: what one run takes, as in {GPU: 1, CPU: 4}, memory in bytes; null: "
+        "for each shard one GPU if the cluster has any, else one CPU",
     )
     slurm: SlurmConfig | None = Field(None, description="with executor slurm: what is said to sbatch about each job")
 
@@ -123,7 +124,7 @@ class MachineConfig(Section):
         if self.shards > 1 and (":" in self.device or self.device == "mps"):
             raise ValueError(f"shards: {self.device} is one device. Try: devices: [0, 1], or device: auto")
         if self.shards > 1 and self.executor == "slurm":
-            raise ValueError("shards: not with jobs of Slurm. Try: executor: local in a job of your own, or ray")
+            raise ValueError("shards: not with jobs of Slurm. Try: executor: local, or ray, in a job of your own")
         return self
 
     @model_validator(mode="after")

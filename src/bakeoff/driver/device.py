@@ -89,7 +89,7 @@ def places_of(machine: MachineConfig) -> list[str]:
     if len(devices) < shards:
         raise ConfigError(
             f"machine.shards: {shards} devices are to share each run, and there is {listed(devices)}. Allowed here: at "
-            f"most {len(devices)}. Try: fewer shards, or protocol.quantize: nf4"
+            f"most {len(devices)}. Try: fewer shards, protocol.quantize: nf4, or executor: ray on several machines"
         )
     return [",".join(devices[i : i + shards]) for i in range(0, len(devices) - shards + 1, shards)]
 

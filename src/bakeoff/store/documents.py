@@ -89,6 +89,7 @@ class ResultRow(TypedDict):
     scoring: NotRequired[Text | None]
     beside: NotRequired[Count]
     shards: NotRequired[Count]
+    machines: NotRequired[Count]
     instruction: NotRequired[Text | None]
 
 

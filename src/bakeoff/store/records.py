@@ -74,6 +74,7 @@ class RunResult:
     instruction: str | None = None  # the text that the baseline `instruction` has found
     beside: int = 0  # how many other runs may have had its device at the same time, which its seconds depend on
     shards: int = 1  # processes that shared it, each with a device of its own, or a share of the processor's cores
+    machines: int = 1  # that these were on
 
     @property
     def trained_files(self) -> dict[str, str]:

@@ -14,18 +14,26 @@ from torch import distributed, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
+from torch.utils._pytree import tree_map
 from transformers import PreTrainedModel
 
 from bakeoff.compute.model.base import Base, inner, trainable
 from bakeoff.compute.model.team import Team
 from bakeoff.errors import SetupError
 
+SKIPS = ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")  # a config's probability that a block is skipped
+
 
 def stacks_of(model: PreTrainedModel) -> list[tuple[nn.Module, list[nn.Module]]]:
     """Return the modules that are called with text, each with its blocks, in the order in which these compute.
 
-    A causal model is one, an encoder-decoder has two. Raises SetupError if one has no list of blocks.
+    A causal model is one, an encoder-decoder has two. Raises SetupError if one has no list of blocks, or skips some.
     """
+    if skips := [name for name in SKIPS if getattr(model.config, name, None)]:
+        raise SetupError(
+            f"machine.shards: {type(model).__name__} skips blocks at random while it trains ({skips[0]}), each process "
+            "others, so that they would wait for each other. Try: shard_weights: false"
+        )
     roots: list[Any] = [model.get_encoder(), model.get_decoder()] if model.config.is_encoder_decoder else [model]
     found = []
     for root in roots:
@@ -51,6 +59,7 @@ def spread(base: Base, adapted: nn.Module) -> None:
         ignored = {p for i, p in in_blocks.items() if p not in base.own or i in outside}
         for root, blocks in stacks:
             for block in blocks:
+                block.register_forward_hook(without_views)  # before that of FSDP
                 fully_shard(block, mesh=mesh, ignored_params=ignored)
             rest = {p for p in root.parameters() if not isinstance(p, DTensor)}
             fully_shard(root, mesh=mesh, ignored_params=rest)
@@ -62,6 +71,11 @@ def spread(base: Base, adapted: nn.Module) -> None:
         move_rest(adapted, base.device)
         team.turns = Turns(team, stacks)
     team.start_alike(trainable(adapted).values())
+
+
+def without_views(block: nn.Module, inputs: Any, output: Any) -> Any:
+    """Return what a block puts out with copies in place of views, in which a later change would lose FSDP's hooks."""
+    return tree_map(lambda x: x.clone() if torch.is_tensor(x) and x._is_view() else x, output)
 
 
 def outside_of(adapted: nn.Module, blocks: Sequence[nn.Module]) -> Iterator[nn.Parameter]:

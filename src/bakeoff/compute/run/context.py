@@ -66,6 +66,8 @@ class Work:
         set_rounding(self.config.protocol)
         self.clocks, self.shown_at, self.stepped_at = Clocks(self.device), time.monotonic(), -math.inf
         self.record = RunResult(run, "done", beside=given.beside, shards=self.team.size)
+        if given.elsewhere and self.team.size > 1:
+            self.record.machines = given.elsewhere.machines
         if run.kind != "trial":
             self.record.decoding, self.record.scoring = self.plan.decoding, self.plan.scoring
         self.calls: dict[str, Any] = {}  # what is known of the base's calls, once it was tried

@@ -41,6 +41,11 @@ class Elsewhere:
     hosts: list[tuple[str, int]]
     word: str
 
+    @property
+    def machines(self) -> int:
+        """How many machines there are, with rank 0's; one may have several hosts."""
+        return len({self.address, *(address for address, _ in self.hosts)})
+
 
 def address_toward(place: tuple[str, int]) -> str:
     """Return this machine's address on the way to another machine's port; nothing is sent."""

@@ -1,11 +1,13 @@
 """The batches of steps, the next one made while an accelerator computes: its rows are read and on their way to it."""
 
 from collections.abc import Sequence
+from functools import cached_property
 
 from bakeoff.compute.model.base import Base
 from bakeoff.compute.training.batches import Batch, parts
 from bakeoff.compute.training.loss import batch_of
-from bakeoff.data.tokens import Tokens
+from bakeoff.data.token_file import lengths_of
+from bakeoff.data.tokens import Lengths, Tokens
 
 # Parts of a batch that go through the model one after the other: of each this process's share, and whether it counts.
 Made = list[tuple[slice, Batch, bool]]
@@ -21,6 +23,11 @@ class Ahead:
         self.base, self.rows = base, rows
         self.known: tuple[object, ...] = ()
         self.made: Made = []
+
+    @cached_property
+    def lengths(self) -> Lengths:
+        """The lengths of the rows."""
+        return lengths_of(self.rows)
 
     def take(self, members: Sequence[int], most_rows: int, most_tokens: int | None) -> Made:
         """Return the parts of the batch of these rows, which may have been made ahead."""

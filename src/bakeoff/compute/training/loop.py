@@ -21,7 +21,6 @@ from bakeoff.compute.training.optimizers import optimizer_of
 from bakeoff.compute.training.trunk_cache import find_trunk
 from bakeoff.config.lr_schedule import lr_multiplier, schedule_of
 from bakeoff.config.sections import ProtocolConfig
-from bakeoff.data.token_file import lengths_of
 from bakeoff.data.tokens import Tokens
 from bakeoff.errors import DivergedError
 from bakeoff.methods import Method
@@ -108,9 +107,9 @@ class Trainer:
         """
         at, steps = self.at, steps_in(len(train), self.protocol)
         limit = steps if until is None else until
-        lengths = lengths_of(train)
-        totals = lengths.totals
         self.batches = Ahead(self.base, train)
+        lengths = self.batches.lengths
+        totals = lengths.totals
         if not self.best:
             self._validate(validation, 0.0, None)
         per_epoch = steps // self.protocol.epochs
@@ -230,11 +229,12 @@ class Trainer:
             self.at.micro_batch = (self.at.micro_batch + 1) // 2
 
     def _backward_in_parts(self, members: Sequence[int]) -> list[torch.Tensor]:
-        """Add up the gradients of parts of the batch: their summed losses, divided once by the batch's targets."""
-        made = self.batches.take(members, *self._most())
-        targets = self.base.team.total(sum(sum(batch.counts) for _, batch, counts in made if counts))
-        found = []
-        for part, batch, counts in made:
+        """Add up the gradients of parts of the batch: their summed losses, divided once by the batch's targets.
+
+        A team's processes exchange nothing here unless weights are shared out: memory may run out in any of them.
+        """
+        targets, found = int(self.batches.lengths.take(members).trained.sum()), []
+        for part, batch, counts in self.batches.take(members, *self._most()):
             losses = target_losses(self.base, self.adapted, batch, self.serve["train"](members[part]))
             losses = losses if counts else 0 * losses
             self.scaler.scale(losses.sum() / targets).backward()
