@@ -5,12 +5,17 @@ import os
 import socket
 import sys
 import time
+from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
 
-from bakeoff.compute.run import rank_host
-from bakeoff.compute.run.rank_host import RankHost, RemoteProcess, address_toward
+from bakeoff.compute.run import members, rank_host
+from bakeoff.compute.run.handover import Given
+from bakeoff.compute.run.rank_host import Elsewhere, RankHost, RemoteProcess, address_toward
 from bakeoff.compute.run.rendezvous import found, interface_of, opened
+from bakeoff.config.machine import MachineConfig
+from bakeoff.store.records import Run
 from bakeoff.store.scratch import is_alive
 
 HERE = "127.0.0.1"
@@ -121,3 +126,26 @@ def test_the_interface_is_that_of_the_way_to_the_cluster():
     assert address_toward((HERE, 6379)) == HERE
     assert interface_of(HERE) == "lo"
     assert interface_of("192.0.2.1") is None
+
+
+def test_ranks_are_dealt_out_by_machine_and_each_has_the_device_of_its_number_there(monkeypatch, tmp_path):
+    run = Run("lora-1", "lora", "entry", "lora", {}, 0)
+    config = SimpleNamespace(machine=MachineConfig(shards=6))
+    folder = SimpleNamespace(path=tmp_path, plan=lambda: None)
+    added = []
+    monkeypatch.setattr(members, "planned_config", lambda *_: config)
+    monkeypatch.setattr(members, "LocalProcess", lambda request: ("", asdict(request)))
+    monkeypatch.setattr(members, "RemoteProcess", lambda place, word, request: (place[0], request))
+    monkeypatch.setattr(members.Members, "add", lambda self, process, rank: added.append(process))
+    monkeypatch.setattr(members.Members, "end", lambda self: None)
+    monkeypatch.setattr(members, "lead", lambda work, members, team, meet, given: (team.rank, team.number))
+    elsewhere = Elsewhere(HERE, 2, [("10.0.0.2", 1), ("10.0.0.3", 2)], "word")
+    given = Given(elsewhere=elsewhere)
+    assert members.in_team(lambda given: None, folder, run, "train", lambda event: None, given) == (0, 0)
+    places = [(place, request["rank"], request["number"], request["address"]) for place, request in added]
+    assert places == [
+        ("", 1, 1, HERE),
+        ("10.0.0.2", 2, 0, "10.0.0.2"), ("10.0.0.2", 3, 1, "10.0.0.2"),
+        ("10.0.0.3", 4, 0, "10.0.0.3"), ("10.0.0.3", 5, 1, "10.0.0.3"),
+    ]  # fmt: skip
+    assert elsewhere.machines == 3

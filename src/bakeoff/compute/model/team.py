@@ -20,11 +20,11 @@ class Team:
     """The processes of one run; a run in one process is a team of one, which asks nobody.
 
     All call the same methods in the same order. If it is `sharded`, each has a part of each block's weights (see
-    `sharding`); else each has all of them.
+    `sharding`); else each has all of them. `number` is that of its device on its machine.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1, sharded: bool = False):
-        self.rank, self.size, self.sharded = rank, size, sharded
+    def __init__(self, rank: int = 0, size: int = 1, sharded: bool = False, number: int = 0):
+        self.rank, self.size, self.sharded, self.number = rank, size, sharded, number
         self.control: Any = None  # the group for plain data and for what processors have
         self.turns: Any = None  # of the model that is sharded now
 

@@ -62,7 +62,7 @@ class Work:
         self.shows_examples = run.kind == "baseline" and shows_examples(run.entry)
         self.trunk_folder = folder.trunk
         self.team = given.team or ALONE
-        self.device = nth(given.device or self.config.machine.device, self.team.rank)
+        self.device = nth(given.device or self.config.machine.device, self.team.number)
         set_rounding(self.config.protocol)
         self.clocks, self.shown_at, self.stepped_at = Clocks(self.device), time.monotonic(), -math.inf
         self.record = RunResult(run, "done", beside=given.beside, shards=self.team.size)

@@ -41,8 +41,8 @@ from bakeoff.store.scratch import scratch
 T = TypeVar("T")
 SETTLE_SECONDS = 2.0  # that other processes have to say what they failed by, once one has
 GRACE_SECONDS = 10.0  # that rank 0 has to notice by itself that another one has failed
-# What a process fails by if another one is gone: of two reasons it is the worse one.
 GONE = "gone"  # the cause, in no record, of a process whose machine is gone
+# What a process fails by if another one is gone: of two reasons it is the worse one.
 CONSEQUENCE = ("closed by peer", "gloo", "nccl", "xccl", "process group", "store")
 
 
@@ -91,7 +91,7 @@ def in_team(work: Callable[[Given], T], folder: Folder, run: Run, left: Step, em
                 else:
                     members.add(LocalProcess(replace(request, address=address)), rank)
             team, given = Team(0, size, machine.shard_weights), replace(given, device=device)
-            return lead(work, members, team, partial(meet, team, store, device, 0, address), given)
+            return lead(work, members, team, partial(meet, team, store, device, address), given)
         finally:
             members.end()
 
@@ -231,8 +231,8 @@ def carry_out(request: Request) -> None:
     """Do the part of one process."""
     folder = Folder(Path(request.folder))
     limit(planned_config(folder, folder.plan()).safety.memory_limit)
-    run, team = folder.run(request.run).run(), Team(request.rank, request.size, request.sharded)
-    meet(team, found(request.store, request.size), request.device, request.number, request.address)
+    run, team = folder.run(request.run).run(), Team(request.rank, request.size, request.sharded, request.number)
+    meet(team, found(request.store, request.size), request.device, request.address)
     given = Given(device=request.device, team=team)
     if request.left == "time":
         timed_alone(folder, run, silent, bool, given)

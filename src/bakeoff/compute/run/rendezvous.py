@@ -40,12 +40,9 @@ def found(name: str, size: int) -> Any:
     return distributed.TCPStore(address, int(port), size, is_master=False)
 
 
-def meet(team: Team, store: Any, device: str, number: int, address: str) -> None:
-    """Meet the other processes; this one has the device of its `number` on a machine with this address.
-
-    The address is empty if all are on one machine.
-    """
-    own = nth(device, number)
+def meet(team: Team, store: Any, device: str, address: str) -> None:
+    """Meet the other processes; this one is on a machine with this address, which is empty if all are on one."""
+    own = nth(device, team.number)
     use(own)
     loopback = "lo0" if sys.platform == "darwin" else "lo"
     if interface := interface_of(address) if address else loopback:
