@@ -5,6 +5,7 @@ from pathlib import Path
 
 import peft
 import pytest
+import torch
 from click.testing import CliRunner
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
@@ -16,6 +17,7 @@ from bakeoff.errors import ConfigError, SetupError
 from bakeoff.methods import Method, build_method, method_class, method_names
 from bakeoff.methods.any_tuner import LEFT_OUT, OWN, REFUSED, configs, for_config, own_class
 from bakeoff.methods.injected import Injected
+from bakeoff.methods.orthogonal import Blocks
 from bakeoff.testing import check_method, family_base, family_shape
 from bakeoff.tuning.entries import read_entry
 from bakeoff.tuning.search import Range
@@ -111,6 +113,15 @@ def test_what_a_config_lets_an_entry_set_is_shown(name):
     assert shown == {*for_config(name).model_fields}
     assert f"{{method: peft, config: {name}}}" in done.stdout
     assert json.loads(CliRunner().invoke(main, ["methods", name, "--json"]).stdout)[name]["fields"].keys() == shown
+
+
+def test_blocks_are_put_on_diagonals_as_torch_does_one_by_one():
+    blocks = torch.randn(2, 3, 4, 4, requires_grad=True)
+    expected = torch.stack([torch.block_diag(*rotation) for rotation in blocks])
+    assert torch.equal(Blocks().forward(blocks.detach())[0], expected)
+    gradient = torch.randn_like(expected)
+    expected.backward(gradient)
+    assert torch.equal(Blocks().backward(gradient, blocks)[0], blocks.grad)
 
 
 def test_a_config_has_the_range_and_all_else_of_its_own_method():

@@ -5,7 +5,17 @@ import torch
 
 import bakeoff
 from bakeoff.compute.model.base import adapt, load_base
-from bakeoff.compute.model.device import CPU, choose, initialized, memory, peak_bytes, reset_peak, set_rounding
+from bakeoff.compute.model.device import (
+    CPU,
+    choose,
+    initialized,
+    memory,
+    peak_bytes,
+    reset_peak,
+    set_rounding,
+    visible,
+)
+from bakeoff.compute.model.precision import native_precision
 from bakeoff.compute.training.checkpoint import load_newest, save_checkpoint
 from bakeoff.compute.training.loop import Trainer
 from bakeoff.compute.training.loss import evaluate_loss, mean_loss
@@ -51,6 +61,8 @@ def test_a_whole_bakeoff_runs_on_it_in_processes_of_its_own(gpu, tiny_config, pr
 @pytest.mark.parametrize("fields", METHODS, ids=lambda fields: fields["method"])
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 2e-4), ("bf16", 5e-2), ("fp16", 5e-2)])
 def test_losses_and_training_are_near_those_of_a_cpu(gpu, tiny_model, fields, precision, tolerance):
+    if precision == "bf16" and native_precision(gpu) != "bf16":
+        pytest.skip("this GPU does not multiply bf16")
     here, there = trainer_of(tiny_model, fields, "fp32", CPU), trainer_of(tiny_model, fields, precision, gpu)
     there.scaler = torch.amp.GradScaler(gpu.type, init_scale=2.0**8, enabled=precision == "fp16")  # skips no step
     with torch.no_grad():
@@ -64,6 +76,24 @@ def test_losses_and_training_are_near_those_of_a_cpu(gpu, tiny_model, fields, pr
         before = mean_loss(evaluate_loss(trainer.base, trainer.adapted, ROWS, 6))
         found.append((before, trainer.train(ROWS, ROWS).validation_loss))
     assert found[1] == pytest.approx(found[0], rel=tolerance)
+
+
+@pytest.mark.parametrize("shard_weights", [True, False])
+def test_several_gpus_share_a_run(gpu, tiny_config, tmp_path, processes, shard_weights):
+    if len(visible()) < 2:
+        pytest.skip("one GPU here")
+    survey.cache_clear()
+    losses = []
+    for machine in ({}, {"shards": 2, "shard_weights": shard_weights}):
+        config = tiny_config | {
+            "entries": {"lora": {"r": 4}},
+            "machine": machine,
+            "output": str(tmp_path / str(len(machine))),
+        }
+        row = bakeoff.run(config, display="none").entries["lora"]
+        assert row.status == "done", row.error
+        losses.append([row.metrics[f"{split}/loss"].mean for split in ("validation", "test")])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
 
 
 def test_memory_is_counted_on_it(gpu):

@@ -88,17 +88,17 @@ def test_the_file_is_built_once_and_shared(base, tiny_model, tmp_path):
 
 def test_a_gpu_copies_what_is_stored_from_pinned_memory_by_itself(base, tmp_path, monkeypatch):
     found = open_trunk(base, top_only(base), ROWS, tmp_path / "train", None, 4)
-    plain, zeros, asked = found.read([4, 1]), torch.zeros, []
+    plain, empty, asked = found.read([4, 1]), torch.empty, []
 
     def pinned(*shape, pin_memory=False, **how):
         asked.append(pin_memory)
-        return zeros(*shape, **how)
+        return empty(*shape, **how)
 
     def moved(tensor, device, non_blocking=False):
         asked.append((str(device), non_blocking))
         return tensor
 
-    monkeypatch.setattr(torch, "zeros", pinned)
+    monkeypatch.setattr(torch, "empty", pinned)
     monkeypatch.setattr(torch.Tensor, "to", moved)
     assert torch.equal(replace(found, device=torch.device("cuda:0")).read([4, 1]), plain)
     assert asked == [True, ("cuda:0", True)]

@@ -67,9 +67,10 @@ class Blocks:
 
     def forward(self, blocks: "torch.Tensor") -> "tuple[torch.Tensor]":
         """Return the blocks (rotations, D, H, H) on the diagonals of (rotations, D * H, D * H)."""
-        import torch
-
-        return (torch.stack([torch.block_diag(*rotation) for rotation in blocks]),)
+        count, side = blocks.shape[1:3]
+        whole = blocks.new_zeros(len(blocks), count, side, count, side)
+        whole.diagonal(dim1=1, dim2=3).copy_(blocks.movedim(1, -1))
+        return (whole.flatten(3, 4).flatten(1, 2),)
 
     def backward(self, grad: "torch.Tensor", blocks: "torch.Tensor") -> "tuple[torch.Tensor]":
         """Return the gradient of the blocks."""

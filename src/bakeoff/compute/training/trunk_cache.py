@@ -63,10 +63,11 @@ class Trunk:
         """
         lengths = [int(self.offsets[i + 1] - self.offsets[i]) for i in members]
         pinned = self.device.type == "cuda"  # a GPU copies from such memory by itself
-        hidden = torch.zeros(len(members), max(lengths), self.width, dtype=self.dtype, pin_memory=pinned)
+        hidden = torch.empty(len(members), max(lengths), self.width, dtype=self.dtype, pin_memory=pinned)
         row_bytes = self.width * self.dtype.itemsize
         with self.file.open("rb", buffering=0) as stream:
             for row, i, length in zip(hidden, members, lengths, strict=True):
+                row[length:] = 0
                 if (
                     os.preadv(stream.fileno(), [as_bytes(row[:length])], int(self.offsets[i]) * row_bytes)
                     < length * row_bytes
