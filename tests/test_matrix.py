@@ -145,6 +145,13 @@ def test_rows_that_cannot_be_kept_are_one_line(monkeypatch, tmp_path):
         assert done.stderr.splitlines()[-1].startswith(f"bakeoff: {tmp_path}")
 
 
+@pytest.mark.parametrize("given", [["--keep", "rows"], ["--matrix", "--keep", "rows"], ["lora", "--architectures"]])
+def test_options_that_would_have_no_effect_are_one_line(given):
+    done = CliRunner().invoke(main, ["methods", *given])
+    assert done.exit_code == 2
+    assert "Try: without" in done.stderr
+
+
 @pytest.mark.parametrize("kind", ["codegen", "deepseek_v2", "zamba2", "mimo_v2_flash", "bailing_hybrid", "emu3"])
 def test_a_tiny_config_fits_together(kind):
     base, _ = tiny_base(kind, dict(architectures())[kind])

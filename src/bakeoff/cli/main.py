@@ -237,6 +237,10 @@ def methods(name: str | None, matrix: bool, architectures: bool, keep: Path | No
     With NAME, shows the fields, defaults, search range and paper of that method. The name of a config of PEFT, such as
     OFTConfig, shows what an entry of the method peft can set.
     """
+    if architectures and (name or matrix):
+        raise click.UsageError("--architectures is a test of its own. Try: without NAME and --matrix")
+    if keep and not architectures:
+        raise click.UsageError("--keep is for --architectures alone. Try: without it")
     if architectures:
         from bakeoff.store.files import writing
         from bakeoff.testing.architectures import architecture_rows, architectures_page

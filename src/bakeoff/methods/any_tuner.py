@@ -153,8 +153,7 @@ def for_config(name: str) -> type[AnyTuner]:
         elif field.default is not dataclasses.MISSING:
             how["default"] = field.default
         fields[field.name] = (hints[field.name], Field(**how))
-    ranks = ("r",) if "r" in fields else ()
-    made: Any = type(f"AnyTuner{name}", (AnyTuner, own), {"config_class": name, "fixed": {}, "ranks": ranks})
+    made: Any = type(f"AnyTuner{name}", (AnyTuner, own), {"config_class": name, "fixed": {}})
     return cast("type[AnyTuner]", create_model(made.__name__, __base__=made, __doc__=AnyTuner.__doc__, **fields))
 
 

@@ -33,7 +33,12 @@ class LoKr(LinearOnly):
     takes_bits: ClassVar[tuple[int, ...]] = (8,)
 
     learning_rate: float = Field(2e-3, gt=0, description="peak learning rate of AdamW")
-    r: int = Field(8, ge=1, description="rank of the larger factor")
+    r: int = Field(
+        8,
+        ge=1,
+        description="rank of the larger factor; from half of that factor's longer side on, it is whole, and r only "
+        "divides alpha",
+    )
     alpha: float = Field(16, gt=0, description="the update is scaled by alpha / r")
     decompose_factor: int = Field(
         -1, ge=-1, description="size of the small factor; -1: both factors as square as possible"

@@ -30,6 +30,7 @@ class Gralora(Injected):
     paper: ClassVar[str] = "https://arxiv.org/abs/2505.20355"
     search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (3e-5, 3e-3)}
     config_class: ClassVar[str] = "GraloraConfig"
+    ranks: ClassVar[tuple[str, ...]] = ("r", "hybrid_r")
     takes_bits: ClassVar[tuple[int, ...]] = ()
     tiny: ClassVar[dict[str, Any]] = {"r": 4, "alpha": 8}
 
