@@ -194,6 +194,7 @@ def trains(base: Base, shape: PreTrainedModel, name: str) -> str | None:
     try:
         adapted_shape(shape, method)
         with one_line(name), forked_random():
+            torch.manual_seed(0)  # some routers draw, and which experts meet a token must not depend on what ran before
             adapted = adapt(copy, method)
             target_losses(copy, adapted, batch_of(copy, MANY_ROWS)).mean().backward()
             if isinstance(method, SoftPrompt):
