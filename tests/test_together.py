@@ -1,6 +1,8 @@
 """One page over several bakeoffs: entries judged together, and refused where something was not held equal."""
 
 import shutil
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -63,6 +65,18 @@ def test_entries_of_several_bakeoffs_are_judged_together(two):
     own = alone[frozenset(("prompt_tuning", "last_layers"))]
     assert (again.low, again.high, again.p) == (own.low, own.high, own.p)
     assert "shared (3), second (2)" in merged.notes[0]
+
+
+def test_the_page_of_methods_is_of_one_or_of_several_bakeoffs(two, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "tools")
+    page = import_module("methods_page").page
+    folders, documents = two
+    several, one = page(summarize_together(folders, documents), folders), page(documents[0], folders[:1])
+    assert f"methods_page.py {folders[0].path} {folders[1].path}`" in several
+    assert "Entries of 2 bakeoffs, judged together" in several
+    assert "judged together" not in one
+    for name, text in (("second/lora", several), ("other", several), ("lora", one), ("*base*", one)):
+        assert f"\n| {name} | 0." in text
 
 
 def test_the_command_writes_one_page_over_them(two, tmp_path):

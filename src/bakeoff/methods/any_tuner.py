@@ -95,7 +95,7 @@ class AnyTuner(Injected):
             raise ConfigError(f"{where}.config: unknown {name!r:.60}.{did_you_mean(str(name), known)}")
         if name in REFUSED:
             raise ConfigError(f"{where}.config: {name} {REFUSED[name]}")
-        for field in settings.keys() & LEFT_OUT.keys() & known[name].__dataclass_fields__.keys():
+        for field in (f for f in settings if f in LEFT_OUT and f in known[name].__dataclass_fields__):
             raise ConfigError(f"{where}.{field}: {name}'s {field} is left out: it {LEFT_OUT[field]}")
         if settings.get("init_lora_weights") == "eva":
             raise ConfigError(f"{where}.init_lora_weights: eva starts from training examples. Try: method: eva")
