@@ -16,7 +16,7 @@ from pathlib import Path
 from playwright.sync_api import Page, sync_playwright
 
 import bakeoff
-from bakeoff import api
+from bakeoff import api, reporting
 from bakeoff.analysis.preference_words import preference_sentences
 from bakeoff.errors import printable
 from bakeoff.store.votes import read_judgements, read_votes
@@ -85,7 +85,7 @@ def main() -> None:
         with judging(say=rule) as (url, asked):
             api.judge(copy, {"judge.base_url": url, "judge.model": "rule"}, given.entries)
             print(f"{len(asked)} questions, {len(read_judgements(folder.judge_file))} judgements; joined:")
-        api.refresh_report(copy)
+        reporting.refresh_report(copy)
         print(" ".join(preference_sentences(api.load_results(copy).document.preferences)))
 
 

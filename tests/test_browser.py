@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 import bakeoff
-from bakeoff.api import refresh_report
+from bakeoff.reporting import refresh_report
 from bakeoff.store.files import write_jsonl
 from tests.test_report import HOSTILE
 

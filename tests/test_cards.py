@@ -4,12 +4,12 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from bakeoff.api import refresh_report
 from bakeoff.compute.model.adapter_files import save_adapter
 from bakeoff.compute.model.base import adapt, load_base
 from bakeoff.config.loading import load_config
 from bakeoff.methods import build_method, method_class
 from bakeoff.report.cards import card, fenced, signed, usage
+from bakeoff.reporting import refresh_report
 from bakeoff.store.run_folder import RunFolder
 
 

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from bakeoff.analysis.remarks import failures
-from bakeoff.api import refresh_report
 from bakeoff.compute.model import position_hash
 from bakeoff.compute.model.adapter_files import load_adapter
 from bakeoff.compute.model.base import Base, load_base
@@ -41,6 +40,7 @@ from bakeoff.methods.lora import Lora
 from bakeoff.methods.method import Method
 from bakeoff.methods.soft_prompts import PromptTuning
 from bakeoff.progress.plain import PlainDisplay
+from bakeoff.reporting import refresh_report
 from bakeoff.results import Results, load_results
 from bakeoff.store.documents import CurveRow
 from bakeoff.store.run_folder import Folder

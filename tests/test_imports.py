@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ SOURCE = ROOT / "src/bakeoff"
 ROOMS = [
     "errors", "child_process", "interrupts", "collector", "store", "config", "library_errors", "model_files", "hub",
     "data", "methods", "tuning", "scoring", "compute", "analysis", "progress", "driver", "report", "export", "results",
-    "running", "judging", "serving", "tasting", "api", "testing", "cli", "__main__",
+    "reporting", "running", "judging", "serving", "tasting", "api", "testing", "cli", "__main__",
 ]  # fmt: skip
 TORCH = ("torch", "transformers", "peft", "accelerate")
 BEHIND = ("compute", "testing")  # the rooms whose modules may load them when they are imported
@@ -102,12 +103,19 @@ def test_help_loads_nothing_heavy():
     assert out.splitlines()[-1] == "[]"
 
 
-def test_finished_results_and_the_api_load_no_library_that_they_do_not_use(shared):
+def test_finished_results_and_the_api_load_no_library_that_they_do_not_use(shared, tmp_path):
     """Modules are counted, and no seconds: `show` needs a table, the API neither charts nor what scores are made by."""
     heavy = {"torch", "transformers", "scipy.stats", "nltk", "rouge_score", "altair", "vl_convert", "pandas", "pyarrow"}
-    words = ["show", str(shared[1].folder.path)]
-    show = f"from bakeoff.cli.main import main\ntry: main({words!r})\nexcept SystemExit: pass"
-    for code, forbidden in (("import bakeoff.api", heavy), (show, heavy | {"numpy", "scipy"})):
+    show, report = (
+        ["show", str(shared[1].folder.path)],
+        ["report", str(shutil.copytree(shared[1].folder.path, tmp_path / "o"))],
+    )
+    command = "from bakeoff.cli.main import main\ntry: main({!r})\nexcept SystemExit: pass"
+    for code, forbidden in (
+        ("import bakeoff.api", heavy),
+        (command.format(show), heavy | {"numpy", "scipy"}),
+        (command.format(report), heavy - {"altair", "vl_convert"} | {"bakeoff.driver.plan", "bakeoff.driver.executor"}),
+    ):
         code = f"import sys\n{code}\nprint(sorted({forbidden!r} & set(sys.modules)))"
         out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
         assert out.splitlines()[-1] == "[]"

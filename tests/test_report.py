@@ -14,10 +14,10 @@ import bakeoff
 from bakeoff.analysis.columns import columns
 from bakeoff.analysis.remarks import remarks
 from bakeoff.analysis.table import escape_markdown, text_table
-from bakeoff.api import refresh_report
 from bakeoff.errors import SetupError
 from bakeoff.report.source import Source
 from bakeoff.report.writing import write_report
+from bakeoff.reporting import refresh_report
 from bakeoff.store.checksums import read_mapping, unsealed
 from bakeoff.store.files import write_json, write_jsonl
 from bakeoff.store.results_document import ResultsDocument, stored_results

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import bakeoff
-from bakeoff import api
+from bakeoff import api, reporting
 from bakeoff.cli.main import main
 from bakeoff.config.loading import load_config
 from bakeoff.driver.resume import check_free
@@ -197,7 +197,7 @@ def test_nothing_is_written_through_a_link_in_a_run_folder(shared, copied, tmp_p
     path.symlink_to(elsewhere)
     before = content(elsewhere) if elsewhere.is_dir() else elsewhere.read_bytes()
     with pytest.raises(SetupError, match="is a link"):
-        api.refresh_report(copied.path)
+        reporting.refresh_report(copied.path)
     with pytest.raises(SetupError, match="is a link"):
         bakeoff.run({**config, "output": str(copied.path)}, {"protocol.epochs": 1}, display="none")
     assert (content(elsewhere) if elsewhere.is_dir() else elsewhere.read_bytes()) == before
@@ -273,11 +273,11 @@ def test_a_page_over_several_bakeoffs_replaces_no_file_of_a_users(shared, copied
     folders = [shared[1].folder.path, copied.path]
     config = yaml.safe_load(copied.config_file.read_text())
     copied.config_file.write_text(yaml.safe_dump(config))
-    api.compare(folders, page)
-    api.compare(folders, page)
+    reporting.compare(folders, page)
+    reporting.compare(folders, page)
     page.write_text("mine")
     with pytest.raises(SetupError, match="was edited since bakeoff wrote it"):
-        api.compare(folders, page)
+        reporting.compare(folders, page)
     assert page.read_text() == "mine"
     page.unlink()
     figures = tmp_path / "pages/both-figures"
@@ -285,7 +285,7 @@ def test_a_page_over_several_bakeoffs_replaces_no_file_of_a_users(shared, copied
     write_json(figures / MANIFEST, {"files": names[1:]})
     (figures / names[0]).write_text("mine")
     with pytest.raises(SetupError, match="exists, and bakeoff did not write it"):
-        api.compare(folders, page)
+        reporting.compare(folders, page)
     assert (figures / names[0]).read_text() == "mine"
 
 

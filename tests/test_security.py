@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from huggingface_hub import constants
 
 import bakeoff
-from bakeoff import api
+from bakeoff import reporting
 from bakeoff.cli.main import main
 from bakeoff.compute.model.adapter_files import load_adapter
 from bakeoff.config.loading import load_config
@@ -139,7 +139,7 @@ def test_a_run_folder_from_elsewhere_names_no_run_outside_of_it(shared, tmp_path
     words = yaml.safe_load(results.folder.config_file.read_text()) | {"metrics": ["rouge", f"{tmp_path}/own.py:run"]}
     folder.config_file.write_text(yaml.safe_dump(words))
     shutil.copy(results.folder.plan_file, folder.plan_file)
-    api.refresh_report(folder.path)  # code that a config names is for `bakeoff run` alone
+    reporting.refresh_report(folder.path)  # code that a config names is for `bakeoff run` alone
     assert not (tmp_path / "ran").exists()
     run = next(iter((folder.path / "runs").iterdir()))
     started = json.loads((run / "run.json").read_text()) | {"id": "other"}

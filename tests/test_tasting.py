@@ -9,7 +9,7 @@ import numpy
 import pytest
 
 import bakeoff
-import bakeoff.api
+import bakeoff.reporting
 from bakeoff.analysis.two_phase import from_judge, from_people, labels_needed
 from bakeoff.errors import SetupError
 from bakeoff.store.votes import outputs_hash, read_votes
@@ -239,7 +239,7 @@ def test_the_report_shows_votes_without_a_script(browser, distinct):  # noqa: F8
     context = browser.new_context(java_script_enabled=False, viewport={"width": 1280, "height": 900})
     page = context.new_page()
     with with_figures():
-        page.goto(bakeoff.api.refresh_report(distinct.path).as_uri())
+        page.goto(bakeoff.reporting.refresh_report(distinct.path).as_uri())
     section = page.locator("#preferences")
     assert "lora \N{MINUS SIGN} last_layers" in section.inner_text()
     assert "-100" in section.locator("td").first.inner_text()

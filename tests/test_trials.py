@@ -9,7 +9,7 @@ import yaml
 from click.testing import CliRunner
 
 import bakeoff
-from bakeoff import api, running
+from bakeoff import reporting, running
 from bakeoff.analysis.remarks import remarks
 from bakeoff.cli.main import main
 from bakeoff.driver import scheduler
@@ -268,5 +268,5 @@ def test_the_command_line_tells_of_trials(tuned, tmp_path):
         Folder(copy).run(trial.id).write_result(result)
     for run in results.entries["top"].runs:
         shutil.rmtree(copy / "runs" / run)
-    assert api.refresh_report(copy).exists()
+    assert reporting.refresh_report(copy).exists()
     assert {t.status for t in bakeoff.load_results(copy).entries["top"].tuning.trials} == {"paused"}

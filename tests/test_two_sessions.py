@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import bakeoff
-from bakeoff import api, running
+from bakeoff import reporting, running
 from bakeoff.analysis import summary
 from bakeoff.driver import resume
 from bakeoff.driver.trust import is_own
@@ -39,7 +39,7 @@ def test_a_config_that_is_none_of_the_plans_changes_nothing_that_is_shown(shared
     copied.config_file.write_text(yaml.safe_dump(config))
     copied.results_file.unlink()
     assert bakeoff.load_results(copied.path).document == results.document
-    api.refresh_report(copied.path)
+    reporting.refresh_report(copied.path)
     assert "epochs: 9" not in copied.report_file.read_text()
     copied.config_file.write_text("{")
     assert bakeoff.load_results(copied.path).document == results.document
@@ -98,7 +98,7 @@ def test_what_runs_can_be_shown_planned_and_reported_meanwhile(shared, copied):
         assert bakeoff.plan({**config, "output": str(copied.path)})["name"] == "shared"
         after = {path: path.read_bytes() for path in before}
         assert after == before
-        assert api.refresh_report(copied.path).exists()
+        assert reporting.refresh_report(copied.path).exists()
 
 
 def test_a_folder_that_is_moved_ends_a_watch(copied, tmp_path, capsys):
@@ -147,11 +147,11 @@ def test_a_report_beside_a_run_does_not_replace_the_runs_last_one(copied, monkey
         order.append("written")
 
     monkeypatch.setattr(summary, "summarize", slow)
-    monkeypatch.setattr(running, "write_json", write)
-    first = threading.Thread(target=api.refresh_report, args=(copied.path,))
+    monkeypatch.setattr(reporting, "write_json", write)
+    first = threading.Thread(target=reporting.refresh_report, args=(copied.path,))
     first.start()
     assert reading.wait(20)
-    second = threading.Thread(target=running.write_results, args=(copied,))
+    second = threading.Thread(target=reporting.write_results, args=(copied,))
     second.start()
     second.join(0.3)
     assert order == ["read"]
@@ -162,9 +162,9 @@ def test_a_report_beside_a_run_does_not_replace_the_runs_last_one(copied, monkey
 
 
 def test_a_report_that_hangs_holds_up_no_run(copied, monkeypatch):
-    monkeypatch.setattr(running, "REPORT_SECONDS", 0.05)
+    monkeypatch.setattr(reporting, "REPORT_SECONDS", 0.05)
     with in_turn(copied.runs_folder, 1.0):
-        assert running.write_results(copied)[0].exists()
+        assert reporting.write_results(copied)[0].exists()
 
 
 def test_a_session_killed_before_it_wrote_its_config_leaves_the_folder_ones_own(shared, copied, monkeypatch):

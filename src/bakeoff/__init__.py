@@ -40,7 +40,7 @@ _HOMES = {
     "load_config": "config.loading",
     "load_entries": "api",
     "load_results": "results",
-    "over_tasks": "api",
+    "over_tasks": "reporting",
     "plan": "api",
     "register": "methods",
     "run": "api",

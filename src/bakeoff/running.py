@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from bakeoff.config.config import Config
@@ -20,18 +19,12 @@ from bakeoff.progress.display import Display
 from bakeoff.progress.open import open_display
 from bakeoff.progress.session import Session
 from bakeoff.progress.trackers import check_several, tracked
+from bakeoff.reporting import write_results
 from bakeoff.results import Results
-from bakeoff.store.checksums import sealed
 from bakeoff.store.event_log import EventLog
-from bakeoff.store.files import write_json
-from bakeoff.store.lock import in_turn
 from bakeoff.store.ownership import owned
-from bakeoff.store.results_document import ResultsDocument
 from bakeoff.store.run_folder import Folder
-from bakeoff.store.signature import signed
 from bakeoff.store.split_uses import note_uses, reuse_note, scored_runs
-
-REPORT_SECONDS = 60.0  # that another process may take to write the same report
 
 
 def executor_of(config: Config) -> Executor:
@@ -127,18 +120,3 @@ def reported(folder: Folder, screen: Display) -> Iterator[Results]:
             note_uses(folder, scored_runs(folder))
             page, results.document = write_results(folder)
             screen.note(f"report: {page}")
-
-
-def write_results(folder: Folder) -> tuple[Path, ResultsDocument]:
-    """Write results.json, the page, CSV and Markdown from a folder's records; return the page's path and the results.
-
-    A `report` and a `run` take turns: the one that reads the records last also writes last.
-    """
-    from bakeoff.analysis.summary import summarize
-    from bakeoff.report.writing import write_report_of
-
-    folder.runs_folder.mkdir(exist_ok=True)
-    with in_turn(folder.runs_folder, REPORT_SECONDS):
-        document = summarize(folder)
-        write_json(folder.results_file, sealed(signed(document.row())))
-        return write_report_of(folder, document), document

@@ -26,7 +26,9 @@ from bakeoff.data.forms import chat_of
 from bakeoff.errors import SetupError
 from bakeoff.scoring.baselines import takes_model
 from bakeoff.scoring.forgetting import with_forgetting
+from bakeoff.scoring.metrics import value_of
 from bakeoff.store.plan_document import PlanDocument
+from bakeoff.store.predictions import read_columns
 from bakeoff.store.records import Run, RunResult
 from bakeoff.store.results_document import MeanScore, ResultsDocument, ResultsRow
 from bakeoff.store.run_folder import SCHEMA, Folder
@@ -247,25 +249,25 @@ def read_scores(
     done = [folder.run(run.id) for run in group if (r := results[run.id]) and r.status == "done"]
     for files in done:
         files.check()
-    tables = [files.predictions() for files in done]
+    tables = [read_columns(files.predictions_file) for files in done]
     planned = plan.data.splits.test.examples
-    for files, rows in zip(done, tables, strict=True):
-        if len(rows) != planned or any(row.model_fields_set != tables[0][0].model_fields_set for row in rows):
+    for files, columns in zip(done, tables, strict=True):
+        if len(columns.get("id", ())) != planned or columns.keys() != tables[0].keys():
             raise SetupError(f"{files.predictions_file}: not as many rows as planned. Try: bakeoff run again")
     if not tables:
         return {}
     seeded = group[0].kind == "entry"
-    first, ones = tables[0][0], numpy.ones(len(tables[0]))
+    first, ones = tables[0], numpy.ones(planned)
     bounds = {m.name: (0, 1) if m.bounded else (-numpy.inf, numpy.inf) for m in plan.metrics}
     bounds |= {f"{name}_max": span for name, span in bounds.items()}
     scores = {
-        f"test/{name}": Scores(numpy.array([[row.score(name) for row in rows] for rows in tables]), ones, seeded, span)
+        f"test/{name}": Scores(numpy.array([list(map(value_of, t[name])) for t in tables], float), ones, seeded, span)
         for name, span in bounds.items()
-        if name in first.model_fields_set
+        if name in first
     }
-    if first.loss is not None:
-        losses = numpy.array([[row.loss for row in rows] for rows in tables], dtype=float)
-        tokens = numpy.array([row.tokens for row in tables[0]], dtype=float)
+    if "loss" in first:
+        losses = numpy.array([columns["loss"] for columns in tables], dtype=float)
+        tokens = numpy.array(first["tokens"], dtype=float)
         scores[LOSS] = Scores(losses, tokens, seeded, (0, numpy.inf))
     return scores
 

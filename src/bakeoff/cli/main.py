@@ -203,7 +203,7 @@ def report(folders: tuple[Path, ...], output: Path | None, over: str | None) -> 
     its figures, elsewhere. With several folders, writes one page that compares all their entries, if their settings
     are equal. A grid's folder has a joint page over its tasks.
     """
-    from bakeoff.api import compare, over_tasks, refresh_report
+    from bakeoff.reporting import compare, over_tasks, refresh_report
     from bakeoff.store.grid_folder import GridFolder
 
     if over or any(GridFolder(folder).is_grid() for folder in folders):

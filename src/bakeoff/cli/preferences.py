@@ -82,10 +82,11 @@ def judge(folder: Path, settings: dict[str, Any], entries: tuple[str, ...]) -> N
 
 def show_preferences(folder: Path) -> None:
     """Write the report again, and print what is preferred."""
-    from bakeoff import api
     from bakeoff.analysis.preference_words import preference_sentences
+    from bakeoff.reporting import refresh_report
+    from bakeoff.results import load_results
 
-    page = api.refresh_report(folder)
-    found = preference_sentences(api.load_results(folder).document.preferences)
+    page = refresh_report(folder)
+    found = preference_sentences(load_results(folder).document.preferences)
     say(" ".join(found) or "no votes yet")
     say(f"report: {page}")

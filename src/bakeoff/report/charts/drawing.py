@@ -6,6 +6,7 @@ entry. Each entry also has its own shape and a label, so that nothing depends on
 
 import csv
 import io
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -173,7 +174,7 @@ def draw(
     }
     if title is not None:
         spec["title"] = title.to_dict(validate=False)
-    return lean(vl_convert.vegalite_to_svg(shown(spec)))
+    return lean(vl_convert.vegalite_to_svg(json.dumps(shown(spec))))
 
 
 def shown(value: Any) -> Any:
