@@ -2,11 +2,13 @@ import io
 import json
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
 from bakeoff.config.sections import ProtocolConfig
 from bakeoff.progress.display import clock_time
 from bakeoff.progress.eta import Forecast
+from bakeoff.progress.lines import fitted
 from bakeoff.progress.live import LiveDisplay, roughly
 from bakeoff.progress.notebook import NotebookDisplay
 from bakeoff.progress.open import open_display
@@ -244,6 +246,22 @@ def test_what_is_left_stands_in_rows_and_totals():
     assert "about 2:15 left, until " in drawn(live)[-1]
     live.left = lambda: 1e15  # no day has a time for it
     assert drawn(live)[-1].endswith(" left")
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "left", "shown"),
+    [
+        ("lora", 6, True, "lora  "),
+        ("12", 5, False, "   12"),
+        ("a long name", 6, True, "a lon…"),
+        ("日本語の名", 5, True, "日本…"),
+        ("日本語の名", 4, False, "日 …"),
+        ("a\x1b[2J", 9, True, r"a\x1b[2J "),
+    ],
+)
+def test_a_cell_has_exactly_its_width(text, width, left, shown):
+    assert fitted(text, width, left) == shown
+    assert cell_len(shown) == width
 
 
 def test_many_runs_fold():

@@ -12,12 +12,12 @@ from typing import Any, Self
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
 from bakeoff.errors import printable
 from bakeoff.progress.display import Clock, Display, clock_time, number, short
 from bakeoff.progress.eta import Forecast
+from bakeoff.progress.lines import Cell, Lines
 from bakeoff.store.events import NOT_NEEDED, Ranked, RunEvent
 from bakeoff.store.records import Run
 
@@ -31,7 +31,7 @@ COLUMNS = {
     "tok/s": (6, 78), "peak": (8, 100), "time": (9, 0),
 }  # fmt: skip
 REDRAW_SECONDS = 0.25  # at least, and so many that drawing takes at most
-REDRAW_SHARE = 0.01  # of a core: runs on a processor need them all
+REDRAW_SHARE = 0.002  # of a core: runs on a processor need them all
 DAY_SECONDS = 86_400  # a time of day tells when something ends that ends sooner
 # What is shown first where not all rows fit; every other state is running. What ended says how the work proceeds, so
 # that of those that wait only the NEXT few come before it.
@@ -135,22 +135,25 @@ class TableDisplay(Display):
         rows = self.visible(self.console.height - 4 - len(failures))
         ranked = next((row.ranked for row in self.rows.values() if row.ranked), Ranked())
         named = {h: printable(ranked.heading)[:WIDEST] if h == "score" else h for h in COLUMNS}
-        table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
         shown = {h: max(width, len(named[h])) for h, (width, least) in COLUMNS.items() if self.console.width >= least}
         room = self.console.width - STATE_WIDTH - 1 - sum(width + 1 for width in shown.values())
         room = min(max(room, 8), max(map(len, self.labels.values()), default=8))
-        table.add_column("run", no_wrap=True, overflow="ellipsis", width=room)
-        table.add_column("state", no_wrap=True, width=STATE_WIDTH)
-        for heading, width in shown.items():
-            table.add_column(Text(named[heading]), justify="right", no_wrap=True, overflow="ellipsis", width=width)
+        headings, widths = ["run", "state", *(named[h] for h in shown)], [room, STATE_WIDTH, *shown.values()]
+        labels = self.labels
+        lines = []
         for row in rows:
             cells = self.cells(row)
-            state = Text(printable(self.state_of(row)), style=STYLES.get(row.state, ""))
-            table.add_row(Text(printable(self.labels[row.run.id])), state, *(cells[heading] for heading in shown))
+            state = Cell(self.state_of(row), STYLES.get(row.state, ""))
+            lines.append([Cell(labels[row.run.id]), state, *(Cell(cells[heading]) for heading in shown)])
         folded = Counter(r.state for r in self.rows.values()) - Counter(r.state for r in rows)
         counts = ", ".join(f"{n} {state}" for state, n in folded.items())
         fold = [Text(printable(f"and {folded.total()} more: {counts}"), style="dim", no_wrap=True)] if folded else []
-        return Group(table, *fold, *failures, Text(self.totals(), style="dim", no_wrap=True, overflow="ellipsis"))
+        return Group(
+            Lines(headings, widths, lines, 2),
+            *fold,
+            *failures,
+            Text(self.totals(), style="dim", no_wrap=True, overflow="ellipsis"),
+        )
 
     def failures(self) -> Iterator[Text]:
         """Yield one line per failed run, up to a third of the screen, and then how many more there are."""
@@ -180,7 +183,7 @@ class TableDisplay(Display):
         """Return a run's state, with the share that is done."""
         return f"{row.state} {100 * row.share[0] // row.share[1]:3d}%" if row.share else row.state
 
-    def cells(self, row: Row) -> dict[str, RenderableType]:
+    def cells(self, row: Row) -> dict[str, str | ProgressBar]:
         """Return one row's cells by their headings."""
         v = row.values
         return {
