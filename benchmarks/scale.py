@@ -42,6 +42,7 @@ METHODS = ["lora", "last_layers", "prompt_tuning", "ia3"]
 RECORDED = Path(__file__).parent / "results/2026-11-30-run-seconds.json"
 HOUR = 3600.0
 LOADING = 60.0  # seconds, of the simulation
+MEMORY = Path("/dev/shm")  # the simulation leaves 100,000 small files, which would wait for the disk
 FAULTS = (Faults(), Faults(node_lives=24 * HOUR, run_fails=0.01))
 
 
@@ -207,7 +208,7 @@ def main() -> None:
         "simulate": [partial(simulation, faults=faults, entries=asked.entries, slots=asked.slots) for faults in FAULTS],
     }
     for measure in measures[asked.what]:
-        with TemporaryDirectory() as folder:
+        with TemporaryDirectory(dir=MEMORY if asked.what == "simulate" and MEMORY.is_dir() else None) as folder:
             found = measure(Path(folder))
         head = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "machine": f"{os.cpu_count()} cores of an {processor()}"}
         print(json.dumps(head | {k: round(v, 4) if isinstance(v, float) else v for k, v in found.items()}))
