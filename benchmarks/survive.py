@@ -31,8 +31,19 @@ def at_work(output: Path) -> tuple[str, float]:
     started = max(output.glob("runs/*/run.json"), key=lambda file: file.stat().st_mtime, default=None)
     if started is None:
         return "planning", 0.0
-    kept = [started, *started.parent.glob("checkpoints/*.safetensors"), *started.parent.glob("result.json")]
-    return Run(**json.loads(started.read_text())).entry, max(file.stat().st_mtime for file in kept)
+    kept = [started]
+    for folder in (output, *output.glob(".slots/*")):  # of a cluster's slots
+        of_run = folder / "runs" / started.parent.name
+        kept += [*of_run.glob("checkpoints/*.safetensors"), *of_run.glob("result.json")]
+    return Run(**json.loads(started.read_text())).entry, max(map(written_at, kept))
+
+
+def written_at(file: Path) -> float:
+    """Return when a file was written; 0 if it is gone meanwhile."""
+    try:
+        return file.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def kill_some(

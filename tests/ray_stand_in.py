@@ -11,6 +11,9 @@ from bakeoff.compute.run.handover import Given
 from bakeoff.compute.run.rank_host import LOST
 from bakeoff.driver import node
 from bakeoff.interrupts import MachineLost
+from bakeoff.store.files import append_jsonl
+from bakeoff.store.records import Run, RunResult
+from bakeoff.store.run_folder import Folder
 
 ONE_AT_A_TIME = threading.Lock()  # runs in one process share torch's random numbers
 
@@ -151,6 +154,7 @@ class InlineServer:
         self.inbox, self.gone = inbox, False
 
     def ask(self, path, task, device, beside, elsewhere):
+        self.place = path
         threading.Thread(target=self.carry_out, args=(path, task, elsewhere), daemon=True).start()
 
     def carry_out(self, path, task, elsewhere):
@@ -179,6 +183,15 @@ class InlineServer:
 
     def close(self):
         self.gone = True
+
+
+def spoil(place, run_id):
+    """Do to a run's files, where they were lent, what a node that was cut off may do, and worse."""
+    files = Folder(place).run(run_id)
+    for file in [file for file in files.path.rglob("*") if file.is_file()]:
+        file.write_bytes(b"spoilt")
+    append_jsonl(files.metrics_file, {"step": 9999, "epoch": 9.0, "seconds": 1.0, "validation/loss": 0.0})
+    files.write_result(RunResult(Run(run_id, "lora", "entry", "lora", {}, 0), "failed", error="cut off"))
 
 
 def installed(patch, ray):

@@ -131,7 +131,7 @@ def test_the_interface_is_that_of_the_way_to_the_cluster():
 def test_ranks_are_dealt_out_by_machine_and_each_has_the_device_of_its_number_there(monkeypatch, tmp_path):
     run = Run("lora-1", "lora", "entry", "lora", {}, 0)
     config = SimpleNamespace(machine=MachineConfig(shards=6))
-    folder = SimpleNamespace(path=tmp_path, plan=lambda: None)
+    folder = SimpleNamespace(place=tmp_path, plan=lambda: None)
     added = []
     monkeypatch.setattr(members, "planned_config", lambda *_: config)
     monkeypatch.setattr(members, "LocalProcess", lambda request: ("", asdict(request)))

@@ -77,6 +77,31 @@ def test_nodes_that_come_and_go_leave_the_records_of_one_process(config, expecte
     assert (places == {None}) is sees
 
 
+@pytest.mark.parametrize("kind", ["trial", "entry"])
+def test_a_node_that_is_cut_off_and_sees_the_disk_changes_nothing(config, expected, monkeypatch, kind):
+    ray = ray_stand_in.installed(monkeypatch, Ray(2))
+    cut_off = []
+
+    def seen(server, event):
+        if (
+            not cut_off
+            and event.kind == "metrics"
+            and event.step
+            and Folder(server.place).run(event.run).run().kind == kind
+        ):
+            cut_off.append((server.place, event.run))
+            ray.lose(actor_of(ray, server))
+        elif cut_off and server.place != cut_off[0][0]:
+            ray_stand_in.spoil(*cut_off[0])
+
+    monkeypatch.setattr(InlineServer, "seen", staticmethod(seen))
+    results = bakeoff.run({**config, "machine": MACHINE}, display="none")
+    ray_stand_in.spoil(*cut_off[0])
+    again = bakeoff.run({**config, "machine": {}}, display="none")
+    assert without_neighbours(results.folder) == expected
+    assert again.document == results.document
+
+
 def test_a_run_that_ends_just_before_its_node_continues_elsewhere(config, expected, monkeypatch):
     ray = ray_stand_in.installed(monkeypatch, Ray(2))
     monkeypatch.setattr(ray_executor, "LAST_SECONDS", 0.5)

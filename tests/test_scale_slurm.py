@@ -138,6 +138,24 @@ def test_before_its_time_limit_a_run_saves_and_its_job_is_queued_again(on_slurm,
     assert jobs() == []
 
 
+def test_a_job_that_reaches_its_time_limit_leaves_the_records_of_one_process(on_slurm, tmp_path):
+    config = json.loads(on_slurm.read_text())
+    config |= {"entries": {"lora": {"r": 2, "learning_rate": 0.01}}, "tune": None, "baselines": ["base"]}
+    config["protocol"] |= {"epochs": 300}
+    config["machine"] |= {"workers": 1, "slurm": {"hours": 1 / 60, "save_seconds": 15}}
+    on_slurm.write_text(json.dumps(config))
+    expected = in_one_process(on_slurm, tmp_path / "here")
+    folder = Folder(config["output"])
+    process = started(on_slurm)
+    assert process.wait(2 * SECONDS) == 0
+    assert any("is in the queue again; its run continues from its checkpoint" in note for note in notes(folder))
+    assert not any("has ended" in note for note in notes(folder)), "the limit came before the save"
+    steps = [event.step for event in Reader(folder.events_file).new_events() if event.kind == "metrics"]
+    assert steps == sorted(steps), "began anew"
+    assert left_by_runs(folder) == expected
+    assert jobs() == []
+
+
 def test_an_interrupt_saves_and_leaves_no_job(on_slurm):
     folder = Folder(json.loads(on_slurm.read_text())["output"])
     process = started(on_slurm)

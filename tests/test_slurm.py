@@ -17,7 +17,7 @@ from bakeoff.store.event_log import Reader
 from bakeoff.store.run_folder import Folder
 from tests import slurm_commands, slurm_stand_in
 from tests.conftest import write_splits
-from tests.ray_stand_in import InlineServer
+from tests.ray_stand_in import InlineServer, spoil
 from tests.slurm_stand_in import Slurm
 from tests.test_slots import without_neighbours
 
@@ -93,6 +93,21 @@ def test_jobs_that_end_leave_the_records_of_one_process(config, cluster, expecte
     assert without_neighbours(results.folder) == expected
     assert not cluster.running
     assert not results.folder.jobs.exists()
+
+
+def test_a_job_that_slurm_has_given_up_and_that_goes_on_changes_nothing(config, cluster, expected, monkeypatch):
+    given_up = []
+
+    def seen(server, event):
+        if not given_up and event.kind == "metrics" and event.step:
+            given_up.append((server.place, event.run))
+            cluster.end(cluster.job_of(server), "NODE_FAIL")
+        elif given_up and server.place != given_up[0][0]:
+            spoil(*given_up[0])
+
+    monkeypatch.setattr(InlineServer, "seen", staticmethod(seen))
+    folder = bakeoff.run(config, display="none").folder
+    assert without_neighbours(folder) == expected
 
 
 def test_a_run_that_ends_every_job_fails_and_the_others_are_done(config, cluster, monkeypatch):

@@ -14,6 +14,7 @@ from bakeoff.driver.plan import make_plan
 from bakeoff.driver.ready import ReadySet
 from bakeoff.driver.resume import check_free, left_to_do, prepare
 from bakeoff.driver.scheduler import Scheduler
+from bakeoff.driver.slot_folder import take_back_all
 from bakeoff.interrupts import EndAtOnce, stoppable
 from bakeoff.progress.display import Display
 from bakeoff.progress.open import open_display
@@ -50,6 +51,7 @@ def run_all(folder: Folder, config: Config, display: str, executor: Executor) ->
         check_free(folder, config)  # again: another bakeoff may have run here since
         if folder.jobs.exists():
             executor.take_over(folder, open_display(display, []).note)
+        take_back_all(folder)
         planned = plan_again(config, folder) if tokenizer is None else None
         planned = planned or make_plan(config, tokenizer or fetched(config, executor), folder)
         if not planned.data.is_current():

@@ -20,13 +20,16 @@ UNSAVED = ("training", "validating", "saving")  # states in which there is somet
 class Attempt:
     """One running run, in its own process.
 
-    `reserve` is called when its server says that it carries out runs itself: it may end with any of them.
+    `reserve` is called when its server says that it carries out runs itself: it may end with any of them. `take_back`
+    is called when its process has ended, before its record is looked for.
     """
 
     def __init__(
-        self, server: Server, folder: Folder, task: Task, stall_seconds: float, reserve: Callable[[], object] = bool
-    ):
-        self.server, self.folder, self.task, self.reserve = server, folder, task, reserve
+        self, server: Server, folder: Folder, task: Task, stall_seconds: float,
+        reserve: Callable[[], object] = bool, take_back: Callable[[], object] = bool,
+    ):  # fmt: skip
+        self.server, self.folder, self.task = server, folder, task
+        self.reserve, self.take_back = reserve, take_back
         self.run, self.stall_seconds = task.run, stall_seconds
         self.process: int | None = None
         self.state = self.metric = ""
@@ -76,6 +79,8 @@ class Attempt:
             self.process = message.get("started", self.process)
             self.status = message.get("exit", self.status_of_server(message))
         self.lost, self.saved = bool(message and "lost" in message), bool(message and message.get("saved"))
+        if self.status is not None:
+            self.take_back()
         if self.status is None or self.stop_requested or self.lost:
             return
         if self.folder.run(self.run.id).result() is None:

@@ -1,9 +1,7 @@
 """Runs, each in its own process, on one of several slots, which are places for one run at a time."""
 
 import queue
-import re
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,15 +15,14 @@ from bakeoff.driver.attempt import POLL_SECONDS, Attempt
 from bakeoff.driver.device import first_devices
 from bakeoff.driver.environment import usable_cores
 from bakeoff.driver.ready import ReadySet
+from bakeoff.driver.retries import MOST_LOSSES, Retries
 from bakeoff.driver.run_server import Inbox, RunServer, Server, environment_of
+from bakeoff.driver.slot_folder import SlotFolder, tidy
 from bakeoff.store.events import Event, Failed, Note
 from bakeoff.store.records import RunResult, Step, Task
 from bakeoff.store.run_folder import Folder
 
-# What a run fails by if its device is at fault, for example taken by another process or fallen off the bus.
-DEVICE_FAULT = re.compile(r"CUDA|HIP|cuBLAS|CUBLAS|cuDNN|CUDNN|XPU|Level Zero|machine\.device|no kernel image")
 MOST_FAULTS = 2  # runs one after the other, then a device is not used any more
-MOST_LOSSES = 5  # machines that a run may lose before it counts as failed: it may be what ends them
 
 
 class Slot:
@@ -45,6 +42,7 @@ class Slot:
         self.servers: dict[str, Server] = {}
         self.spare: Server | None = None
         self.attempt: Attempt | None = None
+        self.files: SlotFolder | None = None  # where its runs write, on a cluster's disk
         self.faults = 0  # of its device, in runs one after the other
 
     def start(self, kind: str) -> Server:
@@ -73,8 +71,9 @@ class Slot:
     def begin(self, folder: Folder, task: Task, stall_seconds: float) -> None:
         """Start a run."""
         server = self.server(task.left)
-        self.attempt = Attempt(server, folder, task, stall_seconds, self.reserve)
-        server.ask(folder.path, task, self.device, self.beside)
+        self.attempt = Attempt(server, folder, task, stall_seconds, self.reserve, self.take_back)
+        place = self.files.lend(task.run.id, task.run.adopts) if self.files else folder.path
+        server.ask(place, task, self.device, self.beside)
 
     def usable(self) -> bool:
         """Return whether runs can be started here now."""
@@ -83,57 +82,19 @@ class Slot:
     def end(self) -> Task:
         """Leave the run that is over, and return its task."""
         assert self.attempt is not None
+        self.take_back()
         task, self.attempt = self.attempt.task, None
         return task
+
+    def take_back(self) -> None:
+        """Take the files of a run that is over, where it had a folder of its own."""
+        if self.files:
+            self.files.take_back()
 
     def close(self) -> None:
         """End all servers, and the current run."""
         for server in filter(None, (*self.servers.values(), self.spare)):
             server.close()
-
-
-class Retries:
-    """Runs that failed because of their device, and are carried out once more, on another one.
-
-    Those whose machine is gone are carried out again anywhere, from their checkpoint.
-    """
-
-    def __init__(self) -> None:
-        self.waiting: list[tuple[Task, str]] = []  # and the place where each has failed
-        self.tried: set[str] = set()
-        self.losses = Counter[str]()  # machines, by run
-
-    def wants_lost(self, task: Task, saved: bool) -> bool:
-        """Return whether a run whose machine is gone is carried out again.
-
-        It is not after too many; those that it was `saved` before do not count.
-        """
-        self.losses[task.run.id] += not saved
-        if self.losses[task.run.id] < MOST_LOSSES:
-            self.waiting.append((task, ""))
-            return True
-        return False
-
-    def wants(self, folder: Folder, task: Task, slot: Slot) -> bool:
-        """Take note how a run has ended on a slot, and return whether it is carried out once more."""
-        files = folder.run(task.run.id)
-        record = files.result()
-        fault = record is not None and record.cause in ("ended", "error") and DEVICE_FAULT.search(record.error or "")
-        slot.faults = slot.faults + 1 if fault else 0
-        if not fault or task.run.id in self.tried:
-            return False
-        self.tried.add(task.run.id)
-        files.result_file.unlink()
-        self.waiting.append((task, slot.place))
-        return True
-
-    def take(self, slot: Slot, slots: Sequence[Slot]) -> Task | None:
-        """Return a run that has failed elsewhere, or here if all `slots` are on this device; None if there is none."""
-        anywhere = {other.place for other in slots} == {slot.place}
-        found = next((pair for pair in self.waiting if anywhere or pair[1] != slot.place), None)
-        if found:
-            self.waiting.remove(found)
-        return found[0] if found else None
 
 
 class Executor:
@@ -179,6 +140,7 @@ class Executor:
                 raise KeyboardInterrupt
         finally:
             self.close()
+            tidy(folder)
 
     def leave(self, slot: Slot, folder: Folder, ready: ReadySet, again: Retries) -> Iterator[Event]:
         """Take note that a slot's run is over: it has ended, or is carried out once more elsewhere."""

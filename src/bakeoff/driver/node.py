@@ -18,7 +18,7 @@ from bakeoff.compute.run.rank_host import Elsewhere, RankHost, address_toward
 from bakeoff.config.sections import Pin
 from bakeoff.driver.environment import PACKAGES, machine
 from bakeoff.driver.parcel import Changes, Parcel, unpack
-from bakeoff.driver.run_server import Inbox, RunServer, process_environment
+from bakeoff.driver.run_server import Inbox, Message, RunServer, Server, process_environment
 from bakeoff.errors import BakeoffError
 from bakeoff.store.checksums import digest
 from bakeoff.store.records import Run, Task
@@ -99,24 +99,31 @@ class Node:
             shutil.rmtree(place.run(run.id).path, ignore_errors=True)  # of an earlier part: the driver's files count
             unpack(self.folder, parcel)
             self.changes = Changes(self.folder, run.id)
-        self.servers[number].ask(place.path, Task(run, left), self.device, beside, self.elsewhere)
+        self.servers[number].ask(place.place, Task(run, left), self.device, beside, self.elsewhere)
 
-    def hear(self, seconds: float | None = None) -> list[tuple[int, dict[str, Any]]]:
-        """Wait some `seconds` for what servers say, and return it with their numbers.
+    def hear(self, seconds: float | None = None) -> list[tuple[int, Message]]:
+        """Wait some `seconds` for what servers say, and return all that was said, with their numbers.
 
         Before it comes what has changed in the files of a run that has no shared folder, under the number -1.
         """
-        said: list[tuple[int, dict[str, Any]]] = []
+        said: list[tuple[int, Message]] = []
         with suppress(queue.Empty):
             server, message = self.inbox.get(timeout=seconds or HEAR_SECONDS)
-            ends = "exit" in message or "server" in message
-            if self.changes and (ends or time.monotonic() - self.looked_at > LOOK_SECONDS):
-                self.looked_at = time.monotonic()
-                parcel, there = self.changes.take(ends)
-                if parcel:
-                    said.append((-1, {"files": parcel, "run": self.changes.files.path.name, "checkpoints": there}))
-            said += [(number, message) for number, other in list(self.servers.items()) if other is server]
+            said += self.passed_on(server, message)
+            while True:  # each call costs milliseconds, and a run that ends waits until the last thing it said is heard
+                said += self.passed_on(*self.inbox.get_nowait())
         return said
+
+    def passed_on(self, server: Server, message: Message) -> list[tuple[int, Message]]:
+        """Return what a server says with its number, after the files that have changed, if it is time for them."""
+        said: list[tuple[int, Message]] = []
+        ends = "exit" in message or "server" in message
+        if self.changes and (ends or time.monotonic() - self.looked_at > LOOK_SECONDS):
+            self.looked_at = time.monotonic()
+            parcel, there = self.changes.take(ends)
+            if parcel:
+                said.append((-1, {"files": parcel, "run": self.changes.files.path.name, "checkpoints": there}))
+        return said + [(number, message) for number, other in list(self.servers.items()) if other is server]
 
     def kill(self, number: int, process: int | None, signal: int) -> None:
         """Send a signal to the process of a run, or to a server."""

@@ -20,6 +20,7 @@ from bakeoff.driver.node import Node, misfit
 from bakeoff.driver.parcel import Parcel, of_run
 from bakeoff.driver.ray_cluster import Head
 from bakeoff.driver.run_server import Inbox, Message
+from bakeoff.driver.slot_folder import SlotFolder
 from bakeoff.errors import SetupError
 from bakeoff.store.records import Task
 from bakeoff.store.run_folder import Folder
@@ -34,6 +35,7 @@ class Cluster(Protocol):
 
     ray: Any
     head: Head
+    folder: Folder
     slots: list[Slot]
     fault: Exception | None  # of writing what a node has sent
     device: str  # of runs, as machine.device names one
@@ -99,6 +101,7 @@ class RaySlot(Slot):
         """Ask Ray for a place, and give back what is left of an earlier one."""
         self.release()
         self.servers, self.spare, self.ready, self.lost, self.sees = {}, None, False, False, True
+        self.files = None
         parts = self.cluster.parts
         if parts > 1:
             self.group = self.ray.util.placement_group([self.cluster.share] * parts, strategy="PACK")
@@ -172,6 +175,8 @@ class RaySlot(Slot):
             return
         if blind:
             yield [self.actor.receive.remote(self.cluster.parcel())]
+        else:
+            self.files = SlotFolder(self.cluster.folder)
         if others := self.nodes[1:]:
             word, toward = secrets.token_hex(), self.cluster.head.place
             hosts = yield [node.host_ranks.remote(toward, word) for node in others]

@@ -74,7 +74,7 @@ class SlurmExecutor(Executor):
         plan = self.folder.plan()
         config = planned_config(self.folder, plan)
         asked = (digest(self.folder.plan_file), config.model, config.pin.revision, config.pin.remote_code)
-        self.terms = Terms(self.session, self.settings.device, plan.model.identity, asked)
+        self.terms = Terms(self.folder, self.session, self.settings.device, plan.model.identity, asked)
         self.waiting_since = time.monotonic()
         if self.jobs:
             yield Note(text=f"{len(self.jobs)} jobs of an earlier session are used again")

@@ -118,10 +118,10 @@ class JobNode:
         """Start a server."""
         self.node.start(number, kind)
 
-    def do_ask(self, number: int, kind: str, run: str, left: Any, beside: int) -> None:
-        """Ask a server for a run."""
+    def do_ask(self, number: int, kind: str, folder: str, run: str, left: Any, beside: int) -> None:
+        """Ask a server for a run, whose files are in a folder of this slot."""
         self.current, self.status, self.may_end = Current(number), None, False
-        self.node.ask(number, kind, str(self.folder.path), self.folder.run(run).run(), left, beside, {})
+        self.node.ask(number, kind, folder, Folder(folder).run(run).run(), left, beside, {})
 
     def do_kill(self, number: int, process: int | None, signal_number: int) -> None:
         """Send a signal to a run or its server."""

@@ -13,6 +13,7 @@ from bakeoff.driver.executor import Slot
 from bakeoff.driver.job_channel import Job, Said
 from bakeoff.driver.node import misfit
 from bakeoff.driver.run_server import Inbox
+from bakeoff.driver.slot_folder import SlotFolder
 from bakeoff.errors import SetupError
 from bakeoff.store.records import Task
 from bakeoff.store.run_folder import Folder
@@ -29,7 +30,7 @@ class JobServer:
 
     def ask(self, folder: Path, task: Task, device: str, beside: int) -> None:
         """Ask for a run."""
-        self.order("ask", self.kind, task.run.id, task.left, beside)
+        self.order("ask", self.kind, str(folder.resolve()), task.run.id, task.left, beside)
 
     def kill(self, process: int | None, number: int) -> None:
         """Send a signal to the process of a run, or to the server."""
@@ -53,8 +54,9 @@ class JobServer:
 
 @dataclass(frozen=True)
 class Terms:
-    """What jobs of a session have in common: its word, the runs' device, what nodes are asked and compared with."""
+    """What a session's jobs have in common: folder, its word, the device, what nodes are asked and compared with."""
 
+    folder: Folder
     session: str
     device: str
     identity: str | None
@@ -80,7 +82,7 @@ class JobSlot(Slot):
 
     def disconnect(self) -> None:
         """Forget the servers of a job that has begun anew."""
-        self.servers, self.spare, self.ready = {}, None, False
+        self.servers, self.spare, self.ready, self.files = {}, None, False, None
         self.by_number = dict[int, JobServer]()
         self.killed_at, self.idle_since = 0.0, time.monotonic()
 
@@ -152,6 +154,7 @@ class JobSlot(Slot):
         self.disconnect()
         self.greeting, self.next_greeting = self.next_greeting, ""
         self.lost = self.told = False
+        self.files = SlotFolder(self.terms.folder)
         self.job.order(self.greeting, "facts", *self.terms.asked)
 
     def close(self) -> None:

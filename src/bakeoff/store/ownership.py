@@ -116,7 +116,7 @@ def layout(folder: Folder) -> Iterator[Path]:
     for place in vars(folder).values():
         if place != folder.path:
             yield place
-    for top in (folder.made_file.parent, folder.figures, folder.runs_folder, folder.trunk):
+    for top in (folder.made_file.parent, folder.figures, folder.runs_folder, folder.trunk, folder.slots):
         yield top
         for place, folders, files in os.walk(top):
             yield from (Path(place, name) for name in (*folders, *files))
@@ -127,9 +127,10 @@ def sweep(folder: Folder) -> None:
     tops = [folder.path, folder.made_file.parent, folder.figures]
     names = re.compile("|".join(re.escape(place.name) for place in vars(folder).values()) + r"|.+\.(svg|csv)")
     data = re.compile(rf"made\.json|({'|'.join(SPLITS)})\.(jsonl|tokens\.bin)")
-    runs = re.compile(r"(run|result|earlier)\.json|(metrics|predictions)\.jsonl|README\.md|bakeoff\.json")
+    runs = re.compile(r"\w+\.json|(metrics|predictions)\.jsonl|README\.md|log\.txt|[\w-]+\.safetensors")
     places = dict(zip(tops, (names, data, names), strict=True))
-    places |= dict.fromkeys((path for glob in ("*", "*/adapter") for path in folder.runs_folder.glob(glob)), runs)
+    of_runs = (path for glob in ("*", "*/adapter", "*/checkpoints") for path in folder.runs_folder.glob(glob))
+    places |= dict.fromkeys(of_runs, runs)
     for place, pattern in places.items():
         for file in place.glob(".*.tmp"):
             left = LEFT.fullmatch(file.name)

@@ -31,6 +31,7 @@ CHECKPOINT = r"\d{9}-[0-9a-f]{64}\.safetensors|\.\d+\.tmp"  # names of a run's c
 TRUNK = r"(train|validation)-(encoder|\d+)-(fp32|bf16|fp16)(-nf4|-int8)?\.(bin|tmp)|\.lock"
 SCHEMA: Final = 3  # the form of plan.json and results.json
 PLAN_KEYS = {"name", "model", "data", "entries", "runs"}  # by which a bakeoff's plan is told from another program's
+SLOTS, SLOT = ".slots", r"[0-9a-f]{16}"  # the folder of cluster's slots, and the names in it
 
 
 def refuse_other_form(file: Path, document: Mapping[str, Any]) -> None:
@@ -166,10 +167,15 @@ class RunFolder:
 
 
 class Folder:
-    """Names of the files of one bakeoff."""
+    """Names of the files of one bakeoff.
 
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
+    A slot of a cluster has a `place` of its own below `slots`, with its own runs; all other files are the bakeoff's.
+    """
+
+    def __init__(self, place: str | Path):
+        self.place = Path(place)
+        of_slot = self.place.parent.name == SLOTS and re.fullmatch(SLOT, self.place.name)
+        self.path = self.place.parent.parent if of_slot else self.place
         self.config_file = self.path / "config.yaml"
         self.plan_file = self.path / "plan.json"
         self.environment_file = self.path / "environment.json"
@@ -184,9 +190,10 @@ class Folder:
         self.votes_file, self.judge_file = self.path / "votes.jsonl", self.path / "judge.jsonl"
         self.lock_file = self.path / ".lock"
         self.tag_file = self.path / ".bakeoff"  # that a bakeoff made this folder (`ownership`)
-        self.runs_folder = self.path / "runs"
+        self.runs_folder = self.place / "runs"
         self.trunk = self.path / "trunk"  # there while runs go on
         self.jobs = self.path / "jobs"  # what is said between the driver and jobs of Slurm, while there are any
+        self.slots = self.path / SLOTS  # of a cluster's slots, while there are any (`driver.slot_folder`)
 
     def run(self, run_id: str) -> RunFolder:
         """Return the folder of one run; raise SetupError if its id is not a name, as in a forged plan."""

@@ -200,7 +200,7 @@ class Work:
 
     def probe_untouched(self, base: Base) -> float:
         """Return the base's own loss on the probe; runs that share a base compute it once."""
-        folder = str(self.folder.path)
+        folder = str(self.folder.place)
         if folder not in self.base_losses:
             self.base_losses[folder] = self.probe(base, base.model)
             if self.handover:

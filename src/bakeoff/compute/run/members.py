@@ -79,7 +79,7 @@ def in_team(work: Callable[[Given], T], folder: Folder, run: Run, left: Step, em
     with scratch() as place:
         store, name = opened(address, size, place)
         members = Members(folder, run, emit)
-        asked = Request(str(folder.path.resolve()), run.id, left, device, name, size, machine.shard_weights)
+        asked = Request(str(folder.place.resolve()), run.id, left, device, name, size, machine.shard_weights)
         try:
             for rank in range(1, size):
                 turn, number = divmod(rank, elsewhere.ranks if elsewhere else size)
