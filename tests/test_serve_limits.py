@@ -19,9 +19,11 @@ from click.testing import CliRunner
 
 import bakeoff
 from bakeoff.cli.main import main
+from bakeoff.data.prompt_format import Form
 from bakeoff.errors import SetupError
 from bakeoff.serving import listening, requests
 from bakeoff.serving.settings import Settings
+from bakeoff.serving.tokenizing import LONG
 from tests.serving import DOCUMENT, Gate, call, complete, served, until
 
 KEY = "k" * 32
@@ -81,6 +83,36 @@ def test_a_request_that_takes_too_long_ends_with_504_or_an_event(shared):
             raw.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                         b"Content-Length: 100\r\n\r\n{")  # fmt: skip
             assert raw.recv(100).startswith(b"HTTP/1.1 408")
+
+
+def test_a_long_document_is_tokenized_apart_from_short_ones(server, monkeypatch):
+    usual, begun, free = Form.documents, threading.Event(), threading.Event()
+
+    def documents(form, texts):
+        if max(map(len, texts)) > LONG:
+            begun.set()
+            assert free.wait(10)
+        return usual(form, texts)
+
+    monkeypatch.setattr(Form, "documents", documents)
+    with ThreadPoolExecutor(1) as pool:
+        long = pool.submit(complete, server, prompt=DOCUMENT + " ba" * LONG)
+        assert begun.wait(10)
+        assert complete(server)[0] == 200
+        assert not long.done()
+        free.set()
+        assert long.result()[0] == 200
+
+
+def test_each_thread_has_a_tokenizer_of_its_own(shared):
+    with served(shared[1].folder.path) as server:
+        tokenizer, ids = server.opened.tokenizer, [5, 6, 7]
+        threads = [tokenizer.thread(name) for name in ("a", "b")]
+        own = [thread.submit(lambda: tokenizer.backend_tokenizer).result() for thread in threads]
+        assert len({id(o) for o in (*own, tokenizer.backend_tokenizer)}) == 3
+        assert {thread.submit(tokenizer.decode, ids).result() for thread in threads} == {tokenizer.decode(ids)}
+        for thread in threads:
+            thread.shutdown()
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/adapters"])

@@ -20,6 +20,7 @@ from bakeoff.serving.requests import Chat, Completion, body_of, of_one_name
 from bakeoff.serving.service import Service
 from bakeoff.serving.shapes import Shape
 from bakeoff.serving.text import Text
+from bakeoff.serving.tokenizing import LONG
 from bakeoff.serving.writing import Writing
 
 T = TypeVar("T")
@@ -106,7 +107,8 @@ class Call:
         service, asked = self.service, self.asked
         model = service.models.of(asked.model)
         self.name = model.id
-        prompt = await service.in_thread(prompt_of, model, asked, service.settings.output_tokens)
+        given = prompt_of, model, asked, service.settings.output_tokens
+        prompt = await service.threads.run(*given, slow=asked.characters > LONG)
         from bakeoff.compute.serving.request import Request as Row
 
         row = Row(

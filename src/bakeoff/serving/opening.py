@@ -15,6 +15,7 @@ from bakeoff.library_errors import enough_memory
 from bakeoff.methods import build_method
 from bakeoff.results import EntryResult, Results, load_results
 from bakeoff.serving.models import BASE, Bakeoff, Model
+from bakeoff.serving.tokenizing import PerThread
 from bakeoff.store.records import Quantize
 from bakeoff.store.results_document import ResultsRow
 
@@ -61,7 +62,7 @@ class Opened:
             self.engine = Engine(base, max_rows=rows, precision=decodes_in(plan, config))
         if note:
             say(note)
-        self.tokenizer, self.context = base.tokenizer, context_of(base)
+        self.tokenizer, self.context = PerThread(base.tokenizer), context_of(base)
         self.encoder_decoder = base.decoder_start is not None
         self.served: list[tuple[Bakeoff, list[Model]]] = []
         for (name, _), (results, config) in zip(folders, found, strict=True):

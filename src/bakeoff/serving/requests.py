@@ -71,6 +71,11 @@ class Completion(Asked):
         """The document, or the prompt if it is `raw`."""
         return self.prompt if isinstance(self.prompt, str) else self.prompt[0]
 
+    @property
+    def characters(self) -> int:
+        """How many characters its texts have."""
+        return len(self.text) + sum(len(str(value)) for value in (self.columns or {}).values())
+
 
 class Chat(Asked):
     """A body of /v1/chat/completions."""
@@ -82,6 +87,11 @@ class Chat(Asked):
     def most(self) -> int | None:
         """The most tokens of the output, if the request says it."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    @property
+    def characters(self) -> int:
+        """How many characters its texts have."""
+        return sum(len(str(value)) for message in self.messages for value in message.values())
 
 
 class Loading(BaseModel):

@@ -1,15 +1,12 @@
 """A running service: its models, its engine's thread, and what all requests share."""
 
 import asyncio
-import copy
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
 
 from bakeoff.errors import BakeoffError, SetupError, did_you_mean
 from bakeoff.serving.errors import ApiError
@@ -17,9 +14,9 @@ from bakeoff.serving.metrics import Metrics
 from bakeoff.serving.models import BASE, Model, Models
 from bakeoff.serving.opening import Opened
 from bakeoff.serving.settings import Settings
+from bakeoff.serving.tokenizing import Threads
 from bakeoff.serving.worker import Worker
 
-T = TypeVar("T")
 log = logging.getLogger("bakeoff.serving")
 LONGEST_WAIT = 60  # seconds that a client is told to wait, at most
 
@@ -32,8 +29,7 @@ class Service:
         self.models = Models.of_all(opened.served)
         self.worker = Worker(opened.engine, self.metrics.batch.observe)
         self.metrics.watch(self.worker)
-        self.tokenizer = copy.deepcopy(opened.tokenizer)  # a tokenizer cannot encode and decode in two threads
-        self.encoding = ThreadPoolExecutor(1, "bakeoff-tokenizer")
+        self.tokenizer, self.threads = opened.tokenizer, Threads(opened.tokenizer)
         self.changing = asyncio.Lock()  # one adapter is loaded or unloaded at a time
         self.active, self.usual_seconds = 0, 1.0
         self.count_adapters()
@@ -43,13 +39,9 @@ class Service:
         self.worker.start()
 
     def stop(self) -> None:
-        """End both threads."""
+        """End all threads."""
         self.worker.stop()
-        self.encoding.shutdown(cancel_futures=True)
-
-    async def in_thread(self, call: Callable[..., T], *given: Any) -> T:
-        """Return what a call returns that uses the tokenizer, or the disk; such calls take turns."""
-        return await asyncio.get_running_loop().run_in_executor(self.encoding, partial(call, *given))
+        self.threads.stop()
 
     @contextmanager
     def place(self) -> Iterator[None]:
@@ -100,7 +92,7 @@ class Service:
             path = self.models.bakeoffs[title].folder.path
         if entry and f"{title}/{entry}" in self.models.loaded:
             raise ApiError(409, f"model: {title}/{entry} is loaded already", "model", "already_loaded")
-        bakeoff, entries = await self.in_thread(self.opened.look, path, title)
+        bakeoff, entries = await self.threads.run(self.opened.look, path, title, slow=True)
         if title is None and bakeoff.name in self.models.bakeoffs:
             raise SetupError(
                 f"{path}: a bakeoff named '{bakeoff.name}' is served from another folder. Try: a server that is "
@@ -124,7 +116,7 @@ class Service:
         try:
             for model in models:
                 if model.adapter:
-                    files = await self.in_thread(self.opened.checked, model)
+                    files = await self.threads.run(self.opened.checked, model, slow=True)
                     await self.worker.ask(partial(self.opened.put, model, files))
                 done.append(model)
         except Exception:
