@@ -257,3 +257,25 @@ def test_each_id_that_ends_a_chat_ends_a_row():
     rows = [engine.submit(None, Request(prompt, 12, base.ends)) for prompt in prompts]
     found = drain(engine)
     assert [found[row] for row in rows] == wrote
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])  # stored transposed, and not
+def test_a_loaded_dora_computes_each_matrixs_norms_once_and_they_are_those_of_peft(family, tmp_path, monkeypatch):
+    from peft.tuners.lora.dora import DoraLinearLayer
+
+    folder = save(tmp_path / "a", family_base(family), "dora", r=1)  # which is thin for every matrix
+    usual, calls = DoraLinearLayer.get_weight_norm, []
+
+    def counted(*given, **named):
+        calls.append(usual(*given, **named))
+        return calls[-1]
+
+    monkeypatch.setattr(DoraLinearLayer, "get_weight_norm", counted)
+    engine = Engine(family_base(family))
+    engine.load("a", folder)
+    layers = [layer for layer in engine.entries["a"].adapted.modules() if isinstance(layer, DoraLinearLayer)]
+    assert len(calls) == len(layers) > 0
+    peft = loaded(family_base(family), folder)
+    peft(torch.tensor([PROMPTS[0]]))
+    for ours, theirs in zip(calls[: len(layers)], calls[len(layers) :], strict=True):
+        torch.testing.assert_close(ours, theirs)

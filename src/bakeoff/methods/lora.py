@@ -1,11 +1,18 @@
 """Low-rank updates of weight matrices."""
 
-from typing import Any, ClassVar
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
+from unittest.mock import patch
 
 from pydantic import Field
 
 from bakeoff.methods.injected import Injected
 from bakeoff.methods.method import register
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
 
 
 @register("lora")
@@ -41,6 +48,29 @@ class Dora(Lora):
     paper: ClassVar[str] = "https://arxiv.org/abs/2402.09353"
     fixed: ClassVar[dict[str, Any]] = {"use_dora": True}
     exact_in_half: ClassVar[bool] = False  # the product of scale and direction is rounded once more
+
+    def as_saved(self, model: "PreTrainedModel") -> "nn.Module":
+        """Return a PeftModel whose scales have no values yet: they would start as the norms of whole matrices."""
+        with scales_without_values():
+            return super().as_saved(model)
+
+
+@contextmanager
+def scales_without_values() -> Iterator[None]:
+    """Let PEFT add DoRA to linear layers without computing the scales that it starts with."""
+    from peft.tuners.lora.dora import DoraLinearLayer
+    from torch import nn
+
+    start = DoraLinearLayer.update_layer
+
+    def empty(layer: Any, *, lora_B: Any, **given: Any) -> None:  # noqa: N803
+        if type(layer) is not DoraLinearLayer:
+            start(layer, lora_B=lora_B, **given)
+            return
+        layer.weight = nn.Parameter(lora_B.new_empty(len(lora_B)))
+
+    with patch.object(DoraLinearLayer, "update_layer", empty):
+        yield
 
 
 @register("lora_plus")

@@ -16,6 +16,7 @@ from bakeoff.compute.model.device import out_of_memory
 from bakeoff.compute.model.forward import autocast
 from bakeoff.compute.serving.entries import Entry, Lanes
 from bakeoff.compute.serving.forms import CannotMixError
+from bakeoff.compute.serving.norms import keep_norms
 from bakeoff.compute.serving.request import Event, Finished, Request, Row
 from bakeoff.compute.serving.sampling import choose
 from bakeoff.compute.serving.twins import Twin, dtypes_of
@@ -83,6 +84,7 @@ class Engine:
         if self.precision == "fp32":
             in_fp32(adapted)
         twin.share_again()
+        keep_norms(adapted)
         entry = Entry(name, replace(base, precision=self.precision), adapted)
         self.lanes.give(entry)
         self.entries[name] = entry

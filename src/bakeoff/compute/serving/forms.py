@@ -50,6 +50,7 @@ class Thin:
         """Lay factors out as they are copied and multiplied fastest."""
         self.down = None if self.down is None else self.down.contiguous()
         self.up = None if self.up is None else self.up.contiguous()
+        self.fields = tuple(name for name, value in vars(self).items() if value is not None)
 
 
 @dataclass(eq=False)
@@ -187,8 +188,9 @@ def of_lora(layer: Any, base: Any) -> Thin | None:
         return None
     if type(base.weight) is not nn.Parameter or base.weight.dtype != torch.float32:
         return None
-    weight = base.weight.T if isinstance(base, Conv1D) else base.weight
-    gain = layer.lora_magnitude_vector[name].weight / torch.linalg.norm(weight + scaling * up @ down, dim=1)
+    dora = layer.lora_magnitude_vector[name]
+    product = dora.get_lora_weight(lora_A=layer.lora_A[name], lora_B=layer.lora_B[name], adapter_name=name)
+    gain = dora.weight / dora.get_weight_norm(base.weight, product, scaling, adapter_name=name)
     shift = None if base.bias is None else (1 - gain) * base.bias
     return Thin(down, up.T * (scaling * gain), gain=gain, shift=shift)
 
