@@ -1,6 +1,6 @@
 """Lets rows of several adapters share each call of one model: rows are parted at modules that some adapter changes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from bakeoff.compute.serving.forms import CannotMixError, Form, Own, Thin, Vectors, with_vectors
-from bakeoff.compute.serving.stacking import Plain, Stacks, new_stacks, thin_work
+from bakeoff.compute.serving.stacking import Plain, SideBySide, Stacks, new_stacks, thin_work
 
 Key = Any  # an entry of the engine
 
@@ -59,13 +59,27 @@ class Mixer:
         self.now, self.plans = tuple(keys), {}
         if running:
             if self.kept[0] != self.now:
-                self.kept = (self.now, {})
+                before, self.kept = self.kept, ((), {})  # should it fail
+                self.kept = (self.now, self.moved(*before))
             self.plans = self.kept[1]
         self.running = running
         try:
             yield
         finally:
             self.now, self.plans = (), {}
+
+    def moved(self, before: Sequence[Key], plans: Mapping[str, Plain]) -> dict[str, Plain]:
+        """Return those plans of other rows that serve the rows of now, too; others are made when they are needed."""
+        now = self.now
+        if len({*now}) == 1:
+            return {}
+        new = [place for place, key in enumerate(now) if place >= len(before) or before[place] is not key]
+        return {
+            name: plan
+            for name, plan in plans.items()
+            if isinstance(plan, SideBySide)
+            and plan.moved({place: self.forms[name].get(now[place]) for place in new}, len(now))
+        }
 
     def parted(self, name: str, module: nn.Module, plain: Plain) -> Plain:
         """Return a module's forward pass in which each row is its entry's."""

@@ -1,14 +1,15 @@
 """The thin numbers of rows at one linear map, stacked so that one product serves rows of many adapters."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from bakeoff.compute.serving.forms import Thin
+from bakeoff.compute.serving.forms import Form, Thin
 
 Plain = Callable[..., torch.Tensor]  # a module's own forward pass
 UNKNOWN: Any = object()  # in a slot that nothing was put into
+NEUTRAL = {"scale": 1.0, "gain": 1.0, "shift": 0.0, "down": 0.0, "up": 0.0}  # by the field of a Thin
 
 
 class Stack:
@@ -24,39 +25,45 @@ class Stack:
 
     def of(self, given: Sequence[torch.Tensor | None]) -> torch.Tensor:
         """Return tensors stacked, (rows, ...); at least one is not None."""
-        new = [t for place, t in enumerate(given) if place >= len(self.held) or self.held[place] is not t]
-        small = any(t is not None and any(map(int.__gt__, t.shape, self.buffer.shape[1:])) for t in new)
-        if small or len(given) > len(self.held):
-            self.grow([t for t in given if t is not None], len(given))
-        for slot, tensor in enumerate(given if new else ()):
-            if self.held[slot] is not tensor:
-                self.put(slot, tensor)
-        return self.buffer[: len(given)]
+        slots, rows = dict(enumerate(given)), len(given)
+        if not self.put(slots, rows):
+            there = [tensor for tensor in given if tensor is not None]
+            places = max(rows, min(2 * len(self.held), 4 * rows))
+            self.buffer = there[0].new_empty(places, *map(max, zip(*(tensor.shape for tensor in there), strict=True)))
+            self.held = [UNKNOWN] * places
+            self.put(slots, rows)
+        return self.buffer[:rows]
 
-    def grow(self, given: Sequence[torch.Tensor], rows: int) -> None:
-        """Make room for so many rows, as large as the largest of these tensors; nothing is kept."""
-        places = max(rows, min(2 * len(self.held), 4 * rows))
-        self.buffer = given[0].new_empty(places, *map(max, zip(*(t.shape for t in given), strict=True)))
-        self.held = [UNKNOWN] * places
+    def put(self, given: Mapping[int, torch.Tensor | None], rows: int) -> bool:
+        """Let slots hold tensors, of so many slots in use; return False, and change nothing, if there is no room."""
+        if rows > len(self.held):
+            return False
+        size = self.buffer.shape[1:]
+        new = [(slot, tensor) for slot, tensor in given.items() if self.held[slot] is not tensor]
+        if any(tensor is not None and any(map(int.__gt__, tensor.shape, size)) for _, tensor in new):
+            return False
+        for slot, tensor in new:
+            self.held[slot], room = UNKNOWN, self.buffer[slot]  # should copying fail
+            if tensor is None or tensor.shape != size:
+                room.fill_(self.neutral)
+            if tensor is not None:
+                room[tuple(map(slice, tensor.shape))] = tensor
+            self.held[slot] = tensor
+        return True
 
-    def put(self, slot: int, tensor: torch.Tensor | None) -> None:
-        """Let a slot hold a tensor."""
-        self.held[slot], room = tensor, self.buffer[slot]
-        if tensor is not None and tensor.shape == room.shape:
-            room.copy_(tensor)
-            return
-        room.fill_(self.neutral)
-        if tensor is not None:
-            room[tuple(map(slice, tensor.shape))] = tensor
 
-
-NEUTRAL = {"scale": 1.0, "gain": 1.0, "shift": 0.0, "down": 0.0, "up": 0.0}  # by the field of a Thin
-Stacks = dict[str, Stack]  # of one linear map's running rows, by the field
+Stacks = dict[str, Stack]  # of one linear map's running rows, by the field of a Thin
 
 
 def new_stacks() -> Stacks:
     """Return stacks that hold nothing."""
     return {field: Stack(neutral) for field, neutral in NEUTRAL.items()}
+
+
+def stacked(stacks: Stacks, field: str, forms: Sequence[Thin | None]) -> torch.Tensor | None:
+    """Return the rows' numbers of a field, (rows, ...); None if no row has any."""
+    given = [None if form is None else getattr(form, field) for form in forms]
+    return None if all(tensor is None for tensor in given) else stacks[field].of(given)
 
 
 def thin_work(plain: Plain, forms: Sequence[Thin | None], device: torch.device, stacks: Stacks | None) -> Plain:
@@ -65,38 +72,67 @@ def thin_work(plain: Plain, forms: Sequence[Thin | None], device: torch.device, 
     Rows of one token have their factors stacked. Without `stacks` rows have many tokens, and the products of their
     factors are made one after the other.
     """
-    kept, distinct = stacks or new_stacks(), {form for form in forms if form is not None}
-
-    def stacked(field: str) -> torch.Tensor | None:
-        if all(getattr(form, field) is None for form in distinct):
-            return None
-        return kept[field].of([None if form is None else getattr(form, field) for form in forms])
-
-    vectors = stacked("scale"), stacked("gain"), stacked("shift")
-    if any(vector is not None for vector in vectors):
-        plain = with_vectors_of(plain, *vectors)
-    low = [place for place, form in enumerate(forms) if form is not None and form.down is not None]
-    if not low:
-        return plain
-    if len(distinct) == 1 and len(low) == len(forms):
-        return of_one(plain, *distinct)
+    low = {place: form for place, form in enumerate(forms) if form is not None and form.down is not None}
+    one = forms[0] if len(low) == len(forms) and len({*forms}) == 1 else None
+    few = 0 < 2 * len(low) < len(forms)  # else zeros for the others are cheaper than choosing rows
+    if stacks is not None and one is None and not few:
+        return SideBySide(plain, forms, stacks)
+    kept = stacks or new_stacks()
+    plain = with_vectors_of(plain, *(stacked(kept, field, forms) for field in ("scale", "gain", "shift")))
+    if one is not None:
+        return of_one(plain, one)
     if stacks is None:
-        return one_by_one(plain, [(place, form) for place, form in enumerate(forms) if form and place in low])
-    index = None
-    if 2 * len(low) < len(forms):  # else zeros for the others are cheaper than choosing rows
-        order = in_slots(low, [form and form.down for form in forms], kept["down"].held)
-        forms, index = [forms[place] for place in order], torch.tensor(order, device=device)
-    down, up = stacked("down"), stacked("up")
-    assert down is not None
-    assert up is not None
-    return side_by_side(plain, down.transpose(1, 2), up, index)
+        return one_by_one(plain, low) if low else plain
+    order = in_slots([*low], low, [*kept["down"].held])
+    factors = [stacked(kept, field, [low[place] for place in order]) for field in ("down", "up")]
+    return of_few(plain, torch.tensor(order, device=device), *factors)
 
 
-def in_slots(places: Sequence[int], given: Sequence[Any], held: Sequence[Any]) -> list[int]:
-    """Return places in an order in which as many of the slots as there can be hold already what is given there."""
+class SideBySide:
+    """The forward pass of a linear map whose running rows have numbers in the slots of their places."""
+
+    def __init__(self, plain: Plain, forms: Sequence[Thin | None], stacks: Stacks):
+        self.plain, self.stacks = plain, stacks
+        self.fields = [field for field in NEUTRAL if stacked(stacks, field, forms) is not None]
+        self.see(len(forms))
+
+    def see(self, rows: int) -> None:
+        """Serve the rows in the first so many slots."""
+        used = {field: self.stacks[field].buffer[:rows] for field in self.fields}
+        self.down, self.up = used.get("down"), used.get("up")
+        self.work = with_vectors_of(self.plain, *map(used.get, ("scale", "gain", "shift")))
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what the map makes of rows (rows, ..., inputs)."""
+        out = self.work(x)
+        if self.down is None or self.up is None:
+            return out
+        thin = side_by_side(x, self.down.transpose(1, 2))
+        if out.ndim == 3 and out.dtype == self.up.dtype == thin.dtype:
+            return out.baddbmm_(thin, self.up)
+        return out + torch.bmm(thin, self.up).to(out.dtype).view(out.shape)
+
+    def moved(self, forms: Mapping[int, Form | None], rows: int) -> bool:
+        """Serve so many rows, those at some places with other forms; return False if it takes another way."""
+        for form in forms.values():
+            if not (form is None or (isinstance(form, Thin) and all(f in self.fields for f in form.fields))):
+                return False
+        for field in self.fields:
+            given = {place: None if form is None else getattr(form, field) for place, form in forms.items()}
+            if not self.stacks[field].put(given, rows):
+                return False
+            some = sum(tensor is not None for tensor in self.stacks[field].held[:rows])
+            if not some or (field == "down" and 2 * some < rows):
+                return False
+        self.see(rows)
+        return True
+
+
+def in_slots(places: Sequence[int], forms: Mapping[int, Thin], held: Sequence[Any]) -> list[int]:
+    """Return places in an order in which as many slots as can be hold the first factor of the form there already."""
     left, placed = dict.fromkeys(places), list[int | None]()
     for tensor in held[: len(places)]:
-        place = next((place for place in left if given[place] is tensor), None)
+        place = next((place for place in left if forms[place].down is tensor), None)
         placed.append(place)
         left.pop(place, None)  # type: ignore[arg-type]
     rest = iter(left)
@@ -107,7 +143,9 @@ def in_slots(places: Sequence[int], given: Sequence[Any], held: Sequence[Any]) -
 def with_vectors_of(
     plain: Plain, scale: torch.Tensor | None, gain: torch.Tensor | None, shift: torch.Tensor | None
 ) -> Plain:
-    """Return a linear map whose rows have vectors (rows, width)."""
+    """Return a linear map whose rows have vectors (rows, width), if there are any."""
+    if scale is None and gain is None and shift is None:
+        return plain
 
     def work(x: torch.Tensor) -> torch.Tensor:
         out = plain(x if scale is None else x * spread(scale, x))
@@ -137,12 +175,12 @@ def of_one(plain: Plain, form: Thin) -> Plain:
     return work
 
 
-def one_by_one(plain: Plain, low: Sequence[tuple[int, Thin]]) -> Plain:
+def one_by_one(plain: Plain, low: Mapping[int, Thin]) -> Plain:
     """Return a linear map whose rows at these places have factors."""
 
     def work(x: torch.Tensor) -> torch.Tensor:
         out = plain(x)
-        for place, form in low:
+        for place, form in low.items():
             assert form.down is not None
             assert form.up is not None
             own, thin = out[place], x[place] @ form.down.T
@@ -155,19 +193,21 @@ def one_by_one(plain: Plain, low: Sequence[tuple[int, Thin]]) -> Plain:
     return work
 
 
-def side_by_side(plain: Plain, down: torch.Tensor, up: torch.Tensor, index: torch.Tensor | None) -> Plain:
-    """Return a linear map whose rows at `index`, or all, have factors (rows, inputs, rank) and (rows, rank, outputs).
-
-    A row alone is multiplied several times as fast by a first factor of which each column is contiguous.
-    """
+def of_few(plain: Plain, index: torch.Tensor, down: torch.Tensor | None, up: torch.Tensor | None) -> Plain:
+    """Return a linear map whose rows at `index` have factors (rows, rank, inputs) and (rows, rank, outputs)."""
+    assert down is not None
+    assert up is not None
 
     def work(x: torch.Tensor) -> torch.Tensor:
-        out = plain(x)
-        rows = x if index is None else x[index]
-        thin = torch.bmm(rows if rows.ndim == 3 else rows.reshape(len(rows), -1, x.shape[-1]), down)
-        if index is None and out.ndim == 3 and out.dtype == up.dtype == thin.dtype:
-            return out.baddbmm_(thin, up)
-        update = torch.bmm(thin, up).to(out.dtype).view(-1, *out.shape[1:])
-        return out + update if index is None else out.index_add_(0, index, update)
+        out, thin = plain(x), side_by_side(x[index], down.transpose(1, 2))
+        return out.index_add_(0, index, torch.bmm(thin, up).to(out.dtype).view(-1, *out.shape[1:]))
 
     return work
+
+
+def side_by_side(x: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
+    """Return rows (rows, ..., inputs), each multiplied by its factor (rows, inputs, rank): (rows, 1, rank).
+
+    A row alone is multiplied several times as fast by a factor of which each column is contiguous.
+    """
+    return torch.bmm(x if x.ndim == 3 else x.reshape(len(x), -1, x.shape[-1]), down)
