@@ -20,7 +20,7 @@ SOURCE = ROOT / "src/bakeoff"
 ROOMS = [
     "errors", "child_process", "interrupts", "collector", "store", "config", "library_errors", "model_files", "hub",
     "data", "methods", "tuning", "scoring", "compute", "analysis", "progress", "driver", "report", "export", "results",
-    "reporting", "running", "judging", "serving", "tasting", "api", "testing", "cli", "__main__",
+    "reporting", "running", "grids", "judging", "serving", "tasting", "api", "testing", "cli", "__main__",
 ]  # fmt: skip
 TORCH = ("torch", "transformers", "peft", "accelerate")
 BEHIND = ("compute", "testing")  # the rooms whose modules may load them when they are imported

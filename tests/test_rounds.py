@@ -16,8 +16,8 @@ from bakeoff.analysis.replay import replay
 from bakeoff.analysis.statistics import Scores
 from bakeoff.config.loading import load_config
 from bakeoff.config.sections import SeedRange
-from bakeoff.driver.plan import check_fixed, looked_at
 from bakeoff.driver.rounds import release
+from bakeoff.driver.seed_range import check_fixed, looked_at
 from bakeoff.errors import BakeoffError, SetupError
 from bakeoff.store.records import Run
 from bakeoff.store.run_folder import Folder
@@ -129,7 +129,7 @@ def lock(done, failed=(), looks=(3, 5), entries="abc", before=(3, 5)):
         record = records.get(name)
         return SimpleNamespace(finished=lambda: record if name in done else None, result=lambda: record)
 
-    plan = SimpleNamespace(runs=runs, looks=list(before))
+    plan = SimpleNamespace(name="tiny", runs=runs, looks=list(before))
     return SimpleNamespace(run=run, last_plan=lambda: plan), plan
 
 
@@ -179,8 +179,12 @@ def test_a_bakeoff_in_rounds_stops_where_nothing_more_can_be_decided(rounds_conf
     monkeypatch.setattr(running, "LocalExecutor", lambda _: Inline(never))
     assert bakeoff.run(rounds_config, display="none").document.verdict == verdict
     for seeds in ({"min": 3, "max": 8}, {"min": 3, "max": 4}, 8):
-        with pytest.raises(BakeoffError, match="protocol.seeds: results were looked at while seeds went from 3 to 5"):
-            bakeoff.run(rounds_config, {"protocol.seeds": seeds}, display="none")
+        for refused in (bakeoff.plan, bakeoff.run):
+            with pytest.raises(
+                BakeoffError, match="protocol.seeds: results were looked at while seeds went from 3 to 5"
+            ):
+                refused(rounds_config, {"protocol.seeds": seeds})
+    assert bakeoff.plan(rounds_config | {"name": "another"}, {"protocol.seeds": 8})["looks"] == []
 
 
 def never(path, tasks, _=None):

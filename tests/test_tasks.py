@@ -10,7 +10,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from bakeoff.analysis.cells import grid_of, refuse_shared_splits
+from bakeoff.analysis.cells import TaskDocuments, grid_of, shared_documents
 from bakeoff.analysis.task_verdict import costs, remarks
 from bakeoff.analysis.task_words import measure_text
 from bakeoff.analysis.tasks import on_a_new_task, on_tasks_and_bases_like_these, on_tasks_like_these, on_these
@@ -140,17 +140,15 @@ def test_what_cannot_be_read_together_is_refused(grid, tmp_path, names, said):
     assert not (tmp_path / "o.html").exists()
 
 
-def test_tasks_that_share_a_test_split_are_refused():
-    cells = [
-        SimpleNamespace(task=task, documents=list(documents), folder=SimpleNamespace(path=task))
-        for task, documents in (("a", "uvwx"), ("b", "yz"), ("c", "wxyz12345"))
-    ]
-    refuse_shared_splits(["a", "b"], cells)
-    with pytest.raises(SetupError, match="c: shares test documents with b, so b and c are one task"):
-        refuse_shared_splits(["a", "b", "c"], cells)
-    cells[1].task = "a"
-    with pytest.raises(SetupError, match="has other test documents"):
-        refuse_shared_splits(["a", "c"], cells)
+def test_tasks_that_share_most_test_documents_are_refused_and_others_named():
+    cells = [TaskDocuments(t, t.upper(), [*d]) for t, d in (("a", "uvwx"), ("b", "yz"), ("c", "wxyz12345"))]
+    assert shared_documents(cells[:2]) == []
+    with pytest.raises(SetupError, match="C: shares test documents with B, so b and c are one task"):
+        shared_documents(cells)
+    (line,) = shared_documents([cells[0], cells[2]])
+    assert line.startswith("a and c share 2 of 4 test documents, so they are less independent")
+    with pytest.raises(SetupError, match="C: has other test documents than A, but the same task, a"):
+        shared_documents([cells[0], cells[2]._replace(task="a")])
 
 
 def test_a_bakeoff_counts_once():

@@ -44,7 +44,7 @@ _HOMES = {
     "plan": "api",
     "register": "methods",
     "run": "api",
-    "run_grid": "api",
+    "run_grid": "grids",
     "serve": "api",
     "taste": "api",
     "write_report": "report.writing",

@@ -9,26 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from bakeoff.collector import uncollected
 from bakeoff.config.config import Config
-from bakeoff.config.loading import dump_config, load_config
-from bakeoff.driver.device import first_device
-from bakeoff.driver.executor import hiding_others
-from bakeoff.driver.plan import check_fixed, check_rounds, make_plan
-from bakeoff.driver.probes import run_probes
-from bakeoff.driver.resume import check_free
-from bakeoff.driver.run_server import environment_of
+from bakeoff.config.loading import load_config
 from bakeoff.driver.trust import check_trusted, wishes
 from bakeoff.errors import BakeoffError, SetupError
-from bakeoff.progress.throughput import expected_costs
-from bakeoff.progress.trackers import check_installed
-from bakeoff.reporting import over_tasks
 from bakeoff.results import Results, load_results
-from bakeoff.running import executor_of, pinned, run_all
-from bakeoff.store.files import write_text, writing
+from bakeoff.running import check_paths, plan_config, run_config
 from bakeoff.store.run_folder import Folder
-from bakeoff.store.scratch import scratch
 
 if TYPE_CHECKING:
-    from bakeoff.config.grid import GridCell
     from bakeoff.judging.judge import Totals
     from bakeoff.serving.entries import Entries
     from bakeoff.serving.server import Server
@@ -47,11 +35,7 @@ def read_config(source: Source, overrides: dict[str, Any] | None, trust: bool = 
         beside = Folder(Path(source).parent)
         if beside.planned():
             check_trusted(beside, config, wishes(load_config(source)), trust)
-    for path in (str(config.folder.absolute()), config.model):
-        if path.encode(errors="replace").decode() != path:
-            raise SetupError(
-                f"{path}: the path is not UTF-8, which adapters need. Try: another folder, with -s output=FOLDER"
-            )
+    check_paths(config)
     if isinstance(source, dict) or {"name", "output"} & set(overrides or {}):
         return config
     beside = Folder(Path(source).parent)
@@ -69,25 +53,8 @@ def plan(
     seconds and memory.
     """
     config = read_config(source, overrides, trust)
-    from bakeoff.compute.model.loading import (
-        tokenizer_here,  # takes seconds, and a mistake in the config is told before
-    )
-
     with named(source):
-        config = pinned(config, Folder(config.folder))
-        tokenizer = tokenizer_here(config.model, config.pin)
-        if not probe:
-            return make_plan(config, tokenizer).document.row()
-        if tokenizer is None:
-            raise SetupError(f"--probe: {config.model} is not on this machine. Try: bakeoff run, which downloads it")
-        with scratch() as temporary:
-            folder = Folder(temporary)
-            planned = make_plan(config, tokenizer, folder)
-            write_text(folder.config_file, dump_config(config))
-            device, environment = hiding_others(first_device(config.machine), environment_of(config))
-            probes = run_probes(folder, planned.entries, planned.document, device, environment)
-            forecast = expected_costs(planned.document, config.protocol, probes)
-            return planned.document.model_copy(update={"forecast": forecast}).row()
+        return plan_config(config, probe).document.row()
 
 
 def run(source: Source, overrides: dict[str, Any] | None = None, display: str = "auto", trust: bool = False) -> Results:
@@ -99,13 +66,8 @@ def run(source: Source, overrides: dict[str, Any] | None = None, display: str = 
     raised as KeyboardInterrupt; a second one ends everything at once.
     """
     config = read_config(source, overrides, trust)
-    folder = Folder(config.folder)
-    with named(source), writing(folder.path):
-        check_installed(config)
-        config = pinned(config, folder)
-        check_free(folder, config)
-        with executor_of(config) as executor:
-            return run_all(folder, config, display, executor)
+    with named(source):
+        return run_config(config, display)
 
 
 @contextmanager
@@ -182,57 +144,3 @@ def load_entries(*folders: str | Path, device: str = "auto", trust: bool = False
 
     with uncollected():
         return Entries(Opened(folders, device, trust, say=getLogger("bakeoff.serving").warning))
-
-
-def run_grid(
-    source: str | Path, overrides: dict[str, Any] | None = None, display: str = "auto"
-) -> tuple[list[Results], Path | None]:
-    """Run every cell of a grid's config; return their results, and the joint page.
-
-    Each cell is a bakeoff in a folder of its own below the grid's; a finished one is not repeated. All are planned
-    before one begins. The page is None if no entry has finished everywhere. Raises BakeoffError as `run` does, with the
-    cell in front.
-    """
-    from bakeoff.config.grid import load_grid
-    from bakeoff.store.grid_folder import GridFolder
-
-    grid = load_grid(Path(source), overrides)
-    folder = GridFolder(grid.folder)
-    folder.check_free()
-    for cell in grid.cells:  # nothing is trained before all of them can be planned
-        with of_cell(source, cell):
-            check_plan(cell.config)
-    with writing(folder.path):
-        folder.begin({cell.config.name: (cell.task, cell.base) for cell in grid.cells})
-    results = []
-    for cell in grid.cells:
-        with of_cell(source, cell):
-            results.append(run(cell.config.model_dump(mode="json"), display=display))
-    rows = [result.document.entries for result in results]
-    shared = any(all(n in of and of[n].status == "done" for of in rows) for n in rows[0])
-    whole = all(result.document.status == "done" for result in results)
-    return results, over_tasks([folder.path]) if len(rows) > 1 and (shared or whole) else None
-
-
-@contextmanager
-def of_cell(source: str | Path, cell: "GridCell") -> Iterator[None]:
-    """Add the grid's file and the cell to an error."""
-    try:
-        yield
-    except BakeoffError as error:
-        error.args = (f"{source} ({cell.task} on {cell.base}): {error}",)
-        raise
-
-
-def check_plan(config: Config) -> None:
-    """Raise a BakeoffError if a bakeoff cannot be planned; one that is finished as it is was planned before."""
-    from bakeoff.compute.model.loading import tokenizer_here
-    from bakeoff.driver.again import unchanged
-
-    check_installed(config)
-    folder = Folder(config.folder)
-    config = pinned(config, folder)
-    check_free(folder, config)
-    if not unchanged(config, folder):
-        check_rounds(config, folder)
-        check_fixed(config, folder, make_plan(config, tokenizer_here(config.model, config.pin)).runs)

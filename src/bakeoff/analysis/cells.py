@@ -4,7 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy
 
@@ -82,7 +84,7 @@ def labelled(found: Sequence[tuple[Folder, ResultsDocument, tuple[str, str] | No
 
 
 def grid_of(cells: Sequence[Cell]) -> tuple[list[str], list[str]]:
-    """Return the tasks and bases of cells, which must be every task on every base, with test splits of their own."""
+    """Return the tasks and bases of cells, which must be every task on every base."""
     tasks, bases = (list(dict.fromkeys(values)) for values in zip(*((c.task, c.base) for c in cells), strict=True))
     if len(cells) == 1 or (len(tasks) == 1 and len(bases) == 1):
         raise SetupError(
@@ -97,7 +99,6 @@ def grid_of(cells: Sequence[Cell]) -> tuple[list[str], list[str]]:
             f"{cells[0].folder.path}: every task must be there on every base, and so {pairs} is missing. Try: bakeoff "
             "run of what is missing, or leave out that task or base"
         )
-    refuse_shared_splits(tasks, cells)
     return tasks, bases
 
 
@@ -113,38 +114,49 @@ def refuse_twice(cells: Sequence[Cell]) -> None:
             )
 
 
-def refuse_shared_splits(tasks: Sequence[str], cells: Sequence[Cell]) -> None:
-    """Raise SetupError where two tasks have the same test documents, or a task's bases have different ones."""
-    of_task = {task: [c for c in cells if c.task == task] for task in tasks}
-    for group in of_task.values():
-        other = next((c for c in group if c.documents != group[0].documents), None)
-        if other:
+class TaskDocuments(NamedTuple):
+    """The documents of a task's test split, (examples,), and the bakeoff that has them."""
+
+    task: str
+    place: str
+    documents: list[str]
+
+
+def shared_documents(splits: Sequence[TaskDocuments]) -> list[str]:
+    """Return a line on each two tasks that have some test documents in common.
+
+    Raises SetupError if they have most of them in common, or if a task has different ones in two bakeoffs.
+    """
+    first: dict[str, TaskDocuments] = {}
+    for split in splits:
+        own = first.setdefault(split.task, split)
+        if split.documents != own.documents:
             raise SetupError(
-                f"{other.folder.path}: has other test documents than {group[0].folder.path}, but the same task, "
-                f"{other.task}. Try: the same data for every base"
+                f"{split.place}: has other test documents than {own.place}, but the same task, {own.task}. Try: the "
+                "same data for every base, without data.long_targets: drop"
             )
-    for number, task in enumerate(tasks):
-        mine = set(of_task[task][0].documents)
-        for before in tasks[:number]:
-            theirs = set(of_task[before][0].documents)
-            if len(mine & theirs) > SHARED * min(len(mine), len(theirs)):
-                raise SetupError(
-                    f"{of_task[task][0].folder.path}: shares test documents with {of_task[before][0].folder.path}, so "
-                    f"{before} and {task} are one task, counted twice. Try: one of the two"
-                )
+    lines = []
+    for own, other in combinations(first.values(), 2):
+        mine, theirs = set(own.documents), set(other.documents)
+        both, least = len(mine & theirs), min(len(mine), len(theirs))
+        if both > SHARED * least:
+            raise SetupError(
+                f"{other.place}: shares test documents with {own.place}, so {own.task} and {other.task} are one task, "
+                "counted twice. Try: one of the two"
+            )
+        if both:
+            lines.append(
+                f"{own.task} and {other.task} share {both} of {least} test documents, so they are less independent "
+                "than the joint statement assumes."
+            )
+    return lines
 
 
 def common_entries(cells: Sequence[Cell]) -> tuple[list[str], list[str]]:
     """Return the entries that are finished in all cells, and lines on those that are left out."""
     names = [n for n in cells[0].document.entries if all(n in c.finished for c in cells)]
     every = list(dict.fromkeys(name for cell in cells for name in cell.document.entries))
-    for name in names:
-        kinds = {str(cell.plan.entries[name].method) for cell in cells}
-        if len(kinds) > 1:
-            raise SetupError(
-                f"{cells[0].folder.path}: entry '{name}' is {' in one bakeoff and '.join(sorted(kinds))} in another. "
-                "Try: one name for one method"
-            )
+    refuse_two_methods(str(cells[0].folder.path), names, [cell.plan for cell in cells])
     if not names:
         raise SetupError(
             f"{cells[0].folder.path}: no entry is finished in all {len(cells)} bakeoffs. Try: bakeoff run again"
@@ -152,6 +164,17 @@ def common_entries(cells: Sequence[Cell]) -> tuple[list[str], list[str]]:
     left = [name for name in every if name not in names]
     lines = [f"Left out, because not finished in every bakeoff: {listed(left)}."] if left else []
     return names, lines
+
+
+def refuse_two_methods(place: str, names: Sequence[str], plans: Sequence[PlanDocument]) -> None:
+    """Raise SetupError if an entry is one method in one plan and another in another."""
+    for name in names:
+        kinds = {str(plan.entries[name].method) for plan in plans}
+        if len(kinds) > 1:
+            raise SetupError(
+                f"{place}: entry '{name}' is {' in one bakeoff and '.join(sorted(kinds))} in another. "
+                "Try: one name for one method"
+            )
 
 
 def logarithm(score: Estimate) -> Estimate:

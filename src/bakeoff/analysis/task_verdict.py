@@ -6,7 +6,16 @@ from itertools import combinations
 import numpy
 from numpy.typing import NDArray
 
-from bakeoff.analysis.cells import Cell, common_entries, floored_gap, grid_of, logarithm, over_bases
+from bakeoff.analysis.cells import (
+    Cell,
+    TaskDocuments,
+    common_entries,
+    floored_gap,
+    grid_of,
+    logarithm,
+    over_bases,
+    shared_documents,
+)
 from bakeoff.analysis.level import LEVEL
 from bakeoff.analysis.multiplicity import shaffer
 from bakeoff.analysis.pairs import LOSS
@@ -35,6 +44,7 @@ PRICES = ("price", "tuning_price")
 def summarize_tasks(cells: Sequence[Cell], name: str) -> TasksDocument:
     """Return what several bakeoffs say together; raise SetupError if they are not every task on every base."""
     tasks, bases = grid_of(cells)
+    overlaps = shared_documents([TaskDocuments(c.task, str(c.folder.path), c.documents) for c in cells])
     entries, notes = common_entries(cells)
     estimates = {(c.task, c.base): c.estimates(entries) for c in cells}
     few = next((c for c in cells if min(e.clusters for e in estimates[c.task, c.base].values()) < 2), None)
@@ -45,7 +55,7 @@ def summarize_tasks(cells: Sequence[Cell], name: str) -> TasksDocument:
     found = [measure for measure in measures if measure is not None]
     if not found:
         raise SetupError(f"{cells[0].folder.path}: no measure in common. Try: the same metrics in all bakeoffs")
-    notes += remarks(cells, entries)
+    notes += [*overlaps, *remarks(cells, entries)]
     texts = [measure_text(measure, tasks, bases) for measure in found]
     found = [m.model_copy(update={"text": text}) for m, text in zip(found, texts, strict=True)]
     return TasksDocument(

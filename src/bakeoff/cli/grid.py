@@ -12,9 +12,9 @@ from bakeoff.cli.terminal import open_console, say, say_line, whisper
 
 def run_grid_and_show(file: Path, overrides: dict[str, Any], display: str) -> None:
     """Run a grid, print each verdict and the joint one, and exit with 1 if a run failed."""
-    from bakeoff import api
+    from bakeoff.grids import run_grid
 
-    results, page = api.run_grid(file, overrides, display)
+    results, page = run_grid(file, overrides, display)
     for result in results:
         say(f"{result.document.name}: {result.verdict}")
     if page:

@@ -125,11 +125,13 @@ def plan(file: Path, settings: dict[str, Any], probe: bool, trust: bool, as_json
     nothing.
     """
     from bakeoff.api import plan as make
-    from bakeoff.config.grid import is_grid, load_grid
+    from bakeoff.config.grid import is_grid
 
-    grid = load_grid(file, settings) if is_grid(file) else None
+    grid, lines = is_grid(file), list[str]()
     if grid:
-        documents = [make(cell.config.model_dump(mode="json"), probe=probe, trust=trust) for cell in grid.cells]
+        from bakeoff.grids import plan_grid
+
+        documents, lines = plan_grid(file, settings, probe)
     else:
         documents = [make(file, settings, probe, trust)]
     if as_json:
@@ -143,6 +145,8 @@ def plan(file: Path, settings: dict[str, Any], probe: bool, trust: bool, as_json
         console.print(plan_table(made))
         for line in plan_lines(made):
             say_line(console, line)
+    for line in lines:
+        say_line(console, line, "yellow")
 
 
 @main.command()

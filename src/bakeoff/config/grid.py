@@ -1,7 +1,7 @@
 """A grid: one config for several tasks on several bases. Each cell is a bakeoff of its own, with its own config."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -36,6 +36,12 @@ class GridConfig:
     name: str
     folder: Path
     cells: list[GridCell]
+
+
+def in_run_order(cells: Sequence[GridCell]) -> list[GridCell]:
+    """Return the cells in the order in which they are carried out: those that want the same base follow each other."""
+    wanted = [(cell.base, cell.config.protocol.precision, cell.config.protocol.quantize) for cell in cells]
+    return [cell for _, cell in sorted(zip(wanted, cells, strict=True), key=lambda pair: wanted.index(pair[0]))]
 
 
 class OwnKeys(Section):

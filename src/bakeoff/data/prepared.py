@@ -4,7 +4,8 @@ Tokens are written while a plan is made, which may still be refused. The example
 and last made.json, which says what all of it was made from: without it, the data belong to no plan.
 """
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bakeoff.data.examples import Example
@@ -15,7 +16,7 @@ from bakeoff.data.tokenizer_checks import whole_lengths
 from bakeoff.data.tokens import encode, longest_output, target_lengths, widest_template
 from bakeoff.store.checksums import digests
 from bakeoff.store.documents import ExampleRow
-from bakeoff.store.files import write_json, write_jsonl
+from bakeoff.store.files import replacing, write_json, write_jsonl
 from bakeoff.store.run_folder import SPLITS, Folder
 
 
@@ -51,6 +52,14 @@ class PreparedData:
         if max_new_tokens is None:
             max_new_tokens = longest_output(whole_lengths(tokens["train"], train, form), form, max_tokens, widest)
         return tokens, max_new_tokens
+
+    def take(self, tokens: Mapping[str, StoredTokens]) -> None:
+        """Copy the token ids that were made for another plan, unless they exist."""
+        for split in () if self.is_current() else SPLITS:
+            source, target = tokens[split].path, self.folder.tokens_file(split)
+            if source != target:
+                with source.open("rb") as made, replacing(target, "wb") as file:
+                    shutil.copyfileobj(made, file)
 
     def complete(self) -> None:
         """Write the examples beside their tokens, and what both were made from."""

@@ -5,7 +5,7 @@ It is made without torch and the base, whose shapes, lengths and ids stay as the
 
 from bakeoff.config.config import Config
 from bakeoff.config.planned import planned
-from bakeoff.data.sources import load_or_count
+from bakeoff.data.shared import SharedData
 from bakeoff.driver.entries import checked_entries, virtual_tokens
 from bakeoff.driver.environment import machine
 from bakeoff.driver.plan import Plan, basis_of, held_equal_by, in_ids, prepared_data, scores_by, without_scores
@@ -25,8 +25,8 @@ def unchanged(config: Config, folder: Folder) -> PlanDocument | None:
     return before if before.basis == basis_of(config, before) else None
 
 
-def plan_again(config: Config, folder: Folder) -> Plan | None:
-    """Return the plan.
+def plan_again(config: Config, folder: Folder, shared: SharedData | None = None) -> Plan | None:
+    """Return the plan; `shared` is as in `make_plan`.
 
     None where a run is not finished, or anything but `metrics`, `primary`, `safety` and `trackers` has changed.
     """
@@ -34,7 +34,7 @@ def plan_again(config: Config, folder: Folder) -> Plan | None:
     if before is None:
         return None
     remember(base_files(config.model, config.pin), before.model.files, before.model.weights)
-    splits, _, _ = load_or_count(config.data, config.prompt, config.target, must_read=True)
+    splits, _, _ = (shared or SharedData()).examples(config, must_read=True)
     held_equal = held_equal_by(
         config, splits, before.max_tokens, before.texts,
         precision=before.precision, template=before.template, rungs=before.rungs, **in_ids(before.chat),

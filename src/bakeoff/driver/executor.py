@@ -98,10 +98,10 @@ class Slot:
 
 
 class Executor:
-    """Carries out runs, as many at a time as it has usable slots."""
+    """Carries out runs, as many at a time as it has usable slots; if it is `lasting`, for one bakeoff after another."""
 
     def __init__(self, slots: Sequence[Slot], inbox: Inbox) -> None:
-        self.slots, self.inbox = list(slots), inbox
+        self.slots, self.inbox, self.lasting = list(slots), inbox, False
         self.looked_at = 0.0  # when it was last seen what time has done to the runs
 
     def close(self) -> None:
@@ -123,7 +123,7 @@ class Executor:
         Closing the iterator ends everything.
         """
         folder = Folder(path)
-        stall, again = planned_config(folder, folder.plan()).safety.stall_seconds, Retries()
+        stall, again, keep = planned_config(folder, folder.plan()).safety.stall_seconds, Retries(), False
         try:
             while True:
                 yield from self.renew()
@@ -138,8 +138,10 @@ class Executor:
                     yield from self.leave(slot, folder, ready, again)
             if stop():  # before another run is chosen: this one may have left no record
                 raise KeyboardInterrupt
+            keep = self.lasting
         finally:
-            self.close()
+            if not keep:
+                self.close()
             tidy(folder)
 
     def leave(self, slot: Slot, folder: Folder, ready: ReadySet, again: Retries) -> Iterator[Event]:
@@ -158,6 +160,7 @@ class Executor:
         if others and slot.faults >= MOST_FAULTS:
             self.slots.remove(slot)
             slot.close()
+            self.lasting = False  # another bakeoff tries all places
             yield Note(text=f"{slot.place} is not used any more: {slot.faults} runs failed there")
         if not attempt.given_up:
             ready.end(task)
@@ -221,12 +224,15 @@ class LocalExecutor(Executor):
         return Slot(device, name, environment, self.inbox, self.alone)
 
     def spread(self, devices: Sequence[str]) -> None:
-        """Have as many slots as `machine.workers` says, by default one per device. The first one is there already."""
+        """Have as many slots as `machine.workers` says, by default one per device.
+
+        The first one is there already, or those of the bakeoff before.
+        """
         count = self.machine.workers or len(devices)
         places = [devices[i % len(devices)] for i in range(count)]
         self.slots += [self.slot(place) for place in places[len(self.slots) :]]
-        for slot, place in zip(self.slots, places, strict=True):
-            slot.place, slot.beside = place, places.count(place) - 1
+        for slot, place in zip(self.slots, places, strict=False):  # one that only scores has fewer places
+            slot.place, slot.beside, slot.faults = place, places.count(place) - 1, 0
             if self.slots[0].servers:  # started early
                 slot.server("train")
 

@@ -1,18 +1,17 @@
 """The plan: turns a config into a list of runs with ids, exact parameter counts and facts about the data."""
 
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bakeoff import __version__
-from bakeoff.analysis.replay import in_rounds
 from bakeoff.config.config import Config
 from bakeoff.config.planned import planned, planned_config
 from bakeoff.data.examples import Example
 from bakeoff.data.prepared import PreparedData
 from bakeoff.data.prompt_format import added_ids
+from bakeoff.data.shared import SharedData
 from bakeoff.data.sources import Splits, content_identity, origin_identity
 from bakeoff.data.token_file import FORM
 from bakeoff.data.tokens import statistics
@@ -23,8 +22,9 @@ from bakeoff.driver.environment import accelerators, processor
 from bakeoff.driver.examples import read_examples, tokenized
 from bakeoff.driver.memory import Needs, check_room, needs
 from bakeoff.driver.runs import make_runs
+from bakeoff.driver.seed_range import check_fixed, check_rounds, plan_before
 from bakeoff.driver.shards import check_decoding, check_shards, shares_weights
-from bakeoff.errors import ConfigError, SetupError
+from bakeoff.errors import ConfigError
 from bakeoff.scoring.baselines import findings as baseline_findings
 from bakeoff.scoring.baselines import settle
 from bakeoff.scoring.metrics import blind_spots, rules, scoring
@@ -32,7 +32,6 @@ from bakeoff.store.content_hash import hash_of
 from bakeoff.store.plan_document import ChatFacts, PlanDocument
 from bakeoff.store.records import Run
 from bakeoff.store.run_folder import SCHEMA, SPLITS, Folder
-from bakeoff.store.scratch import scratch
 from bakeoff.tuning.entries import Entry
 from bakeoff.tuning.search import rungs
 
@@ -56,7 +55,8 @@ class Plan:
 
     `held_equal` is what every run's id is made from besides its own settings: everything that training depends on. What
     outputs and scores depend on besides is in the document, as `decoding` and `scoring`. `virtual_tokens` is the number
-    of positions of the context that are kept free for soft prompts. `again`: the plan was made from the last one.
+    of positions of the context that are kept free for soft prompts. `again`: the plan was made from the last one;
+    `read`: the examples were read, and not only counted.
     """
 
     config: Config
@@ -67,41 +67,47 @@ class Plan:
     virtual_tokens: int
     data: PreparedData
     again: bool = False
+    read: bool = True
 
 
-def make_plan(config: Config, tokenizer: Any = None, folder: Folder | None = None) -> Plan:
+def make_plan(
+    config: Config, tokenizer: Any = None, folder: Folder | None = None, shared: SharedData | None = None,
+    must_read: bool = False,
+) -> Plan:  # fmt: skip
     """Return the plan of a config; raise a BakeoffError if anything in it cannot be run.
 
     With the base's tokenizer the plan also has facts about the examples' lengths in tokens. Their ids are written into
-    `folder`, if one is given; nothing else is written. Without a folder, a hub dataset that is not here is counted by
-    its limits.
+    `folder`, if one is given; nothing else is written. Without a folder, unless it `must_read`, a hub dataset that is
+    not here is counted by its limits. What was read and tokenized for other plans with the same `shared` is used again.
     """
-    if folder is None:
-        with scratch() as temporary:
-            return assemble(config, tokenizer, Folder(temporary), must_read=False)
-    return assemble(config, tokenizer, folder, must_read=True)
+    if shared is None:
+        with SharedData() as own:
+            return make_plan(config, tokenizer, folder, own, must_read)
+    return assemble(config, tokenizer, folder, shared, must_read or folder is not None)
 
 
-def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) -> Plan:
+def assemble(config: Config, tokenizer: Any, folder: Folder | None, shared: SharedData, must_read: bool) -> Plan:
     """Return the plan, with ids in `folder`."""
     entries = checked_entries(config)
     check_shards(config, entries)
-    check_rounds(config, folder)
+    check_rounds(config, Folder(config.folder))
     methods = {name: entry.methods() for name, entry in entries.items()}
     shapes = count(config, entries, tokenizer)
     max_tokens = fit_context(config, methods, shapes["context"])
-    examples = read_examples(config, tokenizer, shapes["encoder_decoder"], max_tokens, must_read)
+    examples = read_examples(config, tokenizer, shapes["encoder_decoder"], max_tokens, must_read, shared)
     splits = examples.splits
     scores = scores_by(config, splits["test"])
     device = survey(first_device(config.machine))
     steps = config.protocol.epochs * -(-len(splits["train"]) // config.protocol.batch_size)
-    precision = precision_of(config, device, folder)
+    precision = precision_of(config, device, Folder(config.folder))
     held_equal = held_equal_by(
         config, splits, max_tokens, examples.marked.marks, precision=precision, template=examples.template,
         rungs=rungs(steps, config.tune is not None and config.tune.halving), **in_ids(examples.chat),
     )  # fmt: skip
-    data = prepared_data(folder, config, splits, held_equal)
-    tokens, output_tokens, found = tokenized(config, examples, data, tokenizer, max_tokens, shapes["embedded_ids"])
+    data = prepared_data(folder or shared.folder(), config, splits, held_equal)
+    tokens, output_tokens, found = tokenized(
+        config, examples, data, tokenizer, max_tokens, shapes["embedded_ids"], shared, folder is not None
+    )
     baselines, not_run = settle(
         config, splits, tokens, examples.form, shapes["context"], output_tokens, search_steps(config, steps)
     )
@@ -118,7 +124,7 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
     schedules = schedule_findings(config.protocol.schedule, methods)
     findings = [*examples.findings, *context, *schedules, *precision_findings(config, device), *found, *memory.findings]
     runs = make_runs(config.protocol, baselines, entries, steps, held_equal)
-    check_fixed(config, folder, runs)
+    check_fixed(config, Folder(config.folder), runs)
     document = PlanDocument.model_validate({
         "schema": SCHEMA, "name": config.name, "version": __version__,
         "model": model_facts(config, shapes),
@@ -137,7 +143,7 @@ def assemble(config: Config, tokenizer: Any, folder: Folder, must_read: bool) ->
         "not_run": not_run, "runs": runs,
     })  # fmt: skip
     document = document.model_copy(update={"basis": basis_of(config, document)})
-    return Plan(config, document, entries, runs, held_equal, virtual_tokens(entries), data)
+    return Plan(config, document, entries, runs, held_equal, virtual_tokens(entries), data, read=examples.read)
 
 
 def precision_of(config: Config, device: "Facts", folder: Folder) -> str:
@@ -148,7 +154,7 @@ def precision_of(config: Config, device: "Facts", folder: Folder) -> str:
     """
     if config.protocol.precision != "auto":
         return config.protocol.precision
-    before, there = folder.last_plan(), folder.environment()
+    before, there = plan_before(config, folder), folder.environment()
     if before and (there.get("processor"), there.get("gpu")) == (processor(), device.name):
         with suppress(ConfigError):  # a damaged plan
             if planned_config(folder, before).protocol.precision == "auto":
@@ -161,52 +167,6 @@ def memory_needs(config: Config, precision: str, shapes: dict[str, Any], max_tok
     if not shares_weights(config):
         return needs(config.generation.precision, precision, shapes, max_tokens, device)
     return needs(precision, precision, shapes, max_tokens, device, config.machine.shards)
-
-
-def check_rounds(config: Config, folder: Folder) -> None:
-    """Raise an error if seeds in rounds would void the error rate: two of few entries, or another range after a look.
-
-    Before all entries have the first number of seeds, nothing was looked at.
-    """
-    looks = list(config.protocol.looks)
-    if looks[:1] == [2] and len(config.entries) < 4:
-        raise ConfigError(
-            f"protocol.seeds.min: 2 seeds of {len(config.entries)} entries are too few to know their spread at the "
-            "first look. Allowed: 2 from four entries on, else 3 or more"
-        )
-    before = folder.last_plan()
-    if before and before.looks and before.looks != looks and looked_at(folder, before):
-        raise SetupError(
-            f"protocol.seeds: results were looked at while seeds went from {before.looks[0]} to {before.looks[-1]}; "
-            f"another range now would void the error rate of 5 %. Try: seeds: {{min: {before.looks[0]}, max: "
-            f"{before.looks[-1]}}}, or a new bakeoff with -s output=FOLDER and another protocol.seed"
-        )
-
-
-def looked_at(folder: Folder, plan: PlanDocument) -> bool:
-    """Return whether all entries of a plan in rounds that take part in the looks have had the first number of seeds."""
-    finals = [run.id for run in plan.runs if run.kind == "entry"]
-    records = {run_id: folder.run(run_id).finished() or folder.run(run_id).result() for run_id in finals}
-    looking = in_rounds(plan, records)
-    done = [sum(bool((r := records[run.id]) and r.status == "done") for run in group) for group in looking.values()]
-    return bool(done) and min(done) >= plan.looks[0]
-
-
-def check_fixed(config: Config, folder: Folder, runs: Sequence[Run]) -> None:
-    """Raise SetupError if the first look of a range was taken while the number of seeds was fixed: that is a choice."""
-    looks, before = config.protocol.looks, folder.last_plan()
-    if not looks or before is None or before.looks:
-        return
-    groups: dict[str, list[Run]] = {}
-    for run in runs:
-        if run.kind == "entry":
-            groups.setdefault(run.entry, []).append(run)
-    if all(folder.run(run.id).finished() for group in groups.values() for run in group[: looks[0]]):
-        fixed = max(Counter(run.entry for run in before.runs if run.kind == "entry").values())
-        raise SetupError(
-            f"protocol.seeds: results of {fixed} seeds were looked at; a range now would void the error rate of 5 %. "
-            f"Try: seeds: {fixed}, or a new bakeoff with -s output=FOLDER and another protocol.seed"
-        )
 
 
 def in_ids(chat: ChatFacts | None) -> dict[str, str]:
