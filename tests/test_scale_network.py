@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from bakeoff.compute.run import rank_host
+from bakeoff.compute.run.rank_host import RemoteProcess
 from bakeoff.store.event_log import Reader
 from bakeoff.store.run_folder import Folder
+from tests.test_rank_host import gone, number_in
 from tests.test_scale import ENVIRONMENT, SECONDS, in_one_process, left_by_runs, started, until
 
 pytestmark = [pytest.mark.scale, pytest.mark.filterwarnings("default")]
@@ -76,6 +79,30 @@ def nodes(network, tmp_path, monkeypatch):
         process.terminate()
     for process in begun:
         process.wait(60)
+
+
+HOST = """
+import os, sys, time
+from bakeoff.compute.run import rank_host
+code = "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(600)"
+rank_host.command = lambda _: [sys.executable, "-c", code, sys.argv[2]]
+print(rank_host.RankHost(sys.argv[1], "word", os.environ).port, flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_rank_whose_machine_falls_silent_ends_and_rank_0_learns_of_it_within_seconds(network, tmp_path):
+    name, address = next(iter(NODES.items()))
+    words = ["ip", "netns", "exec", name, sys.executable, "-c", HOST, address, str(tmp_path / "number")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as host:
+        process = RemoteProcess((address, int(host.stdout.readline())), "word", {})
+        number = number_in(tmp_path / "number")
+        ip(f"link set {name} down")
+        begun = time.monotonic()
+        assert process.outcome() == ("", None, "")
+        gone(number)
+        assert time.monotonic() - begun < rank_host.SILENT_SECONDS
+        host.terminate()
 
 
 def test_a_link_is_cut_and_the_run_continues_on_the_other_node(tiny_config, nodes, tmp_path):
