@@ -75,6 +75,7 @@ def drive(folder: Path) -> dict[str, Any]:
     from bakeoff import running
     from bakeoff.compute.model.base import load_tokenizer
     from bakeoff.config.loading import load_config
+    from bakeoff.data import prepared, shared
     from bakeoff.driver import counts, plan
     from bakeoff.store.run_folder import Folder
 
@@ -82,14 +83,15 @@ def drive(folder: Path) -> dict[str, Any]:
     config = load_config({"data": data, "entries": ["lora"], "output": str(folder / "run")})
     tokenizer = load_tokenizer(config.model)
     stages = Stages()
-    plan.load_or_count = stages.timed("read", plan.load_or_count)
-    plan.encode_splits = stages.timed("encode", plan.encode_splits)
-    entries = plan.checked_entries(config)
-    counts.count(config, {n: e.methods() for n, e in entries.items()})  # imports the model's class
-    with stages.stage("plan"):
-        planned = plan.make_plan(config, tokenizer, Folder(folder / "run"))
-    with stages.stage("write"):
-        running.prepare(Folder(folder / "run"), config, planned)
+    shared.load_or_count = stages.timed("read", shared.load_or_count)
+    prepared.PreparedData.encode = stages.timed("encode", prepared.PreparedData.encode)
+    counts.count(config, plan.checked_entries(config), tokenizer)  # imports the model's class
+    run = Folder(folder / "run")
+    with running.owned(run):
+        with stages.stage("plan"):
+            planned = plan.make_plan(config, tokenizer, run)
+        with stages.stage("write"):
+            running.prepare(run, config, planned, running.left_to_do(run, planned.document))
     return stages.figures()
 
 
