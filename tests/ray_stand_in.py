@@ -4,6 +4,7 @@ import concurrent.futures
 import queue
 import threading
 from concurrent.futures import Future
+from pathlib import Path
 from types import SimpleNamespace
 
 from bakeoff.compute.run.execution import execute
@@ -186,9 +187,15 @@ class InlineServer:
 
 
 def spoil(place, run_id):
-    """Do to a run's files, where they were lent, what a node that was cut off may do, and worse."""
+    """Do to a run's files, where they were lent, what a node that was cut off may do, and worse.
+
+    Nothing as long as the driver has not taken them back: until then they are what counts.
+    """
+    if Path(f"{place}.json").exists():
+        return
     files = Folder(place).run(run_id)
     for file in [file for file in files.path.rglob("*") if file.is_file()]:
+        file.unlink()  # all files of a run but those that grow are replaced, and never written again
         file.write_bytes(b"spoilt")
     append_jsonl(files.metrics_file, {"step": 9999, "epoch": 9.0, "seconds": 1.0, "validation/loss": 0.0})
     files.write_result(RunResult(Run(run_id, "lora", "entry", "lora", {}, 0), "failed", error="cut off"))

@@ -8,6 +8,8 @@ ALLOWED = {
     ("test_browser.py", "no Chromium on this machine and none could be installed: apt-get install chromium"),
     ("test_forms.py", "needs ../shared/models/stories260K"),
     ("test_gpu.py", "no GPU here"),
+    ("test_gpu.py", "one GPU here"),
+    ("test_gpu.py", "this GPU does not multiply bf16"),
     ("test_scale.py", "needs the right to mount a disk"),
     ("test_scale_network.py", "needs the right to make network namespaces"),
     ("test_scale_slurm.py", "needs root and Slurm: apt-get install slurmctld slurmd slurm-client munge"),
