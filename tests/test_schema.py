@@ -10,7 +10,7 @@ from bakeoff.cli.main import main
 from bakeoff.store.checksums import sealed
 from bakeoff.store.events import event_of
 from bakeoff.store.results_document import stored_results
-from bakeoff.store.run_folder import SCHEMA
+from bakeoff.store.schema import SCHEMA
 from bakeoff.store.signature import signed
 
 

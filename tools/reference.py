@@ -16,7 +16,7 @@ from bakeoff.store.documents import CurveRow, ExampleRow, PredictionRow, ResultR
 from bakeoff.store.events import EVENTS, Event
 from bakeoff.store.plan_document import PlanDocument
 from bakeoff.store.results_document import ResultsDocument
-from bakeoff.store.run_folder import SCHEMA
+from bakeoff.store.schema import SCHEMA
 
 FOLDER = Path(__file__).parent.parent / "docs/reference"
 TYPES = {

@@ -10,7 +10,8 @@ from bakeoff.errors import SetupError, did_you_mean, listed, printable
 from bakeoff.store.checksums import fault_of, read_mapping, unsealed
 from bakeoff.store.records import Run, RunResult
 from bakeoff.store.results_document import ResultsDocument, ResultsRow, stored_results
-from bakeoff.store.run_folder import SCHEMA, Folder
+from bakeoff.store.run_folder import Folder
+from bakeoff.store.schema import SCHEMA
 from bakeoff.store.signature import unsigned
 
 if TYPE_CHECKING:

@@ -31,7 +31,8 @@ from bakeoff.store.plan_document import PlanDocument
 from bakeoff.store.predictions import read_columns
 from bakeoff.store.records import Run, RunResult
 from bakeoff.store.results_document import MeanScore, ResultsDocument, ResultsRow
-from bakeoff.store.run_folder import SCHEMA, Folder
+from bakeoff.store.run_folder import Folder
+from bakeoff.store.schema import SCHEMA
 
 COUNTED = ("trainable_parameters", "total_parameters", "learning_rate", "steps", "best_step")  # of one run, not means
 OF_ENTRIES = ("tuning", "converged", "improved")  # null for baselines

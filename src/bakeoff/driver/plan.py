@@ -31,7 +31,8 @@ from bakeoff.scoring.metrics import blind_spots, rules, scoring
 from bakeoff.store.content_hash import hash_of
 from bakeoff.store.plan_document import ChatFacts, PlanDocument
 from bakeoff.store.records import Run
-from bakeoff.store.run_folder import SCHEMA, SPLITS, Folder
+from bakeoff.store.run_folder import SPLITS, Folder
+from bakeoff.store.schema import SCHEMA
 from bakeoff.tuning.entries import Entry
 from bakeoff.tuning.search import rungs
 

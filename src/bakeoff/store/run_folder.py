@@ -7,9 +7,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from bakeoff import __version__
 from bakeoff.errors import SetupError
 from bakeoff.store.checksums import damaged, digest, digests, fault_of, read_mapping, sealed, unsealed
 from bakeoff.store.documents import (
@@ -25,26 +24,13 @@ from bakeoff.store.documents import (
 from bakeoff.store.files import read_jsonl, remove_named, write_json
 from bakeoff.store.plan_document import PlanDocument, stored_plan
 from bakeoff.store.records import OUTPUTS, Run, RunResult, Step
+from bakeoff.store.schema import refuse_other_form
 
 SPLITS = ("train", "validation", "test")
 CHECKPOINT = r"\d{9}-[0-9a-f]{64}\.safetensors|\.\d+\.tmp"  # names of a run's checkpoints, and of one not finished
 TRUNK = r"(train|validation)-(encoder|\d+)-(fp32|bf16|fp16)(-nf4|-int8)?\.(bin|tmp)|\.lock"
-SCHEMA: Final = 3  # the form of plan.json and results.json
 PLAN_KEYS = {"name", "model", "data", "entries", "runs"}  # by which a bakeoff's plan is told from another program's
 SLOTS, SLOT = ".slots", r"[0-9a-f]{16}"  # the folder of cluster's slots, and the names in it
-
-
-def refuse_other_form(file: Path, document: Mapping[str, Any]) -> None:
-    """Raise SetupError if another version of bakeoff made a document, with a schema that this one does not know."""
-    schema = document.get("schema", 1)  # the first form had no number
-    if schema == SCHEMA or not isinstance(schema, int):  # what is damaged is refused where it is read
-        return
-    maker = f"{document.get('version')!s:.40}"
-    age, cure = ("a newer", f"pip install 'bakeoff>={maker}', or ") if schema > SCHEMA else ("an older", "")
-    raise SetupError(
-        f"{file}: made by bakeoff {maker} in {age} form (schema {schema!s:.20}) than this bakeoff {__version__} reads "
-        f"(schema {SCHEMA}). Try: {cure}-s output=FOLDER, another folder"
-    )
 
 
 def read_result(file: Path) -> RunResult | None:
