@@ -1,10 +1,8 @@
 """The tables in docs/reliability.md: what `survive.py` has found."""
 
-import os
 from pathlib import Path
 from typing import Any
 
-from bakeoff.driver.environment import processor
 from places import Local, OnRay, Slots
 
 BEGIN, END = "<!-- tables: made by survive.py write -->\n", "<!-- end -->"
@@ -33,7 +31,7 @@ def killed(soaks: list[dict[str, Any]]) -> list[str]:
     lines = [
         "## Killed at random moments",
         "",
-        f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}, {os.cpu_count()} cores of an {processor()}.",
+        f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}.",
         "",
     ]
     for what, label in PLACES.items():
