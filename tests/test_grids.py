@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from contextlib import contextmanager
 
 import pytest
@@ -19,12 +18,11 @@ from bakeoff.data import prepared, shared
 from bakeoff.data.shared import SharedData
 from bakeoff.driver.executor import LocalExecutor, Slot
 from bakeoff.driver.plan import make_plan
-from bakeoff.driver.run_server import RunServer
 from bakeoff.errors import DataError
 from bakeoff.store.run_folder import Folder
 from tests.conftest import Inline, inline, make_rows, write_rows
 from tests.test_kill_history import records
-from tests.test_spare import NOTING
+from tests.test_spare import noting_loads
 from tests.test_tasks import told
 
 SIZES = {"train": 8, "validation": 4, "test": 6}
@@ -180,16 +178,10 @@ def test_tasks_of_one_base_have_it_from_one_process_and_leave_what_they_leave_al
 ):
     servers, note = [], tmp_path / "loads"
 
-    def start(slot, kind):
-        words = slot.words[kind]
-        noting = [sys.executable, "-P", "-c", NOTING, str(note), *words[words.index("-m") + 2 :]]
-        servers.append(RunServer(noting, slot.environment, slot.inbox))
-        return servers[-1]
-
     config["models"].pop("other")
     file = written(tmp_path, config)
     with monkeypatch.context() as patch:
-        patch.setattr(Slot, "start", start)
+        patch.setattr(Slot, "start", noting_loads(servers, note))
         patch.setattr(running, "LocalExecutor", lambda given: LocalExecutor(given, alone=alone))
         assert told("run", file, "--display", "none")[0] == 0
     assert len(note.read_text().split()) == 1

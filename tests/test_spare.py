@@ -169,8 +169,8 @@ process.main()
 """
 
 
-def test_a_bakeoff_without_forks_gives_what_others_give_and_loads_its_base_once(shared, tmp_path, monkeypatch):
-    servers, note = [], tmp_path / "loads"
+def noting_loads(servers, note):
+    """Return a start of a slot's servers, which are added to a list, and write a line into a file for each load."""
 
     def start(slot, kind):
         words = slot.words[kind]
@@ -178,7 +178,13 @@ def test_a_bakeoff_without_forks_gives_what_others_give_and_loads_its_base_once(
         servers.append(RunServer(noting, slot.environment, slot.inbox))
         return servers[-1]
 
-    monkeypatch.setattr(Slot, "start", start)
+    return start
+
+
+def test_a_bakeoff_without_forks_gives_what_others_give_and_loads_its_base_once(shared, tmp_path, monkeypatch):
+    servers, note = [], tmp_path / "loads"
+
+    monkeypatch.setattr(Slot, "start", noting_loads(servers, note))
     monkeypatch.setattr(running, "LocalExecutor", lambda config: LocalExecutor(config, alone=True))
     config, expected = shared
     results = bakeoff.run(

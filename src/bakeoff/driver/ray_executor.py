@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bakeoff.compute.run.rank_host import LAST_SECONDS
 from bakeoff.config.config import Config
 from bakeoff.config.planned import planned_config
 from bakeoff.driver.executor import Executor, Slot
 from bakeoff.driver.parcel import shared_by_runs, unpack
 from bakeoff.driver.ray_cluster import Head, connected, head_address
-from bakeoff.driver.ray_slot import LAST_SECONDS, RaySlot
+from bakeoff.driver.ray_slot import RaySlot
 from bakeoff.driver.ready import ReadySet
 from bakeoff.driver.run_server import Message
 from bakeoff.errors import SetupError

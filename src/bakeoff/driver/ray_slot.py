@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
-from bakeoff.compute.run.rank_host import LOST
+from bakeoff.compute.run.rank_host import LAST_SECONDS, LOST
 from bakeoff.driver.executor import Slot
 from bakeoff.driver.node import Node, misfit
 from bakeoff.driver.parcel import Parcel, of_run
@@ -25,7 +25,6 @@ from bakeoff.errors import SetupError
 from bakeoff.store.records import Task
 from bakeoff.store.run_folder import Folder
 
-LAST_SECONDS = 5.0  # that a node which goes may live longer than the runs on it
 TALK = "talk"  # the thread of an actor that passes on what is said; another one takes calls, in their order
 Steps: TypeAlias = Generator[list[Any], list[Any], None]
 
