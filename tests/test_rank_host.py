@@ -104,13 +104,20 @@ def test_a_host_that_ends_takes_its_processes_along_and_is_gone(host, tmp_path):
     assert process_of(going).outcome() == ("", None, "")
 
 
-@pytest.mark.parametrize("line", [b'{"word": "wrong"}', b'{"word": "w\xc3\xb6rd"}', b"[1]", b"no JSON", b"{}"])
+WRONG = [b'{"word": "wrong"}', b'{"word": "w\xc3\xb6rd"}', b"[1]", b"no JSON", b"{}", b"[" * 100_000]
+
+
+@pytest.mark.parametrize("line", WRONG, ids=range(len(WRONG)))
 def test_who_does_not_know_the_word_starts_nothing(host, tmp_path, line):
     there = host(writes_number(tmp_path / "number"))
     with socket.create_connection((there.address, there.port)) as connection:
         connection.sendall(line + b"\n")
         assert connection.recv(1) == b""
     assert not (tmp_path / "number").exists()
+    end = time.monotonic() + 30
+    while there.connections:  # of which no thread is left
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def test_the_store_listens_at_one_address_alone(tmp_path):

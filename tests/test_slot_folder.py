@@ -8,6 +8,7 @@ import pytest
 
 from bakeoff.driver import slot_folder
 from bakeoff.driver.slot_folder import SlotFolder, take_back_all
+from bakeoff.errors import SetupError
 from bakeoff.store.files import append_jsonl, write_json, write_jsonl
 from bakeoff.store.records import Run, RunResult
 from bakeoff.store.run_folder import Folder
@@ -152,3 +153,33 @@ def test_a_record_that_names_other_files_takes_none_of_them(folder, name):
     (files.path / "link.json").symlink_to("/etc/hostname")
     slot.take_back()
     assert [*content(folder)] == ["result.json", "run.json"]
+
+
+def test_what_is_no_file_is_not_taken_whatever_a_record_says_of_it(folder):
+    slot = SlotFolder(folder)
+    files = Folder(slot.lend(RUN.id, None)).run(RUN.id)
+    names = ["metrics.jsonl", "predictions.jsonl", "log.txt", "adapter/adapter_config.json"]
+    files.write_result(RunResult(RUN, "failed", error="x", files=dict.fromkeys(names, "0")))
+    os.mkfifo(files.metrics_file)
+    os.mkfifo(files.log_file)
+    files.predictions_file.symlink_to("/etc/hostname")
+    (files.path / names[-1]).mkdir(parents=True)
+    take_back_all(folder)
+    assert [*content(folder)] == ["result.json", "run.json"]
+    assert not folder.run(RUN.id).predictions_file.is_symlink()
+    assert not folder.slots.exists()
+
+
+@pytest.mark.parametrize("lent", ["../../elsewhere", "", "lora-1\n", ["lora-1"], None])
+def test_a_forged_name_of_a_lent_run_takes_nothing(folder, lent):
+    before = content(folder)
+    write_json(folder.slots / "0123456789abcdef.json", {"run": lent})
+    take_back_all(folder)
+    assert content(folder) == before
+    assert not folder.slots.exists()
+
+
+def test_a_file_in_place_of_the_slots_is_named(folder):
+    folder.slots.write_text("")
+    with pytest.raises(SetupError, match=r"\.slots: is not a folder\. Try: remove it$"):
+        take_back_all(folder)

@@ -11,11 +11,13 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from bakeoff.driver.parcel import NAMES
+from bakeoff.driver.parcel import NAMES, RUN_ID
+from bakeoff.errors import SetupError
 from bakeoff.store.checksums import read_mapping, sync
 from bakeoff.store.files import write_json
 from bakeoff.store.run_folder import SLOT, Folder
@@ -47,7 +49,7 @@ class SlotFolder:
         Its record comes last. After a crash in between this can be done again.
         """
         run_id = read_mapping(self.lent_file).get("run")
-        if not isinstance(run_id, str):
+        if not isinstance(run_id, str) or not re.fullmatch(RUN_ID, run_id):
             return
         theirs, ours = self.own.run(run_id), self.folder.run(run_id)
         record, made = theirs.result(), files_of(theirs.path)
@@ -72,14 +74,17 @@ def files_of(place: Path) -> set[str]:
 
 
 def share(source: Path, target: Path, names: Iterable[str]) -> None:
-    """Let files of one folder be in another one, too, each as a whole; pass over those that are gone meanwhile."""
+    """Let files of one folder be in another one, too, each as a whole.
+
+    Those that are gone meanwhile are passed over, and so are links, folders and pipes, whoever has put them there.
+    """
     target.mkdir(parents=True, exist_ok=True)
     for name in sorted(names, key=lambda name: (name == "result.json", name)):
         one, other = source / name, target / name
         other.parent.mkdir(parents=True, exist_ok=True)
         temporary = other.with_name(f".{other.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
         with suppress(FileNotFoundError):
-            if other.exists() and one.samefile(other):
+            if not stat.S_ISREG(one.lstat().st_mode) or (other.exists() and one.samefile(other)):
                 continue
             if name in GROWING:
                 shutil.copy2(one, temporary)
@@ -106,9 +111,14 @@ def tidy(folder: Folder) -> None:
 
 
 def take_back_all(folder: Folder) -> None:
-    """Take back what a driver that was killed has lent, and remove what slots have left."""
+    """Take back what a driver that was killed has lent, and remove what slots have left.
+
+    Raises SetupError if they are not in a folder.
+    """
     if not folder.slots.exists():
         return
+    if not folder.slots.is_dir():
+        raise SetupError(f"{folder.slots}: is not a folder. Try: remove it")
     for file in folder.slots.glob("*.json"):
         if re.fullmatch(SLOT, file.stem) and file.is_file() and not file.is_symlink():
             SlotFolder(folder, file.stem).take_back()

@@ -84,17 +84,16 @@ class RankHost:
     def serve(self, connection: socket.socket) -> None:
         """Carry out one request, and say how its process has ended."""
         self.connections.add(connection)
-        with connection, suppress(OSError, ValueError):
+        with connection, suppress(OSError, ValueError, RecursionError):
             keep_alive(connection)
             connection.settimeout(ANSWER_SECONDS)
             with connection.makefile("rb") as lines:
                 asked = json.loads(lines.readline(MOST_BYTES))
             word = str(asked.pop("word", "")) if isinstance(asked, dict) else ""
-            if not secrets.compare_digest(word.encode(), self.word.encode()):
-                return
-            connection.settimeout(None)
-            connection.sendall(json.dumps(self.carry_out(connection, asked)).encode())
-            connection.shutdown(socket.SHUT_RDWR)  # closed alone, it stays open while `end_with` reads it
+            if secrets.compare_digest(word.encode(), self.word.encode()):
+                connection.settimeout(None)
+                connection.sendall(json.dumps(self.carry_out(connection, asked)).encode())
+                connection.shutdown(socket.SHUT_RDWR)  # closed alone, it stays open while `end_with` reads it
         self.connections.discard(connection)
 
     def carry_out(self, connection: socket.socket, asked: dict[str, Any]) -> dict[str, Any]:
