@@ -60,7 +60,8 @@ def main(command: str, words: list[str]) -> None:
         print("main*|up|(null)")
     elif command == "squeue":
         for file in sorted(folder.glob("*.pid")):
-            print(f"{file.stem}|{state(folder, file.stem)}|None")
+            if (folder / f"{file.stem.split('_')[0]}.name").read_text() == options["name"]:
+                print(f"{file.stem}|{state(folder, file.stem)}|None")
     elif command == "scontrol":  # requeue KEY
         end(folder, keys[-1])
         start(folder, keys[-1])
@@ -74,6 +75,7 @@ def main(command: str, words: list[str]) -> None:
     elif "test-only" not in options:
         number = len([*folder.glob("*.script")]) + 1
         (folder / f"{number}.script").write_text(sys.stdin.read())
+        (folder / f"{number}.name").write_text(options["job-name"])
         for index in range(int(options["array"].split("-")[1]) + 1):
             start(folder, f"{number}_{index}")
         print(number)

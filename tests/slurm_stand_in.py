@@ -29,7 +29,7 @@ class Slurm:
 
     def __init__(self, folder, most=9):
         self.folder, self.most = Folder(folder), most
-        self.asked, self.states, self.running = [], {}, {}
+        self.asked, self.states, self.names, self.running = [], {}, {}, {}
         self.numbers = itertools.count(1)
         self.refusal = self.silent = None
 
@@ -48,15 +48,16 @@ class Slurm:
         if "--test-only" in words:
             return ""
         number = next(self.numbers)
-        array = next(word for word in words if word.startswith("--array="))
-        for index in range(int(array.split("-")[-1]) + 1):
+        for index in range(int(option(words, "array").split("-")[-1]) + 1):
             self.states[f"{number}_{index}"] = "PENDING"
+            self.names[f"{number}_{index}"] = option(words, "job-name")
         return f"{number}\n"
 
     def squeue(self, words):
         for key in [key for key, state in self.states.items() if state == "PENDING"][: self.most - len(self.running)]:
             self.begin(key)
-        return "".join(f"{key}|{state}|Resources\n" for key, state in self.states.items())
+        named = [key for key in self.states if self.names[key] == option(words, "name")]
+        return "".join(f"{key}|{self.states[key]}|Resources\n" for key in named)
 
     def scancel(self, words):
         for key in words[1:]:
@@ -88,6 +89,11 @@ class Slurm:
     def job_of(self, server):
         """Return the key of the job that has a server of runs."""
         return next(key for key, job in self.running.items() if server in job.node.servers.values())
+
+
+def option(words, name):
+    """Return the value of an option among words."""
+    return next(word.partition("=")[2] for word in words if word.startswith(f"--{name}="))
 
 
 def installed(patch, cluster):

@@ -157,6 +157,21 @@ def test_a_node_with_other_versions_is_not_used(config, cluster, monkeypatch):
         bakeoff.run(config, display="none")
 
 
+@pytest.mark.parametrize("machine", [MACHINE, {}], ids=["slurm", "local"])
+def test_a_folder_that_names_a_job_of_another_one_does_not_end_it(config, cluster, machine):
+    folder = Folder(config["output"])
+    cluster.states["7_0"], cluster.names["7_0"] = (
+        "RUNNING",
+        slurm.job_name(Folder(f"{folder.path}-before-it-was-copied")),
+    )
+    bakeoff.run(config, display="none")
+    folder.jobs.mkdir()
+    (folder.jobs / "7_0.orders").write_text('{"session": "a", "spec": "b"}\n')
+    bakeoff.run({**config, "machine": machine}, display="none")
+    assert cluster.states["7_0"] == "RUNNING"
+    assert not folder.jobs.exists()
+
+
 def test_a_slurm_that_does_not_answer_for_a_while_ends_nothing(config, cluster, expected, monkeypatch):
     def be_silent(_):
         cluster.silent = "squeue: cannot contact the controller"
@@ -213,15 +228,27 @@ def test_without_slurm_the_command_says_where_to_try(config, monkeypatch):
         bakeoff.run(config, display="none")
 
 
+def test_a_slurm_that_does_not_answer_is_one_line(config, tmp_path, monkeypatch):
+    (tmp_path / "sinfo").write_text("#!/bin/sh\necho 'sinfo: error: no configuration source' >&2\nexit 1\n")
+    (tmp_path / "sinfo").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(
+        SetupError, match=r"^machine\.executor: Slurm does not answer \(no configuration source\)\. Try: "
+    ):
+        bakeoff.run(config, display="none")
+
+
 def test_sbatch_is_told_what_the_config_says(config):
     machine = {
         "resources": {"GPU": 2, "CPU": 4, "memory": 2**34, "licence": 1},
         "slurm": {"partition": "gpu", "account": "lab", "hours": 1.01, "options": ["--qos=low"], "save_seconds": 90},
     }
     settings = load_config({**config, "machine": {**MACHINE, **machine}}).machine
-    assert slurm.options_of(settings, settings.resources) == [
-        "--job-name=bakeoff", "--ntasks=1", "--requeue", "--signal=B:USR1@90", "--partition=gpu", "--account=lab",
-        "--time=61", "--cpus-per-task=4", "--mem=16384M", "--gres=gpu:2,licence:1", "--qos=low",
+    folder = Folder("out")
+    assert slurm.options_of(folder, settings, settings.resources) == [
+        f"--job-name={slurm.job_name(folder)}", "--ntasks=1", "--requeue", "--signal=B:USR1@90",
+        "--partition=gpu", "--account=lab", "--time=61",
+        "--cpus-per-task=4", "--mem=16384M", "--gres=gpu:2,licence:1", "--qos=low",
     ]  # fmt: skip
 
 

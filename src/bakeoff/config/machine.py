@@ -12,8 +12,8 @@ DEVICES = ("auto", "cpu", "cuda", "cuda:1", "xpu", "mps")
 OF_CLUSTERS = {"address": ("ray",), "resources": ("ray", "slurm"), "slurm": ("slurm",)}
 # What bakeoff says to sbatch itself, or what would give a job more than one process.
 OWN_OPTIONS = (
-    "array", "chdir", "cpus-per-task", "error", "export", "gres", "input", "mem", "nodes", "ntasks", "output",
-    "parsable", "requeue", "no-requeue", "signal", "test-only", "time", "wait", "wrap",
+    "array", "chdir", "cpus-per-task", "error", "export", "gres", "input", "job-name", "mem", "nodes", "ntasks",
+    "output", "parsable", "requeue", "no-requeue", "signal", "test-only", "time", "wait", "wrap",
 )  # fmt: skip
 
 

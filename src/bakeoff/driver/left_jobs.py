@@ -20,7 +20,7 @@ SAY_SECONDS = 5.0  # after which the user is told what is waited for
 def known_states(folder: Folder) -> dict[str, slurm.JobState]:
     """Return the states of jobs; raise SetupError if Slurm does not say them."""
     try:
-        return slurm.states()
+        return slurm.states(folder)
     except SetupError as error:
         raise SetupError(
             f"{folder.jobs}: jobs of Slurm may still write into this folder, and Slurm does not say ({error}). Try: on "
@@ -38,8 +38,8 @@ def taken_over(folder: Folder, session: str, spec: str, most: int, say: Callable
     kept, others = alike[:most], [job for job in found if job not in alike[:most]]
     if not found:
         return []
-    known_states(folder)  # before anything is ended
-    slurm.cancel([job.key for job in others])
+    known = known_states(folder)  # before anything is ended
+    slurm.cancel([job.key for job in others if job.key in known])
     for job in kept:
         job.call(session, spec)
     began, greeted, told = time.monotonic(), set[str](), False

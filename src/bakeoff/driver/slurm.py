@@ -11,6 +11,7 @@ from typing import NamedTuple
 from bakeoff.child_process import command
 from bakeoff.config.machine import MachineConfig, SlurmConfig
 from bakeoff.errors import SetupError
+from bakeoff.store.content_hash import hash_of
 from bakeoff.store.run_folder import Folder
 
 ANSWER_SECONDS = 60.0  # that Slurm may take to answer a command
@@ -56,10 +57,15 @@ def asked(*words: str, stdin: str | None = None) -> str:
     return done.stdout
 
 
-def states() -> dict[str, JobState]:
-    """Return the state of each of this user's jobs that Slurm knows, by ARRAY_INDEX; jobs long ended are missing."""
-    user = f"--user={getpass.getuser()}"
-    rows = asked("squeue", "--noheader", "--array", "--states=all", user, "--format=%F_%K|%T|%r").splitlines()
+def job_name(folder: Folder) -> str:
+    """Return the name of all jobs of a run folder, and of no others: neither a forged file nor a copy ends theirs."""
+    return f"bakeoff-{hash_of(str(folder.path.resolve()))}"
+
+
+def states(folder: Folder) -> dict[str, JobState]:
+    """Return the state of each of a run folder's jobs that Slurm knows, by ARRAY_INDEX; jobs long ended are missing."""
+    mine = (f"--user={getpass.getuser()}", f"--name={job_name(folder)}")
+    rows = asked("squeue", "--noheader", "--array", "--states=all", *mine, "--format=%F_%K|%T|%r").splitlines()
     parts = (row.strip().split("|", 2) for row in rows)
     return {found[0]: JobState(found[1], found[2]) for found in parts if len(found) == 3}
 
@@ -71,8 +77,20 @@ def cancel(keys: Sequence[str]) -> None:
 
 
 def has_gpus(partition: str | None) -> bool:
-    """Return whether there are GPUs in a partition, or in Slurm's default one; raise SetupError if it is not up."""
-    rows = [row.split("|") for row in asked("sinfo", "--noheader", "--format=%P|%a|%G").splitlines()]
+    """Return whether there are GPUs in a partition, or in Slurm's default one.
+
+    Raises SetupError if it is not up, or Slurm does not answer at all.
+    """
+    try:
+        answer = asked("sinfo", "--noheader", "--format=%P|%a|%G")
+    except SetupError as error:
+        if "Try: " in str(error):
+            raise
+        raise SetupError(
+            f"machine.executor: Slurm does not answer ({error}). Try: sinfo, on a login node of its cluster, or "
+            "--executor local"
+        ) from None
+    rows = [row.split("|") for row in answer.splitlines()]
     mine = [row for row in rows if (row[0].rstrip("*") == partition if partition else row[0].endswith("*"))]
     if mine and all(row[1] != "up" for row in mine):
         up = ", ".join(sorted({row[0].rstrip("*") for row in rows if row[1] == "up"})) or "none"
@@ -81,10 +99,10 @@ def has_gpus(partition: str | None) -> bool:
     return any("gpu" in row[2] for row in mine)
 
 
-def options_of(machine: MachineConfig, resources: Mapping[str, float]) -> list[str]:
-    """Return sbatch's options of one job; raise SetupError if Slurm has no such resources."""
+def options_of(folder: Folder, machine: MachineConfig, resources: Mapping[str, float]) -> list[str]:
+    """Return sbatch's options of one job of a run folder; raise SetupError if Slurm has no such resources."""
     settings = machine.slurm or SlurmConfig()
-    given = ["--job-name=bakeoff", "--ntasks=1", "--requeue", f"--signal=B:USR1@{settings.save_seconds}"]
+    given = [f"--job-name={job_name(folder)}", "--ntasks=1", "--requeue", f"--signal=B:USR1@{settings.save_seconds}"]
     given += [f"--{name}={value}" for name in ("partition", "account") if (value := getattr(settings, name))]
     if settings.hours:
         given.append(f"--time={math.ceil(settings.hours * 60)}")

@@ -46,9 +46,9 @@ class SlurmExecutor(Executor):
         super().__init__([], queue.SimpleQueue())
         usual = {"GPU": 1.0} if slurm.has_gpus(self.slurm.partition) else {"CPU": 1.0}
         self.per_slot = self.settings.resources or usual
-        self.options = slurm.options_of(self.settings, self.per_slot)
-        node = [self.settings.device, str(self.slurm.save_seconds), str(self.slurm.wait_seconds), *search_path()]
         self.folder = Folder(config.folder)
+        self.options = slurm.options_of(self.folder, self.settings, self.per_slot)
+        node = [self.settings.device, str(self.slurm.save_seconds), str(self.slurm.wait_seconds), *search_path()]
         self.script = slurm.script(self.folder, node)
         self.count, self.session = self.settings.workers or JOBS, new_word()
         slurm.submit(self.options, self.script, self.count, test=True)
@@ -124,7 +124,7 @@ class SlurmExecutor(Executor):
     def ask_slurm(self) -> Iterator[Event]:
         """Ask Slurm for the states of the jobs. If it does not answer, what was known before holds."""
         try:
-            known = slurm.states()
+            known = slurm.states(self.folder)
             hung = [slot for slot in self.job_slots() if slot.hangs()]
             slurm.cancel([slot.job.key for slot in hung])
             for slot in hung:
@@ -202,7 +202,7 @@ class SlurmExecutor(Executor):
             slurm.cancel([job.key for job in self.jobs])
             until = time.monotonic() + END_SECONDS
             while self.jobs and time.monotonic() < until:
-                known = slurm.states()
+                known = slurm.states(self.folder)
                 for job in [job for job in self.jobs if known.get(job.key, slurm.GONE).state in slurm.ENDED]:
                     job.remove()
                     self.jobs.remove(job)
