@@ -1,5 +1,6 @@
 """Runs on the nodes of a cluster: they go, come back, do not see the folder, or do not fit. With Ray: test_scale.py."""
 
+import errno
 import json
 import os
 import socket
@@ -99,6 +100,25 @@ def test_a_node_that_is_cut_off_and_sees_the_disk_changes_nothing(config, expect
     ray_stand_in.spoil(*cut_off[0])
     again = bakeoff.run({**config, "machine": {}}, display="none")
     assert without_neighbours(again.folder) == expected
+
+
+def test_a_node_whose_disk_is_full_is_left_with_the_reason_and_its_run_continues(config, expected, monkeypatch):
+    ray_stand_in.installed(monkeypatch, Ray(2))
+    facts, unpack, left = node.Node.facts, node.unpack, [3]
+    monkeypatch.setattr(node.Node, "facts", lambda *words: facts(*words) | {"sees": False})
+    monkeypatch.setattr(node, "HEAR_SECONDS", 0.1)
+
+    def full(folder, files):
+        if left[0] and any(name.startswith("runs/") for name in files):
+            left[0] -= 1
+            raise OSError(errno.ENOSPC, "No space left on device")
+        unpack(folder, files)
+
+    monkeypatch.setattr(node, "unpack", full)
+    results = bakeoff.run({**config, "machine": MACHINE}, display="none")
+    assert without_neighbours(results.folder) == expected
+    assert left == [0]
+    assert any("is lost ([Errno 28] No space left on device); its run" in note for note in notes(results.folder))
 
 
 def test_a_run_that_ends_just_before_its_node_continues_elsewhere(config, expected, monkeypatch):
@@ -259,6 +279,15 @@ def test_a_parcel_writes_nothing_but_files_of_runs(tmp_path, name):
     folder = Folder(tmp_path / "out")
     with pytest.raises(SetupError, match="which is no file of a run"):
         unpack(folder, {name: b"x"})
+    assert [*tmp_path.rglob("*")] == []
+
+
+@pytest.mark.parametrize("name", ["plan.json", ".bakeoff", "data/train.jsonl", "runs/lora-2/result.json"])
+def test_a_node_changes_nothing_but_files_of_the_run_that_it_has(tmp_path, name):
+    cluster = SimpleNamespace(folder=Folder(tmp_path))
+    message = {"run": "lora-1", "files": {name: b"x"}, "checkpoints": []}
+    with pytest.raises(SetupError, match="which is no file of a run"):
+        ray_executor.RayExecutor.take_files(cluster, message)
     assert [*tmp_path.rglob("*")] == []
 
 

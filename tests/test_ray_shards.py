@@ -98,6 +98,12 @@ def test_a_run_is_on_as_few_nodes_as_have_room_for_it(monkeypatch, gpus, shards,
     assert executor.share == {"GPU": shards / parts, "CPU": 2 * shards / parts}
 
 
+@pytest.mark.parametrize(("has", "asked", "slots"), [(1, 0.1, 10), (0.3, 0.1, 3), (1, 0.3, 3), (8, 8.5, 0)])
+def test_parts_of_a_resource_are_counted_as_decimal_fractions(monkeypatch, has, asked, slots):
+    nodes_with(monkeypatch, {"slot": has})
+    assert executor_of(workers=1, resources={"slot": asked}).room() == slots
+
+
 @pytest.mark.parametrize(
     ("machine", "reason"),
     [

@@ -45,6 +45,7 @@ class Node:
         self.elsewhere: Elsewhere | None = None  # the other nodes that share this slot's runs
         self.rank_host: RankHost | None = None  # for runs that another node leads
         self.looked_at = 0.0
+        self.fault: Exception | None = None  # of a call to whose answer nobody listens
 
     def facts(self, folder: str, mark: str, model: str, pin: Pin) -> dict[str, Any]:
         """Return what the driver compares: versions, whether the folder with this plan is seen here, and the base."""
@@ -92,14 +93,22 @@ class Node:
         self.servers[number] = RunServer(words[kind], process_environment(self.device), self.inbox)
 
     def ask(self, number: int, kind: str, folder: str, run: Run, left: Any, beside: int, parcel: Parcel) -> None:
-        """Ask a server for a run; `parcel` has the run's files where this node has a copy of the folder."""
-        self.start(number, kind)
-        place = self.folder or Folder(folder)
-        if self.folder:
-            shutil.rmtree(place.run(run.id).path, ignore_errors=True)  # of an earlier part: the driver's files count
-            unpack(self.folder, parcel)
-            self.changes = Changes(self.folder, run.id)
-        self.servers[number].ask(place.place, Task(run, left), self.device, beside, self.elsewhere)
+        """Ask a server for a run; `parcel` has the run's files where this node has a copy of the folder.
+
+        What it fails by, as a full disk, is raised by `hear`.
+        """
+        try:
+            self.start(number, kind)
+            place = self.folder or Folder(folder)
+            if self.folder:
+                shutil.rmtree(
+                    place.run(run.id).path, ignore_errors=True
+                )  # of an earlier part: the driver's files count
+                unpack(self.folder, parcel)
+                self.changes = Changes(self.folder, run.id)
+            self.servers[number].ask(place.place, Task(run, left), self.device, beside, self.elsewhere)
+        except (OSError, BakeoffError) as error:
+            self.fault = error
 
     def hear(self, seconds: float | None = None) -> list[tuple[int, Message]]:
         """Wait some `seconds` for what servers say, and return all that was said, with their numbers.
@@ -112,6 +121,8 @@ class Node:
             said += self.passed_on(server, message)
             while True:  # each call costs milliseconds, and a run that ends waits until the last thing it said is heard
                 said += self.passed_on(*self.inbox.get_nowait())
+        if self.fault:
+            raise self.fault
         return said
 
     def passed_on(self, server: Server, message: Message) -> list[tuple[int, Message]]:

@@ -42,10 +42,13 @@ def packed(folder: Folder, files: Iterable[Path]) -> Parcel:
     return parcel
 
 
-def unpack(folder: Folder, parcel: Parcel) -> None:
-    """Write a parcel's files into a folder, each as a whole; raise SetupError if a name is none of the layout."""
+def unpack(folder: Folder, parcel: Parcel, below: str = "") -> None:
+    """Write a parcel's files into a folder, each as a whole.
+
+    Raises SetupError if a name is none of the layout, or is not `below` the part of it that the sender may change.
+    """
     for name, content in parcel.items():
-        if not NAMES.fullmatch(name) or ".." in name.split("/"):
+        if not NAMES.fullmatch(name) or ".." in name.split("/") or not name.startswith(below):
             raise SetupError(f"{folder.path}: a machine has sent {name!r:.80}, which is no file of a run")
         with replacing(folder.path / name, "wb") as file:
             file.write(content)

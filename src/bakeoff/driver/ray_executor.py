@@ -134,7 +134,8 @@ class RayExecutor(Executor):
             return
         for slot in [slot for slot in self.slots if isinstance(slot, RaySlot)]:
             if slot.lost and slot.attempt is None:
-                yield Note(text=f"a slot on {slot.place} is lost; its run continues elsewhere from its checkpoint")
+                why = f" ({slot.why})" if slot.why else ""
+                yield Note(text=f"a slot on {slot.place} is lost{why}; its run continues elsewhere from its checkpoint")
                 slot.place_again()
             if not slot.ready and slot.refused is None and (note := slot.settle()):
                 yield Note(text=f"{note}, so it is not used")
@@ -157,8 +158,9 @@ class RayExecutor(Executor):
 
     def take_files(self, message: Message) -> None:
         """Write what a run has left on a node without the folder, and delete the checkpoints that it has deleted."""
-        unpack(self.folder, message["files"])
-        checkpoints = self.folder.run(message["run"]).checkpoints
+        files = self.folder.run(message["run"])
+        unpack(self.folder, message["files"], f"runs/{files.path.name}/")
+        checkpoints = files.checkpoints
         for file in checkpoints.glob("*.safetensors"):
             if file.name not in message["checkpoints"]:
                 file.unlink()
@@ -171,7 +173,7 @@ def divisors(number: int) -> list[int]:
 
 def fits(share: Mapping[str, float], node: Mapping[str, float]) -> int:
     """Return how often a node with these resources has room for a share of them."""
-    return int(min(node.get(name, 0) // amount for name, amount in share.items()))
+    return int(min(node.get(name, 0) / amount for name, amount in share.items()) + 1e-6)  # 0.3 has room for three 0.1
 
 
 def named(resources: Mapping[str, float]) -> str:

@@ -100,7 +100,7 @@ class RaySlot(Slot):
         """Ask Ray for a place, and give back what is left of an earlier one."""
         self.release()
         self.servers, self.spare, self.ready, self.lost, self.sees = {}, None, False, False, True
-        self.files = None
+        self.files, self.why = None, ""  # why it was lost, if its nodes have failed by something
         parts = self.cluster.parts
         if parts > 1:
             self.group = self.ray.util.placement_group([self.cluster.share] * parts, strategy="PACK")
@@ -152,7 +152,8 @@ class RaySlot(Slot):
             if self.cluster.is_loss(error):
                 self.place_again()
                 return None
-            self.refused = f"a node cannot run bakeoff ({str(error).strip().splitlines()[-1]:.200})"
+            self.refused = f"a node cannot run bakeoff ({last_line(error)})"
+            self.release()
             return self.refused
         try:
             self.awaited = self.steps.send(found)
@@ -193,8 +194,7 @@ class RaySlot(Slot):
             while self.pass_on(self.heard(actor), servers):
                 pass
         except Exception as error:  # the actor has died, or this driver ends
-            if isinstance(error, OSError | SetupError):
-                self.cluster.fault = error
+            self.why = "" if self.cluster.is_loss(error) else last_line(error)
         self.lost = True
         for server in list(servers.values()):
             server.status = -9
@@ -204,7 +204,11 @@ class RaySlot(Slot):
         """Put what was said into the inbox; first write the files that came. Return False if a node is gone."""
         for number, message in said:
             if "files" in message:
-                self.cluster.take_files(message)  # an error in it ends the bakeoff
+                try:
+                    self.cluster.take_files(message)
+                except (OSError, SetupError) as error:
+                    self.cluster.fault = error  # ends the bakeoff
+                    return False
             elif self.group is not None and LOST in (message.get("exit"), message.get("server")):
                 return False
             elif number in servers:
@@ -234,6 +238,11 @@ class RaySlot(Slot):
             with suppress(Exception):  # it is gone
                 self.ray.get(self.leave(), timeout=5)
         self.release()
+
+
+def last_line(error: Exception) -> str:
+    """Return the last line of what Ray says of an error on a node; the others are a traceback."""
+    return f"{(str(error).strip().splitlines() or [type(error).__name__])[-1]:.200}"
 
 
 def as_options(resources: dict[str, float]) -> dict[str, Any]:
