@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import socket
 import sys
 import threading
@@ -256,14 +257,15 @@ def test_what_a_cluster_cannot_be_asked_is_one_line(config, monkeypatch, machine
     assert not load_config({**config, "machine": {}}).folder.exists()
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:port"])
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:port", "[::1]:1"])
 def test_an_address_that_does_not_answer_is_one_line(config, monkeypatch, address):
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False))
     with pytest.raises(
-        SetupError, match=rf"^machine\.address: {address} does not answer \(.*\). Try: ray status"
+        SetupError, match=rf"^machine\.address: {re.escape(address)} does not answer \(.*\). Try: ray status"
     ) as error:
         bakeoff.run({**config, "machine": {**MACHINE, "address": address}}, display="none")
     assert "\n" not in str(error.value)
+    assert ("invalid literal" in str(error.value)) is ("port" in address)
 
 
 def test_without_ray_the_command_says_what_to_install(config, monkeypatch):

@@ -30,9 +30,8 @@ def connected(settings: MachineConfig) -> tuple[Any, bool]:
         return ray, False
     address = settings.address or os.environ.get("RAY_ADDRESS")
     try:
-        host, colon, port = (address or "").rpartition("://")[2].partition(":")
-        if colon:  # Ray itself tries for minutes
-            socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
+        if ":" in (address or "").rpartition("://")[2]:  # Ray itself tries for minutes
+            socket.create_connection(place_of(address or ""), timeout=ANSWER_SECONDS).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # Ray has no error of its own for it
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -49,6 +48,12 @@ def head_address(ray: Any, settings: MachineConfig) -> str:
     return address if address.startswith("ray://") else ray.get_runtime_context().gcs_address
 
 
+def place_of(address: str) -> tuple[str, int]:
+    """Return host and port of an address, whose host may be one of IPv6 in brackets."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    return host.strip("[]"), int(port)
+
+
 class Head:
     """Looks at the head of a cluster, in a thread. A pause of this process does not count as silence.
 
@@ -57,8 +62,7 @@ class Head:
     """
 
     def __init__(self, address: str):
-        host, _, port = address.rpartition("://")[2].rpartition(":")
-        self.address, self.place = address, (host.strip("[]"), int(port))
+        self.address, self.place = address, place_of(address)
         self.silent = 0.0  # seconds
         self.closed = threading.Event()
         threading.Thread(target=self.watch, daemon=True).start()
