@@ -68,11 +68,12 @@ def trained_on(base, settings, **protocol):
     trainer = Trainer(base, adapted, method, protocol, 0, lambda kind, row: curve.append((kind, row)))
     result = trainer.train(ROWS, ROWS[:5])
     losses = [(row["validation/loss"], row.get("train/loss")) for kind, row in curve if kind == "metrics"]
-    prompts = [row.prompt for row in ROWS]
+    prompts, done = [row.prompt for row in ROWS], []
     return {
         "losses": losses, "tokens": result.tokens, "hashes": before, "moved": before != fingerprints(adapted),
         "weights": {n: whole(w).clone() for n, w in trainable(adapted).items()},
-        "outputs": generate(base, adapted, prompts, 5), "read": evaluate_loss(base, adapted, ROWS, 4),
+        "outputs": generate(base, adapted, prompts, 5, on_progress=lambda count, _: done.append(count)), "done": done,
+        "read": evaluate_loss(base, adapted, ROWS, 4),
         "parts": sum(isinstance(weight, DTensor) for weight in adapted.parameters()),
     }  # fmt: skip
 
@@ -93,6 +94,7 @@ def test_a_team_trains_as_one_process_does(tiny_model, tmp_path, method, sharded
     wanted = trained(tiny_model, {"method": method})
     assert wanted["moved"]
     found = together(tmp_path, size, sharded, lambda team: trained(tiny_model, {"method": method}, team))
+    assert found[0]["done"][-1] == wanted["done"][-1] == len(ROWS)
     for one in found:
         same(one, wanted)
         for name, weight in one["weights"].items():

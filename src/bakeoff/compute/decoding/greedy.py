@@ -87,8 +87,12 @@ def read_and_generate(
     if team.size > 1:
         own = team.share(asked)
         prompts, targets = [prompts[i] for i in own], [targets[i] for i in own] if targets else None
+
+    def tell(done: int, reading: Reading) -> None:
+        on_progress(min(asked, done * team.size), reading)
+
     with team.apart():
-        outputs, losses = _in_batches(base, adapted, prompts, targets, max_new_tokens, batch_size, on_progress)
+        outputs, losses = _in_batches(base, adapted, prompts, targets, max_new_tokens, batch_size, tell)
     return team.gathered(outputs, asked), team.gathered(losses, asked)
 
 
@@ -126,7 +130,7 @@ def _in_batches(
             if targets:
                 losses[i] = batch_losses[place]
         done += len(members)
-        on_progress(done * base.team.size, reading)
+        on_progress(done, reading)
     return outputs, losses
 
 
