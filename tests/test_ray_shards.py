@@ -98,10 +98,31 @@ def test_a_run_is_on_as_few_nodes_as_have_room_for_it(monkeypatch, gpus, shards,
     assert executor.share == {"GPU": shards / parts, "CPU": 2 * shards / parts}
 
 
-@pytest.mark.parametrize(("has", "asked", "slots"), [(1, 0.1, 10), (0.3, 0.1, 3), (1, 0.3, 3), (8, 8.5, 0)])
+@pytest.mark.parametrize(
+    ("has", "asked", "slots"), [(1, 0.1, 10), (0.3, 0.1, 3), (1, 0.3, 3), (8, 8.5, 0), (2**33, 1, 1024)]
+)
 def test_parts_of_a_resource_are_counted_as_decimal_fractions(monkeypatch, has, asked, slots):
     nodes_with(monkeypatch, {"slot": has})
     assert executor_of(workers=1, resources={"slot": asked}).room() == slots
+
+
+def test_amounts_have_as_many_decimals_as_ray_takes(monkeypatch):
+    nodes_with(monkeypatch, *[{"CPU": 1}] * 3)
+    executor = executor_of(shards=3, resources={"CPU": 1 + 1e-9})
+    assert executor.share == {"CPU": 1.0}
+    nodes_with(monkeypatch, *[{"CPU": 0.5}] * 3)
+    executor = executor_of(shards=3, resources={"CPU": 1})
+    assert (executor.parts, executor.share) == (3, {"CPU": 0.3333})
+
+
+def test_what_ray_itself_refuses_is_one_line(monkeypatch):
+    def refuses(**_):
+        raise ValueError("Resources must be\nwhole numbers")
+
+    nodes_with(monkeypatch, {"TPU": 4})
+    monkeypatch.setattr(Ray, "remote", lambda *_, **__: lambda _: SimpleNamespace(options=refuses))
+    with pytest.raises(SetupError, match=r"^machine\.resources: Ray refuses TPU 1\.5 \(whole numbers\)\. Try: "):
+        executor_of(resources={"TPU": 1.5})
 
 
 @pytest.mark.parametrize(
@@ -112,6 +133,8 @@ def test_parts_of_a_resource_are_counted_as_decimal_fractions(monkeypatch, has, 
             {"shards": 4, "resources": {"GPU": 2}},
             r"GPU 2 for machine\.shards: 4, each of which has a GPU\. Try: GPU: 4",
         ),
+        ({"resources": {"node:x": 1}}, r"no node of the cluster has node:x 1\. There is: GPU 4, GPU 2\. Try: "),
+        ({"resources": {"slot": 1e-300}}, r"slot 1e-300 is less than Ray counts\. Try: slot: 0\.0001"),
     ],
 )
 def test_too_few_devices_in_all_nodes_are_one_line(monkeypatch, machine, reason):

@@ -16,7 +16,7 @@ from bakeoff.config.planned import planned_config
 from bakeoff.driver.executor import Executor, Slot
 from bakeoff.driver.parcel import shared_by_runs, unpack
 from bakeoff.driver.ray_cluster import Head, connected, head_address
-from bakeoff.driver.ray_slot import RaySlot
+from bakeoff.driver.ray_slot import RaySlot, actor_class, as_options, last_line
 from bakeoff.driver.ready import ReadySet
 from bakeoff.driver.run_server import Message
 from bakeoff.errors import SetupError
@@ -24,6 +24,8 @@ from bakeoff.store.checksums import digest
 from bakeoff.store.events import Event, Note
 from bakeoff.store.run_folder import Folder
 
+DECIMALS = 4  # of a resource's amount, which Ray takes
+MOST_SLOTS = 1024  # as many as machine.workers may say
 SILENT_SECONDS = 60.0  # without any node, then a note says what the driver waits for
 
 
@@ -39,6 +41,7 @@ class RayExecutor(Executor):
         self.head = Head(head_address(self.ray, self.settings))
         try:
             self.parts, self.share = self.divided()
+            self.check_share()
         except SetupError:
             self.__exit__()
             raise
@@ -58,19 +61,34 @@ class RayExecutor(Executor):
                 f"machine.resources: {named({'GPU': asked['GPU']})} for machine.shards: {shards}, each of which has a "
                 f"GPU. Try: GPU: {shards}"
             )
-        shares = {n: {name: amount / n for name, amount in asked.items()} for n in divisors(shards)}
+        least = shards / 10**DECIMALS
+        for name, amount in asked.items():
+            if amount < least:
+                raise SetupError(
+                    f"machine.resources: {name} {amount:g} is less than Ray counts. Try: {name}: {least:g}"
+                )
+        shares = {n: {name: round(amount / n, DECIMALS) for name, amount in asked.items()} for n in divisors(shards)}
         nodes = self.nodes()
         for parts, share in shares.items():
             if sum(fits(share, node) for node in nodes) >= parts:
                 return parts, share
         if self.settings.workers is not None:
             return next(((n, share) for n, share in shares.items() if any(fits(share, x) for x in nodes)), (1, asked))
-        has = ", ".join(f"{named(node)}" for node in nodes) or "no node"
+        has = ", ".join(f"{named(of_users(node))}" for node in nodes) or "no node"
         where = "no node of the cluster has" if shards == 1 else "no nodes of the cluster have together"
         raise SetupError(
             f"machine.resources: {where} {named(asked)}. There is: {has}. "
             f"Try: -s 'machine.resources={{CPU: {shards}}}', or --workers N, which waits for nodes to come"
         )
+
+    def check_share(self) -> None:
+        """Raise SetupError if Ray does not take what a run takes of a node."""
+        try:
+            actor_class(self.ray).options(**as_options(self.share))
+        except (TypeError, ValueError) as error:
+            raise SetupError(
+                f"machine.resources: Ray refuses {named(self.share)} ({last_line(error)}). Try: {{GPU: 1, CPU: 4}}"
+            ) from None
 
     def nodes(self) -> list[Mapping[str, float]]:
         """Return what the nodes of the cluster have."""
@@ -78,7 +96,7 @@ class RayExecutor(Executor):
 
     def room(self) -> int:
         """Return how many slots the cluster's nodes have room for."""
-        return sum(fits(self.share, node) for node in self.nodes()) // self.parts
+        return min(MOST_SLOTS, sum(fits(self.share, node) for node in self.nodes()) // self.parts)
 
     def start_early(self) -> None:
         """Do nothing: where runs will be carried out is not known yet."""
@@ -149,7 +167,7 @@ class RayExecutor(Executor):
         elif time.monotonic() - self.waiting_since > SILENT_SECONDS and not self.told:
             self.told = True
             asked = {name: self.parts * amount for name, amount in self.share.items()}
-            free = named(self.ray.available_resources())
+            free = named(of_users(self.ray.available_resources()))
             yield Note(text=f"waiting for a free slot: asked for is {named(asked)}, free is {free}")
 
     def is_loss(self, error: Exception) -> bool:
@@ -176,8 +194,12 @@ def fits(share: Mapping[str, float], node: Mapping[str, float]) -> int:
     return int(min(node.get(name, 0) / amount for name, amount in share.items()) + 1e-6)  # 0.3 has room for three 0.1
 
 
+def of_users(resources: Mapping[str, float]) -> dict[str, float]:
+    """Return resources without those that Ray has for itself."""
+    return {name: amount for name, amount in resources.items() if not name.startswith(("node:", "object_store"))}
+
+
 def named(resources: Mapping[str, float]) -> str:
-    """Return resources in words, without those that Ray has for itself."""
-    own = {k: v for k, v in sorted(resources.items()) if not k.startswith(("node:", "object_store"))}
-    sizes = {name: f"{v / 2**30:.1f} GiB" if name == "memory" else f"{v:g}" for name, v in own.items()}
+    """Return resources in words."""
+    sizes = {name: f"{v / 2**30:.1f} GiB" if name == "memory" else f"{v:g}" for name, v in sorted(resources.items())}
     return ", ".join(f"{name} {amount}" for name, amount in sizes.items()) or "nothing"
