@@ -19,6 +19,8 @@ from bakeoff.data.shared import SharedData
 from bakeoff.driver.executor import LocalExecutor, Slot
 from bakeoff.driver.plan import make_plan
 from bakeoff.errors import DataError
+from bakeoff.store.grid_folder import GridFolder
+from bakeoff.store.lock import locked
 from bakeoff.store.run_folder import Folder
 from tests.conftest import Inline, inline, make_rows, write_rows
 from tests.test_kill_history import records
@@ -156,6 +158,30 @@ def test_data_that_change_after_a_grid_was_planned_stop_it_or_are_those_that_wer
     ] * 2
 
 
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_base_that_changes_after_a_grid_was_planned_stops_it(config, tmp_path, monkeypatch, stopped):
+    def editing(path, tasks, _=None):
+        yield from inline(path, tasks)
+        if path.name == "first-on-other":
+            shutil.rmtree(tmp_path / "other")
+            other_weights(other_weights(config["models"]["tiny"], tmp_path / "between"), tmp_path / "other")
+            if stopped:
+                raise KeyboardInterrupt
+
+    file, out = written(tmp_path, config), tmp_path / "out"
+    monkeypatch.setattr(running, "LocalExecutor", lambda _: Inline(editing))
+    code, output = told("run", file, "--display", "none")
+    said = "interrupted" if stopped else f"(second on other): {tmp_path}/other: changed while the grid was running"
+    assert (code, said in output) == (130 if stopped else 2, True), output
+    if stopped:  # and another bakeoff was run of the new weights meanwhile
+        monkeypatch.setattr(running, "LocalExecutor", lambda _: Inline())
+        bakeoff.run(load_grid(file).cells[3].config.model_dump(mode="json"), display="none")
+        code, output = told("report", out)
+        assert (code, "second-on-other: was run with another version of other's base than" in output) == (2, True)
+    monkeypatch.setattr(running, "LocalExecutor", lambda _: Inline())
+    assert told("run", file, "--display", "none")[0] == 0
+
+
 def test_an_interrupted_grid_resumes_and_comes_to_the_same_records(config, tmp_path, monkeypatch):
     def interrupted(path, tasks, _=None):
         if path.name == "second-on-tiny":
@@ -255,7 +281,11 @@ def test_cells_that_want_one_base_follow_each_other_and_results_keep_their_order
         ({}, {"twin": {"model": "copy"}}, "models.tiny and models.twin are the same base"),
         (
             {"data": {"long_targets": "drop"}}, {"short": {"model": "other", "protocol": {"max_tokens": 16}}},
-            "has other test documents than",
+            "has other examples than",
+        ),
+        (
+            {"data": {"long_targets": "drop", "train": "second-test.jsonl", "test": "second-validation.jsonl"}},
+            {"short": {"model": "other", "protocol": {"max_tokens": 16}}}, "has other examples than",
         ),
     ],
 )  # fmt: skip
@@ -266,7 +296,9 @@ def test_what_the_joint_report_would_refuse_is_refused_before_anything_trains(
     rows = make_rows(6, 77)
     rows[2]["summary"] = " ".join(rows[2]["document"].split()[:3] * 4)  # no room for a document in 16 tokens
     write_rows(tmp_path / "second-test.jsonl", rows)
-    changed = {key: str(tmp_path / value) if key == "test" else value for key, value in task.get("data", {}).items()}
+    changed = {
+        key: str(tmp_path / value) if key in ("train", "test") else value for key, value in task.get("data", {}).items()
+    }
     config["tasks"]["second"] = task | {"data": config["tasks"]["second"]["data"] | changed}
     bases = {name: keys | {"model": str(tmp_path / keys["model"])} for name, keys in model.items()}
     config["models"] = {"tiny": str(tiny_model), **bases}
@@ -275,6 +307,31 @@ def test_what_the_joint_report_would_refuse_is_refused_before_anything_trains(
         code, output = told(*command)
         assert (code, said in output, "grid.yaml" in output) == (2, True, True), output
     assert not (tmp_path / "out").exists()
+
+
+def test_two_processes_do_not_run_one_grid(config, tmp_path, monkeypatch):
+    config["models"].pop("other")
+    monkeypatch.setattr(running, "LocalExecutor", lambda _: Inline())
+    file, out = written(tmp_path, config), tmp_path / "out"
+    with locked(GridFolder(out).lock_file):  # a process that has just begun, and may have other cells
+        code, output = told("run", file, "--display", "none")
+        assert (code, "out: another bakeoff is running in this folder: process" in output) == (2, True)
+    assert [path.name for path in out.iterdir()] == [".lock"]
+    assert told("run", file, "--display", "none")[0] == 0
+
+
+def test_bakeoffs_of_a_grid_are_announced_and_no_earlier_use_of_their_test_splits(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "LocalExecutor", lambda _: Inline())
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    config["tasks"].pop("second")
+    output = told("run", written(tmp_path, config), "--display", "plain")[1]
+    lines = [output.index(f"bakeoff {number} of 2: first on {base}") for number, base in ((1, "tiny"), (2, "other"))]
+    assert lines[0] < output.index("report: ") < lines[1]
+    reused = "final runs of other bakeoffs or settings were scored on this test split before"
+    assert reused not in output
+    config["entries"]["lora"]["learning_rate"] = 0.02
+    output = told("run", written(tmp_path, config | {"output": str(tmp_path / "later")}), "--display", "plain")[1]
+    assert output.count(f"2 {reused}") == 2
 
 
 def test_tasks_that_share_some_test_documents_are_named_and_trained(config, tmp_path):

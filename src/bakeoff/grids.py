@@ -19,6 +19,7 @@ from bakeoff.driver.executor import Executor
 from bakeoff.driver.plan import Plan, make_plan
 from bakeoff.driver.resume import check_free
 from bakeoff.errors import BakeoffError, SetupError
+from bakeoff.hub import base_identity
 from bakeoff.progress.open import open_display
 from bakeoff.progress.trackers import check_installed
 from bakeoff.reporting import over_tasks
@@ -68,18 +69,27 @@ def run_grid(
                 plans.append(planned_cell(cell.config, shared))
         for line in check_together(source, grid.cells, plans):
             note(line)
-        with writing(folder.path):
-            folder.begin({cell.config.name: (cell.task, cell.base) for cell in grid.cells})
         cells = [replace(cell, config=planned.config) for cell, planned in zip(grid.cells, plans, strict=True)]
-        found = {}
-        for cell in in_run_order(cells):
-            with of_cell(source, cell):
-                found[cell.config.name] = run_config(cell.config, display, executors.of, shared)
-    results = [found[cell.config.name] for cell in grid.cells]
-    rows = [result.document.entries for result in results]
-    common = any(all(n in of and of[n].status == "done" for of in rows) for n in rows[0])
-    whole = all(result.document.status == "done" for result in results)
-    return results, over_tasks([folder.path]) if len(rows) > 1 and (common or whole) else None
+        bases = {cell.base: planned.document.model.identity for cell, planned in zip(cells, plans, strict=True)}
+        shared.runs = {run.id for planned in plans for run in planned.runs}
+        with writing(folder.path), folder.owned({cell.config.name: (cell.task, cell.base) for cell in cells}):
+            found = {}
+            for number, cell in enumerate(in_run_order(cells), 1):
+                note(f"bakeoff {number} of {len(cells)}: {cell.task} on {cell.base}")
+                with of_cell(source, cell):
+                    check_unchanged(cell.config, bases[cell.base])
+                    found[cell.config.name] = run_config(cell.config, display, executors.of, shared)
+            executors.close()
+            results = [found[cell.config.name] for cell in cells]
+            rows = [result.document.entries for result in results]
+            common = any(all(n in of and of[n].status == "done" for of in rows) for n in rows[0])
+            return results, over_tasks([folder.path]) if len(rows) > 1 and common else None
+
+
+def check_unchanged(config: Config, identity: str | None) -> None:
+    """Raise SetupError if a base's files are not those of the plan any more: its cells would not be of one base."""
+    if base_identity(config.model, config.pin) != identity:
+        raise SetupError(f"{config.model}: changed while the grid was running. Try: bakeoff run again")
 
 
 @contextmanager
@@ -108,9 +118,15 @@ def check_together(source: str | Path, cells: Sequence[GridCell], plans: Sequenc
 
     Raises SetupError for what the joint report would refuse when everything has been trained.
     """
-    splits = []
+    splits, first = [], dict[str, tuple[str, str]]()
     for cell, planned in zip(cells, plans, strict=True) if len(cells) > 1 else ():
         place, test = f"{source}: {cell.task} on {cell.base}", planned.data.splits["test"]
+        identity, own = first.setdefault(cell.task, (planned.document.data.identity, place))
+        if planned.document.data.identity != identity:
+            raise SetupError(
+                f"{place}: has other examples than {own}, but the same task, {cell.task}. Try: the same data for every "
+                "base, without data.long_targets: drop"
+            )
         if planned.read:
             splits.append(TaskDocuments(cell.task, place, [example.document.strip() for example in test]))
             if len({example.group if planned.config.data.group else example.source.strip() for example in test}) < 2:

@@ -118,7 +118,7 @@ def run_all(
         notes = [took_over] if took_over else []
         left = left_to_do(folder, planned.document)
         notes += prepare(folder, config, planned, left)
-        notes += reuse_note(folder, [run.id for run in planned.runs])
+        notes += reuse_note(folder, {run.id for run in planned.runs} | (shared.runs if shared else set()))
         here = not planned.again and config.machine.executor == "local"
         executor.spread(places_of(config.machine) if here else [first_device(config.machine)])
         check_several(config, len(executor.slots))

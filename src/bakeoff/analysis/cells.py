@@ -70,8 +70,10 @@ def labelled(found: Sequence[tuple[Folder, ResultsDocument, tuple[str, str] | No
     """Return the cells of folders with their results, and with the task and base that a grid gives them.
 
     Without a grid, bakeoffs of the same data are one task, of the same weights one base; two different ones of one name
-    have the name of their folder behind it.
+    have the name of their folder behind it. Raises SetupError if a grid's task has other data in one of its bakeoffs
+    than in another, or a base other files: they were changed between two sessions, or in one.
     """
+    refuse_versions([(folder, document, names) for folder, document, names in found if names])
     tasks, bases, cells = dict[str, str](), dict[str, str](), []
     for folder, document, given in found:
         names = given or (document.name, Path(document.model.name).name)
@@ -81,6 +83,19 @@ def labelled(found: Sequence[tuple[Folder, ResultsDocument, tuple[str, str] | No
             known.setdefault(key, f"{name} ({folder.path})" if taken else name)
         cells.append(Cell(tasks[keys[0]], bases[keys[1]], folder, document))
     return cells
+
+
+def refuse_versions(found: Sequence[tuple[Folder, ResultsDocument, tuple[str, str]]]) -> None:
+    """Raise SetupError if two bakeoffs of a grid have different data for one task, or different files of one base."""
+    first: dict[tuple[Path, str, str], tuple[str | None, Folder]] = {}
+    for folder, document, (task, base) in found:
+        for what, name, key in (("data", task, document.data.identity), ("base", base, document.model.identity)):
+            own, before = first.setdefault((folder.path.parent, what, name), (key, folder))
+            if key != own:
+                raise SetupError(
+                    f"{folder.path}: was run with another version of {name}'s {what} than {before.path}. Try: bakeoff "
+                    "run of the grid's config again"
+                )
 
 
 def grid_of(cells: Sequence[Cell]) -> tuple[list[str], list[str]]:
@@ -123,19 +138,13 @@ class TaskDocuments(NamedTuple):
 
 
 def shared_documents(splits: Sequence[TaskDocuments]) -> list[str]:
-    """Return a line on each two tasks that have some test documents in common.
+    """Return a line on each two tasks that have some test documents in common; a task has the same ones everywhere.
 
-    Raises SetupError if they have most of them in common, or if a task has different ones in two bakeoffs.
+    Raises SetupError if they have most of them in common.
     """
-    first: dict[str, TaskDocuments] = {}
+    first, lines = dict[str, TaskDocuments](), []
     for split in splits:
-        own = first.setdefault(split.task, split)
-        if split.documents != own.documents:
-            raise SetupError(
-                f"{split.place}: has other test documents than {own.place}, but the same task, {own.task}. Try: the "
-                "same data for every base, without data.long_targets: drop"
-            )
-    lines = []
+        first.setdefault(split.task, split)
     for own, other in combinations(first.values(), 2):
         mine, theirs = set(own.documents), set(other.documents)
         both, least = len(mine & theirs), min(len(mine), len(theirs))

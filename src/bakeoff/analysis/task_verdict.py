@@ -66,7 +66,8 @@ def summarize_tasks(cells: Sequence[Cell], name: str) -> TasksDocument:
                      records=c.document.records)
             for c in cells
         ],
-        measures=found, costs=costs(cells, entries), currency=currency(cells), text=" ".join(texts), notes=notes,
+        measures=found, costs=costs(cells, entries), currency=currency(cells),
+        text=" ".join(dict.fromkeys(texts)), notes=notes,
     )  # fmt: skip
 
 
@@ -206,15 +207,22 @@ def remarks(cells: Sequence[Cell], entries: Sequence[str]) -> list[str]:
         found = dict.fromkeys(f"{cell.plan.ranked_by.heading} on {cell.task}" for cell in cells)
         lines.append(f"Tasks are ranked by different scores ({', '.join(found)}); points of all count alike.")
     if any(cell.plan.looks for cell in cells):
-        least = min(min(cell.plan.looks) for cell in cells if cell.plan.looks)
+        least = sorted({min(cell.plan.looks) for cell in cells if cell.plan.looks})
         lines.append(
-            f"Of seeds in rounds only the first {least} or more that every entry has are used here: later ones were "
-            "added because of results."
+            "Of seeds in rounds only those are used here that every entry has, the first "
+            f"{' or '.join(map(str, least))}: later ones were added because of results."
         )
     if len(currencies(cells)) > 1:
         lines.append(f"Prices are in {' and '.join(currencies(cells))}, so there is no mean of them.")
-    protocols = [cell.document.protocol for cell in cells]
-    differing = [key for key in protocols[0] if any(p.get(key) != protocols[0][key] for p in protocols)]
+    sections = {"protocol": [cell.document.protocol for cell in cells]}
+    sections |= {f"entries.{name}": [cell.plan.config["entries"][name] for cell in cells] for name in entries}
+    differing = [f"{name}.{key}" for name, of in sections.items() for key in keys_that_differ(of)]
     if differing:
-        lines.append(f"Not equal in all bakeoffs: {', '.join(f'protocol.{key}' for key in differing)}.")
+        lines.append(f"Not equal in all bakeoffs: {', '.join(differing)}.")
     return lines
+
+
+def keys_that_differ(sections: Sequence[Mapping[str, object]]) -> list[str]:
+    """Return the keys that not all sections have with the same value."""
+    keys = dict.fromkeys(key for section in sections for key in section)
+    return [key for key in keys if any(section.get(key) != sections[0].get(key) for section in sections)]

@@ -65,7 +65,10 @@ def measure_text(measure: TaskMeasure, tasks: Sequence[str], bases: Sequence[str
         best_word = "lowest" if measure.ratio else "best"
         parts = [f"{where}, {best} is {best_word} on {measure.heading}."]
     for pair in behind:
-        subject = "Against the base's, its loss is lower than that of" if measure.ratio else "It is ahead of"
+        own = f"the loss of {best}" if measure.tied_with_best else "its loss"
+        subject = f"{best if measure.tied_with_best else 'It'} is ahead of"
+        if measure.ratio:
+            subject = f"Against the base's, {own} is lower than that of"
         parts.append(f"{subject} {pair.second} by {lead(measure, pair)}, {ahead(measure, pair)}.")
     parts += reach(measure, mine, tasks, bases)
     return " ".join(parts)

@@ -17,6 +17,7 @@ from bakeoff.errors import ConfigError
 from bakeoff.store.paths import at_home
 
 KEYS = ("tasks", "models")
+BASE_KEYS = ("model", "revision", "trust_remote_code")  # not a task's: a base has the same files for all tasks
 NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,27}"  # two of them and what joins them are the name of a bakeoff; dots part keys
 
 
@@ -148,9 +149,11 @@ def named_parts(path: Path, key: str, given: Any) -> dict[str, dict[str, Any]]:
         keys = long_form(key, keys)
         if not isinstance(keys, dict):
             raise ConfigError(f"{path}: {key}.{name}: expected keys of a config, for example {{data: ...}}")
-        fixed = next((k for k in (*KEYS, "name", "output") if k in keys), None)
+        of_bases = BASE_KEYS if key == "tasks" else ()
+        fixed = next((k for k in (*KEYS, "name", "output", *of_bases) if k in keys), None)
         if fixed:
-            raise ConfigError(f"{path}: {key}.{name}: '{fixed}' is the grid's own. Try: set it beside `{key}`")
+            where = "in `models`" if fixed in of_bases else f"beside `{key}`"
+            raise ConfigError(f"{path}: {key}.{name}: '{fixed}' is the grid's own. Try: set it {where}")
         found[str(name)] = keys
     return found
 

@@ -20,12 +20,14 @@ T = TypeVar("T")
 class SharedData(ExitStack):
     """Keeps what was made for one plan for others that need the same; its temporary files last as long as it is open.
 
+    `runs` are the ids of the runs of all these plans, which were planned together.
     Files are read once. A row that has changed since then is refused where it is read in place, or was copied.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.made: dict[str, Any] = {}
+        self.runs: set[str] = set()
 
     def folder(self) -> Folder:
         """Return a temporary folder, for a plan that is not carried out."""

@@ -52,13 +52,14 @@ def stored_tasks(page: Path) -> TasksDocument:
 
 
 def stale(document: TasksDocument, page: Path) -> str | None:
-    """Return in a line which bakeoffs of a grid have changed since its joint page was written, or are not on it."""
+    """Return in a line which bakeoffs of a grid have changed since its joint page was written, or are not on both."""
     grid = GridFolder(page.parent)
     if not grid.is_grid() or grid.page != page:
         return None
     known = {(cell.task, cell.base): cell.records for cell in document.cells}
     now = {path.name: (names, Folder(path).content_hash()) for path, names in grid.cells().items()}
     changed = [name for name, (names, records) in now.items() if known.get(names) != records]
+    changed += [cell.name for cell in document.cells if (cell.task, cell.base) not in [of for of, _ in now.values()]]
     if not changed:
         return None
     return f"{listed(changed)}: changed since this was written. Try: bakeoff report {page.parent}"

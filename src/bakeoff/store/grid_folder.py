@@ -1,12 +1,14 @@
 """The folder of a grid: a list of its cells, each a run folder below it, and what they say together."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from bakeoff.errors import SetupError
 from bakeoff.store.checksums import read_mapping
 from bakeoff.store.files import write_json
+from bakeoff.store.lock import locked
 from bakeoff.store.run_folder import Folder
 
 MADE_BY = "bakeoff"
@@ -18,18 +20,21 @@ class GridFolder:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.grid_file = self.path / "grid.json"
+        self.lock_file = self.path / ".lock"
         self.page = self.path / "report.html"
 
     def is_grid(self) -> bool:
         """Return whether a grid was made here."""
         return read_mapping(self.grid_file).get("made_by") == MADE_BY
 
-    def begin(self, cells: Mapping[str, tuple[str, str]]) -> None:
-        """Make the folder, with the task and base of each cell by the name of its folder."""
+    @contextmanager
+    def owned(self, cells: Mapping[str, tuple[str, str]]) -> Iterator[None]:
+        """Keep all other processes from running a grid here; write task and base of each cell by its folder's name."""
         self.check_free()
-        self.path.mkdir(parents=True, exist_ok=True)
-        rows = [{"folder": name, "task": task, "base": base} for name, (task, base) in cells.items()]
-        write_json(self.grid_file, {"made_by": MADE_BY, "cells": rows})
+        with locked(self.lock_file):
+            rows = [{"folder": name, "task": task, "base": base} for name, (task, base) in cells.items()]
+            write_json(self.grid_file, {"made_by": MADE_BY, "cells": rows})
+            yield
 
     def check_free(self) -> None:
         """Raise SetupError if the folder is none, a link, or has files of another kind."""
@@ -37,7 +42,7 @@ class GridFolder:
             raise SetupError(f"{self.path}: is a file, expected a folder. Try: another name, or -s output=FOLDER")
         if self.path.is_symlink() or self.grid_file.is_symlink():
             raise SetupError(f"{self.path}: is a link, or grid.json in it is. Try: another name, or -s output=FOLDER")
-        if self.path.exists() and not self.is_grid() and any(self.path.iterdir()):
+        if self.path.exists() and not self.is_grid() and set(self.path.iterdir()) - {self.lock_file}:
             raise SetupError(f"{self.path}: contains other files. Try: another name, or -s output=FOLDER")
 
     def cells(self) -> dict[Path, tuple[str, str]]:
