@@ -2,6 +2,7 @@
 
 import pytest
 
+from bakeoff.analysis.columns import money
 from bakeoff.analysis.money import device_seconds
 from bakeoff.store.records import Run, RunResult
 from bakeoff.store.results_document import Price
@@ -37,3 +38,10 @@ def test_the_price_of_an_entry_is_the_mean_of_its_runs_and_that_of_tuning_the_su
     costs = summarize(folder).entries["lora"].costs
     assert costs["price"] == pytest.approx(sum(value for kind, value in seconds if kind == "entry") / 2)
     assert costs["tuning_price"] == pytest.approx(sum(value for kind, value in seconds if kind == "trial"))
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(0, "0"), (0.0000927, "0.000093"), (0.05, "0.05"), (0.128, "0.13"), (1234.5, "1,234.50")]
+)
+def test_small_sums_have_two_digits_and_no_exponent(value, shown):
+    assert money("EUR")(value) == f"{shown} EUR"

@@ -12,11 +12,12 @@ from click.testing import CliRunner
 
 from bakeoff.analysis.cells import TaskDocuments, grid_of, shared_documents
 from bakeoff.analysis.task_verdict import costs, remarks
-from bakeoff.analysis.task_words import measure_text
+from bakeoff.analysis.task_words import measure_text, shown
 from bakeoff.analysis.tasks import on_a_new_task, on_tasks_and_bases_like_these, on_tasks_like_these, on_these
 from bakeoff.cli.main import main
 from bakeoff.config.grid import load_grid
 from bakeoff.errors import ConfigError, SetupError
+from bakeoff.report.tasks import score_table
 from bakeoff.store.tasks_document import TaskMeasure, TaskPair
 from tests.conftest import make_rows, write_rows
 
@@ -346,3 +347,10 @@ def test_a_statement_says_how_far_it_reaches():
         pairs = [*measured("these", ratio).pairs, tied]
         some = measured("these", ratio).model_copy(update={"pairs": pairs, "tied_with_best": ["c"]})
         assert said in measure_text(some, tasks[:3], ["base"])
+
+
+def test_what_rounds_to_zero_has_no_sign():
+    measure = measured("these").model_copy(update={"scores": {"a": {"task0": {"base": -0.0004}}}, "pairs": []})
+    assert shown(measure, -0.0004) == "0.0"
+    table = score_table(SimpleNamespace(tasks=["task0"], bases=["base"], entries=["a"]), measure)
+    assert [cell["text"] for cell in table["rows"][0]["cells"]] == ["0.0", "0.0"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from bakeoff.store.results_document import Price, ResultsDocument, ResultsRow, interval_of
@@ -121,7 +122,7 @@ OTHERS = (
 def money(currency: str) -> Callable[[float], str]:
     """Return a formatter of money: two digits at least, of small sums as many as tell them apart."""
     unit = f" {currency}" if currency else ""
-    return lambda value: f"{value:,.2f}{unit}" if value >= 1 else f"{value:.2g}{unit}"
+    return lambda value: f"{value:,.2f}{unit}" if value >= 1 else f"{Decimal(f'{value:.2g}'):f}{unit}"
 
 
 def prices(price: Price | None) -> list[Column]:

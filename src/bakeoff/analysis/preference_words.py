@@ -88,4 +88,4 @@ def what_decides(row: Preference) -> list[str]:
 
 def points(value: float) -> str:
     """Return net wins in points: hundredths."""
-    return f"{100 * value + 0.0:.0f}"
+    return f"{100 * value:z.0f}"

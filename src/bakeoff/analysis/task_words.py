@@ -10,7 +10,7 @@ from bakeoff.store.tasks_document import TaskMeasure, TaskPair
 
 def shown(measure: TaskMeasure, value: float) -> str:
     """Return a difference of scores as a sentence shows it: in points, or in the score's own unit."""
-    return f"{100 * value + 0.0:.1f}" if measure.bounded else f"{value + 0.0:.3g}"
+    return f"{100 * value:z.1f}" if measure.bounded else f"{value:z.3g}"
 
 
 def span(measure: TaskMeasure, low: float | None, high: float | None) -> str:

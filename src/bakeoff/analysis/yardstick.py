@@ -26,7 +26,7 @@ class Yardstick:
 
     def shown(self, value: float) -> str:
         """Return a score or difference as a verdict shows it."""
-        return f"{round(100 * value, 1) + 0.0:.1f}" if self.bounded else f"{value + 0.0:.3g}"
+        return f"{100 * value:z.1f}" if self.bounded else f"{value:z.3g}"
 
     def points(self, value: float) -> str:
         """Return a difference with its unit."""

@@ -9,10 +9,10 @@ from bakeoff.store.results_document import Difference, ResultsDocument, Verdict
 
 NOT_KNOWN = "not known"
 WORDS = {
-    "quality": ("quality", lambda value: f"lowest validation loss, {value:.3f}"),
-    "memory": ("memory", lambda value: f"lowest peak memory, {size(value)}"),
-    "size": ("size", lambda value: f"smallest adapter, {size(value)}"),
-    "time": ("time", lambda value: f"shortest training, {value:,.1f} s"),
+    "quality": ("lowest ", lambda value: f"validation loss, {value:.3f}"),
+    "memory": ("lowest ", lambda value: f"peak memory, {size(value)}"),
+    "size": ("smallest ", lambda value: f"adapter, {size(value)}"),
+    "time": ("shortest ", lambda value: f"training, {value:,.1f} s"),
 }
 
 
@@ -44,12 +44,16 @@ def recommendation(results: ResultsDocument, preference: str) -> str:
     verdict = results.verdict
     if verdict.best is None:
         raise SetupError(f"--prefer {preference}: no entry has finished. Try: bakeoff run again, or read its report")
-    among = [verdict.best, *verdict.tied_with_best] if preference == "quality" else verdict.near_best
-    named = WORDS[preference][0]
     name, why = choice(results, preference)
     if name is None:
-        return f"Preferring {named}: unknown, as it was not measured for all of {', '.join(among)}."
-    return f"Preferring {named}: {name} ({why}; {rivals(verdict, preference)})."
+        among = ", ".join(chosen_among(verdict, preference))
+        return f"Preferring {preference}: unknown, as it was not measured for all of {among}."
+    return f"Preferring {preference}: {name} ({why}; {rivals(verdict, preference)})."
+
+
+def chosen_among(verdict: Verdict, preference: str) -> list[str]:
+    """Return the entries among which a preference chooses."""
+    return [str(verdict.best), *verdict.tied_with_best] if preference == "quality" else verdict.near_best
 
 
 def rivals(verdict: Verdict, preference: str) -> str:
@@ -74,7 +78,8 @@ def choice(results: ResultsDocument, preference: str) -> tuple[str | None, str]:
         return None, ""
     row = results.entries[name]
     value = row.costs[COSTS[preference]] if preference in COSTS else row.fresh_loss
-    return name, WORDS[preference][1](value)
+    most, form = WORDS[preference]
+    return name, f"{most if len(chosen_among(results.verdict, preference)) > 1 else ''}{form(value)}"
 
 
 def choices(results: ResultsDocument) -> list[dict[str, str | None]]:

@@ -96,7 +96,7 @@ def score_table(document: TasksDocument, measure: TaskMeasure) -> dict[str, Any]
     heads = ["mean", *(f"{task}, {base}" if len(document.bases) > 1 else task for task, base in columns[1:])]
     rows = [
         {"name": name, "tag": standing(measure, name),
-         "cells": [{"text": f"{scaled(measure, v):.1f}" if measure.bounded or measure.ratio else f"{v:.3g}",
+         "cells": [{"text": f"{scaled(measure, v):z.1f}" if measure.bounded or measure.ratio else f"{v:z.3g}",
                     "best": v == top} for v, top in zip(row, best, strict=True)]}
         for name, row in values.items()
     ]  # fmt: skip
