@@ -13,6 +13,7 @@ from bakeoff.config.machine import JudgeConfig
 from bakeoff.errors import BakeoffError
 from bakeoff.judging.client import choice_of
 from bakeoff.judging.judge import judged_pairs, questions
+from bakeoff.store.files import write_jsonl
 from bakeoff.store.votes import read_judgements
 from tests.loopback_judge import judging, longest
 from tests.test_tasting import tasted, vote_all
@@ -55,6 +56,20 @@ def test_a_judge_that_takes_the_first_output_prefers_nobody(distinct):
     row, text = preference(distinct)
     assert (row.net, row.flips, row.different) == (0.0, 1.0, False)
     assert "changes its answer with the order of the outputs in 100%" in text
+
+
+def test_equal_outputs_that_nobody_is_asked_about_say_nothing_of_the_judge(distinct):
+    one, other = (distinct.run(next(r.id for r in distinct.runs() if r.entry == name)) for name in PAIR)
+    rows = [row.row() for row in other.predictions()]
+    rows[:4] = [row | {"output": same.output} for row, same in zip(rows[:4], one.predictions(), strict=False)]
+    write_jsonl(other.predictions_file, rows)
+    other.write_result(other.result())
+    with judging(say=lambda one, two: "1") as (url, asked):
+        judged(distinct, url)
+        assert len(asked) == 12
+    row, text = preference(distinct)
+    assert (row.judge, row.judged, row.flips, row.notes) == ("judge-1", 10, 1.0, [])
+    assert "changed its version" not in text
 
 
 @pytest.mark.parametrize(

@@ -105,8 +105,8 @@ def test_a_recommendation_is_the_cheapest_that_is_shown_to_be_near_the_best_and_
     assert half.recommendations == {"quality": "a", "memory": "a", "size": "a", "time": "a"}
     results = results.model_copy(update={"verdict": half})
     assert recommendation(results, "size").startswith(  # not "the smallest", of one
-        f"Preferring size: a (adapter, {size(tie[0]['a'].costs['adapter_bytes'])}; no other entry is shown to be within "
-        "1.4 points of it on ROUGE-L (half the"
+        f"Preferring size: a (adapter, {size(tie[0]['a'].costs['adapter_bytes'])}; no other entry is shown to be "
+        "within 1.4 points of it on ROUGE-L (half the"
     )
     tie[0]["a"] = with_costs(tie[0]["a"], peak_bytes=None)
     unmeasured = judge(*tie, worth=0.03)

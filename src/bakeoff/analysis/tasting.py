@@ -13,7 +13,17 @@ from bakeoff.analysis.two_phase import JOINED, NetWins, from_judge, from_people,
 from bakeoff.store.plan_document import PlanDocument
 from bakeoff.store.results_document import Preference, ResultsRow
 from bakeoff.store.run_folder import Folder
-from bakeoff.store.votes import WORTH, Choice, Judgement, PairRow, Vote, outputs_hash, read_judgements, read_votes
+from bakeoff.store.votes import (
+    NOT_ASKED,
+    WORTH,
+    Choice,
+    Judgement,
+    PairRow,
+    Vote,
+    outputs_hash,
+    read_judgements,
+    read_votes,
+)
 
 UNSEEN = "the judge has not seen all documents with votes, so it is left out here"
 FEW = "a judge is joined from {joined} documents with votes on, so it is left out here"
@@ -138,7 +148,8 @@ def preference(pair: Pair, said: Said, clusters: Sequence[str], seeds: Mapping[t
 class Judged:
     """A judge's net wins, (documents, seeds), with the row of each document and the column of each seed.
 
-    `flips` is the share of comparisons whose winner changes with the order, `unanswered` counts answers without one.
+    `flips` is the share of comparisons whose winner changes with the order, of those that the judge was asked about;
+    `unanswered` counts answers without one.
     """
 
     numbers: dict[str, int]
@@ -166,18 +177,19 @@ def by_judge(rows: Sequence[Judgement], clusters: Sequence[str], seeds: Mapping[
             orders[clusters[row.place], seed, row.place][row.left] = row
     whole = {key: both for key, both in orders.items() if len(both) == 2}
     cells: dict[tuple[str, int], list[float]] = defaultdict(list)
-    changed, missing = 0, 0
+    changed, missing, answered = 0, 0, 0
     for (name, seed, _), both in whole.items():
         values = [WORTH[row.choice or "tie"] for row in both.values()]
         cells[name, seed].append(sum(values) / 2)
         changed += values[0] != values[1]
+        answered += any(row.answer != NOT_ASKED for row in both.values())
         missing += sum(row.choice is None for row in both.values())
     asked = sorted({seed for _, seed in cells})
     names = [n for n in dict.fromkeys(name for name, _ in cells) if all((n, seed) in cells for seed in asked)]
     table = numpy.array([[numpy.mean(cells[name, seed]) for seed in asked] for name in names])
     numbers, columns = ({key: i for i, key in enumerate(keys)} for keys in (names, asked))
     choices = [row.choice or "tie" for both in whole.values() for row in both.values()]
-    return Judged(numbers, columns, table, choices, changed / len(whole) if whole else None, missing)  # type: ignore[arg-type]
+    return Judged(numbers, columns, table, choices, changed / answered if answered else None, missing)  # type: ignore[arg-type]
 
 
 def by_people(
@@ -204,7 +216,8 @@ def row_of(
     share = {choice: counts[choice] / max(1, len(choices)) for choice in WORTH}
     named = zip(labels.values(), of_judge, strict=True)
     clear = [(person > 0) == (judge > 0) for person, judge in named if person and judge]
-    last = said.judges[-1] if said.judges else None
+    mine = of_latest_judge(said)
+    last = ([row for row in mine if row.answer != NOT_ASKED] or mine)[-1] if mine else None
     return Preference(
         first=pair[0], second=pair[1], by=by, net=found.value, low=found.low, high=found.high, p=found.p,
         p_adjusted=None, different=False, wins=share["first"], ties=share["tie"], losses=share["second"],
@@ -214,9 +227,14 @@ def row_of(
         correlation=found.correlation, agreement=sum(clear) / len(clear) if clear else None, flips=judged.flips,
         unanswered=judged.unanswered, judge=(last.model or last.asked_model) if last else None,
         judge_net=alone.value if alone else None,
-        judge_tokens=sum(r.prompt_tokens + r.answer_tokens for r in said.judges if last and r.judge == last.judge),
+        judge_tokens=sum(row.prompt_tokens + row.answer_tokens for row in mine),
         notes=[*notes(said), *left_out(labels, by == "people" and bool(judged.numbers))],
     )  # fmt: skip
+
+
+def of_latest_judge(said: Said) -> list[Judgement]:
+    """Return all judgements of the judge that was asked last."""
+    return [row for row in said.judges if row.judge == said.judges[-1].judge]
 
 
 def left_out(labels: Mapping[str, float], judged_too: bool) -> list[str]:
@@ -231,9 +249,8 @@ def notes(said: Said) -> list[str]:
         for what, count in said.stale.items()
     ]
     if said.judges:
-        latest = said.judges[-1].judge
-        mine = [row for row in said.judges if row.judge == latest]
-        versions = {(row.model, row.fingerprint) for row in mine}
+        mine = of_latest_judge(said)
+        versions = {(row.model, row.fingerprint) for row in mine if row.answer != NOT_ASKED}
         if len(versions) > 1:
             shown = ", ".join(sorted({" ".join(filter(None, version)) or "unnamed" for version in versions}))
             lines.append(f"the judge changed its version while it was asked ({shown})")

@@ -15,7 +15,7 @@ from bakeoff.errors import SetupError, did_you_mean
 from bakeoff.judging.client import SYSTEM, USER, Answer, Judge
 from bakeoff.store.results_document import ResultsDocument
 from bakeoff.store.run_folder import Folder
-from bakeoff.store.votes import Choice, Judgement, append, outputs_hash, read_judgements, read_votes
+from bakeoff.store.votes import NOT_ASKED, Choice, Judgement, append, outputs_hash, read_judgements, read_votes
 
 Side = Literal["first", "second"]
 END_SECONDS = 10.0  # that open requests still have after an interrupt or an error
@@ -128,7 +128,7 @@ def judge(
     known = {(row.judge, row.outputs, row.place, row.left) for row in read_judgements(folder.judge_file)}
     waiting = [q for q in asked if (who, q.outputs, q.place, q.left) not in known]
     for question in (q for q in waiting if q.texts[0] == q.texts[1]):
-        keep(folder, question, who, config, Answer("tie", "equal outputs: not asked", "", "", 0, 0, 0.0))
+        keep(folder, question, who, config, Answer("tie", NOT_ASKED, "", "", 0, 0, 0.0))
     ahead = iter([q for q in waiting if q.texts[0] != q.texts[1]])
     connection = Judge(config)
     pool = ThreadPoolExecutor(config.parallel, thread_name_prefix="judge")

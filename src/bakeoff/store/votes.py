@@ -17,6 +17,7 @@ from bakeoff.store.files import append_jsonl, read_jsonl
 from bakeoff.store.lock import in_turn
 from bakeoff.store.run_folder import Folder
 
+NOT_ASKED = "equal outputs: not asked"  # the answer of a judgement that no judge has given
 WAIT_SECONDS = 30.0  # for another process that appends
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Choice = Literal["first", "second", "tie", "both bad"]
