@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -144,10 +145,20 @@ def without_dropout(model, copy):
 
 
 def node_of_rank_1(cluster):
-    """Return the node on which a run's second process is: it is a child of an actor's, and that one of a raylet."""
-    numbers = [file.parent.name for file in Path("/proc").glob("[0-9]*/cmdline") if b"run.members" in file.read_bytes()]
-    (raylet,) = {parent(parent(int(number))) for number in numbers}
-    return next(node for node in cluster.worker_nodes if node.all_processes["raylet"][0].process.pid == raylet)
+    """Return the node on which a run's second process is: it is a child of an actor's, and that one of a raylet.
+
+    Other bakeoffs on this machine may have such processes, too.
+    """
+    nodes = {node.all_processes["raylet"][0].process.pid: node for node in cluster.worker_nodes}
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        for file in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):  # it has ended
+                if b"run.members" in file.read_bytes():
+                    raylet = parent(parent(int(file.parent.name)))
+                    if raylet in nodes:
+                        return nodes[raylet]
+    raise AssertionError("no such process")
 
 
 def parent(number):
