@@ -115,14 +115,14 @@ def test_amounts_have_as_many_decimals_as_ray_takes(monkeypatch):
     assert (executor.parts, executor.share) == (3, {"CPU": 0.3333})
 
 
-def test_what_ray_itself_refuses_is_one_line(monkeypatch):
-    def refuses(**_):
+def test_what_ray_itself_refuses_is_one_line(config, monkeypatch):
+    def refuses(*_):
         raise ValueError("Resources must be\nwhole numbers")
 
-    nodes_with(monkeypatch, {"TPU": 4})
-    monkeypatch.setattr(Ray, "remote", lambda *_, **__: lambda _: SimpleNamespace(options=refuses))
-    with pytest.raises(SetupError, match=r"^machine\.resources: Ray refuses TPU 1\.5 \(whole numbers\)\. Try: "):
-        executor_of(resources={"TPU": 1.5})
+    ray_stand_in.installed(monkeypatch, Ray(2))
+    monkeypatch.setattr(Ray, "place", refuses)
+    with pytest.raises(SetupError, match=r"^machine\.resources: Ray refuses CPU 1 \(whole numbers\)\. Try: "):
+        bakeoff.run({**config, "machine": {"executor": "ray", "resources": {"CPU": 1}}}, display="none")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from bakeoff.config.planned import planned_config
 from bakeoff.driver.executor import Executor, Slot
 from bakeoff.driver.parcel import shared_by_runs, unpack
 from bakeoff.driver.ray_cluster import Head, connected, head_address
-from bakeoff.driver.ray_slot import RaySlot, actor_class, as_options, last_line
+from bakeoff.driver.ray_slot import RaySlot, last_line
 from bakeoff.driver.ready import ReadySet
 from bakeoff.driver.run_server import Message
 from bakeoff.errors import SetupError
@@ -41,7 +41,6 @@ class RayExecutor(Executor):
         self.head = Head(head_address(self.ray, self.settings))
         try:
             self.parts, self.share = self.divided()
-            self.check_share()
         except SetupError:
             self.__exit__()
             raise
@@ -81,15 +80,6 @@ class RayExecutor(Executor):
             f"Try: -s 'machine.resources={{CPU: {shards}}}', or --workers N, which waits for nodes to come"
         )
 
-    def check_share(self) -> None:
-        """Raise SetupError if Ray does not take what a run takes of a node."""
-        try:
-            actor_class(self.ray).options(**as_options(self.share))
-        except (TypeError, ValueError) as error:
-            raise SetupError(
-                f"machine.resources: Ray refuses {named(self.share)} ({last_line(error)}). Try: {{GPU: 1, CPU: 4}}"
-            ) from None
-
     def nodes(self) -> list[Mapping[str, float]]:
         """Return what the nodes of the cluster have."""
         return [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
@@ -106,7 +96,10 @@ class RayExecutor(Executor):
         self.slots = [Slot("", self.settings.device, {}, self.inbox)] * (self.settings.workers or max(1, self.room()))
 
     def run(self, path: Path, ready: ReadySet, stop: Callable[[], bool] = bool) -> Iterator[Event]:
-        """Carry out what is ready on the cluster's nodes; see `Executor.run`."""
+        """Carry out what is ready on the cluster's nodes; see `Executor.run`.
+
+        Raises SetupError if Ray does not take what a run takes of a node.
+        """
         self.folder = Folder(path)
         plan = self.folder.plan()
         config = planned_config(self.folder, plan)
@@ -114,7 +107,12 @@ class RayExecutor(Executor):
         self.asked = (str(path.resolve()), digest(self.folder.plan_file), config.model, config.pin)
         self.bundle: Any = None
         self.waiting_since = time.monotonic()
-        self.slots = [RaySlot(self, self.inbox) for _ in self.slots]
+        try:
+            self.slots = [RaySlot(self, self.inbox) for _ in self.slots]
+        except (TypeError, ValueError) as error:
+            raise SetupError(
+                f"machine.resources: Ray refuses {named(self.share)} ({last_line(error)}). Try: {{GPU: 1, CPU: 4}}"
+            ) from None
         yield from super().run(path, ready, stop)
 
     def close(self) -> None:

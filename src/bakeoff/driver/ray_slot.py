@@ -115,7 +115,7 @@ class RaySlot(Slot):
         if self.group is not None:
             strategy = self.ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy
             options["scheduling_strategy"] = strategy(self.group, placement_group_bundle_index=part)
-        return actor_class(self.ray).options(**options).remote(self.device)
+        return self.ray.remote(concurrency_groups={TALK: 1})(Node).options(**options).remote(self.device)
 
     def release(self) -> None:
         """Give all places back; what runs there ends."""
@@ -238,11 +238,6 @@ class RaySlot(Slot):
             with suppress(Exception):  # it is gone
                 self.ray.get(self.leave(), timeout=5)
         self.release()
-
-
-def actor_class(ray: Any) -> Any:
-    """Return what Ray makes the actors of slots of."""
-    return ray.remote(concurrency_groups={TALK: 1})(Node)
 
 
 def last_line(error: Exception) -> str:
