@@ -16,7 +16,7 @@ import pytest
 
 import bakeoff
 from bakeoff.config.loading import load_config
-from bakeoff.driver import node, parcel, ray_cluster, ray_executor
+from bakeoff.driver import node, parcel, ray_cluster, ray_executor, slot_folder
 from bakeoff.driver.parcel import Changes, unpack
 from bakeoff.errors import ConfigError, SetupError
 from bakeoff.store.run_folder import Folder
@@ -120,6 +120,27 @@ def test_a_node_whose_disk_is_full_is_left_with_the_reason_and_its_run_continues
     assert without_neighbours(results.folder) == expected
     assert left == [0]
     assert any("is lost ([Errno 28] No space left on device); its run" in note for note in notes(results.folder))
+
+
+@pytest.mark.parametrize("call", [1, 2, 4])
+def test_a_disk_that_is_full_when_files_of_a_run_are_moved_is_one_line_and_nothing_is_lost(
+    config, expected, monkeypatch, call
+):
+    share, calls = slot_folder.share, [0]
+
+    def full(source, target, names):
+        calls[0] += 1
+        if calls[0] == call:
+            raise OSError(errno.ENOSPC, "No space left on device", str(target))
+        share(source, target, names)
+
+    ray_stand_in.installed(monkeypatch, Ray(2))
+    with monkeypatch.context() as patch:
+        patch.setattr(slot_folder, "share", full)
+        with pytest.raises(SetupError, match=r"^[^\n]*: No space left on device\. Try: [^\n]*$"):
+            bakeoff.run({**config, "machine": MACHINE}, display="none")
+    ray_stand_in.installed(monkeypatch, Ray(2))
+    assert without_neighbours(bakeoff.run({**config, "machine": MACHINE}, display="none").folder) == expected
 
 
 def test_a_run_that_ends_just_before_its_node_continues_elsewhere(config, expected, monkeypatch):
