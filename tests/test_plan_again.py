@@ -32,7 +32,7 @@ def finished(tiny_model, tmp_path_factory):
     config = {
         "name": "tiny", "model": str(tiny_model), "data": data,
         "entries": {"lora": {"r": 2}, "prompt_tuning": {"num_virtual_tokens": 4, "learning_rate": 0.01}},
-        "tune": {"trials": 3}, "baselines": ["base", "lead-1"],
+        "tune": {"budget": 18}, "baselines": ["base", "lead-1"],
         "protocol": {"epochs": 2, "max_tokens": 48, "seeds": 1}, "output": str(folder / "out"),
     }  # fmt: skip
     bakeoff.run(config, display="none")

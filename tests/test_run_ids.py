@@ -12,8 +12,8 @@ from bakeoff.errors import ConfigError
 from bakeoff.tuning.entries import read_entry
 
 
-def ids(fields, tune=TuneConfig(trials=3), name="lora"):  # noqa: B008 (it is frozen)
-    entry = read_entry(name, {"method": "lora", **fields}, tune, 0)
+def ids(fields, tune=TuneConfig(), name="lora"):  # noqa: B008 (it is frozen)
+    entry = read_entry(name, {"method": "lora", **fields}, tune, 0, trials=3)
     return [run.id for run in make_runs(ProtocolConfig(seeds=2), {}, {name: entry}, 10, {})]
 
 
@@ -31,7 +31,7 @@ DEFAULTS = {"r": [16, "16"], "lora_alpha": [32, 32.0], "lora_dropout": [0, 0.0, 
     tuned=st.booleans(),
 )
 def test_a_default_that_is_written_out_and_another_spelling_make_no_other_run(given, written, tuned):
-    tune = TuneConfig(trials=2) if tuned else None
+    tune = TuneConfig() if tuned else None
     plain = {name: SPELLINGS[name][0] for name in given}
     assert ids(written | given, tune) == ids(plain, tune)
 

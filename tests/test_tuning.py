@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bakeoff.config.loading import load_config
+from bakeoff.driver.entries import checked_entries
 from bakeoff.errors import ConfigError
-from bakeoff.tuning.entries import read_entries
-from bakeoff.tuning.search import Choices, Range, budget, edges, extension, rungs, survivors, trial_points
+from bakeoff.tuning.search import Choices, Range, budget, edges, extension, most_trials, rungs, survivors, trial_points
 
 RATE = Range(1e-5, 1e-1)
 
@@ -74,6 +74,14 @@ def test_rungs_and_what_they_save():
     assert budget(1, 400, True) == 400
 
 
+@given(st.integers(1, 5000), st.integers(1, 500), st.booleans(), st.integers(1, 60))
+def test_a_budget_holds_as_many_trials_as_fit(limit, steps, halving, most):
+    trials = most_trials(limit, steps, halving, most)
+    assert 0 <= trials <= most
+    assert trials == 0 or budget(trials, steps, halving) <= limit
+    assert trials == most or budget(trials + 1, steps, halving) > limit
+
+
 def test_edges_of_what_was_tried():
     points = [{"lr": 1e-3, "r": 4}, {"lr": 1e-2, "r": 2}, {"lr": 3e-3, "r": 8}]
     assert edges(points, points[0]) == {"lr": "low"}
@@ -99,10 +107,9 @@ def test_an_extension_is_one_step_on_and_keeps_within_bounds():
     assert ranks.beyond(2, "high", 100) == 3
 
 
-def entry(fields, **rest):
-    return read_entries(load_config({"data": "docstrings", "entries": {"x": {"method": "lora", **fields}}, **rest}))[
-        "x"
-    ]
+def entry(fields, steps=None, **rest):
+    config = load_config({"data": "docstrings", "entries": {"x": {"method": "lora", **fields}}, **rest})
+    return checked_entries(config, steps)["x"]
 
 
 def test_what_is_searched_what_is_fixed_and_what_is_off():
@@ -158,10 +165,10 @@ def test_what_is_searched_what_is_fixed_and_what_is_off():
         (
             {"optimizer": ["adamw", "muon"], "learning_rate": 1e-3},
             {},
-            r"entries.x.optimizer: its range or list has 2 values, fewer than tune.trials \(4\)",
+            r"entries.x.optimizer: its range or list has 2 values, fewer than there are trials \(4\)",
         ),
         ({"rank": {"low": 1, "high": 2}}, {}, "'rank' is not a field of lora"),
-        ({"learning_rate": 1e-3, "r": {"low": 4, "high": 6}}, {}, "has 3 values, fewer than tune.trials"),
+        ({"learning_rate": 1e-3, "r": {"low": 4, "high": 6}}, {}, "has 3 values, fewer than there are trials"),
         ({"learning_rate": {"low": 1e-5, "high": 1e-2}}, "off", "a range, but tune is off"),
         ({}, {"trials": 0}, r"tune.trials: .*greater than or equal to 1 \(got 0\)"),
         ({}, {"trial": 4}, r"tune.trial: unknown key. Did you mean 'trials'\?"),
@@ -195,7 +202,23 @@ def test_trials_on_the_command_line_turn_tuning_on():
     config = {"data": "docstrings", "entries": ["lora"], "tune": False}
     assert load_config(config).tune is None
     assert load_config(config, {"tune.trials": 2}).tune.trials == 2
-    assert load_config({**config, "tune": True}).tune.trials == 4
+    assert load_config({**config, "tune": True}).tune.trials is None
+
+
+def test_a_budget_in_steps_gives_every_entry_the_trials_that_it_holds():
+    given = {"learning_rate": {"low": 1e-5, "high": 1e-2}, "r": {"low": 2, "high": 16}}
+    four = entry(given, tune={"trials": 4})
+    assert entry(given, steps=64, tune={"budget": 2 * 64}) == four
+    assert entry(given, steps=64, tune={"budget": 2 * 64 - 1}).trials == 3
+    assert entry(given, steps=64, tune={"budget": 4 * 64, "halving": False}) == four
+    ends = {(method.learning_rate, method.r) for method in entry(given, tune={"budget": 128}).methods()}
+    assert ends == {(1e-5, 2), (1e-2, 16)}  # before the steps are known: the largest trial is among them
+    with pytest.raises(ConfigError, match=r"tune.budget: 63 optimizer steps hold no trial, which takes 64. Try: at le"):
+        entry(given, steps=64, tune={"budget": 63})
+    with pytest.raises(ConfigError, match=r"tune: .*'budget' and 'trials' are two measures"):
+        entry(given, tune={"budget": 100, "trials": 3})
+    with pytest.raises(ConfigError, match=r"tune.budget: not a number of optimizer steps"):
+        entry(given, tune={"budget": "30m"})
 
 
 def test_the_demos_differ_in_their_budget_alone():
@@ -203,8 +226,8 @@ def test_the_demos_differ_in_their_budget_alone():
 
     assets = Path(bakeoff.__file__).parent / "assets"
     quick, full = (load_config(assets / f"{name}.yaml") for name in ("demo", "demo_full"))
-    assert {entry.label for entry in read_entries(quick).values()} == {"off"}
-    assert {len(entry.trial_points) for entry in read_entries(full).values()} == {4}
+    assert {entry.label for entry in checked_entries(quick).values()} == {"off"}
+    assert {len(entry.trial_points) for entry in checked_entries(full).values()} == {4}
     assert (quick.protocol.seeds, full.protocol.seeds) == (1, 3)
     assert quick.protocol.model_copy(update={"seeds": 3}) == full.protocol
     assert (quick.data, quick.template, quick.model) == (full.data, full.template, full.model)

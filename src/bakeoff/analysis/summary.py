@@ -21,6 +21,7 @@ from bakeoff.analysis.yardstick import Yardstick
 from bakeoff.config.config import Config
 from bakeoff.config.lr_schedule import schedule_of
 from bakeoff.config.planned import planned_config
+from bakeoff.config.stages import TRIALS, TuneConfig
 from bakeoff.data.examples import Example
 from bakeoff.data.forms import chat_of
 from bakeoff.errors import SetupError
@@ -97,9 +98,17 @@ def setting_of(plan: PlanDocument, config: Config) -> dict[str, Any]:
         "output_tokens": plan.output_tokens, "template": plan.template, "metrics": plan.metrics,
         "primary": plan.primary, "score_signature": plan.score_signature,
         "protocol": config.protocol.model_dump(), "generation": config.generation.model_dump(),
-        "tune": config.tune.model_dump() if config.tune else None,
+        "tune": tuning_of(plan, config.tune),
         "chat": {**chat_of(config).model_dump(), "turns": config.data.conversation} if plan.chat else None,
     }  # fmt: skip
+
+
+def tuning_of(plan: PlanDocument, tune: TuneConfig | None) -> dict[str, Any] | None:
+    """Return how settings were searched, with the number of trials that a budget in steps held."""
+    if tune is None:
+        return None
+    trials = max(entry.trials for entry in plan.entries.values()) or tune.trials or TRIALS
+    return tune.model_dump(exclude={"budget"}) | {"trials": trials}
 
 
 def needed(rounds: Rounds, config: Config) -> dict[str, int]:

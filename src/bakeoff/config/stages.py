@@ -1,21 +1,29 @@
 """The sections of the YAML about two stages of a bakeoff: the search of settings, and the decoding of outputs."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from bakeoff.config.sections import Section
+
+TRIALS, MOST_TRIALS = 4, 1000
 
 
 class TuneConfig(Section):
     """How settings are searched: every entry with something to search gets the same number of trials."""
 
-    trials: int = Field(
-        4,
+    trials: int | None = Field(
+        None,
         ge=1,
-        le=1000,
+        le=MOST_TRIALS,
         description="trials per entry, each with different settings and the first seed; one more follows if the best "
-        "is at the edge of the search",
+        "is at the edge of the search; null: 4, or as many as `budget` holds",
+    )
+    budget: int | None = Field(
+        None,
+        ge=1,
+        description="optimizer steps for all trials of an entry together, in place of `trials`: every entry gets as "
+        "many trials as they hold, at most 1,000",
     )
     sampler: Literal["halton", "tpe"] = Field(
         "halton",
@@ -28,6 +36,22 @@ class TuneConfig(Section):
         description="stop the worse half of an entry's trials after a quarter of the steps, and again after half of "
         "the steps",
     )
+
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _steps(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            raise ValueError(
+                "not a number of optimizer steps. A budget in time would give another machine other trials. Try: 1000; "
+                "`bakeoff plan --probe` says how long it takes"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _one_measure(self) -> "TuneConfig":
+        if self.budget is not None and self.trials is not None:
+            raise ValueError("'budget' and 'trials' are two measures of the same search. Remove one of the two")
+        return self
 
 
 class GenerationConfig(Section):

@@ -42,7 +42,7 @@ def plan_again(config: Config, folder: Folder, shared: SharedData | None = None)
     data = prepared_data(folder, config, splits, held_equal)
     if data.data_fingerprint != before.data_fingerprint or not data.is_current():
         return None
-    row, entries = before.row(), checked_entries(config)
+    row, entries = before.row(), checked_entries(config, max(entry.steps for entry in before.entries.values()))
     findings = [*without_scores(before.data.findings), *blind_spots(config.metrics, splits["test"])]
     row |= {
         "data": row["data"] | {"findings": findings},

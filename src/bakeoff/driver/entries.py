@@ -4,20 +4,25 @@ from typing import Any, get_args
 
 from bakeoff.config.config import Config
 from bakeoff.config.names import BASELINES
+from bakeoff.config.stages import MOST_TRIALS, TRIALS, TuneConfig
 from bakeoff.errors import ConfigError, listed
 from bakeoff.methods import INSTALLED, Method, method_class
 from bakeoff.scoring.baselines import base_in
 from bakeoff.store.records import Quantize
 from bakeoff.tuning.asking import check_installed
 from bakeoff.tuning.entries import Entry, read_entries
-from bakeoff.tuning.search import Choices, Span, budget
+from bakeoff.tuning.search import Choices, Span, budget, most_trials
 
 
-def checked_entries(config: Config) -> dict[str, Entry]:
-    """Return the config's entries; raise ConfigError if one cannot be run."""
+def checked_entries(config: Config, steps: int | None = None) -> dict[str, Entry]:
+    """Return the config's entries; raise ConfigError if one cannot be run.
+
+    Where `tune.budget` is set, a run's optimizer `steps` are needed for the number of trials; without them entries have
+    the ends of their ranges in place of trials.
+    """
     if config.tune and config.tune.sampler == "tpe":
         check_installed()
-    entries = read_entries(config)
+    entries = read_entries(config, trials_of(config.tune, steps))
     taken = set(entries) & {*BASELINES, *config.baselines, *map(base_in, get_args(Quantize))}
     if taken:
         raise ConfigError(f"entries.{taken.pop()}: this is the name of a baseline. Give the entry another `name:`")
@@ -43,9 +48,28 @@ def checked_entries(config: Config) -> dict[str, Entry]:
     return entries
 
 
+def trials_of(tune: TuneConfig | None, steps: int | None) -> int | None:
+    """Return how many trials an entry has in runs of so many `steps`; None if that is not known without the steps.
+
+    Raises ConfigError if `tune.budget` holds none.
+    """
+    if tune is None or tune.budget is None:
+        return (tune.trials if tune else None) or TRIALS
+    if steps is None:
+        return None
+    trials = most_trials(tune.budget, steps, tune.halving, MOST_TRIALS)
+    if not trials:
+        raise ConfigError(
+            f"tune.budget: {tune.budget:,} optimizer steps hold no trial, which takes {steps:,}. Try: at least "
+            f"{steps}, or fewer epochs or examples"
+        )
+    return trials
+
+
 def search_steps(config: Config, steps: int) -> int:
     """Return how many optimizer steps the trials of an entry take, if none fails and no extension is needed."""
-    return budget(config.tune.trials, steps, config.tune.halving) if config.tune else 0
+    trials = trials_of(config.tune, steps)
+    return budget(trials, steps, config.tune.halving) if config.tune and trials else 0
 
 
 def schedule_findings(schedule: str, methods: dict[str, list[Method]]) -> list[str]:

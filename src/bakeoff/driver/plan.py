@@ -100,6 +100,7 @@ def assemble(config: Config, tokenizer: Any, folder: Folder | None, shared: Shar
     scores = scores_by(config, splits["test"])
     device = survey(first_device(config.machine))
     steps = config.protocol.epochs * -(-len(splits["train"]) // config.protocol.batch_size)
+    entries = checked_entries(config, steps)
     precision = precision_of(config, device, Folder(config.folder))
     held_equal = held_equal_by(
         config, splits, max_tokens, examples.marked.marks, precision=precision, template=examples.template,

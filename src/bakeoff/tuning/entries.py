@@ -8,7 +8,7 @@ from pydantic import Field, ValidationError
 
 from bakeoff.config.config import Config
 from bakeoff.config.sections import Section, kinds_of
-from bakeoff.config.stages import TuneConfig
+from bakeoff.config.stages import TRIALS, TuneConfig
 from bakeoff.errors import ConfigError, did_you_mean, listed, plain
 from bakeoff.methods import Method, build_method, method_class
 from bakeoff.store.records import Quantize
@@ -68,21 +68,27 @@ class Entry:
         return {name: settings[name] for name in self.ranges}
 
 
-def read_entries(config: Config) -> dict[str, Entry]:
-    """Return the config's entries by name; raise ConfigError if an entry cannot be run."""
+def read_entries(config: Config, trials: int | None) -> dict[str, Entry]:
+    """Return the config's entries by name; raise ConfigError if an entry cannot be run. `trials` as in `read_entry`."""
     protocol = config.protocol
     return {
-        name: read_entry(name, fields, config.tune, protocol.seed, protocol.quantize)
+        name: read_entry(name, fields, config.tune, protocol.seed, protocol.quantize, trials)
         for name, fields in config.entries.items()
     }
 
 
 def read_entry(
-    name: str, fields: dict[str, Any], tune: TuneConfig | None, seed: int, quantize: Quantize = "none"
+    name: str,
+    fields: dict[str, Any],
+    tune: TuneConfig | None,
+    seed: int,
+    quantize: Quantize = "none",
+    trials: int | None = TRIALS,
 ) -> Entry:
     """Return one entry; a learning rate that is not given is searched over the method's own range.
 
-    `quantize` is the protocol's; the entry's own comes first.
+    `quantize` is the protocol's; the entry's own comes first. `trials` is their number if there is something to
+    search; None: not known yet, so the entry has the ends of its ranges in place of trials.
     """
     where = f"entries.{name}"
     fixed = dict(fields)
@@ -108,16 +114,22 @@ def read_entry(
         for key, (low, high) in cls.search_range.items():
             if key not in fields:
                 ranges[key] = Range(low, high, "log", numeric_kind(cls, key) is int)
-        trials = tune.trials if ranges else 0
-        check_room(where, ranges, trials)
         entry = Entry(name, cls.name, fixed, ranges, [], "tuned" if ranges else "fixed", quantize)
         for point in corners(ranges):
             entry.build(point)
         if ranges:
-            drawn = trials - trials // 2 if tune.sampler == "tpe" else trials
-            entry = replace(entry, trial_points=trial_points(ranges, drawn, seed), asked=trials - drawn)
+            entry = with_trials(entry, trials, tune.sampler == "tpe", seed)
     methods = entry.methods()
     return replace(entry, fixed=essential(methods[0], fixed))
+
+
+def with_trials(entry: Entry, trials: int | None, half_asked: bool, seed: int) -> Entry:
+    """Return an entry with so many trials, half of them to be asked for if so; None: how many is not known yet."""
+    if trials is None:
+        return replace(entry, asked=1)
+    check_room(f"entries.{entry.name}", entry.ranges, trials)
+    drawn = trials - trials // 2 if half_asked else trials
+    return replace(entry, trial_points=trial_points(entry.ranges, drawn, seed), asked=trials - drawn)
 
 
 def corners(ranges: dict[str, Span]) -> list[Settings]:
@@ -212,6 +224,6 @@ def check_room(where: str, ranges: dict[str, Span], trials: int) -> None:
     room = math.prod(span.count() for span in ranges.values())
     if room < trials:
         raise ConfigError(
-            f"{where}.{next(iter(ranges))}: its range or list has {room:g} values, fewer than tune.trials ({trials}). "
-            "Try a wider range, or fewer trials"
+            f"{where}.{next(iter(ranges))}: its range or list has {room:g} values, fewer than there are trials "
+            f"({trials}). Try a wider range, or fewer trials"
         )

@@ -4,6 +4,7 @@ Pure functions over numbers. Every entry gets the same number of trials, drawn i
 entries follow one rule of halving, selection and extension (protocol rule 2). This module does not know runs or files.
 """
 
+import bisect
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -125,6 +126,11 @@ def budget(trials: int, steps: int, halving: bool) -> int:
         total += trials * (end - start)
         trials, start = math.ceil(trials / 2), end
     return total
+
+
+def most_trials(limit: int, steps: int, halving: bool, most: int) -> int:
+    """Return how many trials, at most `most`, an entry has within a `limit` of optimizer steps; 0 if none fits."""
+    return bisect.bisect_right(range(1, most + 1), limit, key=lambda trials: budget(trials, steps, halving))
 
 
 def edges(points: Sequence[Settings], chosen: Settings) -> dict[str, Side]:
