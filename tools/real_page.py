@@ -42,27 +42,9 @@ FOLDERS = ("bakeoffs/real", "bakeoffs/real-shared")
 
 def page(folder: Folder, twin: Folder, table: list[dict[str, Any]]) -> str:
     """Return the page."""
-    where, plan, document = folder.environment(), folder.plan(), load_results(folder.path).document
+    plan, document = folder.plan(), load_results(folder.path).document
     shared = load_results(twin.path).document
-    splits = {name: split.examples for name, split in plan.data.splits.named()}
-    entry = plan.entries["lora"]
-    return f"""# A pretrained model
-
-Gemma 3 270M, a small pretrained model, learns to summarize the dialogues of DialogSum (Chen et al. 2021) by five
-methods: a soft prompt of 20 virtual tokens, the last two blocks, LoRA of rank 16, IA3 and full fine-tuning. Each has
-{entry.trials} trials over its own range of learning rates, then three seeds at the chosen rate. For comparison, each is
-also trained at one shared rate, 5e-5, the default of many trainers, with one seed. The data are {splits["train"]:,}
-training, {splits["validation"]} validation and {splits["test"]} test dialogues of at most 500 characters;
-each test dialogue has {len(references(folder))} references. Training takes {entry.steps} steps. Outputs have at most
-{plan.output_tokens} tokens.
-
-Everything below was written by `python tools/short_documents.py DIALOGSUM build/dialogsum`, `bakeoff run
-recipes/real.yaml`, `bakeoff run recipes/real-shared.yaml` and `python tools/real_page.py`, on {where["date"][:10]}
-({where["cores"]} cores, {where["processor"]}, {plan.precision}, no GPU). The weights come from a 4-bit file and were
-unpacked to bf16, since the original ones were not available here. The machine was also running other jobs, so times are
-left out. Forgetting is left out, too: it was measured without the `<bos>` token with which Gemma's texts begin; that is
-fixed now.
-
+    return f"""{introduction(folder)}
 ![test loss and ROUGE-L of five methods at one shared rate and at their own](real-model.svg)
 
 {rankings(table)}
@@ -101,6 +83,30 @@ DialogSum's (CC BY-NC-SA 4.0).
 {rates(table)}
 
 {directions(table)}
+"""
+
+
+def introduction(folder: Folder) -> str:
+    """Return what was done, on what and by which commands."""
+    where, plan = folder.environment(), folder.plan()
+    splits = {name: split.examples for name, split in plan.data.splits.named()}
+    entry = plan.entries["lora"]
+    return f"""# A pretrained model
+
+Gemma 3 270M, a small pretrained model, learns to summarize the dialogues of DialogSum (Chen et al. 2021) by five
+methods: a soft prompt of 20 virtual tokens, the last two blocks, LoRA of rank 16, IA3 and full fine-tuning. Each has
+{entry.trials} trials over its own range of learning rates, then three seeds at the chosen rate. For comparison, each is
+also trained at one shared rate, 5e-5, the default of many trainers, with one seed. The data are {splits["train"]:,}
+training, {splits["validation"]} validation and {splits["test"]} test dialogues of at most 500 characters;
+each test dialogue has {len(references(folder))} references. Training takes {entry.steps} steps. Outputs have at most
+{plan.output_tokens} tokens.
+
+Everything below was written by `python tools/short_documents.py DIALOGSUM build/dialogsum`, `bakeoff run
+recipes/real.yaml`, `bakeoff run recipes/real-shared.yaml` and `python tools/real_page.py`, on {where["date"][:10]}
+({where["cores"]} cores, {where["processor"]}, {plan.precision}, no GPU). The weights come from a 4-bit file and were
+unpacked to bf16, since the original ones were not available here. The machine was also running other jobs, so times are
+left out. Forgetting is left out, too: it was measured without the `<bos>` token with which Gemma's texts begin; that is
+fixed now.
 """
 
 

@@ -19,12 +19,13 @@ from bakeoff.driver.counts import context_finding, count, exact_counts, fit_cont
 from bakeoff.driver.device import at_once, first_device, survey
 from bakeoff.driver.entries import checked_entries, entry_plan, schedule_findings, search_steps, virtual_tokens
 from bakeoff.driver.environment import accelerators, processor
-from bakeoff.driver.examples import read_examples, tokenized
+from bakeoff.driver.examples import PlannedExamples, read_examples, tokenized
 from bakeoff.driver.memory import Needs, check_room, needs
 from bakeoff.driver.runs import make_runs
 from bakeoff.driver.seed_range import check_fixed, check_rounds, plan_before
 from bakeoff.driver.shards import check_decoding, check_shards, shares_weights
 from bakeoff.errors import ConfigError
+from bakeoff.methods import Method
 from bakeoff.scoring.baselines import findings as baseline_findings
 from bakeoff.scoring.baselines import settle
 from bakeoff.scoring.metrics import blind_spots, rules, scoring
@@ -87,8 +88,18 @@ def make_plan(
     return assemble(config, tokenizer, folder, shared, must_read or folder is not None)
 
 
-def assemble(config: Config, tokenizer: Any, folder: Folder | None, shared: SharedData, must_read: bool) -> Plan:
-    """Return the plan, with ids in `folder`."""
+@dataclass(frozen=True)
+class Fitted:
+    """The methods on their base, counted by shapes alone (`count`), and the examples that fit its context."""
+
+    methods: dict[str, list[Method]]
+    shapes: dict[str, Any]
+    max_tokens: int
+    examples: PlannedExamples
+
+
+def fit(config: Config, tokenizer: Any, shared: SharedData, must_read: bool) -> Fitted:
+    """Return what a plan is made from; raise a BakeoffError if a method, the base or the examples cannot be used."""
     entries = checked_entries(config)
     check_shards(config, entries)
     check_rounds(config, Folder(config.folder))
@@ -96,6 +107,13 @@ def assemble(config: Config, tokenizer: Any, folder: Folder | None, shared: Shar
     shapes = count(config, entries, tokenizer)
     max_tokens = fit_context(config, methods, shapes["context"])
     examples = read_examples(config, tokenizer, shapes["encoder_decoder"], max_tokens, must_read, shared)
+    return Fitted(methods, shapes, max_tokens, examples)
+
+
+def assemble(config: Config, tokenizer: Any, folder: Folder | None, shared: SharedData, must_read: bool) -> Plan:
+    """Return the plan, with ids in `folder`."""
+    fitted = fit(config, tokenizer, shared, must_read)
+    shapes, max_tokens, examples = fitted.shapes, fitted.max_tokens, fitted.examples
     splits = examples.splits
     scores = scores_by(config, splits["test"])
     device = survey(first_device(config.machine))
@@ -119,12 +137,9 @@ def assemble(config: Config, tokenizer: Any, folder: Folder | None, shared: Shar
         check_room(memory.least, memory.decoding, device, entries, at_once(config.machine))
     lengths = {split: rows.lengths for split, rows in tokens.items()}
     facts = {s: statistics(lengths[s]) if lengths else {"examples": len(splits[s])} for s in SPLITS}
-    cut = max_tokens < config.protocol.max_tokens
-    context = [context_finding(config, methods, shapes["context"], max_tokens)] if cut else []
     texts = [*blind_spots(config.metrics, splits["test"]), *baseline_findings(baselines, splits["train"])]
     found += texts if examples.read else []
-    schedules = schedule_findings(config.protocol.schedule, methods)
-    findings = [*examples.findings, *context, *schedules, *precision_findings(config, device), *found, *memory.findings]
+    findings = [*first_findings(config, fitted), *precision_findings(config, device), *found, *memory.findings]
     runs = make_runs(config.protocol, baselines, entries, steps, held_equal)
     check_fixed(config, Folder(config.folder), runs)
     document = PlanDocument.model_validate({
@@ -174,6 +189,14 @@ def memory_needs(config: Config, precision: str, shapes: dict[str, Any], max_tok
 def in_ids(chat: ChatFacts | None) -> dict[str, str]:
     """Return what of a chat template is in the ids of runs; nothing where prompts are plain text."""
     return {} if chat is None else {"chat": chat.rendered}
+
+
+def first_findings(config: Config, fitted: Fitted) -> list[str]:
+    """Return what is to be said of the examples, of the context, and of methods with schedules of their own."""
+    cut = fitted.max_tokens < config.protocol.max_tokens
+    context = fitted.shapes["context"]
+    cuts = [context_finding(config, fitted.methods, context, fitted.max_tokens)] if cut else []
+    return [*fitted.examples.findings, *cuts, *schedule_findings(config.protocol.schedule, fitted.methods)]
 
 
 def precision_findings(config: Config, device: "Facts") -> list[str]:

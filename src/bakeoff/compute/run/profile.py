@@ -24,9 +24,10 @@ from bakeoff.compute.model.forward import autocast
 from bakeoff.compute.training.loop import Trainer
 from bakeoff.compute.training.loss import evaluate_loss, read_at_once, start
 from bakeoff.config.loading import load_config
+from bakeoff.config.sections import ProtocolConfig
 from bakeoff.data.token_file import StoredTokens, load_tokens
 from bakeoff.data.tokens import Tokens
-from bakeoff.methods import build_method
+from bakeoff.methods import Method, build_method
 from bakeoff.store.records import Quantize
 from bakeoff.store.run_folder import Folder
 
@@ -98,18 +99,9 @@ def measure(
         start(base, adapted, built, rows, protocol.batch_size)
     batch = longest(rows, protocol.batch_size)
     probe.tokens = probe.evaluated_tokens = len(batch) * len(batch[0])
-    curve: list[float] = []
-
-    def report(kind: str, values: dict[str, float]) -> None:
-        if kind == "metrics":
-            curve.append(values["seconds"])
-
     reset_peak(place)
-    trainer = Trainer(base, adapted, built, protocol, protocol.seed, report)
-    trainer.train(batch, batch[:1])
-    probe.step_seconds = curve[-1] - curve[-2]
+    probe.step_seconds = last_step_seconds(base, adapted, built, protocol, batch)
     probe.peak_bytes = peak_bytes(place)
-    del trainer
     with clocks.phase("evaluation"):
         evaluate_loss(base, adapted, batch, 2 * protocol.batch_size, positions=read_at_once(base))
     probe.reads_targets = reads_targets(base, decoding)
@@ -118,6 +110,20 @@ def measure(
     for phase, seconds in clocks.seconds.items():
         setattr(probe, f"{phase}_seconds", seconds)
     return probe
+
+
+def last_step_seconds(
+    base: Base, adapted: nn.Module, method: Method, protocol: ProtocolConfig, batch: Sequence[Tokens]
+) -> float:
+    """Train on one batch and return the seconds of the last step."""
+    curve: list[float] = []
+
+    def report(kind: str, values: dict[str, float]) -> None:
+        if kind == "metrics":
+            curve.append(values["seconds"])
+
+    Trainer(base, adapted, method, protocol, protocol.seed, report).train(batch, batch[:1])
+    return curve[-1] - curve[-2]
 
 
 def measure_decoding(

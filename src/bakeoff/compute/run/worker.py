@@ -157,12 +157,17 @@ def train(work: Work, method: Method) -> float | None:
     if work.run.kind == "trial":
         record.status = "done" if trainer.at.ended else "paused"
         return None
+    save_trained(work, adapted, trainer, method)
+    return work.probe(base, adapted)
+
+
+def save_trained(work: Work, adapted: nn.Module, trainer: Trainer, method: Method) -> None:
+    """Save the adapter, by rank 0 for all, and note its size."""
     with work.clocks.phase("saving"), whole_weights(adapted, trainer.weights):
         if work.team.leads:
             save_adapter(work.files.adapter, adapted, method, work.config, work.run.quantize)
         work.team.wait()
-    record.costs["adapter_bytes"] = sum(f.stat().st_size for f in work.files.adapter.glob("*.safetensors"))
-    return work.probe(base, adapted)
+    work.record.costs["adapter_bytes"] = sum(f.stat().st_size for f in work.files.adapter.glob("*.safetensors"))
 
 
 def loss_of_base(work: Work, base: Base, method: Method) -> tuple[Base, float | None]:
