@@ -68,7 +68,7 @@ class Entry:
         return {name: settings[name] for name in self.ranges}
 
 
-def read_entries(config: Config, trials: int | None) -> dict[str, Entry]:
+def read_entries(config: Config, trials: int | None = TRIALS) -> dict[str, Entry]:
     """Return the config's entries by name; raise ConfigError if an entry cannot be run. `trials` as in `read_entry`."""
     protocol = config.protocol
     return {
