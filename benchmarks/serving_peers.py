@@ -2,7 +2,8 @@
 
 `serving_peers.py set_adapter FOLDER ENTRY ...` reads requests as JSON from standard input, answers them one after the
 other and prints seconds, tokens and outputs. `serving_peers.py wrapper FOLDER ENTRY ...` serves them over HTTP, with
-Starlette and uvicorn as FastAPI does, one at a time, and prints its address. FOLDER is a bakeoff of LoRA entries.
+Starlette and uvicorn as FastAPI does, one at a time, and prints its address. No token ends an output. FOLDER is a
+bakeoff of LoRA entries.
 """
 
 import json
@@ -42,19 +43,18 @@ class Peer:
             else:
                 model = PeftModel.from_pretrained(model, place, adapter_name=entry)
         self.model = model.eval()
+        self.model.generation_config.eos_token_id = None  # all contenders write equally many tokens
 
     def complete(self, model: str, prompt: str, max_tokens: int, **_: Any) -> tuple[str, int]:
         """Return an output's text, and its tokens."""
         ids = torch.tensor([self.prompts.rows([prompt])[0].prompt])
-        end = self.tokenizer.eos_token_id
         with self.lock, torch.no_grad():
             self.model.set_adapter(model.partition("/")[2])
             made = self.model.generate(
                 input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, use_cache=True,
-                max_new_tokens=max_tokens, pad_token_id=end,
+                max_new_tokens=max_tokens, pad_token_id=0,
             )[0, ids.shape[1] :].tolist()  # fmt: skip
-        own = made[: made.index(end)] if end in made else made
-        return self.prompts.texts([own])[0], len(own)
+        return self.prompts.texts([made])[0], len(made)
 
 
 def answer_all(peer: Peer, requests: list[dict[str, Any]]) -> dict[str, Any]:
