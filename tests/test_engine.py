@@ -12,6 +12,7 @@ import torch
 from bakeoff.compute.decoding.greedy import generate
 from bakeoff.compute.model.base import Base, adapt, trainable
 from bakeoff.compute.run.checks import fingerprints
+from bakeoff.compute.serving import norms
 from bakeoff.compute.serving.engine import Engine
 from bakeoff.compute.serving.forms import Thin
 from bakeoff.compute.serving.request import Request
@@ -264,18 +265,23 @@ def test_a_loaded_dora_computes_each_matrixs_norms_once_and_they_are_those_of_pe
     from peft.tuners.lora.dora import DoraLinearLayer
 
     folder = save(tmp_path / "a", family_base(family), "dora", r=1)  # which is thin for every matrix
-    usual, calls = DoraLinearLayer.get_weight_norm, []
-
-    def counted(*given, **named):
-        calls.append(usual(*given, **named))
-        return calls[-1]
-
-    monkeypatch.setattr(DoraLinearLayer, "get_weight_norm", counted)
+    ours, theirs = returned(monkeypatch, norms, "norms_of"), returned(monkeypatch, DoraLinearLayer, "get_weight_norm")
     engine = Engine(family_base(family))
     engine.load("a", folder)
     layers = [layer for layer in engine.entries["a"].adapted.modules() if isinstance(layer, DoraLinearLayer)]
-    assert len(calls) == len(layers) > 0
+    assert len(ours) == len(layers) > 0 == len(theirs)
     peft = loaded(family_base(family), folder)
     peft(torch.tensor([PROMPTS[0]]))
-    for ours, theirs in zip(calls[: len(layers)], calls[len(layers) :], strict=True):
-        torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(ours, theirs)
+
+
+def returned(monkeypatch, owner, name):
+    """Return a list that gets what a function returns."""
+    usual, found = getattr(owner, name), []
+
+    def noted(*given, **named):
+        found.append(usual(*given, **named))
+        return found[-1]
+
+    monkeypatch.setattr(owner, name, noted)
+    return found

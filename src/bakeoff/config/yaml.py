@@ -1,5 +1,7 @@
 """Reads YAML from a file or from the command line. Does not know what a config contains."""
 
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,12 @@ class UniqueKeys(yaml.SafeLoader):
         return value
 
 
+@lru_cache(8)
+def parsed(text: str) -> Any:
+    """Return the value of a YAML text, which must not be changed: a server reads one config at each load."""
+    return yaml.load(text, UniqueKeys)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file."""
     data = path.suffix in DATA_SUFFIXES
@@ -85,7 +93,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
             content = file.read(LARGEST + 1)
         if len(content) > LARGEST:
             raise ConfigError(f"{path}: larger than 1 MiB, so it is not a config{cure}")
-        raw = yaml.load(content.decode(), UniqueKeys)
+        raw = deepcopy(parsed(content.decode()))
     except FileNotFoundError:
         raise ConfigError(
             f"{path}: no such file. Try: bakeoff init DATAFILE, which writes a config, or bakeoff demo"

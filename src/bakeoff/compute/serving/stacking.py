@@ -46,8 +46,9 @@ class Stack:
             self.held[slot], room = UNKNOWN, self.buffer[slot]  # should copying fail
             if tensor is None or tensor.shape != size:
                 room.fill_(self.neutral)
+                room = room if tensor is None else room[tuple(map(slice, tensor.shape))]
             if tensor is not None:
-                room[tuple(map(slice, tensor.shape))] = tensor
+                room.copy_(tensor)
             self.held[slot] = tensor
         return True
 
@@ -99,7 +100,8 @@ class SideBySide:
     def see(self, rows: int) -> None:
         """Serve the rows in the first so many slots."""
         used = {field: self.stacks[field].buffer[:rows] for field in self.fields}
-        self.down, self.up = used.get("down"), used.get("up")
+        down, self.up = used.get("down"), used.get("up")
+        self.down = None if down is None else down.transpose(1, 2)
         self.work = with_vectors_of(self.plain, *map(used.get, ("scale", "gain", "shift")))
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -107,7 +109,7 @@ class SideBySide:
         out = self.work(x)
         if self.down is None or self.up is None:
             return out
-        thin = side_by_side(x, self.down.transpose(1, 2))
+        thin = side_by_side(x, self.down)
         if out.ndim == 3 and out.dtype == self.up.dtype == thin.dtype:
             return out.baddbmm_(thin, self.up)
         return out + torch.bmm(thin, self.up).to(out.dtype).view(out.shape)
@@ -162,15 +164,15 @@ def spread(rows: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 def of_one(plain: Plain, form: Thin) -> Plain:
     """Return a linear map with the factors of one adapter."""
-    down, up = form.down, form.up
-    assert down is not None
-    assert up is not None
+    assert form.down is not None
+    assert form.up is not None
+    down, up = form.down.T, form.up
 
     def work(x: torch.Tensor) -> torch.Tensor:
-        out, thin = plain(x), x @ down.T
+        out, thin = plain(x), torch.mm(x.flatten(0, -2), down)
         if not out.dtype == up.dtype == thin.dtype:
-            return out + (thin @ up).to(out.dtype)
-        return out.flatten(0, -2).addmm_(thin.flatten(0, -2), up).view(out.shape)
+            return out + torch.mm(thin, up).to(out.dtype).view(out.shape)
+        return out.flatten(0, -2).addmm_(thin, up).view(out.shape)
 
     return work
 
@@ -197,9 +199,10 @@ def of_few(plain: Plain, index: torch.Tensor, down: torch.Tensor | None, up: tor
     """Return a linear map whose rows at `index` have factors (rows, rank, inputs) and (rows, rank, outputs)."""
     assert down is not None
     assert up is not None
+    down = down.transpose(1, 2)
 
     def work(x: torch.Tensor) -> torch.Tensor:
-        out, thin = plain(x), side_by_side(x[index], down.transpose(1, 2))
+        out, thin = plain(x), side_by_side(x[index], down)
         return out.index_add_(0, index, torch.bmm(thin, up).to(out.dtype).view(-1, *out.shape[1:]))
 
     return work
