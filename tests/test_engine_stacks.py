@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from bakeoff.compute.serving.forms import Thin
+from bakeoff.compute.serving.forms import Own, Thin
+from bakeoff.compute.serving.mixing import Mixer
 from bakeoff.compute.serving.stacking import SideBySide, Stack, in_slots, new_stacks, thin_work
 
 IN, OUT = 6, 5
@@ -58,6 +59,42 @@ def test_every_row_has_its_own_numbers_whoever_joins_and_leaves(seed, tokens):
                 torch.testing.assert_close(work(x[:, 0]), right[:, 0])
             before, kept = rows, kept + moved
     assert kept or tokens > 1
+
+
+class OneMap(nn.Module):
+    """A model of one linear map, which takes vectors for ids."""
+
+    def __init__(self):
+        super().__init__()
+        self.map = nn.Linear(IN, OUT)
+
+    def forward(self, input_ids):
+        return self.map(input_ids)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("of", "planned_again"),
+    [
+        (lambda own: Thin(torch.randn(2, IN), torch.randn(2, OUT)), False),
+        (lambda own: Thin(torch.randn(2, IN), torch.randn(2, OUT), gain=torch.randn(OUT)), True),
+        (lambda own: Thin(scale=torch.randn(IN)), True),
+        (lambda own: Own(own), False),
+    ],
+)
+def test_rows_of_one_entry_are_planned_once_however_many_they_are(of, planned_again):
+    model, own = OneMap(), nn.Linear(IN, OUT)
+    plain, made = model.map.forward, of(own)
+    mixer, plans = Mixer(model), []
+    mixer.add("a", {"map": made})
+    for rows in (2, 5, 1):
+        x = torch.randn(rows, 1, IN)
+        with mixer.serving(["a"] * rows, running=True):
+            found = model(input_ids=x.clone())
+        right = own(x) if isinstance(made, Own) else wanted(plain, made, x)
+        torch.testing.assert_close(found, right)
+        plans.append(mixer.kept[1]["map"])
+    assert len({id(plan) for plan in plans}) == (3 if planned_again else 1)
 
 
 def test_only_what_changed_is_copied():

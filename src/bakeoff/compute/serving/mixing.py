@@ -71,6 +71,8 @@ class Mixer:
     def moved(self, before: Sequence[Key], plans: Mapping[str, Plain]) -> dict[str, Plain]:
         """Return those plans of other rows that serve the rows of now, too; others are made when they are needed."""
         now = self.now
+        if len({*now, *before}) == 1:
+            return {name: plan for name, plan in plans.items() if of_any_rows(self.forms[name].get(now[0]))}
         if len({*now}) == 1:
             return {}
         new = [place for place, key in enumerate(now) if place >= len(before) or before[place] is not key]
@@ -100,6 +102,11 @@ class Mixer:
             return plan(x.unflatten(0, (rows, -1))).flatten(0, 1) if flat else plan(x, *args, **kwargs)
 
         return forward
+
+
+def of_any_rows(form: Form | None) -> bool:
+    """Return whether a plan for rows that all have a form is that for any number of them: vectors are stacked."""
+    return form is None or isinstance(form, Own) or (isinstance(form, Thin) and form.fields == ("down", "up"))
 
 
 def work_of(

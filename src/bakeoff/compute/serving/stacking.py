@@ -106,13 +106,13 @@ class SideBySide:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Return what the map makes of rows (rows, ..., inputs)."""
-        out = self.work(x)
-        if self.down is None or self.up is None:
+        out, down, up = self.work(x), self.down, self.up
+        if down is None or up is None:
             return out
-        thin = side_by_side(x, self.down)
-        if out.ndim == 3 and out.dtype == self.up.dtype == thin.dtype:
-            return out.baddbmm_(thin, self.up)
-        return out + torch.bmm(thin, self.up).to(out.dtype).view(out.shape)
+        thin = torch.bmm(x, down) if x.ndim == 3 else side_by_side(x, down)
+        if out.ndim == 3 and out.dtype == up.dtype == thin.dtype:
+            return out.baddbmm_(thin, up)
+        return out + torch.bmm(thin, up).to(out.dtype).view(out.shape)
 
     def moved(self, forms: Mapping[int, Form | None], rows: int) -> bool:
         """Serve so many rows, those at some places with other forms; return False if it takes another way."""
