@@ -101,9 +101,8 @@ class Node:
             self.start(number, kind)
             place = self.folder or Folder(folder)
             if self.folder:
-                shutil.rmtree(
-                    place.run(run.id).path, ignore_errors=True
-                )  # of an earlier part: the driver's files count
+                # What an earlier part of the run has left: the driver's files count.
+                shutil.rmtree(place.run(run.id).path, ignore_errors=True)
                 unpack(self.folder, parcel)
                 self.changes = Changes(self.folder, run.id)
             self.servers[number].ask(place.place, Task(run, left), self.device, beside, self.elsewhere)
