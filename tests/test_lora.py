@@ -56,7 +56,6 @@ def test_eva_starts_from_the_inputs_main_directions_and_gives_up_in_words(base, 
         start(base, adapted, method, rows, 4)
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
 @pytest.mark.parametrize("name", ["pissa"])
 def test_a_start_from_weights_is_saved_as_a_plain_lora_and_leaves_the_base(name, base, tiny_model, tmp_path):
     from peft import PeftModel
