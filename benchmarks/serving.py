@@ -199,20 +199,25 @@ def measure(folder: Path, kept: Kept, parts: Sequence[str], rounds: int, count: 
 
 
 def summary(kept: Kept, rounds: int) -> dict[str, Any]:
-    """Return medians over the rounds, and the ratios that the goals are about; also how many outputs are equal."""
+    """Return medians over the rounds, and the ratios that the goals are about; also how many outputs are equal.
+
+    A ratio is the median over rounds of the two values of one round, so that a machine's slow minutes fall on both.
+    """
 
     def median(name: str, key: str = "tokens_per_second") -> float | None:
         found = [kept.found[n][key] for i in range(rounds) if (n := name.format(i)) in kept.found]
         return statistics.median(found) if found else None
 
-    def ratio(one: float | None, other: float | None) -> float | None:
-        return one / other if one and other else None
+    def ratio(one: str, other: str) -> float | None:
+        rows = [(kept.found.get(one.format(i)), kept.found.get(other.format(i))) for i in range(rounds)]
+        found = [a["tokens_per_second"] / b["tokens_per_second"] for a, b in rows if a and b]
+        return statistics.median(found) if found else None
 
     speeds = {f"{mix}, {c} clients": median(f"throughput {{}} {mix} {c}") for mix in MIXES for c in CLIENTS}
     peers = {
         f"{k}, {m}": median(f"peer {{}} {k} {m}") for k in ("set_adapter", "wrapper") for m in ("1 LoRA", "8 LoRAs")
     }
-    mixed = speeds["8 LoRAs, 16 clients"]
+    alone, mixed = (f"throughput {{}} {mix} 16" for mix in ("base", "8 LoRAs"))
     same = [
         a == b
         for kind in ("set_adapter", "wrapper")
@@ -229,10 +234,10 @@ def summary(kept: Kept, rounds: int) -> dict[str, Any]:
         "short request beside 15 others, first token (ms)": median("first {}", "beside"),
         "the same in decoding steps": median("first {}", "steps"),
         "tokens/s": speeds | peers,
-        "8 LoRAs of the base alone, 16 clients": ratio(mixed, speeds["base, 16 clients"]),
-        "5 methods of the base alone, 16 clients": ratio(speeds["5 methods, 16 clients"], speeds["base, 16 clients"]),
-        "8 LoRAs of set_adapter": ratio(mixed, peers["set_adapter, 8 LoRAs"]),
-        "8 LoRAs of the wrapper": ratio(mixed, peers["wrapper, 8 LoRAs"]),
+        "8 LoRAs of the base alone, 16 clients": ratio(mixed, alone),
+        "5 methods of the base alone, 16 clients": ratio("throughput {} 5 methods 16", alone),
+        "8 LoRAs of set_adapter": ratio(mixed, "peer {} set_adapter 8 LoRAs"),
+        "8 LoRAs of the wrapper": ratio(mixed, "peer {} wrapper 8 LoRAs"),
         "outputs equal to the peers'": f"{sum(same)} of {len(same)}",
     }
 
