@@ -90,12 +90,17 @@ def make_plan(
 
 @dataclass(frozen=True)
 class Fitted:
-    """The methods on their base, counted by shapes alone (`count`), and the examples that fit its context."""
+    """The entries on their base, counted by shapes alone (`count`), the examples that fit its context, a run's steps.
 
+    `methods` are those that the shapes are of; where `tune.budget` is set, the ends of the ranges in place of trials.
+    """
+
+    entries: dict[str, Entry]
     methods: dict[str, list[Method]]
     shapes: dict[str, Any]
     max_tokens: int
     examples: PlannedExamples
+    steps: int
 
 
 def fit(config: Config, tokenizer: Any, shared: SharedData, must_read: bool) -> Fitted:
@@ -107,18 +112,19 @@ def fit(config: Config, tokenizer: Any, shared: SharedData, must_read: bool) -> 
     shapes = count(config, entries, tokenizer)
     max_tokens = fit_context(config, methods, shapes["context"])
     examples = read_examples(config, tokenizer, shapes["encoder_decoder"], max_tokens, must_read, shared)
-    return Fitted(methods, shapes, max_tokens, examples)
+    steps = config.protocol.epochs * -(-len(examples.splits["train"]) // config.protocol.batch_size)
+    if config.tune and config.tune.budget:
+        entries = checked_entries(config, steps)
+    return Fitted(entries, methods, shapes, max_tokens, examples, steps)
 
 
 def assemble(config: Config, tokenizer: Any, folder: Folder | None, shared: SharedData, must_read: bool) -> Plan:
     """Return the plan, with ids in `folder`."""
     fitted = fit(config, tokenizer, shared, must_read)
-    shapes, max_tokens, examples = fitted.shapes, fitted.max_tokens, fitted.examples
-    splits = examples.splits
+    entries, shapes, max_tokens, steps = fitted.entries, fitted.shapes, fitted.max_tokens, fitted.steps
+    examples, splits = fitted.examples, fitted.examples.splits
     scores = scores_by(config, splits["test"])
     device = survey(first_device(config.machine))
-    steps = config.protocol.epochs * -(-len(splits["train"]) // config.protocol.batch_size)
-    entries = checked_entries(config, steps)
     precision = precision_of(config, device, Folder(config.folder))
     held_equal = held_equal_by(
         config, splits, max_tokens, examples.marked.marks, precision=precision, template=examples.template,

@@ -59,7 +59,8 @@ def stale(document: TasksDocument, page: Path) -> str | None:
     known = {(cell.task, cell.base): cell.records for cell in document.cells}
     now = {path.name: (names, Folder(path).content_hash()) for path, names in grid.cells().items()}
     changed = [name for name, (names, records) in now.items() if known.get(names) != records]
-    changed += [cell.name for cell in document.cells if (cell.task, cell.base) not in [of for of, _ in now.values()]]
+    there = {names for names, _ in now.values()}
+    changed += [cell.name for cell in document.cells if (cell.task, cell.base) not in there]
     if not changed:
         return None
     return f"{listed(changed)}: changed since this was written. Try: bakeoff report {page.parent}"
