@@ -49,7 +49,7 @@ EXPECTED = {
     # LoRA on q and o (640 x 1024), k and v (640 x 256), gate, up and down (640 x 2048) of 18 blocks; IA3 on what q and
     # v put out and what comes down
     **dict.fromkeys(
-        ("real", "real-shared"),
+        ("real", "real-methods", "real-shared"),
         (
             268_098_176,
             {
@@ -65,7 +65,7 @@ EXPECTED = {
 # Recipes whose examples are made by a command here, or are a file of the user's.
 HUB = "data={source: knkarthick/dialogsum, train_limit: 2000, validation_limit: 48, test_limit: 100}"
 CHATS = "data={source: someone/chats, messages: messages, train_limit: 2000, validation_limit: 48, test_limit: 100}"
-MADE = {**dict.fromkeys(("real", "real-shared"), HUB), "instruct-chats": CHATS}
+MADE = {**dict.fromkeys(("real", "real-methods", "real-shared"), HUB), "instruct-chats": CHATS}
 
 
 @pytest.mark.parametrize("name", EXPECTED)

@@ -98,7 +98,21 @@ def test_the_joint_verdict_is_shown_again(grid, tmp_path):
     assert json.loads(told("show", grid[1], "--json")[1])["tasks"] == ["first", "second"]
     shutil.copy(grid[1] / "grid.json", tmp_path)
     code, output = told("show", tmp_path)
+    assert (code, "none of its bakeoffs has begun" in output) == (2, True)
+
+
+def test_an_unfinished_grid_says_what_has_begun_and_how_to_see_it(grid, tmp_path):
+    shutil.copytree(grid[1], tmp_path / "out")
+    (tmp_path / "out/report-figures/tasks.json").unlink()
+    code, output = told("show", tmp_path / "out")
     assert (code, "tasks.json: missing or damaged. Try: bakeoff report" in output) == (2, True)
+    (tmp_path / "out/report.html").unlink()
+    for name in ("first-on-other", "second-on-tiny"):
+        shutil.rmtree(tmp_path / "out" / name)
+    code, output = told("show", tmp_path / "out")
+    assert code == 2
+    assert "no joint table yet" in output
+    assert "Begun: first-on-tiny, second-on-other." in output
 
 
 def test_a_joint_verdict_that_is_older_than_its_results_says_so(grid, tmp_path):

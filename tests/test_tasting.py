@@ -174,6 +174,16 @@ def test_a_wrong_request_keeps_nothing(distinct, body, status):
     assert not distinct.votes_file.exists()
 
 
+def test_a_taster_counts_only_what_people_are_asked(distinct):
+    with tasted(distinct.path, "lora", "last_layers", pairs=6) as server:
+        server.tasting.items[:2] = [replace(item, texts=("same", "same")) for item in server.tasting.items[:2]]
+        _, first = ask(server, "/show")
+        assert (first["done"], first["of"]) == (0, 4)
+        last = vote_all(server, lambda shown: "left")
+    assert (last["done"], last["of"]) == (4, 4)
+    assert len(read_votes(distinct.votes_file)) == 6
+
+
 def test_equal_outputs_of_a_changed_bakeoff_are_an_answer_not_a_fault(distinct):
     with tasted(distinct.path, "lora", "last_layers", pairs=2) as server:
         server.tasting.items = [replace(item, texts=("same", "same")) for item in server.tasting.items]

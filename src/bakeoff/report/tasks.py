@@ -44,7 +44,13 @@ def write_tasks(document: TasksDocument, page: Path) -> Path:
 
 def stored_tasks(page: Path) -> TasksDocument:
     """Return the document behind a joint page; raise SetupError if it is missing or damaged."""
-    file = page.with_name(f"{page.stem}-figures") / "tasks.json"
+    file, grid = page.with_name(f"{page.stem}-figures") / "tasks.json", GridFolder(page.parent)
+    if not page.exists() and not file.exists() and grid.is_grid():
+        begun = listed([path.name for path in grid.cells()])
+        raise SetupError(
+            f"{grid.path}: has no joint table yet; it is made when an entry has finished in every bakeoff. Begun: "
+            f"{begun}. Try: bakeoff run of the grid's config again, or bakeoff show {grid.path}/NAME"
+        )
     try:
         return TasksDocument.model_validate_json(read_whole(file)).printable()
     except (OSError, ValueError):

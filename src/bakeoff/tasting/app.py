@@ -103,7 +103,7 @@ class Answers:
         """Return what the page shows."""
         tasting = self.tasting
         number = tasting.next(taster) if number is None else number
-        facts: dict[str, Any] = {"done": tasting.done(taster), "of": len(tasting.items), "number": number}
+        facts: dict[str, Any] = {"done": tasting.done(taster), "of": len(tasting.asked), "number": number}
         if number is None:
             return facts
         item, left = tasting.items[number], tasting.left(taster, number)

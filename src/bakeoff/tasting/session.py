@@ -48,6 +48,11 @@ class Tasting:
         self.digest = digest(self.folder.plan_file)
         self.votes = {(vote.taster, vote.outputs, vote.place): vote for vote in read_votes(self.folder.votes_file)}
 
+    @property
+    def asked(self) -> list[Item]:
+        """The comparisons on which people are asked: those of two outputs that differ."""
+        return [item for item in self.items if item.texts[0] != item.texts[1]]
+
     def next(self, taster: str) -> int | None:
         """Return the number of the next comparison of a taster, None if there is none.
 
@@ -65,10 +70,8 @@ class Tasting:
         return None
 
     def done(self, taster: str) -> int:
-        """Return how many comparisons a taster has voted on, or nobody had to."""
-        equal = [item.texts[0] == item.texts[1] for item in self.items]
-        mine = [(taster, item.outputs, item.place) in self.votes for item in self.items]
-        return sum(a or b for a, b in zip(equal, mine, strict=True))
+        """Return on how many of the comparisons in `asked` a taster has voted."""
+        return sum((taster, item.outputs, item.place) in self.votes for item in self.asked)
 
     def left(self, taster: str, number: int) -> int:
         """Return which output, 0 or 1, a taster sees on the left: random, and the same when it is shown again."""
