@@ -3,7 +3,7 @@
 python benchmarks/scale.py plan       # seconds of a plan of 1,000 runs
 python benchmarks/scale.py views      # seconds of `show` and `report` of 300 finished runs, and the page's size
 python benchmarks/scale.py driver     # a driver's share of a core: 1,000 planned runs, eight of them at work
-python benchmarks/scale.py workers    # a whole bakeoff by one worker with all cores, and by one worker for each core
+python benchmarks/scale.py workers    # two whole bakeoffs, each by one worker with all cores and by one for each core
 python benchmarks/scale.py ray        # seconds that one more run costs here, and on a Ray cluster of one node
 python benchmarks/scale.py simulate   # 10,000 runs on 256 slots, and again with nodes and runs that fail
 """
@@ -133,25 +133,41 @@ def simulation(folder: Path, faults: Faults, entries: int, slots: int) -> dict[s
     }  # fmt: skip
 
 
-def workers_seconds(folder: Path) -> dict[str, Any]:
-    """Return the median seconds of a whole bakeoff of the embedded base by one worker, and by one for each core."""
-    counts, seconds = (1, os.cpu_count() or 1), dict[str, list[float]]()
-    for turn in range(2):
+def workers_seconds(folder: Path, trials: int, epochs: int, turns: int) -> dict[str, Any]:
+    """Return the median seconds of a whole bakeoff of the embedded base by one worker, and by one for each core.
+
+    With the processor seconds of all its processes, and those that its runs spent in each of their parts, of the last.
+    """
+    counts, seconds, found = (1, os.cpu_count() or 1), dict[int, list[float]](), dict[str, Any]()
+    for turn in range(turns):
         for workers in counts:
+            output = folder / f"{turn}-{workers}"
             config = {
                 "model": "base", "data": {"source": "docstrings", "train_limit": 96, "validation_limit": 24,
                                           "test_limit": 40},
-                "entries": ["lora", "ia3", "prompt_tuning"], "tune": {"trials": 2},
-                "output": str(folder / f"{turn}-{workers}"),
-                "protocol": {"epochs": 1, "batch_size": 8, "max_tokens": 128, "seeds": 3},
+                "entries": ["lora", "ia3", "prompt_tuning"], "tune": {"trials": trials}, "output": str(output),
+                "protocol": {"epochs": epochs, "batch_size": 8, "max_tokens": 128, "seeds": 3},
                 "generation": {"max_new_tokens": 24}, "machine": {"workers": workers},
             }  # fmt: skip
-            start = time.perf_counter()
+            start, cpu = time.perf_counter(), time.process_time() + processor_seconds()
             bakeoff.run(config, display="none")
-            seconds.setdefault(f"seconds with {workers}", []).append(time.perf_counter() - start)
-    found = {name: statistics.median(taken) for name, taken in seconds.items()}
-    one, more = found.values()
-    return found | {"ratio": one / more}
+            seconds.setdefault(workers, []).append(time.perf_counter() - start)
+            found[f"with {workers}"] = {
+                "seconds": statistics.median(seconds[workers]),
+                "processor seconds": time.process_time() + processor_seconds() - cpu, **parts(output),
+            }  # fmt: skip
+    one, more = (of["seconds"] for of in found.values())
+    return {"trials": trials, "epochs": epochs} | found | {"ratio": one / more}
+
+
+def parts(folder: Path) -> dict[str, float]:
+    """Return the seconds that all finished runs of a bakeoff spent in each of their parts."""
+    total: dict[str, float] = {}
+    for file in folder.glob("runs/*/result.json"):
+        for name, value in json.loads(file.read_text())["costs"].items():
+            if name.endswith("_seconds") and value:
+                total[name] = total.get(name, 0.0) + value
+    return total
 
 
 def ray_seconds(folder: Path) -> dict[str, Any]:
@@ -203,7 +219,10 @@ def main() -> None:
         "plan": [plan_seconds],
         "views": [view_seconds],
         "driver": [partial(driver_share, display=display) for display in ("none", "plain", "live")],
-        "workers": [workers_seconds],
+        "workers": [
+            partial(workers_seconds, trials=2, epochs=1, turns=2),
+            partial(workers_seconds, trials=4, epochs=4, turns=1),
+        ],
         "ray": [ray_seconds],
         "simulate": [partial(simulation, faults=faults, entries=asked.entries, slots=asked.slots) for faults in FAULTS],
     }
@@ -211,7 +230,14 @@ def main() -> None:
         with TemporaryDirectory(dir=MEMORY if asked.what == "simulate" and MEMORY.is_dir() else None) as folder:
             found = measure(Path(folder))
         head = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "machine": f"{os.cpu_count()} cores of an {processor()}"}
-        print(json.dumps(head | {k: round(v, 4) if isinstance(v, float) else v for k, v in found.items()}))
+        print(json.dumps(head | rounded(found)))
+
+
+def rounded(found: dict[str, Any]) -> dict[str, Any]:
+    """Return figures, and those in groups of them, with four decimals."""
+    return {
+        k: rounded(v) if isinstance(v, dict) else round(v, 4) if isinstance(v, float) else v for k, v in found.items()
+    }
 
 
 if __name__ == "__main__":
