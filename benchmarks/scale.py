@@ -136,7 +136,7 @@ def simulation(folder: Path, faults: Faults, entries: int, slots: int) -> dict[s
 def workers_seconds(folder: Path, trials: int, epochs: int, turns: int) -> dict[str, Any]:
     """Return the median seconds of a whole bakeoff of the embedded base by one worker, and by one for each core.
 
-    With the processor seconds of all its processes, and those that its runs spent in each of their parts, of the last.
+    With the seconds that the machine's cores worked, and that the runs spent in each of their parts, of the last.
     """
     counts, seconds, found = (1, os.cpu_count() or 1), dict[int, list[float]](), dict[str, Any]()
     for turn in range(turns):
@@ -149,15 +149,21 @@ def workers_seconds(folder: Path, trials: int, epochs: int, turns: int) -> dict[
                 "protocol": {"epochs": epochs, "batch_size": 8, "max_tokens": 128, "seeds": 3},
                 "generation": {"max_new_tokens": 24}, "machine": {"workers": workers},
             }  # fmt: skip
-            start, cpu = time.perf_counter(), time.process_time() + processor_seconds()
+            start, busy = time.perf_counter(), busy_seconds()
             bakeoff.run(config, display="none")
             seconds.setdefault(workers, []).append(time.perf_counter() - start)
             found[f"with {workers}"] = {
                 "seconds": statistics.median(seconds[workers]),
-                "processor seconds": time.process_time() + processor_seconds() - cpu, **parts(output),
+                "busy seconds of all cores": busy_seconds() - busy, **parts(output),
             }  # fmt: skip
     one, more = (of["seconds"] for of in found.values())
     return {"trials": trials, "epochs": epochs} | found | {"ratio": one / more}
+
+
+def busy_seconds() -> float:
+    """Return the seconds that all cores of this machine have worked since it began, for whomever."""
+    user, nice, system = map(int, Path("/proc/stat").read_text().split()[1:4])
+    return (user + nice + system) / os.sysconf("SC_CLK_TCK")
 
 
 def parts(folder: Path) -> dict[str, float]:

@@ -247,6 +247,19 @@ def test_of_many_tied_entries_the_first_line_names_six_and_the_text_all():
     assert re.search(rf"{lower}{worse[0]} by 0\.\d\d\d and that of {worse[1]} by 0\.\d\d\d\.", verdict.text)
 
 
+def test_of_many_entries_the_shorter_list_is_told():
+    generator = numpy.random.default_rng(5)
+    shared, names = generator.uniform(0.2, 0.6, 150), "abcdefghij"
+    rouge = {n: shared + (0.1 if n in "ab" else 0) + generator.normal(0, 0.02, 150) for n in names}
+    rows = {n: row_of() for n in names} | {"base": row_of("baseline"), "lead-1": row_of("baseline")}
+    verdict = judge(rows, rouge | {"base": shared, "lead-1": shared + 0.3})
+    assert "Only b and a of 10 entries are shown to beat the untouched base." in verdict.text
+    assert "None of 10 entries is shown to beat the document's first sentence (lead-1)." in verdict.text
+    most = {n: shared + (-0.1 if n in "ab" else 0) + generator.normal(0, 0.02, 150) for n in names}
+    text = judge({n: row_of() for n in names}, most).text
+    assert "The best is not among a and b (95 % confidence for this alone)." in text
+
+
 def test_an_entry_that_does_not_beat_a_baseline_is_told_so_but_none_must_beat_the_oracle():
     rouge = {"a": numpy.linspace(0.1, 0.3, 50), "lead-1": numpy.full(50, 0.3), "base": numpy.full(50, 0.2)}
     rouge["oracle"] = numpy.full(50, 0.9)

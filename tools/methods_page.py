@@ -149,7 +149,7 @@ def timing(document: ResultsDocument, busy: bool) -> str:
     if busy:
         return "Other work ran on the machine, so times are left out."
     if any(row.timed_alone for row in document.entries.values()):
-        return "Training seconds are at the pace of 32 steps of each entry that were taken with nothing else running."
+        return "Training seconds are at the pace of some steps of each entry that were taken with nothing else running."
     return "One run was carried out at a time, with nothing else on the machine."
 
 

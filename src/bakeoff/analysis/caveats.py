@@ -10,6 +10,7 @@ if TYPE_CHECKING:  # a finished table is shown without the libraries that comput
     from bakeoff.analysis.statistics import Estimate
 
 FEW = 30  # documents of equal weight, below which intervals of scores are too narrow (docs/verdict.md)
+IN_HEADLINE = 6  # names in a sentence, before it is made shorter
 
 
 def equal_scores(scores: Mapping[str, "Estimate"], heading: str) -> list[str]:
@@ -55,11 +56,18 @@ def unseen_share(runs: int) -> float:
     return float(1 - (1 - LEVEL) ** (1 / runs))
 
 
-def told_apart(best: str | None, tied: Sequence[str], maybe: Sequence[str], entries: int) -> list[str]:
-    """Return the sentence on where the best entry is, if it says more than the pairs do."""
-    if best is None or not tied or len(maybe) == entries:
+def told_apart(tied: Sequence[str], maybe: Sequence[str], entries: Sequence[str]) -> list[str]:
+    """Return the sentence on where the best of some entries is, if it says more than the pairs do.
+
+    It has the names among which it is; of many, those that it is not, if these are fewer.
+    """
+    others = [name for name in entries if name not in maybe]
+    if not tied or not others:
         return []
-    return [f"The best is {'among ' if len(maybe) > 1 else ''}{listed(list(maybe))} (95 % confidence for this alone)."]
+    negated = len(others) < len(maybe) > IN_HEADLINE
+    named = others if negated else list(maybe)
+    which = f"{'not ' if negated else ''}{'among ' if len(named) > 1 else ''}{listed(named)}"
+    return [f"The best is {which} (95 % confidence for this alone)."]
 
 
 def listed(names: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import combinations
 
-from bakeoff.analysis.caveats import equal_scores, few_documents, listed, told_apart
+from bakeoff.analysis.caveats import IN_HEADLINE, equal_scores, few_documents, listed, told_apart
 from bakeoff.analysis.pairs import compare
 from bakeoff.analysis.preferences import Rows, maybe_best, near_best, recommendations
 from bakeoff.analysis.round_words import how_it_went, rounds_facts, why_tied
@@ -17,7 +17,6 @@ from bakeoff.scoring.baselines import BASE
 from bakeoff.scoring.prompted import is_prompted
 from bakeoff.store.results_document import Pair, Verdict
 
-IN_HEADLINE = 6  # names; the others stand in the text
 COVERED = {
     "documents and seeds": "and seeds",
     "documents and two seeds": "and two seeds (two are too few to know their spread; use three)",
@@ -153,7 +152,7 @@ def details(verdict: Verdict, rows: Rows, by: Yardstick) -> list[str]:
     # Without a tie the first sentence holds the next entry's gap already.
     behind = [pair for pair in mine[0 if tied else 1 :] if pair.different]
     parts += [f"{pair.second} is behind {best} by {by.gap(pair)}." for pair in behind]
-    parts += told_apart(best, tied, verdict.maybe_best, len(mine) + 1)
+    parts += told_apart(tied, verdict.maybe_best, [best, *(pair.second for pair in mine)])
     parts += by_loss(best, [pair for pair in mine if pair.second in tied])
     parts += few_bits(verdict.pairs, rows, by)
     parts += unbeaten(verdict.baseline_pairs)
@@ -183,14 +182,23 @@ def by_loss(best: str, tied: Sequence[Pair]) -> list[str]:
 
 
 def unbeaten(pairs: Sequence[Pair]) -> list[str]:
-    """Return a sentence for each baseline that some entry is not shown to beat (protocol rule 6)."""
-    weak: dict[str, list[str]] = {}
-    for pair in pairs:
-        if not (pair.different and pair.difference > 0):
-            weak.setdefault(pair.second, []).append(pair.first)
+    """Return a sentence for each baseline that some entry is not shown to beat (protocol rule 6).
+
+    Of many such entries, it has the names of those that are shown to, if these are fewer.
+    """
     known = {"base": "the untouched base", "lead-1": "the document's first sentence (lead-1)"}
     known[MAJORITY] = f"the most frequent label ({MAJORITY})"
-    return [f"Not shown to beat {known.get(level, level)}: {listed(names)}." for level, names in weak.items()]
+    told = []
+    for level in dict.fromkeys(pair.second for pair in pairs):
+        mine, what = [pair for pair in pairs if pair.second == level], known.get(level, level)
+        strong = [pair.first for pair in mine if pair.different and pair.difference > 0]
+        weak = [pair.first for pair in mine if pair.first not in strong]
+        if weak and (len(weak) <= IN_HEADLINE or len(weak) <= len(strong)):
+            told.append(f"Not shown to beat {what}: {listed(weak)}.")
+        elif weak:
+            which = f"Only {listed(strong)} of" if strong else "None of"
+            told.append(f"{which} {len(mine)} entries {'are' if len(strong) > 1 else 'is'} shown to beat {what}.")
+    return told
 
 
 def few_bits(pairs: Sequence[Pair], rows: Rows, by: Yardstick) -> list[str]:

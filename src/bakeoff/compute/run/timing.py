@@ -17,7 +17,12 @@ from bakeoff.store.events import Emit, Event, Progress
 from bakeoff.store.records import ALONE, Run, RunResult
 from bakeoff.store.run_folder import Folder
 
-STEPS = 32  # that are timed, like those of a run with the first ones, which are slower
+SHARE, FEWEST, MOST = 1 / 4, 8, 32  # of a run's steps are timed, with the first ones, which are slower
+
+
+def timed_steps(steps: int) -> int:
+    """Return how many of a run's steps are timed: while they are, all other workers wait."""
+    return min(steps, max(FEWEST, min(MOST, round(SHARE * steps))))
 
 
 def timed_alone(
@@ -43,6 +48,6 @@ def timed_alone(
     if work.team.size == 1 and stores_trunk(method, protocol):
         trainer.serve |= serve_trunks(base, adapted, work.tokens, work.trunk_folder, protocol, bool)
     with compiled_blocks(adapted, protocol.compile_blocks):
-        trained = trainer.train(work.tokens["train"], work.tokens["validation"][:1], min(STEPS, run.steps or STEPS))
+        trained = trainer.train(work.tokens["train"], work.tokens["validation"][:1], timed_steps(run.steps or MOST))
     record.costs[ALONE] = trained.tokens / trainer.clocks.seconds["train"]
     return record
