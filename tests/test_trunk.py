@@ -11,10 +11,22 @@ from bakeoff.compute.model.forward import UNCHANGED
 from bakeoff.compute.training import trunk_cache
 from bakeoff.compute.training.batches import collate
 from bakeoff.compute.training.loss import target_losses
-from bakeoff.compute.training.trunk_cache import TrunkError, cut_of, open_trunk, serve_trunks
+from bakeoff.compute.training.trunk_cache import (
+    TrunkError,
+    cut_of,
+    find_trunk,
+    open_trunk,
+    serve_trunks,
+    stores_trunk,
+    trunk_output,
+)
 from bakeoff.config.sections import ProtocolConfig
 from bakeoff.data.tokens import Tokens
-from bakeoff.methods import build_method
+from bakeoff.methods import build_method, method_class, method_names
+from bakeoff.methods.last_layers import find_blocks
+from bakeoff.testing import check_method
+from bakeoff.testing.families import ROWS as FAMILY_ROWS
+from bakeoff.testing.families import family_base
 from tests.test_methods import adapted_by
 
 ROWS = [Tokens(list(range(9 + i, 14 + 2 * i)), [20 + i, 21, 0]) for i in range(9)]
@@ -55,6 +67,22 @@ def test_losses_and_gradients_equal_the_whole_model(base, tmp_path):
 )  # fmt: skip
 def test_the_cut_is_the_lowest_block_that_trains(method, cut, base):
     assert cut_of(adapt(base, build_method("x", method))) == cut
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "t5", "bart"])
+def test_no_method_trains_what_acts_below_its_trunk(family):
+    tried, base = [], family_base(family)
+    blocks = [base.model.get_encoder()] if base.model.config.is_encoder_decoder else find_blocks(base.model)[0]
+    full = adapt(base, build_method("full", {"method": "full"}))
+    assert trunk_output(base, full, blocks, FAMILY_ROWS)[0].requires_grad
+    for name in method_names():
+        base, method = family_base(family), build_method(name, {"method": name, **method_class(name).tiny})
+        if check_method(name, family, checks=()) is None and stores_trunk(method, ProtocolConfig()):
+            adapted = adapt(base, method)
+            if blocks := find_trunk(adapted)[1]:
+                tried.append(name)
+                assert not trunk_output(base, adapted, blocks, FAMILY_ROWS)[0].requires_grad, name
+    assert "last_layers" in tried
 
 
 def test_it_is_told_when_outputs_are_stored_and_not_when_they_are_there(base, tmp_path):

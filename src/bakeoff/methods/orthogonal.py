@@ -37,6 +37,7 @@ class Boft(LinearOnly):
     paper: ClassVar[str] = "https://arxiv.org/abs/2311.06243"
     search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-4, 1e-2)}
     config_class: ClassVar[str] = "BOFTConfig"
+    starts_as_base: ClassVar[bool] = False  # but for rounding: a layer's bias is taken off its output and put back
 
     learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
     boft_block_size: int = Field(4, ge=2, description="inputs in a block; it must divide those of every adapted weight")

@@ -109,6 +109,7 @@ def cut_of(adapted: nn.Module) -> int:
     except SetupError:  # an architecture of another build
         return 0
     above = {*(norm.parameters() if norm else ()), *model.get_output_embeddings().parameters()}
+    above -= {*model.get_input_embeddings().parameters()}  # of a tied head
     inside = {p for block in blocks for p in block.parameters()}
     if any(p.requires_grad and p not in above and p not in inside for p in adapted.parameters()):
         return 0
@@ -178,6 +179,8 @@ def open_trunk(
     if not blocks:
         return None
     output, kind = trunk_output(base, adapted, blocks, rows[:1])
+    if output.requires_grad:  # what trains acts before or in these blocks, whatever the modules' names say
+        return None
     causal = base.decoder_start is None
     lengths = lengths_of(rows)
     offsets = numpy.zeros(len(rows) + 1, numpy.int64)
@@ -242,7 +245,8 @@ def build(
     try:
         with temporary.open("wb", buffering=0) as stream:
             for members in batches:
-                hidden = trunk_output(base, adapted, trunk.blocks, [rows[i] for i in members])[0].cpu()
+                with torch.no_grad():
+                    hidden = trunk_output(base, adapted, trunk.blocks, [rows[i] for i in members])[0].cpu()
                 for row, i in zip(hidden, members, strict=True):
                     place = int(trunk.offsets[i])
                     length = int(trunk.offsets[i + 1]) - place
@@ -259,7 +263,6 @@ class Reached(Exception):  # noqa: N818
     """What was wanted of a forward pass is known; the rest need not run."""
 
 
-@torch.no_grad()
 def trunk_output(
     base: Base, adapted: nn.Module, blocks: Sequence[nn.Module], rows: Sequence[Tokens]
 ) -> tuple[torch.Tensor, type]:
