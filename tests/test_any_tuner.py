@@ -15,11 +15,11 @@ from bakeoff.compute.training.gradient_reach import adapted_shape
 from bakeoff.config.stages import TuneConfig
 from bakeoff.errors import ConfigError, SetupError
 from bakeoff.methods import Method, build_method, method_class, method_names
-from bakeoff.methods.any_tuner import LEFT_OUT, OWN, REFUSED, configs, for_config, own_class
+from bakeoff.methods.any_tuner import LEFT_OUT, OWN, REFUSED, SCALES, configs, for_config, own_class
 from bakeoff.methods.injected import Injected
 from bakeoff.methods.orthogonal import Blocks
 from bakeoff.testing import check_method, family_base, family_shape
-from bakeoff.tuning.entries import read_entry
+from bakeoff.tuning.entries import choices_of, read_entry
 from bakeoff.tuning.search import Range
 
 
@@ -30,7 +30,9 @@ def entry(**settings):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, r"^entries.x.config: field required"),
+        ({}, r"^entries.x.config: field required: name of a config of PEFT.* Try: bakeoff methods peft$"),
+        ({"config": "oft"}, r"^entries.x.config: unknown 'oft'. Did you mean '?OFTConfig'?"),
+        ({"config": "Nothing"}, r"^entries.x.config: unknown 'Nothing'. Allowed: BOFTConfig, BeftConfig, "),
         ({"config": "OFTConfg"}, r"^entries.x.config: unknown 'OFTConfg'. Did you mean '?OFTConfig'?"),
         ({"config": ["OFTConfig"]}, r"^entries.x.config: unknown \['OFTConfig'\]"),
         ({"config": "OFTConfig", "rank": 4}, "'rank' is not a field of peft"),
@@ -43,11 +45,19 @@ def entry(**settings):
             "entries.x.oft_block_size: expected a whole number, got 'wide'",
         ),
         ({"config": "DeftConfig", "decomposition_method": "svd"}, r"entries.x.decomposition_method: .*'relu' or 'qr'"),
-        ({"config": "OFTConfig", "inference_mode": True}, "'inference_mode' is not a field of peft"),
+        ({"config": "OFTConfig", "inference_mode": True}, "x.inference_mode: .* it is set by every run itself. Remove"),
+        ({"config": "LoraConfig", "modules_to_save": ["lm_head"]}, "it trains whole parts of .* method: last_layers"),
+        ({"config": "LoraConfig", "exclude_modules": ["k"]}, "target_modules can leave out. Try: "),
+        ({"config": "LoraConfig", "init_lora_weights": "x"}, "^entries.x.init_lora_weights: expected true or false,"),
+        ({"config": "LoraConfig", "init_lora_weights": "corda"}, "corda starts from .* Try: method: eva"),
+        ({"config": "LoraConfig", "init_lora_weights": "loftq"}, "another base, of fewer bits. Try: method: qlora"),
+        ({"config": "LoraConfig", "target_modules": 3}, r"^entries.x.target_modules: .* or expected text \(got 3\)$"),
+        ({"config": "LoraConfig", "target_modules": []}, "^entries.x.target_modules: names no weight. Try: all-linear"),
+        ({"config": "LoraConfig", "lora_alpha": 0}, r"^entries.x.lora_alpha: must be greater than 0 \(got 0\)"),
         ({"config": "OFTConfig", "coft": True}, "^entries.x.coft: OFTConfig's coft is left out: it moves weights"),
         ({"config": "LoraConfig", "bias": "all"}, "entries.x.bias: .* Try: an entry with method: bias"),
         ({"config": "MissConfig", "use_qalora": True}, "'use_qalora' is not a field of peft"),
-        ({"config": "LoraConfig", "init_lora_weights": "eva"}, "starts from training examples. Try: method: eva"),
+        ({"config": "LoraConfig", "init_lora_weights": "eva"}, "starts from training examples, .*Try: method: eva"),
         ({"config": "XLoraConfig"}, "mixes LoRAs that were trained before"),
         ({"config": "FrodConfig"}, "has a method of its own, .*Try: method: frod"),
     ],
@@ -71,6 +81,14 @@ def test_bad_settings_are_explained_before_anything_is_loaded(settings, message)
         ),
         ({"config": "OFTConfig", "oft_block_size": 5}, "^peft: target_modules all-linear: Invalid `oft_block_size`"),
         ({"config": "LoraConfig", "rank_pattern": {"k": 2}}, "rank_pattern keys did not match any targeted module"),
+        (
+            {"config": "LoraConfig", "r": 4, "layers_to_transform": [0, 9], "target_modules": ["q_proj"]},
+            "^peft: layers_to_transform: no 9 in this model. Allowed: 0 to 2$",
+        ),
+        (
+            {"config": "LoraConfig", "r": 4, "trainable_token_indices": {"embed_tokens": [3, 99999]}},
+            "^peft: trainable_token_indices: no 99999 in this model. Allowed: 0 to ",
+        ),
         ({"config": "HRAConfig", "r": 3}, "can NOT be performed when r is odd"),
         (
             {"config": "PsoftConfig", "r": 4, "psoft_svd_lowrank_niter": 2},
@@ -90,13 +108,46 @@ def test_settings_that_do_not_fit_the_base_are_refused_in_a_plan(settings, messa
 
 def test_settings_that_change_the_base_are_refused():
     method = entry(config="LoraConfig", r=4, init_lora_weights="pissa")
-    with pytest.raises(SetupError, match="changes weights of the base at the start .*Try: .*the method pissa"):
-        adapt(family_base("llama"), method)
+    for base, how in ((family_base("llama"), adapt), (family_shape("llama"), adapted_shape)):
+        with pytest.raises(SetupError, match="changes weights of the base at the start .*Try: .*the method pissa"):
+            how(base, method)
+
+
+@pytest.mark.parametrize("name", sorted({*configs()} - {*REFUSED}))
+def test_words_that_change_the_base_are_refused_on_shapes_alone(name):
+    fields, tiny = for_config(name).model_fields, own_class(name).tiny
+    tried = [{f: word} for f in {*fields} - {"optimizer"} for word in choices_of(for_config(name), f)]
+    for settings in [{}, *tried]:
+        method = {k: v for k, v in (tiny | settings).items() if k in fields}
+        seen = [refused(how, base, config=name, **method) for how, base in SEEN.items()]
+        assert seen[0] == seen[1], settings
+
+
+SEEN = {adapt: family_base, adapted_shape: family_shape}
+
+
+def refused(how, base, **settings):
+    try:
+        how(base("llama"), entry(**settings))
+    except (ConfigError, SetupError) as error:
+        return "changes weights of the base" in str(error)
+    return False
+
+
+@pytest.mark.parametrize("name", sorted({*configs()} - {*REFUSED}))
+def test_numbers_that_would_train_nothing_are_refused(name):
+    for field in for_config(name).model_fields:
+        assert field in SCALES or not field.endswith(("alpha", "scaling", "_lambda")), field
+        if field in SCALES or field.endswith("dropout"):
+            with pytest.raises(ConfigError, match=f"^entries.x.{field}: must be (greater|less) than"):
+                entry(config=name, **{field: 0 if field in SCALES else 1})
 
 
 def test_fields_of_a_config_are_searched_like_others():
     read = read_entry("x", {"method": "peft", "config": "MissConfig", "r": {"low": 2, "high": 8}}, TuneConfig(), 0)
     assert {*read.ranges} == {"r", "learning_rate"}
+    two = {"method": "peft", "config": "MissConfig", "layers_to_transform": [0, 1], "target_modules": ["q_proj"]}
+    assert read_entry("x", two, TuneConfig(), 0).fixed["layers_to_transform"] == [0, 1]  # a list, and no range
     assert all(isinstance(method.r, int) for method in read.methods())
     assert read.fixed == {"config": "MissConfig"}
 

@@ -91,9 +91,11 @@ def listed(names: Sequence[Any], most: int = 20) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return " Did you mean 'x'?" if a known word is close, else the known words (of many the first)."""
+    """Return " Did you mean 'x'?" if a known word is close, in any case, else the known words (of many the first)."""
     names = sorted(known)
+    small = {name.lower(): name for name in names}
     close = difflib.get_close_matches(word[:200], names, n=1)
+    close = close or [small[name] for name in difflib.get_close_matches(word[:200].lower(), small, n=1)]
     return f" Did you mean '{close[0]}'?" if close else f" Allowed: {listed(names)}."
 
 

@@ -41,10 +41,10 @@ REFUSED = {
     "UniLoraConfig": OWN + "unilora",
     "XLoraConfig": "mixes LoRAs that were trained before, and every entry starts from the base. Try: method: lora",
 }
-# What a run sets itself, what names the machine, and what would train or save parts of the base as well.
+# What a run sets itself, and what names the machine.
 SET_ELSEWHERE = {
-    "auto_mapping", "base_model_name_or_path", "exclude_modules", "fan_in_fan_out", "inference_mode", "modules_to_save",
-    "peft_type", "peft_version", "progressbar", "revision", "save_projection", "target_modules", "task_type",
+    "auto_mapping", "base_model_name_or_path", "fan_in_fan_out", "inference_mode", "peft_type", "peft_version",
+    "progressbar", "revision", "save_projection", "task_type",
 }  # fmt: skip
 # Fields that are left out, by the reason.
 NEEDS_MORE = "needs more than a config"
@@ -56,15 +56,29 @@ LEFT_OUT = {
     "coft": MOVES,
     "ensure_weight_tying": "is for parts of the base that are trained whole, which no adapter here has",
     "eps": MOVES,
+    "exclude_modules": "names what target_modules can leave out. Try: target_modules, as names or a regular expression",
     "generator_seed": "draws numbers that no checkpoint has, so that a training which stopped would end with others",
     "layer_replication": "makes another base. Try: a model folder with these layers as `model`",
     "lora_bias": "cannot be added to the matrices of a base without biases",
     "megatron_config": NEEDS_MORE,
     "megatron_core": NEEDS_MORE,
+    "modules_to_save": "trains whole parts of the base beside the tuner. Try: an entry with method: last_layers",
     "qalora_group_size": NEEDS_MORE,
     "sample_at_inference": "makes outputs random, and all entries are decoded greedily",
     "use_qalora": NEEDS_MORE,
 }
+# Words of LoRA's init_lora_weights that name no start of the adapter alone, by the reason.
+FROM_EXAMPLES = "starts from training examples, by steps of its own before the first"
+STARTS_OTHERWISE = {
+    "corda": f"{FROM_EXAMPLES}. Try: method: eva",
+    "eva": f"{FROM_EXAMPLES}. Try: method: eva",
+    "loftq": "makes another base, of fewer bits. Try: method: qlora",
+    "olora": "changes weights of the base at the start. Try: method: olora",  # through `data`, which no shape shows
+}
+# Numbers that scale all that is trained, or its gradients: at 0 nothing would be trained.
+SCALES = {
+    "alpha", "d_initial", "delora_lambda", "init_scale", "lora_alpha", "psoft_alpha", "randlora_alpha", "scaling",
+}  # fmt: skip
 PLAIN = (bool, int, float, str, NoneType)
 
 
@@ -92,27 +106,48 @@ class AnyTuner(Injected):
             return cls  # which says that it is missing
         name, known = settings["config"], configs()
         if not isinstance(name, str) or name not in known:
-            raise ConfigError(f"{where}.config: unknown {name!r:.60}.{did_you_mean(str(name), known)}")
+            raise ConfigError(f"{where}.config: unknown {name!r:.60}.{config_like(str(name))}")
         if name in REFUSED:
             raise ConfigError(f"{where}.config: {name} {REFUSED[name]}")
-        for field in (f for f in settings if f in LEFT_OUT and f in known[name].__dataclass_fields__):
-            raise ConfigError(f"{where}.{field}: {name}'s {field} is left out: it {LEFT_OUT[field]}")
-        if settings.get("init_lora_weights") == "eva":
-            raise ConfigError(f"{where}.init_lora_weights: eva starts from training examples. Try: method: eva")
+        left_out = dict.fromkeys(SET_ELSEWHERE, "is set by every run itself. Remove it") | LEFT_OUT
+        for field in (f for f in settings if f in left_out and f in known[name].__dataclass_fields__):
+            raise ConfigError(f"{where}.{field}: {name}'s {field} is left out: it {left_out[field]}")
+        word = settings.get("init_lora_weights")
+        if isinstance(word, str) and word in STARTS_OTHERWISE:
+            raise ConfigError(f"{where}.init_lora_weights: {word} {STARTS_OTHERWISE[word]}")
         return for_config(name)
 
     def adapt(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None") -> "nn.Module":
         """Return a PeftModel; raise SetupError if these settings change weights of the base."""
+        self.check_places(model)
         weights = dict(self.prepared(model).named_parameters())
-        before = {name: total(weight) for name, weight in weights.items()}
+        before = {name: content(weight) for name, weight in weights.items()}
         adapted = super().adapt(model, tokenizer)
-        changed = [name for name, weight in weights.items() if total(weight) != before[name]]
+        changed = [name for name, weight in weights.items() if content(weight) != before[name]]
         if changed:
             raise SetupError(
                 f"{self.name}: {self.config}: changes weights of the base at the start ({changed[0]} first), which a "
                 "saved adapter does not hold. Try: other init settings, or the method pissa or olora"
             )
         return adapted
+
+    def check_places(self, model: "PreTrainedModel") -> None:
+        """Raise SetupError if settings name blocks or tokens that the model does not have; PEFT passes them over."""
+        text = model.config.get_text_config(decoder=True)
+        names = ("num_hidden_layers", "decoder_layers", "num_decoder_layers")
+        blocks = max(getattr(text, name, None) or 0 for name in names)
+        tokens = model.get_input_embeddings().weight.shape[0]
+        for field, count in (("layers_to_transform", blocks), ("trainable_token_indices", tokens)):
+            wrong = [i for i in numbers(getattr(self, field, None)) if not 0 <= i < (count or i + 1)]
+            if wrong:
+                raise SetupError(f"{self.name}: {field}: no {wrong[0]} in this model. Allowed: 0 to {count - 1}")
+
+
+def numbers(value: Any) -> list[int]:
+    """Return the whole numbers of a setting that is one, a list of them, or such lists by name."""
+    if isinstance(value, dict | list):
+        return [i for inner in (value.values() if isinstance(value, dict) else value) for i in numbers(inner)]
+    return [] if value is None else [value]
 
 
 @cache
@@ -144,10 +179,11 @@ def for_config(name: str) -> type[AnyTuner]:
         if key in ("learning_rate", "target_modules")
     }
     for field in dataclasses.fields(config):
-        known = field.name in SET_ELSEWHERE | LEFT_OUT.keys() | AnyTuner.model_fields.keys()
+        known = field.name in {*SET_ELSEWHERE, *LEFT_OUT, *AnyTuner.model_fields}
         if known or not is_plain(hints[field.name]):
             continue
-        how: dict[str, Any] = {"description": " ".join(str(field.metadata.get("help", "see PEFT")).split())}
+        said = " ".join(str(field.metadata.get("help", "see PEFT")).split())
+        how: dict[str, Any] = {"description": said, **bounds(field.name)}
         if field.default_factory is not dataclasses.MISSING:
             how["default_factory"] = field.default_factory
         elif field.default is not dataclasses.MISSING:
@@ -155,6 +191,20 @@ def for_config(name: str) -> type[AnyTuner]:
         fields[field.name] = (hints[field.name], Field(**how))
     made: Any = type(f"AnyTuner{name}", (AnyTuner, own), {"config_class": name, "fixed": {}})
     return cast("type[AnyTuner]", create_model(made.__name__, __base__=made, __doc__=AnyTuner.__doc__, **fields))
+
+
+def bounds(field: str) -> dict[str, float]:
+    """Return what a number must be so that something is trained, as in the methods of their own; PEFT takes any."""
+    if field in SCALES:
+        return {"gt": 0}
+    return {"ge": 0, "lt": 1} if field.endswith("dropout") else {}
+
+
+def config_like(name: str) -> str:
+    """Return a hint to the config that is meant: of a tuner's name its config."""
+    allowed = configs().keys() - REFUSED.keys()
+    whole = next((config for config in allowed if config.lower() == f"{name.lower()}config"), name)
+    return did_you_mean(whole, allowed)
 
 
 def is_plain(kind: Any) -> bool:
@@ -166,8 +216,8 @@ def is_plain(kind: Any) -> bool:
     return kind in (*PLAIN, list, dict) or (isinstance(kind, type) and issubclass(kind, enum.Enum))
 
 
-def total(weight: "torch.Tensor") -> float:
-    """Return the sum of a weight's numbers, by which it is seen whether some have changed; 0 of shapes alone.
+def content(weight: "torch.Tensor") -> Any:
+    """Return what differs if a weight's numbers were changed: their sum, or of shapes alone where they are kept.
 
     Rows are summed in fp32, for which a GPU copies no weight: in fp64 an embedding of 600 million numbers would take
     5 GB once more. Their sums are added in fp64, so that a small change is not lost in a large weight.
@@ -175,5 +225,5 @@ def total(weight: "torch.Tensor") -> float:
     import torch
 
     if weight.device.type == "meta":
-        return 0.0
+        return weight.untyped_storage(), weight._version
     return float(weight.detach().sum(-1, dtype=torch.float32).cpu().double().sum())

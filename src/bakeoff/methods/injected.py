@@ -60,6 +60,8 @@ class Injected(Method):
     @field_validator("target_modules")
     @classmethod
     def _pattern(cls, value: list[str] | str | None) -> list[str] | str | None:
+        if value in ([], ""):
+            raise ValueError("names no weight. Try: all-linear, or a list of names, as in [q_proj]")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")  # of what a later Python reads in another way
@@ -117,7 +119,7 @@ class Injected(Method):
                 raise SetupError(
                     f"{self.name}: target_modules null: PEFT has no list for {model.config.model_type}. {known}"
                 ) from None
-            names_help = f". {known}" if "not found" in reason else ""
+            names_help = f". {known}" if "not found" in reason or "arget module" in reason else ""
             where = "" if self.target_modules is None else f" target_modules {self.target_modules}:"
             raise SetupError(f"{self.name}:{where} {reason}{names_help}") from None
         self.check_ranks(adapted)

@@ -256,10 +256,19 @@ def build_method(entry: str, settings: dict[str, Any]) -> Method:
     try:
         return cls.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(in_line(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            raise ConfigError(
-                f"{where}: '{key}' is not a field of {cls.name}.{did_you_mean(key, cls.model_fields)}"
-            ) from None
-        raise ConfigError(f"{where}{'.' if key else ''}{key}: {plain(first)}") from None
+        raise ConfigError(f"{where}{refusal(cls, error)}") from None
+
+
+def refusal(cls: type[Method], error: ValidationError) -> str:
+    """Return what is wrong with an entry's settings, as the end of a line that begins with the entry."""
+    first, *others = error.errors()
+    key = ".".join(in_line(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f": '{key}' is not a field of {cls.name}.{did_you_mean(key, cls.model_fields)}"
+    if first["type"] == "missing":
+        return f".{key}: field required: {cls.model_fields[key].description}. Try: bakeoff methods {cls.name}"
+    kinds = [e for e in others if e["loc"][:1] == first["loc"][:1]]  # of a field that may be of several kinds
+    if not kinds or len(first["loc"]) < 2:
+        return f"{'.' if key else ''}{key}: {plain(first)}"
+    allowed = [plain(e).partition(", got ")[0].partition(" (got ")[0] for e in (first, *kinds)]
+    return f".{in_line(first['loc'][0])}: {', or '.join(dict.fromkeys(allowed))} (got {first['input']!r:.60})"
