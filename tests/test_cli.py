@@ -148,14 +148,32 @@ def test_plan_writes_nothing(config_file, tiny_config):
             "entries.lora.target_modules: not a regular expression (nothing to repeat at position 0). Try: a list of "
             "names, as in [q_proj], or '.*q_proj' (got '*.c_attn')",
         ),
-        ("entries.trainable_tokens={}", "entries.trainable_tokens.token_indices: "),
+        ("entries.lora.target_modules=[ln_f]", "MultiheadAttention.`. This model has: c_attn, c_fc"),
+        ("entries.lora.target_modules=[]", "entries.lora.target_modules: names no weight. Try: all-linear, or a list"),
+        ("entries.trainable_tokens={}", "trainable_tokens.token_indices: field required: "),
     ],
 )
 def test_a_plan_says_what_does_not_fit_the_model(config_file, settings, message):
-    result = call("plan", config_file, "-s", settings)
+    assert message in refused(config_file, settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("entries.lora.r={low: 15, high: 17}", " is more than a weight of shape (48, 16) allows. Try: r: 16"),
+        ("entries.ia3={optimizer: [adamw, muon, adamw_8bit, schedule_free]}", "entries.ia3: optimizer: muon is for"),
+    ],
+)
+def test_what_a_plan_refuses_does_not_depend_on_the_number_of_trials(config_file, settings, message):
+    for trials in (1, 2):
+        assert message in refused(config_file, settings, f"tune.trials={trials}")
+
+
+def refused(config_file, *settings):
+    result = call("plan", config_file, *(part for one in settings for part in ("-s", one)))
     assert result.exit_code == 2
-    assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
+    return result.stderr
 
 
 def test_one_of_a_thing_is_not_several(config_file, tiny_config):

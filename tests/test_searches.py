@@ -75,6 +75,15 @@ def test_an_optimizer_is_searched_like_a_number_and_has_a_figure(tiny_config, sa
     assert "Trials of lora over optimizer" in results.folder.report_file.read_text()
 
 
+def test_a_plan_names_choices_that_no_trial_has(tiny_config):
+    tiny_config["entries"] = {"lora": {"r": 2, "optimizer": ["adamw", "muon", "schedule_free"]}, "ia3": {}}
+    few, more = (bakeoff.plan(tiny_config, {"tune.trials": n})["data"]["findings"] for n in (2, 8))
+    tried = {p["optimizer"] for p in bakeoff.plan(tiny_config, {"tune.trials": 2})["entries"]["lora"]["trial_points"]}
+    (left,) = {"adamw", "muon", "schedule_free"} - tried
+    assert f"entries.lora.optimizer: no trial has {left} (trials: 2). Try: more trials" in few
+    assert not any("no trial has" in line for line in more)
+
+
 def test_a_soft_prompt_is_not_extended_past_the_room_kept_for_it(tiny_config):
     tiny_config["entries"] = {"prompt_tuning": {"num_virtual_tokens": {"low": 1, "high": 12}, "learning_rate": 0.05}}
     plan = bakeoff.plan(tiny_config, {"tune.trials": 2, "protocol.max_tokens": 60})

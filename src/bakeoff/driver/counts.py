@@ -65,14 +65,22 @@ def count(given: Config, entries: Mapping[str, Entry], tokenizer: Any = None) ->
 def largest_counts(
     name: str, entry: Entry, given: Config, tokenizer: Any, own_shape: Callable[[Quantize], Any]
 ) -> dict[str, Any]:
-    """Return the counts of an entry's largest trial; raise SetupError if a method cannot be put on the base."""
-    group = entry.methods()
+    """Return the counts of an entry's largest trial; raise SetupError if a method cannot be put on the base.
+
+    The ends of its ranges must fit the base, too, so that what is refused does not depend on the number of trials.
+    """
+    from bakeoff.compute.training.gradient_reach import adapted_shape
+
+    group, ends = entry.methods(), entry.at_ends()
     shapes = {m.model_dump_json(exclude={"learning_rate"}): m for m in group}  # one a size, whatever the rate
+    others = {m.model_dump_json(exclude={"learning_rate"}): m for m in ends}
     try:
-        for method in group if tokenizer is not None else ():
+        for method in (*group, *ends) if tokenizer is not None else ():
             method.check_tokenizer(tokenizer)
         with said_of(f"entries.{name}"):
             counted = [entry_counts(own_shape(entry.quantize), m, given) for m in shapes.values()]
+            for method in (m for key, m in others.items() if key not in shapes):
+                adapted_shape(own_shape(entry.quantize), method)
     except SetupError as error:
         if str(error).startswith("entries."):
             raise

@@ -83,6 +83,16 @@ def schedule_findings(schedule: str, methods: dict[str, list[Method]]) -> list[s
     ]
 
 
+def choice_findings(entries: dict[str, Entry]) -> list[str]:
+    """Return what is to be said of searched words that no trial has, as happens with few trials."""
+    return [
+        f"entries.{name}.{key}: no trial has {listed(missing)} (trials: {entry.trials}). Try: more trials"
+        for name, entry in entries.items() if not entry.asked
+        for key, span in entry.ranges.items() if isinstance(span, Choices)
+        if (missing := [value for value in span.values if all(value != p[key] for p in entry.trial_points)])
+    ]  # fmt: skip
+
+
 def virtual_tokens(entries: dict[str, Entry]) -> int:
     """Return the number of positions of the context that the largest soft prompt takes."""
     return max(method.virtual_tokens for entry in entries.values() for method in entry.methods())

@@ -17,7 +17,14 @@ from bakeoff.data.token_file import FORM
 from bakeoff.data.tokens import statistics
 from bakeoff.driver.counts import context_finding, count, exact_counts, fit_context
 from bakeoff.driver.device import at_once, first_device, survey
-from bakeoff.driver.entries import checked_entries, entry_plan, schedule_findings, search_steps, virtual_tokens
+from bakeoff.driver.entries import (
+    checked_entries,
+    choice_findings,
+    entry_plan,
+    schedule_findings,
+    search_steps,
+    virtual_tokens,
+)
 from bakeoff.driver.environment import accelerators, processor
 from bakeoff.driver.examples import PlannedExamples, read_examples, tokenized
 from bakeoff.driver.memory import Needs, check_room, needs
@@ -202,7 +209,8 @@ def first_findings(config: Config, fitted: Fitted) -> list[str]:
     cut = fitted.max_tokens < config.protocol.max_tokens
     context = fitted.shapes["context"]
     cuts = [context_finding(config, fitted.methods, context, fitted.max_tokens)] if cut else []
-    return [*fitted.examples.findings, *cuts, *schedule_findings(config.protocol.schedule, fitted.methods)]
+    schedules = schedule_findings(config.protocol.schedule, fitted.methods)
+    return [*fitted.examples.findings, *cuts, *schedules, *choice_findings(fitted.entries)]
 
 
 def precision_findings(config: Config, device: "Facts") -> list[str]:

@@ -63,6 +63,10 @@ class Entry:
         ends = corners(self.ranges) if self.asked else []
         return [self.build(point) for point in [*self.trial_points, *ends]] or [self.build()]
 
+    def at_ends(self) -> list[Method]:
+        """Return the method at the ends of its ranges and with each choice, whether or not a trial has them."""
+        return [self.build(point) for point in corners(self.ranges)]
+
     def chosen(self, settings: Settings) -> Settings:
         """Return the searched part of a run's settings."""
         return {name: settings[name] for name in self.ranges}
@@ -188,7 +192,8 @@ def numeric_kind(cls: type[Method], key: str) -> type | None:
 def is_range(cls: type[Method], key: str, value: Any) -> bool:
     """Return whether a field's value is meant as a range; the method itself checks other mappings."""
     if isinstance(value, list):
-        return numeric_kind(cls, key) is not None and len(value) == 2
+        lists = any(get_origin(kind) is list for kind in kinds_of(cls.model_fields[key].annotation))
+        return numeric_kind(cls, key) is not None and len(value) == 2 and not lists
     return isinstance(value, dict) and (numeric_kind(cls, key) is not None or {"low", "high"} <= set(value))
 
 
