@@ -115,7 +115,7 @@ def explain(where: str, raw: dict[str, Any], error: ValidationError) -> str:
         return f"{where}: {place}: unknown key.{did_you_mean(str(first['loc'][-1]), known_keys(first['loc'][:-1]))}"
     if first["type"] == "missing":
         return f"{where}: {place}: missing{describe(first['loc'])}"
-    return f"{where}: {place}: {plain(first)}"
+    return f"{where}: {place}{': ' if place else ''}{plain(first)}"  # without a place: of keys that do not fit together
 
 
 def _section(path: tuple[Any, ...]) -> type[Section]:

@@ -40,7 +40,7 @@ def checked_baselines(names: list[str]) -> list[str]:
         hint = did_you_mean(unknown[0], (*fixed, *BASELINES, "nearest-4"))
         raise ValueError(
             f"unknown baseline '{unknown[0]}'.{hint} Allowed: base, few-shot-K, nearest-K, {MANY_SHOT}, {INSTRUCTION}, "
-            f"lead-K, oracle and {MAJORITY}"
+            f"lead-K, oracle and {MAJORITY}; K from 1 to 99"
         )
     if "base" not in names or len(set(names)) < len(names):
         raise ValueError("must include base, and no name twice")
