@@ -13,15 +13,15 @@ with scratch() as folder:
     (folder / "data").mkdir()
     (folder / "data/train.tokens.bin").write_bytes(bytes(99))
     (folder / "data/.test.tokens.bin.12-abcdef01.tmp").write_bytes(bytes(99))
-    for name in ("config.yaml", ".config.yaml.12-abcdef01.tmp", "answer.json.part", "log.txt"):
-        (folder / name).write_text("a probe's, or a metric's trial")
+    for name in ("config.yaml", ".config.yaml.12-abcdef01.tmp", "answer.json.part", "log.txt", "store"):
+        (folder / name).write_text("a probe's, a metric's trial's, or that of ranks")
     print(folder, flush=True)
     input()
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_what_a_killed_plan_probe_or_trial_left_is_removed_by_the_next_and_nothing_else_is(tmp_path, monkeypatch):
+def test_what_a_killed_plan_probe_trial_or_run_left_is_removed_by_the_next_and_nothing_else_is(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     process = subprocess.Popen([sys.executable, "-c", HELD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

@@ -11,8 +11,8 @@ from tempfile import TemporaryDirectory, gettempdir
 
 from bakeoff.errors import SetupError
 
-# What a plan, its probes and the trial of a metric write, by the folder below their temporary one.
-LEFT = {"data": r"\w+\.tokens\.bin", "": r"config\.yaml|answer\.json(\.part)?|log\.txt"}
+# What a plan, its probes, the trial of a metric and processes that meet write, by the folder below their temporary one.
+LEFT = {"data": r"\w+\.tokens\.bin", "": r"config\.yaml|answer\.json(\.part)?|log\.txt|store"}
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
