@@ -1,17 +1,16 @@
 """Child processes of bakeoff end with their parent, whenever that ends."""
 
-import json
 import os
+import re
 import subprocess
 import sys
 import time
 
 import pytest
 
-from bakeoff.child_process import end_with_parent
+from bakeoff.child_process import child, command, end_with_parent
 from bakeoff.compute.run.request import forked
-
-ANSWERING = "from bakeoff.compute.export.answer import answer; answer(lambda **asked: asked)"
+from tests.test_imports import SOURCE, modules
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -39,14 +38,21 @@ def test_a_process_ends_also_if_its_parent_has_ended_before_it_asked_for_that(fi
         assert said.read() == ("" if first else "alive")
 
 
-def test_a_process_of_an_export_whose_parent_was_killed_while_it_started_does_no_work():
+def test_what_a_process_asked_for_before_it_was_killed_is_not_done():
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
 
-    def answers(parent):
-        asked = json.dumps({"folder": "a", "parent": parent})
-        done = subprocess.run([sys.executable, "-c", ANSWERING], input=asked, capture_output=True, text=True)
+    def answer(parent):
+        words = command("child_process", str(parent), "compute.run.scorer", "place")
+        done = subprocess.run(words, input='{"folder": "nowhere"}\n', capture_output=True, text=True)
         return done.returncode, done.stdout.strip()
 
-    assert answers(ended.pid) == (1, "")
-    assert answers(os.getpid()) == (0, '{"folder": "a"}')
+    assert answer(ended.pid) == (1, "")
+    assert answer(os.getpid()) == (0, '{"exit": 1}')
+    assert child("compute.run.scorer")[-2:] == [str(os.getpid()), "compute.run.scorer"]
+
+
+def test_only_jobs_and_trackers_live_longer_than_who_starts_them():
+    texts = {name: file.read_text() for name, file in modules(SOURCE).items()}
+    lasting = {name for name, text in texts.items() if re.search(r"child_process import .*\bcommand\b", text)}
+    assert lasting == {"driver.slurm", "progress.trackers"}

@@ -140,7 +140,7 @@ def test_the_driver_learns_of_an_accelerator_from_a_process_that_ends(machine, m
     monkeypatch.setattr(subprocess, "run", run)
     assert driver.survey("cuda:1").name == "A GPU"
     assert driver.survey("cuda:1").native_precision == "bf16"
-    assert [(*words[-2:], own) for words, own in asked] == [("bakeoff.compute.model.device", "cuda:1", "1")]
+    assert [(*words[-2:], own) for words, own in asked] == [("compute.model.device", "cuda:1", "1")]
     assert there.done == []
     monkeypatch.setattr(subprocess, "run", answer(json.dumps({"error": "it is taken"})))
     with pytest.raises(SetupError, match="it is taken"):

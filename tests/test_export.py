@@ -306,7 +306,7 @@ def test_an_entry_that_is_damaged_unfinished_or_of_another_base_is_refused(
 
 
 def test_a_process_that_dies_is_one_line(monkeypatch):
-    monkeypatch.setattr(job, "command", lambda _: ["sh", "-c", "echo broken >&2; kill -9 $$"])
+    monkeypatch.setattr(job, "child", lambda _: ["sh", "-c", "echo broken >&2; kill -9 $$"])
     with pytest.raises(SetupError, match=r"its process ended with SIGKILL. Out of memory\? .*\(broken\)"):
         job.ask(job.MAKE, {}, os.environ)
 

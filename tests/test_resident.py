@@ -172,7 +172,7 @@ def noting(config, note, holds=True):
         NOTING,
         str(note),
         str(holds),
-        *words["model"][words["model"].index("-m") + 2 :],
+        *words["model"][words["model"].index("-m") + 4 :],
     ]
     return made
 

@@ -85,7 +85,7 @@ HOST = """
 import os, sys, time
 from bakeoff.compute.run import rank_host
 code = "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(600)"
-rank_host.command = lambda _: [sys.executable, "-c", code, sys.argv[2]]
+rank_host.child = lambda _: [sys.executable, "-c", code, sys.argv[2]]
 print(rank_host.RankHost(sys.argv[1], "word", os.environ).port, flush=True)
 time.sleep(600)
 """

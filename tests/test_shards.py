@@ -255,7 +255,7 @@ def short_of_memory(one, monkeypatch, rank, most, shard_weights):
     code = SHORT.format(most=most)
     if rank:
         main = f"{code}\nfrom bakeoff.compute.run.members import main; import os; os._exit(main())"
-        monkeypatch.setattr(members, "command", lambda _: [sys.executable, "-c", main])
+        monkeypatch.setattr(members, "child", lambda _: [sys.executable, "-c", main])
     else:
         monkeypatch.setattr(loop, "target_losses", loop.target_losses)  # restored at the end
         exec(code, {})

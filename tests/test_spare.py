@@ -174,7 +174,7 @@ def noting_loads(servers, note):
 
     def start(slot, kind):
         words = slot.words[kind]
-        noting = [sys.executable, "-P", "-c", NOTING, str(note), *words[words.index("-m") + 2 :]]
+        noting = [sys.executable, "-P", "-c", NOTING, str(note), *words[words.index("-m") + 4 :]]
         servers.append(RunServer(noting, slot.environment, slot.inbox))
         return servers[-1]
 

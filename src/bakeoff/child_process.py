@@ -1,12 +1,17 @@
-"""Starts child processes of bakeoff so that they import no module from the working folder.
+"""Starts child processes of bakeoff, so that they end with their parent and import nothing from the working folder.
 
 `python -m` alone puts the working folder first on the path. A random.py or peft.py there, of a user or downloaded,
 would be imported instead of the real module.
+
+`python -P -m bakeoff.child_process PARENT MODULE [ARGUMENT...]` runs a module of ours that ends with its parent. The
+kernel is asked for that before the module imports its libraries: it takes seconds, and a parent that is killed
+meanwhile has already said what is to be done.
 """
 
 import ctypes
 import os
 import resource
+import runpy
 import signal
 import sys
 from contextlib import suppress
@@ -18,6 +23,11 @@ PR_SET_PDEATHSIG = 1
 def command(module: str, *arguments: str) -> list[str]:
     """Return the command line that runs a module of ours, isolated from the working folder; PYTHONPATH still counts."""
     return [sys.executable, "-P", "-m", f"bakeoff.{module}", *arguments]
+
+
+def child(module: str, *arguments: str) -> list[str]:
+    """Return such a command line for a process that this one starts, and that ends with it."""
+    return command("child_process", str(os.getpid()), module, *arguments)
 
 
 def search_path() -> list[str]:
@@ -47,3 +57,9 @@ def limit(memory_bytes: int | None) -> None:
         Path("/proc/self/oom_score_adj").write_text("500")
     if memory_bytes is not None:
         resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+
+
+if __name__ == "__main__":
+    end_with_parent(int(sys.argv[1]))
+    name, sys.argv = f"bakeoff.{sys.argv[2]}", sys.argv[2:]
+    runpy.run_module(name, run_name="__main__", alter_sys=True)

@@ -9,7 +9,7 @@ import subprocess
 from functools import cache
 from typing import TYPE_CHECKING
 
-from bakeoff.child_process import command
+from bakeoff.child_process import child
 from bakeoff.config.machine import MachineConfig
 from bakeoff.driver.run_server import process_environment
 from bakeoff.errors import ConfigError, SetupError, listed
@@ -104,7 +104,7 @@ def asked_apart(device: str) -> "Facts":
     """Return what a process of its own finds of an accelerator, in the environment of runs."""
     from bakeoff.compute.model.device import Facts
 
-    words = command("compute.model.device", device)
+    words = child("compute.model.device", device)
     try:
         done = subprocess.run(
             words, env=process_environment(device), capture_output=True, text=True, check=False, timeout=SECONDS

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from bakeoff.child_process import command, search_path
+from bakeoff.child_process import child, search_path
 from bakeoff.config.config import Config
 from bakeoff.config.planned import planned_config
 from bakeoff.driver import left_jobs
@@ -36,8 +36,8 @@ class Slot:
         self.beside = 0  # how many other slots have the same device
         options = ["--alone"] if alone else []
         self.words = {
-            "model": command("compute.run.process", *options, device, *search_path()),
-            "score": command("compute.run.scorer", *search_path()),
+            "model": child("compute.run.process", *options, device, *search_path()),
+            "score": child("compute.run.scorer", *search_path()),
         }
         self.servers: dict[str, Server] = {}
         self.spare: Server | None = None

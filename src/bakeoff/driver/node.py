@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import gettempdir, mkdtemp
 from typing import Any
 
-from bakeoff.child_process import command, search_path
+from bakeoff.child_process import child, search_path
 from bakeoff.compute.run.rank_host import Elsewhere, RankHost, address_toward
 from bakeoff.config.sections import Pin
 from bakeoff.driver.environment import PACKAGES, machine
@@ -87,8 +87,8 @@ class Node:
         if number in self.servers:
             return
         words = {
-            "model": command("compute.run.process", self.device, *search_path()),
-            "score": command("compute.run.scorer", *search_path()),
+            "model": child("compute.run.process", self.device, *search_path()),
+            "score": child("compute.run.scorer", *search_path()),
         }
         self.servers[number] = RunServer(words[kind], process_environment(self.device), self.inbox)
 

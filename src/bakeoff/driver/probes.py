@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Mapping
 from typing import Any
 
-from bakeoff.child_process import command
+from bakeoff.child_process import child
 from bakeoff.errors import SetupError
 from bakeoff.store.plan_document import PlanDocument
 from bakeoff.store.run_folder import Folder
@@ -34,7 +34,7 @@ def run_probe(
         "precision": plan.precision, "decoding": plan.decoding_precision, "quantize": entry.quantize,
         "device": device,
     }  # fmt: skip
-    words = command("compute.run.profile", str(folder.path))
+    words = child("compute.run.profile", str(folder.path))
     done = subprocess.run(words, input=json.dumps(asked), env=environment, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return json.loads(done.stdout.splitlines()[-1])

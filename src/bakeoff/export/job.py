@@ -1,7 +1,6 @@
 """A run that is exported, and the processes that make its files and read them back. Only they load torch."""
 
 import json
-import os
 import signal
 import subprocess
 from collections.abc import Mapping
@@ -9,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bakeoff.child_process import command
+from bakeoff.child_process import child
 from bakeoff.config.config import Config
 from bakeoff.driver.run_server import process_environment
 from bakeoff.errors import SetupError
@@ -41,9 +40,8 @@ class Job:
 
 def ask(module: str, asked: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
     """Return what one of bakeoff's processes returns; raise SetupError if it fails."""
-    words = json.dumps({**asked, "parent": os.getpid()})
     done = subprocess.run(
-        command(module), input=words, env=dict(environment), capture_output=True, text=True, check=False
+        child(module), input=json.dumps(asked), env=dict(environment), capture_output=True, text=True, check=False
     )
     lines = done.stdout.strip().splitlines()
     if done.returncode or not lines:

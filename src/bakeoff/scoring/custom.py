@@ -24,7 +24,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bakeoff.child_process import command
+from bakeoff.child_process import child
 from bakeoff.errors import BakeoffError, ConfigError
 from bakeoff.store.documents import LARGEST_SCORE
 from bakeoff.store.scratch import scratch
@@ -217,7 +217,7 @@ def first_score(module: str, name: str, output: str, references: Sequence[str], 
         written, log = temporary / "answer.json", temporary / "log.txt"
         with log.open("wb") as said:
             process = subprocess.Popen(
-                command(module, str(written)),
+                child(module, str(written)),
                 stdin=subprocess.PIPE, stdout=said, stderr=said, start_new_session=True,
             )  # fmt: skip
             try:

@@ -8,15 +8,13 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from bakeoff.child_process import end_with_parent
 from bakeoff.errors import BakeoffError
 from bakeoff.library_errors import in_short
 
 
 def answer(work: Callable[..., dict[str, Any]]) -> None:
-    """Do the work that standard input asks for, and print its result; end if the process "parent" ends."""
+    """Do the work that standard input asks for, and print its result."""
     asked = json.loads(sys.stdin.read())
-    end_with_parent(asked.pop("parent"))
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     print(json.dumps(result_of(work, asked)), file=channel, flush=True)

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast, get_args
 
-from bakeoff.child_process import also_search, command, end_with_parent, limit, search_path
+from bakeoff.child_process import also_search, child, limit, search_path
 from bakeoff.compute.model.device import nth, out_of_memory, use
 from bakeoff.compute.model.team import Team
 from bakeoff.compute.run.handover import Given
@@ -60,7 +60,6 @@ class Request:
     rank: int = 0
     number: int = 0  # of its device on its machine
     address: str = ""  # of its machine; empty if all are on one
-    parent: int = 0
     places: list[str] = field(default_factory=list)  # where it looks for a user's modules
 
 
@@ -132,11 +131,11 @@ class LocalProcess:
     """Another process of a run on this machine; what libraries print there is in the run's log."""
 
     def __init__(self, request: Request):
-        words = command("compute.run.members")
+        words = child("compute.run.members")
         self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self.process.stdin is not None
         with suppress(BrokenPipeError):  # its status says how it has ended
-            self.process.stdin.write(json.dumps(asdict(replace(request, parent=os.getpid(), places=search_path()))))
+            self.process.stdin.write(json.dumps(asdict(replace(request, places=search_path()))))
             self.process.stdin.close()
 
     def outcome(self) -> tuple[str, int | None, str]:
@@ -249,7 +248,6 @@ def main() -> int:
         signal.signal(number, signal.SIG_IGN)
     asked: dict[str, Any] = json.loads(sys.stdin.read())
     request = Request(**asked)
-    end_with_parent(request.parent)
     also_search(request.places)
     try:
         carry_out(request)

@@ -18,7 +18,7 @@ from signal import SIGKILL
 from tempfile import TemporaryFile
 from typing import Any
 
-from bakeoff.child_process import command, search_path
+from bakeoff.child_process import child, search_path
 
 LOST = 75  # exit status of a run that has lost a machine which it was spread over
 ANSWER_SECONDS = 10.0  # that a host may take to answer
@@ -98,10 +98,10 @@ class RankHost:
 
     def carry_out(self, connection: socket.socket, asked: dict[str, Any]) -> dict[str, Any]:
         """Start a process, and return what it has said, how it has ended, and the last of what it has printed."""
-        request = json.dumps({**asked, "parent": os.getpid(), "places": search_path()})
+        request = json.dumps({**asked, "places": search_path()})
         with TemporaryFile() as log:
             process = subprocess.Popen(
-                command("compute.run.members"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+                child("compute.run.members"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
                 env=self.environment,
             )  # fmt: skip
             threading.Thread(target=self.end_with, args=(connection, process), daemon=True).start()

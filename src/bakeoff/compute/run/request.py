@@ -34,9 +34,8 @@ STOPPED = 128 + signal.SIGTERM  # exit status of a run that was asked to stop an
 def open_channel(places: list[str]) -> TextIO:
     """Make this process a server, and return where it answers: its standard output, which others then cannot reach.
 
-    It ends with its parent, and looks for modules (a user's metric) in `places` too, after all others.
+    It looks for modules (a user's metric) in `places` too, after all others.
     """
-    end_with_parent()
     also_search(places)
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
