@@ -42,10 +42,19 @@ def _kind(schema: dict[str, Any]) -> str:
 
 
 def describe_methods() -> str:
-    """Return the list of methods, one line per method."""
+    """Return the list of methods, one line per method: learning rates that are searched, summary and paper."""
     rows = method_document()
-    width = max(len(name) for name in rows)
-    return "\n".join(f"{name:{width}}  {row['summary']}" for name, row in rows.items())
+    spans = {name: between(*row["search_range"].get("learning_rate", ())) for name, row in rows.items()}
+    widths = [max(map(len, column)) for column in (spans.keys(), spans.values())]
+    return "\n".join(
+        f"{name:{widths[0]}}  {spans[name]:{widths[1]}}  {row['summary']} {row['paper'].removeprefix('https://')}".rstrip()
+        for name, row in rows.items()
+    )
+
+
+def between(low: float = 0.0, high: float = 0.0) -> str:
+    """Return a range in words; nothing if there is none."""
+    return f"{low:g} to {high:g}" if high else ""
 
 
 def describe_method(name: str) -> str:
@@ -55,7 +64,7 @@ def describe_method(name: str) -> str:
     width = max(len(field) for field in row["fields"])
     for field, facts in row["fields"].items():
         searched = row["search_range"].get(field)
-        span = f" Searched from {searched[0]:g} to {searched[1]:g}." if searched else ""
+        span = f" Searched from {between(*searched)}." if searched else ""
         default = "required" if facts["required"] else json.dumps(facts["default"])
         lines.append(f"  {field:{width}}  {default:<14} {str(facts['description']).removesuffix('.')}.{span}")
     if name in method_names():
