@@ -18,7 +18,7 @@ class AdaptionPrompt(Injected):
     """LLaMA-Adapter: the attention of the top blocks also reads trained tokens, through a gate (Zhang et al. 2023)."""
 
     paper: ClassVar[str] = "https://arxiv.org/abs/2303.16199"
-    search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-3, 1e-1)}
+    search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-3, 1.0)}
     config_class: ClassVar[str] = "AdaptionPromptConfig"
     takes_bits: ClassVar[tuple[int, ...]] = ()
     tiny: ClassVar[dict[str, Any]] = {"adapter_len": 3}

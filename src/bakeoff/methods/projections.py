@@ -100,7 +100,7 @@ class WaveFT(Injected):
     """WaveFT: a few trained coefficients of each update's wavelet transform (Bilican et al. 2025)."""
 
     paper: ClassVar[str] = "https://arxiv.org/abs/2505.12532"
-    search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (3e-4, 3e-2)}
+    search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-4, 3e-2)}
     config_class: ClassVar[str] = "WaveFTConfig"
     takes_bits: ClassVar[tuple[int, ...]] = ()
     tiny: ClassVar[dict[str, Any]] = {"n_frequency": 50}

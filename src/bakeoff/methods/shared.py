@@ -20,7 +20,7 @@ class UniLora(Injected):
     """Uni-LoRA: every number of all LoRA factors is one of a trained vector's, by a fixed draw (Li et al. 2025)."""
 
     paper: ClassVar[str] = "https://arxiv.org/abs/2506.00799"
-    search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (3e-4, 3e-2)}
+    search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (3e-4, 1e-1)}
     config_class: ClassVar[str] = "UniLoraConfig"
     ranks: ClassVar[tuple[str, ...]] = ("r",)
     starts_as_base: ClassVar[bool] = False

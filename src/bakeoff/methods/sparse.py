@@ -61,7 +61,7 @@ class Supertuning(LinearOnly):
     """Super-Tuning: the numbers of each weight that are largest, or smallest, in size are trained (PEFT, 2026)."""
 
     paper: ClassVar[str] = "https://arxiv.org/abs/2607.09287"
-    search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-4, 1e-2)}
+    search_range: ClassVar[dict[str, tuple[float, float]]] = {"learning_rate": (1e-4, 3e-2)}
     config_class: ClassVar[str] = "SupertuningConfig"
     tiny: ClassVar[dict[str, Any]] = {"sparsity": 0.9}
 
