@@ -179,6 +179,7 @@ def test_the_schema_refuses_what_the_loader_refuses(schema):
 # What a schema cannot say, or says in another place: two keys together, what stands in a text, what a file holds.
 ONLY_THE_LOADER = {
     "an entry of two names", "an entry with a path for a name", "another model's code", "an unknown baseline",
+    "a baseline of too many", "keys that do not fit together",
     "a template without its document", "a template that does not end", "no data", "a range upside down",
     "a date for a text", "a cache of no size",
 }  # fmt: skip

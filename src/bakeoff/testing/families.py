@@ -51,7 +51,7 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "pegasus": ("PegasusConfig", BART),
 }  # fmt: skip
 FAMILIES = tuple(SHAPES)
-VECTOR_NOISE = 0.1  # standard deviation
+BIASES = 0.02  # standard deviation
 # Three examples of unequal lengths, one longer than the sliding windows above; all end with the end token.
 ROWS = (
     Tokens([9, 10, 11, 12, 3], [20, 21, 0]),
@@ -70,7 +70,7 @@ def family_base(family: str, quantize: Quantize = "none") -> Base:
     """Return a family's tiny model with a tokenizer, on the CPU in fp32, with the same weights at every call.
 
     Weights are twice as large as transformers draws them: a flat random model has the same logits everywhere. Biases
-    and norms are not the zeros and ones of transformers, which hide what a method does with a bias.
+    are not the zeros of transformers, which hide what a method does with a bias.
     Raises SetupError if it cannot be stored as `quantize` says.
     """
     model = deepcopy(first_model(family) if quantize == "none" else packed_model(family, quantize))
@@ -94,11 +94,11 @@ def first_model(family: str) -> PreTrainedModel:
         model = build(family_config(family)).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
             if parameter.ndim > 1:
                 parameter.mul_(2)
-            else:
-                parameter.add_(VECTOR_NOISE * torch.randn(parameter.shape, generator=generator))
+            elif name.endswith("bias"):
+                parameter.add_(BIASES * torch.randn(parameter.shape, generator=generator))
     return model
 
 
