@@ -17,7 +17,7 @@ from bakeoff.cli.main import main
 from bakeoff.config.loading import load_config
 from bakeoff.config.names import RESERVED
 from bakeoff.data.examples import Example
-from bakeoff.driver.attempt import Attempt
+from bakeoff.driver.attempt import KILLED, Attempt
 from bakeoff.driver.executor import Slot
 from bakeoff.errors import BakeoffError, ConfigError
 from bakeoff.scoring import custom
@@ -290,7 +290,7 @@ def test_runs_that_only_score_by_a_function_that_ends_their_process_are_records(
     rows = failed.baselines | failed.entries
     assert [row.error for row in rows.values() if row.error] == [
         "its process ended with status 3",
-        "its process ended with SIGKILL. Out of memory? Try a smaller protocol.batch_size",
+        f"its process ended with SIGKILL{KILLED}",
     ]
     assert servers == ["score", "score"]
     again = bakeoff.run(config, display="none").document

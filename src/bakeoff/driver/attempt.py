@@ -14,6 +14,7 @@ POLL_SECONDS = 0.2
 # What a run that is asked to stop has at least, from its last sign of life on, until it begins to write its checkpoint;
 # more where steps, with the validations and checkpoints after them, have been seen to take longer.
 GRACE_SECONDS = 20.0
+KILLED = ". Out of memory? Try a smaller protocol.batch_size, or fewer runs at a time (machine.workers)"
 UNSAVED = ("training", "validating", "saving")  # states in which there is something to save
 
 
@@ -144,7 +145,6 @@ class Attempt:
             error = f"no progress for {limit}{doing}, so its process was ended"
         else:
             name = signal.Signals(-status).name if status < 0 else f"status {status}"
-            hint = ". Out of memory? Try a smaller protocol.batch_size" if status == -signal.SIGKILL else ""
-            error = f"its process ended with {name}{hint}"
+            error = f"its process ended with {name}{KILLED if status == -signal.SIGKILL else ''}"
         self.folder.run(self.run.id).write_result(RunResult(self.run, "failed", error=error, cause=cause))
         return Failed(run=self.run.id, error=error)
