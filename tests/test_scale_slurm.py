@@ -1,6 +1,7 @@
 """A Slurm of one node on this machine (slurm_here.sh), by `make test-scale`: jobs are ended, the driver is killed."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ from tests.test_scale import in_one_process, left_by_runs, started, until
 
 pytestmark = [pytest.mark.scale, pytest.mark.filterwarnings("default")]
 SECONDS = 600
+LONG = 60  # seconds of a training that does not end within the shortest limit of a job, a minute
 HERE = Path(__file__).parent / "slurm_here.sh"
 DAEMONS = ("slurmctld", "slurmd", "munged", "sbatch")
 
@@ -141,8 +143,13 @@ def test_before_its_time_limit_a_run_saves_and_its_job_is_queued_again(on_slurm,
 def test_a_job_that_reaches_its_time_limit_leaves_the_records_of_one_process(on_slurm, tmp_path):
     config = json.loads(on_slurm.read_text())
     config |= {"entries": {"lora": {"r": 2, "learning_rate": 0.01}}, "tune": None, "baselines": ["base"]}
-    config["protocol"] |= {"epochs": 300}
+    config["protocol"] |= {"epochs": 100}
     config["machine"] |= {"workers": 1, "slurm": {"hours": 1 / 60, "save_seconds": 15}}
+    on_slurm.write_text(json.dumps(config))
+    in_one_process(on_slurm, tmp_path / "pace")
+    rows = map(json.loads, Folder(tmp_path / "pace").events_file.read_text().splitlines())
+    times = [row["time"] for row in rows if row["kind"] == "metrics"]
+    config["protocol"] |= {"epochs": math.ceil(100 * LONG / (times[-1] - times[0]))}
     on_slurm.write_text(json.dumps(config))
     expected = in_one_process(on_slurm, tmp_path / "here")
     folder = Folder(config["output"])
