@@ -72,8 +72,8 @@ def largest_counts(
     from bakeoff.compute.training.gradient_reach import adapted_shape
 
     group, ends = entry.methods(), entry.at_ends()
-    shapes = {m.model_dump_json(exclude={"learning_rate"}): m for m in group}  # one a size, whatever the rate
-    others = {m.model_dump_json(exclude={"learning_rate"}): m for m in ends}
+    # One method a size, whatever the rate.
+    shapes, others = ({m.model_dump_json(exclude={"learning_rate"}): m for m in of} for of in (group, ends))
     try:
         for method in (*group, *ends) if tokenizer is not None else ():
             method.check_tokenizer(tokenizer)

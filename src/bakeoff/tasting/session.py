@@ -32,6 +32,11 @@ class Item:
     texts: tuple[str, str]
 
     @property
+    def differs(self) -> bool:
+        """Whether the two outputs differ: else nobody is asked."""
+        return self.texts[0] != self.texts[1]
+
+    @property
     def outputs(self) -> str:
         """The hash that binds a vote to these outputs."""
         return outputs_hash(self.document, *self.texts)
@@ -51,7 +56,7 @@ class Tasting:
     @property
     def asked(self) -> list[Item]:
         """The comparisons on which people are asked: those of two outputs that differ."""
-        return [item for item in self.items if item.texts[0] != item.texts[1]]
+        return [item for item in self.items if item.differs]
 
     def next(self, taster: str) -> int | None:
         """Return the number of the next comparison of a taster, None if there is none.
@@ -63,7 +68,7 @@ class Tasting:
         left = [n for n, item in enumerate(self.items) if (taster, item.outputs, item.place) not in self.votes]
         for number in sorted(left, key=lambda n: counts[self.items[n].outputs, self.items[n].place]):
             item = self.items[number]
-            if item.texts[0] != item.texts[1]:
+            if item.differs:
                 return number
             if not counts[item.outputs, item.place]:
                 self.vote(taster, number, "tie", SAME)
