@@ -47,17 +47,18 @@ def until(holds, what="it"):
 
 
 class Gate:
-    """Lets an engine's steps do nothing until it is open."""
+    """Lets an engine's steps do nothing until it is open, but for as many as `steps` is released for."""
 
     def __init__(self, engine):
         self.engine, self.step, self.open = engine, engine.step, threading.Event()
+        self.steps = threading.Semaphore(0)
 
     def __enter__(self):
         self.engine.step = self.wait
         return self
 
     def wait(self):
-        return self.step() if self.open.wait(0.002) else []
+        return self.step() if self.open.wait(0.002) or self.steps.acquire(blocking=False) else []
 
     def __exit__(self, *_):
         self.open.set()

@@ -63,10 +63,13 @@ def test_a_full_queue_answers_429_and_every_place_is_free_again(server):
 @pytest.mark.parametrize("streams", [True, False])
 def test_a_client_that_leaves_frees_its_row_whether_it_waits_or_is_written(server, streams):
     with Gate(server.opened.engine) as gate:
-        clients = [stream(server, stream=streams) for _ in range(2)]
+        clients = [stream(server, model="shared/base", stream=streams) for _ in range(2)]
         until(lambda: rows(server) == 2)
+        gate.steps.release()
+        until(lambda: server.opened.engine.running == 1)
         for client in clients:
             client.close()
+        until(lambda: server.opened.engine.rows == {})  # else an output could end before its client is seen to be gone
         gate.open.set()
         until(lambda: rows(server) == 0)
     assert complete(server)[0] == 200
@@ -142,8 +145,9 @@ def test_an_engine_that_fails_once_answers_500_and_then_writes_again(server, cap
 
 def test_a_server_that_ends_finishes_what_it_writes(shared):
     with served(shared[1].folder.path) as server:
-        whole = complete(server)[1]["choices"][0]["text"]
-        with Gate(server.opened.engine) as gate, contextlib.closing(stream(server)) as client:
+        whole = complete(server, model="shared/base")[1]["choices"][0]["text"]
+        assert whole
+        with Gate(server.opened.engine) as gate, contextlib.closing(stream(server, model="shared/base")) as client:
             until(lambda: rows(server) == 1)
             server.listener.should_exit = True
             until(lambda: not listens(server))
