@@ -1,7 +1,8 @@
 #!/bin/bash
 # A Slurm of one node on this machine, for tests: slurm_here.sh start FOLDER [PORT], then export SLURM_CONF=FOLDER/slurm.conf;
 # slurm_here.sh stop FOLDER. Needs root, and Debian's slurmctld, slurmd, slurm-client and munge (no systemd). The node
-# claims four processors, however many there are, so that four jobs run at the same time.
+# claims four processors, however many there are, so that four jobs run at the same time. A job that is queued again
+# starts after ten seconds (cred_expire), where two minutes are usual.
 set -euo pipefail
 folder=$(realpath -m "$2")
 if [ "$1" = stop ]; then
@@ -21,7 +22,7 @@ SlurmctldPort=${3:-16817}
 SlurmdPort=$((${3:-16817} + 1))
 SlurmUser=root
 SlurmdUser=root
-AuthInfo=socket=$folder/munge/socket
+AuthInfo=socket=$folder/munge/socket,cred_expire=10
 StateSaveLocation=$folder/state
 SlurmdSpoolDir=$folder/spool
 SlurmctldPidFile=$folder/slurmctld.pid
@@ -33,7 +34,7 @@ TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SlurmdParameters=config_overrides
-SchedulerParameters=sched_interval=2,batch_sched_delay=1,requeue_delay=1
+SchedulerParameters=sched_interval=2,batch_sched_delay=1
 KillWait=30
 MinJobAge=60
 ReturnToService=2

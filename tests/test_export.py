@@ -162,7 +162,7 @@ def test_what_cannot_be_exported_is_one_line(shared, within, tmp_path, words, li
 def test_nothing_is_written_over(shared, within, tmp_path):
     folder, place = shared[1].folder.path, tmp_path / "x"
     words = ("--entry", "lora", "--to", "peft", "--limit", 1)
-    assert "inside the run folder" in refused(folder, folder / "runs/x", *words)
+    assert "inside a run folder" in refused(folder, folder / "runs/x", *words)
     assert "name too long. Try: -o FOLDER, another place" in refused(folder, tmp_path / ("x" * 250), *words)
     place.mkdir()
     assert "exists already. Try: -o FOLDER, another place" in refused(folder, place, *words)

@@ -16,9 +16,11 @@ from bakeoff.cli.main import main
 from bakeoff.config.loading import load_config
 from bakeoff.driver.resume import check_free
 from bakeoff.errors import SetupError
+from bakeoff.export.folder import check_place
 from bakeoff.report.figures import MANIFEST
 from bakeoff.store.checksums import read_mapping
 from bakeoff.store.files import write_json
+from bakeoff.store.grid_folder import GridFolder
 from bakeoff.store.ownership import begin, claim, discard
 from bakeoff.store.run_folder import Folder
 
@@ -44,6 +46,22 @@ def test_a_folder_of_something_else_is_left_alone(shared, tmp_path):
     assert [p.name for p in (tmp_path / "other").iterdir()] == ["notes.txt"]
     with pytest.raises(SetupError, match="not a run folder of bakeoff"):
         bakeoff.load_results(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["runs/mine", "mine", "export/mine"])
+@pytest.mark.parametrize("through", [".", "link"])
+def test_nothing_of_anothers_is_made_inside_a_run_folder(copied, tiny_config, tmp_path, through, place):
+    (tmp_path / "link").symlink_to(copied.path)
+    path = tmp_path / "link" / place if through == "link" else copied.path / place
+    before = sorted(copied.path.rglob("*"))
+    for made in (
+        lambda: bakeoff.run({**tiny_config, "output": str(path)}, display="none"),
+        lambda: GridFolder(path).check_free(),
+        lambda: check_place(path, force=True),
+    ):
+        with pytest.raises(SetupError, match=f"{path}: is inside a run folder, {copied.path.resolve()}, which"):
+            made()
+    assert sorted(copied.path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("text", ["", '{"name": "sha', '{"name": "shared"}'])

@@ -129,9 +129,7 @@ def test_before_its_time_limit_a_run_saves_and_its_job_is_queued_again(on_slurm,
     process = started(on_slurm)
     until(folder, "metrics", 3, process)
     (job,) = jobs()
-    subprocess.run(
-        ["scancel", "--signal=USR1", "--batch", job], check=True
-    )  # as Slurm does before the limit; it starts in two minutes
+    subprocess.run(["scancel", "--signal=USR1", "--batch", job], check=True)  # as Slurm does before the limit
     assert process.wait(SECONDS) == 0
     assert f"job {job} is in the queue again; its run continues from its checkpoint" in notes(folder)
     steps = [event.step for event in Reader(folder.events_file).new_events() if event.kind == "metrics"]

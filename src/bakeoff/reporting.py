@@ -9,7 +9,7 @@ from bakeoff.results import load_results
 from bakeoff.store.checksums import sealed
 from bakeoff.store.files import write_json, writing
 from bakeoff.store.lock import in_turn
-from bakeoff.store.ownership import is_ours, refuse_links
+from bakeoff.store.ownership import is_ours, refuse_inside, refuse_links
 from bakeoff.store.results_document import ResultsDocument
 from bakeoff.store.run_folder import Folder
 from bakeoff.store.signature import signed
@@ -58,8 +58,7 @@ def compare(paths: Sequence[str | Path], output: str | Path) -> Path:
         raise SetupError(f"{folders[0].path}: the folder is given twice. Try: each folder once")
     if page.name in ("", ".."):
         raise SetupError(f"{str(output)!r}: not the name of a page. Try: -o comparison.html")
-    if os.path.realpath(page.parent) in places:
-        raise SetupError(f"{page}: is inside a run folder. Try: -o comparison.html, or any other place")
+    refuse_inside(page, "-o comparison.html, or any other place")
     documents = [load_results(folder.path).document for folder in folders]
     together = summarize_together(folders, documents) if len(folders) > 1 else documents[0]
     with writing(page.parent, "-o PAGE.html, another place"):
@@ -85,8 +84,7 @@ def over_tasks(paths: Sequence[str | Path], output: str | Path | None = None) ->
         raise SetupError(f"{cells[0].folder.path}: the folder is given twice. Try: each folder once")
     alone = grids[0] if len(grids) == 1 and grids[0].is_grid() else None
     page = Path(output) if output else alone.page if alone else Path("over-tasks.html")
-    if os.path.realpath(page.parent) in {os.path.realpath(cell.folder.path) for cell in cells}:
-        raise SetupError(f"{page}: is inside a run folder. Try: -o over-tasks.html, or any other place")
+    refuse_inside(page, "-o over-tasks.html, or any other place")
     name = alone.path.resolve().name if alone else " + ".join(dict.fromkeys(cell.task for cell in cells))
     with writing(page.parent, "-o PAGE.html, another place"):
         return write_tasks(summarize_tasks(cells, name), page)

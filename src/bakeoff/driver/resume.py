@@ -22,7 +22,7 @@ from bakeoff.errors import BakeoffError, SetupError
 from bakeoff.progress.session import plan_hash
 from bakeoff.store.checksums import read_whole
 from bakeoff.store.files import write_json, write_text
-from bakeoff.store.ownership import claim, refuse_foreign, refuse_links
+from bakeoff.store.ownership import claim, refuse_foreign, refuse_inside, refuse_links
 from bakeoff.store.plan_document import PlanDocument
 from bakeoff.store.records import Step
 from bakeoff.store.run_folder import Folder
@@ -35,7 +35,11 @@ FREE_TO_CHANGE = re.compile(
 
 
 def check_free(folder: Folder, config: Config) -> None:
-    """Raise SetupError if the run folder contains anything but this bakeoff, which is recognised by its name."""
+    """Raise SetupError if the run folder contains anything but this bakeoff, which is recognised by its name.
+
+    So it does if the folder is inside another bakeoff's.
+    """
+    refuse_inside(folder.path, "-s output=FOLDER, another place")
     if not folder.path.exists():
         return
     if not folder.path.is_dir():

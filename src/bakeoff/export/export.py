@@ -67,7 +67,7 @@ def export_run(
     place = Path(options.output or default_folder(plan.name, run.entry, options.to))
     if ".." in place.parts or not place.name:  # a folder before `..` need not exist; `.` is nobody's name
         place = place.resolve()
-    check_place(place, options.force, folder.path)
+    check_place(place, options.force)
     config = planned_config(folder, plan).model_copy(update={"model": signed.model, "revision": signed.revision})
     form = form_of(options, run, adapter, config)
     job = Job(folder, document, run, adapter, config, options, form)

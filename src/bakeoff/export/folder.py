@@ -20,7 +20,7 @@ from bakeoff import __version__
 from bakeoff.errors import SetupError
 from bakeoff.store.checksums import read_mapping
 from bakeoff.store.files import write_json
-from bakeoff.store.ownership import MADE_BY
+from bakeoff.store.ownership import MADE_BY, refuse_inside
 from bakeoff.store.scratch import is_alive
 
 MARK = "export.json"  # in every export: who made it, from what, and which files it has
@@ -33,15 +33,13 @@ def default_folder(name: str, entry: str, to: str) -> Path:
     return Path("exports") / f"{name}-{entry}-{to}"
 
 
-def check_place(place: Path, force: bool, run_folder: Path) -> None:
+def check_place(place: Path, force: bool) -> None:
     """Raise SetupError if something is at an export's place that may not be replaced, or it is in a run folder.
 
     What killed processes have left of an export to this place is removed before.
     """
     sweep(place)
-    above = Path(os.path.realpath(place))
-    if above.is_relative_to(os.path.realpath(run_folder)):
-        raise SetupError(f"{place}: is inside the run folder, which is only for bakeoff's own files. Try: -o FOLDER")
+    refuse_inside(place, "-o FOLDER, another place")
     if not (place.exists() or place.is_symlink()):
         return
     if not force:

@@ -9,6 +9,7 @@ from bakeoff.errors import SetupError
 from bakeoff.store.checksums import read_mapping
 from bakeoff.store.files import write_json
 from bakeoff.store.lock import locked
+from bakeoff.store.ownership import refuse_inside
 from bakeoff.store.run_folder import Folder
 
 MADE_BY = "bakeoff"
@@ -37,7 +38,8 @@ class GridFolder:
             yield
 
     def check_free(self) -> None:
-        """Raise SetupError if the folder is none, a link, or has files of another kind."""
+        """Raise SetupError if the folder is none, a link, inside a run folder, or has files of another kind."""
+        refuse_inside(self.path, "-s output=FOLDER, another place")
         if self.path.exists() and not self.path.is_dir():
             raise SetupError(f"{self.path}: is a file, expected a folder. Try: another name, or -s output=FOLDER")
         if self.path.is_symlink() or self.grid_file.is_symlink():

@@ -103,6 +103,13 @@ def strangers(folder: Folder, own: set[Path]) -> Iterator[Path]:
             yield file
 
 
+def refuse_inside(place: Path, hint: str) -> None:
+    """Raise SetupError if a file or folder that somebody wants to write would be in a run folder."""
+    for above in Path(os.path.realpath(place)).parents:  # Path.resolve raises where links lead in a circle
+        if is_ours(Folder(above)):
+            raise SetupError(f"{place}: is inside a run folder, {above}, which has bakeoff's files only. Try: {hint}")
+
+
 def refuse_links(folder: Folder) -> None:
     """Raise SetupError if a name of the layout is a link: it would be written through, to another place."""
     for path in layout(folder):
