@@ -3,7 +3,9 @@
 import shutil
 import signal
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -32,6 +34,7 @@ from bakeoff.driver.executor import hiding_others
 from bakeoff.driver.memory import Sizes, sizes_of
 from bakeoff.driver.plan import make_plan
 from bakeoff.errors import ConfigError, SetupError
+from bakeoff.library_errors import one_line
 from bakeoff.methods import build_method, method_class
 from bakeoff.store.files import write_json
 from bakeoff.testing.families import FAMILIES, family_base
@@ -187,17 +190,18 @@ def test_a_run_of_two_processes_leaves_the_record_of_one(one):
     assert [row.output for row in folder.run(run.id).predictions()] == [row.output for row in rows]
 
 
-def test_a_process_that_is_killed_ends_the_run_with_its_name(one, monkeypatch):
+@pytest.mark.parametrize("within", [nullcontext, partial(one_line, "model: GPT2LMHeadModel: cannot be decoded")])
+def test_a_process_that_is_killed_ends_the_run_with_its_name(one, monkeypatch, within):
     _, folder, run = one
     shutil.rmtree(folder.run(run.id).path)
-    killed = kill_one(monkeypatch, folder, run)
+    killed = kill_one(monkeypatch, folder, run, within)
     assert (killed.status, killed.cause) == ("failed", "ended")
     assert killed.error.startswith("the process of rank 1 ended with SIGKILL. Out of memory?")
     assert not torch.distributed.is_initialized()
 
 
-def kill_one(monkeypatch, folder, run):
-    """Return the record of a run whose second process is killed while the first one waits for it."""
+def kill_one(monkeypatch, folder, run, within):
+    """Return the record of a run whose second process is killed while the first one waits for it, `within` a check."""
     started = []
 
     def start(self, request):
@@ -206,7 +210,8 @@ def kill_one(monkeypatch, folder, run):
 
     def work_on(folder, run, left, emit, stop_requested, given):
         started[0].kill()
-        given.team.wait()
+        with within():
+            given.team.wait()
 
     plain_start = members.LocalProcess.__init__
     with monkeypatch.context() as patch:

@@ -104,7 +104,9 @@ def lead(work: Callable[[Given], T], members: "Members", team: Team, meet: Calla
         return result
     except Exception as error:
         team.give_up()
-        if isinstance(error, BakeoffError) or (isinstance(error, RuntimeError) and out_of_memory(error)):
+        # A check of a base turns all that is raised in it into a BakeoffError, also that another process is gone.
+        own = isinstance(error, BakeoffError) and not is_consequence(error)
+        if own or (isinstance(error, RuntimeError) and out_of_memory(error)):
             raise
         reason = members.reason()
         if reason is None or (is_consequence(reason) and not is_consequence(error)):
