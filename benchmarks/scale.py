@@ -170,10 +170,14 @@ def parts(folder: Path) -> dict[str, float]:
     """Return the seconds that all finished runs of a bakeoff spent in each of their parts."""
     total: dict[str, float] = {}
     for file in folder.glob("runs/*/result.json"):
-        for name, value in json.loads(file.read_text())["costs"].items():
-            if name.endswith("_seconds") and value:
-                total[name] = total.get(name, 0.0) + value
+        for name, value in seconds_of(json.loads(file.read_text())).items():
+            total[name] = total.get(name, 0.0) + value
     return total
+
+
+def seconds_of(row: dict[str, Any]) -> dict[str, float]:
+    """Return the seconds that a run spent in each of its parts, from its record."""
+    return {name: value for name, value in row["costs"].items() if name.endswith("_seconds") and value}
 
 
 def ray_seconds(folder: Path) -> dict[str, Any]:
@@ -205,8 +209,7 @@ def recorded(folder: Path) -> dict[str, Any]:
     for file in sorted(folder.glob("runs/*/result.json")):
         row = json.loads(file.read_text())
         if row["status"] == "done":
-            spent = [value for name, value in row["costs"].items() if name.endswith("_seconds") and value]
-            seconds.setdefault(row["run"]["kind"], []).append(round(sum(spent), 3))
+            seconds.setdefault(row["run"]["kind"], []).append(round(sum(seconds_of(row).values()), 3))
     return {"machine": f"{os.cpu_count()} cores of an {processor()}", "seconds": seconds}
 
 

@@ -1,7 +1,7 @@
 """Results: turns the records of a bakeoff's runs into results.json, which every view (terminal, report, CSV) reads."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy
 
@@ -71,15 +71,13 @@ def summarize(folder: Folder) -> ResultsDocument:
         rows[name] = priced(rows[name], price, finals, trials)
     rows = with_forgetting(rows | {name: not_run_row(name, reason) for name, reason in plan.not_run.items()})
     compared = {name: row for name, row in rows.items() if row.status != "not run"}
-    statuses = {row.status for row in compared.values()}
     tasted = preferences(folder, plan, rows, clusters)
     over = ended_by(folder, plan, config, rounds, results) if rounds else None
     verdict = make_verdict(compared, estimates, yardstick(plan, config), rounds, over.budget if over else None)
     if tasted:
         verdict = verdict.model_copy(update={"text": " ".join([verdict.text, *in_short(tasted)])})
     return ResultsDocument(
-        schema_version=SCHEMA, name=plan.name,
-        status="done" if statuses == {"done"} else "failed" if statuses == {"failed"} else "incomplete",
+        schema_version=SCHEMA, name=plan.name, status=status_of(compared),
         **setting_of(plan, config),
         entries={n: row for n, row in rows.items() if row.kind == "entry"},
         baselines={n: rows[n] for n in (*config.baselines, *rows) if n in rows and rows[n].kind == "baseline"},
@@ -89,6 +87,12 @@ def summarize(folder: Folder) -> ResultsDocument:
         environment=folder.environment(),
         records=folder.content_hash(),
     )  # fmt: skip
+
+
+def status_of(rows: Mapping[str, ResultsRow]) -> Literal["done", "failed", "incomplete"]:
+    """Return how far a bakeoff has come whose runs have come as far as their `rows` say."""
+    statuses = {row.status for row in rows.values()}
+    return "done" if statuses == {"done"} else "failed" if statuses == {"failed"} else "incomplete"
 
 
 def setting_of(plan: PlanDocument, config: Config) -> dict[str, Any]:
