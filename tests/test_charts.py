@@ -6,10 +6,12 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bakeoff.report.charts.curves import DRAWN, SEEDS, curves
 from bakeoff.report.charts.drawing import DARK, LIGHT, Figure, on_paper
-from bakeoff.report.charts.labels import LETTER, LINE, place
+from bakeoff.report.charts.labels import LETTER, LINE, column, place
 from bakeoff.report.charts.pairs import BRIEF, ROWS, pair_figures
 from bakeoff.report.charts.quality import costs, pareto, qualities, quality_cost
 from bakeoff.report.figures import draw_figures
@@ -74,6 +76,26 @@ def test_a_name_without_room_covers_no_other():
     shifts = place([(300, 100)] * 30, [f"entry_{i}" for i in range(30)], 520)
     boxes = [(dx, dy) for dx, dy in filter(None, shifts)]
     assert 1 < len(set(boxes)) == len(boxes) < 30
+
+
+@given(st.lists(st.floats(0, 260), min_size=1, max_size=20))
+def test_names_in_a_column_keep_their_order_and_are_as_near_as_they_can_be(heights):
+    found = column(heights, 260)
+    order = sorted(range(len(heights)), key=heights.__getitem__)
+    assert all(found[b] - found[a] >= LINE - 1e-6 for a, b in itertools.pairwise(order))
+    assert all(-1e-6 <= at <= 260 + 1e-6 for at in found)
+    if all(heights[b] - heights[a] >= LINE for a, b in itertools.pairwise(order)):
+        assert found == pytest.approx(heights, abs=1e-6)
+    worst = sum((at - height) ** 2 for at, height in zip(found, heights, strict=True))
+    for moved in (-1.0, 1.0):  # no block of touching names is nearer to its heights a little up or down
+        for first in range(len(order)):
+            for last in range(first, len(order)):
+                other = list(found)
+                for i in order[first : last + 1]:
+                    other[i] += moved
+                apart = all(other[b] - other[a] >= LINE for a, b in itertools.pairwise(order))
+                if apart and min(other) >= 0 and max(other) <= 260:
+                    assert sum((a - h) ** 2 for a, h in zip(other, heights, strict=True)) >= worst - 1e-6
 
 
 def test_the_line_joins_what_no_other_beats_on_both():

@@ -5,10 +5,11 @@ import altair as alt
 from bakeoff.analysis.budgets import budget_note, curves_of
 from bakeoff.analysis.columns import counted
 from bakeoff.report.charts.drawing import INK, TIP, Figure, Point, colors, data, draw, shapes
-from bakeoff.report.charts.labels import place
+from bakeoff.report.charts.labels import column
 from bakeoff.store.results_document import ResultsDocument
 
-WIDTH, HEIGHT = 420, 260
+WIDTH, HEIGHT = 330, 260
+NAMES_AT, LONGEST = WIDTH + 24, 150  # where names begin and how long one can be, in pixels
 MOST = 12  # entries that are drawn: the best with all trials
 SPREAD = 4  # the axis ends at so many times the spread of what the drawn entries have with all trials
 
@@ -40,31 +41,35 @@ def budget_figures(results: ResultsDocument) -> list[Figure]:
 
 
 def chart(rows: list[Point], names: list[str]) -> str:
-    """Return the drawing, with the entries' names beside the ends of their lines."""
+    """Return the drawing, with the entries' names in a column beside it, joined to the ends of their lines."""
     most, losses = max(row["trials"] for row in rows), [row["loss"] for row in rows]
     last = [row for row in rows if row["trials"] == max(r["trials"] for r in rows if r["entry"] == row["entry"])]
     low = min(losses)
     top = min(max(losses), low + SPREAD * max(max(row["loss"] for row in last) - low, 0.02))
     margin = 0.06 * (top - low or 0.1)
     span = (low - margin, top + margin)
-    right = most + 0.35 * most
     y = alt.Y("loss:Q", title="expected validation loss",
               scale=alt.Scale(domain=list(span), clamp=True, nice=False, zero=False))  # fmt: skip
     ticks = sorted({max(1, round(most * share / 8)) for share in range(1, 9)} | {1})
     x = alt.X("trials:Q", title="trials", axis=alt.Axis(values=ticks, format="d", grid=False),
-              scale=alt.Scale(domain=[1, right], nice=False))  # fmt: skip
-    places = [
-        (WIDTH * (row["trials"] - 1) / (right - 1), HEIGHT * (span[1] - row["loss"]) / (span[1] - span[0]))
-        for row in last
+              scale=alt.Scale(domain=[1, most], nice=False))  # fmt: skip
+    heights = column([HEIGHT * (span[1] - row["loss"]) / (span[1] - span[0]) for row in last], HEIGHT)
+    named = [
+        {**row, "beside": span[1] - height * (span[1] - span[0]) / HEIGHT}
+        for row, height in zip(last, heights, strict=True)
     ]
-    shifts = place(places, [row["entry"] for row in last], WIDTH)
-    base, texts = data("rows").encode(x=x, y=y, color=colors(names)), data("names").encode(x=x, y=y)
+    base, ends = data("rows").encode(x=x, y=y, color=colors(names)), data("names")
     layers = [
+        ends.mark_rule(strokeWidth=1, opacity=0.4, aria=False).encode(
+            x=x, y=y, x2=alt.X2Value(NAMES_AT - 4), y2=alt.Y2("beside:Q"), color=colors(names)
+        ),
         base.mark_line(strokeWidth=2, aria=False),
         base.mark_point(filled=True, size=50, opacity=1).encode(shape=shapes(names), description=TIP),
-        texts.mark_text(
-            dx=alt.ExprRef("datum.dx"), dy=alt.ExprRef("datum.dy"), fontSize=12, fill=INK, strokeWidth=0, aria=False
-        ).encode(text=alt.Text("entry:N"), stroke=alt.Stroke("entry:N", scale=colors(names)["scale"], legend=None)),
-    ]
-    named = [{**row, "dx": shift[0], "dy": shift[1]} for row, shift in zip(last, shifts, strict=True) if shift]
+        ends.mark_text(
+            align="left", baseline="middle", limit=LONGEST, fontSize=12, fill=INK, strokeWidth=0, aria=False
+        ).encode(
+            x=alt.XValue(NAMES_AT), y=alt.Y("beside:Q"), text=alt.Text("entry:N"),
+            stroke=alt.Stroke("entry:N", scale=colors(names)["scale"], legend=None),
+        ),
+    ]  # fmt: skip
     return draw(layers, {"rows": rows, "names": named}, (WIDTH, HEIGHT))

@@ -1,4 +1,4 @@
-"""Places names beside points so that they cover neither each other nor the points."""
+"""Places names beside points, or in a column, so that they cover neither each other nor the points."""
 
 from collections.abc import Sequence
 
@@ -24,6 +24,25 @@ def place(
             taken.append(box(x, y, shift, half))
         shifts.append(shift)
     return shifts
+
+
+def column(heights: Sequence[float], most: float) -> list[float]:
+    """Return the middles (pixels, downward, of at most `most`) of lines in a column, each as near its height as can be.
+
+    Lines that would overlap are spread evenly about the mean of their heights (isotonic regression: pool adjacent
+    violators), in the order of their heights.
+    """
+    order = sorted(range(len(heights)), key=heights.__getitem__)
+    pools: list[tuple[float, int]] = []  # mean of what their heights are without the lines above, and count
+    for above, i in enumerate(order):
+        pools.append((heights[i] - above * LINE, 1))
+        while len(pools) > 1 and pools[-2][0] >= pools[-1][0]:
+            (mean, count), (low, more) = pools.pop(), pools.pop()
+            pools.append(((mean * count + low * more) / (count + more), count + more))
+    free = most - LINE * (len(heights) - 1)  # what the uppermost line can be moved by
+    means = [min(max(mean, 0.0), max(free, 0.0)) for mean, count in pools for _ in range(count)]
+    found = {i: means[above] + above * LINE for above, i in enumerate(order)}
+    return [found[i] for i in range(len(heights))]
 
 
 def candidates(half: float) -> list[tuple[float, float]]:
