@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-NAMES = ("sbatch", "squeue", "scancel", "scontrol", "sinfo")
+NAMES = ("sbatch", "squeue", "scancel", "scontrol", "sinfo", "srun")
 
 
 def start(folder: Path, key: str) -> None:
@@ -18,7 +18,7 @@ def start(folder: Path, key: str) -> None:
     number, index = key.split("_")
     restarts = int((folder / f"{key}.starts").read_text()) if (folder / f"{key}.starts").exists() else 0
     (folder / f"{key}.starts").write_text(str(restarts + 1))
-    job = {"SLURM_ARRAY_JOB_ID": number, "SLURM_ARRAY_TASK_ID": index, "SLURM_CPUS_PER_TASK": "1"}
+    job = {"SLURM_ARRAY_JOB_ID": number, "SLURM_ARRAY_TASK_ID": index, "SLURM_CPUS_ON_NODE": "1"}
     words = ["bash", str(folder / f"{number}.script")]
     nowhere = subprocess.DEVNULL
     process = subprocess.Popen(
@@ -58,8 +58,12 @@ def main(command: str, words: list[str]) -> None:
     keys = [word for word in words if not word.startswith("--")]
     if command == "sinfo":
         print("main*|up|(null)")
+    elif command == "srun":
+        (folder / "step.pid").write_text(str(os.getpid()))
+        os.environ["SLURM_LAUNCH_NODE_IPADDR"] = "127.0.0.1"
+        os.execvp(words[words.index("--") + 1], words[words.index("--") + 1 :])
     elif command == "squeue":
-        for file in sorted(folder.glob("*.pid")):
+        for file in sorted(folder.glob("*_*.pid")):
             if (folder / f"{file.stem.split('_')[0]}.name").read_text() == options["name"]:
                 print(f"{file.stem}|{state(folder, file.stem)}|None")
     elif command == "scontrol":  # requeue KEY

@@ -1,17 +1,17 @@
 #!/bin/bash
-# A Slurm of one node on this machine, for tests: slurm_here.sh start FOLDER [PORT], then export SLURM_CONF=FOLDER/slurm.conf;
+# A Slurm of two nodes on this machine, for tests: slurm_here.sh start FOLDER [PORT], then export SLURM_CONF=FOLDER/slurm.conf;
 # slurm_here.sh stop FOLDER. Needs root, and Debian's slurmctld, slurmd, slurm-client and munge (no systemd). The node
 # claims four processors, however many there are, so that four jobs run at the same time. A job that is queued again
 # starts after ten seconds (cred_expire), where two minutes are usual.
 set -euo pipefail
 folder=$(realpath -m "$2")
 if [ "$1" = stop ]; then
-  for daemon in slurmd slurmctld munged; do
+  for daemon in slurmd-node1 slurmd-node2 slurmctld munged; do
     kill "$(cat "$folder/$daemon.pid")" 2>/dev/null || true
   done
   exit 0
 fi
-mkdir -p "$folder/state" "$folder/spool" "$folder/munge"
+mkdir -p "$folder/state" "$folder/munge"
 chmod 755 "$folder"
 chmod 700 "$folder/munge"
 host=$(hostname -s)
@@ -19,16 +19,15 @@ cat >"$folder/slurm.conf" <<CONF
 ClusterName=here
 SlurmctldHost=$host(127.0.0.1)
 SlurmctldPort=${3:-16817}
-SlurmdPort=$((${3:-16817} + 1))
 SlurmUser=root
 SlurmdUser=root
 AuthInfo=socket=$folder/munge/socket,cred_expire=10
 StateSaveLocation=$folder/state
-SlurmdSpoolDir=$folder/spool
+SlurmdSpoolDir=$folder/spool-%n
 SlurmctldPidFile=$folder/slurmctld.pid
-SlurmdPidFile=$folder/slurmd.pid
+SlurmdPidFile=$folder/slurmd-%n.pid
 SlurmctldLogFile=$folder/slurmctld.log
-SlurmdLogFile=$folder/slurmd.log
+SlurmdLogFile=$folder/slurmd-%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
@@ -39,9 +38,10 @@ KillWait=30
 MinJobAge=60
 ReturnToService=2
 MpiDefault=none
-NodeName=$host NodeAddr=127.0.0.1 CPUs=4 State=UNKNOWN
-PartitionName=main Nodes=$host Default=YES MaxTime=INFINITE State=UP
-PartitionName=closed Nodes=$host State=DOWN
+NodeName=node1 NodeHostname=$host NodeAddr=127.0.0.1 Port=$((${3:-16817} + 1)) CPUs=2 State=UNKNOWN
+NodeName=node2 NodeHostname=$host NodeAddr=127.0.0.1 Port=$((${3:-16817} + 2)) CPUs=2 State=UNKNOWN
+PartitionName=main Nodes=node1,node2 Default=YES MaxTime=INFINITE State=UP
+PartitionName=closed Nodes=node1 State=DOWN
 CONF
 dd if=/dev/urandom of="$folder/munge/key" bs=1 count=1024 status=none
 chmod 400 "$folder/munge/key"
@@ -49,12 +49,13 @@ munged --force --key-file="$folder/munge/key" --socket="$folder/munge/socket" --
   --log-file="$folder/munge/log" --seed-file="$folder/munge/seed"
 export SLURM_CONF=$folder/slurm.conf
 slurmctld
-slurmd
+slurmd -N node1
+slurmd -N node2
 for _ in $(seq 100); do
-  if sinfo --noheader --format=%T 2>/dev/null | grep -q idle; then
+  if [ "$(sinfo --noheader --partition=main --states=idle --format=%D 2>/dev/null)" = 2 ]; then
     exit 0
   fi
   sleep 0.2
 done
-echo "slurm_here.sh: no idle node after 20 s; see $folder/slurmctld.log and slurmd.log" >&2
+echo "slurm_here.sh: not two idle nodes after 20 s; see $folder/slurmctld.log and slurmd-node1.log" >&2
 exit 1

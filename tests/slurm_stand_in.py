@@ -31,7 +31,7 @@ class Slurm:
         self.folder, self.most = Folder(folder), most
         self.asked, self.states, self.names, self.running = [], {}, {}, {}
         self.numbers = itertools.count(1)
-        self.refusal = self.silent = None
+        self.refusal = self.silent = self.others = None
 
     def __call__(self, *words, stdin=None):
         self.asked.append(words)
@@ -68,7 +68,7 @@ class Slurm:
     def begin(self, key):
         """Let a job run."""
         self.states[key] = "RUNNING"
-        self.running[key] = job = ThreadJob(self.folder, key, "cpu", 10, 600)
+        self.running[key] = job = ThreadJob(self.folder, key, "cpu", 10, 600, self.others)
         threading.Thread(target=self.serve, args=(key, job), daemon=True).start()
 
     def serve(self, key, job):

@@ -106,6 +106,11 @@ def test_parts_of_a_resource_are_counted_as_decimal_fractions(monkeypatch, has, 
     assert executor_of(workers=1, resources={"slot": asked}).room() == slots
 
 
+def test_runs_share_a_gpu_if_each_takes_a_part_of_it(monkeypatch):
+    nodes_with(monkeypatch, {"GPU": 2, "CPU": 8})
+    assert executor_of(resources={"GPU": 0.5}).room() == 4
+
+
 def test_amounts_have_as_many_decimals_as_ray_takes(monkeypatch):
     nodes_with(monkeypatch, *[{"CPU": 1}] * 3)
     executor = executor_of(shards=3, resources={"CPU": 1 + 1e-9})

@@ -1,16 +1,21 @@
 """Runs in jobs of Slurm, which end or are queued again; drivers come and go. With Slurm: test_scale_slurm.py."""
 
 import os
+import shutil
 import signal
 import subprocess
 import threading
+from types import SimpleNamespace
 
 import pytest
 
 import bakeoff
 from bakeoff.config.loading import load_config
+from bakeoff.config.sections import Pin
 from bakeoff.driver import slurm, slurm_executor
 from bakeoff.driver.job_channel import Job, Talk
+from bakeoff.driver.node import Node
+from bakeoff.driver.slurm_hosts import OtherNodes, share_cores
 from bakeoff.driver.slurm_node import JobNode
 from bakeoff.errors import ConfigError, SetupError
 from bakeoff.store.event_log import Reader
@@ -152,7 +157,7 @@ def test_a_job_that_cannot_begin_is_one_line_with_what_it_has_written(config, cl
 
 
 def test_a_node_with_other_versions_is_not_used(config, cluster, monkeypatch):
-    monkeypatch.setattr("bakeoff.driver.slurm_slot.misfit", lambda facts, identity: "node-1 has torch 1.0")
+    monkeypatch.setattr("bakeoff.driver.slurm_slot.complaint", lambda facts, identity: "node-1 has torch 1.0")
     with pytest.raises(SetupError, match="node-1 has torch 1.0, so it is not used. Try: the same versions"):
         bakeoff.run(config, display="none")
 
@@ -207,6 +212,12 @@ def test_what_slurm_refuses_is_one_line_before_anything_is_planned(config, clust
     [
         ({"slurm": {"partition": "old"}}, r"machine\.slurm\.partition: old is down, so no job would start. Try: main"),
         ({"resources": {"GPU": 0.5}}, r"machine\.resources: Slurm gives whole numbers of GPU, got 0.5"),
+        ({"shards": 2, "resources": {"GPU": 3}}, r"resources: GPU 3 for machine\.shards: 2, each of which .* GPU: 2$"),
+        (
+            {"shards": 2, "slurm": {"nodes": 2}, "resources": {"CPU": 3}},
+            "whole numbers of CPU on each of 2 nodes, got 3. Try: CPU: 2",
+        ),
+        ({"shards": 3, "slurm": {"nodes": 2}}, "slurm: nodes: 2 cannot share machine.shards: 3 evenly"),
         ({"devices": [0]}, "devices: Slurm says which devices a run uses"),
         ({"address": "auto"}, "address: is for a cluster. Try: executor: ray"),
         ({"executor": "ray", "slurm": {}}, "slurm: is for a cluster. Try: executor: slurm"),
@@ -246,10 +257,27 @@ def test_sbatch_is_told_what_the_config_says(config):
     settings = load_config({**config, "machine": {**MACHINE, **machine}}).machine
     folder = Folder("out")
     assert slurm.options_of(folder, settings, settings.resources) == [
-        f"--job-name={slurm.job_name(folder)}", "--ntasks=1", "--requeue", "--signal=B:USR1@90",
+        f"--job-name={slurm.job_name(folder)}", "--requeue", "--signal=B:USR1@90",
+        "--nodes=1", "--ntasks=1", "--ntasks-per-node=1",
         "--partition=gpu", "--account=lab", "--time=61",
         "--cpus-per-task=4", "--mem=16384M", "--gres=gpu:2,licence:1", "--qos=low",
     ]  # fmt: skip
+
+
+def test_each_of_several_nodes_gives_its_part(config):
+    machine = {"shards": 8, "resources": {"GPU": 8, "CPU": 16, "memory": 2**34}, "slurm": {"nodes": 2}}
+    settings = load_config({**config, "machine": {**MACHINE, **machine}}).machine
+    options = slurm.options_of(Folder("out"), settings, settings.resources)
+    wanted = {"--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--cpus-per-task=8", "--mem=8192M", "--gres=gpu:4"}
+    assert wanted < {*options}
+
+
+def test_each_process_has_its_share_of_the_cores_of_its_node(monkeypatch):
+    for cores, ranks, threads in (("8", 4, "2"), ("8", 1, "8"), ("1", 4, "1")):
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        monkeypatch.setenv("SLURM_CPUS_ON_NODE", cores)
+        share_cores(ranks)
+        assert os.environ["OMP_NUM_THREADS"] == threads
 
 
 def test_a_script_keeps_a_folder_with_spaces_and_quotes_as_one_word(tmp_path):
@@ -285,7 +313,9 @@ def test_a_folder_whose_jobs_slurm_does_not_know_is_not_used(config, monkeypatch
         bakeoff.run(config, display="none")
 
 
-def test_processes_of_jobs_outlive_a_driver_and_save_at_their_limit(config, tmp_path, monkeypatch):
+@pytest.fixture
+def state(tmp_path, monkeypatch):
+    """The folder of a stand-in for Slurm's commands, whose jobs are processes."""
     state = tmp_path / "slurm"
     state.mkdir()
     slurm_commands.install(tmp_path / "bin")
@@ -293,6 +323,72 @@ def test_processes_of_jobs_outlive_a_driver_and_save_at_their_limit(config, tmp_
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
     monkeypatch.setattr(slurm_executor, "ASK_SECONDS", 0.5)
+    return state
+
+
+def acting(monkeypatch, act):
+    """Let the driver do something once, when a run has said how its training is."""
+    run = slurm_executor.SlurmExecutor.run
+
+    def acts_once(executor, *words):
+        acted = False
+        for event in run(executor, *words):
+            yield event
+            if event.kind == "metrics" and event.step and not acted:
+                acted = True
+                act()
+
+    monkeypatch.setattr(slurm_executor.SlurmExecutor, "run", acts_once)
+
+
+def test_a_run_over_two_nodes_of_a_job_is_as_in_one_process_though_one_of_them_is_lost(config, state, monkeypatch):
+    config |= {"tune": None, "safety": {"checkpoint_seconds": 0.01}}
+    config["protocol"] = {**config["protocol"], "precision": "fp32", "epochs": 8}
+    folder = bakeoff.run({**config, "machine": {}}, display="none").folder
+    run = next(run for run in folder.runs() if run.entry == "lora")
+    alone = folder.run(run.id).result()
+    shutil.rmtree(folder.run(run.id).path)
+    config["machine"] = {**MACHINE, "workers": 1, "device": "cpu", "shards": 2, "slurm": {"nodes": 2}}
+    acting(monkeypatch, lambda: os.kill(int((state / "step.pid").read_text()), signal.SIGKILL))
+    bakeoff.run(config, display="none")
+    assert (state / "1_0.starts").read_text() == "2"
+    assert "job 1_0 is in the queue again; its run continues from its checkpoint" in notes(folder)
+    assert not slurm_commands.lives(int((state / "step.pid").read_text()))
+    found = folder.run(run.id).result()
+    assert (found.status, found.shards, found.checks) == ("done", 2, alone.checks)
+    assert found.metrics == {n: pytest.approx(value, rel=1e-5, abs=1e-5) for n, value in alone.metrics.items()}
+
+
+@pytest.mark.parametrize(
+    ("facts", "line"),
+    [
+        ({"sees": False, "host": "b"}, "b does not see the run folder, as runs over several nodes must"),
+        ({"base": "other", "host": "b"}, "b has another base than this bakeoff was planned with"),
+        (None, "srun has not started bakeoff on all nodes of the job"),
+    ],
+)
+def test_other_nodes_of_a_job_that_do_not_fit_are_one_line(config, cluster, monkeypatch, facts, line):
+    def answers():
+        if facts is None:
+            raise SetupError("srun has not started bakeoff on all nodes of the job")
+        return [Node.facts(Node("cpu"), *asked[0][:3], Pin(*asked[0][3:])) | facts], [("127.0.0.1", 1)]
+
+    asked = []
+    cluster.others = SimpleNamespace(ranks=1, start=asked.append, answers=answers, end=lambda: None)
+    config["machine"] = {**MACHINE, "shards": 2, "slurm": {"nodes": 2}}
+    with pytest.raises(SetupError, match=rf"^machine\.executor: .*{line}, so it is not used"):
+        bakeoff.run(config, display="none")
+
+
+def test_a_step_that_starts_nothing_is_one_line(state):
+    (state.parent / "bin/srun").write_text("#!/bin/sh\nexit 1\n")
+    nodes = OtherNodes(1, "cpu", 1)
+    nodes.start([])
+    with pytest.raises(SetupError, match="srun has not started bakeoff on all nodes"):
+        nodes.answers()
+
+
+def test_processes_of_jobs_outlive_a_driver_and_save_at_their_limit(config, state, tmp_path, monkeypatch):
     config = {**config, "entries": {"lora": {"r": 2}}, "tune": None, "safety": {"checkpoint_seconds": 0.01}}
     config["machine"] = {**MACHINE, "workers": 1, "device": "cpu"}
     config["protocol"] = {**config["protocol"], "epochs": 30}
@@ -312,15 +408,7 @@ def test_processes_of_jobs_outlive_a_driver_and_save_at_their_limit(config, tmp_
             bakeoff.run(config, display="none")
     assert slurm_commands.state(state, "1_0") == "RUNNING"
 
-    def warning_once(executor, *words):
-        warned = False
-        for event in run(executor, *words):
-            yield event
-            if event.kind == "metrics" and not warned:
-                warned = True
-                slurm_commands.end(state, "1_0", signal.SIGUSR1)
-
-    monkeypatch.setattr(slurm_executor.SlurmExecutor, "run", warning_once)
+    acting(monkeypatch, lambda: slurm_commands.end(state, "1_0", signal.SIGUSR1))
     found = without_neighbours(bakeoff.run(config, display="none").folder)
     assert (state / "1_0.starts").read_text() == "2"
     assert "1 jobs of an earlier session are used again" in notes(Folder(folder))

@@ -13,7 +13,7 @@ OF_CLUSTERS = {"address": ("ray",), "resources": ("ray", "slurm"), "slurm": ("sl
 # What bakeoff says to sbatch itself, or what would give a job more than one process.
 OWN_OPTIONS = (
     "array", "chdir", "cpus-per-task", "error", "export", "gres", "input", "job-name", "mem", "nodes", "ntasks",
-    "output", "parsable", "requeue", "no-requeue", "signal", "test-only", "time", "wait", "wrap",
+    "ntasks-per-node", "output", "parsable", "requeue", "no-requeue", "signal", "test-only", "time", "wait", "wrap",
 )  # fmt: skip
 
 
@@ -22,6 +22,13 @@ class SlurmConfig(Section):
 
     partition: str | None = Field(None, min_length=1, description="partition of the jobs; null: Slurm's default")
     account: str | None = Field(None, min_length=1, description="account of the jobs; null: the user's default")
+    nodes: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="on how many nodes a run is, with machine.shards, which are divided evenly among them; so is "
+        "machine.resources, which is what a run takes of all of them together",
+    )
     hours: float | None = Field(
         None, gt=0, le=24 * 365, description="time limit of one job, in hours; null: that of the partition"
     )
@@ -87,7 +94,7 @@ class MachineConfig(Section):
         le=64,
         description="how many devices share each run: its batches, its evaluation, and the weights of its blocks. For "
         "bases that do not fit one device. They are of one machine, or with executor ray of several nodes if none has "
-        "enough; on a processor as many processes share its cores",
+        "enough, with executor slurm of machine.slurm.nodes; on a processor as many processes share its cores",
     )
     shard_weights: bool = Field(
         True,
@@ -123,8 +130,9 @@ class MachineConfig(Section):
     def _for_shards(self) -> Self:
         if self.shards > 1 and (":" in self.device or self.device == "mps"):
             raise ValueError(f"shards: {self.device} is one device. Try: devices: [0, 1], or device: auto")
-        if self.shards > 1 and self.executor == "slurm":
-            raise ValueError("shards: not with jobs of Slurm. Try: executor: local, or ray, in a job of your own")
+        nodes = self.slurm.nodes if self.slurm else 1
+        if self.shards % nodes:
+            raise ValueError(f"slurm: nodes: {nodes} cannot share machine.shards: {self.shards} evenly. Try: nodes: 1")
         return self
 
     @model_validator(mode="after")

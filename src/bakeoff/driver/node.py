@@ -8,6 +8,7 @@ import queue
 import shutil
 import socket
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from tempfile import gettempdir, mkdtemp
@@ -155,11 +156,19 @@ class Node:
             shutil.rmtree(self.folder.path, ignore_errors=True)
 
 
-def misfit(facts: dict[str, Any], identity: str | None) -> str | None:
-    """Return why a node with these `Node.facts` cannot be used; None if it can.
+def complaint(nodes: Sequence[Mapping[str, Any]], identity: str | None) -> str | None:
+    """Return why runs cannot be on these nodes together, by the `Node.facts` of each; None if they can.
 
     `identity` is that of the base which the bakeoff was planned with, if there is one.
     """
+    blind = [facts["host"] for facts in nodes if not facts["sees"]] if len(nodes) > 1 else []
+    found = [misfit(facts, identity) for facts in nodes]
+    found += [f"{host} does not see the run folder, as runs over several nodes must" for host in blind]
+    return next(filter(None, found), None)
+
+
+def misfit(facts: Mapping[str, Any], identity: str | None) -> str | None:
+    """Return why a node with these `Node.facts` cannot be used; None if it can."""
     if facts["error"]:
         return f"{facts['host']} does not have the base ({facts['error']})"
     if identity is not None and facts["base"] != identity:

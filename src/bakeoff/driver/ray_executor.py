@@ -19,6 +19,7 @@ from bakeoff.driver.ray_cluster import Head, connected, head_address
 from bakeoff.driver.ray_slot import RaySlot, last_line
 from bakeoff.driver.ready import ReadySet
 from bakeoff.driver.run_server import Message
+from bakeoff.driver.shards import check_gpus
 from bakeoff.errors import SetupError
 from bakeoff.store.checksums import digest
 from bakeoff.store.events import Event, Note
@@ -55,11 +56,7 @@ class RayExecutor(Executor):
         shards = self.settings.shards
         gpus = self.ray.cluster_resources().get("GPU")
         asked = self.settings.resources or {"GPU" if gpus else "CPU": float(shards)}
-        if asked.get("GPU", shards) % shards:
-            raise SetupError(
-                f"machine.resources: {named({'GPU': asked['GPU']})} for machine.shards: {shards}, each of which has a "
-                f"GPU. Try: GPU: {shards}"
-            )
+        check_gpus(asked, shards)
         least = shards / 10**DECIMALS
         for name, amount in asked.items():
             if amount < least:

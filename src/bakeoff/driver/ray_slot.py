@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeAlias
 
 from bakeoff.compute.run.rank_host import LAST_SECONDS, LOST
 from bakeoff.driver.executor import Slot
-from bakeoff.driver.node import Node, misfit
+from bakeoff.driver.node import Node, complaint
 from bakeoff.driver.parcel import Parcel, of_run
 from bakeoff.driver.ray_cluster import Head
 from bakeoff.driver.run_server import Inbox, Message
@@ -132,7 +132,7 @@ class RaySlot(Slot):
     def begin(self, folder: Folder, task: Task, stall_seconds: float) -> None:
         """Start a run."""
         others = [slot for slot in self.cluster.slots if slot is not self and slot.place == self.place]
-        self.beside = 0 if "GPU" in self.cluster.share else len(others)
+        self.beside = 0 if self.cluster.share.get("GPU", 0) >= 1 else len(others)
         super().begin(folder, task, stall_seconds)
 
     def start(self, kind: str) -> RemoteServer:
@@ -165,15 +165,12 @@ class RaySlot(Slot):
         """Yield what the nodes are asked, one step after the other, and get their answers; refuse what does not fit."""
         facts = yield [node.facts.remote(*self.cluster.asked) for node in self.nodes]
         self.place = ", ".join(dict.fromkeys(one["host"] for one in facts))
-        blind = [one["host"] for one in facts if not one["sees"]]
-        self.sees = not blind
-        self.refused = next(filter(None, (misfit(one, self.cluster.identity) for one in facts)), None)
-        if blind and len(self.nodes) > 1 and not self.refused:
-            self.refused = f"{blind[0]} does not see the run folder, as runs over several nodes must"
+        self.sees = all(one["sees"] for one in facts)
+        self.refused = complaint(facts, self.cluster.identity)
         if self.refused:
             self.release()
             return
-        if blind:
+        if not self.sees:
             yield [self.actor.receive.remote(self.cluster.parcel())]
         else:
             self.files = SlotFolder(self.cluster.folder)

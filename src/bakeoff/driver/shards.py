@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from bakeoff.config.config import Config
-from bakeoff.errors import ConfigError, listed
+from bakeoff.errors import ConfigError, SetupError, listed
 from bakeoff.methods.base_weights import BaseWeights
 from bakeoff.tuning.entries import Entry
 
@@ -44,6 +44,15 @@ def check_shards(config: Config, entries: Mapping[str, Entry]) -> None:
                     f"entries.{name}: optimizer: {method.optimizer} cannot change weights that machine.shards shares "
                     f"out. Allowed: {listed([*SHAREABLE])}. {WHOLE}"
                 )
+
+
+def check_gpus(resources: Mapping[str, float], shards: int) -> None:
+    """Raise SetupError if what a run takes of a cluster has GPUs, but not as many for each of its processes."""
+    if shards > 1 and resources.get("GPU", shards) % shards:
+        raise SetupError(
+            f"machine.resources: GPU {resources['GPU']:g} for machine.shards: {shards}, each of which has a GPU. Try: "
+            f"GPU: {shards}"
+        )
 
 
 def shares_weights(config: Config) -> bool:

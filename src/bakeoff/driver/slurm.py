@@ -100,23 +100,31 @@ def has_gpus(partition: str | None) -> bool:
 
 
 def options_of(folder: Folder, machine: MachineConfig, resources: Mapping[str, float]) -> list[str]:
-    """Return sbatch's options of one job of a run folder; raise SetupError if Slurm has no such resources."""
+    """Return sbatch's options of one job of a run folder; raise SetupError if Slurm has no such resources.
+
+    Slurm is told what a job takes of each of its nodes.
+    """
     settings = machine.slurm or SlurmConfig()
-    given = [f"--job-name={job_name(folder)}", "--ntasks=1", "--requeue", f"--signal=B:USR1@{settings.save_seconds}"]
+    nodes = settings.nodes
+    given = [f"--job-name={job_name(folder)}", "--requeue", f"--signal=B:USR1@{settings.save_seconds}"]
+    given += [f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"]
     given += [f"--{name}={value}" for name in ("partition", "account") if (value := getattr(settings, name))]
     if settings.hours:
         given.append(f"--time={math.ceil(settings.hours * 60)}")
     gres = []
     for name, amount in resources.items():
         if name == "memory":
-            given.append(f"--mem={math.ceil(amount / 2**20)}M")
+            given.append(f"--mem={math.ceil(amount / nodes / 2**20)}M")
             continue
-        if amount != int(amount):
-            raise SetupError(f"machine.resources: Slurm gives whole numbers of {name}, got {amount:g}. Try: 1")
+        if amount % nodes:
+            on = f" on each of {nodes} nodes" if nodes > 1 else ""
+            raise SetupError(
+                f"machine.resources: Slurm gives whole numbers of {name}{on}, got {amount:g}. Try: {name}: {nodes}"
+            )
         if name == "CPU":
-            given.append(f"--cpus-per-task={int(amount)}")
+            given.append(f"--cpus-per-task={int(amount / nodes)}")
         else:
-            gres.append(f"{'gpu' if name == 'GPU' else name}:{int(amount)}")
+            gres.append(f"{'gpu' if name == 'GPU' else name}:{int(amount / nodes)}")
     return [*given, *([f"--gres={','.join(gres)}"] if gres else []), *settings.options]
 
 

@@ -21,6 +21,7 @@ from bakeoff.driver.executor import Executor, Slot
 from bakeoff.driver.job_channel import Job, new_word
 from bakeoff.driver.left_jobs import taken_over
 from bakeoff.driver.ready import ReadySet
+from bakeoff.driver.shards import check_gpus
 from bakeoff.driver.slurm_slot import JobSlot, Terms
 from bakeoff.errors import SetupError
 from bakeoff.store.checksums import digest
@@ -44,12 +45,14 @@ class SlurmExecutor(Executor):
         self.settings = config.machine
         self.slurm = config.machine.slurm or SlurmConfig()
         super().__init__([], queue.SimpleQueue())
-        usual = {"GPU": 1.0} if slurm.has_gpus(self.slurm.partition) else {"CPU": 1.0}
+        nodes, shards = self.slurm.nodes, self.settings.shards
+        usual = {"GPU" if slurm.has_gpus(self.slurm.partition) else "CPU": float(shards)}
         self.per_slot = self.settings.resources or usual
+        check_gpus(self.per_slot, shards)
         self.folder = Folder(config.folder)
         self.options = slurm.options_of(self.folder, self.settings, self.per_slot)
-        node = [self.settings.device, str(self.slurm.save_seconds), str(self.slurm.wait_seconds), *search_path()]
-        self.script = slurm.script(self.folder, node)
+        numbers = (self.slurm.save_seconds, self.slurm.wait_seconds, nodes, shards // nodes)
+        self.script = slurm.script(self.folder, [self.settings.device, *map(str, numbers), *search_path()])
         self.count, self.session = self.settings.workers or JOBS, new_word()
         slurm.submit(self.options, self.script, self.count, test=True)
         self.spec = hash_of([self.options, self.script])

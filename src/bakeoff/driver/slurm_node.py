@@ -1,6 +1,8 @@
 """One job of Slurm: a slot on the node that Slurm has given it, which the driver orders through files.
 
-`python -P -m bakeoff.driver.slurm_node FOLDER DEVICE SAVE_SECONDS WAIT_SECONDS [PLACE...]`
+`python -P -m bakeoff.driver.slurm_node FOLDER DEVICE SAVE_SECONDS WAIT_SECONDS NODES RANKS [PLACE...]`
+
+It is the first of the job's NODES, and on each of them are RANKS processes of a run.
 
 While no driver runs, the current run continues to its end. Then the job waits WAIT_SECONDS for a driver, and ends. A
 driver that starts meanwhile calls it (see `job_channel`): the run saves and ends before the job answers.
@@ -17,11 +19,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from bakeoff.child_process import also_search
+from bakeoff.compute.run.rank_host import LOST
 from bakeoff.compute.run.request import STOPPED
 from bakeoff.config.sections import Pin
 from bakeoff.driver.attempt import UNSAVED
 from bakeoff.driver.job_channel import Channel, Said, Talk, new_word
 from bakeoff.driver.node import Node
+from bakeoff.driver.slurm_hosts import OtherNodes, share_cores
+from bakeoff.errors import SetupError
 from bakeoff.store.files import append_jsonl
 from bakeoff.store.run_folder import Folder
 
@@ -61,10 +66,16 @@ class DriverWatch:
 
 
 class JobNode:
-    """A job: obeys the driver that has called it last, and passes on what its servers say."""
+    """A job: obeys the driver that has called it last, and passes on what its servers say.
 
-    def __init__(self, folder: Folder, key: str, device: str, save_seconds: float, wait_seconds: float):
-        self.folder, self.channel, self.node = folder, Channel(folder, key), Node(device)
+    Its runs are on the `others`, too, if it has more nodes than this one.
+    """
+
+    def __init__(
+        self, folder: Folder, key: str, device: str, save_seconds: float, wait_seconds: float,
+        others: OtherNodes | None = None,
+    ):  # fmt: skip
+        self.folder, self.channel, self.node, self.others = folder, Channel(folder, key), Node(device), others
         self.save_seconds, self.wait_seconds = save_seconds, wait_seconds
         self.orders, self.driver = Talk(self.channel.orders), DriverWatch(folder)
         self.greeting = ""
@@ -88,6 +99,8 @@ class JobNode:
             pass
         finally:
             self.node.leave()
+            if self.others:
+                self.others.end()
 
     def is_left(self) -> bool:
         """Return whether nobody needs this job any more: its files are gone, or no driver has come for too long."""
@@ -111,8 +124,17 @@ class JobNode:
             getattr(self, f"do_{name}")(*words)
 
     def do_facts(self, mark: str, model: str, *pin: Any) -> None:
-        """Say what the driver compares."""
-        self.tell(facts=self.node.facts(str(self.folder.path), mark, model, Pin(*pin)))
+        """Say what the driver compares, of each node of this job, and why they cannot be used, if they cannot."""
+        word = self.others.start([str(self.folder.path), mark, model, *pin]) if self.others else ""
+        found, fault = [self.node.facts(str(self.folder.path), mark, model, Pin(*pin))], ""
+        if self.others:
+            try:
+                facts, places = self.others.answers()
+                self.node.lead(places[0], self.others.ranks, places, word)
+                found += facts
+            except SetupError as error:
+                fault = f"{found[0]['host']}: {error}"
+        self.tell(facts=found, fault=fault)
 
     def do_start(self, number: int, kind: str) -> None:
         """Start a server."""
@@ -148,6 +170,8 @@ class JobNode:
                     self.current.state = event["state"]
                 if "exit" in message or "server" in message:
                     self.status, self.current = message.get("exit", message.get("server")), None
+                    if self.others and self.status == LOST:
+                        self.limit_near.set()  # what is left of this job is of no use
                     if self.limit_near.is_set() and self.status != 0:
                         continue  # `queue_again` says it, so that it is no failure
                     if self.status in (STOPPED, -signal.SIGTERM) and not self.may_end:
@@ -157,7 +181,7 @@ class JobNode:
     def stop_run(self) -> bool:
         """Let the current run save, end it and all servers; return whether nothing is lost."""
         until, asked = time.monotonic() + 0.8 * self.save_seconds, False
-        idle = self.current is None
+        idle = self.current is None and self.status != LOST
         while self.current and self.current.state in UNSAVED and time.monotonic() < until:
             if not asked:
                 self.node.kill(self.current.number, self.current.process, signal.SIGTERM)
@@ -169,7 +193,7 @@ class JobNode:
         return saved
 
     def queue_again(self) -> None:
-        """Save before the time limit, and go back into the queue if there is a driver to come back to."""
+        """Save, if this is the time limit, and go back into the queue if there is a driver to come back to."""
         self.tell(lost=True, saved=self.stop_run())
         if self.driver.silent() < NEAR_SECONDS:
             subprocess.run(["scontrol", "requeue", self.channel.key], check=False)  # it ends this process
@@ -183,13 +207,15 @@ def main() -> None:
     parser.add_argument("device")
     parser.add_argument("save_seconds", type=float)
     parser.add_argument("wait_seconds", type=float)
+    parser.add_argument("nodes", type=int)
+    parser.add_argument("ranks", type=int)
     parser.add_argument("places", nargs="*")
     asked = parser.parse_args()
     also_search(asked.places)
-    if "SLURM_CPUS_PER_TASK" in os.environ:  # else torch takes all processors of the node
-        os.environ.setdefault("OMP_NUM_THREADS", os.environ["SLURM_CPUS_PER_TASK"])
+    share_cores(asked.ranks)
     key = "{SLURM_ARRAY_JOB_ID}_{SLURM_ARRAY_TASK_ID}".format(**os.environ)
-    node = JobNode(Folder(asked.folder), key, asked.device, asked.save_seconds, asked.wait_seconds)
+    others = OtherNodes(asked.nodes - 1, asked.device, asked.ranks) if asked.nodes > 1 else None
+    node = JobNode(Folder(asked.folder), key, asked.device, asked.save_seconds, asked.wait_seconds, others)
     signal.signal(signal.SIGUSR1, lambda *_: node.limit_near.set())
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))  # the kernel ends runs with this process
     print(f"{time.strftime('%F %T')} {key} on {socket.gethostname()}", flush=True)

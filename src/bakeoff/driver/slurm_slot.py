@@ -11,7 +11,7 @@ from typing import Any
 from bakeoff.driver import slurm
 from bakeoff.driver.executor import Slot
 from bakeoff.driver.job_channel import Job, Said
-from bakeoff.driver.node import misfit
+from bakeoff.driver.node import complaint
 from bakeoff.driver.run_server import Inbox
 from bakeoff.driver.slot_folder import SlotFolder
 from bakeoff.errors import SetupError
@@ -124,8 +124,8 @@ class JobSlot(Slot):
     def hear(self, said: Said) -> None:
         """Take in an answer of the job."""
         if "facts" in said:
-            self.place = said["facts"]["host"]
-            self.complaint = misfit(said["facts"], self.terms.identity)
+            self.place = ", ".join(dict.fromkeys(facts["host"] for facts in said["facts"]))
+            self.complaint = said["fault"] or complaint(said["facts"], self.terms.identity)
             self.ready, self.idle_since = self.complaint is None, time.monotonic()
         elif "lost" in said:
             self.lose(said["saved"])
