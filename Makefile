@@ -21,7 +21,7 @@ test: check browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 	$(BIN)/python -m pytest -m gpu tests/test_gpu.py
 
-# Runs on a cluster of three Ray nodes on this machine, and on a Slurm of one node where it is installed; ten minutes.
+# Runs on a cluster of three Ray nodes on this machine, and on a Slurm of two nodes where it is installed; ten minutes.
 test-scale: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[ray]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m scale tests/test_scale.py tests/test_scale_network.py tests/test_scale_slurm.py

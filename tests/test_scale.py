@@ -112,13 +112,7 @@ def test_a_node_is_removed_and_the_driver_killed_and_nothing_is_lost_or_changed(
 
 
 def test_a_run_over_two_nodes_one_of_which_is_removed_is_as_in_one_process(on_ray, cluster, tmp_path):
-    config = json.loads(on_ray.read_text())
-    config |= {"entries": {"lora": {"learning_rate": 0.01}, "full": {"learning_rate": 0.001}}, "baselines": ["base"]}
-    config["model"] = without_dropout(Path(config["model"]), tmp_path / "model")
-    config["protocol"] |= {"precision": "fp32", "epochs": 8}
-    config["machine"] |= {"resources": {"slot": 2}, "shards": 2}
-    config.pop("tune")
-    on_ray.write_text(json.dumps(config))
+    config = over_two(on_ray, tmp_path / "model", resources={"slot": 2})
     while len(cluster.worker_nodes) < 2:
         cluster.add_node(num_cpus=1, resources={"slot": 1}, object_store_memory=10**8)
     folder, process = Folder(config["output"]), started(on_ray)
@@ -128,7 +122,25 @@ def test_a_run_over_two_nodes_one_of_which_is_removed_is_as_in_one_process(on_ra
     assert process.wait(SECONDS) == 0
     notes = [event.text for event in Reader(folder.events_file).new_events() if event.kind == "note"]
     assert sum("is lost; its run continues elsewhere" in note for note in notes) == 1
-    here = bakeoff.run(config | {"machine": {}, "output": str(tmp_path / "here")}, display="none").folder
+    assert_as_in_one_process(config, tmp_path / "here")
+
+
+def over_two(file, model, **machine):
+    """Return a config of LoRA and full whose runs are over two devices, without dropout; write it to its file."""
+    config = json.loads(file.read_text())
+    config |= {"entries": {"lora": {"learning_rate": 0.01}, "full": {"learning_rate": 0.001}}, "baselines": ["base"]}
+    config["model"] = without_dropout(Path(config["model"]), model)
+    config["protocol"] |= {"precision": "fp32", "epochs": 8}
+    config["machine"] |= machine | {"shards": 2}
+    config.pop("tune")
+    file.write_text(json.dumps(config))
+    return config
+
+
+def assert_as_in_one_process(config, output):
+    """Compare the records of runs over two devices with those of one process, up to rounding."""
+    folder = Folder(config["output"])
+    here = bakeoff.run(config | {"machine": {}, "output": str(output)}, display="none").folder
     for run in here.runs():
         found, wanted = folder.run(run.id).result(), here.run(run.id).result()
         assert (found.status, found.shards, found.checks) == ("done", 2, wanted.checks)

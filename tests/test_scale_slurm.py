@@ -1,4 +1,4 @@
-"""A Slurm of one node on this machine (slurm_here.sh), by `make test-scale`: jobs are ended, the driver is killed."""
+"""A Slurm of two nodes on this machine (slurm_here.sh), by `make test-scale`: jobs are ended, the driver is killed."""
 
 import json
 import math
@@ -16,7 +16,7 @@ import pytest
 
 from bakeoff.store.event_log import Reader
 from bakeoff.store.run_folder import Folder
-from tests.test_scale import in_one_process, left_by_runs, started, until
+from tests.test_scale import assert_as_in_one_process, in_one_process, left_by_runs, over_two, started, until
 
 pytestmark = [pytest.mark.scale, pytest.mark.filterwarnings("default")]
 SECONDS = 600
@@ -36,7 +36,7 @@ def free_ports():
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory):
-    """A Slurm of one node with room for four jobs."""
+    """A Slurm of two nodes with room for four jobs."""
     if os.geteuid() != 0 or not all(map(shutil.which, DAEMONS)):
         pytest.skip("needs root and Slurm: apt-get install slurmctld slurmd slurm-client munge")
     folder = tmp_path_factory.mktemp("slurm")
@@ -158,6 +158,19 @@ def test_a_job_that_reaches_its_time_limit_leaves_the_records_of_one_process(on_
     steps = [event.step for event in Reader(folder.events_file).new_events() if event.kind == "metrics"]
     assert steps == sorted(steps), "began anew"
     assert left_by_runs(folder) == expected
+    assert jobs() == []
+
+
+def test_a_run_over_two_nodes_one_of_which_goes_down_is_as_in_one_process(on_slurm, tmp_path):
+    config = over_two(on_slurm, tmp_path / "model", workers=1, slurm={"nodes": 2})
+    folder, process = Folder(config["output"]), started(on_slurm)
+    until(folder, "metrics", 2, process)
+    down = ["scontrol", "update", "nodename=node2", "reason=test"]
+    subprocess.run([*down, "state=down"], check=True)
+    subprocess.run([*down[:3], "state=resume"], check=True)
+    assert process.wait(SECONDS) == 0
+    assert sum("is in the queue again; its run continues" in note for note in notes(folder)) == 1
+    assert_as_in_one_process(config, tmp_path / "here")
     assert jobs() == []
 
 
