@@ -11,6 +11,7 @@ from bakeoff.compute.run.execution import execute
 from bakeoff.compute.run.handover import Given
 from bakeoff.compute.run.rank_host import LOST
 from bakeoff.driver import node
+from bakeoff.errors import SetupError
 from bakeoff.interrupts import MachineLost
 from bakeoff.store.files import append_jsonl
 from bakeoff.store.records import Run, RunResult
@@ -174,6 +175,10 @@ class InlineServer:
             except MachineLost:
                 self.inbox.put((self, {"exit": LOST}))
                 return
+            except SetupError:
+                if self.gone:  # a process would have been killed before its files were removed
+                    return
+                raise
         self.inbox.put((self, {"exit": 0}))
 
     def kill(self, process, number):
