@@ -94,6 +94,7 @@ def executor_of(**machine):
 def test_a_run_is_on_as_few_nodes_as_have_room_for_it(monkeypatch, gpus, shards, parts, slots):
     nodes_with(monkeypatch, *({"GPU": count, "CPU": 16} for count in gpus))
     executor = executor_of(shards=shards, resources={"GPU": shards, "CPU": 2 * shards})
+    assert executor.threads == (2 if shards > parts else None)
     assert (executor.parts, executor.ranks, executor.room()) == (parts, shards // parts, slots)
     assert executor.share == {"GPU": shards / parts, "CPU": 2 * shards / parts}
 

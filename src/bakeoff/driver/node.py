@@ -34,11 +34,13 @@ PREFIX = "bakeoff-node-"
 class Node:
     """One slot on a node. Its methods are called for the driver, in their order.
 
+    Each process of its runs has so many `threads`; None: as many as the environment of this process says.
     With Ray it is an actor, and `hear` is called beside the other methods.
     """
 
-    def __init__(self, device: str):
+    def __init__(self, device: str, threads: int | None = None):
         self.device = device
+        self.environment = process_environment(device) | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
         self.inbox: Inbox = queue.SimpleQueue()
         self.servers: dict[int, RunServer] = {}
         self.folder: Folder | None = None  # a copy, where this node does not see the driver's folder
@@ -76,7 +78,7 @@ class Node:
 
         The address is this node's on its way to another place in the cluster.
         """
-        self.rank_host = RankHost(address_toward(toward), word, process_environment(self.device))
+        self.rank_host = RankHost(address_toward(toward), word, self.environment)
         return self.rank_host.address, self.rank_host.port
 
     def lead(self, toward: tuple[str, int], ranks: int, hosts: list[tuple[str, int]], word: str) -> None:
@@ -91,7 +93,7 @@ class Node:
             "model": child("compute.run.process", self.device, *search_path()),
             "score": child("compute.run.scorer", *search_path()),
         }
-        self.servers[number] = RunServer(words[kind], process_environment(self.device), self.inbox)
+        self.servers[number] = RunServer(words[kind], self.environment, self.inbox)
 
     def ask(self, number: int, kind: str, folder: str, run: Run, left: Any, beside: int, parcel: Parcel) -> None:
         """Ask a server for a run; `parcel` has the run's files where this node has a copy of the folder.

@@ -46,6 +46,8 @@ class RayExecutor(Executor):
             self.__exit__()
             raise
         self.ranks = self.settings.shards // self.parts
+        # Ray lets a worker use all the processors of its place, and each process of a run would use as many.
+        self.threads = max(1, int(self.share.get("CPU", 1) // self.ranks)) if self.ranks > 1 else None
         self.waiting_since, self.told = 0.0, False
 
     def divided(self) -> tuple[int, dict[str, float]]:

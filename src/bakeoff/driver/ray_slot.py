@@ -41,6 +41,7 @@ class Cluster(Protocol):
     share: dict[str, float]  # what a run takes of each of its nodes
     parts: int  # on how many nodes it is
     ranks: int  # how many processes it has on each
+    threads: int | None  # of each process; None: what Ray lets it use
     identity: str | None  # of the base
     asked: tuple[Any, ...]  # what nodes are asked
 
@@ -115,7 +116,11 @@ class RaySlot(Slot):
         if self.group is not None:
             strategy = self.ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy
             options["scheduling_strategy"] = strategy(self.group, placement_group_bundle_index=part)
-        return self.ray.remote(concurrency_groups={TALK: 1})(Node).options(**options).remote(self.device)
+        return (
+            self.ray.remote(concurrency_groups={TALK: 1})(Node)
+            .options(**options)
+            .remote(self.device, self.cluster.threads)
+        )
 
     def release(self) -> None:
         """Give all places back; what runs there ends."""
