@@ -52,7 +52,7 @@ def test_what_a_process_asked_for_before_it_was_killed_is_not_done():
     assert child("compute.run.scorer")[-2:] == [str(os.getpid()), "compute.run.scorer"]
 
 
-def test_only_jobs_and_trackers_live_longer_than_who_starts_them():
+def test_only_what_slurm_starts_and_trackers_live_longer_than_who_starts_them():
     texts = {name: file.read_text() for name, file in modules(SOURCE).items()}
     lasting = {name for name, text in texts.items() if re.search(r"child_process import .*\bcommand\b", text)}
-    assert lasting == {"driver.slurm", "progress.trackers"}
+    assert lasting == {"driver.slurm", "driver.slurm_hosts", "progress.trackers"}
