@@ -59,7 +59,7 @@ def trained(model, settings, team=ALONE, **protocol):
     return trained_on(load_base(str(model), "fp32", team=team), settings, **protocol)
 
 
-def trained_on(base, settings, **protocol):
+def trained_on(base, settings, validation=5, **protocol):
     torch.manual_seed(0)
     method = build_method("x", settings)
     adapted = plain(adapt(base, method))
@@ -69,7 +69,7 @@ def trained_on(base, settings, **protocol):
     curve = []
     protocol = ProtocolConfig(epochs=2, batch_size=4, precision="fp32", **protocol)
     trainer = Trainer(base, adapted, method, protocol, 0, lambda kind, row: curve.append((kind, row)))
-    result = trainer.train(ROWS, ROWS[:5])
+    result = trainer.train(ROWS, ROWS[:validation])
     losses = [(row["validation/loss"], row.get("train/loss")) for kind, row in curve if kind == "metrics"]
     prompts, done = [row.prompt for row in ROWS], []
     return {
@@ -136,6 +136,14 @@ def test_a_base_that_skips_blocks_at_random_is_refused():
     model.config.layerdrop = 0.1
     with pytest.raises(SetupError, match=r"OPTForCausalLM skips blocks at random while it trains \(layerdrop\)"):
         stacks_of(model)
+
+
+def test_a_process_that_had_no_row_to_read_before_a_step_takes_it_with_the_others(tiny_model, tmp_path):
+    def work(team=ALONE):
+        return trained(tiny_model, {"method": "lora"}, team, validation=1)
+
+    for found in together(tmp_path, 2, True, work):
+        same(found, work())
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 3)])

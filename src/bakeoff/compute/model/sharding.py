@@ -7,6 +7,7 @@ added, each process has whole: it is called outside of the model's forward pass,
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -63,8 +64,12 @@ def spread(base: Base, adapted: nn.Module) -> None:
                 fully_shard(block, mesh=mesh, ignored_params=ignored)
             rest = {p for p in root.parameters() if not isinstance(p, DTensor)}
             fully_shard(root, mesh=mesh, ignored_params=rest)
-            for block in blocks:
+            for below, block in pairwise([blocks[0], *blocks]):
                 assert isinstance(block, FSDPModule)
+                assert isinstance(below, FSDPModule)
+                # Else it is the one called before this one, be it for a text that not all processes had to read. The
+                # lowest one's is itself, which is there: none.
+                block.set_modules_to_backward_prefetch([below])
                 block.set_gradient_divide_factor(1.0)  # sums: each process has its share of one mean
                 block.set_force_sum_reduction_for_comms(True)  # gloo cannot do both at once
                 block.set_reduce_scatter_unused_params(True)  # of experts that one process has met alone
