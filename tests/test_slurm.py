@@ -1,10 +1,12 @@
 """Runs in jobs of Slurm, which end or are queued again; drivers come and go. With Slurm: test_scale_slurm.py."""
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,9 +15,9 @@ import bakeoff
 from bakeoff.config.loading import load_config
 from bakeoff.config.sections import Pin
 from bakeoff.driver import slurm, slurm_executor
-from bakeoff.driver.job_channel import Job, Talk
+from bakeoff.driver.job_channel import Job, Talk, jobs_in
 from bakeoff.driver.node import Node
-from bakeoff.driver.slurm_hosts import OtherNodes, share_cores
+from bakeoff.driver.slurm_hosts import OtherNodes, share_cores, step
 from bakeoff.driver.slurm_node import JobNode
 from bakeoff.errors import ConfigError, SetupError
 from bakeoff.store.event_log import Reader
@@ -152,8 +154,9 @@ def test_a_job_that_cannot_begin_is_one_line_with_what_it_has_written(config, cl
     cluster.begin = begin
     with pytest.raises(
         SetupError, match=r"\(failed\) before it could begin: No module named bakeoff\. Try: see .*\.log$"
-    ):
+    ) as error:
         bakeoff.run(config, display="none")
+    assert "No module named" in Path(str(error.value).rpartition("see ")[2]).read_text()
 
 
 def test_a_node_with_other_versions_is_not_used(config, cluster, monkeypatch):
@@ -223,6 +226,7 @@ def test_what_slurm_refuses_is_one_line_before_anything_is_planned(config, clust
         ({"executor": "ray", "slurm": {}}, "slurm: is for a cluster. Try: executor: slurm"),
         ({"slurm": {"hours": 0.01}}, "hours: a job of 36 s has no time left. Try: less save_seconds"),
         ({"slurm": {"options": ["--array=0-9"]}}, "--array is set by bakeoff"),
+        ({"slurm": {"options": ["--batch=big"]}}, "--batch is set by bakeoff"),
         ({"slurm": {"options": ["qos=low"]}}, "expected options as in --qos=low, got 'qos=low'"),
         ({"resources": {"GPU --wrap": 1}}, "expected names as in"),
     ],
@@ -364,13 +368,10 @@ def test_a_run_over_two_nodes_of_a_job_is_as_in_one_process_though_one_of_them_i
     [
         ({"sees": False, "host": "b"}, "b does not see the run folder, as runs over several nodes must"),
         ({"base": "other", "host": "b"}, "b has another base than this bakeoff was planned with"),
-        (None, "srun has not started bakeoff on all nodes of the job"),
     ],
 )
 def test_other_nodes_of_a_job_that_do_not_fit_are_one_line(config, cluster, monkeypatch, facts, line):
     def answers():
-        if facts is None:
-            raise SetupError("srun has not started bakeoff on all nodes of the job")
         return [Node.facts(Node("cpu"), *asked[0][:3], Pin(*asked[0][3:])) | facts], [("127.0.0.1", 1)]
 
     asked = []
@@ -380,12 +381,34 @@ def test_other_nodes_of_a_job_that_do_not_fit_are_one_line(config, cluster, monk
         bakeoff.run(config, display="none")
 
 
-def test_a_step_that_starts_nothing_is_one_line(state):
-    (state.parent / "bin/srun").write_text("#!/bin/sh\nexit 1\n")
+def test_a_step_that_starts_nothing_is_tried_in_other_jobs_and_then_one_line(config, state):
+    (state.parent / "bin/srun").write_text("#!/bin/sh\necho srun: error: no such node >&2\nexit 1\n")
+    config["machine"] = {**MACHINE, "workers": 1, "device": "cpu", "shards": 2, "slurm": {"nodes": 2}}
+    with pytest.raises(SetupError, match="before it could begin: srun has not started bakeoff on all nodes") as error:
+        bakeoff.run(config, display="none")
+    log = Path(str(error.value).rpartition("see ")[2])
+    assert "srun: error: no such node" in log.read_text()
+    assert len([*state.glob("*.script")]) == 1 + slurm_executor.MOST_EARLY_ENDS
+    assert [job.key for job in jobs_in(Folder(config["output"]))] == [log.stem]
+
+
+def test_lines_of_a_site_s_prolog_are_no_answers_of_hosts(state):
+    answer = json.dumps({"facts": {"host": "b"}, "place": ["127.0.0.1", 1]})
+    lines = ["Loading cuda/12", "{", "1", '{"module": "cuda"}', f"0: {answer}", "ended"]
+    said = "".join(f"echo '{line}'\n" for line in lines)
+    (state.parent / "bin/srun").write_text(f"#!/bin/sh\nprintf 'caf\\351\\n'\n{said}")
     nodes = OtherNodes(1, "cpu", 1)
     nodes.start([])
-    with pytest.raises(SetupError, match="srun has not started bakeoff on all nodes"):
-        nodes.answers()
+    assert nodes.answers() == ([{"host": "b"}], [("127.0.0.1", 1)])
+    nodes.end()
+
+
+def test_hosts_have_the_environment_of_their_job_and_fail_together(monkeypatch):
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "3")
+    assert step(2) == [
+        "srun", "--nodes=2", "--ntasks=2", "--relative=1", "--export=ALL", "--kill-on-bad-exit=1", "--cpus-per-task=3",
+        "--",
+    ]  # fmt: skip
 
 
 def test_processes_of_jobs_outlive_a_driver_and_save_at_their_limit(config, state, tmp_path, monkeypatch):

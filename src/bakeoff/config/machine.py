@@ -10,10 +10,11 @@ from bakeoff.errors import did_you_mean
 
 DEVICES = ("auto", "cpu", "cuda", "cuda:1", "xpu", "mps")
 OF_CLUSTERS = {"address": ("ray",), "resources": ("ray", "slurm"), "slurm": ("slurm",)}
-# What bakeoff says to sbatch itself, or what would give a job more than one process.
+# What bakeoff says to sbatch itself, or what would give a job more processes, or another node than its first.
 OWN_OPTIONS = (
-    "array", "chdir", "cpus-per-task", "error", "export", "gres", "input", "job-name", "mem", "nodes", "ntasks",
-    "ntasks-per-node", "output", "parsable", "requeue", "no-requeue", "signal", "test-only", "time", "wait", "wrap",
+    "array", "batch", "chdir", "cpus-per-task", "error", "export", "gres", "input", "job-name", "mem", "nodes",
+    "ntasks", "ntasks-per-node", "output", "parsable", "requeue", "no-requeue", "signal", "test-only", "time", "wait",
+    "wrap",
 )  # fmt: skip
 
 

@@ -154,6 +154,7 @@ class SlurmExecutor(Executor):
             if slot.state.state == "CANCELLED" and not slot.replaced:
                 yield from self.drop(slot, end, "the same command again, which resumes")
             elif not began or slot.early_ends > MOST_EARLY_ENDS:
+                self.jobs.remove(slot.job)  # its files stay for whoever reads the log; the next session removes them
                 yield from self.drop(slot, f"{end} before it could begin: {slot.job.reason()}", f"see {slot.job.log}")
             else:
                 yield Note(text=f"{end}; another one is submitted, and its run continues from its checkpoint")

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 from bakeoff.child_process import also_search, command, search_path
@@ -21,6 +22,7 @@ from bakeoff.driver.node import Node
 from bakeoff.errors import SetupError
 
 ANSWER_SECONDS = 300.0  # in which all nodes have to answer; the base may be read from a network disk
+MOST_LETTERS = 300  # of why a node has no base: srun cuts lines at 1,024 bytes, and mixes the parts of several hosts
 END_SECONDS = 5.0  # that a step has to end by itself
 
 
@@ -36,7 +38,9 @@ class OtherNodes:
         """Start a host on each; return the word that they ask for. `asked` is what `Node.facts` takes."""
         self.end()
         word = secrets.token_hex()
-        self.process = subprocess.Popen(self.words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            self.words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, errors="replace"
+        )
         assert self.process.stdin is not None
         with suppress(BrokenPipeError):  # then no answer comes
             print(json.dumps({"word": word, "asked": asked}), file=self.process.stdin, flush=True)
@@ -49,12 +53,12 @@ class OtherNodes:
         late = threading.Timer(ANSWER_SECONDS, self.process.kill)
         late.start()
         try:
-            answers = [json.loads(self.process.stdout.readline()) for _ in range(self.count)]
-        except ValueError:
-            self.end()
-            raise SetupError("srun has not started bakeoff on all nodes of the job") from None
+            answers = [*islice(filter(None, map(answer_in, self.process.stdout)), self.count)]
         finally:
             late.cancel()
+        if len(answers) < self.count:
+            self.end()
+            raise SetupError("srun has not started bakeoff on all nodes of the job")
         return [one["facts"] for one in answers], [tuple(one["place"]) for one in answers]
 
     def end(self) -> None:
@@ -72,11 +76,21 @@ class OtherNodes:
         self.process = None
 
 
+def answer_in(line: str) -> dict[str, Any] | None:
+    """Return what a host says in a line; None if it is not a host's, as of a site's TaskProlog; srun may label it."""
+    said: Any = None
+    with suppress(ValueError, RecursionError):
+        said = json.loads(line[line.find("{") :])
+    return said if isinstance(said, dict) and "place" in said else None
+
+
 def step(count: int) -> list[str]:
     """Return the command that runs another one on each node of this job but the first; what it says comes in lines."""
     cores = os.environ.get("SLURM_CPUS_PER_TASK")  # srun does not take it from the job
     mine = [f"--cpus-per-task={cores}"] if cores else []
-    return ["srun", f"--nodes={count}", f"--ntasks={count}", "--relative=1", "--kill-on-bad-exit=0", *mine, "--"]
+    # SBATCH_EXPORT=NONE would also count for steps. A host that cannot begin ends the others: nobody waits for it.
+    every = ["--export=ALL", "--kill-on-bad-exit=1"]
+    return ["srun", f"--nodes={count}", f"--ntasks={count}", "--relative=1", *every, *mine, "--"]
 
 
 def share_cores(ranks: int) -> None:
@@ -94,6 +108,7 @@ def main() -> None:
     folder, mark, model, *pin = said["asked"]
     node = Node(device)
     facts = node.facts(folder, mark, model, Pin(*pin))
+    facts["error"] = facts["error"] and facts["error"][:MOST_LETTERS]
     place = node.host_ranks((os.environ["SLURM_LAUNCH_NODE_IPADDR"], 1), said["word"])
     print(json.dumps({"facts": facts, "place": place}), flush=True)
     sys.stdin.read()

@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -124,17 +125,14 @@ class JobNode:
             getattr(self, f"do_{name}")(*words)
 
     def do_facts(self, mark: str, model: str, *pin: Any) -> None:
-        """Say what the driver compares, of each node of this job, and why they cannot be used, if they cannot."""
+        """Say what the driver compares, of each node of this job; raise SetupError if one of them does not answer."""
         word = self.others.start([str(self.folder.path), mark, model, *pin]) if self.others else ""
-        found, fault = [self.node.facts(str(self.folder.path), mark, model, Pin(*pin))], ""
+        found = [self.node.facts(str(self.folder.path), mark, model, Pin(*pin))]
         if self.others:
-            try:
-                facts, places = self.others.answers()
-                self.node.lead(places[0], self.others.ranks, places, word)
-                found += facts
-            except SetupError as error:
-                fault = f"{found[0]['host']}: {error}"
-        self.tell(facts=found, fault=fault)
+            facts, places = self.others.answers()
+            self.node.lead(places[0], self.others.ranks, places, word)
+            found += facts
+        self.tell(facts=found)
 
     def do_start(self, number: int, kind: str) -> None:
         """Start a server."""
@@ -219,7 +217,10 @@ def main() -> None:
     signal.signal(signal.SIGUSR1, lambda *_: node.limit_near.set())
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))  # the kernel ends runs with this process
     print(f"{time.strftime('%F %T')} {key} on {socket.gethostname()}", flush=True)
-    node.serve()
+    try:
+        node.serve()
+    except SetupError as error:
+        sys.exit(str(error))  # the driver reads the log's last line, and submits another job
 
 
 if __name__ == "__main__":

@@ -125,7 +125,7 @@ class JobSlot(Slot):
         """Take in an answer of the job."""
         if "facts" in said:
             self.place = ", ".join(dict.fromkeys(facts["host"] for facts in said["facts"]))
-            self.complaint = said["fault"] or complaint(said["facts"], self.terms.identity)
+            self.complaint = complaint(said["facts"], self.terms.identity)
             self.ready, self.idle_since = self.complaint is None, time.monotonic()
         elif "lost" in said:
             self.lose(said["saved"])
