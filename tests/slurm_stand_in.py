@@ -68,7 +68,7 @@ class Slurm:
     def begin(self, key):
         """Let a job run."""
         self.states[key] = "RUNNING"
-        self.running[key] = job = ThreadJob(self.folder, key, "cpu", 10, 600, self.others)
+        self.running[key] = job = ThreadJob(self.folder, key, node.Node("cpu"), 10, 600, self.others)
         threading.Thread(target=self.serve, args=(key, job), daemon=True).start()
 
     def serve(self, key, job):

@@ -17,7 +17,7 @@ from bakeoff.config.sections import Pin
 from bakeoff.driver import slurm, slurm_executor
 from bakeoff.driver.job_channel import Job, Talk, jobs_in
 from bakeoff.driver.node import Node
-from bakeoff.driver.slurm_hosts import OtherNodes, share_cores, step
+from bakeoff.driver.slurm_hosts import OtherNodes, node_for, step
 from bakeoff.driver.slurm_node import JobNode
 from bakeoff.errors import ConfigError, SetupError
 from bakeoff.store.event_log import Reader
@@ -280,8 +280,9 @@ def test_each_process_has_its_share_of_the_cores_of_its_node(monkeypatch):
     for cores, ranks, threads in (("8", 4, "2"), ("8", 1, "8"), ("1", 4, "1")):
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
         monkeypatch.setenv("SLURM_CPUS_ON_NODE", cores)
-        share_cores(ranks)
-        assert os.environ["OMP_NUM_THREADS"] == threads
+        assert node_for("cpu", ranks).environment["OMP_NUM_THREADS"] == threads
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert node_for("cpu", 4).environment["OMP_NUM_THREADS"] == "3"
 
 
 def test_a_script_keeps_a_folder_with_spaces_and_quotes_as_one_word(tmp_path):
@@ -295,15 +296,15 @@ def test_a_script_keeps_a_folder_with_spaces_and_quotes_as_one_word(tmp_path):
 
 def test_a_job_ends_if_no_driver_comes_or_its_files_are_gone(tmp_path):
     folder = Folder(tmp_path)
-    node = JobNode(folder, "1_0", "cpu", 10, 0.2)
+    node = JobNode(folder, "1_0", Node("cpu"), 10, 0.2)
     node.serve()  # nobody calls
     assert not Talk(node.channel.says).file.exists()
     Job(folder, "1_1").call("first", "")
-    node = JobNode(folder, "1_1", "cpu", 10, 0.2)
+    node = JobNode(folder, "1_1", Node("cpu"), 10, 0.2)
     node.serve()  # the driver that has called touches no lock
     assert [said["session"] for said in Talk(node.channel.says).new()] == ["first"]
     Job(folder, "1_2").call("first", "")
-    node = JobNode(folder, "1_2", "cpu", 10, 600)
+    node = JobNode(folder, "1_2", Node("cpu"), 10, 600)
     threading.Timer(0.5, node.channel.remove).start()
     node.serve()
 

@@ -93,20 +93,22 @@ def step(count: int) -> list[str]:
     return ["srun", f"--nodes={count}", f"--ntasks={count}", "--relative=1", *every, *mine, "--"]
 
 
-def share_cores(ranks: int) -> None:
-    """Let each of so many processes have its share of the cores that Slurm has given the job here, and no more."""
+def node_for(device: str, ranks: int) -> Node:
+    """Return this node's slot, each of whose `ranks` processes has its share of the cores that Slurm has given the job.
+
+    OMP_NUM_THREADS, where a user has set it, counts more.
+    """
     cores = int(os.environ.get("SLURM_CPUS_ON_NODE", "1"))
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // ranks)))
+    return Node(device, None if "OMP_NUM_THREADS" in os.environ else max(1, cores // ranks))
 
 
 def main() -> None:
     """Host processes of runs on one node."""
     device, ranks, *places = sys.argv[1:]
     also_search(places)
-    share_cores(int(ranks))
     said = json.loads(sys.stdin.readline())
     folder, mark, model, *pin = said["asked"]
-    node = Node(device)
+    node = node_for(device, int(ranks))
     facts = node.facts(folder, mark, model, Pin(*pin))
     facts["error"] = facts["error"] and facts["error"][:MOST_LETTERS]
     place = node.host_ranks((os.environ["SLURM_LAUNCH_NODE_IPADDR"], 1), said["word"])

@@ -26,7 +26,7 @@ from bakeoff.config.sections import Pin
 from bakeoff.driver.attempt import UNSAVED
 from bakeoff.driver.job_channel import Channel, Said, Talk, new_word
 from bakeoff.driver.node import Node
-from bakeoff.driver.slurm_hosts import OtherNodes, share_cores
+from bakeoff.driver.slurm_hosts import OtherNodes, node_for
 from bakeoff.errors import SetupError
 from bakeoff.store.files import append_jsonl
 from bakeoff.store.run_folder import Folder
@@ -73,10 +73,10 @@ class JobNode:
     """
 
     def __init__(
-        self, folder: Folder, key: str, device: str, save_seconds: float, wait_seconds: float,
+        self, folder: Folder, key: str, node: Node, save_seconds: float, wait_seconds: float,
         others: OtherNodes | None = None,
     ):  # fmt: skip
-        self.folder, self.channel, self.node, self.others = folder, Channel(folder, key), Node(device), others
+        self.folder, self.channel, self.node, self.others = folder, Channel(folder, key), node, others
         self.save_seconds, self.wait_seconds = save_seconds, wait_seconds
         self.orders, self.driver = Talk(self.channel.orders), DriverWatch(folder)
         self.greeting = ""
@@ -210,10 +210,10 @@ def main() -> None:
     parser.add_argument("places", nargs="*")
     asked = parser.parse_args()
     also_search(asked.places)
-    share_cores(asked.ranks)
     key = "{SLURM_ARRAY_JOB_ID}_{SLURM_ARRAY_TASK_ID}".format(**os.environ)
     others = OtherNodes(asked.nodes - 1, asked.device, asked.ranks) if asked.nodes > 1 else None
-    node = JobNode(Folder(asked.folder), key, asked.device, asked.save_seconds, asked.wait_seconds, others)
+    slot = node_for(asked.device, asked.ranks)
+    node = JobNode(Folder(asked.folder), key, slot, asked.save_seconds, asked.wait_seconds, others)
     signal.signal(signal.SIGUSR1, lambda *_: node.limit_near.set())
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))  # the kernel ends runs with this process
     print(f"{time.strftime('%F %T')} {key} on {socket.gethostname()}", flush=True)
