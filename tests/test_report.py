@@ -20,7 +20,7 @@ from bakeoff.report.writing import write_report
 from bakeoff.reporting import refresh_report
 from bakeoff.store.checksums import read_mapping, unsealed
 from bakeoff.store.files import write_json, write_jsonl
-from bakeoff.store.results_document import ResultsDocument, stored_results
+from bakeoff.store.results_document import Price, ResultsDocument, stored_results
 from bakeoff.store.run_folder import Folder
 
 pytestmark = pytest.mark.usefixtures("figures")
@@ -227,3 +227,23 @@ def test_a_column_measured_nowhere_is_not_the_best(shared):
     console.print(text_table(results, 300))
     assert "not measured" in console.file.getvalue()
     assert not re.search(r"\x1b\[1m *not measured", console.file.getvalue())
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 150, 160, 185, 200])
+def test_no_value_of_the_table_is_cut(shared, width):
+    price = Price(currency="EUR", hour=0.1, device="machine")
+    rows = {
+        name: row.model_copy(update={"quantize": "nf4", "costs": row.costs | {"price": 8.8e-5, "tuning_price": 1e-3}})
+        for name, row in shared[1].entries.items()
+    }
+    results = shared[1].document.model_copy(update={"entries": rows, "price": price})
+    console = Console(file=io.StringIO(), width=width)
+    console.print(text_table(results, width))
+    printed = console.file.getvalue()
+    assert "\N{HORIZONTAL ELLIPSIS}" not in printed
+    for row in rows.values():
+        assert f" {row.metrics['test/loss'].mean:.3f} " in printed
+    assert ("0.000088 EUR" in printed) == (width >= 100)
+    names = {line.split()[0] for line in printed.splitlines() if line.strip()}
+    assert len(printed.splitlines()) <= len(results.rows) + 4  # no value in two lines
+    assert {*results.rows} <= names

@@ -159,10 +159,16 @@ def columns(results: ResultsDocument) -> list[Column]:
 
 def shown_columns(results: ResultsDocument, width: int) -> list[Column]:
     """Return the columns for a terminal `width` columns wide."""
+    wanted = shown_from(results)
+    return [column for column in columns(results) if width >= wanted[column.key]]
+
+
+def shown_from(results: ResultsDocument) -> dict[str, int]:
+    """Return how wide a terminal must be to show each column, by key; the columns with 0 always are."""
     ranked = f"metrics/test/{results.primary}"
     beside = [f"metrics/test/{m.name}" for m in results.metrics if m.name != results.primary]
-    needed = {**SHOWN_FROM, ranked: 0, **dict(zip(beside, SCORES_FROM, strict=False))}
-    return [column for column in columns(results) if width >= needed.get(column.key, WIDE)]
+    known = {**SHOWN_FROM, ranked: 0, **dict(zip(beside, SCORES_FROM, strict=False))}
+    return {column.key: known.get(column.key, WIDE) for column in columns(results)}
 
 
 def is_best(column: Column, row: ResultsRow, best: dict[str, Any]) -> bool:

@@ -5,22 +5,26 @@ import io
 from collections.abc import Callable
 from typing import Any
 
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from bakeoff.analysis.columns import best_values, columns, is_best, shown_columns
+from bakeoff.analysis.columns import TEST_LOSS, Column, best_values, columns, is_best, shown_columns, shown_from
 from bakeoff.analysis.remarks import failure, failures, remarks
 from bakeoff.errors import printable
 from bakeoff.store.results_document import ResultsDocument
 
+GAP = 2  # between columns of the terminal's table
+
 
 def text_table(results: ResultsDocument, width: int = 160) -> Table:
     """Return the table for a terminal `width` columns wide; a narrow one leaves out columns that the page has."""
-    shown = shown_columns(results, width)
+    widths = fitting(results, width)
+    shown = list(widths)
     table = Table(title=cell(results.name), title_justify="left", box=None, pad_edge=False, header_style="bold")
     table.add_column("entry", no_wrap=True)
-    for column in shown:
-        table.add_column(cell(column.heading), justify="right", no_wrap=" " not in column.heading)
+    for column, wide in widths.items():
+        table.add_column(cell(column.heading), justify="right", width=wide)
     best = best_values(results)
     for name, row in results.rows.items():
         if failure(row):
@@ -29,6 +33,34 @@ def text_table(results: ResultsDocument, width: int = 160) -> Table:
         cells = [cell(c.text(row), "bold" if is_best(c, row, best) else "") for c in shown]
         table.add_row(cell(name), *cells, style="dim" if row.kind == "baseline" else None)
     return table
+
+
+def fitting(results: ResultsDocument, width: int) -> dict[Column, int]:
+    """Return the columns that a terminal can show without cutting a value, each with its width.
+
+    Which values there are decides: storage, prices and long names take room that others then lack. A heading has one
+    line where there is room left, else a line per word.
+    """
+    wanted, shown = shown_from(results), shown_columns(results, width)
+    least = {column: max(map(cell_len, texts(column, results))) for column in shown}
+    taken = max(map(cell_len, ["entry", *results.rows]))
+    while taken + sum(GAP + least[column] for column in shown) > width and any(wanted[c.key] for c in shown):
+        shown.remove(max(reversed(shown), key=lambda column: wanted[column.key]))
+    spare = width - taken - sum(GAP + least[column] for column in shown)
+    widths = {}
+    for column in shown:
+        more = max(cell_len(column.heading) - least[column], 0)
+        widths[column] = least[column] + (more if more <= spare else 0)
+        spare -= widths[column] - least[column]
+    return widths
+
+
+def texts(column: Column, results: ResultsDocument) -> list[str]:
+    """Return what a column has to hold without a break: words of its heading, values, and in the first one failures."""
+    first = column.key == TEST_LOSS.key
+    rows = results.rows.values()
+    values = [(row.status if first else "") if failure(row) else column.text(row) for row in rows]
+    return [printable(text) for text in [*column.heading.split(" "), *values]]
 
 
 def cell(text: Any, style: str = "") -> Text:
