@@ -121,9 +121,9 @@ def test_a_folder_of_the_users_is_no_place_for_figures(two, tmp_path):
 @pytest.mark.parametrize(
     ("section", "key", "value", "said"),
     [
-        ("data", "identity", "other", "data.identity"),
+        ("data", "identity", "other", "the examples are not the same. Try: --over tasks"),
         ("protocol", "epochs", 9, "protocol.epochs: 2 and 9"),
-        ("model", "identity", "another", "model.identity"),
+        ("model", "identity", "another", "the bases are not the same. Try: --over tasks"),
         ("generation", "precision", "bf16", "generation.precision"),
     ],
 )

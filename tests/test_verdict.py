@@ -151,12 +151,19 @@ def test_failures_that_were_seen_are_counted_and_what_few_runs_cannot_show_is_sa
     assert rare_failures({"a": row_of()}) == []
 
 
+def test_no_gap_is_larger_than_a_score():
+    assert Yardstick().detected(0.08) == "a true gap of 8.0 points is detected with 80 % power"
+    said = "not even a true gap of 100.0 points, the largest possible one, is detected with 80 % power"
+    assert Yardstick().detected(1.306) == said
+    assert Yardstick(bounded=False).detected(1.306) == "a true gap of 1.31 is detected with 80 % power"
+
+
 def test_scores_that_rest_on_few_documents_are_marked():
     generator = numpy.random.default_rng(0)
     many, few = generator.uniform(0.2, 0.6, 300), numpy.zeros(300)
     few[:4] = 1
     text = judge({n: row_of() for n in "ab"}, {"a": many, "b": few}).text
-    assert "The scores of b rest on few documents (as much as 9 of equal weight would tell)" in text
+    assert "The scores of b rest on few documents (they tell as much as 9 that all weigh the same)" in text
     assert "rest on few" not in judge({n: row_of() for n in "ab"}, {"a": many, "b": many - 0.01}).text
 
 
@@ -201,7 +208,7 @@ def test_a_lone_tie_whose_own_interval_leaves_out_zero_says_why_it_is_one():
     pair = verdict.pairs[0]
     assert pair.low > 0
     assert 0.05 < pair.p_adjusted == pytest.approx(2 * pair.p)
-    assert verdict.headline.startswith("a and b are tied on ROUGE-L (difference 0.4, 95 % interval 0.0 to 0.8; ")
+    assert verdict.headline.startswith("a and b are tied on ROUGE-L (difference 0.4 points, 95 % interval 0.0 to 0.8; ")
     assert verdict.headline.endswith("not significant after correction for all pairs).")
 
 
@@ -283,7 +290,7 @@ def test_nothing_finished_one_document_and_equal_entries(shared):
     assert single.pairs[0].p is None
     assert "not known" in str(difference_rows(single))
     equal = judge({n: row_of() for n in "ab"}, {n: numpy.full(20, 0.25) for n in "ab"})
-    assert equal.headline == "a and b are tied on ROUGE-L (difference 0.0)."
+    assert equal.headline == "a and b are tied on ROUGE-L (difference 0.0 points)."
     assert "All 20 test documents have the same ROUGE-L with a and b" in equal.text
     assert equal.detectable_gap is None
 

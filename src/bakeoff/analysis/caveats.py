@@ -32,8 +32,8 @@ def few_documents(scores: Mapping[str, "Estimate"], unit: str) -> list[str]:
     if not found:
         return []
     return [
-        f"The scores of {listed(list(found))} rest on few {unit} (as much as {min(found.values()):.0f} of equal weight "
-        f"would tell): their own intervals may be too narrow. Differences between entries are not affected."
+        f"The scores of {listed(list(found))} rest on few {unit} (they tell as much as {min(found.values()):.0f} that "
+        f"all weigh the same): these scores' intervals may be too narrow. Differences between entries are not affected."
     ]
 
 

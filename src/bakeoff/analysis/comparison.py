@@ -30,6 +30,7 @@ HELD_EQUAL = (
     "model.identity", "data.identity", "template", "max_tokens", "output_tokens", "precision", "protocol", "tune",
     "generation", "metrics", "primary", "score_signature", "verdict.unit",
 )  # fmt: skip
+OTHERS = {"model.identity": "the bases are not the same", "data.identity": "the examples are not the same"}
 
 
 def summarize_together(folders: Sequence[Folder], documents: Sequence[Document]) -> Document:
@@ -87,8 +88,10 @@ def refuse_other(first: Folder, one: Document, second: Folder, other: Document) 
     mine, theirs = facts(one), facts(other)
     differing = [key for key in mine | theirs if mine.get(key) != theirs.get(key)]
     if differing:
-        shown = "; ".join(f"{key}: {mine.get(key)!r} and {theirs.get(key)!r}" for key in differing[:3])
+        shown = "; ".join(OTHERS.get(key, f"{key}: {mine.get(key)!r} and {theirs.get(key)!r}") for key in differing[:3])
         hint = "Try: bakeoff report for each; one table can only have entries for which the same was held equal"
+        if {*differing} & OTHERS.keys():
+            hint = "Try: --over tasks, if they have the same entries"
         if differing == ["max_tokens"]:
             longer = first if mine["max_tokens"] > theirs["max_tokens"] else second
             hint = (

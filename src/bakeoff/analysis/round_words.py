@@ -74,15 +74,14 @@ def how_it_went(verdict: Verdict, facts: RoundsFacts, by: Yardstick) -> list[str
     else:
         parts = [f"Seeds were added in rounds, where more could still decide something: {counts}; {runs}."]
     if verdict.detectable_gap is not None:
-        gap, seeds = by.points(verdict.detectable_gap), facts.looks[-1]
-        parts.append(f"With {seeds} seeds each a true gap of {gap} is detected with 80 % power.")
+        parts.append(f"With {facts.looks[-1]} seeds each {by.detected(verdict.detectable_gap)}.")
     if facts.limit is not None:
         limit = by.points(facts.limit)
         parts.append(f"More seeds cannot find gaps below {limit} here; more test {by.unit} can.")
     count, pairs = f"{verdict.documents:,} test {by.unit}", len(verdict.pairs)
+    together = f"and so do all claims of a difference together (Shaffer's correction for {pairs} pairs)"
     parts.append(
         f"Intervals are 95 % confidence intervals over {count} and seeds. Each holds in 95 of 100 such bakeoffs, "
-        f"and so do all claims of a difference together (Shaffer's correction for {pairs} pairs), however often the "
-        "results were looked at."
+        f"{f'{together}, ' if pairs > 1 else ''}however often the results were looked at."
     )
     return parts

@@ -162,8 +162,7 @@ def details(verdict: Verdict, rows: Rows, by: Yardstick) -> list[str]:
         return [*parts, *why_tied([p for p in mine if not p.different], verdict.rounds, by),
                 *how_it_went(verdict, verdict.rounds, by)]  # fmt: skip
     if verdict.detectable_gap is not None:
-        gap = by.points(verdict.detectable_gap)
-        parts.append(f"With this test set a true gap of {gap} is detected with 80 % power.")
+        parts.append(f"With this test set {by.detected(verdict.detectable_gap)}.")
     count = len(verdict.pairs)
     seeds = COVERED[verdict.covers]
     corrected = f"; ties are judged with Shaffer's correction for {count} pairs" if count > 1 else ""

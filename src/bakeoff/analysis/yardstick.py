@@ -32,6 +32,12 @@ class Yardstick:
         """Return a difference with its unit."""
         return f"{self.shown(value)} points" if self.bounded else self.shown(value)
 
+    def detected(self, gap: float) -> str:
+        """Return the end of a sentence on the gap that is found with 80 % power; no gap is larger than a score."""
+        if self.bounded and gap > 1:
+            return f"not even a true gap of {self.points(1)}, the largest possible one, is detected with 80 % power"
+        return f"a true gap of {self.points(gap)} is detected with 80 % power"
+
     def in_brackets(self, span: tuple[float, float] | None) -> str:
         """Return a 95 % interval in brackets, to follow its value; empty if there is none."""
         return "" if span is None else f" (95 % interval {self.shown(span[0])} to {self.shown(span[1])})"
@@ -44,7 +50,7 @@ class Yardstick:
     def inner_gap(self, pair: Pair) -> str:
         """Return a difference with its interval, without brackets of its own."""
         span = interval_of(pair)
-        text = self.shown(pair.difference)
+        text = self.points(pair.difference)
         text += "" if span is None else f", 95 % interval {self.shown(span[0])} to {self.shown(span[1])}"
         # A pair's own interval may leave out zero where all pairs together do not allow the claim.
         alone = span is not None and not span[0] <= 0 <= span[1]

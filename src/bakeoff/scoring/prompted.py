@@ -113,10 +113,11 @@ def check_nearest(
     """Raise NoRoomError if `count` examples of the usual length have no room beside a document of the usual length."""
     if len(costs) < count:
         raise NoRoomError(f"the training split has {len(costs)} examples, not {count}")
-    usual = int(numpy.median(costs)) * count
-    if context is not None and usual + int(numpy.median(longest(test, form, output_tokens))) > context:
+    usual, rest = int(numpy.median(costs)) * count, int(numpy.median(longest(test, form, output_tokens)))
+    if context is not None and usual + rest > context:
         raise NoRoomError(
-            f"the context of {context} tokens is too short: {count} examples of the usual length take {usual} of them"
+            f"the context of {context} tokens is too short: {count} examples of the usual length take {usual} of them, "
+            f"and a document with its output {rest}"
         )
 
 
@@ -230,8 +231,8 @@ def prompted_rows(
         without_room += room < KEPT_SHARE
         if room <= 0 or without_room > ROOMLESS_SHARE * len(rows):
             raise NoRoomError(
-                f"the context of {context} tokens is too short: the examples take {new.head - row.head} of "
-                "them, which leaves too few for the documents"
+                f"the context of {context} tokens is too short: the examples take "
+                f"{new.head - row.head}, which leaves too few for the documents"
             )
     return made
 
