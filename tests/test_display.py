@@ -128,6 +128,13 @@ def test_a_state_is_told_once_however_many_metrics_score(capsys):
     assert capsys.readouterr().err.count("scoring") == 1
 
 
+def test_a_validation_does_not_begin_the_training_anew(capsys):
+    with PlainDisplay(RUNS, [], None, Clock()) as display:
+        for state in ("training", "validating", "training", "validating", "training"):
+            display.handle(event_with("lora-0", "state", {"state": state}))
+    assert capsys.readouterr().err == "[  0:00] lora: training\n"
+
+
 def test_plain_lines_tell_documents_and_what_is_left_of_the_run_and_of_all(capsys):
     runs, clock = [run_of("lora"), run_of("lora", seed=1)], Clock()
     told = forecast(runs, clock)

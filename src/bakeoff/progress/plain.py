@@ -76,10 +76,10 @@ class PlainDisplay(Display):
     def show(self, event: RunEvent) -> None:
         """Print state changes, validations, ends, and now and then a line of progress."""
         name = self.names[event.run]
-        if event.kind == "state" and event.state == NOT_NEEDED:
-            return  # the line on the look says so of all at once
+        if event.kind == "state" and event.state in (NOT_NEEDED, "validating"):
+            return  # the line on the look says so of all at once; a validation has a line of its own
         if event.kind == "state":
-            if event.state not in ("validating", self.states.get(event.run)):
+            if event.state != self.states.get(event.run):
                 self.note(f"{name}: {event.state}")
             self.states[event.run] = event.state
         elif event.kind == "metrics":
