@@ -101,6 +101,39 @@ def test_mistakes_are_one_line_exit_2_and_write_nothing(config_file, tiny_config
     assert not Path(tiny_config["output"]).exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "x.yaml", "--workers", "two"], "--workers: 'two' is not a whole number. Try: "),
+        (["run", "x.yaml", "--workers", "0"], "--workers: 0 is not in the range x>=1. Try: "),
+        (
+            ["show", "x", "--prefer", "speed"],
+            "--prefer: 'speed' is not one of 'quality', 'memory', 'size', 'time'. Try: ",
+        ),
+        (["shwo"], "No such command 'shwo'. Did you mean 'show'? Try: "),
+        (["run"], "Missing argument 'FILE'. Try: "),
+        (["demo", "--full", "--rounds"], "--full and --rounds are two demos. Try one after the other"),
+    ],
+)
+def test_a_wrong_command_line_is_told_in_one_line(arguments, message):
+    result = call(*arguments)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"bakeoff: {message}")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_what_to_try_can_be_pasted(tmp_path):
+    data, folder = tmp_path / "my data.csv", tmp_path / "a run"
+    data.write_text("document,summary: x\na: b: c\n")
+    folder.mkdir()
+    assert call("plan", data).stderr.endswith(f"Try: bakeoff init '{data}'\n")
+    assert call("plan", folder).stderr.endswith(f"Try: ls '{folder}'\n")
+    (folder / "config.yaml").write_text("")
+    assert call("plan", folder).stderr.endswith(f"Try: {folder / 'config.yaml'}\n")
+    (tmp_path / "a.json").write_text("")
+    assert call("schema", "-o", tmp_path / "a.json").stderr.endswith("Try: -o OTHER.json\n")
+
+
 def test_a_model_folder_that_is_none(config_file, tmp_path):
     (tmp_path / "empty").mkdir()
     result = call("plan", config_file, "-s", f"model={tmp_path / 'empty'}")

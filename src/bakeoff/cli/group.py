@@ -1,5 +1,6 @@
 """What all commands share: options, and how a command ends after errors and interrupts."""
 
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -57,6 +58,7 @@ EXECUTOR = click.option(
     help="Where runs are carried out, short for -s machine.executor=NAME: on this machine, on the nodes of a Ray "
     "cluster, or in jobs of Slurm.",
 )
+WHOLE_NUMBER = re.compile("is not a valid integer( range)?")
 RESUME = "interrupted. Run the same command again to resume"
 ENDED = {"run": RESUME, "demo": RESUME, "watch": "stopped watching; the bakeoff keeps running"}
 
@@ -74,6 +76,18 @@ def overrides(command: Callable[..., None]) -> Callable[..., None]:
     return SET(OVERRIDING(WORKERS(EXECUTOR(call))))
 
 
+def said_of(error: click.ClickException) -> str:
+    """Return in one line what is wrong with a command line, and what to try."""
+    text = error.format_message()
+    if isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter) and error.param:
+        text = f"{error.param.get_error_hint(error.ctx).strip(chr(39))}: {error.message}"  # type: ignore[arg-type]
+    text = WHOLE_NUMBER.sub("is not a whole number", " ".join(text.split()))
+    context = getattr(error, "ctx", None)
+    if context is None or "Try:" in text or ". Try " in text:
+        return text
+    return f"{text.rstrip('.')}{'' if text.endswith('?') else '.'} Try: {context.command_path} --help"
+
+
 class Commands(click.Group):
     """A group whose commands print a BakeoffError, or what the system says of a file, as one line and exit with 2.
 
@@ -84,7 +98,13 @@ class Commands(click.Group):
     def main(self, *args: Any, **options: Any) -> Any:
         """Read the command line and run the command. The output of --help is guarded, too."""
         with streams():
-            return super().main(*args, **options)
+            try:
+                sys.exit(super().main(*args, **(options | {"standalone_mode": False})))
+            except click.exceptions.NoArgsIsHelpError as error:
+                error.show()
+            except click.ClickException as error:
+                whisper(f"bakeoff: {said_of(error)}")
+            sys.exit(2)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the chosen command."""

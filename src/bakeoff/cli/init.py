@@ -1,6 +1,7 @@
 """What `bakeoff init` writes: a config for data files, with guessed columns and every option explained."""
 
 import os
+import shlex
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 from bakeoff.cli.schema import SCHEMA_FILE
 from bakeoff.config.config import Config
 from bakeoff.config.loading import explain
+from bakeoff.config.names import plain_name
 from bakeoff.config.sections import Section
 from bakeoff.data.folders import WORDS, words_of
 from bakeoff.data.formats import stem_of
@@ -71,7 +73,7 @@ def draft(files: Sequence[Path], output: Path, model: str = "base") -> Draft:
         raise DataError(explain(about, raw, error)) from None
     if config.data.conversation and model == "base":
         reasons.append(NEEDS_CHAT)
-    own = in_line(str(output))
+    own = in_line(shlex.quote(str(output)))
     lines = [
         f"# yaml-language-server: $schema={SCHEMA_FILE}",
         f"# A bakeoff over {about}. Next: bakeoff plan {own}, then: bakeoff run {own}",
@@ -88,8 +90,7 @@ def name_of(files: Sequence[Path]) -> str:
     stem = stem_of(path)
     if len(files) > 1 or (files and not path.is_dir() and {*words_of(stem)} <= WORDS.keys()):
         stem = path.parent.name
-    kept = "".join(c if c.isascii() and (c.isalnum() or c in "._") else "-" for c in stem).strip("-._")
-    return kept[:64] or "bakeoff"
+    return plain_name(stem, 64) or "bakeoff"
 
 
 def section_lines(section: Section, own: dict[str, list[str]] | None = None, indent: str = "") -> list[str]:
@@ -135,7 +136,7 @@ def write_new(path: Path, text: str) -> None:
             made = True
             file.write(text)
     except FileExistsError:
-        raise ConfigError(f"{path}: exists, and is never overwritten. Try: -o OTHER.yaml") from None
+        raise ConfigError(f"{path}: exists, and is never overwritten. Try: -o OTHER{path.suffix}") from None
     except OSError as error:
         if made:  # a part of it, on a full disk, would keep the next try from writing it
             path.unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """The first commands that a person uses: init, schema, doctor. They parse, call and print."""
 
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def init(files: tuple[Path, ...], output: Path, model: str) -> None:
         write_new(schema, json_schema())
     for guess in drafted.guesses:
         say(guess, keep="")
-    say(f"wrote {output}. Check it, then: bakeoff plan {output}")
+    say(f"wrote {output}. Check it, then: bakeoff plan {shlex.quote(str(output))}")
 
 
 @click.command()

@@ -1,5 +1,6 @@
 """Reads YAML from a file or from the command line. Does not know what a config contains."""
 
+import shlex
 from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +21,11 @@ LEVELS = 10  # of a key on the command line
 BITS = 1024  # of a whole number
 # What PyYAML's constructors raise over a scalar that is not what its tag says, as !!int x or the date 2026-02-30.
 NO_VALUE = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
+# What PyYAML says of the usual slips, in words of those who write a config.
+SAID = {
+    "found character '\\t' that cannot start any token": "a tab, where YAML has spaces",
+    "mapping values are not allowed here": "a colon, or deeper spaces, where no key may begin",
+}
 
 
 class UniqueKeys(yaml.SafeLoader):
@@ -87,7 +93,7 @@ def parsed(text: str) -> Any:
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file."""
     data = path.suffix in DATA_SUFFIXES
-    cure = f". This is a data file. Try: bakeoff init {path}" if data else ""
+    cure = f". This is a data file. Try: bakeoff init {shlex.quote(str(path))}" if data else ""
     try:
         with open_file(path) as file:
             content = file.read(LARGEST + 1)
@@ -99,7 +105,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
             f"{path}: no such file. Try: bakeoff init DATAFILE, which writes a config, or bakeoff demo"
         ) from None
     except IsADirectoryError:
-        raise ConfigError(f"{path}: is a folder, expected a config file. Try: {path / 'bakeoff.yaml'}") from None
+        raise ConfigError(f"{path}: is a folder, expected a config file. Try: {config_in(path)}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: {no_utf8(error)}") from None
     except OSError as error:
@@ -108,11 +114,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
         place = getattr(error, "problem_mark", None)
         line = f":{place.line + 1}" if place else ""
         problem = getattr(error, "problem", None) or getattr(error, "reason", error)
+        problem = SAID.get(problem, problem)
         raise ConfigError(f"{path}{line}: not valid YAML ({problem}){cure}") from None
     if not isinstance(raw, dict):
         got = {type(None): "nothing", list: "a list"}.get(type(raw), "a text")
         raise ConfigError(f"{path}: expected keys and values, got {got}. Try: bakeoff init DATAFILE")
     return raw
+
+
+def config_in(folder: Path) -> str:
+    """Return the config file in a folder, as a run folder or `bakeoff init` has it, or how to look for one."""
+    found = [file for name in ("config.yaml", "bakeoff.yaml") if (file := folder / name).is_file()]
+    return str(found[0]) if found else f"ls {shlex.quote(str(folder))}"
 
 
 def parse_override(text: str) -> tuple[str, Any]:

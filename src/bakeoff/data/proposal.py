@@ -3,6 +3,7 @@
 Columns are guessed from the first rows. Then all rows are read, to find and report what would stop a plan.
 """
 
+import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -61,7 +62,7 @@ def propose(files: Sequence[Path]) -> Proposal:
     """
     gone = [file for file in files if not file.exists()]
     if gone:
-        raise DataError(f"{gone[0]}: no such file. Try: ls {gone[0].parent}")
+        raise DataError(f"{gone[0]}: no such file. Try: ls {shlex.quote(str(gone[0].parent))}")
     if len(files) == 1 and has_parts(files[0]):
         data, tables, reasons = of_parts(files[0])
     else:

@@ -1,6 +1,7 @@
 """Exports one finished run: checks the request, makes the files, reads them back, compares, and writes the card."""
 
 import errno
+import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -63,7 +64,8 @@ def export_run(
     check_trusted(folder, signed, model_wishes(signed), trust)
     plan = folder.plan()
     if not folder.is_complete(run.id, plan):
-        raise SetupError(f"{folder.path}: entry '{run.entry}' is not complete. Try: bakeoff run {folder.config_file}")
+        again = f"bakeoff run {shlex.quote(str(folder.config_file))}"
+        raise SetupError(f"{folder.path}: entry '{run.entry}' is not complete. Try: {again}")
     place = Path(options.output or default_folder(plan.name, run.entry, options.to))
     if ".." in place.parts or not place.name:  # a folder before `..` need not exist; `.` is nobody's name
         place = place.resolve()

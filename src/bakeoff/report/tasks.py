@@ -1,6 +1,7 @@
 """The joint page of several tasks and bases, its figures, and the same as a table for a terminal."""
 
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def stored_tasks(page: Path) -> TasksDocument:
     try:
         return TasksDocument.model_validate_json(read_whole(file)).printable()
     except (OSError, ValueError):
-        raise SetupError(f"{file}: missing or damaged. Try: bakeoff report {page.parent}") from None
+        raise SetupError(f"{file}: missing or damaged. Try: bakeoff report {shlex.quote(str(page.parent))}") from None
 
 
 def stale(document: TasksDocument, page: Path) -> str | None:
@@ -69,7 +70,7 @@ def stale(document: TasksDocument, page: Path) -> str | None:
     changed += [cell.name for cell in document.cells if (cell.task, cell.base) not in there]
     if not changed:
         return None
-    return f"{listed(changed)}: changed since this was written. Try: bakeoff report {page.parent}"
+    return f"{listed(changed)}: changed since this was written. Try: bakeoff report {shlex.quote(str(page.parent))}"
 
 
 def render(document: TasksDocument, figures: list[Any], page: Path) -> str:

@@ -4,6 +4,7 @@ It imports the chart library, which takes as long as everything else in bakeoff 
 report import it.
 """
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def write_report(path: str | Path) -> Path:
         results = stored_results(unsealed(read_mapping(folder.results_file)))
     except ValueError:
         raise SetupError(
-            f"{folder.path}: no results.json, or a damaged one. Try: bakeoff report {folder.path}"
+            f"{folder.path}: no results.json, or a damaged one. Try: bakeoff report {shlex.quote(str(folder.path))}"
         ) from None
     return write_report_of(folder, results)
 
