@@ -2,8 +2,9 @@ import pytest
 import yaml
 
 from bakeoff.config.loading import dump_config, load_config
+from bakeoff.config.names import plain_name
 from bakeoff.config.yaml import parse_override
-from bakeoff.errors import ConfigError
+from bakeoff.errors import ConfigError, did_you_mean
 
 MINIMAL = {"data": "docstrings", "entries": ["prompt_tuning", "last_layers", "lora"]}
 
@@ -62,6 +63,14 @@ def test_the_resolved_config_is_itself_runnable(tmp_path):
             "baselines: [base, lead-0]",
             r"baselines: unknown baseline 'lead-0'. Did you mean 'lead-1'\? Allowed: base, few-shot-K",
         ),
+        ("baselines: [base, nerest-3]", "unknown baseline 'nerest-3'. Did you mean 'nearest-3'"),
+        (
+            "entries: lora",
+            r"entries: expected a list of methods, as in \[lora\], or names .* \(got 'lora'\)$",
+        ),
+        ("name: Gespräche", r"name: expected up to 64 letters \(A to Z, a to z\), .* got 'Gespräche'$"),
+        ("machine: {device: gpu}", r"unknown device 'gpu'. Did you mean 'cuda'\?$"),
+        ("protocol: {seeds: 2..4}", r"seeds: expected a whole number, got '2..4'. Try: 3, .* \{min: 3, max: 8\}"),
         ("baselines: [oracle]", "baselines: must include base"),
         ("baselines: [base, base]", "baselines: must include base, and no name twice"),
         ("[1]", "expected keys and values, got a list"),
@@ -136,7 +145,12 @@ def test_yamls_bare_off_is_off():
 
 
 def test_a_name_is_made_of_the_files_where_none_is_given(tmp_path):
-    for file, name in (("my config.yaml", "my-config"), ("_\u00e9.yaml", "bakeoff"), ("a.b.yaml", "a.b")):
+    for file, name in (
+        ("my config.yaml", "my-config"),
+        ("_\u00e9.yaml", "e"),
+        ("\u5bfe.yaml", "bakeoff"),
+        ("a.b.yaml", "a.b"),
+    ):
         (tmp_path / file).write_text(yaml.safe_dump(MINIMAL))
         assert load_config(tmp_path / file).name == name
 
@@ -157,3 +171,25 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
     data = {"train": "~/a", "validation": "b", "test": "c"}
     config = load_config({"data": data, "entries": ["lora"], "model": "~/m", "output": "~/out"})
     assert [config.data.train, config.model, str(config.folder)] == [str(tmp_path / n) for n in ("a", "m", "out")]
+
+
+def test_usual_slips_of_yaml_are_said_in_plain_words(tmp_path):
+    for text, said in (
+        ("data:\n\ttrain: a.csv\n", "a tab, where YAML has spaces"),
+        ("a: b: c\n", "a colon, or deeper"),
+    ):
+        with pytest.raises(ConfigError, match=rf"bakeoff.yaml:\d: not valid YAML \({said}"):
+            load_config(written(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("Gespräche März", "Gesprache-Marz"), ("data (1)", "data-1"), ("..x", "x"), ("対話", ""), ("a" * 90, "a" * 64)],
+)
+def test_the_name_of_a_file_gives_a_name_that_can_be_read(text, name):
+    assert plain_name(text, 64) == name
+
+
+def test_a_word_with_two_letters_exchanged_is_what_was_meant():
+    assert did_you_mean("lroa", ["lora", "road", "dora"]) == " Did you mean 'lora'?"
+    assert did_you_mean("nearest-2", []) == " There is none."

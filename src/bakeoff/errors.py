@@ -14,7 +14,7 @@ EXPECTED = {
     "string_type": "text",
     "list_type": "a list",
     "byte_size": "a size, as in 8GB",
-    "string_pattern_mismatch": "up to 64 letters, digits, '.', '_' and '-', a letter or digit first",
+    "string_pattern_mismatch": "up to 64 letters (A to Z, a to z), digits, '.', '_' and '-', a letter or digit first",
 }
 LONGEST = 2_000  # letters of a message: where it begins and what to try stand at its ends
 GOT = {dict: "keys and values", list: "a list", type(None): "nothing"}
@@ -91,11 +91,17 @@ def listed(names: Sequence[Any], most: int = 20) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return " Did you mean 'x'?" if a known word is close, in any case, else the known words (of many the first)."""
+    """Return " Did you mean 'x'?" if a known word is close, in any case, else the known words (of many the first).
+
+    Of words that are equally close it is the one of the same letters: a word with two of them exchanged is a slip.
+    """
     names = sorted(known)
+    if not names:
+        return " There is none."
     small = {name.lower(): name for name in names}
-    close = difflib.get_close_matches(word[:200], names, n=1)
-    close = close or [small[name] for name in difflib.get_close_matches(word[:200].lower(), small, n=1)]
+    close = difflib.get_close_matches(word[:200], names, n=5)
+    close = close or [small[name] for name in difflib.get_close_matches(word[:200].lower(), small, n=5)]
+    close.sort(key=lambda name: sorted(name.lower()) != sorted(word.lower()))
     return f" Did you mean '{close[0]}'?" if close else f" Allowed: {listed(names)}."
 
 
@@ -111,7 +117,7 @@ def plain(complaint: Mapping[str, Any]) -> str:
     if complaint["type"] == "too_long":
         return f"expected at most {complaint['ctx']['max_length']}, got {complaint['ctx']['actual_length']}"
     text = complaint["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    return text[:1].lower() + text[1:] + ("" if isinstance(value, dict | list) else f" (got {got})")
+    return text[:1].lower() + text[1:] + ("" if isinstance(value, dict | list) or got in text else f" (got {got})")
 
 
 def kind_of(value: Any) -> str:

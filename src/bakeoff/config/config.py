@@ -198,7 +198,7 @@ class Config(Section):
     def _short_entries(cls, value: Any) -> Any:
         if not isinstance(value, list):
             if not isinstance(value, dict):
-                return value
+                raise ValueError("expected a list of methods, as in [lora], or names with their fields")
             for name, fields in value.items():
                 if fields is not None and not isinstance(fields, dict):
                     raise ValueError(f"{name}: expected fields, for example {name}: {{learning_rate: 1e-3}}")

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from bakeoff.config.config import Config, Name
 from bakeoff.config.loading import config_of, explain, set_dotted
+from bakeoff.config.names import plain_name
 from bakeoff.config.sections import Section
 from bakeoff.config.yaml import read_yaml
 from bakeoff.errors import ConfigError
@@ -103,7 +104,7 @@ def long_form(part: str, keys: Any) -> Any:
 
 def own_keys(path: Path, raw: dict[str, Any]) -> OwnKeys:
     """Return the grid's name and output, and take them out of its keys; raise ConfigError if one is wrong."""
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).lstrip("._-")[:27] or "grid"
+    stem = plain_name(path.stem, 27) or "grid"
     given = {"name": raw.pop("name", None), "output": raw.pop("output", None)}
     given["name"] = stem if given["name"] is None else given["name"]
     try:
@@ -114,7 +115,7 @@ def own_keys(path: Path, raw: dict[str, Any]) -> OwnKeys:
 
 def short_name(text: str) -> str:
     """Return the name of a task or base that a text gives."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", text).lstrip("_-")[:28]
+    return plain_name(text, 28, "_-")
 
 
 def bases_in(path: Path, raw: dict[str, Any]) -> dict[str, Any]:

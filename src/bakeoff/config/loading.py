@@ -1,7 +1,6 @@
 """Reading a config file: overrides, absolute paths, and what is wrong with it in one line."""
 
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -10,11 +9,13 @@ import yaml
 from pydantic import ValidationError
 
 from bakeoff.config.config import Config
-from bakeoff.config.names import metric_model
+from bakeoff.config.names import metric_model, plain_name
 from bakeoff.config.sections import Section
 from bakeoff.config.yaml import read_yaml
 from bakeoff.errors import ConfigError, did_you_mean, in_line, plain
 from bakeoff.store.paths import at_home, is_file, is_folder
+
+ROUNDS = ". Try: 3, or for seeds in rounds {min: 3, max: 8}"
 
 
 def load_config(source: str | Path | dict[str, Any], overrides: dict[str, Any] | None = None) -> Config:
@@ -29,8 +30,7 @@ def load_config(source: str | Path | dict[str, Any], overrides: dict[str, Any] |
         where, raw, base = "config", dict(source), Path()
     else:
         where, raw, base = str(source), read_yaml(Path(source)), Path(source).parent
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source).stem).lstrip("._-")[:64]
-        raw.setdefault("name", name or "bakeoff")
+        raw.setdefault("name", plain_name(Path(source).stem, 64) or "bakeoff")
     for key, value in (overrides or {}).items():
         set_dotted(raw, key, value)
     return config_of(where, raw, base)
@@ -115,7 +115,8 @@ def explain(where: str, raw: dict[str, Any], error: ValidationError) -> str:
         return f"{where}: {place}: unknown key.{did_you_mean(str(first['loc'][-1]), known_keys(first['loc'][:-1]))}"
     if first["type"] == "missing":
         return f"{where}: {place}: missing{describe(first['loc'])}"
-    return f"{where}: {place}{': ' if place else ''}{plain(first)}"  # without a place: of keys that do not fit together
+    text = plain(first) + (ROUNDS if first["loc"][-2:] == ("seeds", "int") else "")
+    return f"{where}: {place}{': ' if place else ''}{text}"  # without a place: of keys that do not fit together
 
 
 def _section(path: tuple[Any, ...]) -> type[Section]:

@@ -124,7 +124,8 @@ class MachineConfig(Section):
     @classmethod
     def _known_device(cls, value: str) -> str:
         if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu)(:\d{1,3})?", value):
-            raise ValueError(f"unknown device '{value}'.{did_you_mean(value, DEVICES)}")
+            hint = " Did you mean 'cuda'?" if value.lower() == "gpu" else did_you_mean(value, DEVICES)
+            raise ValueError(f"unknown device '{value}'.{hint}")
         return value
 
     @model_validator(mode="after")

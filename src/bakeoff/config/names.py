@@ -1,6 +1,7 @@
 """The names of metrics, baselines and labels in a config."""
 
 import re
+import unicodedata
 
 from bakeoff.errors import did_you_mean
 
@@ -17,7 +18,17 @@ LEARNED = re.compile(r"(bertscore|consistency)=(.*\S)")  # a metric by a model, 
 FUNCTION = re.compile(r"(?:[A-Za-z_][\w.]*|.+\.py):[A-Za-z_]\w*")  # a metric that is Python code
 BASELINES = ("base", "few-shot-2", "lead-1", "oracle")
 MAJORITY = "majority"  # a baseline of labels alone
+COUNTED = ("lead", "few-shot", "nearest")  # baselines whose name ends with a number
 MANY_SHOT, INSTRUCTION = "many-shot", "instruction"  # prompted baselines without a number
+
+
+def plain_name(text: str, most: int, others: str = "._-") -> str:
+    """Return a name of at most `most` letters, digits and `others` for a text, such as a file's name; it may be empty.
+
+    Letters lose their accents; every other character becomes a hyphen.
+    """
+    letters = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    return re.sub(rf"[^A-Za-z0-9{others}]+", "-", letters).lstrip("._-")[:most].rstrip("-")
 
 
 def is_function(name: str) -> bool:
@@ -34,10 +45,12 @@ def metric_model(name: str) -> tuple[str, str] | None:
 def checked_baselines(names: list[str]) -> list[str]:
     """Return the names of baselines; raise ValueError if one is unknown, base is missing, or a name is there twice."""
     fixed = ("base", "oracle", MAJORITY, MANY_SHOT, INSTRUCTION)
-    numbered = r"(lead|few-shot|nearest)-[1-9]\d?"
+    numbered = rf"({'|'.join(COUNTED)})-[1-9]\d?"
     unknown = [name for name in names if name not in fixed and not re.fullmatch(numbered, name)]
     if unknown:
-        hint = did_you_mean(unknown[0], (*fixed, *BASELINES, "nearest-4"))
+        number = re.search(r"-[1-9]\d?$", unknown[0])  # then the slip is elsewhere
+        counted = [f"{name}{number[0]}" for name in COUNTED] if number else [*BASELINES, "nearest-4"]
+        hint = did_you_mean(unknown[0], (*fixed, *counted))
         raise ValueError(
             f"unknown baseline '{unknown[0]}'.{hint} Allowed: base, few-shot-K, nearest-K, {MANY_SHOT}, {INSTRUCTION}, "
             f"lead-K, oracle and {MAJORITY}; K from 1 to 99"
