@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bakeoff.report.charts.curves import DRAWN, SEEDS, curves
-from bakeoff.report.charts.drawing import DARK, LIGHT, Figure, on_paper
+from bakeoff.report.charts.drawing import DARK, LIGHT, Figure, heading, on_paper
 from bakeoff.report.charts.labels import LETTER, LINE, column, place
 from bakeoff.report.charts.pairs import BRIEF, ROWS, pair_figures
 from bakeoff.report.charts.quality import costs, pareto, qualities, quality_cost
+from bakeoff.report.charts.tasks import chart as forest_chart
 from bakeoff.report.figures import draw_figures
 from bakeoff.report.source import Source
 from bakeoff.report.view import MOST, in_view, view_note
@@ -246,3 +247,11 @@ def test_scores_of_like_names_have_figures_of_their_own(shared):
     names = [axis.name for axis in qualities(results)]
     assert len(set(names)) == len(names) == 4
     assert all(name.replace("-", "").isalnum() for name in names)
+
+
+@pytest.mark.parametrize("low", [-19.6, -0.04, -140.0])
+def test_numbers_below_a_forest_do_not_touch(low):
+    rows = [{"task": "all tasks", "difference": low / 2, "low": low, "high": low / 4, "kind": "all", "tip": "x"}]
+    svg = forest_chart(rows, "difference, %", heading("a - b", "over all: different"))
+    ticks = [text.strip() for text in ElementTree.fromstring(svg).itertext() if text.strip()[-1:].isdigit()]
+    assert 3 <= len(ticks) <= 8, ticks

@@ -103,7 +103,7 @@ def chart(rows: list[Point], axis: str, title: alt.TitleParams) -> str:
     scale = alt.Scale(domain=[min(ends) - margin, max(ends) + margin], nice=False)
     names = [row["task"] for row in rows]
     y = alt.Y("task:N", sort=names, title=None, axis=alt.Axis(labelLimit=160, domain=False, ticks=False))
-    x = alt.X("difference:Q", title=axis, scale=scale)
+    x = alt.X("difference:Q", title=axis, scale=scale, axis=alt.Axis(tickCount=6))  # more would touch
     layers: list[Any] = [data("zero").mark_rule(color=INK, opacity=0.7, aria=False).encode(x=alt.X("at:Q"))]
     for kind, colour, width, dash in (("task", SOFT, 1.5, [1, 0]), ("all", INK, 3.5, [1, 0]), ("new", SOFT, 2, [4, 3])):
         rule = data(kind).mark_rule(color=colour, strokeWidth=width, strokeDash=dash)
