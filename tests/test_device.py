@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import subprocess
 from dataclasses import replace
 from types import SimpleNamespace
@@ -302,6 +303,9 @@ def test_doctor_says_that_a_gpu_cannot_be_used_and_examines_the_rest(machine, mo
     monkeypatch.setattr(doctor, "FAMILIES", {})
     monkeypatch.setattr(driver, "asked_apart", lambda name: driver_error(name))
     driver.survey.cache_clear()
+    text = CliRunner().invoke(main, ["doctor"]).stdout
+    assert re.search(r"^memory: [\d.,]+ [GM]iB$", text, re.MULTILINE)
+    assert "None" not in text
     found = json.loads(CliRunner().invoke(main, ["doctor", "--json"]).stdout)
     assert found["environment"]["gpu"] is None
     check = next(check for check in found["checks"] if check["name"] == "device")

@@ -221,7 +221,7 @@ def test_a_tie_with_the_third_entry_shows_that_pairs_difference():
     first, third = verdict.pairs[0], verdict.pairs[1]
     assert (first.second, first.different) == ("b", True)
     assert (third.second, third.different) == ("c", False)
-    shown = f"{100 * third.difference:.1f}, 95 % interval {100 * third.low:.1f} to {100 * third.high:.1f}"
+    shown = f"{100 * third.difference:.1f} points, 95 % interval {100 * third.low:.1f} to {100 * third.high:.1f}"
     assert verdict.headline == f"a and c are tied on ROUGE-L (difference {shown})."
     assert f"b is behind a by {100 * first.difference:.1f} points" in verdict.text
 

@@ -44,6 +44,7 @@ WEIGHTS = ("model.safetensors", "model-*.safetensors")  # not consolidated.safet
 CODE = ("*.py",)
 BELOW = "*/*"  # copies in other formats lie in folders (onnx, original)
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+NOWHERE = "no such folder, not complete in the hub's cache"
 ALLOWED = "Allowed: a hub id, a model folder, base"
 SETTINGS = (
     "Fix the proxy and certificate settings in the environment (ALL_PROXY, HTTPS_PROXY, SSL_CERT_FILE), "
@@ -183,8 +184,8 @@ def reason(name: str, revision: str | None, error: Exception) -> str:
         return f"neither a folder nor a hub id. {ALLOWED}"
     if isinstance(error, LocalEntryNotFoundError):
         if constants.HF_HUB_OFFLINE:
-            return "not complete on this machine, and HF_HUB_OFFLINE is set. Try: unset it, or name a model folder"
-        return f"not complete on this machine, and the hub ({constants.ENDPOINT}) does not answer. {ALLOWED}"
+            return f"{NOWHERE}, and HF_HUB_OFFLINE is set. Try: unset it, or name a model folder"
+        return f"{NOWHERE}, and the hub ({constants.ENDPOINT}) does not answer. {ALLOWED}"
     if isinstance(error, EntryNotFoundError):
         return "the hub lists a file that it does not have. Try: another revision, or try again later"
     if isinstance(error, HfHubHTTPError):

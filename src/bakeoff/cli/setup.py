@@ -76,6 +76,7 @@ def doctor(device: str, as_json: bool) -> None:
     Prints the environment (for bug reports) and problems with advice. Runs a tiny bakeoff with a causal model, and one
     with an encoder-decoder. Exits with 1 if something will not work.
     """
+    from bakeoff.analysis.columns import size
     from bakeoff.cli.doctor import examine
 
     report = examine(device)
@@ -83,7 +84,8 @@ def doctor(device: str, as_json: bool) -> None:
         click.echo(json.dumps(report, indent=1))
     else:
         for name, value in report["environment"].items():
-            say(f"{name}: {value}")
+            shown = size(value) if value and name.endswith("_bytes") else value or "none"
+            say(f"{name.removesuffix('_bytes')}: {shown}")
         say("")
         for check in report["checks"]:
             say(f"{check['status']:8} {check['name']}: {check['text']}")
