@@ -80,7 +80,7 @@ def said_of(error: click.ClickException) -> str:
     """Return in one line what is wrong with a command line, and what to try."""
     text = error.format_message()
     if isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter) and error.param:
-        text = f"{error.param.get_error_hint(error.ctx).strip(chr(39))}: {error.message}"  # type: ignore[arg-type]
+        text = f"{error.param.get_error_hint(error.ctx).strip(chr(39))}: {error.message}"
     text = WHOLE_NUMBER.sub("is not a whole number", " ".join(text.split()))
     context = getattr(error, "ctx", None)
     if context is None or "Try:" in text or ". Try " in text:

@@ -114,7 +114,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         place = getattr(error, "problem_mark", None)
         line = f":{place.line + 1}" if place else ""
         problem = getattr(error, "problem", None) or getattr(error, "reason", error)
-        problem = SAID.get(problem, problem)
+        problem = SAID.get(str(problem), problem)
         raise ConfigError(f"{path}{line}: not valid YAML ({problem}){cure}") from None
     if not isinstance(raw, dict):
         got = {type(None): "nothing", list: "a list"}.get(type(raw), "a text")
