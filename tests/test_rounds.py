@@ -13,7 +13,9 @@ import bakeoff
 from bakeoff import running
 from bakeoff.analysis.boundary import boundary
 from bakeoff.analysis.replay import replay
+from bakeoff.analysis.round_words import how_it_went
 from bakeoff.analysis.statistics import Scores
+from bakeoff.analysis.yardstick import Yardstick
 from bakeoff.config.loading import load_config
 from bakeoff.config.sections import SeedRange
 from bakeoff.driver.rounds import release
@@ -262,3 +264,12 @@ def test_runs_that_are_not_needed_leave_the_forecast(failed, ended, left):
 def test_ranges_that_cannot_be_are_said(tiny_config, protocol, said):
     with pytest.raises(BakeoffError, match=said):
         bakeoff.plan(tiny_config | {"protocol": {"epochs": 1, "max_tokens": 48, **protocol}})
+
+
+@pytest.mark.parametrize("pairs", [1, 3])
+def test_a_correction_is_named_only_for_several_pairs(pairs):
+    facts = SimpleNamespace(seeds={"a": 3, "b": 3}, looks=[3, 4], waiting=None, limit=None, budget=None)
+    verdict = SimpleNamespace(documents=9, pairs=[None] * pairs, detectable_gap=None)
+    said = how_it_went(verdict, facts, Yardstick())[-1]
+    assert ("Shaffer" in said) == (pairs > 1)
+    assert said.endswith("however often the results were looked at.")
