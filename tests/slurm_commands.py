@@ -48,6 +48,8 @@ def state(folder: Path, key: str) -> str:
     """Return a job's state."""
     if (folder / f"{key}.cancelled").exists():
         return "CANCELLED"
+    if (folder / f"{key}.queued").exists():
+        return "PENDING"
     return "RUNNING" if lives(int((folder / f"{key}.pid").read_text())) else "FAILED"
 
 
@@ -67,8 +69,10 @@ def main(command: str, words: list[str]) -> None:
             if (folder / f"{file.stem.split('_')[0]}.name").read_text() == options["name"]:
                 print(f"{file.stem}|{state(folder, file.stem)}|None")
     elif command == "scontrol":  # requeue KEY
+        (folder / f"{keys[-1]}.queued").touch()
         end(folder, keys[-1])
         start(folder, keys[-1])
+        (folder / f"{keys[-1]}.queued").unlink()
     elif command == "scancel":
         for key in keys:
             if "signal" in options:

@@ -138,7 +138,7 @@ def test_a_job_without_work_ends_and_another_is_submitted_when_there_is_some(con
 
 
 def test_all_jobs_cancelled_is_one_line(config, cluster, monkeypatch):
-    cancel = once(lambda server: [cluster.end(key, "CANCELLED") for key in [*cluster.running]])
+    cancel = once(lambda server: cluster.scancel(["--quiet", *cluster.states]))
     monkeypatch.setattr(InlineServer, "seen", cancel)
     with pytest.raises(
         SetupError, match=r"^machine\.executor: job 1_\d has ended \(cancelled\)\. Try: the same command"

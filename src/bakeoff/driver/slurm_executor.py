@@ -183,7 +183,8 @@ class SlurmExecutor(Executor):
     def take_more(self, now: float) -> None:
         """Submit another job if there is more to do than slots, up to the number that the config says."""
         slots = self.job_slots()
-        fits = len(slots) < self.count and not self.ready.waits and all(slot.attempt for slot in slots)
+        busy = all(slot.attempt and not slot.lost for slot in slots)  # lost ones are looked at first
+        fits = len(slots) < self.count and not self.ready.waits and busy
         if fits and now - self.grown_at > LISTEN_SECONDS * 10:
             self.grown_at = now
             self.slots += [JobSlot(self.terms, job, self.inbox) for job in self.submit(1)]
