@@ -117,7 +117,8 @@ def plain(complaint: Mapping[str, Any]) -> str:
     if complaint["type"] == "too_long":
         return f"expected at most {complaint['ctx']['max_length']}, got {complaint['ctx']['actual_length']}"
     text = complaint["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    return text[:1].lower() + text[1:] + ("" if isinstance(value, dict | list) or got in text else f" (got {got})")
+    said = f"got {got}" in text or (isinstance(value, str) and got in text)  # a text's quotes tell it from other words
+    return text[:1].lower() + text[1:] + ("" if said or isinstance(value, dict | list) else f" (got {got})")
 
 
 def kind_of(value: Any) -> str:
