@@ -25,6 +25,7 @@ from bakeoff.store.run_folder import Folder
 from tests import slurm_commands, slurm_stand_in
 from tests.conftest import write_splits
 from tests.ray_stand_in import InlineServer, spoil
+from tests.serving import until
 from tests.slurm_stand_in import Slurm
 from tests.test_slots import without_neighbours
 
@@ -358,7 +359,7 @@ def test_a_run_over_two_nodes_of_a_job_is_as_in_one_process_though_one_of_them_i
     bakeoff.run(config, display="none")
     assert (state / "1_0.starts").read_text() == "2"
     assert "job 1_0 is in the queue again; its run continues from its checkpoint" in notes(folder)
-    assert not slurm_commands.lives(int((state / "step.pid").read_text()))
+    until(lambda: not slurm_commands.lives(int((state / "step.pid").read_text())))
     found = folder.run(run.id).result()
     assert (found.status, found.shards, found.checks) == ("done", 2, alone.checks)
     assert found.metrics == {n: pytest.approx(value, rel=1e-5, abs=1e-5) for n, value in alone.metrics.items()}
