@@ -241,3 +241,12 @@ def test_a_terminal_without_a_character_shows_another(shared):
     assert b"lora" in out
     assert b"?" in out  # the dash of a baseline that trains nothing
     assert err == b""
+
+
+def test_an_interrupt_while_the_command_line_is_read_is_one_line(monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main, "make_context", interrupted)
+    done = CliRunner().invoke(main, ["methods"])
+    assert (done.exit_code, done.stderr.strip()) == (130, "bakeoff: interrupted")

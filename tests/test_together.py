@@ -166,11 +166,17 @@ def test_other_versions_of_what_results_depend_on_are_named(two):
     assert note in summarize_together(folders, documents).notes
 
 
-def test_a_page_never_lands_in_a_bakeoffs_own_folder(two):
+def test_a_page_never_lands_in_a_bakeoffs_own_folder(two, tmp_path):
     folders = [str(f.path) for f in two[0]]
-    done = CliRunner().invoke(main, ["report", *folders, "-o", f"{folders[1]}/report.html"])
-    assert done.exit_code == 2
-    assert "is inside a run folder" in done.output
+    linked = Path(folders[1], "linked.html")
+    linked.symlink_to(tmp_path / "elsewhere.html")
+    try:
+        for page in (f"{folders[1]}/report.html", str(linked)):
+            done = CliRunner().invoke(main, ["report", *folders, "-o", page])
+            assert done.exit_code == 2
+            assert "is inside a run folder" in done.output
+    finally:
+        linked.unlink()
 
 
 @pytest.mark.parametrize("name", ["", ".", "/", "..", "loop.html", "loop.html/page.html"])

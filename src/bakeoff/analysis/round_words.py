@@ -79,9 +79,9 @@ def how_it_went(verdict: Verdict, facts: RoundsFacts, by: Yardstick) -> list[str
         limit = by.points(facts.limit)
         parts.append(f"More seeds cannot find gaps below {limit} here; more test {by.unit} can.")
     count, pairs = f"{verdict.documents:,} test {by.unit}", len(verdict.pairs)
-    together = f"and so do all claims of a difference together (Shaffer's correction for {pairs} pairs)"
+    claims = f"and so do all claims of a difference together (Shaffer's correction for {pairs} pairs), "
     parts.append(
         f"Intervals are 95 % confidence intervals over {count} and seeds. Each holds in 95 of 100 such bakeoffs, "
-        f"{f'{together}, ' if pairs > 1 else ''}however often the results were looked at."
+        f"{claims if pairs > 1 else ''}however often the results were looked at."
     )
     return parts

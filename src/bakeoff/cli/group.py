@@ -104,6 +104,9 @@ class Commands(click.Group):
                 error.show()
             except click.ClickException as error:
                 whisper(f"bakeoff: {said_of(error)}")
+            except click.Abort:  # an interrupt before a command begins
+                whisper("bakeoff: interrupted")
+                sys.exit(130)
             sys.exit(2)
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -116,11 +116,8 @@ class RaySlot(Slot):
         if self.group is not None:
             strategy = self.ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy
             options["scheduling_strategy"] = strategy(self.group, placement_group_bundle_index=part)
-        return (
-            self.ray.remote(concurrency_groups={TALK: 1})(Node)
-            .options(**options)
-            .remote(self.device, self.cluster.threads)
-        )
+        actor = self.ray.remote(concurrency_groups={TALK: 1})(Node).options(**options)
+        return actor.remote(self.device, self.cluster.threads)
 
     def release(self) -> None:
         """Give all places back; what runs there ends."""

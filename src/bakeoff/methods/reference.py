@@ -43,16 +43,12 @@ def _kind(schema: dict[str, Any]) -> str:
 
 def describe_methods() -> str:
     """Return the list of methods, a line each below a heading: learning rates that are searched, summary and paper."""
-    rows = method_document()
-    spans = {name: between(*row["search_range"].get("learning_rate", ())) for name, row in rows.items()}
-    spans = {"method": "learning rates", **spans}
-    widths = [max(map(len, column)) for column in (spans.keys(), spans.values())]
-    heading = f"{'method':{widths[0]}}  {spans.pop('method'):{widths[1]}}  what it does, and its paper"
-    lines = [
-        f"{name:{widths[0]}}  {spans[name]:{widths[1]}}  {row['summary']} {row['paper'].removeprefix('https://')}".rstrip()
-        for name, row in rows.items()
-    ]
-    return "\n".join([heading, *lines])
+    lines = [("method", "learning rates", "what it does, and its paper")]
+    for name, row in method_document().items():
+        span = between(*row["search_range"].get("learning_rate", ()))
+        lines.append((name, span, f"{row['summary']} {row['paper'].removeprefix('https://')}".rstrip()))
+    names, spans = (max(len(line[part]) for line in lines) for part in (0, 1))
+    return "\n".join(f"{name:{names}}  {span:{spans}}  {text}" for name, span, text in lines)
 
 
 def between(low: float = 0.0, high: float = 0.0) -> str:

@@ -104,8 +104,14 @@ def strangers(folder: Folder, own: set[Path]) -> Iterator[Path]:
 
 
 def refuse_inside(place: Path, hint: str) -> None:
-    """Raise SetupError if a file or folder that somebody wants to write would be in a run folder."""
-    for above in Path(os.path.realpath(place)).parents:  # Path.resolve raises where links lead in a circle
+    """Raise SetupError if a file or folder that somebody wants to write would be in a run folder.
+
+    Of a link, which a file replaces and a folder is written through, both ends count.
+    """
+    ends = [Path(os.path.realpath(place))]  # Path.resolve raises where links lead in a circle
+    if place.is_symlink():
+        ends.append(Path(os.path.realpath(place.parent), place.name))
+    for above in (parent for end in ends for parent in end.parents):
         if is_ours(Folder(above)):
             raise SetupError(f"{place}: is inside a run folder, {above}, which has bakeoff's files only. Try: {hint}")
 
